@@ -1,0 +1,22 @@
+"""Where real data lies, and how long hypothesis may think."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "tinymaml", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.load_profile("tinymaml")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data: $TINYMAML_DATA, or ../shared/data beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TINYMAML_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip("no real data: set TINYMAML_DATA to a folder holding omniglot/images_background.zip")
+    return folder

@@ -1,0 +1,182 @@
+"""Downloads from a server on this machine: what arrives whole is kept, the rest leaves nothing behind."""
+
+import errno
+import hashlib
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tinymaml.tasks import download
+
+pytest.importorskip("tqdm")
+
+BODIES = {
+    "images_background.zip": b"background" * 20_000,
+    "images_evaluation.zip": b"evaluation" * 10_000,
+}
+MD5 = {name: hashlib.md5(body).hexdigest() for name, body in BODIES.items()}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves BODIES; `faults` changes what happens to a name, `asked` records the names asked for."""
+
+    def __init__(self):
+        self.faults: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.released = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/python/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.removeprefix("/python/")
+        self.server.asked.append(name)
+        fault = self.server.faults.get(name)
+        if fault == "404":
+            return self.send_error(404)
+        body = BODIES[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if fault == "other bytes":
+            body = body[::-1]
+        elif fault in ("truncated", "silent"):
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+        if fault == "silent":
+            self.server.released.wait(10)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
+
+
+def fetch(server, to, **options):
+    return download.omniglot(to, base_url=server.url, progress=False, checksums=MD5, **options)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_both_archives_arrive_in_a_folder_that_did_not_exist(server, tmp_path):
+    to = tmp_path / "data" / "omniglot"
+    assert fetch(server, to) == to
+    assert contents(to) == BODIES
+
+
+def test_a_new_file_has_the_permissions_of_any_other(server, tmp_path):
+    fetch(server, tmp_path / "data")
+    (tmp_path / "plain").touch()
+    mode = (tmp_path / "plain").stat().st_mode
+    assert {file.stat().st_mode for file in (tmp_path / "data").iterdir()} == {mode}
+
+
+def test_right_files_are_kept_and_not_asked_for(server, tmp_path):
+    fetch(server, tmp_path)
+    server.asked.clear()
+    fetch(server, tmp_path)
+    assert server.asked == []
+
+
+def test_a_file_with_another_md5_is_replaced(server, tmp_path):
+    (tmp_path / "images_background.zip").write_bytes(b"half of it")
+    (tmp_path / "images_evaluation.zip").write_bytes(BODIES["images_evaluation.zip"])
+    fetch(server, tmp_path)
+    assert contents(tmp_path) == BODIES
+    assert server.asked == ["images_background.zip"]
+
+
+@pytest.mark.parametrize(
+    "fault, error, message",
+    [
+        ("other bytes", ValueError, r"images_evaluation\.zip: MD5 is [0-9a-f]{32}, wanted [0-9a-f]{32}"),
+        ("truncated", ConnectionError, r"images_evaluation\.zip: .*50000 of 100000 bytes"),
+        ("silent", ConnectionError, r"images_evaluation\.zip: timed out"),
+        ("404", ConnectionError, r"images_evaluation\.zip: HTTP 404 Not Found"),
+    ],
+)
+def test_what_goes_wrong_is_one_error_and_a_second_call_finishes(server, tmp_path, fault, error, message):
+    server.faults["images_evaluation.zip"] = fault
+    with pytest.raises(error, match=message) as caught:
+        fetch(server, tmp_path, timeout=1 if fault == "silent" else 30)
+    assert str(caught.value).startswith(server.url) and "\n" not in str(caught.value)
+    assert contents(tmp_path) == {"images_background.zip": BODIES["images_background.zip"]}
+
+    server.faults.clear()
+    server.asked.clear()
+    fetch(server, tmp_path)
+    assert contents(tmp_path) == BODIES
+    assert server.asked == ["images_evaluation.zip"]
+
+
+def test_a_failed_replacement_leaves_the_older_file(server, tmp_path):
+    (tmp_path / "images_background.zip").write_bytes(b"older")
+    server.faults["images_background.zip"] = "truncated"
+    with pytest.raises(ConnectionError):
+        fetch(server, tmp_path)
+    assert contents(tmp_path) == {"images_background.zip": b"older"}
+
+
+def test_a_refused_connection_is_named(server, tmp_path):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConnectionError, match=r"images_background\.zip: .*refused"):
+        fetch(server, tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(server, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download.os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot save .*images_background\.zip: No space left") as caught:
+        fetch(server, tmp_path)
+    assert caught.value.errno == errno.ENOSPC and not isinstance(caught.value, ConnectionError)
+    assert contents(tmp_path) == {}
+
+
+def test_a_file_in_place_of_the_folder_is_named(server, tmp_path):
+    (tmp_path / "data").write_text("not a folder")
+    with pytest.raises(OSError, match="cannot save .*data"):
+        fetch(server, tmp_path / "data")
+    assert server.asked == []
+
+
+def test_an_interrupted_write_leaves_the_older_file_alone(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"older")
+    with pytest.raises(KeyboardInterrupt), download.atomic_write(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert contents(tmp_path) == {"file": b"older"}
+    with download.atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"older"
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+def test_the_official_place_and_sums_are_the_known_ones():
+    assert download.OFFICIAL == "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+    assert download.MD5 == {
+        "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
+        "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
+    }

@@ -1,0 +1,28 @@
+"""tinymaml: exact second-order MAML in pure NumPy, small enough to read and proved right.
+
+Read in this order; the first four, after `nest`, are everything there is to understand:
+
+    nest         dicts, lists and tuples of arrays
+    engine       Tensor, Primitive, grad, vjp, jvp, hvp             ┐
+    ops          the primitives, each with its rule                 │  the first sitting
+    nn           layers and losses, composed of them                │
+    maml         adapt, meta_loss, meta_value_and_grad              ┘
+    numpy_api    NumPy's functions on tensors                        kernels    loops for Numba, with NumPy twins
+    check        is a derivative right, at any order?                optim      SGD, momentum, Adam
+    tasks/       sinusoid, Omniglot                                  models     the networks of the papers
+    train        the outer loop                                      evaluate   how well it adapts to new tasks
+    runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
+"""
+
+from . import nn, ops, optim
+from .check import GradientError, check_grads
+from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
+from .maml import adapt, meta_loss, meta_value_and_grad
+from .nest import tree_items, tree_leaves, tree_map
+
+__version__ = "0.1.0"
+__all__ = [
+    "GradientError", "Primitive", "Tensor", "adapt", "check_grads", "grad", "hvp", "jvp", "meta_loss",
+    "meta_value_and_grad", "nn", "ops", "optim", "stop_gradient", "tree_items", "tree_leaves", "tree_map",
+    "value_and_grad", "vjp",
+]  # fmt: skip

@@ -1,0 +1,283 @@
+"""Reverse-mode automatic differentiation, exact at every order.
+
+    grad(f)(x)                 ∇f(x)                        value_and_grad(f)(x)      f(x), ∇f(x)
+    vjp(f, x)                  f(x), u ↦ uᵀJ                jvp(f, (x,), (v,))        f(x), Jv
+    hvp(f, (x,), (v,))         ∇²f(x) v                     Tensor, Primitive         what the graph is made of
+
+Four ideas carry it:
+
+1. A record is data. A tensor made by a primitive remembers `(primitive, inputs, params)` and nothing else; rules are
+   looked up when the derivative is wanted. Tensors point only at what they were made from, so there are no reference
+   cycles, and memory is freed as soon as the last name goes.
+2. Creation order is a topological order. Every tensor has a running index; going back is going through the indices
+   downwards. No recursion, so no graph is too deep.
+3. A rule is written with the same operations a user calls. Given tensors it records, so its result can be
+   differentiated again; given arrays it computes. That is all there is to higher orders.
+4. Each derivative aliases its inputs to fresh leaves. In `grad(lambda x: x * grad(lambda y: x + y)(x))` the inner
+   derivative stops at its own leaf `y`, and the outer one goes on through the alias: no perturbation is confused.
+
+Read next: `ops`, the primitives and their rules.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
+
+_index = itertools.count()
+
+
+class Tensor:
+    """An array and how it was made. Operators and NumPy functions on tensors are attached by `ops` and `numpy_api`.
+
+    Attributes:
+        value: the array (or NumPy scalar). Reading it leaves the graph: on purpose, or not at all.
+        primitive, inputs, params: the record; `None, (), {}` for a leaf.
+        index: creation order.
+    """
+
+    __slots__ = ("value", "primitive", "inputs", "params", "index")
+
+    def __init__(self, value, primitive: Primitive | None = None, inputs: tuple = (), params: dict | None = None):
+        self.value, self.primitive, self.inputs, self.params = value, primitive, inputs, params or {}
+        self.index = next(_index)
+
+    shape = property(lambda self: self.value.shape)
+    dtype = property(lambda self: self.value.dtype)
+    ndim = property(lambda self: self.value.ndim)
+    size = property(lambda self: self.value.size)
+
+    def __repr__(self) -> str:
+        made_by = self.primitive.name if self.primitive else "leaf"
+        return f"Tensor({np.array2string(np.asarray(self.value), threshold=20)}, {self.dtype}, by {made_by})"
+
+
+class Primitive:
+    """An operation the engine differentiates.
+
+    Args:
+        name: as it is printed.
+        forward: `forward(*arrays, **params)` → array.
+        vjp: one rule an input, `rule(g, out, *inputs, **params)` → the cotangent of that input, where g is the
+            cotangent of the output. `None`: not differentiable (comparisons, argmax); the derivative stops there.
+
+    A rule must not read values, only combine them: whatever depends on a value is an operation too.
+    """
+
+    registry: dict[str, Primitive] = {}
+
+    def __init__(self, name: str, forward: Callable, vjp: Any = None):
+        self.name, self.forward, self.vjp = name, forward, vjp
+        Primitive.registry[name] = self
+
+    def __call__(self, *inputs, **params):
+        """The output: a tensor if any input is one, otherwise an array."""
+        out = self.forward(*[x.value if isinstance(x, Tensor) else x for x in inputs], **params)
+        if any(isinstance(x, Tensor) for x in inputs):
+            return Tensor(out, self, inputs, params)
+        return out
+
+    def __repr__(self) -> str:
+        return f"Primitive({self.name})"
+
+
+alias = Primitive("alias", lambda x: x, (lambda g, out, x: g,))
+stop_gradient = Primitive("stop_gradient", lambda x: x)
+stop_gradient.__doc__ = "The same value, through which no derivative flows: what FOMAML does to the inner gradient."
+
+
+def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
+    """f(*args) and its pullback u ↦ uᵀJ, one cotangent an argument.
+
+    Args:
+        f: from nests of floating-point arrays to a nest of arrays.
+        *args: nests; all are differentiated (close over what is not).
+
+    Returns:
+        The value, and `pullback(u)` with u shaped like the value → a tuple of nests like the arguments.
+
+    Raises:
+        TypeError: an argument holds integers, booleans or objects; names it.
+    """
+    paths = tree_items(args)
+    leaves = [_leaf(x, path) for path, x in paths]
+    out = f(*tree_fill(args, leaves))
+    outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    active, nested = _between(leaves, outputs)
+
+    def pullback(u: Nest) -> tuple:
+        cotangents: dict[int, Any] = {}
+
+        def accumulate(x: Tensor, g) -> None:
+            if g.dtype != x.dtype and x.dtype.kind == g.dtype.kind:
+                g = g.astype(x.dtype)
+            cotangents[x.index] = cotangents[x.index] + g if x.index in cotangents else g
+
+        tree_map(lambda x, g: accumulate(x, _like(g, x)) if isinstance(x, Tensor) else None, out, u)
+        for index in sorted(active, reverse=True):
+            z = active[index]
+            if z.primitive is None or index not in cotangents or index <= leaves[-1].index:
+                continue
+            g = cotangents.pop(index)
+            # In a derivative inside another, the rules get tensors, and record; in the outermost they get arrays.
+            z_out, inputs = (z, z.inputs) if nested else (z.value, [_value(x) for x in z.inputs])
+            for i, x in enumerate(z.inputs):
+                if isinstance(x, Tensor) and x.index in active:
+                    accumulate(x, z.primitive.vjp[i](g, z_out, *inputs, **z.params))
+        return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
+
+    return (out if nested else tree_map(lambda x: _result(_value(x)), out)), pullback
+
+
+def _leaf(x, path: str) -> Tensor:
+    if isinstance(x, Tensor):
+        return alias(x)
+    x = np.asarray(x)
+    if x.dtype.kind not in "fc":
+        raise TypeError(
+            f"cannot differentiate with respect to args{path}: its dtype is {x.dtype}, wanted a floating-point array"
+            " (convert with np.asarray(x, float), or close over what is constant)"
+        )
+    return Tensor(x)
+
+
+def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tensor], bool]:
+    """The tensors through which an output depends on a leaf, by index; and whether anything older took part.
+
+    What is older than the leaves belongs to a derivative around this one (`nested`).
+    """
+    if not leaves:
+        return {}, bool(outputs)
+    first, last = leaves[0].index, leaves[-1].index
+    seen: dict[int, Tensor] = {}
+    nested = any(leaf.inputs for leaf in leaves)
+    stack = list(outputs)
+    while stack:
+        z = stack.pop()
+        if z.index < first:
+            nested = True
+        elif z.index not in seen:
+            seen[z.index] = z
+            if z.index > last:
+                stack.extend(x for x in z.inputs if isinstance(x, Tensor))
+    active: dict[int, Tensor] = {leaf.index: leaf for leaf in leaves}
+    for index in sorted(seen):
+        z = seen[index]
+        if z.primitive and z.primitive.vjp and any(isinstance(x, Tensor) and x.index in active for x in z.inputs):
+            active[index] = z
+    return active, nested
+
+
+def _value(x):
+    return x.value if isinstance(x, Tensor) else x
+
+
+def _result(x):
+    """A tensor as it is; an array as a fresh one, which the caller may write to."""
+    return x if isinstance(x, Tensor) else np.array(x)
+
+
+def _like(g, x: Tensor):
+    """The cotangent g of x, with its shape and dtype checked."""
+    if isinstance(g, Tensor) and g.shape == x.shape:
+        return g
+    g = np.asarray(g, None if np.iscomplexobj(g) else x.dtype)
+    if g.shape != x.shape:
+        raise ValueError(f"a cotangent of shape {g.shape} for an output of shape {x.shape}")
+    return g
+
+
+def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
+    """A function returning (f(*args), ∇f(*args)).
+
+    Args:
+        f: returns a scalar (shape ()); with `has_aux`, a pair of that scalar and anything else.
+        argnums: the argument, or a tuple of arguments, to differentiate; each a nest of floating-point arrays.
+        has_aux: the value is then the pair (scalar, aux).
+
+    Returns:
+        The gradient has the nest, shapes and dtypes of the argument (a tuple of these for a tuple of argnums).
+    """
+    wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    def value_and_gradient(*args, **kwargs):
+        if any(not -len(args) <= i < len(args) for i in wanted):
+            raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
+
+        def of_wanted(*chosen):
+            full = list(args)
+            for i, x in zip(wanted, chosen, strict=True):
+                full[i] = x
+            out = f(*full, **kwargs)
+            value = out[0] if has_aux else out
+            if np.shape(_value(value)) != () or isinstance(value, (dict, list, tuple)):
+                seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
+                raise ValueError(f"{_name(f)} must return a scalar to be differentiated, it returned {seen}")
+            return out
+
+        out, pullback = vjp(of_wanted, *(args[i] for i in wanted))
+        if not has_aux:
+            grads = pullback(_one(out))
+        else:  # aux is carried along: its cotangent is zero
+            grads = pullback((_one(out[0]), tree_map(lambda x: np.zeros_like(_value(x)), out[1])))
+        return out, grads[0] if isinstance(argnums, int) else grads
+
+    return value_and_gradient
+
+
+def _one(x):
+    return np.ones((), np.result_type(_value(x)))
+
+
+def _name(f: Callable) -> str:
+    return getattr(f, "__name__", type(f).__name__)
+
+
+def grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
+    """A function returning ∇f(*args), see `value_and_grad`; with `has_aux`, the pair (∇f, aux)."""
+    both = value_and_grad(f, argnums, has_aux)
+
+    def gradient(*args, **kwargs):
+        out, grads = both(*args, **kwargs)
+        return (grads, out[1]) if has_aux else grads
+
+    return gradient
+
+
+def jvp(f: Callable, args: tuple, tangents: tuple) -> tuple[Nest, Nest]:
+    """f(*args) and J v: the derivative of f along `tangents`, a tuple of nests like `args`.
+
+    u ↦ uᵀJ is linear in u, so its own pullback, applied to v, is Jv: forward mode from two reverse passes, exact, and
+    without a second set of rules (Townsend, "A new trick for calculating Jacobian vector products", 2017).
+    """
+    args, tangents = _as_args(args), _as_args(tangents)
+    out, pullback = vjp(f, *args)
+    zero = tree_map(lambda y: np.zeros(np.shape(_value(y)), np.result_type(_value(y))), out)
+    _, pushforward = vjp(pullback, zero)
+    return out, pushforward(tangents)[0]
+
+
+def hvp(f: Callable, args: tuple, v: Nest) -> Nest:
+    """∇²f(*args) v, without forming the Hessian.
+
+    Args:
+        f: returns a scalar.
+        args: a tuple of positional arguments.
+        v: a tuple of nests like `args` (the Hessian over all arguments), or a nest like `args[0]` (over the first).
+
+    Returns:
+        A nest like v. The Hessian is symmetric, so the pullback of ∇f is the product.
+    """
+    args = _as_args(args)
+    if [p for p, _ in tree_items(v)] == [p for p, _ in tree_items(args)]:
+        return vjp(grad(f, tuple(range(len(args)))), *args)[1](v)
+    return vjp(lambda x: grad(f)(x, *args[1:]), args[0])[1](v)[0]
+
+
+def _as_args(args) -> tuple:
+    return args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)

@@ -1,0 +1,204 @@
+"""MAML: learn θ from which a few gradient steps solve a new task (Finn, Abbeel, Levine, 2017).
+
+    adapt(loss, θ, (x, y), ...)               θ′, after a few steps on one task: the inner loop
+    meta_loss(loss, θ, tasks, ...)            the mean query loss of θ′ over tasks
+    meta_value_and_grad(loss, ...)(θ, tasks)  that and its exact gradient, which differentiates through the inner loop
+
+    θ₀ = θ,   θₖ₊₁ = θₖ − α g_s(θₖ),   𝓛(θ) = 1/T Σₜ L_q(θ_K),   ∇𝓛 = 1/T Σₜ (I − αH₀) ⋯ (I − αH_{K−1}) g_q(θ_K)
+
+g_s and H are gradient and Hessian of the support loss. Nothing below computes a Hessian: `adapt` is written with `grad`,
+so its steps are records like any others, and the outer `grad` goes back through them. First-order MAML (FOMAML) leaves
+the H out. A `loss` is written for one task, in plain NumPy: `loss(params, x, y)` → a scalar.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+
+import numpy as np
+
+from .engine import Tensor, stop_gradient, value_and_grad
+from .nest import Nest, tree_items, tree_map
+
+
+def adapt(
+    loss: Callable, params: Nest, support: tuple, *, inner_lr: Nest, inner_steps: int, first_order: bool = False
+) -> Nest:
+    """θ_K: `inner_steps` gradient steps on one task's support set.
+
+    Args:
+        loss: `loss(params, *support)` → a scalar (shape ()).
+        params: θ, a nest of floating-point arrays.
+        support: what the loss takes beside the parameters: (x, y), each (examples, …).
+        inner_lr: α, a number, or a nest of numbers or arrays like `params` (Meta-SGD); differentiable.
+        inner_steps: K, at least 0.
+        first_order: hold the inner gradients constant in a derivative of the result (FOMAML).
+
+    Returns:
+        A nest like `params`.
+
+    Raises:
+        TypeError: parameters that are not floating-point.
+        ValueError: NaN or infinity in θ, α or the data; an empty support set.
+        FloatingPointError: the inner loop diverged. All name what and where.
+    """
+    _check_settings(params, inner_lr, inner_steps)
+    _check_data("the support set", support)
+    params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
+    return _adapt(loss, params, support, inner_lr, inner_steps, first_order, where="")
+
+
+def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
+    alpha = _rates(inner_lr, params)
+    for k in range(inner_steps):
+        value, grads = value_and_grad(loss)(params, *support)
+        _check_converging(value, f"{where}inner step {k}: the support loss")
+        if first_order:
+            grads = tree_map(stop_gradient, grads)
+        # θₖ₊₁ = θₖ − α g_s(θₖ)
+        params = tree_map(lambda theta, a, g: theta - a * g, params, alpha, grads)
+    return params
+
+
+def meta_loss(
+    loss: Callable, params: Nest, tasks: tuple | list, *, inner_lr: Nest, inner_steps: int = 1, first_order: bool = False
+):
+    """𝓛(θ) = 1/T Σₜ L_q(θ_K), a scalar to be differentiated with respect to anything: θ, α, the data.
+
+    Arguments and errors as in `meta_value_and_grad`. All tasks are in one graph: memory grows with their number.
+    """
+    tasks = _check_tasks(params, tasks, inner_lr, inner_steps)
+    losses = []
+    for t, (support, query) in enumerate(tasks):
+        adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, f"task {t}, ")
+        losses.append(loss(adapted, *query))
+        _check_converging(losses[-1], f"task {t}: the query loss")
+    return functools.reduce(operator.add, losses) / len(losses)
+
+
+def meta_value_and_grad(
+    loss: Callable, *, inner_lr: Nest, inner_steps: int = 1, first_order: bool = False, has_aux: bool = False
+) -> Callable[[Nest, tuple | list], tuple]:
+    """A function `(params, tasks)` → (𝓛(θ), ∇𝓛(θ)).
+
+    Args:
+        loss, inner_lr, inner_steps, first_order: as in `adapt`.
+        has_aux: the loss returns (scalar, aux); the value is then the pair (𝓛, list of each task's aux at the query).
+
+    The function takes:
+        params: θ, a nest of floating-point arrays.
+        tasks: ((xs, ys), (xq, yq)), support and query, every array with the tasks stacked on axis 0; or, for tasks of
+            unequal sizes, a list of such pairs, unstacked.
+
+    It returns the mean query loss after adaptation, and a gradient with the nest, shapes and dtypes of `params`.
+    The gradient of a mean is the mean of the gradients, so tasks go one at a time: memory is one task's, and the sums
+    are the same bits from run to run.
+
+    Raises:
+        What `adapt` raises, with the task named; ValueError for arrays that disagree on the number of tasks.
+    """
+
+    def support_loss(params, *support):
+        value = loss(params, *support)
+        return value[0] if has_aux else value
+
+    def query_loss(params, support, query, where):
+        return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order, where), *query)
+
+    def meta(params: Nest, tasks: tuple | list):
+        tasks = _check_tasks(params, tasks, inner_lr, inner_steps)
+        values, aux, total = [], [], None
+        for t, (support, query) in enumerate(tasks):
+            value, grads = value_and_grad(query_loss, has_aux=has_aux)(params, support, query, f"task {t}, ")
+            if has_aux:
+                value, extra = value
+                aux.append(extra)
+            _check_converging(value, f"task {t}: the query loss")
+            values.append(value)
+            total = grads if total is None else tree_map(operator.add, total, grads)
+        # 1/T Σₜ
+        mean, grads = functools.reduce(operator.add, values) / len(tasks), tree_map(lambda g: g / len(tasks), total)
+        return ((mean, aux) if has_aux else mean), grads
+
+    return meta
+
+
+# ── what is refused, before any work ────────────────────────────────────────────────────────────────────────────────
+
+
+def _rates(inner_lr: Nest, params: Nest) -> Nest:
+    """α at every leaf of the parameters, in their dtype; a number is everybody's."""
+
+    def rate(theta, a):
+        if isinstance(a, (int, float)):
+            return float(a)
+        a = a if isinstance(a, Tensor) else np.asarray(a)
+        return a if a.dtype == theta.dtype or a.dtype.kind == "c" else a.astype(theta.dtype)
+
+    if isinstance(inner_lr, (dict, list, tuple)):
+        return tree_map(rate, params, inner_lr)
+    return tree_map(lambda theta: rate(theta, inner_lr), params)
+
+
+def _check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
+    if not isinstance(inner_steps, (int, np.integer)) or isinstance(inner_steps, bool) or inner_steps < 0:
+        raise ValueError(f"inner_steps is {inner_steps!r}, wanted an integer of at least 0")
+    if not tree_items(params):
+        raise ValueError(f"params is {params!r}, wanted a nest with at least one array")
+    for path, leaf in tree_items(params):
+        dtype = np.result_type(leaf.value if isinstance(leaf, Tensor) else leaf)
+        if dtype.kind not in "fc":
+            raise TypeError(f"params{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
+        _check_finite(f"params{path}", leaf)
+    for path, leaf in tree_items(inner_lr):
+        _check_finite(f"inner_lr{path}", leaf)
+
+
+def _check_tasks(params: Nest, tasks: tuple | list, inner_lr: Nest, inner_steps: int) -> list[tuple]:
+    """The tasks as a list of (support, query)."""
+    _check_settings(params, inner_lr, inner_steps)
+    if isinstance(tasks, list) and tasks and all(_is_pair(t) and _is_pair(t[0], t[1]) for t in tasks):
+        tasks = [tuple(t) for t in tasks]
+    elif _is_pair(tasks) and _is_pair(tasks[0], tasks[1]):
+        lengths = {f"tasks{path}": np.shape(leaf)[:1] for path, leaf in tree_items(tasks)}
+        if len(set(lengths.values())) != 1 or () in lengths.values():
+            seen = ", ".join(f"{path}: {np.shape(leaf)}" for path, leaf in tree_items(tasks))
+            raise ValueError(f"tasks are stacked on axis 0, but the arrays disagree on their number: {seen}")
+        ((count,),) = set(lengths.values())
+        tasks = [tree_map(lambda x, t=t: x[t], tuple(tasks)) for t in range(count)]
+    else:
+        raise ValueError("tasks must be ((xs, ys), (xq, yq)) with tasks stacked on axis 0, or a list of such pairs")
+    if not tasks:
+        raise ValueError("there are no tasks: the arrays have length 0 on axis 0")
+    for t, (support, query) in enumerate(tasks):
+        _check_data(f"the support set of task {t}", support)
+        _check_data(f"the query set of task {t}", query)
+    return tasks
+
+
+def _is_pair(*nests: Nest) -> bool:
+    return all(isinstance(nest, (list, tuple)) and len(nest) == 2 for nest in nests)
+
+
+def _check_data(what: str, data: tuple) -> None:
+    for path, leaf in tree_items(data):
+        if 0 in np.shape(leaf):
+            raise ValueError(f"{what} is empty: {path} has shape {np.shape(leaf)}")
+        _check_finite(f"{what}: {path}", leaf)
+
+
+def _check_finite(what: str, leaf) -> None:
+    x = np.asarray(leaf.value if isinstance(leaf, Tensor) else leaf)
+    if x.dtype.kind in "fc" and not np.isfinite(x).all():
+        bad = np.argwhere(~np.isfinite(x))
+        raise ValueError(f"{what} is not finite: {len(bad)} of {x.size}, first {x[tuple(bad[0])]} at {bad[0].tolist()}")
+    if x.dtype == object:
+        raise TypeError(f"{what} has dtype object, wanted numbers")
+
+
+def _check_converging(value, what: str) -> None:
+    value = value.value if isinstance(value, Tensor) else value
+    if not np.isfinite(value).all():
+        raise FloatingPointError(f"{what} is {value}: the inner loop diverged; a smaller inner_lr or fewer steps help")

@@ -1,0 +1,210 @@
+"""Layers and losses as plain functions of tensors or arrays: compositions, right at every order without a rule of their own.
+
+    linear  conv2d  batch_norm  max_pool2d  avg_pool2d  embedding  relu  sigmoid  softplus
+    mse  cross_entropy  binary_cross_entropy
+    zeros  normal  truncated_normal  glorot_uniform  he_normal        (initialisers, from an explicit Generator)
+
+Images are (N, H, W, C), filters (height, width, in, out). Parameters are arguments: a network is a function of a nest.
+Read next: `maml`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import numpy_api, ops  # numpy_api: NumPy on tensors, which this file is written in
+from .engine import Tensor, stop_gradient
+
+Array = np.ndarray | Tensor
+_array = numpy_api.as_array
+
+
+# ── layers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def linear(x: Array, w: Array, b: Array | None = None) -> Array:
+    """x w + b, for x (…, in), w (in, out), b (out,)."""
+    if x.shape[-1] != w.shape[0]:
+        raise ValueError(f"linear: x has shape {x.shape} and w {w.shape}; x's last axis must be w's first")
+    return x @ w if b is None else x @ w + b
+
+
+def relu(x: Array, at_zero: float = 0.0) -> Array:
+    """max(x, 0). The slope at 0 is `at_zero` (0, as in PyTorch, JAX and TensorFlow)."""
+    return ops.maximum(x, 0, tie=at_zero)
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + eˣ), stable."""
+    return ops.logaddexp(x, 0)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e⁻ˣ), stable, and precise in both tails."""
+    return np.exp(-softplus(-x))
+
+
+def conv2d(x: Array, w: Array, stride: int = 1, padding: str | int = "SAME") -> Array:
+    """Convolution (cross-correlation, as everywhere in deep learning): patches of x times w as one matrix product.
+
+    Args:
+        x: (N, H, W, in).   w: (height, width, in, out).
+        padding: "SAME": ⌈H / stride⌉ rows out, the odd row of zeros below (as TensorFlow and JAX); "VALID": none;
+            or a number of zero rows and columns on every side (as PyTorch).
+
+    Returns:
+        (N, rows, columns, out).
+    """
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
+        raise ValueError(f"conv2d: x has shape {x.shape} and w {w.shape}; wanted (N, H, W, in) and (height, width, in, out)")
+    if not isinstance(stride, (int, np.integer)) or stride < 1:
+        raise ValueError(f"conv2d: stride is {stride!r}, wanted an integer of at least 1")
+    size = w.shape[:2]
+    pad = tuple(_padding(padding, n, k, stride) for n, k in zip(x.shape[1:3], size, strict=True))
+    if any(n + a + b < k for n, (a, b), k in zip(x.shape[1:3], pad, size, strict=True)):
+        raise ValueError(f"conv2d: filters of {size} do not fit into images of {x.shape[1:3]} with padding={padding!r}")
+    rows = ops.patches(x, size=size, stride=int(stride), padding=pad)
+    return rows @ np.reshape(w, (-1, w.shape[3]))
+
+
+def _padding(padding: str | int, n: int, k: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis of length n, for a filter of length k."""
+    if padding == "SAME":
+        total = max((-(-n // stride) - 1) * stride + k - n, 0)
+        return total // 2, total - total // 2
+    if padding == "VALID":
+        return 0, 0
+    if isinstance(padding, (int, np.integer)) and padding >= 0:
+        return int(padding), int(padding)
+    raise ValueError(f'conv2d: padding is {padding!r}, wanted "SAME", "VALID" or a number of zeros')
+
+
+def batch_norm(x: Array, gamma: Array | None = None, beta: Array | None = None, eps: float = 1e-5) -> Array:
+    """γ (x − μ) / √(σ² + ε) + β: mean and biased variance over all axes but the last, differentiated through.
+
+    The statistics are always those of the batch at hand, at test too (transductive), as in MAML's original code.
+    """
+    over = tuple(range(x.ndim - 1))
+    centred = x - np.mean(x, over)
+    y = centred / np.sqrt(np.mean(centred * centred, over) + eps)
+    y = y if gamma is None else y * gamma
+    return y if beta is None else y + beta
+
+
+def max_pool2d(x: Array, size: int = 2, ties: str = "first") -> Array:
+    """The largest of each size × size window; rows and columns left over are dropped: (N, H/size, W/size, C).
+
+    `ties`: "first" gives the whole derivative to the first of a tie, row by row (as PyTorch); "split" shares it.
+    """
+    _check_pool("max_pool2d", x, size)
+    if ties == "split":
+        return ops.max(_windows(x, size), (2, 4))
+    if ties != "first":
+        raise ValueError(f'max_pool2d: ties is {ties!r}, wanted "first" or "split"')
+    return ops.pick(x, ops.pool_argmax(x, size=size), size=size)
+
+
+def avg_pool2d(x: Array, size: int = 2) -> Array:
+    """The mean of each size × size window; rows and columns left over are dropped: (N, H/size, W/size, C)."""
+    _check_pool("avg_pool2d", x, size)
+    return np.mean(_windows(x, size), (2, 4))
+
+
+def _windows(x: Array, size: int) -> Array:
+    n, h, w, c = x.shape
+    return np.reshape(x[:, : h // size * size, : w // size * size], (n, h // size, size, w // size, size, c))
+
+
+def _check_pool(name: str, x: Array, size: int) -> None:
+    if x.ndim != 4 or not 1 <= size <= min(x.shape[1:3]):
+        raise ValueError(f"{name}: x has shape {x.shape} and size is {size}; wanted (N, H, W, C), H and W at least size")
+
+
+def embedding(table: Array, ids: Array) -> Array:
+    """Rows of `table` (words, …): table[ids], for integer ids of any shape."""
+    _check_integers("embedding", "ids", ids, table.shape[0])
+    return table[_array(ids)]
+
+
+# ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mse(prediction: Array, target: Array) -> Array:
+    """mean (prediction − target)²; the shapes must be equal, nothing broadcasts."""
+    prediction, target = _array(prediction), _array(target)
+    _check_same("mse", "prediction", prediction, "target", target)
+    return np.mean((prediction - target) ** 2)
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """mean (log Σⱼ exp zⱼ − z_label): softmax cross-entropy, stable for any finite logits.
+
+    Args:
+        logits: (…, classes).   labels: integers in 0 … classes − 1, of shape (…).
+    """
+    logits, labels = _array(logits), _array(labels)
+    if logits.ndim < 1 or labels.shape != logits.shape[:-1]:
+        raise ValueError(f"cross_entropy: logits of shape {logits.shape} want labels of shape {logits.shape[:-1]},"
+                         f" seen {labels.shape}")  # fmt: skip
+    _check_integers("cross_entropy", "labels", labels, logits.shape[-1])
+    z = np.reshape(logits, (-1, logits.shape[-1]))
+    z = z - stop_gradient(np.max(z, -1, keepdims=True))  # the shift cancels, so nothing is lost by holding it constant
+    of_label = z[np.arange(z.shape[0]), np.reshape(labels, (-1,))]
+    return np.mean(np.log(np.sum(np.exp(z), -1)) - of_label)
+
+
+def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+    """mean of −y log p − (1 − y) log(1 − p) with p = sigmoid(logits), stable; targets y in [0, 1], of the logits' shape."""
+    logits, targets = _array(logits), _array(targets)
+    _check_same("binary_cross_entropy", "logits", logits, "targets", targets)
+    return np.mean(targets * softplus(-logits) + (1 - targets) * softplus(logits))
+
+
+def _check_same(name: str, a_name: str, a: Array, b_name: str, b: Array) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"{name}: {a_name} has shape {a.shape} and {b_name} {b.shape}; they must be equal")
+
+
+def _check_integers(name: str, what: str, ids: Array, below: int) -> None:
+    ids = ids.value if isinstance(ids, Tensor) else np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name}: {what} have dtype {ids.dtype}, wanted integers")
+    if ids.size and not 0 <= ids.min() <= ids.max() < below:
+        raise ValueError(f"{name}: {what} lie in {ids.min()} … {ids.max()}, wanted 0 … {below - 1}")
+
+
+# ── initialisers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def zeros(shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0, dtype=np.float64) -> np.ndarray:
+    """𝒩(0, std²)."""
+    return (std * rng.standard_normal(shape)).astype(dtype)
+
+
+def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 0.01, dtype=np.float64) -> np.ndarray:
+    """𝒩(0, std²), with what falls beyond two standard deviations drawn again (as in MAML's original code)."""
+    x = rng.standard_normal(shape)
+    while (outside := np.abs(x) > 2).any():
+        x[outside] = rng.standard_normal(int(outside.sum()))
+    return (std * x).astype(dtype)
+
+
+def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
+    """U(−a, a), a = √(6 / (fan in + fan out)): Glorot and Bengio, 2010, eq. 16. The last two axes are in, out."""
+    a = np.sqrt(6 / (_fan_in(shape) + int(np.prod(shape[:-2], dtype=int)) * shape[-1]))
+    return rng.uniform(-a, a, shape).astype(dtype)
+
+
+def he_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
+    """𝒩(0, 2 / fan in): He et al., 2015, eq. 10. The last two axes are in, out."""
+    return normal(rng, shape, float(np.sqrt(2 / _fan_in(shape))), dtype)
+
+
+def _fan_in(shape: tuple[int, ...]) -> int:
+    if len(shape) < 2:
+        raise ValueError(f"a weight of shape {shape} has no fan-in; wanted at least two axes, the last two in, out")
+    return int(np.prod(shape[:-1], dtype=int))

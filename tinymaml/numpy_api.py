@@ -1,0 +1,645 @@
+"""NumPy on tensors: `np.tanh(x @ w)`, `np.mean(...)`, `np.einsum(...)` work, and are exact at every order.
+
+NumPy hands any call with a tensor in it to `Tensor.__array_ufunc__` or `Tensor.__array_function__`; both look the function
+up in `NUMPY` below. A function is either one primitive of `ops` or a few lines of them; to add one, write it and put
+`@numpy_function(np.its_name)` above it. What is missing says so, and what to write instead. Read next: `nn`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import string
+from collections.abc import Callable
+
+import numpy as np
+
+from . import ops
+from .engine import Tensor, alias
+from .ops import normal_axes
+
+NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
+
+INSTEAD = {  # what is not supported → the way round
+    "asarray": "a copy would be cut from the graph; x.value reads the array on purpose",
+    "sort": "np.take_along_axis(x, np.argsort(x, axis), axis)",
+    "median": "np.take_along_axis with np.argsort",
+    "linalg.inv": "solve the system by iteration, or write the inverse of your small matrix out",
+    "linalg.solve": "solve the system by iteration, or write the inverse of your small matrix out",
+    "linalg.det": "write the determinant of your small matrix out",
+    "add.reduce": "np.sum", "multiply.reduce": "np.prod", "maximum.reduce": "np.max", "minimum.reduce": "np.min",
+    "add.accumulate": "np.cumsum",
+    "add.at": "tm.ops.scatter_add",
+    "put_along_axis": "np.where with a mask", "place": "np.where", "copyto": "np.where", "putmask": "np.where",
+    "conj": "tensors are real", "real": "tensors are real",
+    "nan_to_num": "np.where(np.isfinite(x), x, 0)",
+    "allclose": "compare x.value", "array_equal": "compare x.value", "isclose": "compare x.value",
+}  # fmt: skip
+
+
+def numpy_function(*functions: Callable) -> Callable[[Callable], Callable]:
+    """Register the decorated function as what these NumPy functions do on tensors."""
+
+    def register(ours: Callable) -> Callable:
+        NUMPY.update(dict.fromkeys(functions, ours))
+        return ours
+
+    return register
+
+
+def _numpy_name(f: Callable) -> str:
+    module = (getattr(f, "__module__", None) or "numpy").removeprefix("numpy").removeprefix(".")
+    return f"{module}.{f.__name__}" if module == "linalg" else f.__name__
+
+
+def _unsupported(name: str, what: str = "") -> NotImplementedError:
+    instead = f"; instead: {INSTEAD[name]}" if name in INSTEAD else "; `tinymaml.numpy_api.NUMPY` lists what is"
+    return NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}")
+
+
+def _call(f: Callable, name: str, args: tuple, kwargs: dict):
+    ours = NUMPY.get(f)
+    if ours is None:
+        raise _unsupported(name)
+    if kwargs:
+        kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
+    try:
+        return ours(*args, **kwargs)
+    except TypeError:
+        try:
+            accepted = inspect.signature(ours)
+            accepted.bind(*args, **kwargs)
+        except TypeError as misfit:
+            raise TypeError(f"np.{name} on tensors takes {accepted}: {misfit}") from None
+        except ValueError:
+            pass
+        raise
+
+
+def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
+    if method != "__call__":
+        raise _unsupported(f"{ufunc.__name__}.{method}")
+    if kwargs:
+        place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
+        raise TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}")
+    return _call(ufunc, ufunc.__name__, inputs, {})
+
+
+def _array_function(self, function, types, args, kwargs):
+    return _call(function, _numpy_name(function), args, kwargs)
+
+
+def _no(message: str) -> Callable:
+    def refuse(self, *args, **kwargs):
+        raise TypeError(message)
+
+    return refuse
+
+
+Tensor.__array_ufunc__ = _array_ufunc
+Tensor.__array_function__ = _array_function
+Tensor.__array__ = _no("an array made of a tensor would be cut from the graph: use NumPy functions on the tensor, or x.value")
+Tensor.__float__ = Tensor.__int__ = Tensor.__complex__ = Tensor.__index__ = Tensor.item = Tensor.tolist = _no(
+    "a number read from a tensor is cut from the graph: x.value reads it on purpose"
+)
+Tensor.__setitem__ = _no("a tensor is never written to: np.where, np.concatenate or tm.ops.scatter_add make a new one")
+Tensor.__format__ = lambda x, spec: format(x.value, spec) if spec else repr(x)
+
+
+# ── one primitive each ──────────────────────────────────────────────────────────────────────────────────────────────
+
+for _f, _ours in {
+    np.add: ops.add, np.subtract: ops.subtract, np.multiply: ops.multiply, np.divide: ops.divide, np.power: ops.power,
+    np.exp: ops.exp, np.expm1: ops.expm1, np.log: ops.log, np.log1p: ops.log1p, np.logaddexp: ops.logaddexp,
+    np.sqrt: ops.sqrt, np.sin: ops.sin, np.cos: ops.cos, np.tanh: ops.tanh, np.arctan: ops.arctan,
+    np.sign: ops.sign, np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
+    np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: ops.isfinite,
+    np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
+    np.greater: ops.greater, np.greater_equal: ops.greater_equal, np.logical_not: ops.logical_not,
+    np.logical_and: ops.logical_and, np.logical_or: ops.logical_or, np.logical_xor: ops.logical_xor,
+    np.bitwise_and: ops.logical_and, np.bitwise_or: ops.logical_or, np.invert: ops.logical_not,
+}.items():  # fmt: skip
+    numpy_function(_f)(_ours)
+
+numpy_function(np.shape)(lambda a: a.shape)
+numpy_function(np.ndim)(lambda a: a.ndim)
+numpy_function(np.size)(lambda a: a.size)
+numpy_function(np.zeros_like)(lambda a, dtype=None, shape=None: np.zeros(shape or a.shape, dtype or a.dtype))
+numpy_function(np.ones_like)(lambda a, dtype=None, shape=None: np.ones(shape or a.shape, dtype or a.dtype))
+numpy_function(np.iscomplexobj)(lambda x: x.dtype.kind == "c")
+numpy_function(np.copy)(alias)
+
+
+@numpy_function(np.full_like)
+def full_like(a, fill_value, dtype=None):
+    return broadcast_to(fill_value, a.shape) if isinstance(fill_value, Tensor) else np.full(a.shape, fill_value, dtype or a.dtype)
+
+
+def as_array(x):
+    """x, where NumPy would take a list or a number for an array."""
+    return x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x) if not _holds_tensor(x) else stack(x)
+
+
+def _holds_tensor(x) -> bool:
+    return isinstance(x, Tensor) or (isinstance(x, (list, tuple)) and any(map(_holds_tensor, x)))
+
+
+# ── elementwise ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+numpy_function(np.negative)(lambda x: ops.multiply(x, -1))
+numpy_function(np.positive)(lambda x: x)
+numpy_function(np.square)(lambda x: x * x)
+numpy_function(np.reciprocal)(lambda x: 1 / x)
+numpy_function(np.absolute, np.fabs)(lambda x: x * np.sign(x))
+numpy_function(np.tan)(lambda x: np.sin(x) / np.cos(x))
+numpy_function(np.sinh)(lambda x: (np.expm1(x) - np.expm1(-x)) / 2)
+numpy_function(np.cosh)(lambda x: (np.exp(x) + np.exp(-x)) / 2)
+numpy_function(np.exp2)(lambda x: 2.0**x)
+numpy_function(np.log2)(lambda x: np.log(x) / float(np.log(2)))
+numpy_function(np.log10)(lambda x: np.log(x) / float(np.log(10)))
+numpy_function(np.hypot)(lambda x, y: np.sqrt(x * x + y * y))
+numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
+numpy_function(np.minimum)(lambda x, y: -ops.maximum(-1 * x, -1 * y))
+
+
+@numpy_function(np.clip)
+def clip(a, a_min=None, a_max=None, min=None, max=None):
+    low, high = (a_min if min is None else min), (a_max if max is None else max)
+    a = a if low is None else ops.maximum(a, low)
+    return a if high is None else np.minimum(a, high)
+
+
+@numpy_function(np.where)
+def where(condition, x=None, y=None):
+    if x is None or y is None:
+        raise _unsupported("where", "takes three arguments (the shape of np.where(c) depends on the values of c)")
+    if isinstance(condition, Tensor) and condition.dtype != bool:
+        condition = ops.not_equal(condition, 0)
+    return ops.where(condition, x, y)
+
+
+# ── reductions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@numpy_function(np.sum)
+def sum(a, axis=None, keepdims=False):
+    return ops.sum(a, axis, keepdims)
+
+
+@numpy_function(np.max, np.amax)
+def max(a, axis=None, keepdims=False):
+    return ops.max(a, axis, keepdims)
+
+
+@numpy_function(np.min, np.amin)
+def min(a, axis=None, keepdims=False):
+    return -ops.max(-a, axis, keepdims)
+
+
+@numpy_function(np.mean)
+def mean(a, axis=None, keepdims=False):
+    return ops.sum(a, axis, keepdims) / _count(a, axis)
+
+
+def _count(a, axis) -> int:
+    return int(np.prod([a.shape[i] for i in normal_axes(axis, a.ndim)], dtype=int))
+
+
+@numpy_function(np.var)
+def var(a, axis=None, ddof=0, keepdims=False):
+    centred = a - mean(a, axis, keepdims=True)
+    return ops.sum(centred * centred, axis, keepdims) / (_count(a, axis) - ddof)
+
+
+@numpy_function(np.std)
+def std(a, axis=None, ddof=0, keepdims=False):
+    return np.sqrt(var(a, axis, ddof, keepdims))
+
+
+@numpy_function(np.prod)
+def prod(a, axis=None, keepdims=False):
+    """By multiplying halves, so that zeros are no special case, at any order."""
+    where_ = normal_axes(axis, a.ndim)
+    rest = tuple(i for i in range(a.ndim) if i not in where_)
+    shape = tuple(1 if i in where_ else n for i, n in enumerate(a.shape))
+    a = ops.reshape(ops.transpose(a, where_ + rest), (_count(a, where_), *(a.shape[i] for i in rest)))
+    while len(a) > 1:
+        half = len(a) // 2
+        pairs = a[:half] * a[half : 2 * half]
+        a = np.concatenate([pairs, a[2 * half :]]) if len(a) % 2 else pairs
+    a = a[0] if len(a) else np.ones(a.shape[1:], a.dtype)
+    return ops.reshape(a, shape if keepdims else tuple(n for i, n in enumerate(shape) if i not in where_))
+
+
+@numpy_function(np.cumsum)
+def cumsum(a, axis=None):
+    return ops.cumsum(ravel(a), 0) if axis is None else ops.cumsum(a, *normal_axes(axis, a.ndim))
+
+
+@numpy_function(np.argmax)
+def argmax(a, axis=None, *, keepdims=False):
+    return ops.argmax(a, axis=axis, keepdims=keepdims)
+
+
+@numpy_function(np.argmin)
+def argmin(a, axis=None, *, keepdims=False):
+    return ops.argmin(a, axis=axis, keepdims=keepdims)
+
+
+@numpy_function(np.argsort)
+def argsort(a, axis=-1):
+    return ops.argsort(a, axis=axis)
+
+
+@numpy_function(np.any)
+def any_(a, axis=None, keepdims=False):
+    return ops.max(ops.not_equal(a, 0), axis, keepdims)
+
+
+@numpy_function(np.all)
+def all_(a, axis=None, keepdims=False):
+    return ops.logical_not(ops.max(ops.equal(a, 0), axis, keepdims))
+
+
+@numpy_function(np.linalg.norm)
+def norm(x, ord=None, axis=None, keepdims=False):
+    """The 2-norm (Frobenius for a matrix or for all of x), and for vectors 1, 2, any p > 0 and ±inf."""
+    dims = x.ndim if axis is None else len(normal_axes(axis, x.ndim))
+    if ord is None or (ord == 2 and dims == 1) or (ord == "fro" and dims == 2):
+        return np.sqrt(ops.sum(x * x, axis, keepdims))
+    if dims != 1:
+        raise _unsupported("linalg.norm", f"takes no ord={ord!r} over {dims} axes")
+    if ord in (np.inf, -np.inf):
+        return (max if ord > 0 else min)(np.abs(x), axis, keepdims)
+    if ord == 1:
+        return ops.sum(np.abs(x), axis, keepdims)
+    if isinstance(ord, (int, float)) and ord > 0:
+        return ops.sum(np.abs(x) ** ord, axis, keepdims) ** (1 / ord)
+    raise _unsupported("linalg.norm", f"takes no ord={ord!r}")
+
+
+# ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@numpy_function(np.reshape)
+def reshape(a, shape, *, order="C"):
+    if order != "C":
+        raise _unsupported("reshape", f"takes order='C' only, not {order!r}; transpose first")
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    if -1 in shape:
+        known = -int(np.prod(shape, dtype=int))
+        if shape.count(-1) > 1 or known == 0 or a.size % known:
+            raise ValueError(f"cannot reshape an array of shape {a.shape} into shape {shape}")
+        shape = tuple(a.size // known if n == -1 else n for n in shape)
+    return ops.reshape(a, shape)
+
+
+@numpy_function(np.ravel)
+def ravel(a, order="C"):
+    return reshape(a, (a.size,), order=order)
+
+
+@numpy_function(np.transpose, np.permute_dims)
+def transpose(a, axes=None):
+    axes = range(a.ndim)[::-1] if axes is None else [range(a.ndim)[i] for i in axes]
+    return ops.transpose(a, axes)
+
+
+@numpy_function(np.swapaxes)
+def swapaxes(a, axis1, axis2):
+    order = list(range(a.ndim))
+    order[axis1], order[axis2] = order[axis2], order[axis1]
+    return ops.transpose(a, order)
+
+
+@numpy_function(np.moveaxis)
+def moveaxis(a, source, destination):
+    source = [range(a.ndim)[i] for i in ([source] if isinstance(source, int) else source)]
+    destination = [range(a.ndim)[i] for i in ([destination] if isinstance(destination, int) else destination)]
+    order = [i for i in range(a.ndim) if i not in source]
+    for to, axis in sorted(zip(destination, source, strict=True)):
+        order.insert(to, axis)
+    return ops.transpose(a, order)
+
+
+@numpy_function(np.linalg.matrix_transpose, np.matrix_transpose)
+def matrix_transpose(x):
+    return swapaxes(x, -1, -2)
+
+
+@numpy_function(np.squeeze)
+def squeeze(a, axis=None):
+    drop = [i for i, n in enumerate(a.shape) if n == 1] if axis is None else normal_axes(axis, a.ndim)
+    if any(a.shape[i] != 1 for i in drop):
+        raise ValueError(f"squeeze: axis {axis} of shape {a.shape} has a length other than 1")
+    return ops.reshape(a, tuple(n for i, n in enumerate(a.shape) if i not in drop))
+
+
+@numpy_function(np.expand_dims)
+def expand_dims(a, axis):
+    count = 1 if isinstance(axis, (int, np.integer)) else len(axis)
+    return ops.expand_dims(a, normal_axes(axis, a.ndim + count))
+
+
+@numpy_function(np.atleast_1d)
+def atleast_1d(a):
+    return a if a.ndim else ops.reshape(a, (1,))
+
+
+@numpy_function(np.broadcast_to)
+def broadcast_to(array, shape):
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    np.broadcast_to(array.value, shape)  # NumPy's own error for shapes that do not fit
+    return ops.broadcast_to(array, shape)
+
+
+@numpy_function(np.concatenate)
+def concatenate(arrays, axis=0):
+    arrays = [as_array(a) for a in arrays]
+    if axis is None:
+        arrays, axis = [ravel(a) for a in arrays], 0
+    return ops.concatenate(*arrays, axis=normal_axes(axis, arrays[0].ndim)[0])
+
+
+@numpy_function(np.stack)
+def stack(arrays, axis=0):
+    return concatenate([np.expand_dims(as_array(a), axis) for a in arrays], axis)
+
+
+@numpy_function(np.vstack)
+def vstack(tup):
+    return concatenate([a if a.ndim > 1 else np.reshape(a, (1, -1)) for a in map(as_array, tup)])
+
+
+@numpy_function(np.hstack)
+def hstack(tup):
+    arrays = [np.atleast_1d(as_array(a)) for a in tup]
+    return concatenate(arrays, 0 if arrays[0].ndim == 1 else 1)
+
+
+@numpy_function(np.split, np.array_split)
+def split(ary, indices_or_sections, axis=0):
+    (axis,) = normal_axes(axis, ary.ndim)
+    pieces = np.split(np.arange(ary.shape[axis]), indices_or_sections)
+    starts = np.cumsum([0] + [len(p) for p in pieces])
+    return [_along(ary, axis, slice(int(a), int(b))) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def _along(a, axis: int, index):
+    return ops.getitem(a, (slice(None),) * axis + (index,))
+
+
+@numpy_function(np.flip)
+def flip(m, axis=None):
+    for i in normal_axes(axis, m.ndim):
+        m = ops.flip(m, i)
+    return m
+
+
+@numpy_function(np.roll)
+def roll(a, shift, axis=None):
+    if axis is None:
+        return ops.reshape(roll(ravel(a), shift, 0), a.shape)
+    many = isinstance(axis, tuple)
+    for by, i in zip(*np.broadcast_arrays(shift, axis), strict=True) if many else [(shift, axis)]:
+        i = range(a.ndim)[int(i)]
+        a = _along(a, i, (np.arange(a.shape[i]) - int(by)) % a.shape[i]) if a.shape[i] else a
+    return a
+
+
+@numpy_function(np.pad)
+def pad(array, pad_width, mode="constant", constant_values=0):
+    if mode != "constant" or np.ndim(constant_values):
+        raise _unsupported("pad", f"takes mode='constant' with one number, not mode={mode!r}, {constant_values!r}")
+    widths = np.broadcast_to(pad_width, (array.ndim, 2)).tolist()
+    shape = tuple(a + n + b for n, (a, b) in zip(array.shape, widths, strict=True))
+    inside = tuple(slice(a, a + n) for n, (a, _) in zip(array.shape, widths, strict=True))
+    padded = ops.scatter_add(array, template=inside, shape=shape)
+    if constant_values == 0:
+        return padded
+    mask = np.ones(shape, bool)
+    mask[inside] = False
+    return ops.where(mask, constant_values, padded)
+
+
+@numpy_function(np.tile)
+def tile(A, reps):
+    reps = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
+    A = ops.reshape(A, (1,) * (len(reps) - A.ndim) + A.shape)
+    for axis, n in enumerate((1,) * (A.ndim - len(reps)) + reps):
+        if n != 1:
+            A = _along(A, axis, np.tile(np.arange(A.shape[axis]), n))
+    return A
+
+
+@numpy_function(np.repeat)
+def repeat(a, repeats, axis=None):
+    if axis is None:
+        return repeat(ravel(a), repeats, 0)
+    (axis,) = normal_axes(axis, a.ndim)
+    return _along(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))
+
+
+@numpy_function(np.take)
+def take(a, indices, axis=None):
+    if axis is None:
+        return take(ravel(a), indices, 0)
+    indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
+    return _along(a, *normal_axes(axis, a.ndim), indices)
+
+
+@numpy_function(np.take_along_axis)
+def take_along_axis(arr, indices, axis=-1):
+    if axis is None:
+        return take(ravel(arr), indices, 0)
+    (axis,) = normal_axes(axis, arr.ndim)
+    shape = indices.shape
+    grid = [np.arange(n).reshape([-1 if i == j else 1 for j in range(arr.ndim)]) for i, n in enumerate(arr.shape)]
+    if any(i != axis and n != 1 and n != shape[i] for i, n in enumerate(arr.shape)):
+        raise ValueError(f"take_along_axis: indices of shape {shape} for an array of shape {arr.shape}, axis {axis}")
+    return ops.getitem(arr, tuple(indices if i == axis else g for i, g in enumerate(grid)))
+
+
+@numpy_function(np.diff)
+def diff(a, n=1, axis=-1):
+    (axis,) = normal_axes(axis, a.ndim)
+    for _ in range(n):
+        a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
+    return a
+
+
+# ── matrices ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@numpy_function(np.matmul)
+def matmul(x1, x2):
+    return ops.matmul(as_array(x1), as_array(x2))
+
+
+@numpy_function(np.dot)
+def dot(a, b):
+    a, b = as_array(a), as_array(b)
+    if a.ndim == 0 or b.ndim == 0:
+        return a * b
+    return matmul(a, b) if b.ndim <= 2 else tensordot(a, b, ([a.ndim - 1], [b.ndim - 2]))
+
+
+@numpy_function(np.vdot)
+def vdot(a, b):
+    return matmul(ravel(as_array(a)), ravel(as_array(b)))
+
+
+@numpy_function(np.inner)
+def inner(a, b):
+    a, b = as_array(a), as_array(b)
+    return a * b if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, ([a.ndim - 1], [b.ndim - 1]))
+
+
+@numpy_function(np.outer)
+def outer(a, b):
+    return np.reshape(as_array(a), (-1, 1)) * np.reshape(as_array(b), (1, -1))
+
+
+@numpy_function(np.tensordot)
+def tensordot(a, b, axes=2):
+    a, b = as_array(a), as_array(b)
+    if isinstance(axes, (int, np.integer)):
+        axes = (range(a.ndim - axes, a.ndim), range(axes))
+    over_a, over_b = ([x] if isinstance(x, (int, np.integer)) else x for x in axes)
+    over_a, over_b = [range(a.ndim)[i] for i in over_a], [range(b.ndim)[i] for i in over_b]
+    if [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
+        raise ValueError(f"tensordot: shapes {a.shape} and {b.shape} do not match over axes {axes}")
+    letters = iter(string.ascii_letters)
+    of_a = [next(letters) for _ in range(a.ndim)]
+    of_b = [of_a[over_a[over_b.index(i)]] if i in over_b else next(letters) for i in range(b.ndim)]
+    out = [c for i, c in enumerate(of_a) if i not in over_a] + [c for i, c in enumerate(of_b) if i not in over_b]
+    return _contract(a, "".join(of_a), b, "".join(of_b), "".join(out))
+
+
+@numpy_function(np.trace)
+def trace(a, offset=0, axis1=0, axis2=1):
+    return ops.sum(diagonal(a, offset, axis1, axis2), -1)
+
+
+@numpy_function(np.diagonal)
+def diagonal(a, offset=0, axis1=0, axis2=1):
+    a = moveaxis(a, (axis1, axis2), (-2, -1))
+    rows = np.arange(np.maximum(0, np.minimum(a.shape[-2] + np.minimum(offset, 0), a.shape[-1] - np.maximum(offset, 0))))
+    return ops.getitem(a, (..., rows - np.minimum(offset, 0), rows + np.maximum(offset, 0)))
+
+
+@numpy_function(np.diag)
+def diag(v, k=0):
+    if v.ndim == 2:
+        return diagonal(v, k)
+    n = v.shape[0] + np.abs(k)
+    rows = np.arange(v.shape[0])
+    at = (rows - np.minimum(k, 0), rows + np.maximum(k, 0))
+    return ops.scatter_add(v, *at, template=(ops.ARRAY, ops.ARRAY), shape=(int(n), int(n)))
+
+
+@numpy_function(np.tril)
+def tril(m, k=0):
+    return ops.where(np.tri(*m.shape[-2:], k, dtype=bool), m, 0)
+
+
+@numpy_function(np.triu)
+def triu(m, k=0):
+    return ops.where(np.tri(*m.shape[-2:], k - 1, dtype=bool), 0, m)
+
+
+# ── einsum ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@numpy_function(np.einsum)
+def einsum(subscripts, *operands, optimize=False):
+    """Operands two at a time, from the left: each pair is one batched matrix product (`_contract`)."""
+    if not isinstance(subscripts, str):
+        raise _unsupported("einsum", "takes subscripts as a string")
+    operands = [as_array(x) for x in operands]
+    terms, out = _einsum_terms(subscripts.replace(" ", ""), operands)
+    x, of_x = operands[0], terms[0]
+    for i in range(1, len(operands)):
+        needed = set(out).union(*terms[i + 1 :])
+        kept = "".join(dict.fromkeys(c for c in of_x + terms[i] if c in needed))
+        x, of_x = _contract(x, of_x, operands[i], terms[i], kept), kept
+    x, of_x = _reduce(x, of_x, out)
+    return ops.transpose(x, [of_x.index(c) for c in out])
+
+
+def _einsum_terms(subscripts: str, operands: list) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with every ellipsis spelled out."""
+    left, arrow, out = subscripts.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands):
+        raise ValueError(f"einsum: {len(terms)} terms in {subscripts!r} for {len(operands)} operands")
+    free = [c for c in string.ascii_letters if c not in subscripts]
+    widths = [x.ndim - len(t.replace("...", "")) for t, x in zip(terms, operands, strict=True)]
+    most = int(np.max([w for t, w in zip(terms, widths, strict=True) if "..." in t], initial=0))
+    dots = "".join(free[:most])
+    terms = [t.replace("...", dots[most - w :] if w else "") for t, w in zip(terms, widths, strict=True)]
+    for t, x in zip(terms, operands, strict=True):
+        if len(t) != x.ndim:
+            raise ValueError(f"einsum: term {t!r} of {subscripts!r} for an operand of shape {x.shape}")
+    letters = "".join(terms)
+    implied = dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))
+    out = out.replace("...", dots) if arrow else implied
+    if set(out) - set(letters) or len(set(out)) != len(out):
+        raise ValueError(f"einsum: the result {out!r} of {subscripts!r} names an axis no operand has, or one twice")
+    return terms, out
+
+
+def _reduce(x, letters: str, keep: str):
+    """Take diagonals over repeated letters, and sum over the letters that are not kept."""
+    for c in dict.fromkeys(letters):
+        while letters.count(c) > 1:
+            i, j = letters.index(c), letters.rindex(c)
+            x = diagonal(x, 0, i, j)
+            letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + c
+    drop = tuple(i for i, c in enumerate(letters) if c not in keep)
+    return (ops.sum(x, drop) if drop else x), "".join(c for c in letters if c in keep)
+
+
+def _contract(x, of_x: str, y, of_y: str, out: str):
+    """einsum of two operands: (batch, free of x, summed) @ (batch, summed, free of y)."""
+    x, of_x = _reduce(x, of_x, of_y + out)
+    y, of_y = _reduce(y, of_y, of_x + out)
+    sizes: dict[str, int] = {}
+    for letters, operand in ((of_x, x), (of_y, y)):
+        for c, n in zip(letters, operand.shape, strict=True):
+            if sizes.setdefault(c, n) != n and 1 not in (n, sizes[c]):
+                raise ValueError(f"einsum: axis {c!r} has length {sizes[c]} in one operand and {n} in another")
+            sizes[c] = n if sizes[c] == 1 else sizes[c]
+    x = ops.broadcast_to(x, tuple(sizes[c] for c in of_x))
+    y = ops.broadcast_to(y, tuple(sizes[c] for c in of_y))
+    batch = [c for c in of_x if c in of_y and c in out]
+    summed = [c for c in of_x if c in of_y and c not in out]
+    of_x_alone, of_y_alone = [c for c in of_x if c not in of_y], [c for c in of_y if c not in of_x]
+
+    def matrices(operand, letters, rows, columns):
+        operand = ops.transpose(operand, [letters.index(c) for c in (*batch, *rows, *columns)])
+        return ops.reshape(operand, (*(sizes[c] for c in batch), _volume(rows), _volume(columns)))
+
+    def _volume(letters) -> int:
+        return int(np.prod([sizes[c] for c in letters], dtype=int))
+
+    z = ops.matmul(matrices(x, of_x, of_x_alone, summed), matrices(y, of_y, summed, of_y_alone))
+    have = [*batch, *of_x_alone, *of_y_alone]
+    return ops.transpose(ops.reshape(z, tuple(sizes[c] for c in have)), [have.index(c) for c in out])
+
+
+# ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _attach_methods() -> None:
+    methods = "sum mean var std prod max min cumsum argmax argmin ravel squeeze swapaxes dot take repeat trace diagonal clip any all"
+    for name in methods.split():
+        setattr(Tensor, name, lambda x, *args, _f=getattr(np, name), **kwargs: _f(x, *args, **kwargs))
+    Tensor.flatten = ravel
+    Tensor.copy = lambda x: alias(x)
+    Tensor.reshape = lambda x, *shape: reshape(x, shape[0] if len(shape) == 1 else shape)
+    Tensor.transpose = lambda x, *axes: transpose(x, (axes[0] if len(axes) == 1 else axes) or None)
+    Tensor.T = property(transpose)
+    Tensor.mT = property(matrix_transpose)
+
+
+_attach_methods()

@@ -1,0 +1,318 @@
+"""Primitives: what the engine can differentiate, each with its rule beside it; operators; the door for NumPy.
+
+Elementwise rules follow from the chain rule. Linear operations come in transposed pairs, each the other's rule, which
+is why second order is free:
+
+    sum          ↔  broadcast_to            reshape  ↔  reshape                matmul   ↔  matmul
+    getitem      ↔  scatter_add             transpose ↔ inverse transpose      patches  ↔  unpatches
+    concatenate  ↔  slices (getitem)        cumsum   ↔  cumsum from the end    pick     ↔  unpick
+
+Conventions at kinks, where a derivative is a choice:
+
+    maximum, minimum, clip   a tie shares the cotangent by halves (`maximum(x, y, tie=)`); so |x| by maximum has slope 0 at 0
+    abs, sign                sign(0) = 0, so the slope of |x| at 0 is 0; the derivative of sign is 0
+    max, min (reductions)    ties share equally (`max(x, ties="split")`), or the first takes all (`ties="first"`)
+    nn.relu                  ReLU′(0) = 0 (`relu(x, at_zero=)`)
+    nn.max_pool2d            the first of a tie takes all (`ties=`)
+    sqrt, linalg.norm        no convention: the derivative at 0 is infinite, or NaN
+
+Complex arrays are taken as holomorphic (no conjugation anywhere; order and sign by the real part): that is what the
+complex step in `check` needs. Read next: `nn`; every other NumPy function is built from these in `numpy_api`.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from . import kernels
+from .engine import Primitive, Tensor
+
+# ── elementwise ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def elementwise(name: str, forward: Callable, *rules: Callable | None) -> Primitive:
+    """A primitive that broadcasts: each rule's result is summed back to the shape of its input."""
+
+    def summed(i: int, rule: Callable) -> Callable:
+        return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
+
+    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)))
+
+
+def sum_to(g, shape: tuple[int, ...]):
+    """Undo broadcasting: sum g over the axes along which `shape` was stretched."""
+    if g.shape == shape:
+        return g
+    lead = g.ndim - len(shape)
+    return reshape(sum(g, (*range(lead), *(lead + i for i, n in enumerate(shape) if n != g.shape[lead + i]))), shape)
+
+
+# g is the cotangent of the output z                       …of x                         …of y
+add      = elementwise("add",      np.add,      lambda g, z, x, y: g,      lambda g, z, x, y: g)
+subtract = elementwise("subtract", np.subtract, lambda g, z, x, y: g,      lambda g, z, x, y: -g)
+multiply = elementwise("multiply", np.multiply, lambda g, z, x, y: g * y,  lambda g, z, x, y: g * x)
+divide   = elementwise("divide",   np.divide,   lambda g, z, x, y: g / y,  lambda g, z, x, y: -g * z / y)
+exp      = elementwise("exp",      np.exp,      lambda g, z, x: g * z)
+expm1    = elementwise("expm1",    np.expm1,    lambda g, z, x: g * exp(x))
+log      = elementwise("log",      np.log,      lambda g, z, x: g / x)
+log1p    = elementwise("log1p",    np.log1p,    lambda g, z, x: g / (1 + x))
+sqrt     = elementwise("sqrt",     np.sqrt,     lambda g, z, x: g / (2 * z))
+sin      = elementwise("sin",      np.sin,      lambda g, z, x: g * cos(x))
+cos      = elementwise("cos",      np.cos,      lambda g, z, x: -g * sin(x))
+tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z))
+arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x))
+
+# z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = z log x, and 0 where x = 0
+power = elementwise("power", np.power,
+                    lambda g, z, x, y: g * y * power(x, _lowered(y)),
+                    lambda g, z, x, y: g * z * log(where(equal(x, 0), 1, x)))
+
+
+def _lowered(y):
+    """y − 1, and 0 where y = 0; a Python number stays one (as an array it would promote float32)."""
+    return (y - 1 if y else y) if isinstance(y, (int, float)) else y - not_equal(y, 0)
+
+
+def _logaddexp(x, y):
+    if not np.iscomplexobj(x) and not np.iscomplexobj(y):
+        return np.logaddexp(x, y)
+    m = np.where(np.real(x) > np.real(y), x, y)
+    return m + np.log(np.exp(x - m) + np.exp(y - m))
+
+
+# z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  Smooth at ties, stable anywhere: softplus and sigmoid stand on it
+logaddexp = elementwise("logaddexp", _logaddexp, lambda g, z, x, y: g * exp(x - z), lambda g, z, x, y: g * exp(y - z))
+
+# z = max(x, y)
+maximum = elementwise("maximum", lambda x, y, *, tie=0.5: np.maximum(x, y),
+                      lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=tie, dtype=g.dtype),
+                      lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=1 - tie, dtype=g.dtype))
+
+# z = x where c, else y.  A choice, not a product: what is not chosen may be infinite
+where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g))
+
+astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
+                     lambda g, z, x, *, dtype: astype(g, dtype=x.dtype))
+
+
+# ── piecewise constant: records like any other, with derivative zero ────────────────────────────────────────────────
+
+
+def _above(x, y, *, tie, dtype):
+    """1 where x > y, `tie` where x = y, 0 elsewhere."""
+    x, y = np.real(x), np.real(y)
+    return np.heaviside(np.sign(np.subtract(x, y, dtype=np.result_type(x, y))), tie).astype(dtype)
+
+
+def _max_share(x, *, axis, ties):
+    """The share of each element in the maximum over `axis`: 1/n for n tied, or 1 for the first and 0 for the rest."""
+    best = x == np.max(x, axis, keepdims=True)
+    if ties == "first":
+        end = range(-len(axis), 0)
+        moved = np.moveaxis(best, axis, end)
+        flat = moved.reshape(*moved.shape[: -len(axis)], -1)
+        best = np.moveaxis((flat & (np.cumsum(flat, -1) == 1)).reshape(moved.shape), end, axis)
+    return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)
+
+
+above = Primitive("above", _above)
+max_share = Primitive("max_share", _max_share)
+pool_argmax = Primitive("pool_argmax", kernels.pool_argmax)
+argmax = Primitive("argmax", lambda x, *, axis, keepdims: np.argmax(x, axis, keepdims=keepdims))
+argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, keepdims=keepdims))
+argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"))
+sign = Primitive("sign", lambda x: np.sign(np.real(x)))
+floor, ceil, rint, trunc, isnan, isinf, isfinite, logical_not = (
+    Primitive(f.__name__, f)
+    for f in (np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite, np.logical_not)
+)
+equal, not_equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor = (
+    Primitive(f.__name__, f)
+    for f in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
+              np.logical_and, np.logical_or, np.logical_xor)
+)
+
+
+# ── linear: transposed pairs ────────────────────────────────────────────────────────────────────────────────────────
+
+_sum = Primitive("sum", lambda x, *, axis, keepdims: np.sum(x, axis, keepdims=keepdims),
+                 (lambda g, z, x, *, axis, keepdims: broadcast_to(g if keepdims else expand_dims(g, axis), x.shape),))
+_broadcast_to = Primitive("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape),
+                          (lambda g, z, x, *, shape: sum_to(g, x.shape),))
+_reshape = Primitive("reshape", lambda x, *, shape: np.reshape(x, shape),
+                     (lambda g, z, x, *, shape: reshape(g, x.shape),))
+_transpose = Primitive("transpose", lambda x, *, axes: np.transpose(x, axes),
+                       (lambda g, z, x, *, axes: transpose(g, sorted(range(len(axes)), key=axes.__getitem__)),))
+_cumsum = Primitive("cumsum", lambda x, *, axis: np.cumsum(x, axis),
+                    (lambda g, z, x, *, axis: flip(cumsum(flip(g, axis), axis), axis),))
+_max = Primitive("max", lambda x, *, axis, keepdims, ties: np.max(x, axis, keepdims=keepdims),
+                 (lambda g, z, x, *, axis, keepdims, ties:
+                     (g if keepdims else expand_dims(g, axis)) * max_share(x, axis=axis, ties=ties),))
+
+
+def normal_axes(axis, ndim: int) -> tuple[int, ...]:
+    """An axis as NumPy takes it (None, an int, a tuple) as a tuple of non-negative ints in order."""
+    axis = range(ndim) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
+    for a in axis:
+        if not -ndim <= a < ndim:
+            raise np.exceptions.AxisError(a, ndim)
+    return tuple(sorted(int(a) % ndim for a in axis))
+
+
+def sum(x, axis=None, keepdims=False):
+    return _sum(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims))
+
+
+def max(x, axis=None, keepdims=False, ties="split"):
+    return _max(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims), ties=ties)
+
+
+def expand_dims(x, axis: tuple[int, ...]):
+    """x with an axis of length 1 at each of `axis`, places in the result (non-negative)."""
+    lengths = iter(x.shape)
+    return reshape(x, tuple(1 if i in axis else next(lengths) for i in range(x.ndim + len(axis))))
+
+
+def broadcast_to(x, shape: tuple[int, ...]):
+    return x if x.shape == shape else _broadcast_to(x, shape=shape)
+
+
+def reshape(x, shape: tuple[int, ...]):
+    return x if x.shape == shape else _reshape(x, shape=shape)
+
+
+def transpose(x, axes):
+    return _transpose(x, axes=tuple(axes))
+
+
+def cumsum(x, axis: int):
+    return _cumsum(x, axis=axis)
+
+
+def flip(x, axis: int):
+    return getitem(x, (slice(None),) * axis + (slice(None, None, -1),))
+
+
+# z = x y, batched over the leading axes:  x̄ = g yᵀ,  ȳ = xᵀ g
+_matmul = Primitive("matmul", np.matmul,
+                    (lambda g, z, x, y: sum_to(_matmul(g, matrix_transpose(y)), x.shape),
+                     lambda g, z, x, y: sum_to(_matmul(matrix_transpose(x), g), y.shape)))
+
+
+def matrix_transpose(x):
+    return transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+def matmul(x, y):
+    """The product as NumPy has it: vectors become matrices; a batch against one matrix becomes one tall matrix."""
+    if x.ndim == 0 or y.ndim == 0:
+        raise ValueError("matmul: an operand is a scalar, wanted vectors or matrices; a scalar multiplies with *")
+    if y.ndim == 1:
+        z = matmul(x, reshape(y, (*y.shape, 1)))
+        return reshape(z, z.shape[:-1])
+    if x.ndim == 1:
+        z = matmul(reshape(x, (1, *x.shape)), y)
+        return reshape(z, z.shape[:-2] + z.shape[-1:])
+    if x.ndim > 2 and y.ndim == 2:
+        return reshape(_matmul(reshape(x, (-1, x.shape[-1])), y), (*x.shape[:-1], y.shape[-1]))
+    return _matmul(x, y)
+
+
+class EachInput:
+    """Rules for a primitive of any number of inputs: `rule(i, g, z, *xs)` is the cotangent of input i."""
+
+    def __init__(self, rule: Callable):
+        self.rule = rule
+
+    def __getitem__(self, i: int) -> Callable:
+        return partial(self.rule, i)
+
+
+def _concatenate_rule(i, g, z, *xs, axis):
+    start = builtins.sum(x.shape[axis] for x in xs[:i])
+    return getitem(g, (slice(None),) * axis + (slice(start, start + xs[i].shape[axis]),))
+
+
+concatenate = Primitive("concatenate", lambda *xs, axis: np.concatenate(xs, axis), EachInput(_concatenate_rule))
+
+# z = x[index];  its transpose puts g back at the index, adding where the index repeats.
+# The index is a template of ints, slices, None and ... in which ARRAY marks the place of an index array.
+ARRAY = "array"
+
+
+def _filled(template: tuple, arrays: tuple) -> tuple:
+    supply = iter(arrays)
+    return tuple(next(supply) if part is ARRAY else part for part in template)
+
+
+def _scatter_add(g, *arrays, template, shape):
+    if arrays:
+        return kernels.scatter_add(g, _filled(template, arrays), shape)
+    z = np.zeros(shape, g.dtype)
+    z[template] = g  # ints and slices never meet an element twice
+    return z
+
+
+_getitem = Primitive("getitem", lambda x, *arrays, template: x[_filled(template, arrays)],
+                     (lambda g, z, x, *arrays, template: scatter_add(g, *arrays, template=template, shape=x.shape),))
+scatter_add = Primitive("scatter_add", _scatter_add,
+                        (lambda g, z, x, *arrays, template, shape: _getitem(g, *arrays, template=template),))
+
+
+def getitem(x, index):
+    """x[index] as NumPy has it, basic or advanced; index arrays may be integer tensors (an argmax)."""
+    template, arrays = [], []
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, (list, np.ndarray, Tensor)):
+            part = np.asarray(part) if isinstance(part, list) else part
+            if part.dtype == bool:  # the shape of the result depends on the mask's value
+                part = part.value if isinstance(part, Tensor) else part
+                arrays.extend(np.nonzero(part))
+                template.extend([ARRAY] * part.ndim)
+                continue
+            arrays.append(part)
+            part = ARRAY
+        template.append(part)
+    return _getitem(x, *arrays, template=tuple(template))
+
+
+# Images are (N, H, W, C).  A row of patches is a window of x, flattened; unpatches adds the windows back.
+patches = Primitive("patches", kernels.patches,
+                    (lambda g, z, x, **how: unpatches(g, shape=x.shape, **how),))
+unpatches = Primitive("unpatches", kernels.unpatches,
+                      (lambda g, z, x, *, shape, **how: patches(g, **how),))
+
+# pick takes from every window of size × size the element that k = pool_argmax names; unpick puts it back.
+pick = Primitive("pick", kernels.pick,
+                 (lambda g, z, x, k, *, size: unpick(g, k, size=size, shape=x.shape),))
+unpick = Primitive("unpick", kernels.unpick,
+                   (lambda g, z, x, k, *, size, shape: pick(g, k, size=size),))
+
+
+# ── operators ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _attach_operators() -> None:
+    binary = dict(add=add, sub=subtract, mul=multiply, truediv=divide, pow=power, matmul=matmul)
+    for name, f in binary.items():
+        setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
+        setattr(Tensor, f"__r{name}__", lambda x, y, f=f: f(y, x))
+    compare = dict(eq=equal, ne=not_equal, lt=less, le=less_equal, gt=greater, ge=greater_equal)
+    for name, f in (compare | {"and": logical_and, "or": logical_or, "xor": logical_xor}).items():
+        setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
+    Tensor.__neg__ = lambda x: multiply(x, -1)
+    Tensor.__pos__ = lambda x: x
+    Tensor.__abs__ = lambda x: multiply(x, sign(x))
+    Tensor.__invert__ = lambda x: logical_not(x)
+    Tensor.__getitem__ = getitem
+    Tensor.__len__ = lambda x: len(x.value)
+    Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))
+    Tensor.__bool__ = lambda x: bool(x.value)
+    Tensor.astype = lambda x, dtype: astype(x, dtype=np.dtype(dtype))
+
+
+_attach_operators()

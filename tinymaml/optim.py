@@ -1,0 +1,69 @@
+"""Optimisers as pairs of functions over nests: no state hides anywhere.
+
+    opt = adam(1e-3);  state = opt.init(params);  params, state = opt.update(params, grads, state)
+
+They are written in plain NumPy, so an update can be differentiated through, and a state can be saved as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .engine import Tensor
+from .nest import Nest, tree_map
+
+
+class Optimizer(NamedTuple):
+    """`init(params)` → state;  `update(params, grads, state)` → (params, state)."""
+
+    init: Callable[[Nest], Nest]
+    update: Callable[[Nest, Nest, Nest], tuple[Nest, Nest]]
+
+
+def sgd(lr: float) -> Optimizer:
+    """θ ← θ − β g."""
+
+    def update(params, grads, state):
+        return tree_map(lambda p, g: p - lr * g, params, grads), state
+
+    return Optimizer(lambda params: {}, update)
+
+
+def momentum(lr: float, mu: float = 0.9) -> Optimizer:
+    """m ← μ m + g,  θ ← θ − β m (Polyak, 1964; PyTorch's form)."""
+
+    def update(params, grads, state):
+        m = tree_map(lambda m, g: mu * m + g, state["m"], grads)
+        return tree_map(lambda p, m: p - lr * m, params, m), {"m": m}
+
+    return Optimizer(lambda params: {"m": tree_map(_zeros, params)}, update)
+
+
+def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0) -> Optimizer:
+    """Adam (Kingma and Ba, 2015, algorithm 1).
+
+    m ← b₁m + (1 − b₁)g,  v ← b₂v + (1 − b₂)g²,  θ ← θ − β m̂ / (√(v̂ + eps_root) + eps),  with m̂ = m/(1 − b₁ᵗ), v̂ = v/(1 − b₂ᵗ)
+
+    `eps_root` keeps the root away from 0, where its derivative is infinite: give 1e-16 when an update is differentiated
+    through (an inner loop with Adam), or a parameter whose gradient is 0 makes everything NaN.
+    """
+
+    def init(params):
+        return {"t": np.zeros((), np.int64), "m": tree_map(_zeros, params), "v": tree_map(_zeros, params)}
+
+    def update(params, grads, state):
+        t = state["t"] + 1
+        m = tree_map(lambda m, g: b1 * m + (1 - b1) * g, state["m"], grads)
+        v = tree_map(lambda v, g: b2 * v + (1 - b2) * g * g, state["v"], grads)
+        c1, c2 = float(1 - b1**t), float(1 - b2**t)
+        step = lambda p, m, v: p - lr * (m / c1) / (np.sqrt(v / c2 + eps_root) + eps)  # noqa: E731
+        return tree_map(step, params, m, v), {"t": np.asarray(t), "m": m, "v": v}
+
+    return Optimizer(init, update)
+
+
+def _zeros(p) -> np.ndarray:
+    return np.zeros(np.shape(p), p.dtype if isinstance(p, (Tensor, np.ndarray)) else float)

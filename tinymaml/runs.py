@@ -1,0 +1,363 @@
+"""A run: one folder that holds all of a training, and that a kill at any moment leaves whole.
+
+    run = Run.create("runs/sine", {"alpha": 0.01})    # or Run.open("runs/sine"), to go on or to look
+    with run.lock():                                  # one writer at a time
+        run.log({"iteration": 1, "loss": 0.7})
+        run.save(1, {"theta": theta}, {"seed": 3})
+    iteration, arrays, meta = run.load()              # the newest whole checkpoint
+
+    RUN/config.json                        format, version of tinymaml, every hyper-parameter
+    RUN/log.jsonl                          one JSON object a line, each with its "iteration"
+    RUN/checkpoints/00000300.safetensors   arrays
+    RUN/checkpoints/00000300.json          iteration, sha256 of the arrays, meta; written last, removed first
+    RUN/lock                               held by the process that writes
+
+A checkpoint exists once its JSON does. Iterations only grow; `rewind` forgets what lies past one.
+Read `write_atomically` next, then `Run.save`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinymaml.extras import require
+
+FORMAT = 1  # of the folder; a greater one is refused
+KEEP = 3  # checkpoints
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path`: at any moment `path` holds all of the old bytes or all of the new ones.
+
+    Raises:
+        OSError: disk full, no permission, no such folder (`errno` tells); no temporary file is left.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a folder, or a device such as /dev/null: not ours to replace
+        raise FileExistsError(f"cannot write {path}: it is not a regular file")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with _naming("write", path):
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+class Checkpoint(NamedTuple):
+    """What `Run.load` gives back. The arrays are writable, and bit for bit those that were saved."""
+
+    iteration: int
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+class Run:
+    """A run folder, made by `create` or `open`: its `path`, and its `config` as JSON gives it back."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+        self._log, self._checkpoints = path / "log.jsonl", path / "checkpoints"
+        self._locked = False
+
+    @classmethod
+    def create(cls, path: str | os.PathLike, config: Mapping[str, Any]) -> Run:
+        """Start a run in a new or empty folder.
+
+        Raises:
+            FileExistsError: the folder holds a run or other files; `path` is a file.
+            ValueError: a value of `config` is not JSON, or not finite.
+        """
+        run = cls(Path(path), _plain(config, "config"))
+        _refuse_taken(run.path)
+        with _naming("make", run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            _sync(run.path.parent)
+        with run.lock():
+            _refuse_taken(run.path)  # again: now nobody else can be creating it
+            record = {"format": FORMAT, "tinymaml": _version(), "config": run.config}
+            write_atomically(run.path / "config.json", _pretty(record))
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> Run:
+        """Open a run, to go on with it or to read it; reading needs no lock.
+
+        Raises:
+            FileNotFoundError: no such folder, or no run in it.
+            ValueError: config.json is damaged, not a run's, or of a newer format.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is not a run: there is no such folder")
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} is not a run: it has no config.json")
+        wanted = {"format": int, "tinymaml": str, "config": dict}
+        record = _parse((path / "config.json").read_bytes(), wanted, f"{path / 'config.json'}")
+        if record["format"] > FORMAT:
+            seen = f"format {record['format']}, by tinymaml {record['tinymaml']}"
+            raise ValueError(f"{path} was written in {seen}; this tinymaml reads up to format {FORMAT}")
+        return cls(path, record["config"])
+
+    @contextmanager
+    def lock(self) -> Iterator[Run]:
+        """Be the one writer, as `save`, `log` and `rewind` want; sweep up what a killed one left.
+
+        Raises:
+            BlockingIOError: another process, or another `Run`, is writing here. (A killed one is not.)
+        """
+        filelock = require("filelock", "train")
+        require("safetensors.numpy", "train")  # `save` needs it: say so now, not hours later
+        held = filelock.FileLock(self.path / "lock", timeout=0)
+        with _naming("lock", self.path), suppress(filelock.Timeout):
+            held.acquire()
+        if not held.is_locked:
+            raise BlockingIOError(f"another run is writing to {self.path}: wait, or take another --out")
+        try:
+            self._locked = True
+            self._sweep()
+            self._mend_log()
+            yield self
+        finally:
+            self._locked = False
+            held.release()
+
+    def save(self, iteration: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Save a checkpoint and keep the last `KEEP`. Arrays: bool, integer or floating, of any shape.
+
+        Raises:
+            ValueError: `iteration` is not past the newest; a dtype not storable; `meta` not JSON.
+            OSError: disk full, no permission; the checkpoints before are as they were.
+        """
+        self._want_lock("save")
+        if type(iteration) is not int or not 0 <= iteration < 10**8:
+            raise ValueError(f"save: iteration must be an int from 0 to 99999999, seen {iteration!r}")
+        data = _to_bytes(arrays)
+        record = {"iteration": iteration, "sha256": _sha256(data), "meta": _plain(meta, "meta")}
+        record["seal"] = _seal(record)
+        array_file, newest = self._file(iteration, "safetensors"), max(self.checkpoints(), default=-1)
+        # Arrays are only replaced by the same ones: then a kill between the two files does no harm.
+        same = iteration == newest and array_file.exists() and array_file.read_bytes() == data
+        if iteration <= newest and not same:
+            raise ValueError(f"save: {self.path} is at {newest} already: rewind, then save {iteration}")
+        with _naming("write to", self.path):
+            self._checkpoints.mkdir(exist_ok=True)
+            with open(self._log, "ab") as log:  # what led to the checkpoint is on disk before it is
+                os.fsync(log.fileno())
+            _sync(self.path)
+        try:
+            write_atomically(array_file, data)
+            write_atomically(self._file(iteration, "json"), _pretty(record))
+            for old in self.checkpoints()[:-KEEP]:
+                self._file(old, "json").unlink()
+        finally:
+            self._sweep()
+
+    def checkpoints(self) -> list[int]:
+        """The iterations that have a checkpoint, in order."""
+        return sorted(int(file.stem) for file in self._files("json"))
+
+    def load(self, iteration: int | None = None) -> Checkpoint:
+        """The checkpoint of `iteration`; by default the newest whole one, warning of those skipped.
+
+        Raises:
+            FileNotFoundError: there is none yet, or none of `iteration`.
+            ValueError: the one asked for is damaged, or all are; the message says how.
+        """
+        known = self.checkpoints()
+        if not known or iteration not in (None, *known):
+            wanted = "" if iteration is None else f" {iteration}"
+            raise FileNotFoundError(f"no checkpoint{wanted} in {self.path}: it has {known or 'none yet'}")
+        damaged = []
+        for candidate in reversed(known) if iteration is None else [iteration]:
+            try:
+                checkpoint = self._read(candidate)
+            except (OSError, ValueError) as cause:
+                damaged.append(f"checkpoint {candidate} of {self.path} cannot be used: {cause}")
+                continue
+            for reason in damaged:
+                warnings.warn(f"{reason}; taking {candidate} instead", stacklevel=2)
+            return checkpoint
+        raise ValueError("\n".join(damaged))
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line to the log: JSON values, an int "iteration" among them.
+
+        Raises:
+            ValueError: no "iteration"; a value that is not JSON, or is nan or inf (the key is named).
+            OSError: disk full, no permission; no half line is left.
+        """
+        self._want_lock("log")
+        line = _line(_plain(record, "log"))
+        _parse(line, {"iteration": int}, "log: this record")
+        try:
+            with _naming("write", self._log), open(self._log, "ab") as file:
+                file.write(line)
+        except OSError:
+            self._mend_log()
+            raise
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All records of the log, in order. Half a last line, left by a kill, is passed over.
+
+        Raises:
+            ValueError: any other line is damaged; its number is given.
+        """
+        lines = self._log_bytes().split(b"\n")[:-1]
+        return [_parse(line, {"iteration": int}, f"{self._log}, line {n}") for n, line in enumerate(lines, 1)]
+
+    def rewind(self, iteration: int) -> None:
+        """Forget checkpoints and log past `iteration` (-1: all), as if the run had never gone further."""
+        self._want_lock("rewind")
+        records = self.read_log()
+        for later in reversed([known for known in self.checkpoints() if known > iteration]):
+            self._file(later, "json").unlink()
+        self._sweep()
+        if any(record["iteration"] > iteration for record in records):
+            kept = [_line(record) for record in records if record["iteration"] <= iteration]
+            write_atomically(self._log, b"".join(kept))
+
+    def _read(self, iteration: int) -> Checkpoint:
+        file = self._file(iteration, "json")
+        wanted = {"iteration": int, "sha256": str, "meta": dict, "seal": str}
+        record = _parse(file.read_bytes(), wanted, file.name)
+        if record.pop("seal") != _seal(record) or record["iteration"] != iteration:
+            raise ValueError(f"{file.name} is not as it was written")
+        file = self._file(iteration, "safetensors")
+        data = file.read_bytes()
+        if _sha256(data) != record["sha256"]:
+            raise ValueError(f"{file.name} ({len(data)} bytes) is not as it was written: its sha256 differs")
+        views = require("safetensors.numpy", "train").load(data)
+        return Checkpoint(iteration, {name: view.copy() for name, view in views.items()}, record["meta"])
+
+    def _file(self, iteration: int, kind: str) -> Path:
+        return self._checkpoints / f"{iteration:08d}.{kind}"
+
+    def _files(self, kind: str) -> list[Path]:
+        return list(self._checkpoints.glob("[0-9]" * 8 + f".{kind}"))
+
+    def _log_bytes(self) -> bytes:
+        return self._log.read_bytes() if self._log.exists() else b""
+
+    def _want_lock(self, method: str) -> None:
+        if not self._locked:
+            raise RuntimeError(f"{method}: hold the lock of {self.path} first (with run.lock(): ...)")
+
+    def _sweep(self) -> None:
+        """Remove arrays without their JSON, and temporary files."""
+        left = [file for file in self._files("safetensors") if not file.with_suffix(".json").exists()]
+        # In RUN itself only those of our two files: another process may be writing a picture there.
+        for pattern in ("checkpoints/.*.tmp", ".config.json.*.tmp", ".log.jsonl.*.tmp"):
+            left += self.path.glob(pattern)
+        for file in left:
+            file.unlink(missing_ok=True)
+
+    def _mend_log(self) -> None:
+        """Cut off half a last line."""
+        data = self._log_bytes()
+        if not data.endswith(b"\n") and data:
+            os.truncate(self._log, data.rfind(b"\n") + 1)
+
+
+def _refuse_taken(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is not a folder; a run wants one, new or empty")
+    if (path / "config.json").exists():
+        raise FileExistsError(f"{path} already holds a run: --resume continues it, another --out starts one")
+    found = sorted(file.name for file in path.glob("*"))
+    foreign = [name for name in found if name != "lock" and not name.startswith(".config.json.")]
+    if foreign:  # beyond what a `create` that was killed leaves
+        raise FileExistsError(f"{path} holds other files ({foreign[0]}); a run wants a new or empty folder")
+
+
+def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    # In C order, which the format wants. (np.ascontiguousarray would make a scalar one-dimensional.)
+    stored = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in stored.items():
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8 or not array.dtype.isnative:
+            seen = f"{name!r} has dtype {array.dtype}"
+            raise ValueError(f"save: {seen}; bool, integers and floats of up to 64 bits can be stored")
+        if not isinstance(name, str) or name == "__metadata__":  # a word of the format
+            raise ValueError(f"save: an array cannot be called {name!r}")
+    return require("safetensors.numpy", "train").save(stored)
+
+
+def _plain(record: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`record` as JSON gives it back: what is used today is then what is read tomorrow."""
+    plain: dict[str, Any] = {}
+    for key, value in record.items():
+        try:
+            plain |= json.loads(json.dumps({key: value}, allow_nan=False))
+        except (TypeError, ValueError) as cause:
+            raise ValueError(f"{what}: {key!r} must be JSON and finite, seen {value!r} ({cause})") from None
+    return plain
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+def _pretty(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, indent=2).encode() + b"\n"
+
+
+def _parse(data: bytes, wanted: dict[str, type], what: str) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+    except ValueError as cause:
+        raise ValueError(f"{what} is damaged: {cause}") from None
+    if not isinstance(record, dict) or any(type(record.get(key)) is not kind for key, kind in wanted.items()):
+        keys = ", ".join(f"{key} ({kind.__name__})" for key, kind in wanted.items())
+        raise ValueError(f"{what} is not what tinymaml writes: wanted a JSON object with {keys}")
+    return record
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seal(record: dict[str, Any]) -> str:
+    return _sha256(json.dumps(record, sort_keys=True).encode())
+
+
+@contextmanager
+def _naming(verb: str, path: Path) -> Iterator[None]:
+    """Let an error of the disk say what could not be done, and where."""
+    try:
+        yield
+    except OSError as cause:
+        raise OSError(cause.errno, f"cannot {verb} {path}: {cause.strerror or cause}") from cause
+
+
+def _sync(folder: Path) -> None:
+    """Put the names in `folder` on disk."""
+    if os.name == "nt":  # which cannot open a folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _version() -> str:
+    try:
+        return version("tinymaml")
+    except PackageNotFoundError:  # a checkout, not installed
+        return "unknown"

@@ -1,0 +1,336 @@
+"""Few-shot classification of handwritten characters: Omniglot (Lake, Salakhutdinov and Tenenbaum, 2015).
+
+    tasks = OmniglotTasks("data/omniglot", ways=5, shots=1)
+    (xs, ys), (xq, yq) = tasks.sample(rng, 32, "train")     # 32 tasks: support and query
+    characters = load("data/omniglot")                      # 1,623 characters, 20 drawings each, 28 x 28
+    split(characters)["test"]                               # the 423 characters that training never sees
+
+The archives are read as they are, and a small cache makes the next start fast.
+Next: `tinymaml/tasks/download.py`, which fetches them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from tinymaml.extras import require
+from tinymaml.tasks.download import atomic_write
+
+SETS = ("images_background", "images_evaluation")
+SCHEMES = ("1100/100/423", "official")
+DRAWINGS, DRAWN, SIDE = 20, 105, 28  # drawings of a character, their side in pixels, and ours
+_CACHE_VERSION = 1  # to be raised when the pixels or the fields of the cache change
+_DRAWING = re.compile(r"(images_[^/]+)/([^/]+/character\d+)/[^/.][^/]*\.png")
+_ESCAPING = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class Characters:
+    """The drawings of every character.
+
+    Attributes:
+        images: uint8 (characters, 20, 28, 28), 255 = ink: `images / 255` is 1 - grey / 255.
+        names: "Alphabet/characterNN" of each character, sorted.
+        background: bool (characters,), whether the character is of the background set.
+        source: where the archives were looked for.
+    """
+
+    images: np.ndarray
+    names: tuple[str, ...]
+    background: np.ndarray
+    source: str
+
+
+def load(path: str | os.PathLike[str], cache: bool = True) -> Characters:
+    """Read Omniglot from its archives, zipped or extracted.
+
+    Args:
+        path: a folder holding `images_background` and/or `images_evaluation`, each as a `.zip` or a folder
+            (the `.zip` is taken when both are there); or one of these itself.
+        cache: keep the result in `$TINYMAML_CACHE`, or `~/.cache/tinymaml`, and look for it there. A cache
+            belongs to the paths, sizes and times of the files it was made from.
+
+    Raises:
+        FileNotFoundError: there is no such path, or nothing of Omniglot in it.
+        ValueError: an archive is broken or unsafe, or a drawing is missing, unreadable or not 105 x 105.
+    """
+    place = Path(os.path.abspath(Path(path).expanduser()))
+    sources = _sources(place)
+    file = _cache_file(sources) if cache else None
+    content = _from_cache(file) if file else None
+    if content is None:
+        content = _read(sources)
+        if file:
+            _to_cache(file, *content)
+    images, names, background = content
+    return Characters(images, tuple(names.tolist()), background, str(place))
+
+
+def split(characters: Characters, scheme: str = "1100/100/423", seed: int = 0) -> dict[str, np.ndarray]:
+    """The characters of training, validation and test.
+
+    Characters are listed in the order of the SHA-256 of "seed:name", which depends on names alone. (The
+    MAML code shuffles a directory listing, whose order depends on the file system.)
+
+    Args:
+        scheme: "1100/100/423" cuts the list of all 1,623 characters into these lengths, as the MAML code
+            does. "official" tests on the evaluation set, validates on the last 100 of the background set,
+            and trains on the 864 before them.
+
+    Returns:
+        {"train", "val", "test"}: int64 indices of characters, in the order of the list.
+
+    Raises:
+        ValueError: no such scheme, or an archive that it needs is missing or incomplete.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown scheme {scheme!r}; wanted one of {', '.join(SCHEMES)}")
+    where = characters.source
+    for name, there in zip(SETS, (characters.background, ~characters.background), strict=True):
+        if not there.any():
+            raise ValueError(f"scheme {scheme!r} needs {name}.zip or the folder {name}: not found in {where}")
+    digests = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in characters.names]
+    order = np.array(sorted(range(len(digests)), key=digests.__getitem__))
+    background, evaluation = order[characters.background[order]], order[~characters.background[order]]
+    if scheme == "official":
+        if len(background) <= 100:
+            raise ValueError(
+                f"scheme {scheme!r} wants 101 background characters, not {len(background)}: {where}"
+            )
+        return {"train": background[:-100], "val": background[-100:], "test": evaluation}
+    if len(order) != 1623:
+        raise ValueError(f"scheme {scheme!r} wants 1623 characters, not {len(order)}: {where}")
+    return {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]}
+
+
+class Episodes(NamedTuple):
+    """Which drawings make up a batch of tasks. All integers; label w of task t is class [t, w]."""
+
+    characters: np.ndarray  # (tasks, ways): the class is this character of Characters ...
+    turns: np.ndarray  # (tasks, ways): ... turned by so many times 90 degrees, counter-clockwise
+    support: tuple[np.ndarray, np.ndarray]  # (tasks, ways * shots): labels, and numbers of drawings
+    query: tuple[np.ndarray, np.ndarray]  # (tasks, ways * queries): likewise
+
+
+class OmniglotTasks:
+    """N-way K-shot tasks: tell `ways` characters apart after seeing `shots` drawings of each.
+
+    With `rotations`, a TRAINING character gives four classes, itself turned by 0, 90, 180 and 270 degrees
+    (as in Reptile), and two of them may meet in one task as two classes. Validation and test characters
+    are never turned. The MAML code differs: it draws a turn for each class and episode, at test too.
+
+    A task has no class twice, and no drawing in both support and query. Which class gets which label is
+    random in each task, and so is the order of the examples.
+
+    Args:
+        path: as for `load`.
+        ways, shots, queries: classes of a task, and support and query drawings of each class.
+        scheme: as for `split`.
+        rotations: whether turned training characters are further classes.
+        dtype: floating type of the images.
+
+    Raises:
+        ValueError: a count below 1, more than 20 drawings of a class, or more ways than a split has classes.
+        FileNotFoundError, ValueError: as `load` and `split` raise.
+    """
+
+    metric = "accuracy"
+    input_shape = (SIDE, SIDE, 1)
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        scheme: str = "1100/100/423",
+        rotations: bool = True,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        for name, count in (("ways", ways), ("shots", shots), ("queries", queries)):
+            if not isinstance(count, int | np.integer) or count < 1:
+                raise ValueError(f"{name}={count!r}; wanted an integer of at least 1")
+        if shots + queries > DRAWINGS:
+            raise ValueError(f"shots={shots} + queries={queries} is more than a class's {DRAWINGS} drawings")
+        if np.dtype(dtype).kind != "f":
+            raise ValueError(f"dtype={np.dtype(dtype)}; wanted a floating type")
+        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, np.dtype(dtype)
+        self.characters = load(path)
+        self.splits = split(self.characters, scheme)
+        self.turns = {"train": 4 if rotations else 1, "val": 1, "test": 1}
+        for name, members in self.splits.items():
+            if ways > len(members) * self.turns[name]:
+                raise ValueError(f"ways={ways}; split {name!r} has {len(members) * self.turns[name]} classes")
+
+    def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
+        """Draw `tasks` tasks from the classes of `split` ("train", "val" or "test").
+
+        Returns:
+            ((xs, ys), (xq, yq)): support and query. xs is (tasks, ways * shots, 28, 28, 1) in [0, 1] with
+            ink = 1, and ys int64 (tasks, ways * shots) in 0 .. ways - 1; xq, yq have ways * queries.
+        """
+        return self.batch(self.episodes(rng, tasks, split))
+
+    def episodes(self, rng: np.random.Generator, tasks: int, split: str) -> Episodes:
+        """Choose the drawings of `tasks` tasks. All randomness is here; `batch` makes the arrays."""
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}; wanted one of {', '.join(self.splits)}")
+        if tasks < 1:
+            raise ValueError(f"tasks={tasks}; wanted at least 1")
+        members, turns = self.splits[split], self.turns[split]
+        # Class c is member c // turns, turned c % turns times. Their order is random: label w is any class.
+        classes = np.stack([rng.choice(len(members) * turns, self.ways, replace=False) for _ in range(tasks)])
+        drawings = _shuffled(rng, tasks, self.ways, DRAWINGS)
+
+        def examples(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+            labels, nth = np.divmod(_shuffled(rng, tasks, self.ways * count), count)
+            return labels, drawings[np.arange(tasks)[:, None], labels, first + nth]
+
+        support, query = examples(0, self.shots), examples(self.shots, self.queries)
+        return Episodes(members[classes // turns], classes % turns, support, query)
+
+    def batch(self, episodes: Episodes) -> tuple:
+        """The arrays of chosen episodes, as `sample` returns them."""
+        return tuple((self._pictures(episodes, *part), part[0]) for part in episodes[2:])
+
+    def _pictures(self, episodes: Episodes, labels: np.ndarray, drawings: np.ndarray) -> np.ndarray:
+        task = np.arange(len(labels))[:, None]
+        images = self.characters.images[episodes.characters[task, labels], drawings]  # (tasks, n, 28, 28)
+        turns = episodes.turns[task, labels]
+        for k in (1, 2, 3):
+            images[turns == k] = np.rot90(images[turns == k], k, axes=(1, 2))
+        return np.divide(images[..., None], 255, dtype=self.dtype)
+
+
+def _shuffled(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """int64 0 .. n - 1 along the last axis, in another random order in each row."""
+    return rng.permuted(np.broadcast_to(np.arange(shape[-1], dtype=np.int64), shape), axis=-1)
+
+
+# Reading. `content` is what a cache holds: images, names and background of all characters, as arrays.
+
+
+def _sources(place: Path) -> dict[str, Path]:
+    """The archive or folder of each set that is there."""
+    advice = "`tinymaml data omniglot --to DIR` downloads it"
+    if not place.exists():
+        raise FileNotFoundError(f"no Omniglot at {place}: no such file or folder; {advice}")
+    if place.name.removesuffix(".zip") in SETS:
+        return {place.name.removesuffix(".zip"): place}
+    choices = [(name, place / f"{name}{suffix}") for suffix in ("", ".zip") for name in SETS]
+    if found := {name: choice for name, choice in choices if choice.exists()}:
+        return found
+    inside = sorted(os.listdir(place)) if place.is_dir() else ["a file"]
+    seen = ", ".join(inside[:5] + ["..."] * (len(inside) > 5)) or "nothing"
+    wanted = " and/or ".join(f"{name}.zip" for name in SETS)
+    raise FileNotFoundError(f"no Omniglot at {place}: found {seen}; wanted {wanted} (or folders); {advice}")
+
+
+def _read(sources: dict[str, Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tqdm = require("tqdm", "train").tqdm
+    with ExitStack() as stack:
+        characters = {}  # name: (of the background set?, source, how to read a member, its 20 members)
+        for name, source in sources.items():
+            members, read = _open(source, stack)
+            drawings: dict[str, list[str]] = {}
+            for member in sorted(members):
+                if (match := _DRAWING.fullmatch(member)) and match[1] == name:
+                    drawings.setdefault(match[2], []).append(member)
+            if not drawings:
+                wanted = f"{name}/ALPHABET/characterNN/*.png"
+                raise ValueError(f"{source}: wanted {wanted}, found {members[0] if members else 'nothing'}")
+            for character, files in drawings.items():
+                if len(files) != DRAWINGS:
+                    raise ValueError(f"{source}: {character} has {len(files)} drawings, wanted {DRAWINGS}")
+                if character in characters:
+                    raise ValueError(f"{source}: {character} is in {characters[character][1]} too")
+                characters[character] = name == SETS[0], source, read, files
+
+        names = sorted(characters)
+        images = np.empty((len(names), DRAWINGS, SIDE, SIDE), np.uint8)
+        with tqdm(total=len(names) * DRAWINGS, desc="reading Omniglot", disable=None) as bar:
+            for index, name in enumerate(names):
+                _, source, read, files = characters[name]
+                for drawing, member in enumerate(files):
+                    images[index, drawing] = _ink(read, member, source)
+                bar.update(DRAWINGS)
+    return images, np.array(names), np.array([characters[name][0] for name in names])
+
+
+def _open(source: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], bytes]]:
+    """The members of an archive or a folder, under the names an archive has, and a function to read one."""
+    if source.is_dir():
+        files = [f"{source.name}/{file.relative_to(source).as_posix()}" for file in source.rglob("*.png")]
+        return files, lambda member: (source.parent / member).read_bytes()
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(source))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as cause:
+        raise ValueError(f"{source} is not a complete zip archive: {cause}") from cause
+    for member in archive.infolist():  # nothing is extracted; but an archive with such a name is not Omniglot
+        if _ESCAPING.match(member.orig_filename):
+            raise ValueError(f"{source}: the path of member {member.orig_filename!r} leaves the archive")
+    return archive.namelist(), archive.read
+
+
+def _ink(read: Callable[[str], bytes], member: str, source: Path) -> np.ndarray:
+    """One drawing, 105 x 105 and 1-bit, as uint8 (28, 28) with 255 = ink."""
+    Image = require("PIL.Image", "train")
+    try:
+        with Image.open(io.BytesIO(read(member)), formats=["PNG"]) as image:
+            size = image.size
+            # Pillow resizes a 1-bit image by nearest, whatever filter it is asked for; so go to grey first.
+            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
+        raise ValueError(f"{source}: {member} is not a readable PNG: {cause}") from cause
+    if size != (DRAWN, DRAWN):
+        raise ValueError(f"{source}: {member} is {size[0]} x {size[1]}, wanted {DRAWN} x {DRAWN}")
+    return 255 - np.asarray(grey)
+
+
+def _cache_file(sources: dict[str, Path]) -> Path:
+    state = [f"omniglot {_CACHE_VERSION}"]
+    for source in (source.resolve() for source in sources.values()):
+        for file in sorted(source.rglob("*.png")) if source.is_dir() else [source]:
+            status = file.stat()
+            state.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+    key = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()
+    return Path(os.environ.get("TINYMAML_CACHE") or "~/.cache/tinymaml").expanduser() / f"omniglot-{key}.npz"
+
+
+def _from_cache(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if stored["key"].item() != file.stem:
+                raise ValueError("it belongs to other files")
+            return stored["images"], stored["names"], stored["background"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as cause:  # whatever is wrong with a cache, the archives are still there
+        warnings.warn(f"cannot use the cache {file} ({cause}): reading Omniglot anew", stacklevel=3)
+        return None
+
+
+def _to_cache(file: Path, images: np.ndarray, names: np.ndarray, background: np.ndarray) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as stream:
+            np.savez_compressed(stream, key=file.stem, images=images, names=names, background=background)
+    except OSError as cause:
+        warnings.warn(
+            f"cannot write to the cache folder {file.parent} ({cause.strerror or cause}), so Omniglot is "
+            "read anew each time: set TINYMAML_CACHE to a folder that can be written",
+            stacklevel=3,
+        )

@@ -17,8 +17,8 @@ from .engine import Tensor, vjp
 from .nest import tree_fill, tree_items, tree_leaves
 
 # Two ways to see the derivative t of φ along e, without a rule of ours:
-#   finite differences   (4 D(h/2) − D(h)) / 3, with D(h) = (φ(x + he) − φ(x − he)) / 2h    error ≈ h⁴, and rounding ε|φ|/h
-#   complex step         Im φ(x + ihe) / h, for φ analytic                                  no difference, so no rounding lost
+#   finite differences   (4 D(h/2) − D(h)) / 3, D(h) = (φ(x + he) − φ(x − he)) / 2h    error ≈ h⁴, and rounding ε|φ|/h
+#   complex step         Im φ(x + ihe) / h, for analytic φ                             no difference, so no rounding
 _FD_STEP, _COMPLEX_STEP = 1e-4, 1e-40
 _ELEMENTS = 60  # arguments of more elements are checked at so many of them, and along random directions
 
@@ -55,7 +55,8 @@ def check_grads(
 
     def of_leaves(*leaves):
         supply = iter(leaves)
-        return tuple(tree_leaves(f(*tree_fill(args, [next(supply) if w else c for w, c in zip(wanted, constants, strict=True)]))))
+        mixed = [next(supply) if w else c for w, c in zip(wanted, constants, strict=True)]
+        return tuple(tree_leaves(f(*tree_fill(args, mixed))))
 
     rng = np.random.default_rng(seed)
     _check_forward(of_leaves, point)

@@ -2,7 +2,7 @@
 
     tqdm = require("tqdm", "train")        # the module, or an ImportError with the command that installs it
 
-The engine needs NumPy alone. Everything else is an extra, imported where it is used, so that `import tinymaml` stays light.
+The engine needs NumPy alone. Everything else is an extra, imported where it is used: `import tinymaml` stays light.
 """
 
 from __future__ import annotations

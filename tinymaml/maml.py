@@ -4,7 +4,8 @@
     meta_loss(loss, θ, tasks, ...)            the mean query loss of θ′ over tasks
     meta_value_and_grad(loss, ...)(θ, tasks)  that and its exact gradient, which differentiates through the inner loop
 
-    θ₀ = θ,   θₖ₊₁ = θₖ − α g_s(θₖ),   𝓛(θ) = 1/T Σₜ L_q(θ_K),   ∇𝓛 = 1/T Σₜ (I − αH₀) ⋯ (I − αH_{K−1}) g_q(θ_K)
+    θ₀ = θ,   θₖ₊₁ = θₖ − α g_s(θₖ),   𝓛(θ) = 1/T Σₜ L_q(θ_K)
+    ∇𝓛(θ) = 1/T Σₜ (I − αH₀) (I − αH₁) ⋯ (I − αH_{K−1}) g_q(θ_K)
 
 g_s and H are gradient and Hessian of the support loss. Nothing below computes a Hessian: `adapt` is written with `grad`,
 so its steps are records like any others, and the outer `grad` goes back through them. First-order MAML (FOMAML) leaves
@@ -63,7 +64,13 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
 
 
 def meta_loss(
-    loss: Callable, params: Nest, tasks: tuple | list, *, inner_lr: Nest, inner_steps: int = 1, first_order: bool = False
+    loss: Callable,
+    params: Nest,
+    tasks: tuple | list,
+    *,
+    inner_lr: Nest,
+    inner_steps: int = 1,
+    first_order: bool = False,
 ):
     """𝓛(θ) = 1/T Σₜ L_q(θ_K), a scalar to be differentiated with respect to anything: θ, α, the data.
 

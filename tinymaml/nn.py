@@ -1,4 +1,4 @@
-"""Layers and losses as plain functions of tensors or arrays: compositions, right at every order without a rule of their own.
+"""Layers and losses as plain functions: compositions, so right at every order without a rule of their own.
 
     linear  conv2d  batch_norm  max_pool2d  avg_pool2d  embedding  relu  sigmoid  softplus
     mse  cross_entropy  binary_cross_entropy
@@ -56,7 +56,8 @@ def conv2d(x: Array, w: Array, stride: int = 1, padding: str | int = "SAME") -> 
         (N, rows, columns, out).
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
-        raise ValueError(f"conv2d: x has shape {x.shape} and w {w.shape}; wanted (N, H, W, in) and (height, width, in, out)")
+        wanted = "(N, H, W, in) and (height, width, in, out)"
+        raise ValueError(f"conv2d: x has shape {x.shape} and w {w.shape}; wanted {wanted}")
     if not isinstance(stride, (int, np.integer)) or stride < 1:
         raise ValueError(f"conv2d: stride is {stride!r}, wanted an integer of at least 1")
     size = w.shape[:2]
@@ -117,7 +118,7 @@ def _windows(x: Array, size: int) -> Array:
 
 def _check_pool(name: str, x: Array, size: int) -> None:
     if x.ndim != 4 or not 1 <= size <= min(x.shape[1:3]):
-        raise ValueError(f"{name}: x has shape {x.shape} and size is {size}; wanted (N, H, W, C), H and W at least size")
+        raise ValueError(f"{name}: x has shape {x.shape}; wanted (N, H, W, C) with H and W at least size = {size} ≥ 1")
 
 
 def embedding(table: Array, ids: Array) -> Array:
@@ -154,7 +155,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
-    """mean of −y log p − (1 − y) log(1 − p) with p = sigmoid(logits), stable; targets y in [0, 1], of the logits' shape."""
+    """mean of −y log p − (1 − y) log(1 − p), p = sigmoid(logits), stable; targets y in [0, 1] of the logits' shape."""
     logits, targets = _array(logits), _array(targets)
     _check_same("binary_cross_entropy", "logits", logits, "targets", targets)
     return np.mean(targets * softplus(-logits) + (1 - targets) * softplus(logits))
@@ -185,7 +186,9 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0, d
     return (std * rng.standard_normal(shape)).astype(dtype)
 
 
-def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 0.01, dtype=np.float64) -> np.ndarray:
+def truncated_normal(
+    rng: np.random.Generator, shape: tuple[int, ...], std: float = 0.01, dtype=np.float64
+) -> np.ndarray:
     """𝒩(0, std²), with what falls beyond two standard deviations drawn again (as in MAML's original code)."""
     x = rng.standard_normal(shape)
     while (outside := np.abs(x) > 2).any():

@@ -9,7 +9,7 @@ is why second order is free:
 
 Conventions at kinks, where a derivative is a choice:
 
-    maximum, minimum, clip   a tie shares the cotangent by halves (`maximum(x, y, tie=)`); so |x| by maximum has slope 0 at 0
+    maximum, minimum, clip   a tie shares the cotangent by halves (`maximum(x, y, tie=)`)
     abs, sign                sign(0) = 0, so the slope of |x| at 0 is 0; the derivative of sign is 0
     max, min (reductions)    ties share equally (`max(x, ties="split")`), or the first takes all (`ties="first"`)
     nn.relu                  ReLU′(0) = 0 (`relu(x, at_zero=)`)

@@ -45,7 +45,9 @@ def momentum(lr: float, mu: float = 0.9) -> Optimizer:
 def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0) -> Optimizer:
     """Adam (Kingma and Ba, 2015, algorithm 1).
 
-    m ← b₁m + (1 − b₁)g,  v ← b₂v + (1 − b₂)g²,  θ ← θ − β m̂ / (√(v̂ + eps_root) + eps),  with m̂ = m/(1 − b₁ᵗ), v̂ = v/(1 − b₂ᵗ)
+    m ← b₁m + (1 − b₁)g,  m̂ = m / (1 − b₁ᵗ)
+    v ← b₂v + (1 − b₂)g²,  v̂ = v / (1 − b₂ᵗ)
+    θ ← θ − β m̂ / (√(v̂ + eps_root) + eps)
 
     `eps_root` keeps the root away from 0, where its derivative is infinite: give 1e-16 when an update is differentiated
     through (an inner loop with Adam), or a parameter whose gradient is 0 makes everything NaN.

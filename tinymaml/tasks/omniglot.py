@@ -149,6 +149,7 @@ class OmniglotTasks:
 
     metric = "accuracy"
     input_shape = (SIDE, SIDE, 1)
+    outputs = property(lambda self: self.ways)
 
     def __init__(
         self,

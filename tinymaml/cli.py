@@ -1,0 +1,141 @@
+"""The command line: `tinymaml train | eval | plot | data`. It parses, calls and prints; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .train import DEFAULTS, Config
+
+# Exit codes: 0 done, 1 something went wrong (one line says what), 2 wrong usage, 130 stopped by Ctrl-C, saved.
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        return 1
+    except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
+        print(f"tinymaml: {_message(error)}", file=sys.stderr)
+        return 1
+
+
+def _message(error: BaseException) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tinymaml", description="Exact second-order MAML in NumPy: train, evaluate and draw few-shot learning."
+    )
+    parser.add_argument("--version", action="version", version=f"tinymaml {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="meta-train on a task family")
+    families = train.add_subparsers(dest="family", required=True, metavar="FAMILY")
+    for family in DEFAULTS:
+        sub = families.add_parser(
+            family, help=f"meta-train on {family} tasks", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        _add_options(sub, family)
+        sub.add_argument("--out", metavar="RUN", default=f"runs/{family}", help="folder of the run")
+        sub.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
+        sub.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("eval", help="adapt to tasks never trained on, and measure")
+    _add_run(evaluate)
+    evaluate.add_argument("--tasks", type=int, default=600, help="how many tasks (600)")
+    evaluate.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
+    evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which tasks (test)")
+    evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest)")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    evaluate.set_defaults(run=_eval)
+
+    plot = commands.add_parser("plot", help="draw learning curves, and tasks before and after adaptation")
+    _add_run(plot)
+    plot.add_argument("--to", metavar="DIR", help="where the pictures go (RUN/plots)")
+    plot.set_defaults(run=_plot)
+
+    data = commands.add_parser("data", help="download a data set")
+    data.add_argument("dataset", choices=("omniglot",))
+    data.add_argument("--to", metavar="DIR", required=True, help="where the archives go")
+    data.set_defaults(run=_data)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="RUN", help="a run's folder")
+    parser.add_argument("--data", help="where the run's data lies now, if it has moved")
+
+
+def _add_options(parser: argparse.ArgumentParser, family: str) -> None:
+    """One option for each hyper-parameter; unset ones are left out of the parsed arguments."""
+    defaults = Config.default(family)
+    for f in dataclasses.fields(Config):
+        value = getattr(defaults, f.name)
+        if f.name == "family" or (family == "sinusoid" and f.name in ("ways", "filters", "scheme", "data")):
+            continue
+        flag = "--" + f.name.replace("_", "-")
+        shown = f"{f.metadata['help']} (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
+        common: dict[str, Any] = dict(default=argparse.SUPPRESS, help=shown if value != "" else f.metadata["help"])
+        if isinstance(value, bool):
+            parser.add_argument(flag, action="store_true", **common)
+        elif isinstance(value, tuple):
+            parser.add_argument(flag, type=int, nargs="+", **common)
+        else:
+            parser.add_argument(flag, type=type(value), choices=f.metadata.get("choices"), **common)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .train import resumed, train
+
+    names = {f.name for f in dataclasses.fields(Config)}
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
+    if "data" in changes:
+        changes["data"] = str(Path(changes["data"]).expanduser().absolute())
+    config = resumed(args.out, changes) if args.resume else Config.default(**changes)
+    print("  ".join(f"{k}={v}" for k, v in dataclasses.asdict(config).items() if v != ""), file=sys.stderr)
+    try:
+        train(config, args.out, resume=args.resume)
+    except KeyboardInterrupt:
+        print(f"\nstopped and saved; `tinymaml train {config.family} --out {args.out} --resume` goes on", file=sys.stderr)
+        return 130
+    print(f"saved in {args.out}; next: `tinymaml eval {args.out}`, `tinymaml plot {args.out}`", file=sys.stderr)
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from .evaluate import evaluate, table
+
+    result = evaluate(
+        args.path, tasks=args.tasks, steps=args.steps, split=args.split, data=args.data, iteration=args.iteration,
+        progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    print(json.dumps(result) if args.json else table(result))
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from .plot import plot
+
+    for path in plot(args.path, args.to, data=args.data):
+        print(path)
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    from .tasks import download
+
+    print(download.omniglot(args.to))
+    return 0

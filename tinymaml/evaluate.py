@@ -1,0 +1,78 @@
+"""How well a run adapts to tasks it was never trained on.
+
+    result = evaluate("runs/omniglot")      # the metric after 0 … 10 steps: mean and 95 % interval over 600 tasks
+    print(table(result))
+
+The intervals are 1.96 σ / √tasks, as in Finn et al., 2017.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .extras import require
+from .maml import adapt
+from .nest import Nest, tree_map
+from .train import TEST, generator, restore
+
+
+def evaluate(
+    path: str | os.PathLike, *, tasks: int = 600, steps: int = 10, split: str = "test", data: str | None = None,
+    iteration: int | None = None, progress: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Adapt a run's parameters to `tasks` fresh tasks of `split` and measure the query metric after each step.
+
+    Returns:
+        {"metric", "tasks", "steps": [0, …, steps], "mean": […], "ci95": […]}, and what it was measured on.
+
+    Raises:
+        ValueError, OSError: no such run, checkpoint or data.
+    """
+    if tasks < 2 or steps < 0:
+        raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
+    tqdm = require("tqdm", "train").tqdm
+    config, _, family, loss, params, iteration = restore(path, iteration, **({"data": data} if data else {}))
+    measured = np.empty((tasks, steps + 1))
+    for t in tqdm(range(tasks), unit="task", disable=not progress, dynamic_ncols=True):
+        task = tree_map(lambda x: x[0], family.sample(generator(config, TEST, t), 1, split))
+        measured[t] = curve(loss, params, task, config.inner_lr, steps)
+    return {
+        "metric": family.metric,
+        "tasks": tasks,
+        "steps": list(range(steps + 1)),
+        "mean": measured.mean(0).tolist(),
+        # 1.96 σ / √tasks
+        "ci95": (1.96 * measured.std(0, ddof=1) / np.sqrt(tasks)).tolist(),
+        "split": split,
+        "iteration": iteration,
+        "inner_lr": config.inner_lr,
+        "ways": config.ways if family.metric == "accuracy" else None,
+        "shots": config.shots,
+        "queries": config.queries,
+    }
+
+
+def curve(loss: Callable, params: Nest, task: tuple, inner_lr: float, steps: int) -> list[float]:
+    """The query metric of one task after 0 … `steps` gradient steps on its support set."""
+    support, query = task
+    metrics = [float(loss(params, *query)[1])]
+    for _ in range(steps):
+        params = adapt(lambda *args: loss(*args)[0], params, support, inner_lr=inner_lr, inner_steps=1)
+        metrics.append(float(loss(params, *query)[1]))
+    return metrics
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as a person reads it."""
+    percent = result["metric"] == "accuracy"
+    scale, unit = (100, " %") if percent else (1, "")
+    what = f"{result['ways']}-way {result['shots']}-shot accuracy" if percent else f"{result['shots']}-shot mean squared error"
+    lines = [f"{what} on {result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations", "",
+             f"steps   {result['metric']}"]  # fmt: skip
+    for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
+        lines.append(f"{k:5d}   {mean * scale:7.{2 if percent else 3}f} ± {ci * scale:.{2 if percent else 3}f}{unit}")
+    return "\n".join(lines)

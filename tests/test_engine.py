@@ -46,7 +46,6 @@ def nth(f, n):
         "√x": (np.sqrt, lambda x, n: np.prod(0.5 - np.arange(n)) * x ** (0.5 - n)),
         "tanh": (np.tanh, lambda x, n: tanh_derivative(np.tanh(x), n)),
     }.values(),
-    ids=lambda case: None,
 )
 def test_a_derivative_of_any_order_is_its_closed_form(f, derivative, order):
     for x in (0.4, 1.7):
@@ -119,8 +118,8 @@ def test_jvp_and_vjp_are_the_two_sides_of_one_jacobian():
         "jvp inside": (lambda x: x * jvp(lambda y: x * y * y, (x,), (1.0,))[1], lambda x: 6 * x * x),
         "jvp along x": (lambda x: jvp(lambda y: y**3, (2.0,), (x,))[1], lambda x: 12),
         "jvp of jvp inside": (
-            lambda x: jvp(lambda y: jvp(lambda z: z * z * y * x, (y,), (x,))[1], (x,), (1.0,))[1],  # 2zyx·x, z = y = x
-            lambda x: 16 * x**3,
+            lambda x: jvp(lambda y: jvp(lambda z: z * z * y * x, (y,), (x,))[1], (x,), (1.0,))[1],  # d/dy 2y²x² at x
+            lambda x: 12 * x * x,
         ),
         "a pullback used twice": (lambda x: sum(vjp(lambda y: x * y * y, x)[1](g)[0] for g in (x, 1.0)),
                                   lambda x: 6 * x * x + 4 * x),
@@ -312,36 +311,50 @@ def swallow(f):
         raise AssertionError("nothing was raised")
 
 
+LARGE = np.linspace(-1, 1, 1000)
 USES = {
-    "grad": lambda: grad(lambda x: np.sum(np.tanh(x) ** 2))(X),
-    "grad of grad": lambda: grad(lambda x: np.sum(grad(lambda y: np.sum(x * y**3))(x)))(X),
-    "jvp": lambda: jvp(lambda x: np.sin(x) ** 2, (X,), (X,)),
-    "hvp": lambda: hvp(lambda x: np.sum(np.tanh(x)), (X,), X),
-    "50 inner steps": lambda: grad(inner_loop)(X),
-    "a pullback never called": lambda: vjp(lambda x: np.sin(x) ** 2, X)[1] and None,
-    "an exception": lambda: swallow(lambda: grad(fails)(X)),
-    "an exception in the inner derivative": lambda: swallow(lambda: grad(lambda x: np.sum(grad(fails)(x)))(X)),
+    "grad": lambda: grad(lambda x: np.sum(np.tanh(x) ** 2))(LARGE),
+    "grad of grad": lambda: grad(lambda x: np.sum(grad(lambda y: np.sum(x * y**3))(x)))(LARGE),
+    "jvp": lambda: jvp(lambda x: np.sin(x) ** 2, (LARGE,), (LARGE,)),
+    "hvp": lambda: hvp(lambda x: np.sum(np.tanh(x)), (LARGE,), LARGE),
+    "50 inner steps": lambda: grad(inner_loop)(LARGE),
+    "a pullback never called": lambda: vjp(lambda x: np.sin(x) ** 2, LARGE)[1] and None,
+    "an exception": lambda: swallow(lambda: grad(fails)(LARGE)),
+    "an exception in the inner derivative": lambda: swallow(lambda: grad(lambda x: np.sum(grad(fails)(x)))(LARGE)),
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_nothing_is_kept_without_the_garbage_collector(use):
-    tensors = lambda: sum(type(o) is tm.Tensor for o in gc.get_objects())  # noqa: E731
-    use()
+def kept_by(use, times=20):
+    """How many tensors, and bytes, are alive after `times` uses that were not before; the garbage collector is off."""
+    count = lambda: sum(type(o) is tm.Tensor for o in gc.get_objects())  # noqa: E731
     gc.collect()
     gc.disable()
     tracemalloc.start()
     try:
-        use()  # caches of Python and NumPy fill
-        count, (memory, _) = tensors(), tracemalloc.get_traced_memory()
-        for _ in range(10):
+        for _ in range(10):  # caches of Python and NumPy fill
             use()
-        assert tensors() == count
-        assert tracemalloc.get_traced_memory()[0] - memory < 4000
-        assert not any(type(o) is tm.Tensor for o in gc.garbage)
+        tensors, (memory, _) = count(), tracemalloc.get_traced_memory()
+        for _ in range(times):
+            use()
+        return count() - tensors, tracemalloc.get_traced_memory()[0] - memory
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_nothing_is_kept_without_the_garbage_collector(use):
+    tensors, memory = kept_by(use)
+    assert tensors == 0
+    assert memory < 10 * LARGE.nbytes  # not one array in two uses
+
+
+def test_what_is_kept_is_seen():
+    kept, values = [], []
+    tensors, memory = kept_by(lambda: grad(lambda x: kept.append(np.exp(x)) or np.sum(x))(LARGE))
+    assert tensors >= 20 and memory > 20 * LARGE.nbytes
+    tensors, memory = kept_by(lambda: grad(lambda x: values.append(np.exp(x).value) or np.sum(x))(LARGE))
+    assert tensors == 0 and memory > 20 * LARGE.nbytes
 
 
 def test_a_graph_dies_with_the_last_name_of_it():

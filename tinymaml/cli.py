@@ -109,7 +109,8 @@ def _train(args: argparse.Namespace) -> int:
     try:
         train(config, args.out, resume=args.resume)
     except KeyboardInterrupt:
-        print(f"\nstopped and saved; `tinymaml train {config.family} --out {args.out} --resume` goes on", file=sys.stderr)
+        again = f"tinymaml train {config.family} --out {args.out} --resume"
+        print(f"\nstopped and saved; `{again}` goes on", file=sys.stderr)
         return 130
     print(f"saved in {args.out}; next: `tinymaml eval {args.out}`, `tinymaml plot {args.out}`", file=sys.stderr)
     return 0

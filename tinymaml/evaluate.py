@@ -39,7 +39,10 @@ def evaluate(
     measured = np.empty((tasks, steps + 1))
     for t in tqdm(range(tasks), unit="task", disable=not progress, dynamic_ncols=True):
         task = tree_map(lambda x: x[0], family.sample(generator(config, TEST, t), 1, split))
-        measured[t] = curve(loss, params, task, config.inner_lr, steps)
+        try:
+            measured[t] = curve(loss, params, task, config.inner_lr, steps)
+        except FloatingPointError as cause:
+            raise FloatingPointError(f"{split} task {t}: {cause}") from None
     return {
         "metric": family.metric,
         "tasks": tasks,
@@ -60,9 +63,11 @@ def curve(loss: Callable, params: Nest, task: tuple, inner_lr: float, steps: int
     """The query metric of one task after 0 … `steps` gradient steps on its support set."""
     support, query = task
     metrics = [float(loss(params, *query)[1])]
-    for _ in range(steps):
+    for k in range(steps):
         params = adapt(lambda *args: loss(*args)[0], params, support, inner_lr=inner_lr, inner_steps=1)
         metrics.append(float(loss(params, *query)[1]))
+        if not np.isfinite(metrics[-1]):
+            raise FloatingPointError(f"adaptation diverged: the query metric after step {k + 1} is {metrics[-1]}")
     return metrics
 
 
@@ -70,9 +75,10 @@ def table(result: dict[str, Any]) -> str:
     """A result as a person reads it."""
     percent = result["metric"] == "accuracy"
     scale, unit = (100, " %") if percent else (1, "")
-    what = f"{result['ways']}-way {result['shots']}-shot accuracy" if percent else f"{result['shots']}-shot mean squared error"
-    lines = [f"{what} on {result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations", "",
-             f"steps   {result['metric']}"]  # fmt: skip
+    digits = 2 if percent else 3
+    what = f"{result['shots']}-shot " + (f"{result['ways']}-way accuracy" if percent else "mean squared error")
+    on = f"{result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations"
+    lines = [f"{what} on {on}", "", f"steps   {result['metric']}"]
     for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
-        lines.append(f"{k:5d}   {mean * scale:7.{2 if percent else 3}f} ± {ci * scale:.{2 if percent else 3}f}{unit}")
+        lines.append(f"{k:5d}   {mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}")
     return "\n".join(lines)

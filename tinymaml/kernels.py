@@ -118,7 +118,7 @@ class Kernel:
         return self._compiled
 
     def __call__(self, x, *args, **kwargs):
-        if x.dtype.char in "fd" and self.compiled:
+        if x.dtype.char in "fd" and x.dtype.isnative and self.compiled:
             return self.compiled(np.ascontiguousarray(x), *args, **kwargs)
         return self.twin(x, *args, **kwargs)
 
@@ -224,9 +224,14 @@ def scatter_rows(g, rows, shape):
 
 def scatter_add(g, index: tuple, shape: tuple[int, ...]) -> np.ndarray:
     """zeros(shape), to which g is added at `index`; what the index names twice is added twice."""
-    if len(index) == 1 and isinstance(index[0], np.ndarray) and len(shape) > 1:  # rows of a table: an embedding
+    (first, *others) = index
+    integers = isinstance(first, np.ndarray) and first.dtype.kind in "iu"
+    if integers and not others and len(shape) > 1:  # rows of a table: an embedding
         width = int(np.prod(shape[1:]))
-        rows = index[0].reshape(-1) % shape[0]
+        rows = first.reshape(-1).astype(np.int64)
+        if rows.size and not -shape[0] <= rows.min() <= rows.max() < shape[0]:
+            raise IndexError(f"scatter_add: rows {rows.min()} … {rows.max()} of an array with {shape[0]} rows")
+        rows = np.where(rows < 0, rows + shape[0], rows)
         return scatter_rows(np.reshape(g, (rows.size, width)), rows, (shape[0], width)).reshape(shape)
     z = np.zeros(shape, g.dtype)
     np.add.at(z, index, g)

@@ -7,9 +7,9 @@
     θ₀ = θ,   θₖ₊₁ = θₖ − α g_s(θₖ),   𝓛(θ) = 1/T Σₜ L_q(θ_K)
     ∇𝓛(θ) = 1/T Σₜ (I − αH₀) (I − αH₁) ⋯ (I − αH_{K−1}) g_q(θ_K)
 
-g_s and H are gradient and Hessian of the support loss. Nothing below computes a Hessian: `adapt` is written with `grad`,
-so its steps are records like any others, and the outer `grad` goes back through them. First-order MAML (FOMAML) leaves
-the H out. A `loss` is written for one task, in plain NumPy: `loss(params, x, y)` → a scalar.
+g_s and H are gradient and Hessian of the support loss. Nothing below computes a Hessian: an inner step is written with
+`value_and_grad`, so it is made of records like any others, and the outer derivative goes back through it. First-order
+MAML (FOMAML) leaves the H out. A `loss` is written for one task, in plain NumPy: `loss(params, x, y)` → a scalar.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ import numpy as np
 from .engine import Tensor, stop_gradient, value_and_grad
 from .nest import Nest, tree_items, tree_map
 
+_quietly = np.errstate(over="ignore", invalid="ignore")  # what diverges is an error below, and says where
 
+
+@_quietly
 def adapt(
     loss: Callable, params: Nest, support: tuple, *, inner_lr: Nest, inner_steps: int, first_order: bool = False
 ) -> Nest:
@@ -63,6 +66,7 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
     return params
 
 
+@_quietly
 def meta_loss(
     loss: Callable,
     params: Nest,
@@ -82,6 +86,7 @@ def meta_loss(
         adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, f"task {t}, ")
         losses.append(loss(adapted, *query))
         _check_converging(losses[-1], f"task {t}: the query loss")
+    # 1/T Σₜ L_q
     return functools.reduce(operator.add, losses) / len(losses)
 
 
@@ -114,6 +119,7 @@ def meta_value_and_grad(
     def query_loss(params, support, query, where):
         return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order, where), *query)
 
+    @_quietly
     def meta(params: Nest, tasks: tuple | list):
         tasks = _check_tasks(params, tasks, inner_lr, inner_steps)
         values, aux, total = [], [], None
@@ -125,9 +131,13 @@ def meta_value_and_grad(
             _check_converging(value, f"task {t}: the query loss")
             values.append(value)
             total = grads if total is None else tree_map(operator.add, total, grads)
-        # 1/T Σₜ
-        mean, grads = functools.reduce(operator.add, values) / len(tasks), tree_map(lambda g: g / len(tasks), total)
-        return ((mean, aux) if has_aux else mean), grads
+
+        def over_tasks(x):
+            mean = x / len(tasks)
+            return mean if isinstance(mean, Tensor) else np.asarray(mean)
+
+        value = over_tasks(functools.reduce(operator.add, values))
+        return ((value, aux) if has_aux else value), tree_map(over_tasks, total)
 
     return meta
 

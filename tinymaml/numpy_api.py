@@ -1,15 +1,17 @@
 """NumPy on tensors: `np.tanh(x @ w)`, `np.mean(...)`, `np.einsum(...)` work, and are exact at every order.
 
-NumPy hands any call with a tensor in it to `Tensor.__array_ufunc__` or `Tensor.__array_function__`; both look the function
-up in `NUMPY` below. A function is either one primitive of `ops` or a few lines of them; to add one, write it and put
-`@numpy_function(np.its_name)` above it. What is missing says so, and what to write instead. Read next: `nn`.
+NumPy hands any call with a tensor in it to `Tensor.__array_ufunc__` or `Tensor.__array_function__`; both look the
+function up in `NUMPY` below. A function is either one primitive of `ops` or a few lines of them; to add one, write it
+and put `@numpy_function(np.its_name)` above it. What is missing says so, and what to write instead. Read next: `nn`.
 """
 
 from __future__ import annotations
 
+import builtins
 import inspect
+import operator
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def numpy_function(*functions: Callable) -> Callable[[Callable], Callable]:
 
 def _numpy_name(f: Callable) -> str:
     module = (getattr(f, "__module__", None) or "numpy").removeprefix("numpy").removeprefix(".")
-    return f"{module}.{f.__name__}" if module == "linalg" else f.__name__
+    return f"{module}.{f.__name__}" if module else f.__name__
 
 
 def _unsupported(name: str, what: str = "") -> NotImplementedError:
@@ -56,7 +58,7 @@ def _unsupported(name: str, what: str = "") -> NotImplementedError:
     return NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}")
 
 
-def _call(f: Callable, name: str, args: tuple, kwargs: dict):
+def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
     ours = NUMPY.get(f)
     if ours is None:
         raise _unsupported(name)
@@ -81,7 +83,7 @@ def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
     if kwargs:
         place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
         raise TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}")
-    return _call(ufunc, ufunc.__name__, inputs, {})
+    return _call(ufunc, ufunc.__name__, [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs], {})
 
 
 def _array_function(self, function, types, args, kwargs):
@@ -97,7 +99,9 @@ def _no(message: str) -> Callable:
 
 Tensor.__array_ufunc__ = _array_ufunc
 Tensor.__array_function__ = _array_function
-Tensor.__array__ = _no("an array made of a tensor would be cut from the graph: use NumPy functions on the tensor, or x.value")
+Tensor.__array__ = _no(
+    "an array made of a tensor would be cut from the graph: use NumPy functions on the tensor, or x.value"
+)
 Tensor.__float__ = Tensor.__int__ = Tensor.__complex__ = Tensor.__index__ = Tensor.item = Tensor.tolist = _no(
     "a number read from a tensor is cut from the graph: x.value reads it on purpose"
 )
@@ -122,16 +126,18 @@ for _f, _ours in {
 
 numpy_function(np.shape)(lambda a: a.shape)
 numpy_function(np.ndim)(lambda a: a.ndim)
-numpy_function(np.size)(lambda a: a.size)
-numpy_function(np.zeros_like)(lambda a, dtype=None, shape=None: np.zeros(shape or a.shape, dtype or a.dtype))
-numpy_function(np.ones_like)(lambda a, dtype=None, shape=None: np.ones(shape or a.shape, dtype or a.dtype))
+numpy_function(np.size)(lambda a, axis=None: a.size if axis is None else a.shape[axis])
+numpy_function(np.zeros_like)(lambda a, dtype=None, *, shape=None: np.zeros_like(a.value, dtype, shape=shape))
+numpy_function(np.ones_like)(lambda a, dtype=None, *, shape=None: np.ones_like(a.value, dtype, shape=shape))
 numpy_function(np.iscomplexobj)(lambda x: x.dtype.kind == "c")
 numpy_function(np.copy)(alias)
 
 
 @numpy_function(np.full_like)
 def full_like(a, fill_value, dtype=None):
-    return broadcast_to(fill_value, a.shape) if isinstance(fill_value, Tensor) else np.full(a.shape, fill_value, dtype or a.dtype)
+    if isinstance(fill_value, Tensor):
+        return broadcast_to(fill_value.astype(dtype or a.dtype), a.shape)
+    return np.full(a.shape, fill_value, dtype or a.dtype)
 
 
 def as_array(x):
@@ -162,7 +168,7 @@ numpy_function(np.minimum)(lambda x, y: -ops.maximum(-1 * x, -1 * y))
 
 
 @numpy_function(np.clip)
-def clip(a, a_min=None, a_max=None, min=None, max=None):
+def clip(a, a_min=None, a_max=None, *, min=None, max=None):
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     a = a if low is None else ops.maximum(a, low)
     return a if high is None else np.minimum(a, high)
@@ -178,25 +184,26 @@ def where(condition, x=None, y=None):
 
 
 # ── reductions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# After `axis` only keywords: the next positions are dtype= and out= in NumPy, and must not be taken for keepdims.
 
 
 @numpy_function(np.sum)
-def sum(a, axis=None, keepdims=False):
+def sum(a, axis=None, *, keepdims=False):
     return ops.sum(a, axis, keepdims)
 
 
 @numpy_function(np.max, np.amax)
-def max(a, axis=None, keepdims=False):
+def max(a, axis=None, *, keepdims=False):
     return ops.max(a, axis, keepdims)
 
 
 @numpy_function(np.min, np.amin)
-def min(a, axis=None, keepdims=False):
-    return -ops.max(-a, axis, keepdims)
+def min(a, axis=None, *, keepdims=False):
+    return -ops.max(-a, axis, keepdims) if a.dtype != bool else all_(a, axis, keepdims=keepdims)
 
 
 @numpy_function(np.mean)
-def mean(a, axis=None, keepdims=False):
+def mean(a, axis=None, *, keepdims=False):
     return ops.sum(a, axis, keepdims) / _count(a, axis)
 
 
@@ -205,18 +212,18 @@ def _count(a, axis) -> int:
 
 
 @numpy_function(np.var)
-def var(a, axis=None, ddof=0, keepdims=False):
+def var(a, axis=None, *, ddof=0, keepdims=False):
     centred = a - mean(a, axis, keepdims=True)
-    return ops.sum(centred * centred, axis, keepdims) / (_count(a, axis) - ddof)
+    return ops.sum(centred * centred, axis, keepdims) / builtins.max(_count(a, axis) - ddof, 0)
 
 
 @numpy_function(np.std)
-def std(a, axis=None, ddof=0, keepdims=False):
-    return np.sqrt(var(a, axis, ddof, keepdims))
+def std(a, axis=None, *, ddof=0, keepdims=False):
+    return np.sqrt(var(a, axis, ddof=ddof, keepdims=keepdims))
 
 
 @numpy_function(np.prod)
-def prod(a, axis=None, keepdims=False):
+def prod(a, axis=None, *, keepdims=False):
     """By multiplying halves, so that zeros are no special case, at any order."""
     where_ = normal_axes(axis, a.ndim)
     rest = tuple(i for i in range(a.ndim) if i not in where_)
@@ -232,7 +239,7 @@ def prod(a, axis=None, keepdims=False):
 
 @numpy_function(np.cumsum)
 def cumsum(a, axis=None):
-    return ops.cumsum(ravel(a), 0) if axis is None else ops.cumsum(a, *normal_axes(axis, a.ndim))
+    return ops.cumsum(ravel(a), 0) if axis is None else ops.cumsum(a, _axis(axis, a.ndim))
 
 
 @numpy_function(np.argmax)
@@ -251,13 +258,13 @@ def argsort(a, axis=-1):
 
 
 @numpy_function(np.any)
-def any_(a, axis=None, keepdims=False):
-    return ops.max(ops.not_equal(a, 0), axis, keepdims)
+def any_(a, axis=None, *, keepdims=False):
+    return ops.greater(ops.sum(ops.not_equal(a, 0), axis, keepdims), 0)
 
 
 @numpy_function(np.all)
-def all_(a, axis=None, keepdims=False):
-    return ops.logical_not(ops.max(ops.equal(a, 0), axis, keepdims))
+def all_(a, axis=None, *, keepdims=False):
+    return ops.equal(ops.sum(ops.equal(a, 0), axis, keepdims), 0)
 
 
 @numpy_function(np.linalg.norm)
@@ -269,7 +276,7 @@ def norm(x, ord=None, axis=None, keepdims=False):
     if dims != 1:
         raise _unsupported("linalg.norm", f"takes no ord={ord!r} over {dims} axes")
     if ord in (np.inf, -np.inf):
-        return (max if ord > 0 else min)(np.abs(x), axis, keepdims)
+        return (max if ord > 0 else min)(np.abs(x), axis, keepdims=keepdims)
     if ord == 1:
         return ops.sum(np.abs(x), axis, keepdims)
     if isinstance(ord, (int, float)) and ord > 0:
@@ -278,6 +285,11 @@ def norm(x, ord=None, axis=None, keepdims=False):
 
 
 # ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _axis(axis: int, ndim: int) -> int:
+    """One axis as a non-negative int; AxisError where there is none."""
+    return normal_axes(operator.index(axis), ndim)[0]
 
 
 @numpy_function(np.reshape)
@@ -300,21 +312,24 @@ def ravel(a, order="C"):
 
 @numpy_function(np.transpose, np.permute_dims)
 def transpose(a, axes=None):
-    axes = range(a.ndim)[::-1] if axes is None else [range(a.ndim)[i] for i in axes]
+    axes = range(a.ndim)[::-1] if axes is None else [_axis(i, a.ndim) for i in axes]
     return ops.transpose(a, axes)
 
 
 @numpy_function(np.swapaxes)
 def swapaxes(a, axis1, axis2):
     order = list(range(a.ndim))
-    order[axis1], order[axis2] = order[axis2], order[axis1]
+    axis1, axis2 = _axis(axis1, a.ndim), _axis(axis2, a.ndim)
+    order[axis1], order[axis2] = axis2, axis1
     return ops.transpose(a, order)
 
 
 @numpy_function(np.moveaxis)
 def moveaxis(a, source, destination):
-    source = [range(a.ndim)[i] for i in ([source] if isinstance(source, int) else source)]
-    destination = [range(a.ndim)[i] for i in ([destination] if isinstance(destination, int) else destination)]
+    source = [_axis(i, a.ndim) for i in np.atleast_1d(source)]
+    destination = [_axis(i, a.ndim) for i in np.atleast_1d(destination)]
+    if len(source) != len(destination):
+        raise ValueError(f"moveaxis: {len(source)} axes for {len(destination)} places")
     order = [i for i in range(a.ndim) if i not in source]
     for to, axis in sorted(zip(destination, source, strict=True)):
         order.insert(to, axis)
@@ -357,7 +372,7 @@ def concatenate(arrays, axis=0):
     arrays = [as_array(a) for a in arrays]
     if axis is None:
         arrays, axis = [ravel(a) for a in arrays], 0
-    return ops.concatenate(*arrays, axis=normal_axes(axis, arrays[0].ndim)[0])
+    return ops.concatenate(*arrays, axis=_axis(axis, arrays[0].ndim))
 
 
 @numpy_function(np.stack)
@@ -376,12 +391,21 @@ def hstack(tup):
     return concatenate(arrays, 0 if arrays[0].ndim == 1 else 1)
 
 
-@numpy_function(np.split, np.array_split)
+@numpy_function(np.split)
 def split(ary, indices_or_sections, axis=0):
-    (axis,) = normal_axes(axis, ary.ndim)
-    pieces = np.split(np.arange(ary.shape[axis]), indices_or_sections)
-    starts = np.cumsum([0] + [len(p) for p in pieces])
-    return [_along(ary, axis, slice(int(a), int(b))) for a, b in zip(starts, starts[1:], strict=False)]
+    axis = _axis(axis, ary.ndim)
+    return _pieces(ary, np.split(np.arange(ary.shape[axis]), indices_or_sections), axis)
+
+
+@numpy_function(np.array_split)
+def array_split(ary, indices_or_sections, axis=0):
+    axis = _axis(axis, ary.ndim)
+    return _pieces(ary, np.array_split(np.arange(ary.shape[axis]), indices_or_sections), axis)
+
+
+def _pieces(a, pieces: list, axis: int) -> list:
+    """a at each run of consecutive places along `axis`."""
+    return [_along(a, axis, slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0, 0)) for p in pieces]
 
 
 def _along(a, axis: int, index):
@@ -399,9 +423,8 @@ def flip(m, axis=None):
 def roll(a, shift, axis=None):
     if axis is None:
         return ops.reshape(roll(ravel(a), shift, 0), a.shape)
-    many = isinstance(axis, tuple)
-    for by, i in zip(*np.broadcast_arrays(shift, axis), strict=True) if many else [(shift, axis)]:
-        i = range(a.ndim)[int(i)]
+    for by, i in zip(*np.broadcast_arrays(np.atleast_1d(shift), axis), strict=True):
+        i = _axis(i, a.ndim)
         a = _along(a, i, (np.arange(a.shape[i]) - int(by)) % a.shape[i]) if a.shape[i] else a
     return a
 
@@ -410,15 +433,19 @@ def roll(a, shift, axis=None):
 def pad(array, pad_width, mode="constant", constant_values=0):
     if mode != "constant" or np.ndim(constant_values):
         raise _unsupported("pad", f"takes mode='constant' with one number, not mode={mode!r}, {constant_values!r}")
+    if isinstance(pad_width, dict):
+        raise _unsupported("pad", "takes pad_width as numbers or pairs, not as a dict")
     widths = np.broadcast_to(pad_width, (array.ndim, 2)).tolist()
+    if any(n < 0 for pair in widths for n in pair):
+        raise ValueError(f"pad: widths {widths} for an array of shape {array.shape}; none may be negative")
     shape = tuple(a + n + b for n, (a, b) in zip(array.shape, widths, strict=True))
     inside = tuple(slice(a, a + n) for n, (a, _) in zip(array.shape, widths, strict=True))
     padded = ops.scatter_add(array, template=inside, shape=shape)
-    if constant_values == 0:
+    if not isinstance(constant_values, Tensor) and constant_values == 0:
         return padded
     mask = np.ones(shape, bool)
     mask[inside] = False
-    return ops.where(mask, constant_values, padded)
+    return ops.where(mask, ops.astype(constant_values, dtype=array.dtype), padded)
 
 
 @numpy_function(np.tile)
@@ -435,7 +462,7 @@ def tile(A, reps):
 def repeat(a, repeats, axis=None):
     if axis is None:
         return repeat(ravel(a), repeats, 0)
-    (axis,) = normal_axes(axis, a.ndim)
+    axis = _axis(axis, a.ndim)
     return _along(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))
 
 
@@ -444,24 +471,24 @@ def take(a, indices, axis=None):
     if axis is None:
         return take(ravel(a), indices, 0)
     indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
-    return _along(a, *normal_axes(axis, a.ndim), indices)
+    return _along(a, _axis(axis, a.ndim), indices)
 
 
 @numpy_function(np.take_along_axis)
 def take_along_axis(arr, indices, axis=-1):
     if axis is None:
-        return take(ravel(arr), indices, 0)
-    (axis,) = normal_axes(axis, arr.ndim)
-    shape = indices.shape
+        arr, axis = ravel(arr), 0
+    axis = _axis(axis, arr.ndim)
+    if indices.ndim != arr.ndim:
+        raise ValueError(f"take_along_axis: indices of shape {indices.shape} for an array of shape {arr.shape};"
+                         " they must have as many axes")  # fmt: skip
     grid = [np.arange(n).reshape([-1 if i == j else 1 for j in range(arr.ndim)]) for i, n in enumerate(arr.shape)]
-    if any(i != axis and n != 1 and n != shape[i] for i, n in enumerate(arr.shape)):
-        raise ValueError(f"take_along_axis: indices of shape {shape} for an array of shape {arr.shape}, axis {axis}")
     return ops.getitem(arr, tuple(indices if i == axis else g for i, g in enumerate(grid)))
 
 
 @numpy_function(np.diff)
 def diff(a, n=1, axis=-1):
-    (axis,) = normal_axes(axis, a.ndim)
+    axis = _axis(axis, a.ndim)
     for _ in range(n):
         a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
     return a
@@ -505,8 +532,9 @@ def tensordot(a, b, axes=2):
     if isinstance(axes, (int, np.integer)):
         axes = (range(a.ndim - axes, a.ndim), range(axes))
     over_a, over_b = ([x] if isinstance(x, (int, np.integer)) else x for x in axes)
-    over_a, over_b = [range(a.ndim)[i] for i in over_a], [range(b.ndim)[i] for i in over_b]
-    if [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
+    over_a, over_b = [_axis(i, a.ndim) for i in over_a], [_axis(i, b.ndim) for i in over_b]
+    distinct = len(set(over_a)) == len(over_a) and len(set(over_b)) == len(over_b)
+    if not distinct or [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
         raise ValueError(f"tensordot: shapes {a.shape} and {b.shape} do not match over axes {axes}")
     letters = iter(string.ascii_letters)
     of_a = [next(letters) for _ in range(a.ndim)]
@@ -523,28 +551,31 @@ def trace(a, offset=0, axis1=0, axis2=1):
 @numpy_function(np.diagonal)
 def diagonal(a, offset=0, axis1=0, axis2=1):
     a = moveaxis(a, (axis1, axis2), (-2, -1))
-    rows = np.arange(np.maximum(0, np.minimum(a.shape[-2] + np.minimum(offset, 0), a.shape[-1] - np.maximum(offset, 0))))
-    return ops.getitem(a, (..., rows - np.minimum(offset, 0), rows + np.maximum(offset, 0)))
+    down, right = builtins.max(-offset, 0), builtins.max(offset, 0)
+    rows = np.arange(builtins.min(a.shape[-2] - down, a.shape[-1] - right))  # empty where negative
+    return ops.getitem(a, (..., rows + down, rows + right))
 
 
 @numpy_function(np.diag)
 def diag(v, k=0):
     if v.ndim == 2:
         return diagonal(v, k)
-    n = v.shape[0] + np.abs(k)
+    if v.ndim != 1:
+        raise ValueError(f"diag: an array of shape {v.shape}, wanted a vector or a matrix")
+    n = v.shape[0] + abs(k)
     rows = np.arange(v.shape[0])
-    at = (rows - np.minimum(k, 0), rows + np.maximum(k, 0))
-    return ops.scatter_add(v, *at, template=(ops.ARRAY, ops.ARRAY), shape=(int(n), int(n)))
+    at = (rows + builtins.max(-k, 0), rows + builtins.max(k, 0))
+    return ops.scatter_add(v, *at, template=(ops.ARRAY, ops.ARRAY), shape=(n, n))
 
 
 @numpy_function(np.tril)
 def tril(m, k=0):
-    return ops.where(np.tri(*m.shape[-2:], k, dtype=bool), m, 0)
+    return ops.where(np.tri(*m.shape[-2:], k=k, dtype=bool), m, 0)
 
 
 @numpy_function(np.triu)
 def triu(m, k=0):
-    return ops.where(np.tri(*m.shape[-2:], k - 1, dtype=bool), 0, m)
+    return ops.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), 0, m)
 
 
 # ── einsum ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -581,6 +612,8 @@ def _einsum_terms(subscripts: str, operands: list) -> tuple[list[str], str]:
         if len(t) != x.ndim:
             raise ValueError(f"einsum: term {t!r} of {subscripts!r} for an operand of shape {x.shape}")
     letters = "".join(terms)
+    if arrow and dots and "..." not in out:
+        raise ValueError(f"einsum: the result of {subscripts!r} has no '...', but the operands have axes there")
     implied = dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))
     out = out.replace("...", dots) if arrow else implied
     if set(out) - set(letters) or len(set(out)) != len(out):
@@ -593,6 +626,8 @@ def _reduce(x, letters: str, keep: str):
     for c in dict.fromkeys(letters):
         while letters.count(c) > 1:
             i, j = letters.index(c), letters.rindex(c)
+            if x.shape[i] != x.shape[j]:
+                raise ValueError(f"einsum: axis {c!r} of one operand has lengths {x.shape[i]} and {x.shape[j]}")
             x = diagonal(x, 0, i, j)
             letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + c
     drop = tuple(i for i, c in enumerate(letters) if c not in keep)
@@ -631,13 +666,15 @@ def _contract(x, of_x: str, y, of_y: str, out: str):
 
 
 def _attach_methods() -> None:
-    methods = "sum mean var std prod max min cumsum argmax argmin ravel squeeze swapaxes dot take repeat trace diagonal clip any all"
-    for name in methods.split():
-        setattr(Tensor, name, lambda x, *args, _f=getattr(np, name), **kwargs: _f(x, *args, **kwargs))
+    for f in (
+        np.sum, np.mean, np.var, np.std, np.prod, np.max, np.min, np.cumsum, np.argmax, np.argmin, np.any, np.all,
+        np.ravel, np.squeeze, np.swapaxes, np.dot, np.take, np.repeat, np.trace, np.diagonal, np.clip,
+    ):  # fmt: skip
+        setattr(Tensor, f.__name__, lambda x, *args, _f=f, **kwargs: _f(x, *args, **kwargs))
     Tensor.flatten = ravel
     Tensor.copy = lambda x: alias(x)
     Tensor.reshape = lambda x, *shape: reshape(x, shape[0] if len(shape) == 1 else shape)
-    Tensor.transpose = lambda x, *axes: transpose(x, (axes[0] if len(axes) == 1 else axes) or None)
+    Tensor.transpose = lambda x, *axes: transpose(x, axes[0] if axes and not isinstance(axes[0], int) else axes or None)
     Tensor.T = property(transpose)
     Tensor.mT = property(matrix_transpose)
 

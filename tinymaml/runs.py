@@ -13,7 +13,7 @@
     RUN/lock                               held by the process that writes
 
 A checkpoint exists once its JSON does. Iterations only grow; `rewind` forgets what lies past one.
-Read `write_atomically` next, then `Run.save`.
+Read next: `files`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,33 +30,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.extras import require
+from .extras import require
+from .files import naming, sync, write_atomically
 
 FORMAT = 1  # of the folder; a greater one is refused
 KEEP = 3  # checkpoints
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path`: at any moment `path` holds all of the old bytes or all of the new ones.
-
-    Raises:
-        OSError: disk full, no permission, no such folder (`errno` tells); no temporary file is left.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a folder, or a device such as /dev/null: not ours to replace
-        raise FileExistsError(f"cannot write {path}: it is not a regular file")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with _naming("write", path):
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 class Checkpoint(NamedTuple):
@@ -86,9 +63,9 @@ class Run:
         """
         run = cls(Path(path), _plain(config, "config"))
         _refuse_taken(run.path)
-        with _naming("make", run.path):
+        with naming("make", run.path):
             run.path.mkdir(parents=True, exist_ok=True)
-            _sync(run.path.parent)
+            sync(run.path.parent)
         with run.lock():
             _refuse_taken(run.path)  # again: now nobody else can be creating it
             record = {"format": FORMAT, "tinymaml": _version(), "config": run.config}
@@ -125,7 +102,7 @@ class Run:
         filelock = require("filelock", "train")
         require("safetensors.numpy", "train")  # `save` needs it: say so now, not hours later
         held = filelock.FileLock(self.path / "lock", timeout=0)
-        with _naming("lock", self.path), suppress(filelock.Timeout):
+        with naming("lock", self.path), suppress(filelock.Timeout):
             held.acquire()
         if not held.is_locked:
             raise BlockingIOError(f"another run is writing to {self.path}: wait, or take another --out")
@@ -156,11 +133,11 @@ class Run:
         same = iteration == newest and array_file.exists() and array_file.read_bytes() == data
         if iteration <= newest and not same:
             raise ValueError(f"save: {self.path} is at {newest} already: rewind, then save {iteration}")
-        with _naming("write to", self.path):
+        with naming("write to", self.path):
             self._checkpoints.mkdir(exist_ok=True)
             with open(self._log, "ab") as log:  # what led to the checkpoint is on disk before it is
                 os.fsync(log.fileno())
-            _sync(self.path)
+            sync(self.path)
         try:
             write_atomically(array_file, data)
             write_atomically(self._file(iteration, "json"), _pretty(record))
@@ -207,7 +184,7 @@ class Run:
         line = _line(_plain(record, "log"))
         _parse(line, {"iteration": int}, "log: this record")
         try:
-            with _naming("write", self._log), open(self._log, "ab") as file:
+            with naming("write", self._log), open(self._log, "ab") as file:
                 file.write(line)
         except OSError:
             self._mend_log()
@@ -334,26 +311,6 @@ def _sha256(data: bytes) -> str:
 
 def _seal(record: dict[str, Any]) -> str:
     return _sha256(json.dumps(record, sort_keys=True).encode())
-
-
-@contextmanager
-def _naming(verb: str, path: Path) -> Iterator[None]:
-    """Let an error of the disk say what could not be done, and where."""
-    try:
-        yield
-    except OSError as cause:
-        raise OSError(cause.errno, f"cannot {verb} {path}: {cause.strerror or cause}") from cause
-
-
-def _sync(folder: Path) -> None:
-    """Put the names in `folder` on disk."""
-    if os.name == "nt":  # which cannot open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _version() -> str:

@@ -108,7 +108,7 @@ def build(config: Config) -> tuple[models.Network, Any, Callable]:
     if config.family == "sinusoid":
         family: Any = SinusoidTasks(config.shots, config.queries, config.dtype)
         network = models.mlp(family.input_shape, config.hidden, family.outputs)
-        return network, family, lambda params, x, y: (nn.mse(network.apply(params, x), y),) * 2
+        return network, family, lambda params, x, y: (nn.mse(network.apply(params, x), y),) * 2  # loss and metric
     if not config.data:
         raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
     family = OmniglotTasks(config.data, config.ways, config.shots, config.queries, config.scheme, dtype=config.dtype)
@@ -157,7 +157,8 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
         started = time.perf_counter()
         with bar:
             for i in range(done, config.iterations):
-                (value, metrics), grads = meta(params, family.sample(generator(config, TRAIN, i), config.tasks, "train"))
+                tasks = family.sample(generator(config, TRAIN, i), config.tasks, "train")
+                (value, metrics), grads = meta(params, tasks)
                 params, state = optimizer.update(params, grads, state)
                 _check_finite(params, i + 1)
                 record = {"iteration": i + 1, "loss": float(value), family.metric: float(np.mean(metrics))}
@@ -207,11 +208,13 @@ def _flatten(tree: Nest) -> dict[str, np.ndarray]:
 
 def _unflatten(like: Nest, arrays: dict[str, np.ndarray], where: Path) -> tuple:
     wanted = _flatten(like)
-    for name in wanted.keys() | arrays.keys():
-        seen, want = (f"{x.dtype}{list(x.shape)}" if x is not None else "nothing" for x in (arrays.get(name), wanted.get(name)))
+    for name in sorted(wanted.keys() | arrays.keys()):
+        both = arrays.get(name), wanted.get(name)
+        seen, want = ("nothing" if x is None else f"{x.dtype} {x.shape}" for x in both)
         if seen != want:
-            raise ValueError(f"the checkpoint of {where} does not fit its configuration: {name} is {seen}, wanted {want}")
-    return tuple(tree_fill(like[part], [arrays[f"{part}{path}"] for path, _ in tree_items(like[part])]) for part in like)
+            raise ValueError(f"the checkpoint of {where} does not fit its settings: {name} is {seen}, wanted {want}")
+    fill = lambda part, tree: tree_fill(tree, [arrays[f"{part}{path}"] for path, _ in tree_items(tree)])  # noqa: E731
+    return tuple(fill(part, tree) for part, tree in like.items())
 
 
 def _check_finite(params: Nest, iteration: int) -> None:
@@ -223,11 +226,10 @@ def _check_finite(params: Nest, iteration: int) -> None:
 
 def _shown(record: dict[str, Any], before: str | None) -> str:
     """What stands beside the progress bar; the last validation stays in sight."""
-    parts = [f"{name} {value:.4g}" for name, value in record.items() if name != "iteration" and not name.startswith("val")]
-    validation = next((f"{k.replace('_', ' ')} {v:.4g}" for k, v in record.items() if k.startswith("validation")), None)
-    if validation is None and before and "validation" in before:
-        validation = before[before.index("validation") :]
-    return ", ".join(parts + ([validation] if validation else []))
+    parts = [f"{name.replace('_', ' ')} {record[name]:.4g}" for name in record if name not in ("iteration", "mse")]
+    if before and "validation" in before and not any("validation" in part for part in parts):
+        parts.append(before[before.index("validation") :])
+    return ", ".join(parts)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Fetch the data sets that tasks are drawn from.
 
     omniglot("data/omniglot")              # the two official archives, checked by MD5
-    with atomic_write(path) as file: ...   # a file that appears complete under its name, or not at all
 
 Next: `tinymaml/tasks/omniglot.py`, which reads the archives as they are.
 """
@@ -11,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-from tinymaml.extras import require
+from ..extras import require
+from ..files import atomic_write
 
 OFFICIAL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 MD5 = {
@@ -101,27 +98,3 @@ def _chunks(url: str, timeout: float, progress: bool) -> Iterator[bytes]:
         raise ConnectionError(f"{url}: {cause.reason}") from cause
     except (OSError, http.client.HTTPException) as cause:
         raise ConnectionError(f"{url}: {cause}") from cause
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write a file beside `path`, and give it that name only once it is complete and on the disk.
-
-    When the block raises, the half-written file is removed and an older file under `path` stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name is on the disk only once the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

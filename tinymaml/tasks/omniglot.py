@@ -26,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from tinymaml.extras import require
-from tinymaml.tasks.download import atomic_write
+from ..extras import require
+from ..files import atomic_write
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")

@@ -1,0 +1,326 @@
+"""Each kernel three ways equal, bit for bit: the NumPy twin, the plain loops, the compiled loops. Pairs are transposed."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinymaml import kernels, ops
+from tinymaml.kernels import Kernel
+
+KERNELS = {name: k for name, k in vars(kernels).items() if isinstance(k, Kernel)}
+DTYPES = st.sampled_from([np.float64, np.float32])
+
+
+# ── arguments of every kernel ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def layout(x: np.ndarray, how: str) -> np.ndarray:
+    """The same numbers, in memory as `how` says."""
+    if how == "strided":
+        return np.repeat(x, 2, -1)[..., ::2]
+    if how == "backwards":
+        return x[::-1, ::-1].copy()[::-1, ::-1]
+    if how == "transposed":
+        return x.T.copy().T
+    if how == "broadcast":
+        return np.broadcast_to(x[:1], x.shape)
+    x.flags.writeable = how != "read-only"
+    return x
+
+
+LAYOUTS = st.sampled_from(["plain", "strided", "backwards", "transposed", "broadcast", "read-only"])
+
+
+@st.composite
+def numbers(draw, shape, dtype=DTYPES):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return layout(rng.standard_normal(shape).astype(draw(dtype)), draw(LAYOUTS))
+
+
+@st.composite
+def windows(draw):
+    """x (N, H, W, C) and windows that fit into it, padding asymmetric."""
+    n, h, w, c = (draw(st.integers(1, most)) for most in (2, 6, 6, 3))
+    padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
+    size = tuple(draw(st.integers(1, min(4, m + a + b))) for m, (a, b) in zip((h, w), padding, strict=True))
+    return (n, h, w, c), dict(size=size, stride=draw(st.integers(1, 3)), padding=padding)
+
+
+@st.composite
+def pools(draw):
+    size = draw(st.integers(1, 3))
+    return (draw(st.integers(1, 2)), *(draw(st.integers(size, 7)) for _ in range(2)), draw(st.integers(1, 3))), size
+
+
+def patched(shape, size, stride, padding) -> tuple[int, ...]:
+    rows, columns = ((n + a + b - k) // stride + 1 for n, (a, b), k in zip(shape[1:3], padding, size, strict=True))
+    return shape[0], rows, columns, size[0] * size[1] * shape[3]
+
+
+def pooled(shape, size) -> tuple[int, ...]:
+    return shape[0], shape[1] // size, shape[2] // size, shape[3]
+
+
+@st.composite
+def arguments(draw, name: str) -> tuple:
+    if name in ("patches", "unpatches"):
+        shape, how = draw(windows())
+        return (draw(numbers(shape)), *how.values()) if name == "patches" else (draw(numbers(patched(shape, **how))), shape, *how.values())
+    if name == "scatter_rows":
+        shape = draw(st.integers(1, 5)), draw(st.integers(0, 4))
+        rows = np.array(draw(st.lists(st.integers(0, shape[0] - 1), max_size=8)), np.int64)
+        return draw(numbers((len(rows), shape[1]))), rows, shape
+    shape, size = draw(pools())
+    k = draw(st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(0, size**2, pooled(shape, size))))
+    k = layout(k, draw(LAYOUTS))
+    if name == "unpick":
+        return draw(numbers(pooled(shape, size))), k, size, shape
+    return (draw(numbers(shape)), size) if name == "pool_argmax" else (draw(numbers(shape)), k, size)
+
+
+def bits(x: np.ndarray) -> tuple:
+    return x.dtype, x.shape, x.tobytes()
+
+
+def frozen_bits(args) -> list:
+    return [bits(x) if isinstance(x, np.ndarray) else x for x in args]
+
+
+# ── three ways equal ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_kernel_is_tested():
+    assert set(KERNELS) == {"patches", "unpatches", "pool_argmax", "pick", "unpick", "scatter_rows"}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(data=st.data())
+def test_the_loops_are_their_numpy_twin_bit_for_bit(name, data):
+    kernel, args = KERNELS[name], data.draw(arguments(name))
+    before = frozen_bits(args)
+    assert bits(kernel.loops(*args)) == bits(kernel.twin(*args)) == bits(kernel(*args))
+    assert frozen_bits(args) == before
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(data=st.data())
+def test_the_compiled_loops_are_the_loops_bit_for_bit(name, data):
+    pytest.importorskip("numba")
+    kernel, (x, *rest) = KERNELS[name], data.draw(arguments(name))
+    before = frozen_bits((x, *rest))
+    plain = np.ascontiguousarray(x).copy(), *(r.copy() if isinstance(r, np.ndarray) else r for r in rest)
+    assert kernel.compiled is not None
+    assert bits(kernel.compiled(*plain)) == bits(kernel.loops(x, *rest))
+    assert bits(kernel(x, *rest)) == bits(kernel.twin(x, *rest))
+    assert frozen_bits((x, *rest)) == before == frozen_bits(plain)
+
+
+def test_sums_of_many_are_added_in_the_same_order():
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 3, 2000)
+    for dtype in (np.float64, np.float32):
+        args = (10.0 ** rng.uniform(-4, 4, (2000, 5))).astype(dtype), rows, (3, 5)
+        assert bits(kernels.scatter_rows(*args)) == bits(kernels.scatter_rows.twin(*args))
+        how = dict(size=(5, 5), stride=1, padding=((2, 2), (2, 2)))
+        g = (10.0 ** rng.uniform(-4, 4, (2, 9, 9, 50))).astype(dtype)
+        assert bits(kernels.unpatches(g, (2, 9, 9, 2), **how)) == bits(kernels.unpatches.twin(g, (2, 9, 9, 2), **how))
+
+
+@pytest.mark.parametrize("dtype", [np.complex128, np.float16, np.longdouble, ">f8", ">f4"])
+def test_dtypes_numba_is_not_given_are_numpys(dtype):
+    x = np.arange(16).reshape(1, 4, 4, 1).astype(dtype)
+    how = dict(size=(2, 2), stride=1, padding=((1, 0), (0, 1)))
+    z = kernels.patches(x, **how)
+    np.testing.assert_array_equal(z, kernels.patches(x.astype(complex), **how))
+    assert kernels.unpatches(z, x.shape, **how).dtype == x.dtype
+    k = kernels.pool_argmax(x, size=2)
+    np.testing.assert_array_equal(k, np.full((1, 2, 2, 1), 3))
+    np.testing.assert_array_equal(kernels.unpick(kernels.pick(x, k, size=2), k, size=2, shape=x.shape)[x != 0].max(), 15)
+
+
+# ── windows and pools are what they are said to be ──────────────────────────────────────────────────────────────────
+
+
+@given(windows(), st.data())
+def test_patches_and_unpatches_are_transposed(case, data):
+    shape, how = case
+    x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(patched(shape, **how), st.just(float)))
+    np.testing.assert_allclose(np.vdot(kernels.patches(x, **how), y), np.vdot(x, kernels.unpatches(y, shape, **how)), atol=1e-12)
+
+
+@given(pools(), st.data())
+def test_pick_and_unpick_are_transposed(case, data):
+    shape, size = case
+    x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(pooled(shape, size), st.just(float)))
+    k = kernels.pool_argmax(data.draw(numbers(shape)), size)
+    np.testing.assert_allclose(np.vdot(kernels.pick(x, k, size), y), np.vdot(x, kernels.unpick(y, k, size, shape)), atol=1e-12)
+
+
+@given(st.data())
+def test_taking_rows_and_scatter_add_are_transposed(data):
+    rows = np.array(data.draw(st.lists(st.integers(-4, 3), min_size=1, max_size=9)), data.draw(st.sampled_from([np.int64, np.int32, np.int8])))
+    x, y = data.draw(numbers((4, 2, 3), st.just(float))), data.draw(numbers((len(rows), 2, 3), st.just(float)))
+    np.testing.assert_allclose(np.vdot(x[rows], y), np.vdot(x, kernels.scatter_add(y, (rows,), x.shape)), atol=1e-12)
+
+
+@given(windows(), st.data())
+def test_patches_are_windows_of_the_padded_image(case, data):
+    shape, how = case
+    x = data.draw(numbers(shape))
+    z, padded = kernels.patches(x, **how), np.pad(x, ((0, 0), *how["padding"], (0, 0)))
+    assert z.shape == patched(shape, **how)
+    (h, w), s = how["size"], how["stride"]
+    for i, j in np.ndindex(z.shape[1:3]):
+        np.testing.assert_array_equal(z[:, i, j], padded[:, i * s : i * s + h, j * s : j * s + w].reshape(len(x), -1))
+
+
+@given(pools(), st.data())
+def test_what_is_picked_is_the_largest_of_its_window(case, data):
+    shape, size = case
+    x = data.draw(numbers(shape))
+    n, rows, columns, c = pooled(shape, size)
+    largest = np.max(x[:, : rows * size, : columns * size].reshape(n, rows, size, columns, size, c), (2, 4))
+    np.testing.assert_array_equal(kernels.pick(x, kernels.pool_argmax(x, size), size), largest)
+
+
+@pytest.mark.parametrize("window, where", [
+    ([1, 1, 1, 1], 0), ([0, 2, 2, 1], 1), ([0, 1, 0, 1], 1), ([-0.0, 0.0, 0.0, -0.0], 0), ([0.0, -0.0, 0, 0], 0),
+    ([5, np.nan, 9, np.nan], 1), ([np.nan, 1, 9, np.nan], 0), ([1, 2, 9, np.nan], 3), ([np.nan] * 4, 0),
+    ([-np.inf] * 4, 0), ([-np.inf, np.inf, np.inf, 0], 1), ([np.inf, np.nan, 0, 0], 1),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_ties_and_nan_are_as_in_numpys_argmax(window, where, dtype):
+    x = np.array(window, dtype).reshape(1, 2, 2, 1)
+    assert np.argmax(x) == where
+    for f in (kernels.pool_argmax, kernels.pool_argmax.twin, kernels.pool_argmax.loops):
+        assert f(x, 2).item() == where
+
+
+@given(st.data())
+def test_ties_everywhere_go_to_the_first(data):
+    shape, size = data.draw(pools())
+    x = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 2, shape).astype(data.draw(DTYPES))
+    x[data.draw(st.integers(0, 1)) :: 3] = np.nan
+    assert bits(kernels.pool_argmax(x, size)) == bits(kernels.pool_argmax.twin(x, size)) == bits(kernels.pool_argmax.loops(x, size))
+
+
+# ── scatter_add ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_named_twice_are_added_to_twice_and_negative_ones_count_from_the_end():
+    for dtype in (np.int64, np.int32, np.int8, np.intp):
+        z = kernels.scatter_add(np.array([[1.0, 2], [10, 20], [100, 200]]), (np.array([0, -1, 0], dtype),), (3, 2))
+        np.testing.assert_array_equal(z, [[101, 202], [0, 0], [10, 20]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64])
+def test_small_and_unsigned_row_indices_reach_into_long_tables(dtype):
+    z = kernels.scatter_add(np.ones((2, 2)), (np.array([1, 100], dtype),), (300, 2))
+    assert np.flatnonzero(z.sum(1)).tolist() == [1, 100]
+
+
+@pytest.mark.parametrize("row", [3, -4, 2**40, -(2**40)])
+def test_rows_that_do_not_exist_are_refused(row):
+    with pytest.raises(IndexError, match=rf"scatter_add: rows .*{row}.* of an array with 3 rows"):
+        kernels.scatter_add(np.ones((2, 2)), (np.array([0, row]),), (3, 2))
+    with pytest.raises(IndexError):
+        ops.scatter_add(np.ones(2), np.array([0, row]), template=(ops.ARRAY,), shape=(3,))
+
+
+@pytest.mark.parametrize("index, shape", [
+    ((np.array([1, 1]),), (3,)), ((np.array([[0, 1], [1, 2]]),), (3, 2, 2)), ((np.array(2),), (3, 2)), ((np.array([], int),), (3, 2)),
+    ((np.array([], int),), (0, 2)), ((np.array([0, 0]),), (3, 0)), ((np.array([0, 0]), slice(None)), (3, 2)), ((..., np.array([1, 1])), (3, 2)),
+    ((np.array([0, 0]), np.array([1, 1])), (3, 2)), ((np.array([True, False, True]),), (3, 2)), ((np.int64(1),), (3, 2)), ((1, np.array([0, 0])), (3, 2)),
+], ids=str)  # fmt: skip
+def test_any_index_adds_as_numpys_add_at(index, shape):
+    z = np.zeros(shape)
+    g = np.arange(1.0, 1 + z[index].size).reshape(z[index].shape)
+    np.add.at(z, index, g)
+    assert bits(kernels.scatter_add(g, index, shape)) == bits(z)
+
+
+# ── with and without Numba ──────────────────────────────────────────────────────────────────────────────────────────
+
+GRADIENT = """
+import sys, hashlib, numpy as np, tinymaml as tm
+rng = np.random.default_rng(0)
+def loss(p, x, ids, y):
+    h = tm.nn.max_pool2d(tm.nn.relu(tm.nn.conv2d(x, p["w"])), 2)
+    h = np.reshape(h, (len(x), -1)) + tm.nn.embedding(p["table"], ids)
+    return tm.nn.cross_entropy(tm.nn.batch_norm(h), y)
+digest = hashlib.sha256()
+for dtype in (np.float64, np.float32):
+    p = {"w": rng.standard_normal((3, 3, 2, 4)).astype(dtype), "table": rng.standard_normal((7, 36)).astype(dtype)}
+    x, ids, y = rng.standard_normal((5, 6, 6, 2)).astype(dtype), rng.integers(0, 7, 5), rng.integers(0, 36, 5)
+    def adapted(p):
+        g = tm.grad(loss)(p, x, ids, y)
+        return loss(tm.tree_map(lambda a, b: a - 0.1 * b, p, g), x, ids, y)
+    value, g = tm.value_and_grad(adapted)(p)
+    for a in (value, g["w"], g["table"]):
+        assert a.dtype == dtype
+        digest.update(np.ascontiguousarray(a).tobytes())
+print(digest.hexdigest(), "numba" in sys.modules, tm.kernels.patches.compiled is not None)
+"""
+
+
+def python(code: str, **environment: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], env={**os.environ, **environment},
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def without_numba() -> list[str]:
+    return python(GRADIENT, TINYMAML_NUMBA="0")
+
+
+def test_import_tinymaml_imports_numpy_only():
+    others = "numba scipy matplotlib PIL tqdm safetensors filelock torch jax llvmlite".split()
+    code = f"import sys, tinymaml; print(*[m for m in {others} if m in sys.modules], 'numpy' in sys.modules)"
+    assert python(code) == ["True"]
+
+
+def test_switched_off_numba_is_not_imported(without_numba):
+    assert without_numba[1:] == ["False", "False"]
+
+
+def test_a_meta_gradient_has_the_same_bits_without_numba(without_numba):
+    pytest.importorskip("numba")
+    assert python(GRADIENT, TINYMAML_NUMBA="1") == [without_numba[0], "True", "True"]
+
+
+def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('there is no numba here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert python(GRADIENT, PYTHONPATH=path, TINYMAML_NUMBA="1")[0] == without_numba[0]
+
+
+def test_a_cache_folder_that_cannot_be_written_is_done_without(without_numba, tmp_path):
+    pytest.importorskip("numba")
+    (tmp_path / "a file").touch()
+    assert python(GRADIENT, NUMBA_CACHE_DIR=str(tmp_path / "a file"), TINYMAML_NUMBA="1") == [without_numba[0], "True", "True"]
+
+
+# ── planted errors are found ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sum_in_another_order_has_other_bits():
+    rng = np.random.default_rng(0)
+    g, rows = 10.0 ** rng.uniform(-4, 4, (2000, 5)), rng.integers(0, 3, 2000)
+    backwards = kernels.scatter_rows(g[::-1], rows[::-1].copy(), (3, 5))
+    assert bits(backwards) != bits(kernels.scatter_rows(g, rows, (3, 5)))
+    np.testing.assert_allclose(backwards, kernels.scatter_rows(g, rows, (3, 5)))
+
+
+def test_padding_on_the_wrong_side_is_not_transposed():
+    x, how = np.arange(1.0, 10).reshape(1, 3, 3, 1), dict(size=(2, 2), stride=1)
+    y = np.ones((1, 3, 3, 4)) * np.arange(1, 5)
+    right = np.vdot(kernels.patches(x, padding=((1, 0), (0, 1)), **how), y)
+    assert right == np.vdot(x, kernels.unpatches(y, x.shape, padding=((1, 0), (0, 1)), **how))
+    assert right != np.vdot(x, kernels.unpatches(y, x.shape, padding=((0, 1), (1, 0)), **how))

@@ -1,0 +1,485 @@
+"""The meta-gradient is the paper's, to the last term; the usual mistakes are told apart; bad input is named."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, nn, tree_leaves, tree_map
+from tinymaml import stop_gradient as held
+
+ALPHA = 0.3
+RATES = {"w1": 0.3, "b1": 0.1, "w2": 0.05 * np.arange(1.0, 5)[:, None], "b2": np.array([0.2])}
+
+
+def close(ours, wanted, rtol=1e-12):
+    for a, b in zip(tree_leaves(ours), tree_leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b), initial=0))
+
+
+def mlp(params, x, y):
+    h = np.tanh(x @ params["w1"] + params["b1"])
+    return nn.mse(h @ params["w2"] + params["b2"], y)
+
+
+def mlp_params(seed=0, dtype=np.float64, width=4):
+    rng = np.random.default_rng(seed)
+    shapes = {"w1": (2, width), "b1": (width,), "w2": (width, 1), "b2": (1,)}
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def mlp_tasks(count=3, seed=1, support=5, query=7, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    draw = lambda n, width: rng.standard_normal((count, n, width)).astype(dtype)  # noqa: E731
+    return (draw(support, 2), draw(support, 1)), (draw(query, 2), draw(query, 1))
+
+
+def unstacked(tasks):
+    return [tree_map(lambda x, t=t: x[t], tasks) for t in range(len(tree_leaves(tasks)[0]))]
+
+
+# ── the fixture: ½(w·x − y)², where every variant gives other integers ──────────────────────────────────────────────
+
+W, XS, XQ, NONE = np.array([2.0, 3, 5]), np.array([1.0, 2, 3]), np.array([4.0, 5, 6]), np.zeros(())
+FIXTURE = [((XS, NONE), (XQ, NONE))]
+
+
+def half_square(w, x, y=NONE):
+    return (w @ x - y) ** 2 / 2
+
+
+def gradient(x, at):
+    return grad(half_square)(at, x)
+
+
+def step(w, x=XS):
+    return w - 0.5 * gradient(x, w)
+
+
+def held_step(w):
+    return w - 0.5 * held(gradient(XS, w))
+
+
+def meta(w=W, tasks=FIXTURE, **how):
+    return meta_value_and_grad(half_square, inner_lr=0.5, **how)(w, tasks)[1]
+
+
+def through(inner):
+    """The honest gradient of the query loss after an inner loop of one's own."""
+    return grad(lambda w: half_square(inner(w), XQ))(W)
+
+
+def stale(w):
+    g = gradient(XS, w)
+    return w - 0.5 * g - 0.5 * g
+
+
+def plus_half_hessian(x, sign):
+    g = gradient(XQ, step(W))
+    return g + sign * 0.5 * hvp(lambda w: half_square(w, x), (W,), g)
+
+
+VARIANTS = {
+    "exact, K = 1": (lambda: meta(), (3780, 8505, 13230)),
+    "exact, written out": (lambda: through(step), (3780, 8505, 13230)),
+    "exact, by its formula": (lambda: plus_half_hessian(XS, -1), (3780, 8505, 13230)),
+    "FOMAML": (lambda: meta(first_order=True), (-1260, -1575, -1890)),
+    "FOMAML, g_q at θ′": (lambda: gradient(XQ, step(W)), (-1260, -1575, -1890)),
+    "FOMAML, held": (lambda: through(held_step), (-1260, -1575, -1890)),
+    "g_q at θ": (lambda: meta(inner_steps=0), (212, 265, 318)),
+    "Reptile, θ − θ′": (lambda: W - adapt(half_square, W, (XS,), inner_lr=0.5, inner_steps=1), (11.5, 23, 34.5)),
+    "I + αH": (lambda: plus_half_hessian(XS, 1), (-6300, -11655, -17010)),
+    "H of the query": (lambda: plus_half_hessian(XQ, -1), (47250, 59062.5, 70875)),
+    "roles swapped": (lambda: meta(tasks=[FIXTURE[0][::-1]]), (51975, 64350, 76725)),
+    "query = support": (lambda: meta(tasks=[(FIXTURE[0][0],) * 2]), (828, 1656, 2484)),
+    "grad.sum()": (lambda: through(lambda w: w - 0.5 * np.sum(gradient(XS, w))), (40262, 83470, 126678)),
+    "exact, K = 2": (lambda: meta(inner_steps=2), (159012, 312345, 465678)),
+    "K = 2, first factor missing": (lambda: through(lambda w: step(held_step(w))), (-22716, -51111, -79506)),
+    "K = 2, last factor missing": (lambda: through(lambda w: held_step(step(w))), (-22716, -51111, -79506)),
+    "K = 2, stale first gradient": (lambda: through(stale), (19124, 40297, 61470)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_fixture_tells_variants_apart(variant):
+    compute, integers = VARIANTS[variant]
+    np.testing.assert_array_equal(compute(), np.array(integers, float))
+
+
+# ── the formula ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def by_the_formula(loss, params, tasks, rates, steps, first_order=False):
+    """1/T Σₜ (I − H₀α) ⋯ (I − H_{K−1}α) g_q(θ_K), with H by hvp; the mean query loss beside it."""
+    values, total = [], tree_map(np.zeros_like, params)
+    for support, query in unstacked(tasks):
+        thetas = [params]
+        for _ in range(steps):
+            g = grad(loss)(thetas[-1], *support)
+            thetas.append(tree_map(lambda p, a, g: p - a * g, thetas[-1], rates, g))
+        value, v = tm.value_and_grad(loss)(thetas[-1], *query)
+        for theta in [] if first_order else thetas[-2::-1]:
+            hv = hvp(lambda p, data=support: loss(p, *data), (theta,), tree_map(lambda a, v: a * v, rates, v))
+            v = tree_map(lambda v, hv: v - hv, v, hv)
+        values.append(value)
+        total = tree_map(lambda s, v: s + v / len(tasks[0][0]), total, v)
+    return np.mean(values), total
+
+
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("rates", [ALPHA, RATES], ids=["a number", "a nest"])
+def test_the_meta_gradient_is_the_product_of_hessians(steps, rates):
+    params, tasks = mlp_params(), mlp_tasks()
+    full = rates if isinstance(rates, dict) else tree_map(lambda p: rates, params)
+    exact = by_the_formula(mlp, params, tasks, full, steps)
+    first = by_the_formula(mlp, params, tasks, full, steps, first_order=True)
+    close(meta_value_and_grad(mlp, inner_lr=rates, inner_steps=steps)(params, tasks), exact)
+    close(meta_value_and_grad(mlp, inner_lr=rates, inner_steps=steps, first_order=True)(params, tasks), first)
+    if steps:  # the two differ by more than rounding
+        assert np.linalg.norm(exact[1]["w1"] - first[1]["w1"]) > 0.01 * np.linalg.norm(exact[1]["w1"])
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_task_by_task_equals_all_tasks_in_one_graph(steps, first_order):
+    params, tasks, how = mlp_params(), mlp_tasks(), dict(inner_lr=ALPHA, inner_steps=steps, first_order=first_order)
+    value, grads = meta_value_and_grad(mlp, **how)(params, tasks)
+    one = tm.value_and_grad(lambda p: meta_loss(mlp, p, tasks, **how))(params)
+    close((value, grads), one)
+    close(value, meta_loss(mlp, params, tasks, **how))
+    adapted = [adapt(mlp, params, support, **how) for support, _ in unstacked(tasks)]
+    close(value, np.mean([mlp(p, *query) for p, (_, query) in zip(adapted, unstacked(tasks), strict=True)]))
+
+
+def test_no_inner_step_is_joint_training():
+    params, tasks = mlp_params(), mlp_tasks()
+    _, grads = meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=0)(params, tasks)
+    close(grads, grad(lambda p: sum(mlp(p, *query) for _, query in unstacked(tasks)) / 3)(params))
+
+
+def test_tasks_of_unequal_sizes_come_in_a_list():
+    params, how = mlp_params(), dict(inner_lr=ALPHA, inner_steps=2)
+    small, large = mlp_tasks(1, seed=1, support=2, query=3), mlp_tasks(1, seed=2, support=9, query=4)
+    value, grads = meta_value_and_grad(mlp, **how)(params, [*unstacked(small), *unstacked(large)])
+    one, other = (meta_value_and_grad(mlp, **how)(params, tasks) for tasks in (small, large))
+    close((value, grads), tree_map(lambda a, b: (a + b) / 2, one, other))  # tasks count alike, whatever their size
+
+
+def test_a_list_of_equal_tasks_is_the_same_as_the_stack():
+    params, tasks, f = mlp_params(), mlp_tasks(), meta_value_and_grad(mlp, inner_lr=ALPHA)
+    for a, b in zip(tree_leaves(f(params, tasks)), tree_leaves(f(params, unstacked(tasks))), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_data_may_be_nests():
+    def loss(params, x, y):
+        return mlp(params, np.stack([x["left"], x["pair"][0]], -1), y["y"])
+
+    (xs, ys), (xq, yq) = mlp_tasks()
+    nested = tuple(({"left": x[..., 0], "pair": (x[..., 1], x)}, {"y": y}) for x, y in ((xs, ys), (xq, yq)))
+    close(
+        meta_value_and_grad(loss, inner_lr=ALPHA, inner_steps=2)(mlp_params(), nested),
+        meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=2)(mlp_params(), ((xs, ys), (xq, yq))),
+    )
+
+
+def test_the_order_of_tasks_does_not_matter():
+    params, tasks, f = mlp_params(), mlp_tasks(5), meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=2)
+    close(f(params, tree_map(lambda x: x[[3, 0, 4, 1, 2]], tasks)), f(params, tasks), rtol=1e-14)
+
+
+def test_aux_of_every_task_is_returned():
+    def loss(params, x, y):
+        return mlp(params, x, y), {"n": len(y), "mean": np.mean(x @ params["w1"])}
+
+    params, tasks = mlp_params(), mlp_tasks()
+    (value, aux), grads = meta_value_and_grad(loss, inner_lr=ALPHA, inner_steps=2, has_aux=True)(params, tasks)
+    close((value, grads), meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=2)(params, tasks))
+    assert [a["n"] for a in aux] == [7, 7, 7]
+    for a, (support, (xq, _)) in zip(aux, unstacked(tasks), strict=True):
+        close(a["mean"], np.mean(xq @ adapt(mlp, params, support, inner_lr=ALPHA, inner_steps=2)["w1"]))
+        assert not isinstance(a["mean"], tm.Tensor)
+
+
+# ── derivatives of anything ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_slope_in_the_inner_rate_is_minus_the_product_of_gradients():
+    params, tasks = mlp_params(), mlp_tasks()
+    products = []
+    for support, query in unstacked(tasks):
+        adapted = adapt(mlp, params, support, inner_lr=RATES, inner_steps=1)
+        products.append(tree_map(lambda a, b: -a * b, grad(mlp)(params, *support), grad(mlp)(adapted, *query)))
+    mean = tree_map(lambda *p: sum(p) / len(p), *products)
+    full = tree_map(lambda p, a: np.broadcast_to(a, p.shape).astype(float), params, RATES)
+    for first_order in (False, True):  # with one step, θ does not move with α
+        slope = grad(lambda a: meta_loss(mlp, params, tasks, inner_lr=a, first_order=first_order))  # noqa: B023
+        close(slope(full), mean)
+        by_tensor = slope(tree_map(lambda p: np.array(0.0), params) | {"b1": 0.1})  # numbers: summed over the tensor
+        assert all(np.shape(s) == () for s in tree_leaves(by_tensor))
+    one = grad(lambda a: meta_loss(mlp, params, tasks, inner_lr=tree_map(lambda r: a * r, RATES)))(1.0)
+    close(one, sum(np.sum(m * a) for m, a in zip(tree_leaves(mean), tree_leaves(full), strict=True)))
+
+
+def test_the_slope_in_a_number_is_the_sum_over_everything():
+    params, tasks = mlp_params(), mlp_tasks(1)
+    ((support, query),) = unstacked(tasks)
+    adapted = adapt(mlp, params, support, inner_lr=ALPHA, inner_steps=1)
+    pairs = zip(tree_leaves(grad(mlp)(params, *support)), tree_leaves(grad(mlp)(adapted, *query)), strict=True)
+    close(grad(lambda a: meta_loss(mlp, params, tasks, inner_lr=a))(ALPHA), -sum(np.sum(a * b) for a, b in pairs))
+
+
+def conv_bn(params, x, labels):
+    h = nn.conv2d(x, params["w"], stride=2)
+    h = nn.softplus(nn.batch_norm(h, params["gamma"], params["beta"]))
+    return nn.cross_entropy(np.mean(h, (1, 2)) @ params["out"], labels)
+
+
+def conv_bn_problem():
+    rng = np.random.default_rng(3)
+    params = {"w": (3, 3, 1, 2), "gamma": (2,), "beta": (2,), "out": (2, 2)}
+    params = {name: 1 + rng.standard_normal(shape) for name, shape in params.items()}
+    support = rng.standard_normal((1, 2, 3, 3, 1)), np.array([[0, 1]])
+    query = rng.standard_normal((1, 3, 3, 3, 1)), np.array([[1, 0, 1]])
+    return params, (support, query)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_numerical_differentiation_confirms_the_meta_loss_of_an_mlp(order):
+    f = lambda p, a: meta_loss(mlp, p, mlp_tasks(2, support=2, query=2), inner_lr=a, inner_steps=2)  # noqa: E731
+    check_grads(f, (mlp_params(width=2), np.array(ALPHA)), order=order, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_numerical_differentiation_confirms_the_meta_loss_of_a_convolution_with_batch_norm(order):
+    params, tasks = conv_bn_problem()
+    check_grads(lambda p, a: meta_loss(conv_bn, p, tasks, inner_lr=a), (params, np.array(0.1)), order=order, rtol=1e-5)
+
+
+def test_numerical_differentiation_confirms_rates_of_every_parameter_and_the_data():
+    rates = tree_map(lambda p: np.full(p.shape, ALPHA), mlp_params(width=2))
+    tasks = mlp_tasks(1, support=2, query=2)
+    f = lambda a, tasks: meta_loss(mlp, mlp_params(width=2), tasks, inner_lr=a, inner_steps=2)  # noqa: E731
+    check_grads(f, (rates, tasks), order=2, rtol=1e-5)
+
+
+def test_a_gradient_of_the_meta_gradient_is_exact():
+    tasks, v = mlp_tasks(2), mlp_params(5)
+    f = lambda p: meta_loss(mlp, p, tasks, inner_lr=ALPHA, inner_steps=2)  # noqa: E731
+    inner = lambda p: meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=2)(p, tasks)[1]  # noqa: E731
+    dot = lambda g: sum(np.sum(a * b) for a, b in zip(tree_leaves(g), tree_leaves(v), strict=True))  # noqa: E731
+    close(grad(lambda p: dot(inner(p)))(mlp_params()), hvp(f, (mlp_params(),), v))
+
+
+# ── what is the user's stays the user's ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_nothing_is_modified_and_nothing_is_shared(steps):
+    params, tasks, rates = mlp_params(), mlp_tasks(), tree_map(np.array, RATES)
+    theirs = tree_leaves((params, tasks, rates))
+    before = [x.copy() for x in theirs]
+    for x in theirs:
+        x.flags.writeable = False
+    ((support, _), *_) = unstacked(tasks)
+    results = [
+        adapt(mlp, params, support, inner_lr=rates, inner_steps=steps),
+        meta_loss(mlp, params, tasks, inner_lr=rates, inner_steps=steps),
+        meta_value_and_grad(mlp, inner_lr=rates, inner_steps=steps)(params, tasks),
+    ]
+    for x, b in zip(theirs, before, strict=True):
+        np.testing.assert_array_equal(x, b)
+        assert not any(np.shares_memory(x, y) for y in tree_leaves(results))
+    for y in tree_leaves((results[0], results[2][1])):
+        assert y.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [ALPHA, np.float64(ALPHA), np.array(ALPHA), tree_map(np.float64, RATES | {"w2": 0.1, "b2": 0.1}), RATES],
+    ids=["number", "NumPy number", "array", "numbers", "arrays"],
+)
+def test_float32_stays_float32(rates):
+    params, tasks = mlp_params(dtype=np.float32), mlp_tasks(dtype=np.float32)
+    value, grads = meta_value_and_grad(mlp, inner_lr=rates, inner_steps=2)(params, tasks)
+    adapted = adapt(mlp, params, unstacked(tasks)[0][0], inner_lr=rates, inner_steps=2)
+    assert {x.dtype for x in tree_leaves((value, grads, adapted))} == {np.dtype(np.float32)}
+    close(grads, meta_value_and_grad(mlp, inner_lr=rates, inner_steps=2)(mlp_params(), mlp_tasks())[1], rtol=1e-4)
+
+
+def meta_bits():
+    out = meta_value_and_grad(mlp, inner_lr=RATES, inner_steps=3)(mlp_params(), mlp_tasks())
+    return b"".join(np.asarray(x).tobytes() for x in tree_leaves(out)).hex()
+
+
+def test_the_same_bits_from_run_to_run():
+    here = os.path.dirname(__file__)
+    program = f"import sys; sys.path.insert(0, {here!r}); import test_maml; print(test_maml.meta_bits())"
+    again = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
+                       env=os.environ | {"PYTHONHASHSEED": seed}).stdout.strip()
+        for seed in "12"
+    ]  # fmt: skip
+    assert again == [meta_bits()] * 2
+
+
+def test_python_numbers_are_parameters():
+    loss = lambda p, x, y: np.mean((p["a"] * x + p["b"] - y) ** 2)  # noqa: E731
+    task = [((XS, XQ), (XQ, XS))]
+    as_arrays = {"a": np.array(2.0), "b": np.array(0.5)}
+    for rates in (0.01, np.array(0.01), {"a": 0.01, "b": np.array(0.01)}):
+        how = dict(inner_lr=rates, inner_steps=2)
+        wanted = meta_value_and_grad(loss, **how)(as_arrays, task)
+        close(meta_value_and_grad(loss, **how)({"a": 2.0, "b": 0.5}, task), wanted)
+        close(meta_loss(loss, {"a": 2.0, "b": 0.5}, task, **how), wanted[0])
+        assert adapt(loss, {"a": 2.0, "b": 0.5}, (XS, XQ), **how).keys() == {"a", "b"}
+
+
+# ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_value(x, at, value):
+    x = x.copy()
+    x[at] = value
+    return x
+
+
+def spoil(params=None, tasks=None, **how):
+    """Every door of the module, given the same bad input."""
+    params = mlp_params() | (params or {})
+    tasks = tasks or mlp_tasks()
+    how = dict(inner_lr=ALPHA, inner_steps=2) | how
+    return {
+        "meta_value_and_grad": lambda: meta_value_and_grad(mlp, **how)(params, tasks),
+        "meta_loss": lambda: meta_loss(mlp, params, tasks, **how),
+        "adapt": lambda: adapt(mlp, params, tree_map(lambda x: x[1], tasks[0]), **how),
+    }
+
+
+(TXS, TYS), (TXQ, TYQ) = mlp_tasks()
+NAN_AT = (1, 2, 0)  # task 1, example 2, feature 0
+REFUSED = {
+    "NaN in a parameter": (dict(params={"w1": np.array([[1, 2, np.nan, 4], [np.inf, 1, 1, 1]])}), ValueError,
+                           r"params\['w1'\].*2 of 8, first nan at \[0, 2\]"),
+    "an infinite rate": (dict(inner_lr=np.inf), ValueError, "inner_lr is not finite.*inf"),
+    "NaN in a nest of rates": (dict(inner_lr=RATES | {"b2": np.array([np.nan])}), ValueError, r"inner_lr\['b2'\].*nan"),
+    "NaN in the support": (dict(tasks=((with_value(TXS, NAN_AT, np.nan), TYS), (TXQ, TYQ))), ValueError,
+                           r"support set( of task 1)?.*\[0\].*1 of 10, first nan at \[2, 0\]"),
+    "infinity in support labels": (dict(tasks=((TXS, with_value(TYS, NAN_AT, -np.inf)), (TXQ, TYQ))), ValueError,
+                                   r"support set( of task 1)?.*\[1\].*1 of 5, first -inf at \[2, 0\]"),
+    "integer parameters": (dict(params={"b1": np.arange(4)}), TypeError, r"params\['b1'\].*int64"),
+    "boolean parameters": (dict(params={"b1": np.ones(4, bool)}), TypeError, r"params\['b1'\].*bool"),
+    "object parameters": (dict(params={"b1": np.array([1, None], object)}), TypeError, r"params\['b1'\].*object"),
+    "object data": (dict(tasks=((TXS.astype(object), TYS), (TXQ, TYQ))), TypeError, r"\[0\].*object"),
+    "rates of another nest": (dict(inner_lr={"w1": 0.1}), ValueError, "nests differ.*w1.*b1"),
+    "rates deeper than the parameters": (dict(inner_lr=RATES | {"b1": [0.1]}), ValueError, r"nests differ at \['b1'\]"),
+    "rates of another shape": (dict(inner_lr=RATES | {"b1": np.ones(3)}), ValueError,
+                               r"inner_lr\['b1'\].*\(3,\).*\(4,\)"),
+    "rates that would widen": (dict(inner_lr=RATES | {"b2": np.full((5, 1), 0.1)}), ValueError,
+                               r"inner_lr\['b2'\].*\(5, 1\).*\(1,\)"),
+    "no rate": (dict(inner_lr=None), (TypeError, ValueError), "inner_lr is None"),
+    "a rate in words": (dict(inner_lr="0.1"), (TypeError, ValueError), "inner_lr.*0.1"),
+    "negative steps": (dict(inner_steps=-1), ValueError, "inner_steps is -1"),
+    "fractional steps": (dict(inner_steps=1.0), ValueError, "inner_steps is 1.0"),
+    "boolean steps": (dict(inner_steps=True), ValueError, "inner_steps is True"),
+    "empty support": (dict(tasks=((TXS[:, :0], TYS[:, :0]), (TXQ, TYQ))), ValueError,
+                      r"support set( of task 0)? is empty: \[0\] has shape \(0, 2\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("door", ["meta_value_and_grad", "meta_loss", "adapt"])
+def test_bad_input_is_named(case, door):
+    how, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        spoil(**how)[door]()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    {
+        "disagreeing arrays": (((TXS, TYS[:2]), (TXQ, TYQ)), r"number.*\(3, 5, 2\).*\(2, 5, 1\)"),
+        "a number among arrays": (((TXS, 1.0), (TXQ, TYQ)), r"number.*\(3, 5, 2\).*\(\)"),
+        "not a pair": ((TXS, TYS), "tasks must be"),
+        "three sets": (((TXS, TYS), (TXQ, TYQ), (TXQ, TYQ)), "tasks must be"),
+        "an empty list": ([], "tasks must be|no tasks"),
+        "no tasks": (tree_map(lambda x: x[:0], mlp_tasks()), "no tasks"),
+        "an empty query": (((TXS, TYS), (TXQ[:, :0], TYQ[:, :0])), r"query set of task 0 is empty.*\(0, 2\)"),
+        "NaN in a query": (((TXS, TYS), (with_value(TXQ, (2, 6, 1), np.nan), TYQ)),
+                           r"query set of task 2: \[0\].*1 of 14, first nan at \[6, 1\]"),
+        "one of a list": ([((TXS[0], TYS[0]), (TXQ[0], TYQ[0])), ((TXS[0], TYS[0]),)], "tasks must be"),
+    }.values(),
+)  # fmt: skip
+def test_bad_tasks_are_named(tasks, message):
+    with pytest.raises(ValueError, match=message):
+        meta_value_and_grad(mlp, inner_lr=ALPHA)(mlp_params(), tasks)
+    with pytest.raises(ValueError, match=message):
+        meta_loss(mlp, mlp_params(), tasks, inner_lr=ALPHA)
+
+
+def test_parameters_without_arrays_are_refused():
+    with pytest.raises(ValueError, match=re.escape("params is {}")):
+        meta_loss(mlp, {}, mlp_tasks(), inner_lr=ALPHA)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_loss_which_is_not_a_scalar_is_named(steps):
+    def errors(params, x, y):
+        return (np.tanh(x @ params["w1"]) @ params["w2"] - y) ** 2
+
+    task = unstacked(mlp_tasks())[:1]
+    with pytest.raises(ValueError, match=r"errors must return a scalar.*\((7|5), 1\)"):
+        meta_value_and_grad(errors, inner_lr=ALPHA, inner_steps=steps)(mlp_params(), task)
+    with pytest.raises(ValueError, match=r"errors must return a scalar"):
+        meta_loss(errors, mlp_params(), task, inner_lr=ALPHA, inner_steps=steps)
+
+
+def linear(w, x, y):
+    return np.mean((x @ w - y) ** 2)
+
+
+@pytest.fixture
+def exploding():
+    """Two tasks, of which the second diverges with α = 1: θ grows 10⁸-fold every step."""
+    rng = np.random.default_rng(0)
+    tame, wild = ((rng.standard_normal((3, 2)) * scale, np.ones(3)) for scale in (0.1, 1e4))
+    return np.ones(2), [(tame, tame), (wild, wild)]
+
+
+def test_a_diverging_inner_loop_names_task_step_and_loss_and_nothing_else_is_said(exploding):
+    w, tasks = exploding  # RuntimeWarnings are errors here
+    for call in (
+        lambda: meta_value_and_grad(linear, inner_lr=1.0, inner_steps=60)(w, tasks),
+        lambda: meta_loss(linear, w, tasks, inner_lr=1.0, inner_steps=60),
+    ):
+        with pytest.raises(FloatingPointError, match=r"task 1, inner step \d+: the support loss is (inf|nan)"):
+            call()
+    with pytest.raises(FloatingPointError, match=r"inner step \d+: the support loss is (inf|nan)"):
+        adapt(linear, w, tasks[1][0], inner_lr=1.0, inner_steps=60)
+
+
+def test_a_last_step_that_diverges_is_named_too(exploding):
+    w, tasks = exploding
+    with pytest.raises(FloatingPointError, match="task 1: the query loss is (inf|nan)"):
+        meta_value_and_grad(linear, inner_lr=1e300, inner_steps=1)(w, tasks)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        adapt(linear, w, tasks[1][0], inner_lr=1e308, inner_steps=1)
+
+
+def test_a_nan_of_the_loss_itself_is_named():
+    loss = lambda w, x, y: np.mean(np.log(x @ w))  # noqa: E731
+    with pytest.raises(FloatingPointError, match="task 0, inner step 0: the support loss is nan"):
+        meta_value_and_grad(loss, inner_lr=0.1)(-np.ones(2), [((np.ones((3, 2)), np.ones(3)),) * 2])
+
+
+def test_numpys_error_settings_are_left_as_they_were(exploding):
+    w, tasks = exploding
+    before = np.geterr()
+    adapt(linear, w, tasks[0][0], inner_lr=0.1, inner_steps=1)
+    with pytest.raises(FloatingPointError):
+        meta_value_and_grad(linear, inner_lr=1.0, inner_steps=60)(w, tasks)
+    assert np.geterr() == before

@@ -1,0 +1,489 @@
+"""Every primitive and every NumPy function: its value is NumPy's, its derivatives are those of numerical differentiation.
+
+Three tables, one line a case: SMOOTH (differentiated, orders 1 to 3), STEPS (piecewise constant, derivative zero) and
+PLAIN (numbers about an array). A primitive or a function of `NUMPY` without a case fails `test_..._has_a_case`.
+"""
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tinymaml import check, ops
+from tinymaml.check import GradientError, check_grads
+from tinymaml.engine import Primitive, Tensor, stop_gradient, vjp
+from tinymaml.nest import tree_leaves, tree_map
+from tinymaml.numpy_api import NUMPY, _numpy_name
+
+REGISTERED = dict(Primitive.registry)  # before any test plants one
+
+
+# ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _point(seed: int, *shape: int) -> np.ndarray:
+    """Numbers of both signs away from 0, no two alike in the points below; read-only."""
+    rng = np.random.default_rng(seed)
+    size = int(np.prod(shape, dtype=int))
+    x = rng.permutation(np.linspace(0.15, 1.85, size) if size > 1 else np.array([0.7])) * rng.choice([-1, 1], size)
+    x = (x + np.sign(x) * 0.0071 * seed).reshape(shape)
+    x.flags.writeable = False
+    return x
+
+
+def _frozen(x) -> np.ndarray:
+    x = np.asarray(x)
+    x.flags.writeable = False
+    return x
+
+
+E, F = _point(0, 2), _point(1, 2)  # two elements: cheap at order 3
+COLUMN, ROW, S = _point(2, 2, 1), _point(3, 3), _point(4)
+X, Y, A, B, M, V, W = (_point(5 + i, *n) for i, n in enumerate([(2, 3), (2, 3), (2, 3), (3, 2), (3, 3), (3,), (3,)]))
+C, D, IMAGE = _point(20, 2, 3, 2), _point(21, 2, 2, 3), _point(22, 1, 4, 4, 1)
+EP, FP, XP = (_frozen(np.abs(x) + 0.4) for x in (E, F, X))  # positive
+ROWS = _frozen([[2, 0, 2], [0, -1, 1]])
+MASK = _frozen([[True, False, True], [False, True, True]])
+WINDOW = dict(size=(2, 3), stride=2, padding=((1, 0), (0, 2)))
+CHOSEN = _frozen(np.array([3, 0, 2, 1]).reshape(1, 2, 2, 1))
+
+
+# ── what is not in NumPy, spelled out ───────────────────────────────────────────────────────────────────────────────
+
+
+def naive_patches(x, size, stride, padding):
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], size, strict=True))
+    windows = [[x[:, i * stride : i * stride + size[0], j * stride : j * stride + size[1]].reshape(len(x), -1)
+                for j in range(columns)] for i in range(rows)]  # fmt: skip
+    return np.array(windows).transpose(2, 0, 1, 3)
+
+
+def naive_unpatches(g, shape, **how):
+    """Column by column: the transpose of the matrix of `naive_patches`."""
+    basis = np.eye(int(np.prod(shape)), dtype=g.dtype).reshape(-1, *shape)
+    return np.array([np.sum(naive_patches(e, **how) * g) for e in basis], g.dtype).reshape(shape)
+
+
+def naive_pick(x, k, size):
+    z = np.empty(k.shape, x.dtype)
+    for n, i, j, c in np.ndindex(k.shape):
+        z[n, i, j, c] = x[n, i * size + k[n, i, j, c] // size, j * size + k[n, i, j, c] % size, c]
+    return z
+
+
+def naive_unpick(g, k, size, shape):
+    basis = np.eye(int(np.prod(shape)), dtype=g.dtype).reshape(-1, *shape)
+    return np.array([np.sum(naive_pick(e, k, size) * g) for e in basis], g.dtype).reshape(shape)
+
+
+def naive_scatter(g, rows, shape):
+    z = np.zeros(shape, g.dtype)
+    for i in np.ndindex(rows.shape):
+        z[rows[i]] += g[i]
+    return z
+
+
+# ── the tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Case:
+    """f at args. `key` is the primitive's name or the NumPy function; `reference` is f for arrays, where they differ."""
+
+    def __init__(self, key, f, *args, order=2, reference=None, exact=False):
+        self.key, self.f, self.args, self.order = key, f, args, order
+        self.reference, self.exact = reference or f, exact
+        self.name = key if isinstance(key, str) else f"np.{_numpy_name(key)}"
+
+
+def case(key, f, *args, **how):
+    return Case(key, f, *args, **how)
+
+
+def unary(key, x=E, f=None):
+    return Case(key, f or (lambda x, key=key: key(x)), x, order=3)
+
+
+def primitive(name, *args, reference=None, order=2, **params):
+    """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
+    reference = reference or getattr(np, name)
+    return Case(name, lambda *xs: REGISTERED[name](*xs, **params), *args,
+                order=order, reference=lambda *xs: reference(*xs, **params), exact=True)  # fmt: skip
+
+
+SMOOTH = [
+    # the primitives of `ops` and `engine`
+    primitive("alias", X, reference=lambda x: x),
+    primitive("add", COLUMN, ROW),
+    primitive("subtract", COLUMN, ROW),
+    primitive("multiply", COLUMN, ROW, order=3),
+    primitive("divide", COLUMN, ROW, order=3),
+    *(primitive(name, E, order=3) for name in ("exp", "expm1", "sin", "cos", "tanh", "arctan")),
+    *(primitive(name, EP, order=3) for name in ("log", "log1p", "sqrt")),
+    primitive("power", EP, F, order=3),
+    primitive("logaddexp", COLUMN, ROW, order=3),
+    primitive("maximum", COLUMN, ROW),
+    primitive("where", MASK, COLUMN, ROW),
+    primitive("astype", X, dtype=np.dtype(np.float64), reference=lambda x, dtype: x.astype(dtype)),
+    primitive("sum", C, axis=(0, 2), keepdims=False),
+    primitive("sum", C, axis=(1,), keepdims=True),
+    primitive("broadcast_to", COLUMN, shape=(2, 2, 3)),
+    primitive("reshape", C, shape=(3, 4)),
+    primitive("transpose", C, axes=(2, 0, 1)),
+    primitive("cumsum", C, axis=1),
+    primitive("max", C, axis=(0, 2), keepdims=False, ties="split", reference=lambda x, axis, **_: np.max(x, axis)),
+    primitive("max", C, axis=(1,), keepdims=True, ties="first", reference=lambda x, axis, **_: np.max(x, axis, keepdims=True)),
+    primitive("matmul", A, B, order=3),
+    primitive("matmul", C, D),
+    primitive("concatenate", X, M, V[None], axis=0, reference=lambda *xs, axis: np.concatenate(xs, axis)),
+    primitive("getitem", X, template=(slice(None, None, -1), 1), reference=lambda x, template: x[template]),
+    primitive("getitem", M, ROWS, template=("array",), reference=lambda x, rows, template: x[rows]),
+    primitive("scatter_add", C[:, :, 0], template=(slice(1, 3), slice(None)), shape=(4, 3),
+              reference=lambda g, **_: np.pad(g, ((1, 1), (0, 0)))),
+    primitive("scatter_add", _point(30, 2, 3, 2), ROWS, template=("array",), shape=(3, 2),
+              reference=lambda g, rows, shape, **_: naive_scatter(g, rows, shape)),
+    primitive("scatter_add", X, ROWS, template=("array",), shape=(3,),
+              reference=lambda g, rows, shape, **_: naive_scatter(g, rows, shape)),
+    primitive("patches", IMAGE, **WINDOW, reference=naive_patches),
+    primitive("unpatches", _point(31, 1, 2, 2, 6), shape=(1, 4, 4, 1), **WINDOW, reference=naive_unpatches),
+    primitive("pick", IMAGE, CHOSEN, size=2, reference=naive_pick),
+    primitive("unpick", _point(32, 1, 2, 2, 1), CHOSEN, size=2, shape=(1, 5, 4, 1), reference=naive_unpick),
+    # arithmetic
+    case(np.add, lambda x, y: x + y, COLUMN, ROW),
+    case(np.add, lambda x: 2 + x + 0.5, X),
+    case(np.subtract, lambda x, y: x - y, COLUMN, ROW),
+    case(np.subtract, lambda x: 1 - x, X),
+    case(np.multiply, lambda x, y: x * y, COLUMN, ROW, order=3),
+    case(np.multiply, lambda x, s: s * x * 3, X, S),
+    case(np.divide, lambda x, y: x / y, COLUMN, ROW, order=3),
+    case(np.divide, lambda x: 1 / x + x / 4, E, order=3),
+    case(np.power, lambda x, y: x**y, EP, F, order=3),
+    case(np.power, lambda x: x**3 + x**-2 + x**1 + x**0, E, order=3),
+    case(np.power, lambda x: x**2.5, EP, order=3),
+    case(np.exp2, lambda y: 2.0**y, E, order=3),
+    case(np.power, lambda x: x ** np.array([2, 3], np.int8), E, order=3),
+    unary(np.negative), unary(np.negative, f=lambda x: -x), unary(np.positive), unary(np.positive, f=lambda x: +x),
+    unary(np.square), unary(np.reciprocal), unary(np.absolute), unary(np.absolute, f=abs), unary(np.fabs),
+    unary(np.sqrt, EP), unary(np.exp), unary(np.expm1), unary(np.exp2),
+    unary(np.log, EP), unary(np.log1p, EP), unary(np.log2, EP), unary(np.log10, EP),
+    unary(np.sin), unary(np.cos), unary(np.tan), unary(np.tanh), unary(np.sinh), unary(np.cosh), unary(np.arctan),
+    case(np.logaddexp, np.logaddexp, COLUMN, ROW, order=3),
+    case(np.logaddexp, lambda x: np.logaddexp(x, 0), E, order=3),
+    case(np.hypot, np.hypot, E, F, order=3),
+    case(np.maximum, np.maximum, COLUMN, ROW),
+    case(np.maximum, lambda x: np.maximum(0.5, x) * x, X),
+    case(np.minimum, np.minimum, COLUMN, ROW),
+    case(np.clip, lambda x: np.clip(x, -0.6, 0.9) * x, X),
+    case(np.clip, lambda x, low, high: np.clip(x, low, high), X, _frozen(Y - 0.6), _frozen(Y + 0.6)),
+    case(np.clip, lambda x: np.clip(x, None, 0.4) + np.clip(x, 0.2, None) + np.clip(x, min=0.1) + x.clip(max=0.1), X),
+    case(np.where, lambda x, y: np.where(MASK, x, y), COLUMN, ROW),
+    case(np.where, lambda x: np.where(x > 0, x, 0.5 * x) + np.where(x > 0, 1.0, x) + np.where(x > 0, x, 0), X),
+    case(np.copy, np.copy, X),
+    case(np.full_like, lambda s: np.full_like(s, s), S),
+    # reductions
+    case(np.sum, np.sum, X), case(np.sum, lambda x: np.sum(x, (0, -1), keepdims=True), C), case(np.sum, lambda x: x.sum(1), C),
+    case(np.mean, np.mean, X), case(np.mean, lambda x: np.mean(x, (0, -1), keepdims=True), C), case(np.mean, lambda x: x.mean(1), C),
+    case(np.var, np.var, X), case(np.var, lambda x: np.var(x, 1, ddof=1), C), case(np.var, lambda x: x.var((0, 2)), C),
+    case(np.std, np.std, X), case(np.std, lambda x: np.std(x, 1, ddof=1), C), case(np.std, lambda x: x.std((0, 2)), C),
+    case(np.prod, np.prod, X), case(np.prod, lambda x: np.prod(x, (0, -1), keepdims=True), C), case(np.prod, lambda x: x.prod(1), C),
+    case(np.max, np.max, X), case(np.max, lambda x: np.max(x, (0, -1), keepdims=True), C), case(np.amax, lambda x: np.amax(x, 1), C),
+    case(np.min, np.min, X), case(np.min, lambda x: np.min(x, (0, -1), keepdims=True), C), case(np.amin, lambda x: np.amin(x, 1), C),
+    case(np.cumsum, np.cumsum, X), case(np.cumsum, lambda x: np.cumsum(x, -2), C), case(np.cumsum, lambda x: x.cumsum(0), C),
+    case(np.linalg.norm, np.linalg.norm, V, order=3), case(np.linalg.norm, lambda x: np.linalg.norm(x, axis=-1, keepdims=True), X),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, "fro", (0, 2)), C), case(np.linalg.norm, lambda x: np.linalg.norm(x, 1, 0), X),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, 3, 0), X), case(np.linalg.norm, lambda x: np.linalg.norm(x, np.inf, 1), X),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, -np.inf, 1) + np.linalg.norm(x, 2, 1), X),
+    # shapes
+    case(np.reshape, lambda x: np.reshape(x, (3, -1)), C), case(np.reshape, lambda x: x.reshape(2, 6), C),
+    case(np.ravel, np.ravel, C), case(np.ravel, lambda x: x.ravel() * x.flatten(), X),
+    case(np.transpose, np.transpose, C), case(np.transpose, lambda x: np.transpose(x, (1, -1, 0)), C),
+    case(np.transpose, lambda x: x.T @ x.transpose(1, 2, 0)[0].T, C),
+    case(np.permute_dims, lambda x: np.permute_dims(x, (1, 2, 0)), C),
+    case(np.swapaxes, lambda x: np.swapaxes(x, 0, -1), C), case(np.moveaxis, lambda x: np.moveaxis(x, 0, -1), C),
+    case(np.moveaxis, lambda x: np.moveaxis(x, (2, 0), (0, 1)), C),
+    case(np.matrix_transpose, np.matrix_transpose, C), case(np.linalg.matrix_transpose, np.linalg.matrix_transpose, C),
+    case(np.squeeze, lambda x: np.squeeze(x, (0, -1)), IMAGE), case(np.squeeze, np.squeeze, COLUMN),
+    case(np.expand_dims, lambda x: np.expand_dims(x, (0, -1)), X), case(np.atleast_1d, np.atleast_1d, S),
+    case(np.broadcast_to, lambda x: np.broadcast_to(x, (2, 2, 3)), COLUMN),
+    case(np.concatenate, lambda x, y: np.concatenate([x, y, x], 1), X, M[:2]),
+    case(np.concatenate, lambda x, y: np.concatenate((x, y), None), X, V),
+    case(np.stack, lambda x, y: np.stack([x, y, x], -1), X, Y), case(np.stack, lambda x, y: np.stack([x, y]), X, Y),
+    case(np.vstack, lambda x, y: np.vstack([x, y]), V, X), case(np.hstack, lambda x, y: np.hstack([x, y]), X, Y),
+    case(np.split, lambda x: np.split(x, 3, 1), C), case(np.split, lambda x: np.split(x, [1, 2], -1), X),
+    case(np.array_split, lambda x: np.array_split(x, 2, 1), C),
+    case(np.flip, np.flip, C), case(np.flip, lambda x: np.flip(x, (0, -1)), C),
+    case(np.roll, lambda x: np.roll(x, 2), X), case(np.roll, lambda x: np.roll(x, (1, -1), (0, 2)), C),
+    case(np.pad, lambda x: np.pad(x, ((1, 0), (2, 1))), X), case(np.pad, lambda x: np.pad(x, 1, constant_values=2), X),
+    case(np.tile, lambda x: np.tile(x, (2, 1, 2)), X), case(np.tile, lambda x: np.tile(x, 2), C),
+    case(np.repeat, lambda x: np.repeat(x, 2), X), case(np.repeat, lambda x: np.repeat(x, [2, 0, 1], 1), X),
+    case(np.take, lambda x: np.take(x, [0, 2, 0]), X), case(np.take, lambda x: np.take(x, ROWS, 1), X),
+    case(np.take_along_axis, lambda x: np.take_along_axis(x, ROWS, 1), X),
+    case(np.take_along_axis, lambda x: np.take_along_axis(x, np.argsort(x, 0), 0) * x, X),
+    case(np.diff, lambda x: np.diff(x, 2, 1), M), case(np.diff, np.diff, C),
+    # matrices
+    case(np.matmul, lambda x, y: x @ y, A, B, order=3), case(np.matmul, lambda x, y: x @ y, C, B[0]), case(np.matmul, lambda x, y: x @ y, C, B[:2]),
+    case(np.matmul, lambda x, y: x @ y, V, W), case(np.matmul, lambda x, y: np.matmul(x[:, None], y), C, D),
+    case(np.dot, np.dot, A, B, order=3), case(np.dot, np.dot, S, X), case(np.dot, np.dot, A, D.transpose(0, 2, 1)),
+    case(np.vdot, np.vdot, X, Y), case(np.inner, np.inner, X, Y), case(np.inner, np.inner, C, B[:, :2]),
+    case(np.outer, np.outer, V, X), case(np.tensordot, np.tensordot, C, B),
+    case(np.tensordot, lambda x, y: np.tensordot(x, y, 1), C, D), case(np.tensordot, lambda x, y: np.tensordot(x, y, ([1, 0], [2, 1])), C, D),
+    case(np.trace, lambda x: np.trace(x, 1), M), case(np.trace, lambda x: np.trace(x, -1, 2, 0), C),
+    case(np.diagonal, lambda x: np.diagonal(x, -1), M), case(np.diagonal, lambda x: np.diagonal(x, 0, 1, 2), C),
+    case(np.diag, lambda x: np.diag(x, 1), V), case(np.diag, lambda x: np.diag(x, -1), M),
+    case(np.tril, lambda x: np.tril(x, -1), M), case(np.triu, np.triu, C),
+    case(np.einsum, lambda x, y: np.einsum("ij,jk->ki", x, y), A, B, order=3), case(np.einsum, lambda x: np.einsum("ii->i", x), M),
+    case(np.einsum, lambda x, y: np.einsum("...ij,...jk", x, y), C, D),
+    case(np.einsum, lambda x, y, z: np.einsum("ij,kj,k->", x, y, z), X, Y, E),
+]  # fmt: skip
+
+STEPS = [
+    primitive("stop_gradient", X, reference=lambda x: x),
+    primitive("above", COLUMN, ROW, tie=0.5, dtype=np.dtype(float), reference=lambda x, y, tie, dtype: (x > y).astype(dtype)),
+    primitive("max_share", C, axis=(0, 2), ties="split", reference=lambda x, axis, ties: (x == np.max(x, axis, keepdims=True)).astype(x.dtype)),
+    primitive("pool_argmax", IMAGE, size=2, reference=lambda x, size: np.argmax(
+        x.reshape(1, 2, 2, 2, 2, 1).transpose(0, 1, 3, 5, 2, 4).reshape(1, 2, 2, 1, 4), -1)),
+    *(primitive(name, X, axis=1, keepdims=True) for name in ("argmax", "argmin")),
+    primitive("argsort", X, axis=1),
+    *(primitive(name, X) for name in ("sign", "floor", "ceil", "rint", "trunc", "isnan", "isinf", "isfinite", "logical_not")),
+    *(primitive(name, COLUMN, ROW) for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")),
+    *(primitive(name, COLUMN, ROW) for name in ("logical_and", "logical_or", "logical_xor")),
+    *(case(f, f, X) for f in (np.sign, np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite)),
+    *(case(f, f, COLUMN, ROW) for f in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)),
+    *(case(f, lambda x, f=f: f(x > 0, x < 1), X) for f in (np.logical_and, np.logical_or, np.logical_xor)),
+    *(case(f, lambda x, f=f: f(x > 0, x < 1), X) for f in (np.bitwise_and, np.bitwise_or)),
+    *(case(f, lambda x, f=f: f(x > 0), X) for f in (np.logical_not, np.invert)),
+    case(np.equal, lambda x: ((x > 0) & (x < 1) | (x == 0) ^ (x != x)) | ~(x >= 0) & (x <= 1), X),
+    *(case(f, f, X) for f in (np.argmax, np.argmin, np.argsort, np.any, np.all)),
+    *(case(f, lambda x, f=f: f(x, 0), X) for f in (np.argmax, np.argmin, np.argsort)),
+    *(case(f, lambda x, f=f: f(x > 0.5, axis=1, keepdims=True), X) for f in (np.any, np.all, np.argmax, np.max, np.min)),
+    *(case(f, f, X) for f in (np.zeros_like, np.ones_like)),
+    case(np.full_like, lambda x: np.full_like(x, 2), X),
+]  # fmt: skip
+
+PLAIN = [case(np.shape, np.shape, X), case(np.ndim, np.ndim, X), case(np.size, np.size, X), case(np.iscomplexobj, np.iscomplexobj, X)]
+
+
+def table(cases):
+    return pytest.mark.parametrize("case", [pytest.param(c, id=f"{c.name}-{i}") for i, c in enumerate(cases)])
+
+
+# ── how a case is judged ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def floats(args) -> list[int]:
+    return [i for i, x in enumerate(args) if x.dtype.kind == "f"]
+
+
+def placed(args, xs) -> list:
+    """args, with xs for its floating-point arguments."""
+    supply = iter(xs)
+    return [next(supply) if x.dtype.kind == "f" else x for x in args]
+
+
+def on_tensors(f, args):
+    """f with the floating-point arguments as tensors, and its pullback."""
+    return vjp(lambda *xs: f(*placed(args, xs)), *(args[i] for i in floats(args)))
+
+
+def ones(out):
+    return tree_map(lambda y: np.ones(y.shape, y.dtype), out)
+
+
+def assert_same(ours, theirs, *, exact=False):
+    """Value, shape and dtype; without `exact`, within a few roundings of the largest element."""
+    ours, theirs = tree_leaves(ours), tree_leaves(theirs)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if exact or a.dtype.kind != "f":
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=8 * np.finfo(b.dtype).eps, atol=8 * np.finfo(b.dtype).eps * np.max(np.abs(b)))
+
+
+def squared(f):
+    """f² + f: so that the second derivative is not zero where f is linear, nor where it is a root."""
+    return lambda *args: tuple(y * y + y for y in tree_leaves(f(*args)))
+
+
+def in_float32(args) -> list:
+    return [x.astype(np.float32) if x.dtype.kind == "f" else x for x in args]
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """check_grads leaves the complex step out where a function takes no complex arrays. Here, every one must."""
+    original = check._complex_step
+
+    def complex_step(*args):
+        try:
+            return original(*args)
+        except TypeError as error:
+            raise AssertionError("the complex step was not possible") from error
+
+    monkeypatch.setattr(check, "_complex_step", complex_step)
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[Tensor]:
+    """Every tensor made during the test."""
+    tensors, init = [], Tensor.__init__
+
+    def recording(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        tensors.append(self)
+
+    monkeypatch.setattr(Tensor, "__init__", recording)
+    return tensors
+
+
+def promoted(made) -> list[str]:
+    return [f"{x.primitive}{x.shape}" for x in made if x.dtype == np.float64]
+
+
+# ── the tables hold ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_primitive_has_a_case():
+    assert REGISTERED.keys() == {c.key for c in SMOOTH + STEPS if isinstance(c.key, str)}
+
+
+def test_every_numpy_function_has_a_case():
+    assert set(NUMPY) == {c.key for c in SMOOTH + STEPS + PLAIN if not isinstance(c.key, str)}
+
+
+def test_what_is_differentiable_has_a_smooth_case_and_what_is_not_a_step():
+    assert {c.key for c in SMOOTH if isinstance(c.key, str)} == {n for n, p in REGISTERED.items() if p.vjp}
+    assert {c.key for c in STEPS if isinstance(c.key, str)} == {n for n, p in REGISTERED.items() if not p.vjp}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@table(SMOOTH + STEPS)
+def test_the_value_on_tensors_is_numpys_on_arrays(case, dtype):
+    args = case.args if dtype is np.float64 else in_float32(case.args)
+    if case.name in ("astype", "above"):  # their dtype is a parameter
+        args = case.args
+    exact = case.exact or isinstance(NUMPY.get(case.key), Primitive)
+    assert_same(on_tensors(case.f, args)[0], case.reference(*args), exact=exact)
+
+
+@table(PLAIN)
+def test_numbers_about_a_tensor_are_those_of_its_array(case):
+    (x,) = case.args
+    assert case.f(Tensor(x)) == case.f(x) and type(case.f(Tensor(x))) is type(case.f(x))
+
+
+@table(SMOOTH)
+def test_derivatives_are_numerical_ones_at_every_order(case, strict, monkeypatch):
+    if case.key == "astype":  # a cast to real numbers is not for complex ones
+        monkeypatch.setattr(check, "_complex_step", check._finite_differences)
+    check_grads(squared(case.f), case.args, order=case.order, complex_rtol=1e-6 if case.key == "astype" else 1e-9)
+
+
+@table(STEPS)
+def test_the_derivative_of_a_step_is_zero_at_every_order(case):
+    values, pullback = on_tensors(lambda *xs: np.sum(1.0 * case.f(*xs)), case.args)
+    assert all(np.all(g == 0) for g in pullback(np.ones(())))
+    if case.key != "stop_gradient":  # whose numerical derivative is not zero: that is what it is for
+        check_grads(lambda *xs: [np.sum(x) * np.sum(1.0 * case.f(*xs)) for x in xs], case.args, order=2)
+
+
+@table([c for c in SMOOTH if c.key != "astype"])
+def test_float32_is_never_promoted_to_second_order(case, made, request):
+    if case.key is np.exp2:
+        reason = "the rule of power in y takes the logarithm of a Python number as a float64"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    args = in_float32(case.args)
+
+    def value_and_gradient(*xs):
+        out, pullback = on_tensors(case.f, placed(args, xs))
+        return out, pullback(ones(out))
+
+    (value, gradient), second = vjp(value_and_gradient, *(args[i] for i in floats(args)))
+    assert {y.dtype for y in tree_leaves((value, gradient, second(ones((value, gradient)))))} == {np.dtype(np.float32)}
+    assert not promoted(made)
+    # and the gradient is, to single precision, that in double precision
+    exact = on_tensors(case.f, case.args)
+    for g, h in zip(gradient, exact[1](ones(exact[0])), strict=True):
+        np.testing.assert_allclose(g, h, rtol=1e-4, atol=1e-4 * np.max(np.abs(h)))
+
+
+# ── planted errors are found ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Rules:
+    """The rules of a primitive with one replaced; indexed as they are."""
+
+    def __init__(self, rules, i, wrong):
+        self.rules, self.i, self.wrong = rules, i, wrong
+
+    def __getitem__(self, i):
+        return self.wrong(self.rules[i]) if i == self.i else self.rules[i]
+
+
+def too_large(rule):
+    return lambda g, z, *xs, **params: 1.5 * rule(g, z, *xs, **params)
+
+
+def with_a_saved_constant(rule):
+    """Right at first order: the value of what the rule combines with g, without its derivative."""
+    return lambda g, z, *xs, **params: rule(g, stop_gradient(z), *map(stop_gradient, xs), **params)
+
+
+RULES = [(c, i) for c in {c.key: c for c in reversed(SMOOTH) if isinstance(c.key, str)}.values() for i in floats(c.args)]
+rules = pytest.mark.parametrize("case, i", [pytest.param(c, i, id=f"{c.name}-{i}") for c, i in RULES])
+NONLINEAR = [
+    ("multiply", 0), ("multiply", 1), ("divide", 0), ("divide", 1), ("exp", 0), ("expm1", 0), ("log", 0), ("log1p", 0), ("sqrt", 0),
+    ("sin", 0), ("cos", 0), ("tanh", 0), ("arctan", 0), ("power", 0), ("power", 1), ("logaddexp", 0), ("logaddexp", 1),
+    ("matmul", 0), ("matmul", 1),
+]  # fmt: skip
+
+
+@rules
+def test_a_rule_wrong_by_a_factor_is_found(case, i, monkeypatch):
+    monkeypatch.setattr(REGISTERED[case.key], "vjp", Rules(REGISTERED[case.key].vjp, i, too_large))
+    with pytest.raises(GradientError, match="order 1"):
+        check_grads(case.f, case.args, order=1)
+
+
+@pytest.mark.parametrize("name, i", NONLINEAR)
+def test_a_rule_with_a_saved_constant_is_found_at_second_order(name, i, monkeypatch):
+    case = next(c for c in SMOOTH if c.key == name)
+    monkeypatch.setattr(REGISTERED[name], "vjp", Rules(REGISTERED[name].vjp, i, with_a_saved_constant))
+    check_grads(case.f, case.args, order=1)
+    with pytest.raises(GradientError, match="order 2"):
+        check_grads(case.f, case.args, order=2)
+
+
+def test_a_rule_wrong_at_third_order_only_is_found(monkeypatch):
+    # (tanh x)'' = −2 tanh x (1 − tanh² x): its first tanh x held constant leaves orders 1 and 2 as they are
+    slope = Primitive("slope", lambda z: 1 - z * z, (lambda g, out, z: g * -2 * stop_gradient(z),))
+    monkeypatch.delitem(Primitive.registry, "slope")
+    monkeypatch.setattr(ops.tanh, "vjp", (lambda g, z, x: g * slope(z),))
+    check_grads(np.tanh, (E,), order=2)
+    with pytest.raises(GradientError, match="order 3"):
+        check_grads(np.tanh, (E,), order=3)
+
+
+def test_a_wrong_forward_is_found(monkeypatch):
+    monkeypatch.setitem(NUMPY, np.tanh, lambda x: ops.tanh(x) + 1e-9)
+    with pytest.raises(GradientError, match="order 0"):
+        check_grads(np.tanh, (E,), order=1)
+
+
+def test_a_linear_rule_wrong_when_differentiated_is_found(monkeypatch):
+    monkeypatch.setattr(ops._reshape, "vjp", (lambda g, z, x, *, shape: ops.reshape(stop_gradient(g), x.shape),))
+    check_grads(lambda x: np.reshape(x, -1), (X,), order=1)
+    with pytest.raises(GradientError, match="order 2"):
+        check_grads(lambda x: np.reshape(x, -1), (X,), order=2)
+
+
+def test_a_rule_that_promotes_is_found(monkeypatch, made):
+    monkeypatch.setattr(ops.tanh, "vjp", (lambda g, z, x: g * np.float64(1) * (1 - z * z),))
+    tm.grad(lambda x: np.sum(tm.grad(lambda x: np.sum(np.tanh(x)))(x) ** 2))(E.astype(np.float32))
+    assert promoted(made)
+
+
+def test_a_nan_in_a_derivative_is_found(monkeypatch):
+    monkeypatch.setattr(ops.tanh, "vjp", (lambda g, z, x: g * np.nan,))
+    with pytest.raises(GradientError, match="order 1"):
+        check_grads(np.tanh, (E,), order=1)

@@ -1,4 +1,4 @@
-"""Each kernel three ways equal, bit for bit: the NumPy twin, the plain loops, the compiled loops. Pairs are transposed."""
+"""Each kernel three ways equal, bit for bit: NumPy twin, plain loops, compiled loops. Pairs are transposed."""
 
 import os
 import subprocess
@@ -70,13 +70,21 @@ def pooled(shape, size) -> tuple[int, ...]:
 def arguments(draw, name: str) -> tuple:
     if name in ("patches", "unpatches"):
         shape, how = draw(windows())
-        return (draw(numbers(shape)), *how.values()) if name == "patches" else (draw(numbers(patched(shape, **how))), shape, *how.values())
+        return (
+            (draw(numbers(shape)), *how.values())
+            if name == "patches"
+            else (draw(numbers(patched(shape, **how))), shape, *how.values())
+        )
     if name == "scatter_rows":
         shape = draw(st.integers(1, 5)), draw(st.integers(0, 4))
         rows = np.array(draw(st.lists(st.integers(0, shape[0] - 1), max_size=8)), np.int64)
         return draw(numbers((len(rows), shape[1]))), rows, shape
     shape, size = draw(pools())
-    k = draw(st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(0, size**2, pooled(shape, size))))
+    k = draw(
+        st.integers(0, 2**32 - 1).map(
+            lambda seed: np.random.default_rng(seed).integers(0, size**2, pooled(shape, size))
+        )
+    )
     k = layout(k, draw(LAYOUTS))
     if name == "unpick":
         return draw(numbers(pooled(shape, size))), k, size, shape
@@ -140,7 +148,9 @@ def test_dtypes_numba_is_not_given_are_numpys(dtype):
     assert kernels.unpatches(z, x.shape, **how).dtype == x.dtype
     k = kernels.pool_argmax(x, size=2)
     np.testing.assert_array_equal(k, np.full((1, 2, 2, 1), 3))
-    np.testing.assert_array_equal(kernels.unpick(kernels.pick(x, k, size=2), k, size=2, shape=x.shape)[x != 0].max(), 15)
+    np.testing.assert_array_equal(
+        kernels.unpick(kernels.pick(x, k, size=2), k, size=2, shape=x.shape)[x != 0].max(), 15
+    )
 
 
 # ── windows and pools are what they are said to be ──────────────────────────────────────────────────────────────────
@@ -150,7 +160,9 @@ def test_dtypes_numba_is_not_given_are_numpys(dtype):
 def test_patches_and_unpatches_are_transposed(case, data):
     shape, how = case
     x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(patched(shape, **how), st.just(float)))
-    np.testing.assert_allclose(np.vdot(kernels.patches(x, **how), y), np.vdot(x, kernels.unpatches(y, shape, **how)), atol=1e-12)
+    np.testing.assert_allclose(
+        np.vdot(kernels.patches(x, **how), y), np.vdot(x, kernels.unpatches(y, shape, **how)), atol=1e-12
+    )
 
 
 @given(pools(), st.data())
@@ -158,12 +170,17 @@ def test_pick_and_unpick_are_transposed(case, data):
     shape, size = case
     x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(pooled(shape, size), st.just(float)))
     k = kernels.pool_argmax(data.draw(numbers(shape)), size)
-    np.testing.assert_allclose(np.vdot(kernels.pick(x, k, size), y), np.vdot(x, kernels.unpick(y, k, size, shape)), atol=1e-12)
+    np.testing.assert_allclose(
+        np.vdot(kernels.pick(x, k, size), y), np.vdot(x, kernels.unpick(y, k, size, shape)), atol=1e-12
+    )
 
 
 @given(st.data())
 def test_taking_rows_and_scatter_add_are_transposed(data):
-    rows = np.array(data.draw(st.lists(st.integers(-4, 3), min_size=1, max_size=9)), data.draw(st.sampled_from([np.int64, np.int32, np.int8])))
+    rows = np.array(
+        data.draw(st.lists(st.integers(-4, 3), min_size=1, max_size=9)),
+        data.draw(st.sampled_from([np.int64, np.int32, np.int8])),
+    )
     x, y = data.draw(numbers((4, 2, 3), st.just(float))), data.draw(numbers((len(rows), 2, 3), st.just(float)))
     np.testing.assert_allclose(np.vdot(x[rows], y), np.vdot(x, kernels.scatter_add(y, (rows,), x.shape)), atol=1e-12)
 
@@ -206,7 +223,11 @@ def test_ties_everywhere_go_to_the_first(data):
     shape, size = data.draw(pools())
     x = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 2, shape).astype(data.draw(DTYPES))
     x[data.draw(st.integers(0, 1)) :: 3] = np.nan
-    assert bits(kernels.pool_argmax(x, size)) == bits(kernels.pool_argmax.twin(x, size)) == bits(kernels.pool_argmax.loops(x, size))
+    assert (
+        bits(kernels.pool_argmax(x, size))
+        == bits(kernels.pool_argmax.twin(x, size))
+        == bits(kernels.pool_argmax.loops(x, size))
+    )
 
 
 # ── scatter_add ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -232,11 +253,23 @@ def test_rows_that_do_not_exist_are_refused(row):
         ops.scatter_add(np.ones(2), np.array([0, row]), template=(ops.ARRAY,), shape=(3,))
 
 
-@pytest.mark.parametrize("index, shape", [
-    ((np.array([1, 1]),), (3,)), ((np.array([[0, 1], [1, 2]]),), (3, 2, 2)), ((np.array(2),), (3, 2)), ((np.array([], int),), (3, 2)),
-    ((np.array([], int),), (0, 2)), ((np.array([0, 0]),), (3, 0)), ((np.array([0, 0]), slice(None)), (3, 2)), ((..., np.array([1, 1])), (3, 2)),
-    ((np.array([0, 0]), np.array([1, 1])), (3, 2)), ((np.array([True, False, True]),), (3, 2)), ((np.int64(1),), (3, 2)), ((1, np.array([0, 0])), (3, 2)),
-], ids=str)  # fmt: skip
+INDICES = [
+    ((np.array([1, 1]),), (3,)),
+    ((np.array([[0, 1], [1, 2]]),), (3, 2, 2)),
+    ((np.array(2),), (3, 2)),
+    ((np.array([], int),), (3, 2)),
+    ((np.array([], int),), (0, 2)),
+    ((np.array([0, 0]),), (3, 0)),
+    ((np.array([0, 0]), slice(None)), (3, 2)),
+    ((..., np.array([1, 1])), (3, 2)),
+    ((np.array([0, 0]), np.array([1, 1])), (3, 2)),
+    ((np.array([True, False, True]),), (3, 2)),
+    ((np.int64(1),), (3, 2)),
+    ((1, np.array([0, 0])), (3, 2)),
+]
+
+
+@pytest.mark.parametrize("index, shape", INDICES, ids=str)
 def test_any_index_adds_as_numpys_add_at(index, shape):
     z = np.zeros(shape)
     g = np.arange(1.0, 1 + z[index].size).reshape(z[index].shape)
@@ -269,8 +302,8 @@ print(digest.hexdigest(), "numba" in sys.modules, tm.kernels.patches.compiled is
 
 
 def python(code: str, **environment: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], env={**os.environ, **environment},
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -281,7 +314,7 @@ def without_numba() -> list[str]:
 
 
 def test_import_tinymaml_imports_numpy_only():
-    others = "numba scipy matplotlib PIL tqdm safetensors filelock torch jax llvmlite".split()
+    others = ["numba", "scipy", "matplotlib", "PIL", "tqdm", "safetensors", "filelock", "torch", "jax", "llvmlite"]
     code = f"import sys, tinymaml; print(*[m for m in {others} if m in sys.modules], 'numpy' in sys.modules)"
     assert python(code) == ["True"]
 
@@ -304,7 +337,11 @@ def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, t
 def test_a_cache_folder_that_cannot_be_written_is_done_without(without_numba, tmp_path):
     pytest.importorskip("numba")
     (tmp_path / "a file").touch()
-    assert python(GRADIENT, NUMBA_CACHE_DIR=str(tmp_path / "a file"), TINYMAML_NUMBA="1") == [without_numba[0], "True", "True"]
+    assert python(GRADIENT, NUMBA_CACHE_DIR=str(tmp_path / "a file"), TINYMAML_NUMBA="1") == [
+        without_numba[0],
+        "True",
+        "True",
+    ]
 
 
 # ── planted errors are found ────────────────────────────────────────────────────────────────────────────────────────

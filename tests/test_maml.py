@@ -327,6 +327,13 @@ def test_the_same_bits_from_run_to_run():
     assert again == [meta_bits()] * 2
 
 
+def test_parameters_without_axes_come_back_as_arrays():
+    loss = lambda p, x, y: np.mean((p * x - y) ** 2)  # noqa: E731
+    _, g = meta_value_and_grad(loss, inner_lr=0.1)(np.array(2.0), [((XS, XQ), (XQ, XS))])
+    for x in g, adapt(loss, np.array(2.0), (XS, XQ), inner_lr=0.1, inner_steps=1):
+        assert type(x) is np.ndarray and x.shape == ()
+
+
 def test_python_numbers_are_parameters():
     loss = lambda p, x, y: np.mean((p["a"] * x + p["b"] - y) ** 2)  # noqa: E731
     task = [((XS, XQ), (XQ, XS))]
@@ -464,16 +471,17 @@ def test_a_diverging_inner_loop_names_task_step_and_loss_and_nothing_else_is_sai
 
 def test_a_last_step_that_diverges_is_named_too(exploding):
     w, tasks = exploding
-    with pytest.raises(FloatingPointError, match="task 1: the query loss is (inf|nan)"):
-        meta_value_and_grad(linear, inner_lr=1e300, inner_steps=1)(w, tasks)
+    with pytest.raises(FloatingPointError, match="task 0: the query loss is (inf|nan)"):
+        meta_value_and_grad(linear, inner_lr=1e300, inner_steps=1)(w, tasks[1:])
     with pytest.raises(FloatingPointError, match="diverged"):
         adapt(linear, w, tasks[1][0], inner_lr=1e308, inner_steps=1)
 
 
-def test_a_nan_of_the_loss_itself_is_named():
+@pytest.mark.parametrize(("w", "value"), [(-1.0, "nan"), (0.0, "-inf")])
+def test_a_loss_which_is_not_finite_to_begin_with_is_named(w, value):
     loss = lambda w, x, y: np.mean(np.log(x @ w))  # noqa: E731
-    with pytest.raises(FloatingPointError, match="task 0, inner step 0: the support loss is nan"):
-        meta_value_and_grad(loss, inner_lr=0.1)(-np.ones(2), [((np.ones((3, 2)), np.ones(3)),) * 2])
+    with pytest.raises(FloatingPointError, match=f"task 0, inner step 0: the support loss is {value}"):
+        meta_value_and_grad(loss, inner_lr=0.1)(np.full(2, w), [((np.ones((3, 2)), np.ones(3)),) * 2])
 
 
 def test_numpys_error_settings_are_left_as_they_were(exploding):

@@ -1,4 +1,4 @@
-"""Every primitive and every NumPy function: its value is NumPy's, its derivatives are those of numerical differentiation.
+"""Every primitive and every NumPy function: the value is NumPy's, the derivatives are numerical differentiation's.
 
 Three tables, one line a case: SMOOTH (differentiated, orders 1 to 3), STEPS (piecewise constant, derivative zero) and
 PLAIN (numbers about an array). A primitive or a function of `NUMPY` without a case fails `test_..._has_a_case`.
@@ -87,7 +87,7 @@ def naive_scatter(g, rows, shape):
 
 
 class Case:
-    """f at args. `key` is the primitive's name or the NumPy function; `reference` is f for arrays, where they differ."""
+    """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ."""
 
     def __init__(self, key, f, *args, order=2, reference=None, exact=False):
         self.key, self.f, self.args, self.order = key, f, args, order
@@ -131,7 +131,8 @@ SMOOTH = [
     primitive("transpose", C, axes=(2, 0, 1)),
     primitive("cumsum", C, axis=1),
     primitive("max", C, axis=(0, 2), keepdims=False, ties="split", reference=lambda x, axis, **_: np.max(x, axis)),
-    primitive("max", C, axis=(1,), keepdims=True, ties="first", reference=lambda x, axis, **_: np.max(x, axis, keepdims=True)),
+    primitive("max", C, axis=(1,), keepdims=True, ties="first",
+              reference=lambda x, axis, **_: np.max(x, axis, keepdims=True)),
     primitive("matmul", A, B, order=3),
     primitive("matmul", C, D),
     primitive("concatenate", X, M, V[None], axis=0, reference=lambda *xs, axis: np.concatenate(xs, axis)),
@@ -180,17 +181,26 @@ SMOOTH = [
     case(np.copy, np.copy, X),
     case(np.full_like, lambda s: np.full_like(s, s), S),
     # reductions
-    case(np.sum, np.sum, X), case(np.sum, lambda x: np.sum(x, (0, -1), keepdims=True), C), case(np.sum, lambda x: x.sum(1), C),
-    case(np.mean, np.mean, X), case(np.mean, lambda x: np.mean(x, (0, -1), keepdims=True), C), case(np.mean, lambda x: x.mean(1), C),
+    case(np.sum, np.sum, X), case(np.sum, lambda x: np.sum(x, (0, -1), keepdims=True), C),
+    case(np.sum, lambda x: x.sum(1), C),
+    case(np.mean, np.mean, X), case(np.mean, lambda x: np.mean(x, (0, -1), keepdims=True), C),
+    case(np.mean, lambda x: x.mean(1), C),
     case(np.var, np.var, X), case(np.var, lambda x: np.var(x, 1, ddof=1), C), case(np.var, lambda x: x.var((0, 2)), C),
     case(np.std, np.std, X), case(np.std, lambda x: np.std(x, 1, ddof=1), C), case(np.std, lambda x: x.std((0, 2)), C),
-    case(np.prod, np.prod, X), case(np.prod, lambda x: np.prod(x, (0, -1), keepdims=True), C), case(np.prod, lambda x: x.prod(1), C),
-    case(np.max, np.max, X), case(np.max, lambda x: np.max(x, (0, -1), keepdims=True), C), case(np.amax, lambda x: np.amax(x, 1), C),
-    case(np.min, np.min, X), case(np.min, lambda x: np.min(x, (0, -1), keepdims=True), C), case(np.amin, lambda x: np.amin(x, 1), C),
-    case(np.cumsum, np.cumsum, X), case(np.cumsum, lambda x: np.cumsum(x, -2), C), case(np.cumsum, lambda x: x.cumsum(0), C),
-    case(np.linalg.norm, np.linalg.norm, V, order=3), case(np.linalg.norm, lambda x: np.linalg.norm(x, axis=-1, keepdims=True), X),
-    case(np.linalg.norm, lambda x: np.linalg.norm(x, "fro", (0, 2)), C), case(np.linalg.norm, lambda x: np.linalg.norm(x, 1, 0), X),
-    case(np.linalg.norm, lambda x: np.linalg.norm(x, 3, 0), X), case(np.linalg.norm, lambda x: np.linalg.norm(x, np.inf, 1), X),
+    case(np.prod, np.prod, X), case(np.prod, lambda x: np.prod(x, (0, -1), keepdims=True), C),
+    case(np.prod, lambda x: x.prod(1), C),
+    case(np.max, np.max, X), case(np.max, lambda x: np.max(x, (0, -1), keepdims=True), C),
+    case(np.amax, lambda x: np.amax(x, 1), C),
+    case(np.min, np.min, X), case(np.min, lambda x: np.min(x, (0, -1), keepdims=True), C),
+    case(np.amin, lambda x: np.amin(x, 1), C),
+    case(np.cumsum, np.cumsum, X), case(np.cumsum, lambda x: np.cumsum(x, -2), C),
+    case(np.cumsum, lambda x: x.cumsum(0), C),
+    case(np.linalg.norm, np.linalg.norm, V, order=3),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, axis=-1, keepdims=True), X),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, "fro", (0, 2)), C),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, 1, 0), X),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, 3, 0), X),
+    case(np.linalg.norm, lambda x: np.linalg.norm(x, np.inf, 1), X),
     case(np.linalg.norm, lambda x: np.linalg.norm(x, -np.inf, 1) + np.linalg.norm(x, 2, 1), X),
     # shapes
     case(np.reshape, lambda x: np.reshape(x, (3, -1)), C), case(np.reshape, lambda x: x.reshape(2, 6), C),
@@ -220,32 +230,41 @@ SMOOTH = [
     case(np.take_along_axis, lambda x: np.take_along_axis(x, np.argsort(x, 0), 0) * x, X),
     case(np.diff, lambda x: np.diff(x, 2, 1), M), case(np.diff, np.diff, C),
     # matrices
-    case(np.matmul, lambda x, y: x @ y, A, B, order=3), case(np.matmul, lambda x, y: x @ y, C, B[0]), case(np.matmul, lambda x, y: x @ y, C, B[:2]),
+    case(np.matmul, lambda x, y: x @ y, A, B, order=3), case(np.matmul, lambda x, y: x @ y, C, B[0]),
+    case(np.matmul, lambda x, y: x @ y, C, B[:2]),
     case(np.matmul, lambda x, y: x @ y, V, W), case(np.matmul, lambda x, y: np.matmul(x[:, None], y), C, D),
     case(np.dot, np.dot, A, B, order=3), case(np.dot, np.dot, S, X), case(np.dot, np.dot, A, D.transpose(0, 2, 1)),
     case(np.vdot, np.vdot, X, Y), case(np.inner, np.inner, X, Y), case(np.inner, np.inner, C, B[:, :2]),
     case(np.outer, np.outer, V, X), case(np.tensordot, np.tensordot, C, B),
-    case(np.tensordot, lambda x, y: np.tensordot(x, y, 1), C, D), case(np.tensordot, lambda x, y: np.tensordot(x, y, ([1, 0], [2, 1])), C, D),
+    case(np.tensordot, lambda x, y: np.tensordot(x, y, 1), C, D),
+    case(np.tensordot, lambda x, y: np.tensordot(x, y, ([1, 0], [2, 1])), C, D),
     case(np.trace, lambda x: np.trace(x, 1), M), case(np.trace, lambda x: np.trace(x, -1, 2, 0), C),
     case(np.diagonal, lambda x: np.diagonal(x, -1), M), case(np.diagonal, lambda x: np.diagonal(x, 0, 1, 2), C),
     case(np.diag, lambda x: np.diag(x, 1), V), case(np.diag, lambda x: np.diag(x, -1), M),
     case(np.tril, lambda x: np.tril(x, -1), M), case(np.triu, np.triu, C),
-    case(np.einsum, lambda x, y: np.einsum("ij,jk->ki", x, y), A, B, order=3), case(np.einsum, lambda x: np.einsum("ii->i", x), M),
+    case(np.einsum, lambda x, y: np.einsum("ij,jk->ki", x, y), A, B, order=3),
+    case(np.einsum, lambda x: np.einsum("ii->i", x), M),
     case(np.einsum, lambda x, y: np.einsum("...ij,...jk", x, y), C, D),
     case(np.einsum, lambda x, y, z: np.einsum("ij,kj,k->", x, y, z), X, Y, E),
 ]  # fmt: skip
 
 STEPS = [
     primitive("stop_gradient", X, reference=lambda x: x),
-    primitive("above", COLUMN, ROW, tie=0.5, dtype=np.dtype(float), reference=lambda x, y, tie, dtype: (x > y).astype(dtype)),
-    primitive("max_share", C, axis=(0, 2), ties="split", reference=lambda x, axis, ties: (x == np.max(x, axis, keepdims=True)).astype(x.dtype)),
+    primitive("above", COLUMN, ROW, tie=0.5, dtype=np.dtype(float),
+              reference=lambda x, y, tie, dtype: (x > y).astype(dtype)),
+    primitive("max_share", C, axis=(0, 2), ties="split",
+              reference=lambda x, axis, ties: (x == np.max(x, axis, keepdims=True)).astype(x.dtype)),
     primitive("pool_argmax", IMAGE, size=2, reference=lambda x, size: np.argmax(
         x.reshape(1, 2, 2, 2, 2, 1).transpose(0, 1, 3, 5, 2, 4).reshape(1, 2, 2, 1, 4), -1)),
     *(primitive(name, X, axis=1, keepdims=True) for name in ("argmax", "argmin")),
     primitive("argsort", X, axis=1),
-    *(primitive(name, X) for name in ("sign", "floor", "ceil", "rint", "trunc", "isnan", "isinf", "isfinite", "logical_not")),
-    *(primitive(name, COLUMN, ROW) for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")),
-    *(primitive(name, COLUMN, ROW) for name in ("logical_and", "logical_or", "logical_xor")),
+    *(primitive(name, X) for name in (
+        "sign", "floor", "ceil", "rint", "trunc", "isnan", "isinf", "isfinite", "logical_not",
+    )),
+    *(primitive(name, COLUMN, ROW) for name in (
+        "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+        "logical_and", "logical_or", "logical_xor",
+    )),
     *(case(f, f, X) for f in (np.sign, np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite)),
     *(case(f, f, COLUMN, ROW) for f in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)),
     *(case(f, lambda x, f=f: f(x > 0, x < 1), X) for f in (np.logical_and, np.logical_or, np.logical_xor)),
@@ -254,12 +273,18 @@ STEPS = [
     case(np.equal, lambda x: ((x > 0) & (x < 1) | (x == 0) ^ (x != x)) | ~(x >= 0) & (x <= 1), X),
     *(case(f, f, X) for f in (np.argmax, np.argmin, np.argsort, np.any, np.all)),
     *(case(f, lambda x, f=f: f(x, 0), X) for f in (np.argmax, np.argmin, np.argsort)),
-    *(case(f, lambda x, f=f: f(x > 0.5, axis=1, keepdims=True), X) for f in (np.any, np.all, np.argmax, np.max, np.min)),
+    *(case(f, lambda x, f=f: f(x > 0.5, axis=1, keepdims=True), X)
+      for f in (np.any, np.all, np.argmax, np.max, np.min)),
     *(case(f, f, X) for f in (np.zeros_like, np.ones_like)),
     case(np.full_like, lambda x: np.full_like(x, 2), X),
 ]  # fmt: skip
 
-PLAIN = [case(np.shape, np.shape, X), case(np.ndim, np.ndim, X), case(np.size, np.size, X), case(np.iscomplexobj, np.iscomplexobj, X)]
+PLAIN = [
+    case(np.shape, np.shape, X),
+    case(np.ndim, np.ndim, X),
+    case(np.size, np.size, X),
+    case(np.iscomplexobj, np.iscomplexobj, X),
+]
 
 
 def table(cases):
@@ -297,7 +322,9 @@ def assert_same(ours, theirs, *, exact=False):
         if exact or a.dtype.kind != "f":
             np.testing.assert_array_equal(a, b)
         else:
-            np.testing.assert_allclose(a, b, rtol=8 * np.finfo(b.dtype).eps, atol=8 * np.finfo(b.dtype).eps * np.max(np.abs(b)))
+            np.testing.assert_allclose(
+                a, b, rtol=8 * np.finfo(b.dtype).eps, atol=8 * np.finfo(b.dtype).eps * np.max(np.abs(b))
+            )
 
 
 def squared(f):
@@ -429,12 +456,14 @@ def with_a_saved_constant(rule):
     return lambda g, z, *xs, **params: rule(g, stop_gradient(z), *map(stop_gradient, xs), **params)
 
 
-RULES = [(c, i) for c in {c.key: c for c in reversed(SMOOTH) if isinstance(c.key, str)}.values() for i in floats(c.args)]
+RULES = [
+    (c, i) for c in {c.key: c for c in reversed(SMOOTH) if isinstance(c.key, str)}.values() for i in floats(c.args)
+]
 rules = pytest.mark.parametrize("case, i", [pytest.param(c, i, id=f"{c.name}-{i}") for c, i in RULES])
 NONLINEAR = [
-    ("multiply", 0), ("multiply", 1), ("divide", 0), ("divide", 1), ("exp", 0), ("expm1", 0), ("log", 0), ("log1p", 0), ("sqrt", 0),
-    ("sin", 0), ("cos", 0), ("tanh", 0), ("arctan", 0), ("power", 0), ("power", 1), ("logaddexp", 0), ("logaddexp", 1),
-    ("matmul", 0), ("matmul", 1),
+    ("multiply", 0), ("multiply", 1), ("divide", 0), ("divide", 1), ("exp", 0), ("expm1", 0), ("log", 0), ("log1p", 0),
+    ("sqrt", 0), ("sin", 0), ("cos", 0), ("tanh", 0), ("arctan", 0), ("power", 0), ("power", 1),
+    ("logaddexp", 0), ("logaddexp", 1), ("matmul", 0), ("matmul", 1),
 ]  # fmt: skip
 
 

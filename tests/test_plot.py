@@ -1,6 +1,7 @@
 """The pictures of a run show what they say, and every run has them."""
 
 import dataclasses
+import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ from tinymaml.maml import adapt
 from tinymaml.nest import tree_leaves
 from tinymaml.plot import PRETRAINED, Net, Trained, plot
 from tinymaml.runs import Run
-from tinymaml.train import TEST, Config, generator, restore, train
+from tinymaml.train import TEST, Config, build, generator, restore, train
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +77,18 @@ def test_an_omniglot_run_has_three_pictures_in_the_folder_one_names(omniglot, da
     assert_pictures(paths, tmp_path / "a" / "b", ["learning", "tasks", "accuracy"])
 
 
-def test_drawing_again_gives_the_same_bytes_and_leaves_matplotlib_as_it_was(sinusoid, tmp_path):
+def test_another_process_draws_the_same_bytes_and_never_loads_pyplot(sinusoid, tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    first, second = (plot(sinusoid, tmp_path / name) for name in "ab")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    paths = plot(sinusoid, tmp_path / "a")
     assert dict(matplotlib.rcParams) == before
+    code = (
+        "import sys; from tinymaml.plot import plot; plot(*sys.argv[1:]); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, sinusoid, tmp_path / "b"], check=True)
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 # ── what is drawn ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,9 +137,7 @@ def test_adaptation_shows_the_wave_its_points_and_the_function_after_0_1_5_10_st
             np.testing.assert_allclose(ys, amplitude * np.sin(xs - phase), atol=1e-5)
             for label, steps in {"before": 0, "after 1 ": 1, "after 5 ": 5, "after 10 ": 10}.items():
                 support = (xs[:, None], ys[:, None])
-                params = adapt(
-                    lambda *args: run.loss(*args)[0], run.params, support, inner_lr=0.02, inner_steps=steps
-                )
+                params = adapt(lambda *args: run.loss(*args)[0], run.params, support, inner_lr=0.02, inner_steps=steps)
                 expected = run.network.apply(params, x[:, None].astype(np.float32)).ravel()
                 np.testing.assert_allclose(line(ax, label).get_ydata(), expected, rtol=1e-4, atol=1e-4)
 
@@ -166,14 +170,14 @@ def test_tasks_are_drawn_with_frames_that_count_to_the_accuracy(omniglot):
     assert len(figure.axes) == 2
     for i, ax in enumerate(figure.axes):
         assert len(ax.images) == 5 * (2 + 3 + 3)  # ways × (shots + queries, before and after)
-        frames = [frame.get_linewidth() for frame in ax.patches]
-        blocks = np.array(frames).reshape(5, 2, 3) if len(frames) == 30 else None
-        assert blocks is not None
+        right = np.array([frame.get_linewidth() == 1 for frame in ax.patches])
+        assert right.shape == (2 * 5 * 3,)  # before and after × ways × queries
         support, (xq, yq) = plots._task(run, "test", i)
-        right = [np.mean(run.network.apply(p, xq).argmax(1) == yq) for p in plots._path(run.loss, net, support)[:: plots.STEPS]]
-        before, after = (np.mean(np.array(frames[k : k + 15]) == 1) for k in (0, 15))
-        np.testing.assert_allclose([before, after], right)
-        assert f"accuracy {100 * before:.0f} % before adaptation, {100 * after:.0f} % after" in texts(figure)
+        path = plots._path(run.loss, net, support)
+        accuracy = [np.mean(run.network.apply(params, xq).argmax(1) == yq) for params in (path[0], path[10])]
+        np.testing.assert_allclose(right.reshape(2, 15).mean(1), accuracy)
+        before, after = (f"{100 * part:.0f} %" for part in accuracy)
+        assert f"Test task {i + 1}: accuracy {before} before adaptation, {after} after" in texts(figure)
         for character in run.family.episodes(generator(run.config, TEST, i), 1, "test").characters[0]:
             assert run.family.characters.names[character].replace("_", " ").replace("/", "\n") in texts(figure)
 
@@ -190,18 +194,19 @@ def test_accuracy_is_in_percent_and_chance_is_marked(omniglot, monkeypatch):
 # ── the network it is compared with ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_pretraining_regresses_towards_the_mean_wave(sinusoid):
-    run = trained(sinusoid)._replace(config=Config.default("sinusoid", hidden=(40, 40), validation_tasks=5))
-    network = plots.restore.__globals__["build"](run.config)[0]
-    run = run._replace(network=network, loss=plots.restore.__globals__["build"](run.config)[2])
+def test_pretraining_regresses_towards_the_mean_wave():
+    config = Config.default("sinusoid", validation_tasks=5)
+    run = Trained(config, *build(config), params=None, iteration=0)
     x = np.linspace(-5, 5, 101)
     # E[A] E[sin(x − φ)] = 2.55 · 2/π · (−cos x), for A in [0.1, 5] and φ in [0, π]
     mean_wave = -2.55 * 2 / np.pi * np.cos(x)
     distance = []
     for iterations in (1, 400):
-        net = plots.pretrain(run, iterations)
+        with np.errstate(all="ignore"):  # some of the rates that are tried diverge
+            net = plots.pretrain(run, iterations)
         assert net.rate in plots.RATES
-        distance.append(np.mean((network.apply(net.params, x[:, None].astype(np.float32)).ravel() - mean_wave) ** 2))
+        y = run.network.apply(net.params, x[:, None].astype(np.float32)).ravel()
+        distance.append(np.mean((y - mean_wave) ** 2))
     assert distance[1] < 1.0 < distance[0]
 
 
@@ -214,8 +219,11 @@ def test_a_net_that_diverges_is_drawn_as_far_as_it_goes(sinusoid, tmp_path):
         assert all(np.isfinite(leaf).all() for leaf in tree_leaves(path[-1]))
         measured = plots.measure(run, Net(run.params, 1e4), [(support, query)])
         assert measured.shape == (1, 11) and measured[0, -1] == np.inf and np.isfinite(measured[0, 0])
-        for figure in (plots.adaptation(run, nets_of(run, 1e4)), plots.after_steps(run, nets_of(run, 1e4), tasks=3)):
-            figure.savefig(tmp_path / "picture.png")
+        plots.adaptation(run, nets_of(run, 1e4)).savefig(tmp_path / "picture.png")
+        figure = plots.after_steps(run, nets_of(run, 1e4), tasks=3)
+        figure.savefig(tmp_path / "picture.png")
+    assert line(figure.axes[0], f"{PRETRAINED}, rate").get_label() == f"{PRETRAINED}, rate 10000: diverges"
+    assert figure.axes[0].get_ylim()[1] <= 1000
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,15 +248,6 @@ def test_without_matplotlib_the_error_is_the_command_that_installs_it(sinusoid, 
         plot(sinusoid)
 
 
-def test_importing_the_module_needs_no_matplotlib(monkeypatch):
-    import subprocess
-
+def test_importing_the_module_needs_no_extra():
     code = "import sys; import tinymaml.plot; assert not {'matplotlib', 'tqdm', 'PIL'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_pyplot_is_never_loaded(sinusoid, tmp_path):
-    import subprocess
-
-    code = "import sys; from tinymaml.plot import plot; plot(*sys.argv[1:]); assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code, str(sinusoid), str(tmp_path)], check=True)

@@ -84,13 +84,13 @@ def _add_options(parser: argparse.ArgumentParser, family: str) -> None:
     defaults = Config.default(family)
     for f in dataclasses.fields(Config):
         value = getattr(defaults, f.name)
-        if f.name == "family" or (family == "sinusoid" and f.name in ("ways", "filters", "scheme", "data")):
+        if f.name == "family" or (family == "sinusoid" and f.name in ("ways", "filters", "scheme", "rotations", "data")):
             continue
         flag = "--" + f.name.replace("_", "-")
         shown = f"{f.metadata['help']} (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
         common: dict[str, Any] = dict(default=argparse.SUPPRESS, help=shown if value != "" else f.metadata["help"])
         if isinstance(value, bool):
-            parser.add_argument(flag, action="store_true", **common)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif isinstance(value, tuple):
             parser.add_argument(flag, type=int, nargs="+", **common)
         else:

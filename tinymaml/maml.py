@@ -21,7 +21,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .engine import Tensor, stop_gradient, value_and_grad
-from .nest import Nest, tree_items, tree_map
+from .inputs import as_tasks, check_converging, check_data, check_settings, rates_like
+from .nest import Nest, tree_map
 
 _quietly = np.errstate(over="ignore", invalid="ignore")  # what diverges is an error below, and says where
 
@@ -48,17 +49,17 @@ def adapt(
         ValueError: NaN or infinity in θ, α or the data; an empty support set.
         FloatingPointError: the inner loop diverged. All name what and where.
     """
-    _check_settings(params, inner_lr, inner_steps)
-    _check_data("the support set", support)
+    check_settings(params, inner_lr, inner_steps)
+    check_data("the support set", support)
     params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
     return _adapt(loss, params, support, inner_lr, inner_steps, first_order, where="")
 
 
 def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
-    alpha = _rates(inner_lr, params)
+    alpha = rates_like(inner_lr, params)
     for k in range(inner_steps):
         value, grads = value_and_grad(loss)(params, *support)
-        _check_converging(value, f"{where}inner step {k}: the support loss")
+        check_converging(value, f"{where}inner step {k}: the support loss")
         if first_order:
             grads = tree_map(stop_gradient, grads)
         # θₖ₊₁ = θₖ − α g_s(θₖ)
@@ -80,12 +81,12 @@ def meta_loss(
 
     Arguments and errors as in `meta_value_and_grad`. All tasks are in one graph: memory grows with their number.
     """
-    tasks = _check_tasks(params, tasks, inner_lr, inner_steps)
+    tasks = as_tasks(params, tasks, inner_lr, inner_steps)
     losses = []
     for t, (support, query) in enumerate(tasks):
         adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, f"task {t}, ")
         losses.append(loss(adapted, *query))
-        _check_converging(losses[-1], f"task {t}: the query loss")
+        check_converging(losses[-1], f"task {t}: the query loss")
     # 1/T Σₜ L_q
     return functools.reduce(operator.add, losses) / len(losses)
 
@@ -121,14 +122,14 @@ def meta_value_and_grad(
 
     @_quietly
     def meta(params: Nest, tasks: tuple | list):
-        tasks = _check_tasks(params, tasks, inner_lr, inner_steps)
+        tasks = as_tasks(params, tasks, inner_lr, inner_steps)
         values, aux, total = [], [], None
         for t, (support, query) in enumerate(tasks):
             value, grads = value_and_grad(query_loss, has_aux=has_aux)(params, support, query, f"task {t}, ")
             if has_aux:
                 value, extra = value
                 aux.append(extra)
-            _check_converging(value, f"task {t}: the query loss")
+            check_converging(value, f"task {t}: the query loss")
             values.append(value)
             total = grads if total is None else tree_map(operator.add, total, grads)
 
@@ -140,82 +141,3 @@ def meta_value_and_grad(
         return ((value, aux) if has_aux else value), tree_map(over_tasks, total)
 
     return meta
-
-
-# ── what is refused, before any work ────────────────────────────────────────────────────────────────────────────────
-
-
-def _rates(inner_lr: Nest, params: Nest) -> Nest:
-    """α at every leaf of the parameters, in their dtype; a number is everybody's."""
-
-    def rate(theta, a):
-        if isinstance(a, (int, float)):
-            return float(a)
-        a = a if isinstance(a, Tensor) else np.asarray(a)
-        return a if a.dtype == theta.dtype or a.dtype.kind == "c" else a.astype(theta.dtype)
-
-    if isinstance(inner_lr, (dict, list, tuple)):
-        return tree_map(rate, params, inner_lr)
-    return tree_map(lambda theta: rate(theta, inner_lr), params)
-
-
-def _check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
-    if not isinstance(inner_steps, (int, np.integer)) or isinstance(inner_steps, bool) or inner_steps < 0:
-        raise ValueError(f"inner_steps is {inner_steps!r}, wanted an integer of at least 0")
-    if not tree_items(params):
-        raise ValueError(f"params is {params!r}, wanted a nest with at least one array")
-    for path, leaf in tree_items(params):
-        dtype = np.result_type(leaf.value if isinstance(leaf, Tensor) else leaf)
-        if dtype.kind not in "fc":
-            raise TypeError(f"params{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
-        _check_finite(f"params{path}", leaf)
-    for path, leaf in tree_items(inner_lr):
-        _check_finite(f"inner_lr{path}", leaf)
-
-
-def _check_tasks(params: Nest, tasks: tuple | list, inner_lr: Nest, inner_steps: int) -> list[tuple]:
-    """The tasks as a list of (support, query)."""
-    _check_settings(params, inner_lr, inner_steps)
-    if isinstance(tasks, list) and tasks and all(_is_pair(t) and _is_pair(t[0], t[1]) for t in tasks):
-        tasks = [tuple(t) for t in tasks]
-    elif _is_pair(tasks) and _is_pair(tasks[0], tasks[1]):
-        lengths = {f"tasks{path}": np.shape(leaf)[:1] for path, leaf in tree_items(tasks)}
-        if len(set(lengths.values())) != 1 or () in lengths.values():
-            seen = ", ".join(f"{path}: {np.shape(leaf)}" for path, leaf in tree_items(tasks))
-            raise ValueError(f"tasks are stacked on axis 0, but the arrays disagree on their number: {seen}")
-        ((count,),) = set(lengths.values())
-        tasks = [tree_map(lambda x, t=t: x[t], tuple(tasks)) for t in range(count)]
-    else:
-        raise ValueError("tasks must be ((xs, ys), (xq, yq)) with tasks stacked on axis 0, or a list of such pairs")
-    if not tasks:
-        raise ValueError("there are no tasks: the arrays have length 0 on axis 0")
-    for t, (support, query) in enumerate(tasks):
-        _check_data(f"the support set of task {t}", support)
-        _check_data(f"the query set of task {t}", query)
-    return tasks
-
-
-def _is_pair(*nests: Nest) -> bool:
-    return all(isinstance(nest, (list, tuple)) and len(nest) == 2 for nest in nests)
-
-
-def _check_data(what: str, data: tuple) -> None:
-    for path, leaf in tree_items(data):
-        if 0 in np.shape(leaf):
-            raise ValueError(f"{what} is empty: {path} has shape {np.shape(leaf)}")
-        _check_finite(f"{what}: {path}", leaf)
-
-
-def _check_finite(what: str, leaf) -> None:
-    x = np.asarray(leaf.value if isinstance(leaf, Tensor) else leaf)
-    if x.dtype.kind in "fc" and not np.isfinite(x).all():
-        bad = np.argwhere(~np.isfinite(x))
-        raise ValueError(f"{what} is not finite: {len(bad)} of {x.size}, first {x[tuple(bad[0])]} at {bad[0].tolist()}")
-    if x.dtype == object:
-        raise TypeError(f"{what} has dtype object, wanted numbers")
-
-
-def _check_converging(value, what: str) -> None:
-    value = value.value if isinstance(value, Tensor) else value
-    if not np.isfinite(value).all():
-        raise FloatingPointError(f"{what} is {value}: the inner loop diverged; a smaller inner_lr or fewer steps help")

@@ -69,5 +69,6 @@ def conv(input_shape: tuple[int, int, int], filters: int, outputs: int, blocks: 
 
 
 def _layer(rng: np.random.Generator, shape: tuple[int, ...], dtype, norm: bool) -> dict[str, np.ndarray]:
-    layer = {"w": nn.he_normal(rng, shape, dtype), "b": np.zeros(shape[-1], dtype)}
+    draw = nn.he_normal if norm else nn.glorot_uniform  # without a norm He's weights start MAML on sine waves too steep
+    layer = {"w": draw(rng, shape, dtype), "b": np.zeros(shape[-1], dtype)}
     return layer | {"gamma": np.ones(shape[-1], dtype), "beta": np.zeros(shape[-1], dtype)} if norm else layer

@@ -2,7 +2,7 @@
 
     linear  conv2d  batch_norm  max_pool2d  avg_pool2d  embedding  relu  sigmoid  softplus
     mse  cross_entropy  binary_cross_entropy
-    zeros  normal  truncated_normal  glorot_uniform  he_normal        (initialisers, from an explicit Generator)
+    zeros  normal  truncated_normal  glorot_uniform  he_normal        (from `init`: an explicit Generator)
 
 Images are (N, H, W, C), filters (height, width, in, out). Parameters are arguments: a network is a function of a nest.
 Read next: `maml`.
@@ -14,6 +14,7 @@ import numpy as np
 
 from . import numpy_api, ops  # numpy_api: NumPy on tensors, which this file is written in
 from .engine import Tensor, stop_gradient
+from .init import glorot_uniform, he_normal, normal, truncated_normal, zeros  # noqa: F401
 
 Array = np.ndarray | Tensor
 _array = numpy_api.as_array
@@ -172,42 +173,3 @@ def _check_integers(name: str, what: str, ids: Array, below: int) -> None:
         raise TypeError(f"{name}: {what} have dtype {ids.dtype}, wanted integers")
     if ids.size and not 0 <= ids.min() <= ids.max() < below:
         raise ValueError(f"{name}: {what} lie in {ids.min()} … {ids.max()}, wanted 0 … {below - 1}")
-
-
-# ── initialisers ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def zeros(shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
-    return np.zeros(shape, dtype)
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0, dtype=np.float64) -> np.ndarray:
-    """𝒩(0, std²)."""
-    return (std * rng.standard_normal(shape)).astype(dtype)
-
-
-def truncated_normal(
-    rng: np.random.Generator, shape: tuple[int, ...], std: float = 0.01, dtype=np.float64
-) -> np.ndarray:
-    """𝒩(0, std²), with what falls beyond two standard deviations drawn again (as in MAML's original code)."""
-    x = rng.standard_normal(shape)
-    while (outside := np.abs(x) > 2).any():
-        x[outside] = rng.standard_normal(int(outside.sum()))
-    return (std * x).astype(dtype)
-
-
-def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
-    """U(−a, a), a = √(6 / (fan in + fan out)): Glorot and Bengio, 2010, eq. 16. The last two axes are in, out."""
-    a = np.sqrt(6 / (_fan_in(shape) + int(np.prod(shape[:-2], dtype=int)) * shape[-1]))
-    return rng.uniform(-a, a, shape).astype(dtype)
-
-
-def he_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
-    """𝒩(0, 2 / fan in): He et al., 2015, eq. 10. The last two axes are in, out."""
-    return normal(rng, shape, float(np.sqrt(2 / _fan_in(shape))), dtype)
-
-
-def _fan_in(shape: tuple[int, ...]) -> int:
-    if len(shape) < 2:
-        raise ValueError(f"a weight of shape {shape} has no fan-in; wanted at least two axes, the last two in, out")
-    return int(np.prod(shape[:-1], dtype=int))

@@ -124,6 +124,7 @@ def learning(config: Config, records: list[dict[str, Any]]) -> Figure:
             ax.plot(*zip(*seen, strict=True), "o-", ms=3.5, lw=1, color=COLOURS[PRETRAINED], label=name)
         if key != "accuracy":
             _log_axis(ax)
+        ax.locator_params(axis="x", integer=True)
         ax.set(xlabel="meta-iteration", ylabel=f"query {label} after {_count(config.inner_steps, 'step')}")
     ax.legend()  # in the last panel, which has the metric and its validation
     return _titled(figure, config)
@@ -206,14 +207,16 @@ def predictions(trained: Trained, net: Net, tasks: int = 2) -> Figure:
             name = family.characters.names[characters[row]].replace("_", " ").replace("/", "\n")
             ax.text(0, 1.4 * row + 0.5, row, va="center", weight="bold")
             ax.text(left[0] - 0.2, 1.4 * row + 0.5, name, ha="right", va="center", fontsize=7)
-        heads = ("support", "queries before adaptation", f"queries after {_count(len(path) - 1, 'step')}")
+        some = _part(queries, config.queries)
+        heads = (f"support{_part(shots, config.shots)}", f"queries{some} before adaptation",
+                 f"queries{some} after {_count(len(path) - 1, 'step')}")  # fmt: skip
         for x, head in zip(left, heads, strict=False):
             ax.text(x, -0.2, head, fontsize=8)
         ax.set(xlim=(-0.1, left[-1] + 0.1), ylim=(1.4 * rows, -0.6), aspect="equal")
         ax.set_axis_off()
         accuracy = [f"{100 * np.mean(logits.argmax(1) == yq):.0f} %" for logits in (before, after)]
-        some = f" ({rows} of {config.ways} classes shown)" if rows < config.ways else ""
-        ax.set_title(f"Test task {i + 1}: accuracy {accuracy[0]} before adaptation, {accuracy[1]} after{some}")
+        title = f"Test task {i + 1}{_part(rows, config.ways, ' classes shown')}"
+        ax.set_title(f"{title}: accuracy {accuracy[0]} before adaptation, {accuracy[1]} after")
     note = "below a query: the predicted class, its probability; green is right, red wrong"
     return _titled(figure, config, trained.iteration, note)
 
@@ -250,8 +253,9 @@ def after_steps(trained: Trained, nets: dict[str, Net], tasks: int) -> Figure:
         # 1.96 σ / √tasks
         mean, ci = measured.mean(0), 1.96 * measured.std(0, ddof=1) / np.sqrt(tasks)
         ax.fill_between(x, mean - ci, mean + ci, color=COLOURS[name], alpha=0.2, lw=0)
-        result = f": {mean[-1]:.3g} ± {ci[-1]:.2g}{unit} after {_count(STEPS, 'step')}"
-        label = _label(config, name, net).replace("\n", ", ") + result
+        result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{unit} after {_count(STEPS, 'step')}"
+        label = _label(config, name, net).replace("\n", ", ")
+        label += f": {result if np.isfinite(mean[-1]) else 'diverges'}"
         ax.plot(x, mean, "o-", ms=3.5, color=COLOURS[name], label=label)
         if not accuracy and config.shots == 5:
             paper = f"{name}, Finn et al. (2017)"
@@ -260,9 +264,9 @@ def after_steps(trained: Trained, nets: dict[str, Net], tasks: int) -> Figure:
         ax.axhline(100 / config.ways, lw=1, ls=":", color="grey", label="chance")
         ax.set_ylim(0, 102)
     else:
-        _log_axis(ax)
+        _log_axis(ax, top=1000)  # beyond which it has diverged
     ax.set(xlabel="adaptation steps", xticks=x, ylabel="query accuracy (%)" if accuracy else "query mean squared error")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return _titled(figure, config, trained.iteration, f"mean over {tasks} test tasks, with 95 % intervals")
 
 
@@ -317,15 +321,22 @@ def _label(config: Config, name: str = "MAML", net: Net | None = None) -> str:
     return f"{method}\nrate {net.rate:g}" if net else method
 
 
+def _part(n: int, of: int, what: str = "") -> str:
+    return f" ({n} of {of}{what})" if n < of else ""
+
+
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def _log_axis(ax) -> None:
-    """A logarithmic y axis, with numbers written as they are."""
+def _log_axis(ax, top: float = np.inf) -> None:
+    """A logarithmic y axis, at most up to `top`, with numbers written as they are."""
     ticker = require("matplotlib.ticker", "plot")
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if high > 5 * low else ticker.AutoLocator())
+    high = min(high, top)
+    ax.set_ylim(low, high)
+    decades = ticker.LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,))
+    ax.yaxis.set_major_locator(decades if high > 5 * low else ticker.AutoLocator())
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")

@@ -68,8 +68,7 @@ class Run:
             sync(run.path.parent)
         with run.lock():
             _refuse_taken(run.path)  # again: now nobody else can be creating it
-            record = {"format": FORMAT, "tinymaml": _version(), "config": run.config}
-            write_atomically(run.path / "config.json", _pretty(record))
+            run.configure(config)
         return run
 
     @classmethod
@@ -114,6 +113,17 @@ class Run:
         finally:
             self._locked = False
             held.release()
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration, in place of the one before.
+
+        Raises:
+            ValueError: a value of `config` is not JSON, or not finite.
+        """
+        self._want_lock("configure")
+        self.config = _plain(config, "config")
+        record = {"format": FORMAT, "tinymaml": _version(), "config": self.config}
+        write_atomically(self.path / "config.json", _pretty(record))
 
     def save(self, iteration: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint and keep the last `KEEP`. Arrays: bool, integer or floating, of any shape.

@@ -4,7 +4,8 @@
     config, network, family, params = restore("runs/sinusoid")
 
 Every iteration draws its tasks from a generator of its own, seeded by (seed, stream, iteration). So nothing random is
-carried along, and a run that was stopped goes on bit for bit as if it never had been. Read next: `evaluate`.
+carried along, and a run that was stopped goes on bit for bit as if it never had been. BLAS is held to one thread: its
+sums then do not depend on how many the machine has. Read next: `evaluate`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import numpy as np
 
 from . import models, nn, optim
 from .extras import require
-from .maml import meta_value_and_grad
-from .nest import Nest, tree_fill, tree_items
+from .maml import adapt, meta_value_and_grad
+from .nest import Nest, tree_fill, tree_items, tree_map
 from .runs import Run
 from .tasks.omniglot import OmniglotTasks
 from .tasks.sinusoid import SinusoidTasks
@@ -56,6 +57,8 @@ class Config:
     hidden: tuple[int, ...] = _option((40, 40), "widths of the mlp's hidden layers")
     filters: int = _option(64, "filters of each block of the conv net")
     scheme: str = _option("1100/100/423", "Omniglot's split of characters", choices=("1100/100/423", "official"))
+    rotations: bool = _option(True, "Omniglot's characters turned by 90° multiples are further training classes")
+    schedule: str = _option("constant", "β over the iterations: as it is, or down to 0", choices=("constant", "cosine"))
     save_every: int = _option(100, "iterations between checkpoints")
     validate_every: int = _option(100, "iterations between validations")
     validation_tasks: int = _option(50, "tasks of a validation")
@@ -111,7 +114,9 @@ def build(config: Config) -> tuple[models.Network, Any, Callable]:
         return network, family, lambda params, x, y: (nn.mse(network.apply(params, x), y),) * 2  # loss and metric
     if not config.data:
         raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
-    family = OmniglotTasks(config.data, config.ways, config.shots, config.queries, config.scheme, dtype=config.dtype)
+    family = OmniglotTasks(
+        config.data, config.ways, config.shots, config.queries, config.scheme, config.rotations, config.dtype
+    )
     if config.model == "conv":
         network = models.conv(family.input_shape, config.filters, family.outputs)
     else:
@@ -129,6 +134,13 @@ def generator(config: Config, stream: int, index: int = 0) -> np.random.Generato
     return np.random.default_rng([config.seed, stream, index])
 
 
+def meta_lr(config: Config, iteration: int) -> float:
+    """β at an iteration."""
+    # cosine: β ½ (1 + cos(π i / N))   Loshchilov and Hutter, 2017, eq. 5, without restarts
+    decay = (1 + np.cos(np.pi * iteration / config.iterations)) / 2 if config.schedule == "cosine" else 1.0
+    return float(config.meta_lr * decay)
+
+
 def train(config: Config, out: str | os.PathLike, resume: bool = False, progress: bool = True) -> Run:
     """Train, and leave checkpoints and a log in `out`; `resume` goes on from its newest checkpoint.
 
@@ -139,16 +151,17 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
         FloatingPointError: training diverged; the checkpoints before are kept.
     """
     tqdm = require("tqdm", "train").tqdm
+    limits = require("threadpoolctl", "train").threadpool_limits
     network, family, loss = build(config)
     run = Run.open(out) if resume else Run.create(out, dataclasses.asdict(config))
     meta = meta_value_and_grad(
         loss, inner_lr=config.inner_lr, inner_steps=config.inner_steps, first_order=config.first_order, has_aux=True
     )
-    optimizer = optim.adam(config.meta_lr)
     params = network.init(generator(config, INIT), np.dtype(config.dtype))
-    state = optimizer.init(params)
+    state = optim.adam(config.meta_lr).init(params)
     done = 0
-    with run.lock(), _stop_signals() as stopped:
+    with run.lock(), limits(1, "blas"), _stop_signals() as stopped:
+        run.configure(dataclasses.asdict(config))
         if run.checkpoints():
             done, arrays, _ = run.load()
             params, state = _unflatten({"params": params, "optimizer": state}, arrays, run.path)
@@ -159,13 +172,11 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
             for i in range(done, config.iterations):
                 tasks = family.sample(generator(config, TRAIN, i), config.tasks, "train")
                 (value, metrics), grads = meta(params, tasks)
-                params, state = optimizer.update(params, grads, state)
+                params, state = optim.adam(meta_lr(config, i)).update(params, grads, state)
                 _check_finite(params, i + 1)
                 record = {"iteration": i + 1, "loss": float(value), family.metric: float(np.mean(metrics))}
                 if (i + 1) % config.validate_every == 0 or i + 1 == config.iterations:
-                    tasks = family.sample(generator(config, VALIDATE), config.validation_tasks, "val")
-                    (_, metrics), _ = meta(params, tasks)
-                    record[f"validation_{family.metric}"] = float(np.mean(metrics))
+                    record[f"validation_{family.metric}"] = _validate(config, family, loss, params)
                 run.log(record)
                 bar.update()
                 bar.set_postfix_str(_shown(record, bar.postfix), refresh=False)
@@ -177,6 +188,19 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
     if stopped:
         raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
     return run
+
+
+def _validate(config: Config, family: Any, loss: Callable, params: Nest) -> float:
+    """The mean query metric after the run's own inner steps, on the same validation tasks each time."""
+    stacked = family.sample(generator(config, VALIDATE), config.validation_tasks, "val")
+    metrics = []
+    for t in range(config.validation_tasks):
+        support, query = tree_map(lambda x, t=t: x[t], stacked)
+        adapted = adapt(
+            lambda *args: loss(*args)[0], params, support, inner_lr=config.inner_lr, inner_steps=config.inner_steps
+        )
+        metrics.append(loss(adapted, *query)[1])
+    return float(np.mean(metrics))
 
 
 def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:

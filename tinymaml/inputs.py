@@ -1,0 +1,89 @@
+"""What `maml` is given: brought into one form, or refused with one clear error before any work.
+
+    as_tasks(params, tasks, α, K)      stacked or listed tasks → a list of (support, query), all checked
+    rates_like(α, params)              α at every leaf
+    check_converging(value, what)      the one check inside the loop: a loss that is not finite ends it
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .engine import Tensor
+from .nest import Nest, tree_items, tree_map
+
+
+def rates_like(inner_lr: Nest, params: Nest) -> Nest:
+    """α at every leaf of the parameters, in their dtype; a number is everybody's."""
+
+    def rate(theta, a):
+        if isinstance(a, (int, float)):
+            return float(a)
+        a = a if isinstance(a, Tensor) else np.asarray(a)
+        return a if a.dtype == theta.dtype or a.dtype.kind == "c" else a.astype(theta.dtype)
+
+    if isinstance(inner_lr, (dict, list, tuple)):
+        return tree_map(rate, params, inner_lr)
+    return tree_map(lambda theta: rate(theta, inner_lr), params)
+
+
+def check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
+    if not isinstance(inner_steps, (int, np.integer)) or isinstance(inner_steps, bool) or inner_steps < 0:
+        raise ValueError(f"inner_steps is {inner_steps!r}, wanted an integer of at least 0")
+    if not tree_items(params):
+        raise ValueError(f"params is {params!r}, wanted a nest with at least one array")
+    for path, leaf in tree_items(params):
+        dtype = np.result_type(leaf.value if isinstance(leaf, Tensor) else leaf)
+        if dtype.kind not in "fc":
+            raise TypeError(f"params{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
+        check_finite(f"params{path}", leaf)
+    for path, leaf in tree_items(inner_lr):
+        check_finite(f"inner_lr{path}", leaf)
+
+
+def as_tasks(params: Nest, tasks: tuple | list, inner_lr: Nest, inner_steps: int) -> list[tuple]:
+    """The tasks as a list of (support, query)."""
+    check_settings(params, inner_lr, inner_steps)
+    if isinstance(tasks, list) and tasks and all(_is_pair(t) and _is_pair(t[0], t[1]) for t in tasks):
+        tasks = [tuple(t) for t in tasks]
+    elif _is_pair(tasks) and _is_pair(tasks[0], tasks[1]):
+        lengths = {f"tasks{path}": np.shape(leaf)[:1] for path, leaf in tree_items(tasks)}
+        if len(set(lengths.values())) != 1 or () in lengths.values():
+            seen = ", ".join(f"{path}: {np.shape(leaf)}" for path, leaf in tree_items(tasks))
+            raise ValueError(f"tasks are stacked on axis 0, but the arrays disagree on their number: {seen}")
+        ((count,),) = set(lengths.values())
+        tasks = [tree_map(lambda x, t=t: x[t], tuple(tasks)) for t in range(count)]
+    else:
+        raise ValueError("tasks must be ((xs, ys), (xq, yq)) with tasks stacked on axis 0, or a list of such pairs")
+    if not tasks:
+        raise ValueError("there are no tasks: the arrays have length 0 on axis 0")
+    for t, (support, query) in enumerate(tasks):
+        check_data(f"the support set of task {t}", support)
+        check_data(f"the query set of task {t}", query)
+    return tasks
+
+
+def _is_pair(*nests: Nest) -> bool:
+    return all(isinstance(nest, (list, tuple)) and len(nest) == 2 for nest in nests)
+
+
+def check_data(what: str, data: tuple) -> None:
+    for path, leaf in tree_items(data):
+        if 0 in np.shape(leaf):
+            raise ValueError(f"{what} is empty: {path} has shape {np.shape(leaf)}")
+        check_finite(f"{what}: {path}", leaf)
+
+
+def check_finite(what: str, leaf) -> None:
+    x = np.asarray(leaf.value if isinstance(leaf, Tensor) else leaf)
+    if x.dtype.kind in "fc" and not np.isfinite(x).all():
+        bad = np.argwhere(~np.isfinite(x))
+        raise ValueError(f"{what} is not finite: {len(bad)} of {x.size}, first {x[tuple(bad[0])]} at {bad[0].tolist()}")
+    if x.dtype == object:
+        raise TypeError(f"{what} has dtype object, wanted numbers")
+
+
+def check_converging(value, what: str) -> None:
+    value = value.value if isinstance(value, Tensor) else value
+    if not np.isfinite(value).all():
+        raise FloatingPointError(f"{what} is {value}: the inner loop diverged; a smaller inner_lr or fewer steps help")

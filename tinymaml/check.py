@@ -99,7 +99,7 @@ def _check_pullback(f, point, u, names, order, rtol, complex_rtol, rng) -> None:
         scale = max(np.max(np.abs(gradient), initial=0), *(abs(t) for t in exact)) if along else 0.0
         for method, numeric, allowed in (
             ("finite differences", _finite_differences, rtol * scale + 100 * np.finfo(float).eps * size / _FD_STEP),
-            ("the complex step", _complex_step, complex_rtol * scale),
+            ("the complex step", _complex_step, complex_rtol * scale + np.finfo(float).eps * size),
         ):
             try:
                 seen = np.array([numeric(phi, point, i, e) for _, e in along])

@@ -168,7 +168,8 @@ def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Ten
     active: dict[int, Tensor] = {leaf.index: leaf for leaf in leaves}
     for index in sorted(seen):
         z = seen[index]
-        if z.primitive and z.primitive.vjp and any(isinstance(x, Tensor) and x.index in active for x in z.inputs):
+        smooth = z.primitive and z.primitive.vjp and z.dtype.kind in "fc"  # nothing flows through integers and booleans
+        if smooth and any(isinstance(x, Tensor) and x.index in active for x in z.inputs):
             active[index] = z
     return active, nested
 

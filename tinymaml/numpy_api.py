@@ -120,7 +120,8 @@ for _f, _ours in {
     np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
     np.greater: ops.greater, np.greater_equal: ops.greater_equal, np.logical_not: ops.logical_not,
     np.logical_and: ops.logical_and, np.logical_or: ops.logical_or, np.logical_xor: ops.logical_xor,
-    np.bitwise_and: ops.logical_and, np.bitwise_or: ops.logical_or, np.invert: ops.logical_not,
+    np.bitwise_and: ops.bitwise_and, np.bitwise_or: ops.bitwise_or, np.bitwise_xor: ops.bitwise_xor,
+    np.invert: ops.invert,
 }.items():  # fmt: skip
     numpy_function(_f)(_ours)
 

@@ -69,12 +69,19 @@ arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x))
 # z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = z log x, and 0 where x = 0
 power = elementwise("power", np.power,
                     lambda g, z, x, y: g * y * power(x, _lowered(y)),
-                    lambda g, z, x, y: g * z * log(where(equal(x, 0), 1, x)))
+                    lambda g, z, x, y: g * z * _log_or_zero(x))
 
 
 def _lowered(y):
     """y − 1, and 0 where y = 0; a Python number stays one (as an array it would promote float32)."""
     return (y - 1 if y else y) if isinstance(y, (int, float)) else y - not_equal(y, 0)
+
+
+def _log_or_zero(x):
+    """log x, and 0 where x = 0; of a Python number, a Python number."""
+    if isinstance(x, (int, float)):
+        return float(np.log(x)) if x else 0.0
+    return log(where(equal(x, 0), 1, x))
 
 
 def _logaddexp(x, y):
@@ -105,7 +112,8 @@ astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
 def _above(x, y, *, tie, dtype):
     """1 where x > y, `tie` where x = y, 0 elsewhere."""
     x, y = np.real(x), np.real(y)
-    return np.heaviside(np.sign(np.subtract(x, y, dtype=np.result_type(x, y))), tie).astype(dtype)
+    share = np.greater(x, y).astype(dtype)
+    return share + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else share
 
 
 def _max_share(x, *, axis, ties):
@@ -126,14 +134,15 @@ argmax = Primitive("argmax", lambda x, *, axis, keepdims: np.argmax(x, axis, kee
 argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, keepdims=keepdims))
 argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"))
 sign = Primitive("sign", lambda x: np.sign(np.real(x)))
-floor, ceil, rint, trunc, isnan, isinf, isfinite, logical_not = (
+floor, ceil, rint, trunc, isnan, isinf, isfinite, logical_not, invert = (
     Primitive(f.__name__, f)
-    for f in (np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite, np.logical_not)
+    for f in (np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite, np.logical_not, np.invert)
 )
-equal, not_equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor = (
+(equal, not_equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor,
+ bitwise_and, bitwise_or, bitwise_xor) = (
     Primitive(f.__name__, f)
     for f in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
-              np.logical_and, np.logical_or, np.logical_xor)
+              np.logical_and, np.logical_or, np.logical_xor, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
 )
 
 
@@ -160,7 +169,10 @@ def normal_axes(axis, ndim: int) -> tuple[int, ...]:
     for a in axis:
         if not -ndim <= a < ndim:
             raise np.exceptions.AxisError(a, ndim)
-    return tuple(sorted(int(a) % ndim for a in axis))
+    axes = tuple(sorted(int(a) % ndim for a in axis))
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"repeated axis in {tuple(axis)}")
+    return axes
 
 
 def sum(x, axis=None, keepdims=False):
@@ -209,6 +221,7 @@ def matrix_transpose(x):
 
 def matmul(x, y):
     """The product as NumPy has it: vectors become matrices; a batch against one matrix becomes one tall matrix."""
+    x, y = (a if isinstance(a, Tensor) else np.asarray(a) for a in (x, y))
     if x.ndim == 0 or y.ndim == 0:
         raise ValueError("matmul: an operand is a scalar, wanted vectors or matrices; a scalar multiplies with *")
     if y.ndim == 1:
@@ -218,7 +231,8 @@ def matmul(x, y):
         z = matmul(reshape(x, (1, *x.shape)), y)
         return reshape(z, z.shape[:-2] + z.shape[-1:])
     if x.ndim > 2 and y.ndim == 2:
-        return reshape(_matmul(reshape(x, (-1, x.shape[-1])), y), (*x.shape[:-1], y.shape[-1]))
+        rows = int(np.prod(x.shape[:-1]))
+        return reshape(_matmul(reshape(x, (rows, x.shape[-1])), y), (*x.shape[:-1], y.shape[-1]))
     return _matmul(x, y)
 
 
@@ -265,18 +279,25 @@ scatter_add = Primitive("scatter_add", _scatter_add,
 
 def getitem(x, index):
     """x[index] as NumPy has it, basic or advanced; index arrays may be integer tensors (an argmax)."""
-    template, arrays = [], []
-    for part in index if isinstance(index, tuple) else (index,):
-        if isinstance(part, (list, np.ndarray, Tensor)):
-            part = np.asarray(part) if isinstance(part, list) else part
-            if part.dtype == bool:  # the shape of the result depends on the mask's value
-                part = part.value if isinstance(part, Tensor) else part
-                arrays.extend(np.nonzero(part))
-                template.extend([ARRAY] * part.ndim)
-                continue
+    template, arrays, masked = [], [], False
+    parts = index if isinstance(index, tuple) else (index,)
+    for part in parts:
+        if part is None or part is ... or isinstance(part, (slice, int, np.integer, np.bool_)):
+            template.append(part)
+            continue
+        if not isinstance(part, (Tensor, np.ndarray)):  # a list, a range, a tuple in the tuple
+            part = np.asarray(part)
+            part = part if part.size else part.astype(int)
+        if part.dtype != bool:
             arrays.append(part)
-            part = ARRAY
-        template.append(part)
+            template.append(ARRAY)
+            continue
+        masked = True  # the shape of the result depends on the mask's value
+        part = part.value if isinstance(part, Tensor) else part
+        arrays.extend(np.nonzero(part) if part.ndim else ())
+        template.extend([ARRAY] * part.ndim if part.ndim else [bool(part)])
+    if masked:  # NumPy's own error for a mask that does not fit
+        np.broadcast_to(False, x.shape)[tuple(part.value if isinstance(part, Tensor) else part for part in parts)]
     return _getitem(x, *arrays, template=tuple(template))
 
 
@@ -302,12 +323,12 @@ def _attach_operators() -> None:
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
         setattr(Tensor, f"__r{name}__", lambda x, y, f=f: f(y, x))
     compare = dict(eq=equal, ne=not_equal, lt=less, le=less_equal, gt=greater, ge=greater_equal)
-    for name, f in (compare | {"and": logical_and, "or": logical_or, "xor": logical_xor}).items():
+    for name, f in (compare | {"and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}).items():
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
     Tensor.__neg__ = lambda x: multiply(x, -1)
     Tensor.__pos__ = lambda x: x
     Tensor.__abs__ = lambda x: multiply(x, sign(x))
-    Tensor.__invert__ = lambda x: logical_not(x)
+    Tensor.__invert__ = lambda x: invert(x)
     Tensor.__getitem__ = getitem
     Tensor.__len__ = lambda x: len(x.value)
     Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))

@@ -21,12 +21,11 @@ from .engine import value_and_grad
 from .extras import require
 from .files import write_atomically
 from .maml import adapt
-from .models import Network
 from .nest import Nest, tree_map
 from .optim import adam
 from .runs import Run
 from .tasks.sinusoid import X
-from .train import INIT, PRETRAIN, TEST, VALIDATE, Config, generator, restore
+from .train import INIT, TEST, TRAIN, VALIDATE, Config, Trained, generator, restore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,17 +43,6 @@ STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.titlelocation": "left", "figure.titlesize": 9, "legend.fontsize": 8,
     "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150,
 }  # fmt: skip
-
-
-class Trained(NamedTuple):
-    """What `restore` gives back."""
-
-    config: Config
-    network: Network
-    family: Any
-    loss: Callable
-    params: Nest
-    iteration: int
 
 
 class Net(NamedTuple):
@@ -78,7 +66,7 @@ def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: 
     records = Run.open(path).read_log()
     if not records:
         raise ValueError(f"{path} has nothing to draw yet: its log holds no iteration")
-    trained = Trained(*restore(path, **({"data": data} if data else {})))
+    trained = restore(path, **({"data": data} if data else {}))
     folder = Path(to).expanduser() if to else Path(path) / "plots"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +129,7 @@ def _smooth(y: np.ndarray, window: int) -> np.ndarray:
 
 
 def pretrain(trained: Trained, iterations: int) -> Net:
-    """What MAML is compared with: the same network, regressing the pooled support points of all waves with Adam.
+    """What MAML is compared with: the same network, regressing the support points of the same waves, pooled, with Adam.
 
     On a task it takes the one of `RATES` that is best on validation tasks, as the paper's does ("an automatically
     tuned step size"); MAML's α belongs to MAML's θ, and here would often diverge.
@@ -151,7 +139,7 @@ def pretrain(trained: Trained, iterations: int) -> Net:
     params = network.init(generator(config, INIT), np.dtype(config.dtype))
     state = optimizer.init(params)
     for i in _progress(range(iterations), "pretraining without MAML"):
-        support, _ = family.sample(generator(config, PRETRAIN, i), config.tasks, "train")
+        support, _ = family.sample(generator(config, TRAIN, i), config.tasks, "train")
         x, y = (points.reshape(-1, 1) for points in support)  # of (tasks, shots, 1)
         _, grads = value_and_grad(loss, has_aux=True)(params, x, y)
         params, state = optimizer.update(params, grads, state)

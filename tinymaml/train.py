@@ -1,7 +1,7 @@
 """The outer loop: θ ← θ − β ∇𝓛(θ), from a `Config` to a run folder one can stop, resume, evaluate and draw.
 
     run = train(Config.default("sinusoid", iterations=1000), "runs/sinusoid")
-    config, network, family, params = restore("runs/sinusoid")
+    config, network, family, loss, params, iteration = restore("runs/sinusoid")
 
 Every iteration draws its tasks from a generator of its own, seeded by (seed, stream, iteration). So nothing random is
 carried along, and a run that was stopped goes on bit for bit as if it never had been. BLAS is held to one thread: its
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from .runs import Run
 from .tasks.omniglot import OmniglotTasks
 from .tasks.sinusoid import SinusoidTasks
 
-INIT, TRAIN, VALIDATE, TEST, PRETRAIN = range(5)  # streams of random numbers, apart from each other
+INIT, TRAIN, VALIDATE, TEST = range(4)  # streams of random numbers, apart from each other
 
 
 def _option(default: Any, help: str, **more: Any) -> Any:
@@ -61,7 +61,7 @@ class Config:
     schedule: str = _option("constant", "β over the iterations: as it is, or down to 0", choices=("constant", "cosine"))
     save_every: int = _option(100, "iterations between checkpoints")
     validate_every: int = _option(100, "iterations between validations")
-    validation_tasks: int = _option(50, "tasks of a validation")
+    validation_tasks: int = _option(100, "tasks of a validation")
     data: str = _option("", "folder of the data (omniglot)")
 
     def __post_init__(self) -> None:
@@ -179,7 +179,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
                     record[f"validation_{family.metric}"] = _validate(config, family, loss, params)
                 run.log(record)
                 bar.update()
-                bar.set_postfix_str(_shown(record, bar.postfix), refresh=False)
+                bar.set_postfix_str(_shown(record, getattr(bar, "postfix", None)), refresh=False)
                 if stopped or (i + 1) % config.save_every == 0 or i + 1 == config.iterations:
                     seconds = time.perf_counter() - started
                     run.save(i + 1, _flatten({"params": params, "optimizer": state}), {"seconds": round(seconds, 3)})
@@ -213,8 +213,19 @@ def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **changes)
 
 
-def restore(path: str | os.PathLike, iteration: int | None = None, **changes: Any):
-    """A run's (config, network, family, loss, params, iteration), from its newest checkpoint or a given one."""
+class Trained(NamedTuple):
+    """What a run has learned: its settings, what `build` makes of them, θ, and after how many iterations."""
+
+    config: Config
+    network: models.Network
+    family: Any
+    loss: Callable
+    params: Nest
+    iteration: int
+
+
+def restore(path: str | os.PathLike, iteration: int | None = None, **changes: Any) -> Trained:
+    """A run as it stands at its newest checkpoint or a given one; `changes` are to its settings (`data=`)."""
     run = Run.open(path)
     config = dataclasses.replace(Config.from_json(run.config), **changes)
     network, family, loss = build(config)
@@ -222,7 +233,7 @@ def restore(path: str | os.PathLike, iteration: int | None = None, **changes: An
     iteration, arrays, _ = run.load(iteration)
     stored = {name: x for name, x in arrays.items() if name.startswith("params")}
     (params,) = _unflatten({"params": params}, stored, run.path)
-    return config, network, family, loss, params, iteration
+    return Trained(config, network, family, loss, params, iteration)
 
 
 def _flatten(tree: Nest) -> dict[str, np.ndarray]:

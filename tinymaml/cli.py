@@ -86,7 +86,7 @@ def _add_options(parser: argparse.ArgumentParser, family: str) -> None:
     defaults = Config.default(family)
     for f in dataclasses.fields(Config):
         value = getattr(defaults, f.name)
-        if f.name == "family" or (family == "sinusoid" and f.name in ("ways", "filters", "scheme", "rotations", "data")):
+        if f.name == "family" or f.metadata.get("only", family) != family:
             continue
         flag = "--" + f.name.replace("_", "-")
         shown = f"{f.metadata['help']} (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"

@@ -78,9 +78,7 @@ class Primitive:
     def __call__(self, *inputs, **params):
         """The output: a tensor if any input is one, otherwise an array."""
         out = self.forward(*[x.value if isinstance(x, Tensor) else x for x in inputs], **params)
-        if any(isinstance(x, Tensor) for x in inputs):
-            return Tensor(out, self, inputs, params)
-        return out
+        return Tensor(out, self, inputs, params) if Tensor in map(type, inputs) else out
 
     def __repr__(self) -> str:
         return f"Primitive({self.name})"

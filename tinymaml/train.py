@@ -43,26 +43,26 @@ class Config:
 
     family: str = _option("sinusoid", "where tasks come from", choices=("sinusoid", "omniglot"))
     model: str = _option("mlp", "network", choices=("mlp", "conv"))
-    ways: int = _option(5, "classes of a task (classification)")
+    ways: int = _option(5, "classes of a task (classification)", only="omniglot")
     shots: int = _option(5, "support examples of each class, or of each wave")
-    queries: int = _option(5, "query examples of each class, or of each wave")
+    queries: int = _option(15, "query examples of each class, or of each wave")
     inner_steps: int = _option(1, "K, gradient steps of the inner loop in training")
-    inner_lr: float = _option(0.01, "α, rate of the inner loop, for a loss that is a mean")
-    meta_lr: float = _option(1e-3, "β, Adam's rate in the outer loop")
+    inner_lr: float = _option(0.005, "α, rate of the inner loop, for a loss that is a mean")
+    meta_lr: float = _option(0.006, "β, Adam's rate in the outer loop")
     tasks: int = _option(25, "tasks of a meta-gradient")
     iterations: int = _option(10000, "meta-gradients in all")
     first_order: bool = _option(False, "FOMAML: leave the second derivatives out")
     dtype: str = _option("float32", "floating type", choices=("float32", "float64"))
     seed: int = _option(0, "of everything random")
     hidden: tuple[int, ...] = _option((40, 40), "widths of the mlp's hidden layers")
-    filters: int = _option(64, "filters of each block of the conv net")
-    scheme: str = _option("1100/100/423", "Omniglot's split of characters", choices=("1100/100/423", "official"))
-    rotations: bool = _option(True, "Omniglot's characters turned by 90° multiples are further training classes")
-    schedule: str = _option("constant", "β over the iterations: as it is, or down to 0", choices=("constant", "cosine"))
+    filters: int = _option(64, "filters of each block of the conv net", only="omniglot")
+    scheme: str = _option("1100/100/423", "split of the characters", choices=("1100/100/423", "official"), only="omniglot")
+    rotations: bool = _option(True, "training characters turned by 90° multiples are further classes", only="omniglot")
+    schedule: str = _option("cosine", "β over the iterations: as it is, or down to 0", choices=("constant", "cosine"))
     save_every: int = _option(100, "iterations between checkpoints")
     validate_every: int = _option(100, "iterations between validations")
     validation_tasks: int = _option(100, "tasks of a validation")
-    data: str = _option("", "folder of the data (omniglot)")
+    data: str = _option("", "folder of the data (omniglot)", only="omniglot")
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -100,7 +100,7 @@ class Config:
 DEFAULTS: dict[str, dict[str, Any]] = {
     "sinusoid": {},
     "omniglot": dict(
-        model="conv", ways=5, shots=1, queries=5, inner_steps=1, inner_lr=0.4, meta_lr=2e-3, tasks=32, iterations=300,
+        model="conv", shots=1, queries=5, inner_lr=0.4, meta_lr=0.005, tasks=32, iterations=300,
         hidden=(256, 128, 64, 64), save_every=20, validate_every=50,
     ),
 }  # fmt: skip

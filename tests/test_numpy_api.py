@@ -187,7 +187,7 @@ def test_unary_functions_of_positive_numbers(f, x):
 )
 def test_a_number_promotes_as_in_numpy_and_the_result_is_a_tensor(f, x, reflected, number):
     g = (lambda x: f(number, x)) if reflected else (lambda x: f(x, number))
-    check(g, x, exact=True)
+    check(g, x, exact=f not in (operator.pow, np.power))  # NumPy rounds powers of scalars and of vectors differently
     with np.errstate(all="ignore"):
         assert isinstance(g(Tensor(x)), Tensor)
 

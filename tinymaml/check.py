@@ -9,6 +9,7 @@ derivatives of the first, and so on. So a rule that is right once and wrong when
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -40,7 +41,8 @@ def check_grads(
             same argument. Finite differences are allowed their own rounding beside it, ε|φ|/h.
         seed: for cotangents, directions and sampled elements.
 
-    The complex step is left out where f cannot be evaluated on complex arrays (NumPy raises TypeError).
+    The complex step is left out where f cannot be evaluated on complex arrays: NumPy raises TypeError, or warns that a
+    cast discards the imaginary part.
 
     Raises:
         GradientError: says at which order, in which argument, at which element, and by how much.
@@ -80,6 +82,8 @@ def _evaluate(f: Callable, point: list) -> tuple:
 
 def _check_forward(f: Callable, point: list) -> None:
     for i, (on_tensors, on_arrays) in enumerate(zip(_evaluate(f, point), f(*point), strict=True)):
+        if not np.isfinite(on_tensors).all():
+            raise GradientError(f"order 0: output {i} is not finite:\n{on_tensors}")
         a, b = np.asarray(on_tensors), np.asarray(on_arrays.value if isinstance(on_arrays, Tensor) else on_arrays)
         if a.shape != b.shape or not np.allclose(a, b, rtol=1e-12, atol=1e-12 * np.max(np.abs(b), initial=0)):
             raise GradientError(f"order 0: output {i} on tensors is not what it is on arrays:\n{a}\nagainst\n{b}")
@@ -102,8 +106,10 @@ def _check_pullback(f, point, u, names, order, rtol, complex_rtol, rng) -> None:
             ("the complex step", _complex_step, complex_rtol * scale + np.finfo(float).eps * size),
         ):
             try:
-                seen = np.array([numeric(phi, point, i, e) for _, e in along])
-            except TypeError:
+                with warnings.catch_warnings():  # a cast to real loses the imaginary part
+                    warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                    seen = np.array([numeric(phi, point, i, e) for _, e in along])
+            except (TypeError, np.exceptions.ComplexWarning):
                 if method == "the complex step":
                     continue
                 raise

@@ -22,7 +22,7 @@ Read next: `ops`, the primitives and their rules.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -102,8 +102,12 @@ def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
     Raises:
         TypeError: an argument holds integers, booleans or objects; names it.
     """
-    paths = tree_items(args)
-    leaves = [_leaf(x, path) for path, x in paths]
+    return _vjp(f, args, range(len(args)))
+
+
+def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callable[[Nest], tuple]]:
+    """`vjp`, where errors name the arguments by their `places` in the caller's call."""
+    leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
     out = f(*tree_fill(args, leaves))
     outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     active, nested = _between(leaves, outputs)
@@ -135,10 +139,10 @@ def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
 def _leaf(x, path: str) -> Tensor:
     if isinstance(x, Tensor):
         return alias(x)
-    x = np.asarray(x)
+    x = np.array(x)  # a copy: what the caller writes to x later is not in the graph
     if x.dtype.kind not in "fc":
         raise TypeError(
-            f"cannot differentiate with respect to args{path}: its dtype is {x.dtype}, wanted a floating-point array"
+            f"cannot differentiate with respect to {path}: its dtype is {x.dtype}, wanted a floating-point array"
             " (convert with np.asarray(x, float), or close over what is constant)"
         )
     return Tensor(x)
@@ -177,15 +181,14 @@ def _value(x):
 
 
 def _result(x):
-    """A tensor as it is; an array as a fresh one, which the caller may write to."""
-    return x if isinstance(x, Tensor) else np.array(x)
+    """An array as a fresh one, which the caller may write to; a tensor, or what is no array, as it is."""
+    return np.array(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
 def _like(g, x: Tensor):
     """The cotangent g of x, with its shape and dtype checked."""
-    if isinstance(g, Tensor) and g.shape == x.shape:
-        return g
-    g = np.asarray(g, None if np.iscomplexobj(g) else x.dtype)
+    if not isinstance(g, Tensor):
+        g = np.asarray(g, None if np.iscomplexobj(g) else x.dtype)
     if g.shape != x.shape:
         raise ValueError(f"a cotangent of shape {g.shape} for an output of shape {x.shape}")
     return g
@@ -207,23 +210,25 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
     def value_and_gradient(*args, **kwargs):
         if any(not -len(args) <= i < len(args) for i in wanted):
             raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
+        if len({i % len(args) for i in wanted}) < len(wanted):
+            raise ValueError(f"argnums={argnums} names an argument twice")
 
         def of_wanted(*chosen):
             full = list(args)
             for i, x in zip(wanted, chosen, strict=True):
                 full[i] = x
             out = f(*full, **kwargs)
+            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                raise ValueError(f"{_name(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
             value = out[0] if has_aux else out
-            if np.shape(_value(value)) != () or isinstance(value, (dict, list, tuple)):
+            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(_value(value)) != ():
                 seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
                 raise ValueError(f"{_name(f)} must return a scalar to be differentiated, it returned {seen}")
             return out
 
-        out, pullback = vjp(of_wanted, *(args[i] for i in wanted))
-        if not has_aux:
-            grads = pullback(_one(out))
-        else:  # aux is carried along: its cotangent is zero
-            grads = pullback((_one(out[0]), tree_map(lambda x: np.zeros_like(_value(x)), out[1])))
+        out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))
+        # aux is carried along: its cotangent is zero
+        grads = pullback((_one(out[0]), tree_map(_zero, out[1])) if has_aux else _one(out))
         return out, grads[0] if isinstance(argnums, int) else grads
 
     return value_and_gradient
@@ -231,6 +236,10 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
 
 def _one(x):
     return np.ones((), np.result_type(_value(x)))
+
+
+def _zero(x):
+    return np.zeros(x.shape, x.dtype) if isinstance(x, (Tensor, np.ndarray)) else 0
 
 
 def _name(f: Callable) -> str:

@@ -2,7 +2,7 @@
 
     as_tasks(params, tasks, α, K)      stacked or listed tasks → a list of (support, query), all checked
     rates_like(α, params)              α at every leaf
-    check_converging(value, what)      the one check inside the loop: a loss that is not finite ends it
+    check_converging(value, what)      the check inside the loop: a loss that is not finite ends it
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .engine import Tensor
-from .nest import Nest, tree_items, tree_map
+from .nest import Nest, tree_items, tree_leaves, tree_map
 
 
 def rates_like(inner_lr: Nest, params: Nest) -> Nest:
@@ -22,9 +22,14 @@ def rates_like(inner_lr: Nest, params: Nest) -> Nest:
         a = a if isinstance(a, Tensor) else np.asarray(a)
         return a if a.dtype == theta.dtype or a.dtype.kind == "c" else a.astype(theta.dtype)
 
-    if isinstance(inner_lr, (dict, list, tuple)):
-        return tree_map(rate, params, inner_lr)
-    return tree_map(lambda theta: rate(theta, inner_lr), params)
+    if not isinstance(inner_lr, (dict, list, tuple)):
+        return tree_map(lambda theta: rate(theta, inner_lr), params)
+    rates = tree_map(rate, params, inner_lr)
+    for (path, theta), a in zip(tree_items(params), tree_leaves(rates), strict=True):
+        axes = zip(np.shape(a)[::-1], theta.shape[::-1], strict=False)
+        if np.ndim(a) > theta.ndim or any(n not in (1, m) for n, m in axes):
+            raise ValueError(f"inner_lr{path} has shape {np.shape(a)} for a parameter of shape {theta.shape}")
+    return rates
 
 
 def check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
@@ -37,6 +42,8 @@ def check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
         if dtype.kind not in "fc":
             raise TypeError(f"params{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
         check_finite(f"params{path}", leaf)
+    if not tree_items(inner_lr):
+        raise ValueError(f"inner_lr is {inner_lr!r}, wanted a number, or a nest of numbers or arrays like params")
     for path, leaf in tree_items(inner_lr):
         check_finite(f"inner_lr{path}", leaf)
 
@@ -79,11 +86,23 @@ def check_finite(what: str, leaf) -> None:
     if x.dtype.kind in "fc" and not np.isfinite(x).all():
         bad = np.argwhere(~np.isfinite(x))
         raise ValueError(f"{what} is not finite: {len(bad)} of {x.size}, first {x[tuple(bad[0])]} at {bad[0].tolist()}")
-    if x.dtype == object:
-        raise TypeError(f"{what} has dtype object, wanted numbers")
+    if x.dtype.kind not in "biufc":
+        raise TypeError(f"{what} has dtype {x.dtype}, wanted numbers")
 
 
 def check_converging(value, what: str) -> None:
     value = value.value if isinstance(value, Tensor) else value
-    if not np.isfinite(value).all():
-        raise FloatingPointError(f"{what} is {value}: the inner loop diverged; a smaller inner_lr or fewer steps help")
+    if np.shape(value) != ():
+        raise ValueError(f"{what} has shape {np.shape(value)}, wanted a scalar")
+    if not np.isfinite(value):
+        raise FloatingPointError(f"{what} is {value}: {_ADVICE}")
+
+
+def check_arrays(params: Nest, what: str) -> None:
+    """θ after the inner loop, or the meta-gradient: finite, as the losses were."""
+    for path, leaf in tree_items(params):
+        if not np.isfinite(leaf.value if isinstance(leaf, Tensor) else leaf).all():
+            raise FloatingPointError(f"{what}{path} is not finite: {_ADVICE}")
+
+
+_ADVICE = "the inner loop diverged (a smaller inner_lr or fewer steps help), or the loss has no derivative there"

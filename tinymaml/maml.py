@@ -21,10 +21,11 @@ from collections.abc import Callable
 import numpy as np
 
 from .engine import Tensor, stop_gradient, value_and_grad
-from .inputs import as_tasks, check_converging, check_data, check_settings, rates_like
+from .inputs import as_tasks, check_arrays, check_converging, check_data, check_settings, rates_like
 from .nest import Nest, tree_map
+from .numpy_api import as_array
 
-_quietly = np.errstate(over="ignore", invalid="ignore")  # what diverges is an error below, and says where
+_quietly = np.errstate(all="ignore")  # what diverges is an error below, and says where
 
 
 @_quietly
@@ -51,11 +52,13 @@ def adapt(
     """
     check_settings(params, inner_lr, inner_steps)
     check_data("the support set", support)
-    params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
-    return _adapt(loss, params, support, inner_lr, inner_steps, first_order, where="")
+    adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, where="")
+    check_arrays(adapted, f"after {inner_steps} inner steps, params")
+    return adapted
 
 
 def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
+    params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
     alpha = rates_like(inner_lr, params)
     for k in range(inner_steps):
         value, grads = value_and_grad(loss)(params, *support)
@@ -63,7 +66,7 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
         if first_order:
             grads = tree_map(stop_gradient, grads)
         # θₖ₊₁ = θₖ − α g_s(θₖ)
-        params = tree_map(lambda theta, a, g: theta - a * g, params, alpha, grads)
+        params = tree_map(lambda theta, a, g: as_array(theta - a * g), params, alpha, grads)
     return params
 
 
@@ -113,10 +116,12 @@ def meta_value_and_grad(
         What `adapt` raises, with the task named; ValueError for arrays that disagree on the number of tasks.
     """
 
+    @functools.wraps(loss)
     def support_loss(params, *support):
         value = loss(params, *support)
         return value[0] if has_aux else value
 
+    @functools.wraps(loss)
     def query_loss(params, support, query, where):
         return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order, where), *query)
 
@@ -130,14 +135,13 @@ def meta_value_and_grad(
                 value, extra = value
                 aux.append(extra)
             check_converging(value, f"task {t}: the query loss")
+            check_arrays(grads, f"task {t}: the meta-gradient of params")
             values.append(value)
             total = grads if total is None else tree_map(operator.add, total, grads)
 
-        def over_tasks(x):
-            mean = x / len(tasks)
-            return mean if isinstance(mean, Tensor) else np.asarray(mean)
-
-        value = over_tasks(functools.reduce(operator.add, values))
-        return ((value, aux) if has_aux else value), tree_map(over_tasks, total)
+        # 1/T Σₜ
+        value = as_array(functools.reduce(operator.add, values) / len(tasks))
+        grads = tree_map(lambda g: as_array(g / len(tasks)), total)
+        return ((value, aux) if has_aux else value), grads
 
     return meta

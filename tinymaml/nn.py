@@ -86,6 +86,8 @@ def batch_norm(x: Array, gamma: Array | None = None, beta: Array | None = None, 
 
     The statistics are always those of the batch at hand, at test too (transductive), as in MAML's original code.
     """
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm: x has shape {x.shape}, wanted (…, channels) with at least two axes")
     over = tuple(range(x.ndim - 1))
     centred = x - np.mean(x, over)
     y = centred / np.sqrt(np.mean(centred * centred, over) + eps)
@@ -118,7 +120,7 @@ def _windows(x: Array, size: int) -> Array:
 
 
 def _check_pool(name: str, x: Array, size: int) -> None:
-    if x.ndim != 4 or not 1 <= size <= min(x.shape[1:3]):
+    if x.ndim != 4 or not isinstance(size, (int, np.integer)) or not 1 <= size <= min(x.shape[1:3]):
         raise ValueError(f"{name}: x has shape {x.shape}; wanted (N, H, W, C) with H and W at least size = {size} ≥ 1")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .engine import Tensor
 from .nest import Nest, tree_map
+from .numpy_api import as_array
 
 
 class Optimizer(NamedTuple):
@@ -25,19 +26,21 @@ class Optimizer(NamedTuple):
 
 def sgd(lr: float) -> Optimizer:
     """θ ← θ − β g."""
+    lr = _number(lr)
 
     def update(params, grads, state):
-        return tree_map(lambda p, g: p - lr * g, params, grads), state
+        return tree_map(lambda p, g: as_array(p - lr * g), params, grads), state
 
     return Optimizer(lambda params: {}, update)
 
 
 def momentum(lr: float, mu: float = 0.9) -> Optimizer:
     """m ← μ m + g,  θ ← θ − β m (Polyak, 1964; PyTorch's form)."""
+    lr, mu = _number(lr), _number(mu)
 
     def update(params, grads, state):
-        m = tree_map(lambda m, g: mu * m + g, state["m"], grads)
-        return tree_map(lambda p, m: p - lr * m, params, m), {"m": m}
+        m = tree_map(lambda m, g: as_array(mu * m + g), state["m"], grads)
+        return tree_map(lambda p, m: as_array(p - lr * m), params, m), {"m": m}
 
     return Optimizer(lambda params: {"m": tree_map(_zeros, params)}, update)
 
@@ -52,16 +55,17 @@ def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_r
     `eps_root` keeps the root away from 0, where its derivative is infinite: give 1e-16 when an update is differentiated
     through (an inner loop with Adam), or a parameter whose gradient is 0 makes everything NaN.
     """
+    lr, b1, b2, eps, eps_root = map(_number, (lr, b1, b2, eps, eps_root))
 
     def init(params):
         return {"t": np.zeros((), np.int64), "m": tree_map(_zeros, params), "v": tree_map(_zeros, params)}
 
     def update(params, grads, state):
         t = state["t"] + 1
-        m = tree_map(lambda m, g: b1 * m + (1 - b1) * g, state["m"], grads)
-        v = tree_map(lambda v, g: b2 * v + (1 - b2) * g * g, state["v"], grads)
+        m = tree_map(lambda m, g: as_array(b1 * m + (1 - b1) * g), state["m"], grads)
+        v = tree_map(lambda v, g: as_array(b2 * v + (1 - b2) * g * g), state["v"], grads)
         c1, c2 = float(1 - b1**t), float(1 - b2**t)
-        step = lambda p, m, v: p - lr * (m / c1) / (np.sqrt(v / c2 + eps_root) + eps)  # noqa: E731
+        step = lambda p, m, v: as_array(p - lr * (m / c1) / (np.sqrt(v / c2 + eps_root) + eps))  # noqa: E731
         return tree_map(step, params, m, v), {"t": np.asarray(t), "m": m, "v": v}
 
     return Optimizer(init, update)
@@ -69,3 +73,8 @@ def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_r
 
 def _zeros(p) -> np.ndarray:
     return np.zeros(np.shape(p), p.dtype if isinstance(p, (Tensor, np.ndarray)) else float)
+
+
+def _number(x):
+    """A rate as a Python number, which does not promote float32 as a NumPy one would."""
+    return x if isinstance(x, Tensor) else float(x)

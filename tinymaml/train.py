@@ -56,7 +56,7 @@ class Config:
     seed: int = _option(0, "of everything random")
     hidden: tuple[int, ...] = _option((40, 40), "widths of the mlp's hidden layers")
     filters: int = _option(64, "filters of each block of the conv net", only="omniglot")
-    scheme: str = _option("1100/100/423", "split of the characters", choices=("1100/100/423", "official"), only="omniglot")
+    scheme: str = _option("1100/100/423", "split of characters", choices=("1100/100/423", "official"), only="omniglot")
     rotations: bool = _option(True, "training characters turned by 90° multiples are further classes", only="omniglot")
     schedule: str = _option("cosine", "β over the iterations: as it is, or down to 0", choices=("constant", "cosine"))
     save_every: int = _option(100, "iterations between checkpoints")

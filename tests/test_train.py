@@ -1,0 +1,784 @@
+"""Training learns, gives the same bits each time, and goes on after any stop as if there had been none."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for library in ("safetensors", "filelock", "tqdm", "threadpoolctl"):
+    pytest.importorskip(library)
+
+from tinymaml import maml  # noqa: E402
+from tinymaml import train as training  # noqa: E402
+from tinymaml.cli import main  # noqa: E402
+from tinymaml.evaluate import evaluate  # noqa: E402
+from tinymaml.models import Network  # noqa: E402
+from tinymaml.nest import tree_items, tree_leaves  # noqa: E402
+from tinymaml.runs import Run  # noqa: E402
+from tinymaml.train import TEST, TRAIN, VALIDATE, Config, build, generator, meta_lr, restore, resumed, train  # noqa: E402
+
+posix = pytest.mark.skipif(os.name != "posix", reason="these signals are POSIX")
+SMALL = dict(tasks=2, hidden=(6,), iterations=12, save_every=4, validate_every=5, validation_tasks=2)
+
+
+def small(**changes) -> Config:
+    return Config.default("sinusoid", **{**SMALL, **changes})
+
+
+def trained(config: Config, out: Path, **options) -> Run:
+    return train(config, out, progress=False, **options)
+
+
+def arrays_of(run: Run | Path) -> dict[str, tuple]:
+    """Every array of the newest checkpoint, parameters and optimiser, bit for bit."""
+    run = run if isinstance(run, Run) else Run.open(run)
+    return {name: (x.dtype, x.shape, x.tobytes()) for name, x in run.load().arrays.items()}
+
+
+def assert_same(run: Run | Path, other: Run | Path) -> None:
+    run, other = (r if isinstance(r, Run) else Run.open(r) for r in (run, other))
+    assert run.load().iteration == other.load().iteration
+    assert arrays_of(run) == arrays_of(other)
+    assert (run.path / "log.jsonl").read_bytes() == (other.path / "log.jsonl").read_bytes()
+    assert run.checkpoints() == other.checkpoints() or "stopped elsewhere"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of some settings that nobody stopped; each is trained once."""
+    runs = {}
+
+    def of(config: Config) -> Run:
+        if config not in runs:
+            runs[config] = trained(config, tmp_path_factory.mktemp("whole") / "run")
+        return runs[config]
+
+    return of
+
+
+@contextmanager
+def signalled(iteration: int, number: int = signal.SIGINT, times: int = 1):
+    """Somebody asks to stop while an iteration is being logged."""
+    honest = Run.log
+
+    def log(self, record):
+        if record["iteration"] == iteration:
+            for _ in range(times):
+                signal.raise_signal(number)
+        honest(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "log", log)
+        yield
+
+
+def stopped(config: Config, out: Path, iteration: int, resume: bool = False) -> None:
+    with signalled(iteration), pytest.raises(KeyboardInterrupt):
+        trained(config, out, resume=resume)
+
+
+# ── settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_hyper_parameter_is_saved_with_the_run(whole):
+    config = small(seed=3, schedule="cosine", first_order=True)
+    run = whole(config)
+    saved = json.loads((run.path / "config.json").read_text())["config"]
+    assert saved.keys() == {f.name for f in dataclasses.fields(Config)}
+    assert Config.from_json(saved) == config
+    assert restore(run.path).config == config
+
+
+@pytest.mark.parametrize("family", ["sinusoid", "omniglot"])
+def test_a_configuration_survives_json(family):
+    config = Config.default(family, hidden=(3, 4), inner_lr=0.1 + 0.2)
+    assert Config.from_json(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        *((dict([pair]), f"{pair[0]} is {pair[1]}") for pair in [
+            ("shots", -1), ("queries", 0), ("tasks", 0), ("ways", 0), ("iterations", 0), ("filters", 0), ("save_every", 0),
+            ("validate_every", 0), ("validation_tasks", 0), ("inner_steps", -1), ("inner_lr", float("nan")),
+            ("inner_lr", float("inf")), ("inner_lr", -0.1), ("meta_lr", float("nan")), ("meta_lr", -1.0),
+        ]),
+        (dict(seed=-1), "seed -1"),
+        (dict(dtype="float16"), "dtype is 'float16', wanted one of float32, float64"),
+        (dict(family="cats"), "family is 'cats', wanted one of sinusoid, omniglot"),
+        (dict(model="vit"), "model is 'vit', wanted one of mlp, conv"),
+        (dict(schedule="step"), "schedule is 'step'"),
+        (dict(scheme="half"), "scheme is 'half'"),
+        (dict(hidden=()), r"hidden is \(\)"),
+        (dict(hidden=(4, 0)), r"hidden is \(4, 0\)"),
+        (dict(model="conv"), "sinusoid has no images"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(**changes)
+
+
+@pytest.mark.parametrize("field, value", [("tasks", "two"), ("tasks", 2.5), ("inner_steps", 1.5), ("hidden", 5),
+                                          ("first_order", "no"), ("inner_lr", None)])  # fmt: skip
+def test_a_saved_setting_of_another_type_is_named(field, value):
+    record = {**dataclasses.asdict(small()), field: value}
+    with pytest.raises((ValueError, TypeError), match=field):
+        Config.from_json(record)
+
+
+def test_a_saved_setting_too_few_or_too_many_is_named():
+    record = dataclasses.asdict(small())
+    with pytest.raises(ValueError, match="does not fit this version of tinymaml: momentum"):
+        Config.from_json({**record, "momentum": 0.9})
+    del record["schedule"]
+    with pytest.raises(ValueError, match="does not fit this version of tinymaml: schedule"):
+        Config.from_json(record)
+
+
+def test_the_cosine_goes_from_beta_down_to_zero():
+    config = small(schedule="cosine", meta_lr=0.2, iterations=8)
+    rates = [meta_lr(config, i) for i in range(9)]
+    assert rates[0] == 0.2 and rates[4] == pytest.approx(0.1) and rates[8] == pytest.approx(0)
+    assert rates == sorted(rates, reverse=True)
+    assert {meta_lr(small(meta_lr=0.2), i) for i in range(9)} == {0.2}
+
+
+def test_the_settings_reach_the_meta_gradient(tmp_path):
+    """One iteration by hand: Adam's first step on the meta-gradient of the first tasks."""
+    config = small(iterations=1, dtype="float64", inner_steps=2, inner_lr=0.03, meta_lr=0.005, shots=3, queries=4)
+    network, family, _ = build(config)
+    params = network.init(generator(config, training.INIT), np.float64)
+    tasks = family.sample(generator(config, TRAIN, 0), config.tasks, "train")
+    gradient = maml.meta_value_and_grad(
+        lambda p, x, y: np.mean((network.apply(p, x) - y) ** 2), inner_lr=0.03, inner_steps=2
+    )
+    value, grads = gradient(params, tasks)
+    run = trained(config, tmp_path / "run")
+    for (path, theta), g in zip(tree_items(params), tree_leaves(grads), strict=True):
+        wanted = theta - 0.005 * g / (np.abs(g) + 1e-8)
+        np.testing.assert_allclose(run.load().arrays[f"params{path}"], wanted, rtol=1e-9)
+    assert run.read_log()[0]["loss"] == pytest.approx(float(value), rel=1e-12)
+
+
+@pytest.mark.parametrize("changes", [
+    dict(seed=1), dict(inner_lr=0.02), dict(inner_steps=2), dict(meta_lr=0.002), dict(tasks=3), dict(shots=4),
+    dict(queries=4), dict(first_order=True), dict(schedule="cosine"), dict(hidden=(7,)), dict(dtype="float64"),
+])  # fmt: skip
+def test_another_setting_gives_another_result(tmp_path, whole, changes):
+    other = trained(small(iterations=2, **changes), tmp_path / "run")
+    assert arrays_of(other) != arrays_of(whole(small(iterations=2)))
+
+
+# ── the same bits ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_seed_gives_the_same_bits(tmp_path, whole, dtype):
+    assert_same(trained(small(dtype=dtype), tmp_path / "run"), whole(small(dtype=dtype)))
+    kinds = {x.dtype for name, x in whole(small(dtype=dtype)).load().arrays.items() if name != "optimizer['t']"}
+    assert kinds == {np.dtype(dtype)}
+
+
+def test_neither_saving_nor_validating_changes_what_is_learned(tmp_path, whole):
+    other = trained(small(save_every=5, validate_every=3, validation_tasks=3), tmp_path / "run")
+    assert arrays_of(other) == arrays_of(whole(small()))
+
+
+def test_numpy_s_global_generator_is_neither_read_nor_moved(tmp_path, whole):
+    np.random.seed(7)
+    before = np.random.get_state()[1].tobytes()
+    assert_same(trained(small(), tmp_path / "run"), whole(small()))
+    assert np.random.get_state()[1].tobytes() == before
+
+
+# Sums over 5,000 examples: long enough for BLAS to share one out among threads.
+THREADS = """
+import hashlib, sys, threadpoolctl
+from contextlib import nullcontext
+from tinymaml.evaluate import evaluate
+from tinymaml.train import Config, train
+if sys.argv[2] == "unlimited":
+    threadpoolctl.threadpool_limits = lambda *_: nullcontext()
+settings = dict(tasks=1, hidden=(64, 64), iterations=3, shots=5000, queries=5000, validation_tasks=1)
+run = train(Config.default("sinusoid", **settings), sys.argv[1], progress=False)
+for name, x in sorted(run.load().arrays.items()):
+    print(name, hashlib.sha256(x.tobytes()).hexdigest())
+print((run.path / "log.jsonl").read_text())
+print(evaluate(run.path, tasks=2, steps=3))
+"""
+
+
+def with_threads(count: int, out: Path, limits: str = "limited") -> str:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+    command = [sys.executable, "-c", THREADS, str(out), limits]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
+    assert with_threads(1, tmp_path / "one") == with_threads(2, tmp_path / "two")
+
+
+# ── going on ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("at", [1, 4, 6, 11, 12])
+def test_a_stopped_run_goes_on_as_if_it_never_had_been(tmp_path, whole, dtype, at):
+    config = small(dtype=dtype)
+    stopped(config, tmp_path / "run", at)
+    halted = Run.open(tmp_path / "run")
+    assert halted.load().iteration == at and len(halted.read_log()) == at
+    assert_same(trained(config, tmp_path / "run", resume=True), whole(config))
+
+
+@pytest.mark.parametrize("changes", [dict(schedule="cosine"), dict(first_order=True, inner_steps=2), dict(inner_steps=0)])
+def test_it_does_whatever_the_settings(tmp_path, whole, changes):
+    config = small(**changes)
+    stopped(config, tmp_path / "run", 3)
+    stopped(config, tmp_path / "run", 7, resume=True)
+    assert_same(trained(config, tmp_path / "run", resume=True), whole(config))
+
+
+def test_it_does_when_stopped_at_every_iteration(tmp_path, whole):
+    for at in range(1, 12):
+        stopped(small(), tmp_path / "run", at, resume=at > 1)
+    assert_same(trained(small(), tmp_path / "run", resume=True), whole(small()))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, whole):
+    run = trained(small(), tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    trained(small(), tmp_path / "run", resume=True)
+    assert {file.name: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_can_be_made_longer(tmp_path, whole):
+    trained(small(iterations=5), tmp_path / "run")
+    config = resumed(tmp_path / "run", {"iterations": 12})
+    assert config == small()
+    run = trained(config, tmp_path / "run", resume=True)
+    assert json.loads((run.path / "config.json").read_text())["config"]["iterations"] == 12
+    assert_same(run, whole(small()))  # iteration 5 is validated in both
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):
+    trained(small(iterations=5), tmp_path / "run")
+    with pytest.raises(ValueError, match="iterations is 3.* 5"):
+        trained(resumed(tmp_path / "run", {"iterations": 3}), tmp_path / "run", resume=True)
+    assert Run.open(tmp_path / "run").config["iterations"] == 5
+
+
+@pytest.mark.parametrize(
+    "name, value", [("inner_lr", 0.5), ("seed", 1), ("hidden", (7,)), ("dtype", "float64"), ("save_every", 9)]
+)
+def test_other_settings_stay_as_they_were(whole, name, value):
+    was = getattr(small(), name)
+    with pytest.raises(ValueError) as error:
+        resumed(whole(small()).path, {name: value})
+    assert f"its {name} is {was}, not {value}" in str(error.value)
+    assert resumed(whole(small()).path, {name: was}) == small()
+
+
+def test_settings_that_do_not_fit_leave_the_run_as_it_was(tmp_path, whole):
+    run = trained(small(iterations=2), tmp_path / "run")
+    before = (run.path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"does not fit its settings: .* is float32 \(6,\), wanted float32 \(7,\)"):
+        trained(small(iterations=3, hidden=(7,)), tmp_path / "run", resume=True)
+    assert (run.path / "config.json").read_bytes() == before
+    assert evaluate(run.path, tasks=2, steps=1)["iteration"] == 2
+
+
+def test_a_foreign_checkpoint_is_named(tmp_path):
+    run = trained(small(iterations=2), tmp_path / "run")
+    with run.lock():
+        run.save(3, {"weights": np.zeros(3)}, {})
+    for use in (lambda: restore(run.path), lambda: trained(small(), run.path, resume=True)):
+        with pytest.raises(ValueError, match=f"checkpoint of {run.path} does not fit its settings: .* is nothing, wanted"):
+            use()
+
+
+def test_a_checkpoint_of_another_precision_is_named(tmp_path, whole):
+    source = whole(small(dtype="float64")).load()
+    run = trained(small(iterations=2), tmp_path / "run")
+    with run.lock():
+        run.save(12, source.arrays, {})
+    with pytest.raises(ValueError, match="is float64 .*, wanted float32"):
+        restore(run.path)
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "gone"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, whole, kind, damage):
+    stopped(small(), tmp_path / "run", 10)
+    file = tmp_path / "run" / "checkpoints" / f"00000010.{kind}"
+    data = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    if (kind, damage) == ("json", "gone"):  # then it is as if it had never been saved
+        run = trained(small(), tmp_path / "run", resume=True)
+    else:
+        with pytest.warns(UserWarning, match="checkpoint 10 of .* cannot be used: .*taking 8 instead"):
+            run = trained(small(), tmp_path / "run", resume=True)
+    assert_same(run, whole(small()))
+
+
+# ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@posix
+def test_sigterm_saves_and_exits_with_143(tmp_path, whole):
+    with signalled(6, signal.SIGTERM), pytest.raises(SystemExit) as stop:
+        trained(small(), tmp_path / "run")
+    assert stop.value.code == 143
+    assert Run.open(tmp_path / "run").load().iteration == 6
+    assert_same(trained(small(), tmp_path / "run", resume=True), whole(small()))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_stays(tmp_path, whole):
+    with signalled(6, times=2), pytest.raises(KeyboardInterrupt):
+        trained(small(), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert run.load().iteration == 4 and len(run.read_log()) == 5
+    assert_same(trained(small(), tmp_path / "run", resume=True), whole(small()))
+
+
+def test_signals_are_the_caller_s_again_afterwards(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    trained(small(iterations=1), tmp_path / "a")
+    stopped(small(), tmp_path / "b", 2)
+    with pytest.raises(FloatingPointError):
+        trained(small(inner_lr=1e30), tmp_path / "c")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_thread_can_train(tmp_path, whole):
+    thread = threading.Thread(target=trained, args=(small(), tmp_path / "run"))
+    thread.start()
+    thread.join()
+    assert_same(tmp_path / "run", whole(small()))
+
+
+KILLED = """
+import os, signal, sys
+from tinymaml import cli, runs
+where, at = sys.argv[1], int(sys.argv[2])
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+log, save, replace = runs.Run.log, runs.Run.save, os.replace
+def killing_log(self, record):
+    if where == "before log" and record["iteration"] == at: kill()
+    log(self, record)
+    if where == "after log" and record["iteration"] == at: kill()
+def killing_replace(old, new):
+    if where == "arrays" and new.name == f"{at:08d}.safetensors": kill()
+    if where == "json" and new.name == f"{at:08d}.json": kill()
+    replace(old, new)
+def killing_save(self, iteration, *rest):
+    save(self, iteration, *rest)
+    if where == "after save" and iteration == at: kill()
+runs.Run.log, runs.Run.save, os.replace = killing_log, killing_save, killing_replace
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+def arguments(config: Config, out: Path, *more: str) -> list[str]:
+    """The command that trains `config`."""
+    options = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if value == getattr(Config.default(config.family), f.name):
+            continue
+        given = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+        options += [f"--{f.name.replace('_', '-')}", *given]
+    return ["train", config.family, "--out", str(out), *options, *more]
+
+
+@posix
+@pytest.mark.parametrize(
+    "where, at, left",
+    [("before log", 2, None), ("after log", 7, 4), ("arrays", 8, 4), ("json", 8, 4), ("after save", 8, 8)],
+)
+def test_a_killed_run_goes_on_as_if_it_never_had_been(tmp_path, whole, where, at, left):
+    command = [sys.executable, "-c", KILLED, where, str(at), *arguments(small(), tmp_path / "run")]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    run = Run.open(tmp_path / "run")
+    assert max(run.checkpoints(), default=None) == left
+    if left:
+        assert run.load().iteration == left
+    assert main(["train", "sinusoid", "--out", str(run.path), "--resume"]) == 0
+    assert_same(run, whole(small()))
+
+
+def begun(config: Config, out: Path, *more: str) -> subprocess.Popen:
+    """A process that is training, and has logged an iteration that was not there."""
+    log = out / "log.jsonl"
+    size = log.stat().st_size if log.exists() else 0
+    command = [sys.executable, "-m", "tinymaml", *arguments(config, out, *more)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size > size):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"it did not begin: {process.communicate()}")
+        time.sleep(0.005)
+    return process
+
+
+@posix
+def test_kills_at_random_moments_change_nothing(tmp_path, tmp_path_factory):
+    config = small(iterations=400, save_every=3, validate_every=40)
+    moments, more = np.random.default_rng(0), []
+    for _ in range(3):
+        process = begun(config, tmp_path / "run", *more) if not more else begun_again(tmp_path / "run", config)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        more = ["--resume"]
+        run = Run.open(tmp_path / "run")
+        for iteration in run.checkpoints():
+            assert run.load(iteration).iteration == iteration
+    run = trained(config, tmp_path / "run", resume=True)
+    assert_same(run, trained(config, tmp_path / "whole"))
+
+
+def begun_again(out: Path, config: Config) -> subprocess.Popen:
+    """The same, going on. (A rewind may shorten the log first: watch the checkpoints.)"""
+    before = max(Run.open(out).checkpoints(), default=0)
+    command = [sys.executable, "-m", "tinymaml", "train", "sinusoid", "--out", str(out), "--resume"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and max(Run.open(out).checkpoints(), default=0) == before < config.iterations:
+        time.sleep(0.005)
+    return process
+
+
+@posix
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, number, code, capsys):
+    out = tmp_path / "run"
+    process = begun(small(iterations=100_000), out)
+    # Meanwhile nobody else can write here, and the attempt does the first no harm.
+    assert main(["train", "sinusoid", "--out", str(out), "--resume"]) == 1
+    assert f"tinymaml: another run is writing to {out}" in capsys.readouterr().err
+    assert main(["train", "sinusoid", "--out", str(out)]) == 1
+    assert f"tinymaml: {out} already holds a run: --resume continues it" in capsys.readouterr().err
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert f"tinymaml train sinusoid --out {out} --resume" in err
+    done = Run.open(out).load().iteration
+    assert len(Run.open(out).read_log()) == done
+    assert main(["train", "sinusoid", "--out", str(out), "--resume", "--iterations", str(done + 3)]) == 0
+    assert_same(out, trained(small(iterations=done + 3), tmp_path / "whole"))
+
+
+@posix
+def test_a_second_process_is_turned_away_at_once(tmp_path):
+    run = trained(small(iterations=1), tmp_path / "run")
+    with run.lock():
+        command = [sys.executable, "-m", "tinymaml", *arguments(small(iterations=2), run.path, "--resume")]
+        second = subprocess.run([*command[:4], "--out", str(run.path), "--resume"], capture_output=True, text=True)
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1].startswith(f"tinymaml: another run is writing to {run.path}")
+    assert second.stderr.count("tinymaml:") == 1 and "Traceback" not in second.stderr
+
+
+# ── what goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_is_not_started_over_another(whole):
+    run = whole(small())
+    before = (run.path / "log.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a run: --resume continues it"):
+        trained(small(), run.path)
+    assert (run.path / "log.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, whole, monkeypatch, capsys):
+    save = Run.save
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def saving(self, iteration, *rest):
+        with pytest.MonkeyPatch.context() as patch:
+            if iteration == 8:
+                patch.setattr(os, "fsync", full)
+            save(self, iteration, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", saving)
+        assert main(arguments(small(), tmp_path / "run")) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("tinymaml: cannot write")
+    assert err.splitlines()[-1].endswith("No space left on device")
+    assert err.count("tinymaml:") == 1
+    assert Run.open(tmp_path / "run").load().iteration == 4
+    assert_same(trained(small(), tmp_path / "run", resume=True), whole(small()))
+
+
+def test_divergence_of_the_inner_loop_names_iteration_task_step_and_loss(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"iteration 1: task 0, inner step 1: the support loss is (inf|nan)"):
+        trained(small(inner_lr=1e30, inner_steps=3), tmp_path / "a")
+    with pytest.raises(FloatingPointError, match=r"iteration 1: task 0: the query loss is (inf|nan)"):
+        trained(small(inner_lr=1e30), tmp_path / "b")
+
+
+def test_divergence_of_the_outer_loop_is_noticed_in_the_parameters(tmp_path):
+    # Adam's step is β in every element, and float32 ends at 3.4e38.
+    with pytest.raises(FloatingPointError, match="diverged at iteration 1: params.* is not finite"):
+        trained(small(meta_lr=1e39), tmp_path / "run")
+
+
+def test_an_optimiser_that_overflows_is_noticed(tmp_path):
+    """g² is infinite in float32 from |g| = 1.9e19 on: θ would then stand still for ever, and nothing would say so."""
+    with pytest.raises(FloatingPointError, match="diverged at iteration 1: .*optimizer"):
+        trained(small(inner_lr=1e6), tmp_path / "run")
+    assert Run.open(tmp_path / "run").checkpoints() == []
+
+
+def test_divergence_in_validation_says_so(tmp_path, monkeypatch):
+    def diverging(*_):
+        raise FloatingPointError("inner step 0: the support loss is nan: the inner loop diverged")
+
+    monkeypatch.setattr(training, "adapt", lambda *_, **__: diverging())
+    with pytest.raises(FloatingPointError, match="validation"):
+        trained(small(), tmp_path / "run")
+
+
+def test_what_was_saved_before_a_divergence_stays(tmp_path, whole, monkeypatch):
+    honest = training.meta_value_and_grad
+
+    def failing(*args, **kwargs):
+        meta, calls = honest(*args, **kwargs), iter(range(100))
+
+        def both(params, tasks):
+            if next(calls) == 6:
+                raise FloatingPointError("task 1: the query loss is nan")
+            return meta(params, tasks)
+
+        return both
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "meta_value_and_grad", failing)
+        with pytest.raises(FloatingPointError):
+            trained(small(), tmp_path / "run")
+    assert Run.open(tmp_path / "run").load().iteration == 4
+    assert_same(trained(small(), tmp_path / "run", resume=True), whole(small()))
+
+
+@pytest.mark.parametrize("module", ["tqdm", "threadpoolctl", "filelock", "safetensors.numpy"])
+def test_a_missing_library_is_told_before_any_work(tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r'pip install "tinymaml\[train\]"'):
+        trained(small(), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_omniglot_without_its_folder_is_told_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="omniglot needs its images: --data PATH"):
+        trained(Config.default("omniglot"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ── the log ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_log_has_a_line_for_each_iteration_and_the_validations_among_them(whole):
+    records = [json.loads(line) for line in (whole(small()).path / "log.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records] == list(range(1, 13))
+    assert all(np.isfinite([record["loss"], record["mse"]]).all() for record in records)
+    assert [r["iteration"] for r in records if "validation_mse" in r] == [5, 10, 12]
+
+
+def test_a_validation_is_the_mean_metric_after_the_run_s_own_steps(whole):
+    config = small(inner_steps=2, dtype="float64")
+    _, family, loss, params = restore(whole(config).path)[1:5]
+    metrics = []
+    stacked = family.sample(generator(config, VALIDATE), config.validation_tasks, "val")
+    for t in range(config.validation_tasks):
+        (xs, ys), (xq, yq) = (tuple(x[t] for x in part) for part in stacked)
+        adapted = maml.adapt(lambda *a: loss(*a)[0], params, (xs, ys), inner_lr=config.inner_lr, inner_steps=2)
+        metrics.append(loss(adapted, xq, yq)[1])
+    assert whole(config).read_log()[-1]["validation_mse"] == pytest.approx(np.mean(metrics), rel=1e-12)
+
+
+# ── learning ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_meta_training_learns_to_learn_sine_waves(tmp_path):
+    config = Config.default("sinusoid", shots=10, queries=10, tasks=4, inner_lr=0.05, inner_steps=3, meta_lr=0.01,
+                            iterations=250, save_every=250, validate_every=250)  # fmt: skip
+    run = trained(config, tmp_path / "run")
+    errors = [record["mse"] for record in run.read_log()]
+    assert np.mean(errors[-50:]) < 0.65 * np.mean(errors[:20])
+    after = evaluate(run.path, tasks=50, steps=3)["mean"]
+    assert after[3] < 0.75 * after[0]  # by adaptation, not by a better mean wave
+
+
+# ── evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_evaluation_is_the_mean_and_interval_of_each_task_s_error_after_each_step(whole):
+    config = small(dtype="float64", inner_lr=0.02)
+    path = whole(config).path
+    network, family, _, params, _ = restore(path)[1:]
+    measured = []
+    for t in range(5):
+        stacked = family.sample(generator(config, TEST, t), 1, "test")
+        support, (xq, yq) = (tuple(x[0] for x in part) for part in stacked)
+        errors = []
+        for k in range(4):
+            loss = lambda p, x, y: np.mean((network.apply(p, x) - y) ** 2)  # noqa: E731
+            adapted = maml.adapt(loss, params, support, inner_lr=0.02, inner_steps=k)
+            errors.append(loss(adapted, xq, yq))
+        measured.append(errors)
+    result = evaluate(path, tasks=5, steps=3)
+    assert (result["metric"], result["tasks"], result["steps"]) == ("mse", 5, [0, 1, 2, 3])
+    np.testing.assert_allclose(result["mean"], np.mean(measured, 0), rtol=1e-12)
+    np.testing.assert_allclose(result["ci95"], 1.96 * np.std(measured, 0, ddof=1) / np.sqrt(5), rtol=1e-10)
+
+
+def test_the_same_run_gives_the_same_numbers_and_is_left_as_it_was(whole):
+    path = whole(small()).path
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert evaluate(path, tasks=4, steps=2) == evaluate(path, tasks=4, steps=2)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_the_first_tasks_are_the_same_whatever_their_number(whole):
+    few, more = (evaluate(whole(small()).path, tasks=n, steps=1) for n in (2, 3))
+    third = 3 * np.array(more["mean"]) - 2 * np.array(few["mean"])
+    seen = (np.array(few["mean"]) + third[:, None] * 0)[0]
+    assert np.isfinite(third).all() and (third > 0).all() and few["mean"] == pytest.approx(seen)
+
+
+def test_an_older_checkpoint_can_be_asked_for(whole):
+    path = whole(small()).path
+    old, new = (evaluate(path, tasks=2, steps=1, iteration=i) for i in (4, None))
+    assert (old["iteration"], new["iteration"]) == (4, 12) and old["mean"] != new["mean"]
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 7 in .*: it has \[4, 8, 12\]"):
+        evaluate(path, iteration=7)
+
+
+def test_training_validation_and_test_never_share_a_wave():
+    config = small()
+    _, family, _ = build(config)
+    waves = [
+        family.waves(generator(config, stream, i), count)
+        for stream, count in ((TRAIN, config.tasks), (VALIDATE, config.validation_tasks), (TEST, 1))
+        for i in range(100)
+    ]
+    amplitudes = np.concatenate([w.amplitude.ravel() for w in waves])
+    assert len(np.unique(amplitudes)) == len(amplitudes) == 500
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(tasks=1), "tasks is 1"), (dict(steps=-1), "steps -1"), (dict(tasks=-5), "tasks is -5"),
+])  # fmt: skip
+def test_an_evaluation_of_nothing_is_refused(whole, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(whole(small()).path, **options)
+
+
+def test_an_evaluation_that_diverges_names_task_and_step(tmp_path):
+    run = trained(small(inner_lr=1e25, inner_steps=0, iterations=1), tmp_path / "run")
+    with pytest.raises(FloatingPointError, match="test task 0: .*after step 1 is (inf|nan)"):
+        evaluate(run.path, tasks=2, steps=2)
+
+
+# ── Omniglot ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tiny(data_dir: Path, **changes) -> Config:
+    settings = dict(filters=4, iterations=3, tasks=2, queries=2, save_every=1, validate_every=2, validation_tasks=2)
+    return Config.default("omniglot", data=str(data_dir / "omniglot"), **{**settings, **changes})
+
+
+@pytest.fixture
+def omniglot_once(monkeypatch):
+    """Omniglot is read once, not for each run."""
+    from functools import cache
+
+    from tinymaml.tasks import omniglot
+
+    monkeypatch.setattr(omniglot, "load", _loaded.setdefault("load", cache(omniglot.load)))
+
+
+_loaded: dict = {}
+
+
+@pytest.mark.parametrize("changes", [{}, dict(dtype="float64"), dict(model="mlp", hidden=(8,))])
+def test_omniglot_goes_on_as_if_never_stopped_and_tests_on_characters_never_trained_on(
+    tmp_path, data_dir, omniglot_once, changes
+):
+    config = tiny(data_dir, **changes)
+    run = trained(config, tmp_path / "whole")
+    stopped(config, tmp_path / "run", 1)
+    stopped(config, tmp_path / "run", 2, resume=True)
+    assert_same(trained(config, tmp_path / "run", resume=True), run)
+    records = run.read_log()
+    assert all(0 <= record["accuracy"] <= 1 for record in records)
+    assert ["validation_accuracy" in record for record in records] == [False, True, True]
+    result = evaluate(run.path, tasks=3, steps=2)
+    assert result["metric"] == "accuracy" and all(0 <= mean <= 1 for mean in result["mean"])
+    assert evaluate(run.path, tasks=3, steps=2) == result
+
+
+@posix
+def test_a_killed_omniglot_run_goes_on_as_if_it_never_had_been(tmp_path, data_dir, omniglot_once):
+    config = tiny(data_dir)
+    command = [sys.executable, "-c", KILLED, "json", "2", *arguments(config, tmp_path / "run")]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert Run.open(tmp_path / "run").load().iteration == 1
+    assert_same(trained(config, tmp_path / "run", resume=True), trained(config, tmp_path / "whole"))
+
+
+def test_test_tasks_show_characters_that_training_and_validation_never_do(data_dir, omniglot_once):
+    config = tiny(data_dir)
+    _, family, _ = build(config)
+    shown = {
+        split: {int(c) for i in range(40) for c in family.episodes(generator(config, stream, i), 8, split).characters.flat}
+        for split, stream in (("train", TRAIN), ("val", VALIDATE), ("test", TEST))
+    }
+    assert not (shown["train"] & shown["test"] or shown["train"] & shown["val"] or shown["val"] & shown["test"])
+    assert len(shown["train"]) > 500 and len(shown["test"]) > 300
+
+
+def test_an_omniglot_run_goes_on_where_its_data_lies_now(tmp_path, data_dir, omniglot_once):
+    config = tiny(data_dir)
+    stopped(config, tmp_path / "run", 1)
+    (tmp_path / "moved").symlink_to(data_dir / "omniglot")
+    moved = resumed(tmp_path / "run", {"data": str(tmp_path / "moved")})
+    run = trained(moved, tmp_path / "run", resume=True)
+    assert run.config["data"] == str(tmp_path / "moved")
+    assert_same(run, trained(config, tmp_path / "whole"))
+    assert evaluate(run.path, tasks=2, steps=1) == evaluate(run.path, tasks=2, steps=1, data=config.data)
+
+
+@pytest.mark.slow
+def test_the_conv_net_learns_to_tell_five_characters_apart(tmp_path, data_dir):
+    config = Config.default("omniglot", data=str(data_dir / "omniglot"), iterations=60, validate_every=20)
+    run = trained(config, tmp_path / "run")
+    assert run.read_log()[-1]["validation_accuracy"] > 0.7
+    assert evaluate(run.path, tasks=100, steps=3)["mean"][3] > 0.7
+
+
+def test_a_network_is_a_pair_of_functions():
+    network, *_ = build(small())
+    assert isinstance(network, Network) and all(callable(part) for part in network)

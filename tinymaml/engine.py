@@ -23,16 +23,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 
+if TYPE_CHECKING:  # operators are attached by `ops` and `numpy_api`, out of a type checker's sight
+    from typing import Any as _Anything
+else:
+    _Anything = object
+
 _index = itertools.count()
 
 
-class Tensor:
+class Tensor(_Anything):
     """An array and how it was made. Operators and NumPy functions on tensors are attached by `ops` and `numpy_api`.
 
     Attributes:

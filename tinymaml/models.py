@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import nn
 from .nest import Nest
@@ -20,7 +21,7 @@ from .nest import Nest
 class Network(NamedTuple):
     """`init(rng, dtype)` → params;  `apply(params, x)` → (N, outputs), for x (N, *input_shape)."""
 
-    init: Callable[[np.random.Generator, type], Nest]
+    init: Callable[[np.random.Generator, DTypeLike], Nest]
     apply: Callable[[Nest, np.ndarray], np.ndarray]
 
 

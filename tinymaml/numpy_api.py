@@ -106,7 +106,7 @@ Tensor.__float__ = Tensor.__int__ = Tensor.__complex__ = Tensor.__index__ = Tens
     "a number read from a tensor is cut from the graph: x.value reads it on purpose"
 )
 Tensor.__setitem__ = _no("a tensor is never written to: np.where, np.concatenate or tm.ops.scatter_add make a new one")
-Tensor.__format__ = lambda x, spec: format(x.value, spec) if spec else repr(x)
+Tensor.__format__ = lambda x, spec: format(x.value, spec) if spec else repr(x)  # type: ignore
 
 
 # ── one primitive each ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -243,7 +243,7 @@ def _sources(place: Path) -> dict[str, Path]:
 def _read(sources: dict[str, Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tqdm = require("tqdm", "train").tqdm
     with ExitStack() as stack:
-        characters = {}  # name: (of the background set?, source, how to read a member, its 20 members)
+        characters: dict[str, tuple] = {}  # name: (background?, source, how to read, members)
         for name, source in sources.items():
             members, read = _open(source, stack)
             drawings: dict[str, list[str]] = {}

@@ -410,7 +410,7 @@ def _pieces(a, pieces: list, axis: int) -> list:
 
 
 def _along(a, axis: int, index):
-    return ops.getitem(a, (slice(None),) * axis + (index,))
+    return getitem(a, (slice(None),) * axis + (index,))
 
 
 @numpy_function(np.flip)
@@ -484,7 +484,7 @@ def take_along_axis(arr, indices, axis=-1):
         raise ValueError(f"take_along_axis: indices of shape {indices.shape} for an array of shape {arr.shape};"
                          " they must have as many axes")  # fmt: skip
     grid = [np.arange(n).reshape([-1 if i == j else 1 for j in range(arr.ndim)]) for i, n in enumerate(arr.shape)]
-    return ops.getitem(arr, tuple(indices if i == axis else g for i, g in enumerate(grid)))
+    return getitem(arr, tuple(indices if i == axis else g for i, g in enumerate(grid)))
 
 
 @numpy_function(np.diff)
@@ -493,6 +493,33 @@ def diff(a, n=1, axis=-1):
     for _ in range(n):
         a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
     return a
+
+
+# ── indexing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def getitem(x, index):
+    """x[index] as NumPy has it, basic or advanced; index arrays may be integer tensors (an argmax)."""
+    template, arrays, masked = [], [], False
+    parts = index if isinstance(index, tuple) else (index,)
+    for part in parts:
+        if part is None or part is ... or isinstance(part, (slice, int, np.integer, np.bool_)):
+            template.append(part)
+            continue
+        if not isinstance(part, (Tensor, np.ndarray)):  # a list, a range, a tuple in the tuple
+            part = np.asarray(part)
+            part = part if part.size else part.astype(int)
+        if part.dtype != bool:
+            arrays.append(part)
+            template.append(ops.ARRAY)
+            continue
+        masked = True  # the shape of the result depends on the mask's value
+        part = part.value if isinstance(part, Tensor) else part
+        arrays.extend(np.nonzero(part) if part.ndim else ())
+        template.extend([ops.ARRAY] * part.ndim if part.ndim else [bool(part)])
+    if masked:  # NumPy's own error for a mask that does not fit
+        np.broadcast_to(False, x.shape)[tuple(part.value if isinstance(part, Tensor) else part for part in parts)]
+    return ops.getitem(x, *arrays, template=tuple(template))
 
 
 # ── matrices ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -554,7 +581,7 @@ def diagonal(a, offset=0, axis1=0, axis2=1):
     a = moveaxis(a, (axis1, axis2), (-2, -1))
     down, right = builtins.max(-offset, 0), builtins.max(offset, 0)
     rows = np.arange(builtins.min(a.shape[-2] - down, a.shape[-1] - right))  # empty where negative
-    return ops.getitem(a, (..., rows + down, rows + right))
+    return getitem(a, (..., rows + down, rows + right))
 
 
 @numpy_function(np.diag)
@@ -672,6 +699,10 @@ def _attach_methods() -> None:
         np.ravel, np.squeeze, np.swapaxes, np.dot, np.take, np.repeat, np.trace, np.diagonal, np.clip,
     ):  # fmt: skip
         setattr(Tensor, f.__name__, lambda x, *args, _f=f, **kwargs: _f(x, *args, **kwargs))
+    Tensor.__getitem__ = getitem
+    Tensor.__len__ = lambda x: len(x.value)
+    Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))
+    Tensor.__bool__ = lambda x: bool(x.value)
     Tensor.flatten = ravel
     Tensor.copy = lambda x: alias(x)
     Tensor.reshape = lambda x, *shape: reshape(x, shape[0] if len(shape) == 1 else shape)

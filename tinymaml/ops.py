@@ -206,7 +206,7 @@ def cumsum(x, axis: int):
 
 
 def flip(x, axis: int):
-    return getitem(x, (slice(None),) * axis + (slice(None, None, -1),))
+    return getitem(x, template=(slice(None),) * axis + (slice(None, None, -1),))
 
 
 # z = x y, batched over the leading axes:  x̄ = g yᵀ,  ȳ = xᵀ g
@@ -248,7 +248,7 @@ class EachInput:
 
 def _concatenate_rule(i, g, z, *xs, axis):
     start = builtins.sum(x.shape[axis] for x in xs[:i])
-    return getitem(g, (slice(None),) * axis + (slice(start, start + xs[i].shape[axis]),))
+    return getitem(g, template=(slice(None),) * axis + (slice(start, start + xs[i].shape[axis]),))
 
 
 concatenate = Primitive("concatenate", lambda *xs, axis: np.concatenate(xs, axis), EachInput(_concatenate_rule))
@@ -271,35 +271,10 @@ def _scatter_add(g, *arrays, template, shape):
     return z
 
 
-_getitem = Primitive("getitem", lambda x, *arrays, template: x[_filled(template, arrays)],
-                     (lambda g, z, x, *arrays, template: scatter_add(g, *arrays, template=template, shape=x.shape),))
+getitem = Primitive("getitem", lambda x, *arrays, template: x[_filled(template, arrays)],
+                    (lambda g, z, x, *arrays, template: scatter_add(g, *arrays, template=template, shape=x.shape),))
 scatter_add = Primitive("scatter_add", _scatter_add,
-                        (lambda g, z, x, *arrays, template, shape: _getitem(g, *arrays, template=template),))
-
-
-def getitem(x, index):
-    """x[index] as NumPy has it, basic or advanced; index arrays may be integer tensors (an argmax)."""
-    template, arrays, masked = [], [], False
-    parts = index if isinstance(index, tuple) else (index,)
-    for part in parts:
-        if part is None or part is ... or isinstance(part, (slice, int, np.integer, np.bool_)):
-            template.append(part)
-            continue
-        if not isinstance(part, (Tensor, np.ndarray)):  # a list, a range, a tuple in the tuple
-            part = np.asarray(part)
-            part = part if part.size else part.astype(int)
-        if part.dtype != bool:
-            arrays.append(part)
-            template.append(ARRAY)
-            continue
-        masked = True  # the shape of the result depends on the mask's value
-        part = part.value if isinstance(part, Tensor) else part
-        arrays.extend(np.nonzero(part) if part.ndim else ())
-        template.extend([ARRAY] * part.ndim if part.ndim else [bool(part)])
-    if masked:  # NumPy's own error for a mask that does not fit
-        np.broadcast_to(False, x.shape)[tuple(part.value if isinstance(part, Tensor) else part for part in parts)]
-    return _getitem(x, *arrays, template=tuple(template))
-
+                        (lambda g, z, x, *arrays, template, shape: getitem(g, *arrays, template=template),))
 
 # Images are (N, H, W, C).  A row of patches is a window of x, flattened; unpatches adds the windows back.
 patches = Primitive("patches", kernels.patches,
@@ -329,10 +304,6 @@ def _attach_operators() -> None:
     Tensor.__pos__ = lambda x: x
     Tensor.__abs__ = lambda x: multiply(x, sign(x))
     Tensor.__invert__ = lambda x: invert(x)
-    Tensor.__getitem__ = getitem
-    Tensor.__len__ = lambda x: len(x.value)
-    Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))
-    Tensor.__bool__ = lambda x: bool(x.value)
     Tensor.astype = lambda x, dtype: astype(x, dtype=np.dtype(dtype))
 
 

@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-import pytest
-from hypothesis import HealthCheck, settings
+for _library in ("OPENBLAS", "OMP", "MKL"):  # one thread a process: `pytest -n 2` uses two, and tiny arrays need no more
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile(
     "tinymaml", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], derandomize=True

@@ -118,7 +118,7 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
     active, nested = _between(leaves, outputs)
 
     def pullback(u: Nest) -> tuple:
-        cotangents: dict[int, Any] = {}
+        cotangents: dict[int, Any] = {}  # x̄ = ∂⟨u, out⟩/∂x, by the index of x
 
         def accumulate(x: Tensor, g) -> None:
             if g.dtype != x.dtype and x.dtype.kind == g.dtype.kind:
@@ -126,16 +126,17 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
             cotangents[x.index] = cotangents[x.index] + g if x.index in cotangents else g
 
         tree_map(lambda x, g: accumulate(x, _like(g, x)) if isinstance(x, Tensor) else None, out, u)
-        for index in sorted(active, reverse=True):
+        for index in sorted(active, reverse=True):  # from the last made to the first
             z = active[index]
-            if z.primitive is None or index not in cotangents or index <= leaves[-1].index:
+            if index <= leaves[-1].index or index not in cotangents:
                 continue
-            g = cotangents.pop(index)
+            g = cotangents.pop(index)  # z̄ is complete: whatever was made from z comes after z
             # In a derivative inside another, the rules get tensors, and record; in the outermost they get arrays.
-            z_out, inputs = (z, z.inputs) if nested else (z.value, [_value(x) for x in z.inputs])
+            out_, inputs = (z, z.inputs) if nested else (z.value, [_value(x) for x in z.inputs])
             for i, x in enumerate(z.inputs):
                 if isinstance(x, Tensor) and x.index in active:
-                    accumulate(x, z.primitive.vjp[i](g, z_out, *inputs, **z.params))
+                    # x̄ ← x̄ + ruleᵢ(z̄)
+                    accumulate(x, z.primitive.vjp[i](g, out_, *inputs, **z.params))
         return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
 
     return (out if nested else tree_map(lambda x: _result(_value(x)), out)), pullback

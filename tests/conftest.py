@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-for _library in ("OPENBLAS", "OMP", "MKL"):  # one thread a process: `pytest -n 2` uses two, and tiny arrays need no more
+for _library in ("OPENBLAS", "OMP", "MKL"):  # tiny arrays want one thread a process
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
@@ -23,3 +23,8 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set TINYMAML_DATA to a folder holding omniglot/images_background.zip")
     return folder
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The peers last: JAX starts threads, and the tests of `runs` fork, which after that could deadlock."""
+    items.sort(key=lambda item: item.path.name == "test_peers.py")

@@ -17,6 +17,9 @@ from .train import DEFAULTS, Config
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # where α or ± cannot be written, a ? is better than no answer
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     args = _parser().parse_args(argv)
     try:
         return args.run(args) or 0
@@ -26,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 1
-    except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
+    except (OSError, ValueError, TypeError, ImportError, FloatingPointError, MemoryError) as error:
         print(f"tinymaml: {_message(error)}", file=sys.stderr)
         return 1
 
@@ -110,7 +113,9 @@ def _train(args: argparse.Namespace) -> int:
     print("  ".join(f"{k}={v}" for k, v in dataclasses.asdict(config).items() if v != ""), file=sys.stderr)
     try:
         train(config, args.out, resume=args.resume)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if not stop.args:  # before the first iteration, or by a second Ctrl-C: nothing new is saved
+            raise
         again = f"tinymaml train {config.family} --out {args.out} --resume"
         print(f"\nstopped and saved; `{again}` goes on", file=sys.stderr)
         return 130

@@ -37,12 +37,13 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     config, _, family, loss, params, iteration = restore(path, iteration, **({"data": data} if data else {}))
     measured = np.empty((tasks, steps + 1))
-    for t in tqdm(range(tasks), unit="task", disable=not progress, dynamic_ncols=True):
-        task = tree_map(lambda x: x[0], family.sample(generator(config, TEST, t), 1, split))
-        try:
-            measured[t] = curve(loss, params, task, config.inner_lr, steps)
-        except FloatingPointError as cause:
-            raise FloatingPointError(f"{split} task {t}: {cause}") from None
+    with require("threadpoolctl", "train").threadpool_limits(1, "blas"), np.errstate(over="ignore", invalid="ignore"):
+        for t in tqdm(range(tasks), unit="task", disable=not progress, dynamic_ncols=True):
+            task = tree_map(lambda x: x[0], family.sample(generator(config, TEST, t), 1, split))
+            try:
+                measured[t] = curve(loss, params, task, config.inner_lr, steps)
+            except FloatingPointError as cause:
+                raise FloatingPointError(f"{split} task {t}: {cause}") from None
     return {
         "metric": family.metric,
         "tasks": tasks,

@@ -50,7 +50,7 @@ class Config:
     inner_lr: float = _option(0.005, "α, rate of the inner loop, for a loss that is a mean")
     meta_lr: float = _option(0.006, "β, Adam's rate in the outer loop")
     tasks: int = _option(25, "tasks of a meta-gradient")
-    iterations: int = _option(10000, "meta-gradients in all")
+    iterations: int = _option(6000, "meta-gradients in all")
     first_order: bool = _option(False, "FOMAML: leave the second derivatives out")
     dtype: str = _option("float32", "floating type", choices=("float32", "float64"))
     seed: int = _option(0, "of everything random")
@@ -58,7 +58,7 @@ class Config:
     filters: int = _option(64, "filters of each block of the conv net", only="omniglot")
     scheme: str = _option("1100/100/423", "split of characters", choices=("1100/100/423", "official"), only="omniglot")
     rotations: bool = _option(True, "training characters turned by 90° multiples are further classes", only="omniglot")
-    schedule: str = _option("cosine", "β over the iterations: as it is, or down to 0", choices=("constant", "cosine"))
+    schedule: str = _option("cosine", "β over the iterations: constant, or down to 0", choices=("constant", "cosine"))
     save_every: int = _option(100, "iterations between checkpoints")
     validate_every: int = _option(100, "iterations between validations")
     validation_tasks: int = _option(100, "tasks of a validation")
@@ -66,7 +66,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            value, choices = getattr(self, f.name), f.metadata.get("choices")
+            value, choices, wanted = getattr(self, f.name), f.metadata.get("choices"), type(f.default)
+            kind = (int, float) if wanted is float else wanted
+            if not isinstance(value, kind) or isinstance(value, bool) != (wanted is bool):
+                raise ValueError(f"{f.name} is {value!r}, wanted {wanted.__name__}")
             if choices and value not in choices:
                 raise ValueError(f"{f.name} is {value!r}, wanted one of {', '.join(choices)}")
         for name in ("ways", "shots", "queries", "tasks", "iterations", "filters", "save_every", "validate_every",
@@ -94,13 +97,14 @@ class Config:
         if record.keys() != names:
             odd = ", ".join(sorted(record.keys() ^ names))
             raise ValueError(f"the run's configuration does not fit this version of tinymaml: {odd}")
-        return cls(**{**record, "hidden": tuple(record["hidden"])})
+        hidden = record["hidden"]  # JSON has no tuples
+        return cls(**{**record, "hidden": tuple(hidden) if isinstance(hidden, list) else hidden})
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "sinusoid": {},
     "omniglot": dict(
-        model="conv", shots=1, queries=5, inner_lr=0.4, meta_lr=0.005, tasks=32, iterations=300,
+        model="conv", shots=1, queries=5, inner_lr=0.4, meta_lr=0.005, tasks=32, iterations=300, rotations=False,
         hidden=(256, 128, 64, 64), save_every=20, validate_every=50,
     ),
 }  # fmt: skip
@@ -144,6 +148,8 @@ def meta_lr(config: Config, iteration: int) -> float:
 def train(config: Config, out: str | os.PathLike, resume: bool = False, progress: bool = True) -> Run:
     """Train, and leave checkpoints and a log in `out`; `resume` goes on from its newest checkpoint.
 
+    Where `config` has more iterations than the run had, a cosine schedule goes on as that of the longer run: β rises.
+
     Ctrl-C (SIGINT) or SIGTERM finishes the iteration, saves, and raises KeyboardInterrupt or SystemExit(143).
 
     Raises:
@@ -161,32 +167,38 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
     state = optim.adam(config.meta_lr).init(params)
     done = 0
     with run.lock(), limits(1, "blas"), _stop_signals() as stopped:
-        run.configure(dataclasses.asdict(config))
         if run.checkpoints():
             done, arrays, _ = run.load()
             params, state = _unflatten({"params": params, "optimizer": state}, arrays, run.path)
+            if config.iterations < done:
+                raise ValueError(f"iterations is {config.iterations}, but {run.path} is at {done} already")
+        run.configure(dataclasses.asdict(config))
         run.rewind(done if run.checkpoints() else -1)
         bar = tqdm(total=config.iterations, initial=done, unit="it", disable=not progress, dynamic_ncols=True)
         started = time.perf_counter()
-        with bar:
+        with bar, np.errstate(over="ignore", invalid="ignore"):  # what diverges is an error, and says where
             for i in range(done, config.iterations):
                 tasks = family.sample(generator(config, TRAIN, i), config.tasks, "train")
-                (value, metrics), grads = meta(params, tasks)
+                try:
+                    (value, metrics), grads = meta(params, tasks)
+                except FloatingPointError as cause:
+                    raise FloatingPointError(f"meta-iteration {i + 1}, {cause}") from None
                 params, state = optim.adam(meta_lr(config, i)).update(params, grads, state)
-                _check_finite(params, i + 1)
+                _check_finite({"params": params, "optimizer": state}, i + 1)
                 record = {"iteration": i + 1, "loss": float(value), family.metric: float(np.mean(metrics))}
                 if (i + 1) % config.validate_every == 0 or i + 1 == config.iterations:
                     record[f"validation_{family.metric}"] = _validate(config, family, loss, params)
                 run.log(record)
                 bar.update()
                 bar.set_postfix_str(_shown(record, getattr(bar, "postfix", None)), refresh=False)
-                if stopped or (i + 1) % config.save_every == 0 or i + 1 == config.iterations:
+                stop = list(stopped)  # asked for after this, it is the next iteration's
+                if stop or (i + 1) % config.save_every == 0 or i + 1 == config.iterations:
                     seconds = time.perf_counter() - started
                     run.save(i + 1, _flatten({"params": params, "optimizer": state}), {"seconds": round(seconds, 3)})
-                if stopped:
+                if stop:
                     break
     if stopped:
-        raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+        raise KeyboardInterrupt("saved") if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
     return run
 
 
@@ -196,9 +208,12 @@ def _validate(config: Config, family: Any, loss: Callable, params: Nest) -> floa
     metrics = []
     for t in range(config.validation_tasks):
         support, query = tree_map(lambda x, t=t: x[t], stacked)
-        adapted = adapt(
-            lambda *args: loss(*args)[0], params, support, inner_lr=config.inner_lr, inner_steps=config.inner_steps
-        )
+        try:
+            adapted = adapt(
+                lambda *args: loss(*args)[0], params, support, inner_lr=config.inner_lr, inner_steps=config.inner_steps
+            )
+        except FloatingPointError as cause:
+            raise FloatingPointError(f"validation task {t}, {cause}") from None
         metrics.append(loss(adapted, *query)[1])
     return float(np.mean(metrics))
 
@@ -252,10 +267,10 @@ def _unflatten(like: Nest, arrays: dict[str, np.ndarray], where: Path) -> tuple:
     return tuple(fill(part, tree) for part, tree in like.items())
 
 
-def _check_finite(params: Nest, iteration: int) -> None:
-    for path, x in tree_items(params):
+def _check_finite(tree: Nest, iteration: int) -> None:
+    for path, x in _flatten(tree).items():
         if not np.isfinite(x).all():
-            raise FloatingPointError(f"training diverged at iteration {iteration}: params{path} is not finite;"
+            raise FloatingPointError(f"training diverged at iteration {iteration}: {path} is not finite;"
                                      " a smaller meta_lr or inner_lr helps")  # fmt: skip
 
 

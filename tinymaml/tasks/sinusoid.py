@@ -41,14 +41,20 @@ class SinusoidTasks:
         for name, count in (("shots", shots), ("queries", queries)):
             if not isinstance(count, int | np.integer) or count < 1:
                 raise ValueError(f"{name}={count!r}; wanted an integer of at least 1")
+        if np.dtype(dtype).kind != "f":
+            raise ValueError(f"dtype={np.dtype(dtype)}; wanted a floating type")
         self.shots, self.queries, self.dtype = shots, queries, np.dtype(dtype)
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str = "train") -> tuple:
         """((xs, ys), (xq, yq)): support (tasks, shots, 1) and query (tasks, queries, 1)."""
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"unknown split {split!r}; wanted one of train, val, test")
         return self.batch(rng, self.waves(rng, tasks))
 
     def waves(self, rng: np.random.Generator, tasks: int) -> Waves:
         """Draw the functions of `tasks` tasks."""
+        if tasks < 1:
+            raise ValueError(f"tasks={tasks}; wanted at least 1")
         return Waves(rng.uniform(*AMPLITUDE, (tasks, 1, 1)), rng.uniform(*PHASE, (tasks, 1, 1)))
 
     def batch(self, rng: np.random.Generator, waves: Waves) -> tuple:

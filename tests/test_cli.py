@@ -24,7 +24,8 @@ from tinymaml.runs import Run  # noqa: E402
 from tinymaml.tasks import download  # noqa: E402
 from tinymaml.train import Config, restore  # noqa: E402
 
-SMALL = ["--tasks", "2", "--hidden", "6", "--iterations", "4", "--validation-tasks", "2", "--save-every", "2"]
+SMALL = ["--tasks", "2", "--hidden", "6", "--iterations", "4", "--validation-tasks", "2", "--validate-every", "4",
+         "--save-every", "2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_every_command_has_help(capsys, command):
 def test_options_become_the_settings_of_the_run(tmp_path):
     wanted = dict(
         shots=3, queries=4, inner_steps=2, inner_lr=0.02, meta_lr=1e-4, tasks=2, iterations=1, dtype="float64", seed=7,
-        model="mlp", schedule="constant", validation_tasks=2, save_every=3, validate_every=4,
+        model="mlp", decay=9, validation_tasks=2, save_every=3, validate_every=4,
     )  # fmt: skip
     options = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     options += ["--first-order", "--hidden", "5", "6"]
@@ -121,7 +122,7 @@ def test_training_shows_settings_progress_and_what_to_do_next_on_stderr(tmp_path
 
 def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, data_dir):
     path, data = tmp_path / "run", str(data_dir / "omniglot")
-    options = "--filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2"
+    options = "--filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2 --validate-every 2"
     assert main(["train", "omniglot", "--data", data, "--out", str(path), *options.split()]) == 0
     bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     assert "loss " in bar and ", accuracy " in bar and "validation accuracy" in bar
@@ -139,7 +140,7 @@ def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, 
 
 def test_a_run_is_resumed_with_its_own_settings_and_may_grow(tmp_path, run):
     path = tmp_path / "run"
-    assert main(["train", "sinusoid", "--out", str(path), *SMALL, "--schedule", "constant", "--seed", "5"]) == 0
+    assert main(["train", "sinusoid", "--out", str(path), *SMALL, "--decay", "0", "--seed", "5"]) == 0
     assert main(["train", "sinusoid", "--out", str(path), "--resume", "--iterations", "6"]) == 0
     config = restore(path).config
     assert (config.seed, config.hidden, config.iterations) == (5, (6,), 6)
@@ -239,7 +240,7 @@ def test_wrong_usage_is_named_and_exits_with_2(capsys, command, message):
         ("--meta-lr inf", "meta_lr is inf, wanted a finite number of at least 0"),
         ("--hidden 0", "hidden is (0,), wanted widths of at least 1"),
         ("--model conv", "sinusoid has no images for a conv net: wanted model mlp"),
-        ("--seed -1", "seed -1, wanted at least 0"),
+        ("--seed -1", "seed is -1, wanted at least 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_before_anything_is_made(tmp_path, capsys, options, message):

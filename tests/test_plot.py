@@ -100,7 +100,7 @@ def test_learning_shows_every_logged_iteration_and_validation(sinusoid):
     raw, validation = line(ax, "training, each"), line(ax, "validation")
     np.testing.assert_array_equal(raw.get_xdata(), np.arange(1, 13))
     np.testing.assert_array_equal(raw.get_ydata(), [r["mse"] for r in records])
-    np.testing.assert_array_equal(validation.get_xdata(), [5, 10, 12])
+    np.testing.assert_array_equal(validation.get_xdata(), [5, 10])
     assert ax.get_yscale() == "log"
     assert ax.get_xlabel() == "meta-iteration" and ax.get_ylabel() == "query mean squared error after 1 step"
 

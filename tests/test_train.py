@@ -31,7 +31,7 @@ from tinymaml.train import TEST, TRAIN, VALIDATE, Config, build, generator, meta
 
 posix = pytest.mark.skipif(os.name != "posix", reason="these signals are POSIX")
 SMALL = dict(
-    tasks=2, hidden=(6,), iterations=12, save_every=4, validate_every=5, validation_tasks=2, schedule="constant",
+    tasks=2, hidden=(6,), iterations=12, save_every=4, validate_every=5, validation_tasks=2, decay=0,
     queries=5, inner_lr=0.01, meta_lr=0.001,
 )  # fmt: skip
 
@@ -95,7 +95,7 @@ def stopped(config: Config, out: Path, iteration: int, resume: bool = False) -> 
 
 
 def test_every_hyper_parameter_is_saved_with_the_run(whole):
-    config = small(seed=3, schedule="cosine", first_order=True)
+    config = small(seed=3, decay=5, first_order=True)
     run = whole(config)
     saved = json.loads((run.path / "config.json").read_text())["config"]
     assert saved.keys() == {f.name for f in dataclasses.fields(Config)}
@@ -117,10 +117,10 @@ def test_a_configuration_survives_json(family):
             *((name, 0) for name in ("validate_every", "validation_tasks")), ("shots", -1), ("inner_steps", -1),
             *((name, value) for name in ("inner_lr", "meta_lr") for value in (float("nan"), float("inf"), -0.1)),
         ]),
-        (dict(seed=-1), "seed -1"),
+        (dict(seed=-1), "seed is -1"),
         (dict(dtype="float16"), "dtype is 'float16', wanted one of float32, float64"),
         (dict(model="vit"), "model is 'vit', wanted one of mlp, conv"),
-        (dict(schedule="step"), "schedule is 'step'"),
+        (dict(decay=-1), "decay is -1"),
         (dict(scheme="half"), "scheme is 'half'"),
         (dict(hidden=()), r"hidden is \(\)"),
         (dict(hidden=(4, 0)), r"hidden is \(4, 0\)"),
@@ -150,16 +150,16 @@ def test_a_saved_setting_too_few_or_too_many_is_named():
     record = dataclasses.asdict(small())
     with pytest.raises(ValueError, match="does not fit this version of tinymaml: momentum"):
         Config.from_json({**record, "momentum": 0.9})
-    del record["schedule"]
-    with pytest.raises(ValueError, match="does not fit this version of tinymaml: schedule"):
+    del record["decay"]
+    with pytest.raises(ValueError, match="does not fit this version of tinymaml: decay"):
         Config.from_json(record)
 
 
-def test_the_cosine_goes_from_beta_down_to_zero():
-    config = small(schedule="cosine", meta_lr=0.2, iterations=8)
+def test_the_outer_rate_is_half_after_decay_iterations_however_long_the_run():
+    config = small(decay=4, meta_lr=0.2, iterations=8)
     rates = [meta_lr(config, i) for i in range(9)]
-    assert rates[0] == 0.2 and rates[4] == pytest.approx(0.1) and rates[8] == pytest.approx(0)
-    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 0.2 and rates[4] == pytest.approx(0.1) and rates[8] == pytest.approx(0.2 / 3)
+    assert rates == [meta_lr(small(decay=4, meta_lr=0.2, iterations=100), i) for i in range(9)]
     assert {meta_lr(small(meta_lr=0.2), i) for i in range(9)} == {0.2}
 
 
@@ -182,7 +182,7 @@ def test_the_settings_reach_the_meta_gradient(tmp_path):
 
 @pytest.mark.parametrize("changes", [
     dict(seed=1), dict(inner_lr=0.02), dict(inner_steps=2), dict(meta_lr=0.002), dict(tasks=3), dict(shots=4),
-    dict(queries=4), dict(first_order=True), dict(schedule="cosine"), dict(hidden=(7,)), dict(dtype="float64"),
+    dict(queries=4), dict(first_order=True), dict(decay=3), dict(hidden=(7,)), dict(dtype="float64"),
 ])  # fmt: skip
 def test_another_setting_gives_another_result(tmp_path, whole, changes):
     other = trained(small(iterations=2, **changes), tmp_path / "run")
@@ -262,7 +262,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_had_been(tmp_path, whole, dtype, a
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(schedule="cosine"), dict(first_order=True, inner_steps=2), dict(inner_steps=0)]
+    "changes", [dict(decay=3), dict(first_order=True, inner_steps=2), dict(inner_steps=0)]
 )
 def test_it_does_whatever_the_settings(tmp_path, whole, changes):
     config = small(**changes)
@@ -285,12 +285,13 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, whole):
 
 
 def test_a_run_can_be_made_longer(tmp_path, whole):
-    trained(small(iterations=5), tmp_path / "run")
+    """β does not ask how long the run will be, so a longer one is as if it had been meant so from the start."""
+    trained(small(iterations=6, decay=7), tmp_path / "run")
     config = resumed(tmp_path / "run", {"iterations": 12})
-    assert config == small()
+    assert config == small(decay=7)
     run = trained(config, tmp_path / "run", resume=True)
     assert json.loads((run.path / "config.json").read_text())["config"]["iterations"] == 12
-    assert_same(run, whole(small()))  # iteration 5 is validated in both
+    assert_same(run, whole(small(decay=7)))
 
 
 def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):
@@ -610,11 +611,11 @@ def test_the_log_has_a_line_for_each_iteration_and_the_validations_among_them(wh
     records = [json.loads(line) for line in (whole(small()).path / "log.jsonl").read_text().splitlines()]
     assert [record["iteration"] for record in records] == list(range(1, 13))
     assert all(np.isfinite([record["loss"], record["mse"]]).all() for record in records)
-    assert [r["iteration"] for r in records if "validation_mse" in r] == [5, 10, 12]
+    assert [r["iteration"] for r in records if "validation_mse" in r] == [5, 10]
 
 
 def test_a_validation_is_the_mean_metric_after_the_run_s_own_steps(whole):
-    config = small(inner_steps=2, dtype="float64")
+    config = small(inner_steps=2, dtype="float64", validate_every=12)
     _, family, loss, params = restore(whole(config).path)[1:5]
     metrics = []
     stacked = family.sample(generator(config, VALIDATE), config.validation_tasks, "val")
@@ -630,7 +631,7 @@ def test_a_validation_is_the_mean_metric_after_the_run_s_own_steps(whole):
 
 def test_meta_training_learns_to_learn_sine_waves(tmp_path):
     config = Config.default("sinusoid", shots=10, queries=10, tasks=4, inner_lr=0.05, inner_steps=2, meta_lr=0.01,
-                            iterations=300, save_every=300, validate_every=300, schedule="constant")  # fmt: skip
+                            iterations=300, save_every=300, validate_every=300, decay=0)  # fmt: skip
     run = trained(config, tmp_path / "run")
     errors = [record["mse"] for record in run.read_log()]
     assert np.mean(errors[-50:]) < 0.65 * np.mean(errors[:20])
@@ -691,7 +692,7 @@ def test_training_validation_and_test_never_share_a_wave():
 def test_training_draws_from_train_and_val_and_evaluation_from_test(tmp_path, monkeypatch):
     drawn, honest = [], SinusoidTasks.sample
     monkeypatch.setattr(SinusoidTasks, "sample", lambda *args: drawn.append(args[2:]) or honest(*args))
-    run = trained(small(iterations=2), tmp_path / "run")
+    run = trained(small(iterations=2, validate_every=2), tmp_path / "run")
     assert drawn == [(2, "train"), (2, "train"), (2, "val")]
     evaluate(run.path, tasks=2, steps=1)
     assert drawn[3:] == [(1, "test"), (1, "test")]
@@ -739,7 +740,7 @@ def test_omniglot_goes_on_as_if_never_stopped_and_tests_on_characters_never_trai
     assert_same(trained(config, tmp_path / "run", resume=True), run)
     records = run.read_log()
     assert all(0 <= record["accuracy"] <= 1 for record in records)
-    assert ["validation_accuracy" in record for record in records] == [False, True, True]
+    assert ["validation_accuracy" in record for record in records] == [False, True, False]
     result = evaluate(run.path, tasks=3, steps=2)
     assert result["metric"] == "accuracy" and all(0 <= mean <= 1 for mean in result["mean"])
     assert evaluate(run.path, tasks=3, steps=2) == result

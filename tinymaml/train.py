@@ -58,7 +58,7 @@ class Config:
     filters: int = _option(64, "filters of each block of the conv net", only="omniglot")
     scheme: str = _option("1100/100/423", "split of characters", choices=("1100/100/423", "official"), only="omniglot")
     rotations: bool = _option(True, "training characters turned by 90° multiples are further classes", only="omniglot")
-    schedule: str = _option("cosine", "β over the iterations: constant, or down to 0", choices=("constant", "cosine"))
+    decay: int = _option(2000, "iterations after which β is half, a third, …: β / (1 + i / decay); 0: it stays")
     save_every: int = _option(100, "iterations between checkpoints")
     validate_every: int = _option(100, "iterations between validations")
     validation_tasks: int = _option(100, "tasks of a validation")
@@ -79,8 +79,9 @@ class Config:
         for name in ("inner_lr", "meta_lr"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted a finite number of at least 0")
-        if self.inner_steps < 0 or self.seed < 0:
-            raise ValueError(f"inner_steps is {self.inner_steps} and seed {self.seed}, wanted at least 0")
+        for name in ("inner_steps", "seed", "decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 0")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden is {self.hidden}, wanted widths of at least 1")
         if self.family == "sinusoid" and self.model != "mlp":
@@ -104,8 +105,8 @@ class Config:
 DEFAULTS: dict[str, dict[str, Any]] = {
     "sinusoid": {},
     "omniglot": dict(
-        model="conv", shots=1, queries=5, inner_lr=0.4, meta_lr=0.005, tasks=32, iterations=300, rotations=False,
-        hidden=(256, 128, 64, 64), save_every=20, validate_every=50,
+        model="conv", shots=1, queries=5, inner_lr=0.4, meta_lr=0.005, decay=100, tasks=32, iterations=300,
+        hidden=(256, 128, 64, 64), rotations=False, save_every=20, validate_every=50,
     ),
 }  # fmt: skip
 
@@ -140,15 +141,12 @@ def generator(config: Config, stream: int, index: int = 0) -> np.random.Generato
 
 def meta_lr(config: Config, iteration: int) -> float:
     """β at an iteration."""
-    # cosine: β ½ (1 + cos(π i / N))   Loshchilov and Hutter, 2017, eq. 5, without restarts
-    decay = (1 + np.cos(np.pi * iteration / config.iterations)) / 2 if config.schedule == "cosine" else 1.0
-    return float(config.meta_lr * decay)
+    # βᵢ = β / (1 + i / decay): it does not ask how long the run will be, so a run can always be made longer
+    return config.meta_lr / (1 + iteration / config.decay) if config.decay else config.meta_lr
 
 
 def train(config: Config, out: str | os.PathLike, resume: bool = False, progress: bool = True) -> Run:
     """Train, and leave checkpoints and a log in `out`; `resume` goes on from its newest checkpoint.
-
-    Where `config` has more iterations than the run had, a cosine schedule goes on as that of the longer run: β rises.
 
     Ctrl-C (SIGINT) or SIGTERM finishes the iteration, saves, and raises KeyboardInterrupt or SystemExit(143).
 
@@ -186,7 +184,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
                 params, state = optim.adam(meta_lr(config, i)).update(params, grads, state)
                 _check_finite({"params": params, "optimizer": state}, i + 1)
                 record = {"iteration": i + 1, "loss": float(value), family.metric: float(np.mean(metrics))}
-                if (i + 1) % config.validate_every == 0 or i + 1 == config.iterations:
+                if (i + 1) % config.validate_every == 0:
                     record[f"validation_{family.metric}"] = _validate(config, family, loss, params)
                 run.log(record)
                 bar.update()

@@ -110,7 +110,8 @@ def _train(args: argparse.Namespace) -> int:
     if "data" in changes:
         changes["data"] = str(Path(changes["data"]).expanduser().absolute())
     config = resumed(args.out, changes) if args.resume else Config.default(**changes)
-    print("  ".join(f"{k}={v}" for k, v in dataclasses.asdict(config).items() if v != ""), file=sys.stderr)
+    used = [f.name for f in dataclasses.fields(Config) if f.metadata.get("only", config.family) == config.family]
+    print("  ".join(f"{name}={getattr(config, name)}" for name in used), file=sys.stderr)
     try:
         train(config, args.out, resume=args.resume)
     except KeyboardInterrupt as stop:

@@ -160,7 +160,7 @@ def test_unary_functions_of_positive_numbers(f, x):
             operator.sub,
             operator.mul,
             operator.truediv,
-            operator.pow,
+            np.power,  # the operator ** promotes in its own way before NumPy 2.3
             operator.lt,
             operator.ge,
             operator.eq,
@@ -187,7 +187,7 @@ def test_unary_functions_of_positive_numbers(f, x):
 )
 def test_a_number_promotes_as_in_numpy_and_the_result_is_a_tensor(f, x, reflected, number):
     g = (lambda x: f(number, x)) if reflected else (lambda x: f(x, number))
-    check(g, x, exact=f not in (operator.pow, np.power))  # NumPy rounds powers of scalars and of vectors differently
+    check(g, x, exact=f is not np.power)  # NumPy rounds powers of scalars and of vectors differently
     with np.errstate(all="ignore"):
         assert isinstance(g(Tensor(x)), Tensor)
 

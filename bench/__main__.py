@@ -125,7 +125,7 @@ def measure(name: str, dtype, runs: int) -> dict:
         contenders["pytorch"] = pytorch(w)
     except ImportError:
         print("PyTorch is not installed: pip install 'tinymaml[peers]'", file=sys.stderr)
-    # compared in float64: in float32 a ReLU at a rounding error from 0 may fall on either side, and a whole path with it
+    # compared in float64: in float32 a ReLU that is a rounding error from 0 may fall on either side
     exact = {who: f(*data(w, np.float64))[1] for who, f in contenders.items()}
     largest = max(np.max(np.abs(g)) for g in tm.tree_leaves(exact["tinymaml"]))
     for who, grads in exact.items():

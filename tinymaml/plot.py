@@ -25,7 +25,7 @@ from .nest import Nest, tree_map
 from .optim import adam
 from .runs import Run
 from .tasks.sinusoid import X
-from .train import INIT, TEST, TRAIN, VALIDATE, Config, Trained, generator, restore
+from .train import INIT, TEST, TRAIN, VALIDATE, Config, Trained, generator, meta_lr, restore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,14 +135,13 @@ def pretrain(trained: Trained, iterations: int) -> Net:
     tuned step size"); MAML's α belongs to MAML's θ, and here would often diverge.
     """
     config, network, family, loss, *_ = trained
-    optimizer = adam(config.meta_lr)
     params = network.init(generator(config, INIT), np.dtype(config.dtype))
-    state = optimizer.init(params)
+    state = adam(config.meta_lr).init(params)
     for i in _progress(range(iterations), "pretraining without MAML"):
         support, _ = family.sample(generator(config, TRAIN, i), config.tasks, "train")
         x, y = (points.reshape(-1, 1) for points in support)  # of (tasks, shots, 1)
         _, grads = value_and_grad(loss, has_aux=True)(params, x, y)
-        params, state = optimizer.update(params, grads, state)
+        params, state = adam(meta_lr(config, i)).update(params, grads, state)
     nets = [Net(params, rate) for rate in RATES]
     tasks = [_task(trained, "val", i) for i in range(config.validation_tasks)]
     return min(_progress(nets, "tuning its rate"), key=lambda net: measure(trained, net, tasks)[:, -1].mean())

@@ -7,14 +7,16 @@ Read in this order; the first four, after `nest`, are everything there is to und
     ops          the primitives, each with its rule                 │  the first sitting
     nn           layers and losses, composed of them                │
     maml         adapt, meta_loss, meta_value_and_grad              ┘
-    numpy_api    NumPy's functions on tensors                        kernels    loops for Numba, with NumPy twins
+    numpy_api    NumPy's functions on tensors, table and rest        products   matmul to einsum
+    kernels      loops for Numba, with NumPy twins                   inputs     what maml accepts, and refuses
     check        is a derivative right, at any order?                optim      SGD, momentum, Adam
     tasks/       sinusoid, Omniglot                                  models     the networks of the papers
     train        the outer loop                                      evaluate   how well it adapts to new tasks
     runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
+    init         initialisers                                        files      files that are whole or not there
 """
 
-from . import nn, ops, optim
+from . import nn, ops, optim, products  # noqa: F401 (products puts np.einsum and its kin into the table)
 from .check import GradientError, check_grads
 from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .maml import adapt, meta_loss, meta_value_and_grad

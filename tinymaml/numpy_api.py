@@ -2,7 +2,8 @@
 
 NumPy hands any call with a tensor in it to `Tensor.__array_ufunc__` or `Tensor.__array_function__`; both look the
 function up in `NUMPY` below. A function is either one primitive of `ops` or a few lines of them; to add one, write it
-and put `@numpy_function(np.its_name)` above it. What is missing says so, and what to write instead. Read next: `nn`.
+and put `@numpy_function(np.its_name)` above it. What is missing says so, and what to write instead. matmul, einsum and
+their kin are in `products`. Read next: `nn`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import builtins
 import inspect
 import operator
-import string
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -53,7 +53,7 @@ def _numpy_name(f: Callable) -> str:
     return f"{module}.{f.__name__}" if module else f.__name__
 
 
-def _unsupported(name: str, what: str = "") -> NotImplementedError:
+def unsupported(name: str, what: str = "") -> NotImplementedError:
     instead = f"; instead: {INSTEAD[name]}" if name in INSTEAD else "; `tinymaml.numpy_api.NUMPY` lists what is"
     return NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}")
 
@@ -61,7 +61,7 @@ def _unsupported(name: str, what: str = "") -> NotImplementedError:
 def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
     ours = NUMPY.get(f)
     if ours is None:
-        raise _unsupported(name)
+        raise unsupported(name)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
     try:
@@ -79,7 +79,7 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
 
 def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
     if method != "__call__":
-        raise _unsupported(f"{ufunc.__name__}.{method}")
+        raise unsupported(f"{ufunc.__name__}.{method}")
     if kwargs:
         place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
         raise TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}")
@@ -178,7 +178,7 @@ def clip(a, a_min=None, a_max=None, *, min=None, max=None):
 @numpy_function(np.where)
 def where(condition, x=None, y=None):
     if x is None or y is None:
-        raise _unsupported("where", "takes three arguments (the shape of np.where(c) depends on the values of c)")
+        raise unsupported("where", "takes three arguments (the shape of np.where(c) depends on the values of c)")
     if isinstance(condition, Tensor) and condition.dtype != bool:
         condition = ops.not_equal(condition, 0)
     return ops.where(condition, x, y)
@@ -240,7 +240,7 @@ def prod(a, axis=None, *, keepdims=False):
 
 @numpy_function(np.cumsum)
 def cumsum(a, axis=None):
-    return ops.cumsum(ravel(a), 0) if axis is None else ops.cumsum(a, _axis(axis, a.ndim))
+    return ops.cumsum(ravel(a), 0) if axis is None else ops.cumsum(a, one_axis(axis, a.ndim))
 
 
 @numpy_function(np.argmax)
@@ -275,20 +275,20 @@ def norm(x, ord=None, axis=None, keepdims=False):
     if ord is None or (ord == 2 and dims == 1) or (ord == "fro" and dims == 2):
         return np.sqrt(ops.sum(x * x, axis, keepdims))
     if dims != 1:
-        raise _unsupported("linalg.norm", f"takes no ord={ord!r} over {dims} axes")
+        raise unsupported("linalg.norm", f"takes no ord={ord!r} over {dims} axes")
     if ord in (np.inf, -np.inf):
         return (max if ord > 0 else min)(np.abs(x), axis, keepdims=keepdims)
     if ord == 1:
         return ops.sum(np.abs(x), axis, keepdims)
     if isinstance(ord, (int, float)) and ord > 0:
         return ops.sum(np.abs(x) ** ord, axis, keepdims) ** (1 / ord)
-    raise _unsupported("linalg.norm", f"takes no ord={ord!r}")
+    raise unsupported("linalg.norm", f"takes no ord={ord!r}")
 
 
 # ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _axis(axis: int, ndim: int) -> int:
+def one_axis(axis: int, ndim: int) -> int:
     """One axis as a non-negative int; AxisError where there is none."""
     return normal_axes(operator.index(axis), ndim)[0]
 
@@ -296,7 +296,7 @@ def _axis(axis: int, ndim: int) -> int:
 @numpy_function(np.reshape)
 def reshape(a, shape, *, order="C"):
     if order != "C":
-        raise _unsupported("reshape", f"takes order='C' only, not {order!r}; transpose first")
+        raise unsupported("reshape", f"takes order='C' only, not {order!r}; transpose first")
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if -1 in shape:
         known = -int(np.prod(shape, dtype=int))
@@ -313,22 +313,22 @@ def ravel(a, order="C"):
 
 @numpy_function(np.transpose, np.permute_dims)
 def transpose(a, axes=None):
-    axes = range(a.ndim)[::-1] if axes is None else [_axis(i, a.ndim) for i in axes]
+    axes = range(a.ndim)[::-1] if axes is None else [one_axis(i, a.ndim) for i in axes]
     return ops.transpose(a, axes)
 
 
 @numpy_function(np.swapaxes)
 def swapaxes(a, axis1, axis2):
     order = list(range(a.ndim))
-    axis1, axis2 = _axis(axis1, a.ndim), _axis(axis2, a.ndim)
+    axis1, axis2 = one_axis(axis1, a.ndim), one_axis(axis2, a.ndim)
     order[axis1], order[axis2] = axis2, axis1
     return ops.transpose(a, order)
 
 
 @numpy_function(np.moveaxis)
 def moveaxis(a, source, destination):
-    source = [_axis(i, a.ndim) for i in np.atleast_1d(source)]
-    destination = [_axis(i, a.ndim) for i in np.atleast_1d(destination)]
+    source = [one_axis(i, a.ndim) for i in np.atleast_1d(source)]
+    destination = [one_axis(i, a.ndim) for i in np.atleast_1d(destination)]
     if len(source) != len(destination):
         raise ValueError(f"moveaxis: {len(source)} axes for {len(destination)} places")
     order = [i for i in range(a.ndim) if i not in source]
@@ -373,7 +373,7 @@ def concatenate(arrays, axis=0):
     arrays = [as_array(a) for a in arrays]
     if axis is None:
         arrays, axis = [ravel(a) for a in arrays], 0
-    return ops.concatenate(*arrays, axis=_axis(axis, arrays[0].ndim))
+    return ops.concatenate(*arrays, axis=one_axis(axis, arrays[0].ndim))
 
 
 @numpy_function(np.stack)
@@ -394,13 +394,13 @@ def hstack(tup):
 
 @numpy_function(np.split)
 def split(ary, indices_or_sections, axis=0):
-    axis = _axis(axis, ary.ndim)
+    axis = one_axis(axis, ary.ndim)
     return _pieces(ary, np.split(np.arange(ary.shape[axis]), indices_or_sections), axis)
 
 
 @numpy_function(np.array_split)
 def array_split(ary, indices_or_sections, axis=0):
-    axis = _axis(axis, ary.ndim)
+    axis = one_axis(axis, ary.ndim)
     return _pieces(ary, np.array_split(np.arange(ary.shape[axis]), indices_or_sections), axis)
 
 
@@ -425,7 +425,7 @@ def roll(a, shift, axis=None):
     if axis is None:
         return ops.reshape(roll(ravel(a), shift, 0), a.shape)
     for by, i in zip(*np.broadcast_arrays(np.atleast_1d(shift), axis), strict=True):
-        i = _axis(i, a.ndim)
+        i = one_axis(i, a.ndim)
         a = _along(a, i, (np.arange(a.shape[i]) - int(by)) % a.shape[i]) if a.shape[i] else a
     return a
 
@@ -433,9 +433,9 @@ def roll(a, shift, axis=None):
 @numpy_function(np.pad)
 def pad(array, pad_width, mode="constant", constant_values=0):
     if mode != "constant" or np.ndim(constant_values):
-        raise _unsupported("pad", f"takes mode='constant' with one number, not mode={mode!r}, {constant_values!r}")
+        raise unsupported("pad", f"takes mode='constant' with one number, not mode={mode!r}, {constant_values!r}")
     if isinstance(pad_width, dict):
-        raise _unsupported("pad", "takes pad_width as numbers or pairs, not as a dict")
+        raise unsupported("pad", "takes pad_width as numbers or pairs, not as a dict")
     widths = np.broadcast_to(pad_width, (array.ndim, 2)).tolist()
     if any(n < 0 for pair in widths for n in pair):
         raise ValueError(f"pad: widths {widths} for an array of shape {array.shape}; none may be negative")
@@ -463,7 +463,7 @@ def tile(A, reps):
 def repeat(a, repeats, axis=None):
     if axis is None:
         return repeat(ravel(a), repeats, 0)
-    axis = _axis(axis, a.ndim)
+    axis = one_axis(axis, a.ndim)
     return _along(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))
 
 
@@ -472,14 +472,14 @@ def take(a, indices, axis=None):
     if axis is None:
         return take(ravel(a), indices, 0)
     indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
-    return _along(a, _axis(axis, a.ndim), indices)
+    return _along(a, one_axis(axis, a.ndim), indices)
 
 
 @numpy_function(np.take_along_axis)
 def take_along_axis(arr, indices, axis=-1):
     if axis is None:
         arr, axis = ravel(arr), 0
-    axis = _axis(axis, arr.ndim)
+    axis = one_axis(axis, arr.ndim)
     if indices.ndim != arr.ndim:
         raise ValueError(f"take_along_axis: indices of shape {indices.shape} for an array of shape {arr.shape};"
                          " they must have as many axes")  # fmt: skip
@@ -489,7 +489,7 @@ def take_along_axis(arr, indices, axis=-1):
 
 @numpy_function(np.diff)
 def diff(a, n=1, axis=-1):
-    axis = _axis(axis, a.ndim)
+    axis = one_axis(axis, a.ndim)
     for _ in range(n):
         a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
     return a
@@ -525,52 +525,6 @@ def getitem(x, index):
 # ── matrices ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@numpy_function(np.matmul)
-def matmul(x1, x2):
-    return ops.matmul(as_array(x1), as_array(x2))
-
-
-@numpy_function(np.dot)
-def dot(a, b):
-    a, b = as_array(a), as_array(b)
-    if a.ndim == 0 or b.ndim == 0:
-        return a * b
-    return matmul(a, b) if b.ndim <= 2 else tensordot(a, b, ([a.ndim - 1], [b.ndim - 2]))
-
-
-@numpy_function(np.vdot)
-def vdot(a, b):
-    return matmul(ravel(as_array(a)), ravel(as_array(b)))
-
-
-@numpy_function(np.inner)
-def inner(a, b):
-    a, b = as_array(a), as_array(b)
-    return a * b if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, ([a.ndim - 1], [b.ndim - 1]))
-
-
-@numpy_function(np.outer)
-def outer(a, b):
-    return np.reshape(as_array(a), (-1, 1)) * np.reshape(as_array(b), (1, -1))
-
-
-@numpy_function(np.tensordot)
-def tensordot(a, b, axes=2):
-    a, b = as_array(a), as_array(b)
-    if isinstance(axes, (int, np.integer)):
-        axes = (range(a.ndim - axes, a.ndim), range(axes))
-    over_a, over_b = ([x] if isinstance(x, (int, np.integer)) else x for x in axes)
-    over_a, over_b = [_axis(i, a.ndim) for i in over_a], [_axis(i, b.ndim) for i in over_b]
-    distinct = len(set(over_a)) == len(over_a) and len(set(over_b)) == len(over_b)
-    if not distinct or [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
-        raise ValueError(f"tensordot: shapes {a.shape} and {b.shape} do not match over axes {axes}")
-    letters = iter(string.ascii_letters)
-    of_a = [next(letters) for _ in range(a.ndim)]
-    of_b = [of_a[over_a[over_b.index(i)]] if i in over_b else next(letters) for i in range(b.ndim)]
-    out = [c for i, c in enumerate(of_a) if i not in over_a] + [c for i, c in enumerate(of_b) if i not in over_b]
-    return _contract(a, "".join(of_a), b, "".join(of_b), "".join(out))
-
-
 @numpy_function(np.trace)
 def trace(a, offset=0, axis1=0, axis2=1):
     return ops.sum(diagonal(a, offset, axis1, axis2), -1)
@@ -604,90 +558,6 @@ def tril(m, k=0):
 @numpy_function(np.triu)
 def triu(m, k=0):
     return ops.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), 0, m)
-
-
-# ── einsum ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@numpy_function(np.einsum)
-def einsum(subscripts, *operands, optimize=False):
-    """Operands two at a time, from the left: each pair is one batched matrix product (`_contract`)."""
-    if not isinstance(subscripts, str):
-        raise _unsupported("einsum", "takes subscripts as a string")
-    operands = [as_array(x) for x in operands]
-    terms, out = _einsum_terms(subscripts.replace(" ", ""), operands)
-    x, of_x = operands[0], terms[0]
-    for i in range(1, len(operands)):
-        needed = set(out).union(*terms[i + 1 :])
-        kept = "".join(dict.fromkeys(c for c in of_x + terms[i] if c in needed))
-        x, of_x = _contract(x, of_x, operands[i], terms[i], kept), kept
-    x, of_x = _reduce(x, of_x, out)
-    return ops.transpose(x, [of_x.index(c) for c in out])
-
-
-def _einsum_terms(subscripts: str, operands: list) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with every ellipsis spelled out."""
-    left, arrow, out = subscripts.partition("->")
-    terms = left.split(",")
-    if len(terms) != len(operands):
-        raise ValueError(f"einsum: {len(terms)} terms in {subscripts!r} for {len(operands)} operands")
-    free = [c for c in string.ascii_letters if c not in subscripts]
-    widths = [x.ndim - len(t.replace("...", "")) for t, x in zip(terms, operands, strict=True)]
-    most = int(np.max([w for t, w in zip(terms, widths, strict=True) if "..." in t], initial=0))
-    dots = "".join(free[:most])
-    terms = [t.replace("...", dots[most - w :] if w else "") for t, w in zip(terms, widths, strict=True)]
-    for t, x in zip(terms, operands, strict=True):
-        if len(t) != x.ndim:
-            raise ValueError(f"einsum: term {t!r} of {subscripts!r} for an operand of shape {x.shape}")
-    letters = "".join(terms)
-    if arrow and dots and "..." not in out:
-        raise ValueError(f"einsum: the result of {subscripts!r} has no '...', but the operands have axes there")
-    implied = dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))
-    out = out.replace("...", dots) if arrow else implied
-    if set(out) - set(letters) or len(set(out)) != len(out):
-        raise ValueError(f"einsum: the result {out!r} of {subscripts!r} names an axis no operand has, or one twice")
-    return terms, out
-
-
-def _reduce(x, letters: str, keep: str):
-    """Take diagonals over repeated letters, and sum over the letters that are not kept."""
-    for c in dict.fromkeys(letters):
-        while letters.count(c) > 1:
-            i, j = letters.index(c), letters.rindex(c)
-            if x.shape[i] != x.shape[j]:
-                raise ValueError(f"einsum: axis {c!r} of one operand has lengths {x.shape[i]} and {x.shape[j]}")
-            x = diagonal(x, 0, i, j)
-            letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + c
-    drop = tuple(i for i, c in enumerate(letters) if c not in keep)
-    return (ops.sum(x, drop) if drop else x), "".join(c for c in letters if c in keep)
-
-
-def _contract(x, of_x: str, y, of_y: str, out: str):
-    """einsum of two operands: (batch, free of x, summed) @ (batch, summed, free of y)."""
-    x, of_x = _reduce(x, of_x, of_y + out)
-    y, of_y = _reduce(y, of_y, of_x + out)
-    sizes: dict[str, int] = {}
-    for letters, operand in ((of_x, x), (of_y, y)):
-        for c, n in zip(letters, operand.shape, strict=True):
-            if sizes.setdefault(c, n) != n and 1 not in (n, sizes[c]):
-                raise ValueError(f"einsum: axis {c!r} has length {sizes[c]} in one operand and {n} in another")
-            sizes[c] = n if sizes[c] == 1 else sizes[c]
-    x = ops.broadcast_to(x, tuple(sizes[c] for c in of_x))
-    y = ops.broadcast_to(y, tuple(sizes[c] for c in of_y))
-    batch = [c for c in of_x if c in of_y and c in out]
-    summed = [c for c in of_x if c in of_y and c not in out]
-    of_x_alone, of_y_alone = [c for c in of_x if c not in of_y], [c for c in of_y if c not in of_x]
-
-    def matrices(operand, letters, rows, columns):
-        operand = ops.transpose(operand, [letters.index(c) for c in (*batch, *rows, *columns)])
-        return ops.reshape(operand, (*(sizes[c] for c in batch), _volume(rows), _volume(columns)))
-
-    def _volume(letters) -> int:
-        return int(np.prod([sizes[c] for c in letters], dtype=int))
-
-    z = ops.matmul(matrices(x, of_x, of_x_alone, summed), matrices(y, of_y, summed, of_y_alone))
-    have = [*batch, *of_x_alone, *of_y_alone]
-    return ops.transpose(ops.reshape(z, tuple(sizes[c] for c in have)), [have.index(c) for c in out])
 
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,142 @@
+"""NumPy's products on tensors: matmul, dot, vdot, inner, outer, tensordot, einsum; all come down to one matrix product.
+
+    np.einsum("bij,bjk->bik", x, y)      two operands: diagonals and sums first, then (batch, rows, summed) @ (…)
+
+To add a product, write it as an einsum of two operands: `contract(x, "ij", y, "jk", "ik")`.
+"""
+
+from __future__ import annotations
+
+import string
+
+import numpy as np
+
+from . import ops
+from .numpy_api import as_array, diagonal, numpy_function, one_axis, ravel, unsupported
+
+
+@numpy_function(np.matmul)
+def matmul(x1, x2):
+    return ops.matmul(as_array(x1), as_array(x2))
+
+
+@numpy_function(np.dot)
+def dot(a, b):
+    a, b = as_array(a), as_array(b)
+    if a.ndim == 0 or b.ndim == 0:
+        return a * b
+    return matmul(a, b) if b.ndim <= 2 else tensordot(a, b, ([a.ndim - 1], [b.ndim - 2]))
+
+
+@numpy_function(np.vdot)
+def vdot(a, b):
+    return matmul(ravel(as_array(a)), ravel(as_array(b)))
+
+
+@numpy_function(np.inner)
+def inner(a, b):
+    a, b = as_array(a), as_array(b)
+    return a * b if a.ndim == 0 or b.ndim == 0 else tensordot(a, b, ([a.ndim - 1], [b.ndim - 1]))
+
+
+@numpy_function(np.outer)
+def outer(a, b):
+    return np.reshape(as_array(a), (-1, 1)) * np.reshape(as_array(b), (1, -1))
+
+
+@numpy_function(np.tensordot)
+def tensordot(a, b, axes=2):
+    a, b = as_array(a), as_array(b)
+    if isinstance(axes, (int, np.integer)):
+        axes = (range(a.ndim - axes, a.ndim), range(axes))
+    over_a, over_b = ([x] if isinstance(x, (int, np.integer)) else x for x in axes)
+    over_a, over_b = [one_axis(i, a.ndim) for i in over_a], [one_axis(i, b.ndim) for i in over_b]
+    distinct = len(set(over_a)) == len(over_a) and len(set(over_b)) == len(over_b)
+    if not distinct or [a.shape[i] for i in over_a] != [b.shape[i] for i in over_b]:
+        raise ValueError(f"tensordot: shapes {a.shape} and {b.shape} do not match over axes {axes}")
+    letters = iter(string.ascii_letters)
+    of_a = [next(letters) for _ in range(a.ndim)]
+    of_b = [of_a[over_a[over_b.index(i)]] if i in over_b else next(letters) for i in range(b.ndim)]
+    out = [c for i, c in enumerate(of_a) if i not in over_a] + [c for i, c in enumerate(of_b) if i not in over_b]
+    return contract(a, "".join(of_a), b, "".join(of_b), "".join(out))
+
+
+@numpy_function(np.einsum)
+def einsum(subscripts, *operands, optimize=False):
+    """Operands two at a time, from the left: each pair is one batched matrix product (`_contract`)."""
+    if not isinstance(subscripts, str):
+        raise unsupported("einsum", "takes subscripts as a string")
+    operands = [as_array(x) for x in operands]
+    terms, out = _einsum_terms(subscripts.replace(" ", ""), operands)
+    x, of_x = operands[0], terms[0]
+    for i in range(1, len(operands)):
+        needed = set(out).union(*terms[i + 1 :])
+        kept = "".join(dict.fromkeys(c for c in of_x + terms[i] if c in needed))
+        x, of_x = contract(x, of_x, operands[i], terms[i], kept), kept
+    x, of_x = _reduce(x, of_x, out)
+    return ops.transpose(x, [of_x.index(c) for c in out])
+
+
+def _einsum_terms(subscripts: str, operands: list) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with every ellipsis spelled out."""
+    left, arrow, out = subscripts.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands):
+        raise ValueError(f"einsum: {len(terms)} terms in {subscripts!r} for {len(operands)} operands")
+    free = [c for c in string.ascii_letters if c not in subscripts]
+    widths = [x.ndim - len(t.replace("...", "")) for t, x in zip(terms, operands, strict=True)]
+    most = int(np.max([w for t, w in zip(terms, widths, strict=True) if "..." in t], initial=0))
+    dots = "".join(free[:most])
+    terms = [t.replace("...", dots[most - w :] if w else "") for t, w in zip(terms, widths, strict=True)]
+    for t, x in zip(terms, operands, strict=True):
+        if len(t) != x.ndim:
+            raise ValueError(f"einsum: term {t!r} of {subscripts!r} for an operand of shape {x.shape}")
+    letters = "".join(terms)
+    if arrow and dots and "..." not in out:
+        raise ValueError(f"einsum: the result of {subscripts!r} has no '...', but the operands have axes there")
+    implied = dots + "".join(sorted(c for c in set(letters) - set(dots) if letters.count(c) == 1))
+    out = out.replace("...", dots) if arrow else implied
+    if set(out) - set(letters) or len(set(out)) != len(out):
+        raise ValueError(f"einsum: the result {out!r} of {subscripts!r} names an axis no operand has, or one twice")
+    return terms, out
+
+
+def _reduce(x, letters: str, keep: str):
+    """Take diagonals over repeated letters, and sum over the letters that are not kept."""
+    for c in dict.fromkeys(letters):
+        while letters.count(c) > 1:
+            i, j = letters.index(c), letters.rindex(c)
+            if x.shape[i] != x.shape[j]:
+                raise ValueError(f"einsum: axis {c!r} of one operand has lengths {x.shape[i]} and {x.shape[j]}")
+            x = diagonal(x, 0, i, j)
+            letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + c
+    drop = tuple(i for i, c in enumerate(letters) if c not in keep)
+    return (ops.sum(x, drop) if drop else x), "".join(c for c in letters if c in keep)
+
+
+def contract(x, of_x: str, y, of_y: str, out: str):
+    """einsum of two operands: (batch, free of x, summed) @ (batch, summed, free of y)."""
+    x, of_x = _reduce(x, of_x, of_y + out)
+    y, of_y = _reduce(y, of_y, of_x + out)
+    sizes: dict[str, int] = {}
+    for letters, operand in ((of_x, x), (of_y, y)):
+        for c, n in zip(letters, operand.shape, strict=True):
+            if sizes.setdefault(c, n) != n and 1 not in (n, sizes[c]):
+                raise ValueError(f"einsum: axis {c!r} has length {sizes[c]} in one operand and {n} in another")
+            sizes[c] = n if sizes[c] == 1 else sizes[c]
+    x = ops.broadcast_to(x, tuple(sizes[c] for c in of_x))
+    y = ops.broadcast_to(y, tuple(sizes[c] for c in of_y))
+    batch = [c for c in of_x if c in of_y and c in out]
+    summed = [c for c in of_x if c in of_y and c not in out]
+    of_x_alone, of_y_alone = [c for c in of_x if c not in of_y], [c for c in of_y if c not in of_x]
+
+    def matrices(operand, letters, rows, columns):
+        operand = ops.transpose(operand, [letters.index(c) for c in (*batch, *rows, *columns)])
+        return ops.reshape(operand, (*(sizes[c] for c in batch), _volume(rows), _volume(columns)))
+
+    def _volume(letters) -> int:
+        return int(np.prod([sizes[c] for c in letters], dtype=int))
+
+    z = ops.matmul(matrices(x, of_x, of_x_alone, summed), matrices(y, of_y, summed, of_y_alone))
+    have = [*batch, *of_x_alone, *of_y_alone]
+    return ops.transpose(ops.reshape(z, tuple(sizes[c] for c in have)), [have.index(c) for c in out])

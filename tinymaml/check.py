@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .engine import Tensor, vjp
+from .engine import value_of, vjp
 from .nest import tree_fill, tree_items, tree_leaves
 
 # Two ways to see the derivative t of φ along e, without a rule of ours:
@@ -84,7 +84,7 @@ def _check_forward(f: Callable, point: list) -> None:
     for i, (on_tensors, on_arrays) in enumerate(zip(_evaluate(f, point), f(*point), strict=True)):
         if not np.isfinite(on_tensors).all():
             raise GradientError(f"order 0: output {i} is not finite:\n{on_tensors}")
-        a, b = np.asarray(on_tensors), np.asarray(on_arrays.value if isinstance(on_arrays, Tensor) else on_arrays)
+        a, b = np.asarray(on_tensors), np.asarray(value_of(on_arrays))
         if a.shape != b.shape or not np.allclose(a, b, rtol=1e-12, atol=1e-12 * np.max(np.abs(b), initial=0)):
             raise GradientError(f"order 0: output {i} on tensors is not what it is on arrays:\n{a}\nagainst\n{b}")
 

@@ -132,14 +132,14 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
                 continue
             g = cotangents.pop(index)  # z̄ is complete: whatever was made from z comes after z
             # In a derivative inside another, the rules get tensors, and record; in the outermost they get arrays.
-            out_, inputs = (z, z.inputs) if nested else (z.value, [_value(x) for x in z.inputs])
+            out_, inputs = (z, z.inputs) if nested else (z.value, [value_of(x) for x in z.inputs])
             for i, x in enumerate(z.inputs):
                 if isinstance(x, Tensor) and x.index in active:
                     # x̄ ← x̄ + ruleᵢ(z̄)
                     accumulate(x, z.primitive.vjp[i](g, out_, *inputs, **z.params))
         return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
 
-    return (out if nested else tree_map(lambda x: _result(_value(x)), out)), pullback
+    return (out if nested else tree_map(lambda x: _result(value_of(x)), out)), pullback
 
 
 def _leaf(x, path: str) -> Tensor:
@@ -182,7 +182,8 @@ def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Ten
     return active, nested
 
 
-def _value(x):
+def value_of(x):
+    """The array of a tensor; anything else as it is."""
     return x.value if isinstance(x, Tensor) else x
 
 
@@ -227,7 +228,7 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
             if has_aux and not (isinstance(out, tuple) and len(out) == 2):
                 raise ValueError(f"{_name(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
             value = out[0] if has_aux else out
-            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(_value(value)) != ():
+            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
                 seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
                 raise ValueError(f"{_name(f)} must return a scalar to be differentiated, it returned {seen}")
             return out
@@ -241,7 +242,7 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
 
 
 def _one(x):
-    return np.ones((), np.result_type(_value(x)))
+    return np.ones((), np.result_type(value_of(x)))
 
 
 def _zero(x):
@@ -271,7 +272,7 @@ def jvp(f: Callable, args: tuple, tangents: tuple) -> tuple[Nest, Nest]:
     """
     args, tangents = _as_args(args), _as_args(tangents)
     out, pullback = vjp(f, *args)
-    zero = tree_map(lambda y: np.zeros(np.shape(_value(y)), np.result_type(_value(y))), out)
+    zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y))), out)
     _, pushforward = vjp(pullback, zero)
     return out, pushforward(tangents)[0]
 

@@ -9,7 +9,7 @@ The intervals are 1.96 σ / √tasks, as in Finn et al., 2017.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,13 @@ def evaluate(
                 measured[t] = curve(loss, params, task, config.inner_lr, steps)
             except FloatingPointError as cause:
                 raise FloatingPointError(f"{split} task {t}: {cause}") from None
+    mean, ci95 = interval(measured)
     return {
         "metric": family.metric,
         "tasks": tasks,
         "steps": list(range(steps + 1)),
-        "mean": measured.mean(0).tolist(),
-        # 1.96 σ / √tasks
-        "ci95": (1.96 * measured.std(0, ddof=1) / np.sqrt(tasks)).tolist(),
+        "mean": mean.tolist(),
+        "ci95": ci95.tolist(),
         "split": split,
         "iteration": iteration,
         "inner_lr": config.inner_lr,
@@ -63,13 +63,26 @@ def evaluate(
 def curve(loss: Callable, params: Nest, task: tuple, inner_lr: float, steps: int) -> list[float]:
     """The query metric of one task after 0 … `steps` gradient steps on its support set."""
     support, query = task
-    metrics = [float(loss(params, *query)[1])]
-    for k in range(steps):
-        params = adapt(lambda *args: loss(*args)[0], params, support, inner_lr=inner_lr, inner_steps=1)
-        metrics.append(float(loss(params, *query)[1]))
-        if not np.isfinite(metrics[-1]):
-            raise FloatingPointError(f"adaptation diverged: the query metric after step {k + 1} is {metrics[-1]}")
+    metrics = []
+    for k, theta in enumerate(thetas(loss, params, support, inner_lr, steps)):
+        metrics.append(float(loss(theta, *query)[1]))
+        if k and not np.isfinite(metrics[-1]):
+            raise FloatingPointError(f"adaptation diverged: the query metric after step {k} is {metrics[-1]}")
     return metrics
+
+
+def thetas(loss: Callable, params: Nest, support: tuple, inner_lr: float, steps: int) -> Iterator[Nest]:
+    """θ₀ … θ_steps of one task, one gradient step at a time."""
+    yield params
+    for _ in range(steps):
+        params = adapt(lambda *args: loss(*args)[0], params, support, inner_lr=inner_lr, inner_steps=1)
+        yield params
+
+
+def interval(measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of (tasks, steps + 1) over tasks, and the half width of its 95 % interval."""
+    # 1.96 σ / √tasks
+    return measured.mean(0), 1.96 * measured.std(0, ddof=1) / np.sqrt(len(measured))
 
 
 def table(result: dict[str, Any]) -> str:

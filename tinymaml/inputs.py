@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .engine import Tensor
+from .engine import Tensor, value_of
 from .nest import Nest, tree_items, tree_leaves, tree_map
 
 
@@ -38,7 +38,7 @@ def check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
     if not tree_items(params):
         raise ValueError(f"params is {params!r}, wanted a nest with at least one array")
     for path, leaf in tree_items(params):
-        dtype = np.result_type(leaf.value if isinstance(leaf, Tensor) else leaf)
+        dtype = np.result_type(value_of(leaf))
         if dtype.kind not in "fc":
             raise TypeError(f"params{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
         check_finite(f"params{path}", leaf)
@@ -82,7 +82,7 @@ def check_data(what: str, data: tuple) -> None:
 
 
 def check_finite(what: str, leaf) -> None:
-    x = np.asarray(leaf.value if isinstance(leaf, Tensor) else leaf)
+    x = np.asarray(value_of(leaf))
     if x.dtype.kind in "fc" and not np.isfinite(x).all():
         bad = np.argwhere(~np.isfinite(x))
         raise ValueError(f"{what} is not finite: {len(bad)} of {x.size}, first {x[tuple(bad[0])]} at {bad[0].tolist()}")
@@ -91,7 +91,7 @@ def check_finite(what: str, leaf) -> None:
 
 
 def check_converging(value, what: str) -> None:
-    value = value.value if isinstance(value, Tensor) else value
+    value = value_of(value)
     if np.shape(value) != ():
         raise ValueError(f"{what} has shape {np.shape(value)}, wanted a scalar")
     if not np.isfinite(value):
@@ -101,7 +101,7 @@ def check_converging(value, what: str) -> None:
 def check_arrays(params: Nest, what: str) -> None:
     """θ after the inner loop, or the meta-gradient: finite, as the losses were."""
     for path, leaf in tree_items(params):
-        if not np.isfinite(leaf.value if isinstance(leaf, Tensor) else leaf).all():
+        if not np.isfinite(value_of(leaf)).all():
             raise FloatingPointError(f"{what}{path} is not finite: {_ADVICE}")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import numpy_api, ops  # numpy_api: NumPy on tensors, which this file is written in
-from .engine import Tensor, stop_gradient
+from .engine import Tensor, stop_gradient, value_of
 from .init import glorot_uniform, he_normal, normal, truncated_normal, zeros  # noqa: F401
 
 Array = np.ndarray | Tensor
@@ -170,7 +170,7 @@ def _check_same(name: str, a_name: str, a: Array, b_name: str, b: Array) -> None
 
 
 def _check_integers(name: str, what: str, ids: Array, below: int) -> None:
-    ids = ids.value if isinstance(ids, Tensor) else np.asarray(ids)
+    ids = np.asarray(value_of(ids))
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name}: {what} have dtype {ids.dtype}, wanted integers")
     if ids.size and not 0 <= ids.min() <= ids.max() < below:

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import ops
-from .engine import Tensor, alias
+from .engine import Tensor, alias, value_of
 from .ops import normal_axes
 
 NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
 
 INSTEAD = {  # what is not supported → the way round
-    "asarray": "a copy would be cut from the graph; x.value reads the array on purpose",
     "sort": "np.take_along_axis(x, np.argsort(x, axis), axis)",
     "median": "np.take_along_axis with np.argsort",
     "linalg.inv": "solve the system by iteration, or write the inverse of your small matrix out",
@@ -32,7 +31,7 @@ INSTEAD = {  # what is not supported → the way round
     "add.accumulate": "np.cumsum",
     "add.at": "tm.ops.scatter_add",
     "put_along_axis": "np.where with a mask", "place": "np.where", "copyto": "np.where", "putmask": "np.where",
-    "conj": "tensors are real", "real": "tensors are real",
+    "conjugate": "tensors are real", "real": "tensors are real",
     "nan_to_num": "np.where(np.isfinite(x), x, 0)",
     "allclose": "compare x.value", "array_equal": "compare x.value", "isclose": "compare x.value",
 }  # fmt: skip
@@ -514,11 +513,11 @@ def getitem(x, index):
             template.append(ops.ARRAY)
             continue
         masked = True  # the shape of the result depends on the mask's value
-        part = part.value if isinstance(part, Tensor) else part
+        part = value_of(part)
         arrays.extend(np.nonzero(part) if part.ndim else ())
         template.extend([ops.ARRAY] * part.ndim if part.ndim else [bool(part)])
     if masked:  # NumPy's own error for a mask that does not fit
-        np.broadcast_to(False, x.shape)[tuple(part.value if isinstance(part, Tensor) else part for part in parts)]
+        np.broadcast_to(False, x.shape)[tuple(map(value_of, parts))]
     return ops.getitem(x, *arrays, template=tuple(template))
 
 

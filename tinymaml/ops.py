@@ -1,4 +1,4 @@
-"""Primitives: what the engine can differentiate, each with its rule beside it; operators; the door for NumPy.
+"""Primitives: what the engine can differentiate, each with its rule beside it; and the operators.
 
 Elementwise rules follow from the chain rule. Linear operations come in transposed pairs, each the other's rule, which
 is why second order is free:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .engine import value_and_grad
+from .evaluate import interval, thetas
 from .extras import require
-from .files import write_atomically
-from .maml import adapt
+from .files import naming, write_atomically
 from .nest import Nest, tree_map
 from .optim import adam
 from .runs import Run
@@ -68,10 +68,8 @@ def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: 
         raise ValueError(f"{path} has nothing to draw yet: its log holds no iteration")
     trained = restore(path, **({"data": data} if data else {}))
     folder = Path(to).expanduser() if to else Path(path) / "plots"
-    try:
+    with naming("make", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise OSError(cause.errno, f"cannot make {folder}: {cause.strerror}") from cause
     paths = []
     with matplotlib.rc_context(STYLE), np.errstate(all="ignore"):  # a net that diverges is drawn as far as it goes
         for name, figure in _figures(trained, records):
@@ -237,8 +235,7 @@ def after_steps(trained: Trained, nets: dict[str, Net], tasks: int) -> Figure:
     for name, net in nets.items():
         numbers = _progress(range(tasks), f"{name} on test tasks")
         measured = scale * measure(trained, net, (_task(trained, "test", i) for i in numbers))
-        # 1.96 σ / √tasks
-        mean, ci = measured.mean(0), 1.96 * measured.std(0, ddof=1) / np.sqrt(tasks)
+        mean, ci = interval(measured)
         ax.fill_between(x, mean - ci, mean + ci, color=COLOURS[name], alpha=0.2, lw=0)
         result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{unit} after {_count(STEPS, 'step')}"
         label = _label(config, name, net).replace("\n", ", ")
@@ -274,10 +271,10 @@ def _task(trained: Trained, split: str, i: int) -> tuple:
 
 def _path(loss: Callable, net: Net, support: tuple) -> list[Nest]:
     """θ₀ … θ_STEPS on one task, or as far as they are finite."""
-    path = [net.params]
+    path: list[Nest] = []
     with suppress(FloatingPointError, ValueError):  # the loss, or θ, is not finite
-        for _ in range(STEPS):
-            path.append(adapt(lambda *args: loss(*args)[0], path[-1], support, inner_lr=net.rate, inner_steps=1))
+        for theta in thetas(loss, net.params, support, net.rate, STEPS):
+            path.append(theta)
     return path
 
 

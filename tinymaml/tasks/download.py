@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ..extras import require
-from ..files import atomic_write
+from ..files import atomic_write, naming
 
 OFFICIAL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 MD5 = {
@@ -52,7 +52,7 @@ def omniglot(
     folder = Path(to).expanduser()
     for name, wanted in checksums.items():
         target, url = folder / name, f"{base_url.rstrip('/')}/{name}"
-        try:
+        with naming("save", target):
             folder.mkdir(parents=True, exist_ok=True)
             if target.is_file() and _md5(target.read_bytes()).hexdigest() == wanted:
                 continue
@@ -63,10 +63,6 @@ def omniglot(
                     file.write(chunk)
                 if seen.hexdigest() != wanted:
                     raise ValueError(f"{url}: MD5 is {seen.hexdigest()}, wanted {wanted}; nothing was saved")
-        except ConnectionError:
-            raise
-        except OSError as cause:
-            raise OSError(cause.errno, f"cannot save {target}: {cause.strerror or cause}") from cause
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | plot | data`. It parses, calls and prints; the work is done elsewhere."""
+"""The command line: `tinymaml train | eval | plot | data | oracle`. It parses, calls and prints; others do the work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # where α or ± cannot be written, a ? is better than no answer
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    argv = sys.argv[1:] if argv is None else argv
+    argv, program = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = _parser().parse_args(argv)
+    args.program = program
     try:
         return args.run(args) or 0
     except KeyboardInterrupt:
@@ -76,7 +79,45 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("dataset", choices=("omniglot",))
     data.add_argument("--to", metavar="DIR", required=True, help="where the archives go")
     data.set_defaults(run=_data)
+
+    _add_oracle(commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?"))
     return parser
+
+
+def _add_oracle(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="oracle", required=True, metavar="COMMAND")
+
+    gen = commands.add_parser("gen", help="print the cases as JSON Lines, without answers")
+    _add_suite(gen)
+    gen.add_argument("--hex", action="store_true", help="numbers as IEEE bit patterns instead of exact decimals")
+    gen.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    gen.add_argument("--to", metavar="DIR", help="write one file a case into DIR instead of printing")
+    gen.set_defaults(run=_oracle_gen)
+
+    check = commands.add_parser(
+        "check", help="judge answers", usage="%(prog)s [options] [package.module:function | -- PROGRAM …]",
+        description="Judge a Python function, a program, or, with neither, the JSON Lines on standard input.",
+    )  # fmt: skip
+    check.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
+    _add_suite(check)
+    check.add_argument("--from", dest="folder", metavar="DIR", help="read the answers from the *.json in DIR")
+    check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.set_defaults(run=_oracle_check)
+
+    commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix").set_defaults(
+        run=_oracle_list
+    )
+    show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
+    show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
+    show.set_defaults(run=_oracle_show)
+
+
+def _add_suite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", choices=("core", "full", "fresh"), default="core", help="which cases (core)")
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
+    parser.add_argument("--capability", action="append", default=[], metavar="NAME",
+                        help="what it can do beyond the plain case, e.g. first_order; may be given again")  # fmt: skip
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -147,4 +188,58 @@ def _data(args: argparse.Namespace) -> int:
     from .tasks import download
 
     print(download.omniglot(args.to))
+    return 0
+
+
+def _oracle_gen(args: argparse.Namespace) -> int:
+    import secrets
+
+    from .files import write_atomically
+    from .oracle import protocol
+    from .oracle.questions import questions
+
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    asked, _ = questions(args.suite, args.dtype, tuple(args.capability), seed)
+    prefix = protocol.token(args.suite, args.dtype, args.capability, seed)
+    for i, line in enumerate(protocol.lines(asked, prefix, args.hex)):
+        if args.to:
+            Path(args.to).mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(args.to) / f"{i:04}.json", line.encode() + b"\n")
+        else:
+            print(line, flush=True)
+    return 0
+
+
+def _oracle_check(args: argparse.Namespace) -> int:
+    from .oracle import protocol
+
+    if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
+        raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
+    command = protocol.worker(args.target) if args.target else args.program
+    if command:
+        report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
+    elif args.folder:
+        report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
+    else:
+        report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
+    print(report.to_json() if args.json else report)
+    return report.exit_code
+
+
+def _oracle_list(args: argparse.Namespace) -> int:
+    from .oracle import list_bugs
+
+    print(list_bugs())
+    return 0
+
+
+def _oracle_show(args: argparse.Namespace) -> int:
+    from .oracle import load
+    from .oracle.show import find, show
+
+    if args.case is None:
+        for case in load("core"):
+            print(f"{case.id:16} {case.comment}")
+    else:
+        print(show(find(args.case)))
     return 0

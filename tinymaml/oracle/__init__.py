@@ -1,0 +1,32 @@
+"""The oracle: is my meta-gradient right, and if not, which mistake is it?
+
+    from tinymaml import oracle
+
+    def mine(case):
+        loss, params, ((xs, ys), (xq, yq)) = case.torch()        # or case.jax(), case.numpy()
+        ...                                                      # case.inner_lr, case.inner_steps, case.tasks
+        return {"meta_grad": grads}                              # optional: "meta_loss", "trace"
+
+    print(oracle.check(mine))
+
+Where things are:
+
+    models      a case's model: run by any library, differentiated once by hand
+    arithmetic  dual numbers, and what else NumPy lacks for arrays of exact numbers
+    semantics   MAML by its formula, with a switch for every mistake
+    catalogue   the mistakes by name: cause, formula, fix
+    references  the ladder of ways to know what is right          generate   builds vectors/ with it
+    cases       problems and their answers, on disk and drawn anew
+    tolerance   errors in roundings
+    questions   what is asked, how answers are read               checking   Python functions
+    diagnosis   from answers to a verdict                         protocol   any other program
+    locate      where an unknown mistake is                       pytest_plugin
+    report      the verdict in words                              show       a case laid out
+"""
+
+from .cases import CAPABILITIES, Case, Tampered, load
+from .catalogue import CATALOGUE, list_bugs
+from .checking import check
+from .report import VERDICTS, Report
+
+__all__ = ["CAPABILITIES", "CATALOGUE", "VERDICTS", "Case", "Report", "Tampered", "check", "list_bugs", "load"]

@@ -1,0 +1,403 @@
+"""Cases: a model, θ, tasks and settings, for which the exact meta-gradient is known.
+
+    case = load("core")[0]                       what ships                     fresh(seed)     a new one, from a seed
+    loss, params, ((xs, ys), (xq, yq)) = case.torch()      or .jax(), .numpy(): the same model in that library's arrays
+    case.inner_lr, case.inner_steps, case.tasks, case.first_order, case.adapt
+
+Inputs are exact in float32, so that one answer serves both dtypes. On disk a number is its IEEE bit pattern in hex.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import extras
+from . import models
+
+VECTORS = Path(__file__).parent / "vectors"
+SUITES = ("core", "full")
+CAPABILITIES = {
+    "unequal_tasks": "tasks of different sizes: xs, ys, xq, yq are lists with one array a task",
+    "per_parameter_rates": "case.inner_lr is a dict with an array for each parameter",
+    "partial_adaptation": "only the parameters named in case.adapt change in the inner loop",
+    "first_order": "case.first_order asks for FOMAML",
+    "no_inner_steps": "case.inner_steps is 0",
+    "unused_parameter": "the loss does not depend on one of the parameters; its gradient is 0 (or None)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is known of a case.
+
+    Attributes:
+        meta_loss, meta_grad: 𝓛 and its gradient, rounded once to float64.
+        scale, loss_scale: how far each number moves if every intermediate value is off by one rounding, in roundings
+            (first order; see `tolerance.scales`).
+        bugs: form of a mistake → the gradient it gives, where it is not the right one; None where it diverges, or
+            depends on rounding. What is
+            not listed gives the right gradient: the case is blind to it.
+        distance: of the nearest of these, in units of the roundoff of float64 and the scale.
+        margin: of the nearest kink (ReLU, max), relative to the size of the values there; infinite without kinks.
+        confirmed: rung of the ladder → how well it agrees.
+    """
+
+    meta_loss: float
+    meta_grad: dict[str, np.ndarray]
+    scale: dict[str, np.ndarray]
+    loss_scale: float
+    bugs: dict[str, dict[str, np.ndarray] | None]
+    distance: float = np.inf
+    margin: float = np.inf
+    confirmed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem.
+
+    Attributes:
+        id, comment: its name, and what it is for.
+        model: a description, see `models`.
+        params: θ, {name: float64 array}; the order is the order of gradients given as a list.
+        support, query: a pair (x, y) for each task.
+        inner_lr: α, a number, or {name: array}.   inner_steps: K.
+        first_order: wanted is FOMAML's gradient.   adapt: names of the parameters that adapt; None for all.
+        outer_lr: β, for the mistakes that depend on it.
+        needs: capabilities an implementation must have declared.
+        dtypes: in which the case tells right from wrong.
+        dtype: of the arrays handed out, "float64" or "float32".
+        answer: what is known, or None.
+    """
+
+    id: str
+    comment: str
+    model: dict
+    params: dict[str, np.ndarray]
+    support: list[tuple]
+    query: list[tuple]
+    inner_lr: Any
+    inner_steps: int
+    first_order: bool = False
+    adapt: tuple[str, ...] | None = None
+    outer_lr: float = 0.125
+    needs: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    dtype: str = "float64"
+    answer: Answer | None = None
+    handed_out: list = dataclasses.field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return len(self.support)
+
+    def batches(self) -> list[tuple]:
+        """((xs, ys), (xq, yq)) of each task."""
+        return list(zip(self.support, self.query, strict=True))
+
+    def with_dtype(self, dtype: str) -> Case:
+        return dataclasses.replace(self, dtype=dtype, handed_out=[])
+
+    def permuted(self, order: list[int]) -> Case:
+        """The same tasks in another order: the meta-gradient does not change."""
+        support, query = ([batches[t] for t in order] for batches in (self.support, self.query))
+        return dataclasses.replace(self, support=support, query=query, handed_out=[])
+
+    def at(self, params: dict) -> Case:
+        """The same case at another θ."""
+        return dataclasses.replace(self, params=params, answer=None, handed_out=[])
+
+    # ── in a library ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def numpy(self) -> tuple:
+        """(loss, params, ((xs, ys), (xq, yq))): loss(params, x, y) of one task; params {name: array}; data stacked on
+        axis 0, one entry a task (a list, where tasks differ in size). The loss takes tinymaml's tensors too."""
+        return self._hand_out(models.NumPy(), np.array, lambda x: x)
+
+    def torch(self) -> tuple:
+        """The same in PyTorch: params are leaves that require a gradient."""
+        torch = extras.require("torch", "peers")
+        return self._hand_out(models.Torch(), torch.from_numpy, lambda x: x.requires_grad_())
+
+    def jax(self) -> tuple:
+        """The same in JAX. For a float64 case JAX's 64-bit mode is switched on, for the whole process."""
+        jax = extras.require("jax", "peers")
+        if self.dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+        return self._hand_out(models.JAX(), jax.numpy.asarray, lambda x: x)
+
+    def _hand_out(self, library, array, as_param) -> tuple:
+        def convert(x):
+            x = np.asarray(x)
+            given = array(x.astype(np.int64 if x.dtype.kind in "iu" else self.dtype))
+            self.handed_out.append((x, given))
+            return given
+
+        params = {name: as_param(convert(p)) for name, p in self.params.items()}
+        data = tuple(tuple(self._stacked(convert, [b[i] for b in batches]) for i in (0, 1))
+                     for batches in (self.support, self.query))  # fmt: skip
+        return models.loss_in(library, self.model), params, data
+
+    @staticmethod
+    def _stacked(convert, arrays):
+        same = len({np.shape(a) for a in arrays}) == 1
+        return convert(np.stack(arrays)) if same else [convert(a) for a in arrays]
+
+    def changed_inputs(self) -> bool:
+        """Whether an array handed out no longer holds what it held."""
+        now = [(was, np.asarray(x.detach() if hasattr(x, "detach") else x)) for was, x in self.handed_out]
+        return any(x.shape != was.shape or not np.array_equal(x, was.astype(x.dtype)) for was, x in now)
+
+    # ── parts of the model, for the mistakes about them ─────────────────────────────────────────────────────────────
+
+    def biases(self) -> list[str]:
+        """Names of the parameters that are added."""
+        return [p for m in self.model["layers"] if m["layer"] in ("linear", "batch_norm")
+                for p in m["params"][-1:] if len(m["params"]) > 1]  # fmt: skip
+
+    def biases_left(self) -> list[str]:
+        """The parameters that are not biases."""
+        return [n for n in self.params if n not in self.biases()]
+
+    def head(self) -> list[str]:
+        """The parameters of the last layer that has any."""
+        return [m["params"] for m in self.model["layers"] if m.get("params")][-1]
+
+    # ── as JSON ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def to_json(self, encode) -> dict:
+        """Everything but the answer, with arrays as `encode(array)` gives them."""
+        rate = self.inner_lr
+        out = {
+            "id": self.id, "comment": self.comment, "needs": list(self.needs), "model": self.model,
+            "inner_lr": {n: encode(a) for n, a in rate.items()} if isinstance(rate, dict) else rate,
+            "inner_steps": self.inner_steps, "first_order": self.first_order,
+            "adapt": None if self.adapt is None else list(self.adapt), "outer_lr": self.outer_lr,
+            "params": {n: encode(p) for n, p in self.params.items()},
+        }  # fmt: skip
+        for name, batches in (("support", self.support), ("query", self.query)):
+            out[name] = [{"x": encode(x), "y": encode(y)} for x, y in batches]
+        return out
+
+    @staticmethod
+    def from_json(data: dict, answer: Answer | None = None, dtypes=("float64", "float32")) -> Case:
+        rate = data["inner_lr"]
+        return Case(
+            id=data["id"], comment=data["comment"], model=data["model"],
+            params={n: decode(p) for n, p in data["params"].items()},
+            support=[(decode(b["x"]), decode(b["y"])) for b in data["support"]],
+            query=[(decode(b["x"]), decode(b["y"])) for b in data["query"]],
+            inner_lr={n: decode(a) for n, a in rate.items()} if isinstance(rate, dict) else rate,
+            inner_steps=data["inner_steps"], first_order=data["first_order"],
+            adapt=None if data["adapt"] is None else tuple(data["adapt"]), outer_lr=data["outer_lr"],
+            needs=tuple(data["needs"]), dtypes=tuple(dtypes), answer=answer,
+        )  # fmt: skip
+
+
+def to_hex(x: np.ndarray) -> dict:
+    """An array as bit patterns, most significant byte first: 8 hex digits a number if float32 holds it, else 16."""
+    x = np.asarray(x)
+    if x.dtype.kind in "iu":
+        return {"int": x.ravel().tolist(), "shape": list(x.shape)}
+    kind = "f4" if np.array_equal(x.astype(np.float32).astype(np.float64), x) else "f8"
+    return {kind: x.astype(">" + kind).tobytes().hex(), "shape": list(x.shape)}
+
+
+def decode(data: dict | list | float) -> np.ndarray:
+    """The inverse of `to_hex`, or of nested lists: float64 or int64."""
+    if not isinstance(data, dict):
+        return np.array(data)
+    for kind in ("f4", "f8"):
+        if kind in data:
+            return np.frombuffer(bytes.fromhex(data[kind]), ">" + kind).reshape(data["shape"]).astype(np.float64)
+    return np.array(data["int"], np.int64).reshape(data["shape"])
+
+
+# ── what ships ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Tampered(ValueError):
+    """A vector file is not what was shipped."""
+
+
+def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
+    """The cases of a suite, with their answers.
+
+    Raises:
+        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's.
+        ImportError: "full" needs safetensors; says how to install it.
+    """
+    if suite not in SUITES:
+        raise ValueError(f"suite is {suite!r}, wanted one of {', '.join(SUITES)} (or 'fresh', for `check`)")
+    listing = json.loads(_read(folder, f"{suite}.json"))
+    arrays = {}
+    if suite == "full":
+        safetensors = extras.require("safetensors.numpy", "oracle")
+        arrays = safetensors.load(_read(folder, "full.safetensors"))
+    cases = [_from_listing(data, listing["mistakes"], arrays) for data in listing["cases"]]
+    return (load("core", folder) if suite == "full" else []) + cases
+
+
+def _read(folder: Path, name: str) -> bytes:
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    data = (folder / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest[name]:
+        raise Tampered(f"{folder / name} has been changed: its SHA-256 is not the manifest's; install tinymaml again")
+    return data
+
+
+def _from_listing(data: dict, names: list[str], arrays: dict) -> Case:
+    known = data["answer"]
+    params = {n: decode(p) for n, p in data["params"].items()}
+    if arrays:
+        grad, scale, *rows = arrays[data["id"]]
+        bugs = dict(zip((names[i] for i in known["bugs"]), rows, strict=True))
+    else:
+        bugs = {names[int(i)]: decode({"f8": digits, "shape": [-1]})
+                for places, digits in known["bugs"].items() for i in places.split()}  # fmt: skip
+        grad, scale = decode(known["meta_grad"]), np.array(known["scale"])
+    bugs = {name: split(values, params) for name, values in bugs.items()}
+    bugs |= dict.fromkeys(names[i] for i in known["unknown"])
+    answer = Answer(
+        meta_loss=float(decode(known["meta_loss"])), meta_grad=split(grad, params),
+        scale=split(scale, params), loss_scale=known["loss_scale"], bugs=bugs,
+        distance=known["distance"], margin=known["margin"] if known["margin"] is not None else np.inf,
+        confirmed=known["confirmed"],
+    )  # fmt: skip
+    return Case.from_json(data, answer, data["dtypes"])
+
+
+def split(vector: np.ndarray, like: dict) -> dict[str, np.ndarray]:
+    """One vector of all numbers as {name: array}, the inverse of `catalogue.flat`."""
+    ends = np.cumsum([p.size for p in like.values()])
+    parts = np.split(np.asarray(vector), ends[:-1])
+    return {n: np.reshape(part, p.shape) for (n, p), part in zip(like.items(), parts, strict=True)}
+
+
+# ── drawing new ones ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Architecture(NamedTuple):
+    """Layers, loss, the parameters' shapes, the shape of one input, how many outputs (0: the loss has no target)."""
+
+    layers: list[dict]
+    loss: str
+    shapes: dict[str, tuple]
+    one: tuple
+    outputs: int
+
+
+def architecture(kind: str) -> Architecture:
+    """
+    Args:
+        kind: "tanh 2-3-1 mse": an MLP with that activation, those sizes and that loss ("linear 3-2 mse" without
+            activation); "conv tanh pool 2", "conv bn relu 2", "conv bn softplus pool 1": a 2×2 convolution of so many
+            filters and what follows, on 4×4 images; "polynomial", "quadratic 3", "batch norm 2", "tied 2", "unused",
+            "omniglot" (four blocks of two filters on 8×8 images).
+    """
+    first, *rest = kind.split()
+    if first == "polynomial":
+        return Architecture([{"layer": "polynomial", "params": ["theta"]}], "mean", {"theta": ()}, (5,), 0)
+    if first == "quadratic":
+        n = int(rest[0])
+        return Architecture([{"layer": "quadratic", "params": ["theta"]}], "mean", {"theta": (n,)}, (n, n + 1), 0)
+    if first == "batch":
+        n = int(rest[1])
+        layers = [_layer("linear", "w1"), _layer("batch_norm", "gamma", "beta"), _layer("tanh")]
+        shapes = {"w1": (2, n), "gamma": (n,), "beta": (n,), "w2": (n, 1), "b2": (1,)}
+        return Architecture([*layers, _layer("linear", "w2", "b2")], "mse", shapes, (2,), 1)
+    if first == "tied":
+        n = int(rest[0])
+        layers = [_layer("linear", "w"), _layer("tanh"), _layer("linear", "w")]
+        return Architecture(layers, "mse", {"w": (n, n)}, (n,), n)
+    if first == "unused":
+        mlp = architecture("tanh 2-2-1 mse")
+        return mlp._replace(shapes=mlp.shapes | {"unused": (2,)})
+    head = [_layer("spatial_mean"), _layer("linear", "w", "b")]
+    if first == "conv":
+        *names, filters = rest
+        n = int(filters)
+        layers = [_layer("conv", "c1", stride=1, padding="SAME")]
+        shapes: dict[str, tuple] = {"c1": (2, 2, 1, n)}
+        for name in names:
+            special = {"bn": _layer("batch_norm", "gamma1", "beta1"), "pool": _layer("max_pool", size=2)}
+            layers.append(special.get(name, _layer(name)))
+            shapes |= {"gamma1": (n,), "beta1": (n,)} if name == "bn" else {}
+        return Architecture(layers + head, "cross_entropy", shapes | {"w": (n, 2), "b": (2,)}, (4, 4, 1), 2)
+    if first == "omniglot":
+        layers, shapes = [], {}
+        for i, channels in enumerate((1, 2, 2, 2), 1):
+            layers += [_layer("conv", f"c{i}", stride=2, padding="SAME"),
+                       _layer("batch_norm", f"gamma{i}", f"beta{i}"), _layer("relu")]  # fmt: skip
+            shapes |= {f"c{i}": (3, 3, channels, 2), f"gamma{i}": (2,), f"beta{i}": (2,)}
+        return Architecture(layers + head, "cross_entropy", shapes | {"w": (2, 5), "b": (5,)}, (8, 8, 1), 5)
+    sizes, loss = tuple(map(int, rest[0].split("-"))), rest[1]
+    layers, shapes = [], {}
+    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+        shapes |= {f"w{i}": (a, b), f"b{i}": (b,)}
+        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1)
+    return Architecture(layers, loss, shapes, sizes[:1], sizes[-1])
+
+
+def _layer(name: str, *params: str, **settings) -> dict:
+    return {"layer": name} | ({"params": list(params)} if params else {}) | settings
+
+
+def draw(
+    kind: str, seed: int, *, id: str = "", comment: str = "", inner_steps: int = 2, inner_lr: float = 0.25,
+    tasks: int = 2, shots: int = 3, queries: int = 4, per_parameter: bool = False, unequal: bool = False,
+    adapt: tuple | None = None, first_order: bool = False, logits: float = 1.0,
+) -> Case:  # fmt: skip
+    """A case of a kind, from a seed. All numbers are multiples of 1/64, small enough to be exact in float32.
+
+    Args:
+        kind: see `architecture`.   shots, queries: support and query examples a task (images: a class).
+        per_parameter: α is drawn for each element.   unequal: each task has one example more than the one before.
+        logits: a factor on the inputs, for extreme logits.
+    """
+    layers, loss, shapes, one, outputs = architecture(kind)
+    source = random.Random(f"{kind} {seed}")  # whose random() is the same on every machine and in every version
+
+    def numbers(shape, spread=1.0, unit=64):
+        """Multiples of 1/unit, about normal."""
+        drawn = [sum(source.random() for _ in range(6)) - 3 for _ in range(math.prod(shape))]
+        return np.reshape(np.round(np.array(drawn) * 1.4 * spread * unit) / unit, shape)
+
+    def labels(n, classes):
+        return np.array(sorted(np.arange(n) % classes, key=lambda _: source.random()))
+
+    def batch(n):
+        x = numbers((n, *one))
+        if kind.startswith("quadratic"):  # A symmetric and positive definite
+            root = numbers((n, one[0], one[0]), 0.75, 4)
+            x[:, :, :-1] = root @ np.swapaxes(root, 1, 2) + np.eye(one[0]) / 4
+        if loss == "cross_entropy":
+            return x * logits, labels(n, outputs)
+        if loss == "binary_cross_entropy":
+            return x * logits, labels(n, 2).reshape(n, 1).astype(np.float64)
+        return x * logits, numbers((n, outputs)) if outputs else np.zeros(n)
+
+    params = {n: numbers(s, 0.8) for n, s in shapes.items()}
+    params = {n: p * 0 + 1 + numbers(p.shape, 0.1) if n.startswith("gamma") else p for n, p in params.items()}
+    sizes = [t if unequal else 0 for t in range(tasks)]
+    rate: Any = inner_lr
+    if per_parameter:
+        rate = {n: inner_lr * (1 + numbers(p.shape, 0.4, 16)) for n, p in params.items()}
+    support, query = ([batch(n + size) for size in sizes] for n in (shots, queries))
+    needs = {"unequal_tasks": unequal, "per_parameter_rates": per_parameter, "first_order": first_order,
+             "partial_adaptation": adapt is not None, "no_inner_steps": inner_steps == 0,
+             "unused_parameter": kind == "unused"}  # fmt: skip
+    return Case(
+        id=id or f"{kind}-{seed}".replace(" ", "-"), comment=comment, model={"layers": layers, "loss": loss},
+        params=params, support=support, query=query, inner_lr=rate, inner_steps=inner_steps,
+        first_order=first_order, adapt=adapt, needs=tuple(n for n, yes in needs.items() if yes),
+    )  # fmt: skip

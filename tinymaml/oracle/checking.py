@@ -1,0 +1,127 @@
+"""Ask a Python function, and judge its answers.
+
+    report = check(mine)                   mine(case) → {"meta_grad": …}, and if it likes "meta_loss", "trace"
+    report = check(mine, suite="fresh")    cases drawn now, whose answers no file holds
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from . import tolerance
+from .cases import Case, Tampered
+from .diagnosis import diagnose
+from .questions import Answered, Question, questions, read_answer
+from .report import Report
+
+
+def check(
+    candidate: Callable, suite: str | list[Case] = "core", *, dtype: str = "float64",
+    capabilities: Iterable[str] = (), timeout: float = 60.0, seed: int | None = None,
+) -> Report:  # fmt: skip
+    """Is this the exact MAML gradient, and if not, which mistake is it?
+
+    Args:
+        candidate: `candidate(case)` → a dict with
+            "meta_grad": the gradient of the mean over tasks of the query loss at θ_K, as {name: array} or a list in the
+                order of the parameters; arrays of any library;
+            "meta_loss" (optional): that mean, with which a wrong derivative can be told from another objective;
+            "trace" (optional): for each task a dict with lists "theta" (θ₀ … θ_K), "loss_s", "grad_s", one entry a
+                step, and "loss_q", "grad_q"; any of them may be left out. The first wrong one is named.
+        suite: "core", "full", "fresh", or a list of cases.
+        dtype: of the arrays handed out, and the precision expected: "float64" or "float32".
+        capabilities: what it can do beyond the plain case, see `cases.CAPABILITIES`; the rest is skipped and counted.
+        timeout: seconds for one case.
+        seed: of the new cases; by default another each time.
+
+    Raises:
+        ValueError: an unknown suite, dtype or capability.
+        Tampered: the vectors are not those that shipped, or not what the engine computes here.
+    """
+    asked, left_out = questions(suite, dtype, tuple(capabilities), seed)
+    confirm(asked)
+    answers = {}
+    for question in asked:
+        answers[question.id] = _ask(candidate, question.case, timeout)
+        if answers[question.id].problem.startswith("no answer within"):
+            break  # the thread is still busy; what follows could not be trusted
+    for question in asked:
+        answers.setdefault(question.id, Answered(problem="not asked any more"))
+    return conclude(asked, left_out, answers, suite, dtype)
+
+
+def conclude(asked, left_out, answers, suite, dtype) -> Report:
+    """The report on the answers to `asked`; before it says CORRECT, a planted error must have been refused."""
+    report = diagnose(asked, answers)
+    report.suite, report.dtype = suite if isinstance(suite, str) else "own cases", dtype
+    report.skipped = left_out
+    if report.verdict == "CORRECT":
+        negative_control(asked, answers)
+    return report
+
+
+def _ask(candidate: Callable, case: Case, timeout: float) -> Answered:
+    """One call, in a thread, so that one that hangs can be left behind."""
+    case = dataclasses.replace(case, handed_out=[], answer=None, comment="")
+    done: queue.SimpleQueue = queue.SimpleQueue()
+
+    def call():
+        try:
+            done.put((candidate(case), ""))
+        except BaseException as error:  # SystemExit too: it is the candidate that failed, not the oracle
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = "".join(traceback.format_exception_only(error)).strip()
+            done.put((None, f"it raised {said} ({last.filename}:{last.lineno})"))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        raw, problem = done.get(timeout=timeout)
+    except queue.Empty:
+        return Answered(problem=f"no answer within {timeout:g} s")
+    answer = Answered(problem=problem) if problem else read_answer(case, raw)
+    if not answer.problem and case.changed_inputs():
+        answer.notes += ("the arrays of the case were changed in place",)
+    return answer
+
+
+def confirm(asked: list[Question]) -> None:
+    """Every stored answer is what the engine computes, here and now; otherwise nothing could be concluded."""
+    for question in asked:
+        case = question.case
+        if case.answer is None:
+            continue
+        value, grads = tolerance.engine_answer(case)
+        right, unit = case.answer, tolerance.UNIT["float64"]
+        off = tolerance.error(grads, right.meta_grad, right.scale, unit)
+        off = max(off, float(tolerance.errors(value, right.meta_loss, right.loss_scale, unit)))
+        if off > tolerance.TAU:
+            raise Tampered(
+                f"case {case.id}: the stored answer is {off:.3g} roundings from what the engine computes: the vectors "
+                "were changed, or NumPy computes wrongly on this machine"
+            )
+
+
+def negative_control(asked: list[Question], answers: dict[str, Answered]) -> None:
+    """Plant errors into answers that passed; each must be refused.
+
+    Raises:
+        AssertionError: a planted error passed: the oracle itself is broken.
+    """
+    for question in asked:
+        right = question.case.answer
+        if question.role != "case" or right is None:
+            continue
+        name = max(right.scale, key=lambda n: np.max(right.scale[n], initial=0))
+        planted = {n: np.array(g) for n, g in right.meta_grad.items()}
+        at = np.unravel_index(np.argmax(right.scale[name]), right.scale[name].shape)
+        planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]
+        changed = dict(answers) | {question.id: dataclasses.replace(answers[question.id], grad=planted)}
+        if diagnose(asked, changed).verdict == "CORRECT":
+            raise AssertionError(f"a planted error in case {question.id} passed: this oracle cannot be trusted")
+        break

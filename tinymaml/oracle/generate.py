@@ -1,0 +1,339 @@
+"""Build the vector files from nothing but this source.
+
+    python -m tinymaml.oracle.generate             write tinymaml/oracle/vectors/
+    python -m tinymaml.oracle.generate --check     rebuild, and compare byte for byte
+    python -m tinymaml.oracle.generate --search    first look for seeds anew (long)
+
+Every number is certified: computed in balls until one float64 is left. Then every rung of the ladder that applies must
+agree, or nothing is written: exact rationals and nested differences to the last bit, the others to rounding. Needs
+python-flint and PyTorch, `pip install "tinymaml[test,peers]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .. import extras
+from ..files import write_atomically
+from . import references, tolerance
+from .arithmetic import Uncertain, margin_of
+from .cases import VECTORS, Case, draw, to_hex
+from .catalogue import flat
+from .semantics import run
+
+# ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+FIXTURE = {"layers": [{"layer": "linear", "params": ["w"]}], "loss": "half_mse"}
+QUARTIC = {"layers": [{"layer": "polynomial", "params": ["theta"]}], "loss": "mean"}
+
+
+def by_hand() -> dict[str, Case]:
+    """Cases with numbers that a person can follow."""
+    column = lambda *x: np.array(x, float)[:, None]  # noqa: E731
+    row = lambda *x: (np.array([x], float), np.zeros((1, 1)))  # noqa: E731
+    polynomial = lambda *c: (np.array([c], float), np.zeros(1))  # noqa: E731
+    integers = {"model": FIXTURE, "params": {"w": column(2, 3, 5)}, "support": [row(1, 2, 3)], "query": [row(4, 5, 6)],
+                "inner_lr": 0.5}  # fmt: skip
+    quartic = {"model": QUARTIC, "params": {"theta": np.array(1.5)}, "support": [polynomial(0, 0, 0, 0, 0.25)],
+               "query": [polynomial(1 / 32, -0.25, 0.5, 0, 0)], "inner_lr": 0.125}  # fmt: skip
+    cases = [
+        Case("integers-1", "½(w·x)², one step: every mistake has its own integers", inner_steps=1, **integers),
+        Case("integers-2", "½(w·x)², two steps", inner_steps=2, **integers),
+        Case("quartic", "L_s = θ⁴/4, L_q = (θ − ¼)²/2, two steps: 130152422875 / 2⁴¹", inner_steps=2, **quartic),
+    ]
+    return {c.id: c for c in cases}
+
+
+def _core() -> dict[str, dict]:
+    """id → arguments of `draw`. One case each for a family of mistakes; sizes are the least that show them."""
+    mlp = {"shots": 3, "queries": 5}
+    images = {"shots": 4, "queries": 2}
+    return {
+        "tanh": dict(kind="tanh 1-2-1 mse", comment="curvature everywhere: order and place of the Hessians",
+                     inner_steps=3, tasks=3, inner_lr=0.25, **mlp),
+        "softmax": dict(kind="tanh 1-1-2 cross_entropy", comment="a classifier; its labels, its softmax",
+                        inner_steps=3, tasks=2, inner_lr=0.5, **mlp),
+        "pooled-conv": dict(kind="conv bn softplus pool 1", comment="convolution, batch norm, max pooling",
+                            inner_steps=2, tasks=2, inner_lr=0.25, **images),
+        "batch-norm": dict(kind="batch norm 1", comment="the statistics are differentiated through",
+                           inner_steps=3, tasks=2, inner_lr=0.125, shots=4, queries=3),
+        "tied": dict(kind="tied 2", comment="one weight in two layers", inner_steps=2, tasks=2, inner_lr=0.25, **mlp),
+        "square": dict(kind="square 1-2-1 mse", comment="polynomial, so that its gradient is rational",
+                       inner_steps=2, tasks=2, inner_lr=0.0625, **mlp),
+        "logistic": dict(kind="linear 2-1 binary_cross_entropy", comment="four tasks, one layer",
+                         inner_steps=2, tasks=4, inner_lr=0.5, shots=4, queries=2),
+        "softplus": dict(kind="softplus 1-1-1 mse", comment="many steps",
+                         inner_steps=5, tasks=2, inner_lr=0.125, **mlp),
+        "quadratic": dict(kind="quadratic 2", comment="support's and query's Hessians do not commute",
+                          inner_steps=3, tasks=2, inner_lr=0.0625, **mlp),
+        "relu-at-zero": dict(kind="relu 1-2-1 mse", comment="one ReLU of the support set stands exactly at 0",
+                             inner_steps=1, tasks=2, inner_lr=0.25, **mlp),
+        "pool-tie": dict(kind="conv pool tanh 1", comment="one image of the support set has flat windows: ties",
+                         inner_steps=1, tasks=2, inner_lr=0.25, **images),
+    }  # fmt: skip
+
+
+_FULL_KINDS = (
+    "tanh 1-2-1 mse", "tanh 2-3-1 mse", "tanh 1-3-3-1 mse", "tanh 2-2-3 cross_entropy",
+    "tanh 2-2-1 binary_cross_entropy", "relu 2-3-1 mse", "relu 2-3-3 cross_entropy", "softplus 2-3-1 mse",
+    "softplus 2-2-3 cross_entropy", "square 2-2-1 mse", "linear 3-2 mse", "linear 2-3 cross_entropy",
+    "linear 3-1 binary_cross_entropy", "polynomial", "quadratic 2", "quadratic 3", "batch norm 2", "tied 2", "unused",
+    "conv tanh pool 2", "conv bn relu 1", "conv bn softplus pool 1",
+)  # fmt: skip
+
+_AXES: dict[str, dict] = {
+    "1-step": dict(inner_steps=1, tasks=2),
+    "1-task": dict(inner_steps=3, tasks=1),
+    "2-steps": dict(inner_steps=2, tasks=2),
+    "3-steps": dict(inner_steps=3, tasks=2),
+    "3-tasks": dict(inner_steps=3, tasks=3),
+    "4-tasks": dict(inner_steps=1, tasks=4),
+    "5-steps": dict(inner_steps=5, tasks=2, lr=0.5),
+    "10-steps": dict(inner_steps=10, tasks=1, lr=0.25),
+    "1-shot": dict(inner_steps=2, tasks=2, shots=1),
+    "5-shot": dict(inner_steps=2, tasks=2, shots=5),
+    "no-steps": dict(inner_steps=0, tasks=2),
+    "rate-0": dict(inner_steps=2, tasks=2, lr=0.0),
+    "rate-1e-8": dict(inner_steps=2, tasks=2, inner_lr=2.0**-27),
+    "rate-0.4": dict(inner_steps=1, tasks=2, inner_lr=0.3984375),
+    "divergent": dict(inner_steps=2, tasks=2, lr=8.0),
+    "per-parameter": dict(inner_steps=3, tasks=2, per_parameter=True),
+    "unequal": dict(inner_steps=2, tasks=3, unequal=True),
+    "first-order": dict(inner_steps=2, tasks=2, first_order=True),
+    "head": dict(inner_steps=2, tasks=2, adapt="head"),
+}
+
+_PLAIN = ("1-step", "1-task", "2-steps", "3-steps", "3-tasks", "4-tasks", "5-steps", "5-shot", "per-parameter",
+          "unequal")  # fmt: skip
+
+
+def _full() -> dict[str, dict]:
+    out: dict[str, dict] = {}
+    for kind, (axis, settings) in itertools.product(_FULL_KINDS, _AXES.items()):
+        images = kind.startswith("conv")
+        sizes = {"shots": 4, "queries": 2} if images else {"shots": 3, "queries": 5}
+        rate = 0.0625 if kind.startswith(("square", "quadratic", "linear 3-2", "polynomial")) else 0.25
+        settings = dict(settings)
+        settings.setdefault("inner_lr", rate * settings.pop("lr", 1.0))
+        settings.pop("lr", None)
+        if axis == "1-shot" and (images or kind.startswith("batch") or "cross" in kind):
+            continue
+        if axis == "head" and len(kind.split()) == 1 or axis == "head" and kind.startswith(("quadratic", "tied")):
+            continue
+        name = kind.replace(" ", "-").replace("_", "-")
+        out[f"{name}/{axis}"] = dict(kind=kind, comment=f"{kind}: {axis}") | sizes | settings
+    classifiers = ("linear 2-3 cross_entropy", "linear 3-1 binary_cross_entropy", "tanh 2-2-3 cross_entropy")
+    for i, kind in enumerate(classifiers):
+        out[f"extreme-logits-{i}"] = dict(
+            kind=kind, comment="logits of some thousands: a softmax that is not stable overflows", inner_steps=1,
+            tasks=2, inner_lr=2.0**-22, logits=4096.0, shots=3, queries=5,
+        )  # fmt: skip
+    for i in range(2):
+        out[f"omniglot-{i}"] = dict(
+            kind="omniglot", comment="four blocks of convolution, batch norm and ReLU", inner_steps=i + 1, tasks=1,
+            inner_lr=0.125, shots=5, queries=5,
+        )  # fmt: skip
+    return out
+
+
+# ── making a case ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make(id: str, spec: dict, seed: int) -> Case:
+    """The case of a specification, without its answer."""
+    spec = dict(spec)
+    head = spec.pop("adapt", None) == "head"
+    case = draw(**spec, seed=seed, id=id)
+    if head:
+        case = dataclasses.replace(case, adapt=tuple(case.head()), needs=("partial_adaptation",))
+    if id == "relu-at-zero":
+        case.params["b1"][...] = 0
+        for x, _ in case.support:
+            x[0] = 0
+    if id == "pool-tie":  # the filter sees one pixel, and the first image is made of flat 2×2 blocks
+        case.params["c1"][...] = 0
+        case.params["c1"][0, 0] = 0.75
+        for x, _ in case.support:
+            x[0] = np.repeat(np.repeat(x[0, ::2, ::2], 2, 0), 2, 1)
+    return case
+
+
+def suitable(id: str, case: Case) -> bool:
+    """Whether the case does what it is for: it is well conditioned, and no mistake is hidden in its rounding."""
+    special = any(word in id for word in ("divergent", "rate-", "extreme", "10-steps", "no-steps", "omniglot"))
+    wanted = ("float64",) if special or id.split("/")[-1] not in _PLAIN and "/" in id else ("float64", "float32")
+    if "/" in id and any(word in id for word in ("conv", "relu", "binary")):
+        wanted = ("float64",)
+    return set(wanted) <= set(case.dtypes) and (special or references.healthy(case))
+
+
+def search(id: str, spec: dict) -> int:
+    """The first seed that makes a suitable case."""
+    for seed in range(400):
+        try:
+            case = make(id, spec, seed)
+            case = references.solve(case)
+            grad = flat(case.answer.meta_grad)
+            if suitable(id, case) and np.isfinite(grad).all() and np.any(grad):
+                return seed
+        except (FloatingPointError, Uncertain):
+            continue
+    raise RuntimeError(f"no seed makes a suitable {id}")
+
+
+def build(id: str, case: Case) -> Case:
+    """The case with its certified answer, confirmed by every rung that applies.
+
+    Raises:
+        AssertionError: two rungs disagree.
+    """
+    case = references.solve(case, lambda form: references.certified(case, form))
+    answer = case.answer
+    confirmed = {"certified balls": "every bit"}
+
+    def same(name, got):
+        value, grads = got
+        grads = {n: np.vectorize(float, otypes=[float])(g) for n, g in grads.items()}
+        for n, g in grads.items():
+            assert np.array_equal(g, answer.meta_grad[n]), f"case {id}: {name} and the balls disagree on {n}"
+        assert float(value) == answer.meta_loss, f"case {id}: {name} and the balls disagree on the loss"
+        confirmed[name] = "every bit"
+
+    def near(name, got):
+        off = tolerance.error(got[1], answer.meta_grad, answer.scale, tolerance.UNIT["float64"])
+        off = max(off, float(tolerance.errors(got[0], answer.meta_loss, answer.loss_scale, tolerance.UNIT["float64"])))
+        assert off <= tolerance.TAU, f"case {id}: {name} is {off:.3g} roundings from the balls"
+        confirmed[name] = f"within {tolerance.TAU:g} roundings"
+
+    if case.inner_steps <= 2 and _rational(case):
+        same("exact rationals", references.exact(case))
+    if not case.first_order:
+        _, at_kink = margin_of(lambda: run(case))
+        if not at_kink and _cost_of_differences(case) < 1e6:
+            same("nested differences", references.differences(case))
+        near("complex step", references.complex_step(case))
+    near("tinymaml's engine", references.by_engine(case))
+    near("PyTorch", references.by_torch(case))
+    assert len(confirmed) >= 3
+    return dataclasses.replace(case, answer=dataclasses.replace(answer, confirmed=confirmed))
+
+
+def _rational(case: Case) -> bool:
+    layers = {m["layer"] for m in case.model["layers"]}
+    return layers <= {"linear", "square", "relu", "polynomial", "quadratic"} and "cross" not in case.model["loss"]
+
+
+def _cost_of_differences(case: Case) -> float:
+    n = sum(p.size for p in case.params.values())
+    examples = sum(x.size for x, _ in case.support)
+    return 2 * n * (2 * n * case.inner_steps + 1) * examples * (8 if "conv" in str(case.model) else 1) * 4
+
+
+# ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listing(case: Case, names: list[str], with_numbers: bool) -> dict:
+    """The case as JSON, mistakes as their places in `names`; with the numbers, or without (they are in the
+    safetensors)."""
+    answer = case.answer
+    out = case.to_json(to_hex) | {"dtypes": list(case.dtypes)}
+    known = {names.index(name): flat(g) for name, g in answer.bugs.items() if g is not None}
+    said = {
+        "meta_loss": to_hex(np.float64(answer.meta_loss)), "loss_scale": answer.loss_scale,
+        "distance": _short(answer.distance), "margin": _short(answer.margin), "confirmed": answer.confirmed,
+        "unknown": [names.index(name) for name, g in answer.bugs.items() if g is None],
+    }  # fmt: skip
+    if not with_numbers:
+        return out | {"answer": said | {"bugs": list(known)}}
+    bugs: dict[str, str] = {}
+    for i, g in known.items():  # those that give the same numbers stand together
+        digits = g.astype(">f8").tobytes().hex()
+        bugs[digits] = f"{bugs[digits]} {i}" if digits in bugs else str(i)
+    bugs = {places: digits for digits, places in bugs.items()}
+    said |= {"meta_grad": to_hex(flat(answer.meta_grad)), "scale": flat(answer.scale).tolist(), "bugs": bugs}
+    return out | {"answer": said}
+
+
+def _short(x: float) -> float | None:
+    return float(f"{x:.2e}") if np.isfinite(x) else None
+
+
+def files(seeds: dict[str, int], progress: bool = True, jobs: int = 2) -> dict[str, bytes]:
+    """Every vector file by its name."""
+    safetensors = extras.require("safetensors.numpy", "oracle")
+    hand = by_hand()
+    work = [(id, case) for id, case in hand.items()]
+    work += [(id, make(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
+    cases = dict(_in_parallel(build, work, progress, jobs))
+    core = [cases[id] for id in [*_core(), *hand]]
+    full = [cases[id] for id in _full()]
+    arrays = {}
+    for case in full:
+        rows = [flat(case.answer.meta_grad), flat(case.answer.scale)]
+        rows += [flat(g) for g in case.answer.bugs.values() if g is not None]
+        arrays[case.id] = np.stack(rows)
+    out = {
+        "core.json": _dump(core, True),
+        "full.json": _dump(full, False),
+        "full.safetensors": safetensors.save(arrays),
+    }
+    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
+    return out | {"MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
+
+
+def _dump(cases: list[Case], with_numbers: bool) -> bytes:
+    names = list(dict.fromkeys(name for c in cases for name in references.forms(c)))
+    rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
+    head = f'"format":1,"mistakes":{json.dumps(names)}'
+    return ("{" + head + ',"cases":[\n' + ",\n".join(rows) + "\n]}\n").encode()
+
+
+def _in_parallel(f, work: list[tuple], progress: bool, jobs: int) -> Iterator[tuple]:
+    tqdm = extras.require("tqdm", "train").tqdm
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        futures = [(id, pool.submit(f, id, x)) for id, x in work]
+        for id, future in tqdm(futures, disable=not progress, unit="case"):
+            yield id, future.result()
+
+
+SEEDS = VECTORS / "seeds.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; 0 if the files are written, or are what they should be."""
+    parser = argparse.ArgumentParser(prog="python -m tinymaml.oracle.generate", description="Build the vector files.")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare with what is there")
+    parser.add_argument("--search", action="store_true", help="look for seeds anew")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
+    parser.add_argument("--to", type=Path, default=VECTORS, help="folder (the package's)")
+    args = parser.parse_args(argv)
+    if args.search:
+        specs = _core() | _full()
+        found = dict(_in_parallel(search, list(specs.items()), True, args.jobs))
+        args.to.mkdir(exist_ok=True)
+        write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
+    built = files(json.loads(SEEDS.read_text()), sys.stderr.isatty(), args.jobs)
+    if args.check:
+        different = [name for name, data in built.items() if (args.to / name).read_bytes() != data]
+        same = f"{len(built)} files rebuilt, byte for byte the same"
+        print(f"different: {', '.join(different)}" if different else same)
+        return 1 if different else 0
+    args.to.mkdir(parents=True, exist_ok=True)
+    for name, data in built.items():
+        write_atomically(args.to / name, data)
+        print(f"{args.to / name}  {len(data):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

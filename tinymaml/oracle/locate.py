@@ -1,0 +1,239 @@
+"""Where an unknown mistake is: what can be said of answers that nothing in the catalogue explains.
+
+    trace_error        the first wrong quantity of their trace, so that a forward error is not blamed on a derivative
+    own_slope          is their gradient the derivative of their own meta-loss?
+    term_regression    which of the 2^K terms of ∏(I − HₖA) g_q do they have, and how much of each?
+    order_matters      does the gradient depend on the order of the tasks?
+    layout             right numbers in wrong places
+    right_tensors, worst_element, digits_agreeing
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from . import tolerance
+from .arithmetic import as_numbers
+from .cases import Case
+from .catalogue import flat
+from .models import Options
+from .questions import Answered, as_array, direction
+from .semantics import Calculus, run
+
+MATCH = 10 * tolerance.TAU  # to be taken for a mistake's value, whose own conditioning is not known as exactly
+
+
+class Judged(NamedTuple):
+    """A case, its answer, and how far from right it is, in roundings."""
+
+    case: Case
+    answer: Answered
+    error: float
+    loss_error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= tolerance.TAU and self.loss_error <= tolerance.TAU
+
+
+def trace_error(j: Judged) -> str:
+    """The first of loss_s[0], grad_s[0], θ₁, …, loss_q, g_q that is wrong in their trace; "" if none is or came."""
+    if not j.answer.trace:
+        return ""
+    unit = {"float64": 1e-9, "float32": 1e-4}[j.case.dtype]
+    ours = run(j.case).trace
+    if len(j.answer.trace) != len(ours):
+        return f"case {j.case.id}: the trace has {len(j.answer.trace)} tasks, wanted {len(ours)}"
+    for t, (theirs, right) in enumerate(zip(j.answer.trace, ours, strict=True)):
+        places = []
+        for k in range(j.case.inner_steps):
+            places += [("theta", k), ("loss_s", k), ("grad_s", k)]
+        places += [("theta", j.case.inner_steps), ("loss_q", None), ("grad_q", None)]
+        for what, k in places:
+            if what not in theirs:
+                continue
+            try:
+                got = theirs[what] if k is None else theirs[what][k]
+                problem = _apart(got, right[what] if k is None else right[what][k], what, unit)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                problem = f"cannot be read ({error})"
+            if problem:
+                step = "" if k is None else f" of inner step {k}"
+                return f"case {j.case.id}, task {t}: {what}{step} {problem}"
+    return ""
+
+
+def _apart(got, right, what: str, unit: float) -> str:
+    if not isinstance(right, dict):
+        got, right = {"": got}, {"": right}
+    elif not isinstance(got, dict):
+        got = dict(zip(right, got, strict=True))
+    for n, r in right.items():
+        g, r = as_array(got[n], what), np.asarray(r, np.float64)
+        if g.shape != r.shape:
+            return f"{n} has shape {g.shape}, wanted {r.shape}"
+        if not np.max(np.abs(g - r), initial=0) <= unit * max(np.max(np.abs(r), initial=0), 1e-12):
+            at = np.unravel_index(np.argmax(np.abs(g - r)), r.shape)
+            return f"is the first that is wrong: {element(n, at)} {g[at]:.9g}, right is {r[at]:.9g}".replace("  ", " ")
+    return ""
+
+
+def own_slope(questions, answers) -> float | None:
+    """The slope of |L(θ + hd) − L(θ) − h g·d| in h: 2 if g is the derivative of L, 1 if not. L, g are theirs.
+
+    None without a meta-loss.
+    """
+    moved = [q for q in questions if q.role == "moved"]
+    if not moved or any(answers[q.id].meta_loss is None for q in moved) or answers[moved[0].of].meta_loss is None:
+        return None
+    at = answers[moved[0].of]
+    d = direction(moved[0].case)
+    along = sum(float(np.sum(at.grad[n] * d[n])) for n in d)
+    remainders = [abs(answers[q.id].meta_loss - at.meta_loss - q.step * along) for q in moved]
+    rounding = tolerance.UNIT[moved[0].case.dtype] * 100 * max(abs(at.meta_loss), 1e-30)
+    usable = [(q.step, r) for q, r in zip(moved, remainders, strict=True) if r > rounding]
+    if len(usable) < 2:
+        return 2.0 if remainders[0] <= rounding or usable[0][1] < 1e-2 * abs(along * usable[0][0]) else 1.0
+    (h, r), (h_, r_) = usable[0], usable[-1]
+    return float(np.log(r / r_) / np.log(h / h_))
+
+
+def term_regression(j: Judged) -> str:
+    """∏(I − HₖA) g_q is a sum of 2^K terms, one for each set of steps; with which coefficients are they in theirs?"""
+    case, steps = j.case, j.case.inner_steps
+    got = flat(j.answer.grad)
+    if case.first_order or not 1 <= steps <= 3 or len(got) < 2**steps or j.passed:
+        return ""
+    columns = terms(case)
+    matrix = np.stack(list(columns.values()), 1)
+    size = np.linalg.norm(matrix, axis=0)
+    if np.min(size) == 0 or np.linalg.cond(matrix / size) > 1e5:
+        return ""
+    c = np.linalg.lstsq(matrix / size, got, rcond=None)[0] / size
+    precise = {"float64": 1e-9, "float32": 1e-4}[case.dtype]
+    if np.max(np.abs(matrix @ c - got)) > precise * np.max(np.abs(got)):
+        return ""
+    by_set = dict(zip(columns, c, strict=True))
+    base = by_set[()]
+    if abs(base) < precise:
+        return f"the term g_q itself is missing (case {case.id})"
+    each = [by_set[(k,)] / base for k in range(steps)]
+    said = [] if abs(base - 1) < 100 * precise else [f"all terms are multiplied by {base:.4g}"]
+    said += [f"inner step {k} is detached: 0 on every term with H_{k}" if abs(x) < 100 * precise
+             else f"the Hessian term of inner step {k} is multiplied by {x:.4g}"
+             for k, x in enumerate(each) if abs(x - 1) > 100 * precise]  # fmt: skip
+    mixed = [s for s in by_set if len(s) > 1 and abs(by_set[s] - base * np.prod([each[k] for k in s])) > 100 * precise]
+    said += [f"the term {''.join(f'H_{k}' for k in s)} is multiplied by {by_set[s]:.4g}" for s in mixed]
+    return "; ".join(said) + f" (term regression on case {case.id})" if said else ""
+
+
+def terms(case: Case) -> dict[tuple[int, ...], np.ndarray]:
+    """Set of steps S → ∏_{k∈S} (−Hₖ A) g_q, the mean over tasks."""
+    calculus, alpha = Calculus(case.model, Options()), tolerance.rates(case)
+    total: dict[tuple[int, ...], np.ndarray] = {}
+    for way, (support, _) in zip(run(case).trace, case.batches(), strict=True):
+        batch = tuple(map(as_numbers, support))
+        steps = range(case.inner_steps)
+        for size in range(case.inner_steps + 1):
+            for chosen in itertools.combinations(steps, size):
+                v = way["grad_q"]
+                for k in reversed(chosen):
+                    h = calculus.along(way["theta"][k], batch, {n: alpha[n] * v[n] for n in v})
+                    v = {n: -h[n] for n in h}
+                total[chosen] = total.get(chosen, 0) + flat(v) / case.tasks
+    return total
+
+
+def order_matters(questions, answers) -> str:
+    permuted = next((q for q in questions if q.role == "permuted"), None)
+    if permuted is None:
+        return ""
+    a, b = answers[permuted.of].grad, answers[permuted.id].grad
+    case = next(q.case for q in questions if q.id == permuted.of)
+    if tolerance.error(b, a, case.answer.scale, tolerance.UNIT[case.dtype]) <= MATCH:
+        return ""
+    return (
+        "the gradient depends on the order of the tasks: something is carried from one task to the next, or not all of "
+        "them count"
+    )
+
+
+def layout(judged: list[Judged]) -> str:
+    """Right numbers in wrong places: transposed, reordered, doubled or missing tensors."""
+    said = {}
+    for j in judged:
+        if j.passed:
+            continue
+        right, unit = j.case.answer, tolerance.UNIT[j.case.dtype]
+        here = []
+        for n, g in j.answer.grad.items():
+            r, s = right.meta_grad[n], right.scale[n]
+            near = lambda a, r=r, s=s: float(np.max(tolerance.errors(a, r, s, unit), initial=0)) <= MATCH  # noqa: B023, E731
+            if near(g):
+                continue
+            axes = [p for p in itertools.permutations(range(g.ndim)) if tuple(g.shape[i] for i in p) == r.shape]
+            other = [m for m, q in j.answer.grad.items() if m != n and q.shape == r.shape and near(q)]
+            if any(near(np.transpose(g, p)) for p in axes[1:]):
+                here.append(f"{n} is transposed")
+            elif near(g[tuple(slice(None, None, -1) for _ in g.shape)]):
+                here.append(f"{n} is reversed")
+            elif other:
+                here.append(f"{other[0]} holds the gradient of {n}")
+            elif not np.any(g):
+                here.append(f"{n} is 0")
+            elif near(g / 2):
+                here.append(f"{n} is doubled")
+            elif near(g * 2):
+                here.append(f"{n} is halved")
+            elif near(-g):
+                here.append(f"{n} has the wrong sign")
+            else:
+                return ""
+        said[j.case.id] = here
+    return "; ".join(dict.fromkeys(x for here in said.values() for x in here))
+
+
+def right_tensors(judged: list[Judged]) -> str:
+    """Which tensors are right in every case that has them, when some are wrong."""
+    state: dict[str, set[bool]] = {}
+    for j in judged:
+        for n, g in j.answer.grad.items():
+            r, s = j.case.answer.meta_grad[n], j.case.answer.scale[n]
+            good = np.max(tolerance.errors(g, r, s, tolerance.UNIT[j.case.dtype]), initial=0) <= tolerance.TAU
+            state.setdefault(n, set()).add(bool(good))
+    wrong = [n for n, seen in state.items() if seen == {False}]
+    right = [n for n, seen in state.items() if seen == {True}]
+    return f"always wrong: {', '.join(wrong)}; always right: {', '.join(right)}" if wrong and right else ""
+
+
+def worst_element(judged: list[Judged]) -> str:
+    j = max(judged, key=lambda j: j.error)
+    if j.error <= tolerance.TAU:
+        j = max(judged, key=lambda j: j.loss_error)
+        return f"case {j.case.id}, meta_loss: yours {j.answer.meta_loss:.9g}, right {j.case.answer.meta_loss:.9g}"
+    right, unit = j.case.answer, tolerance.UNIT[j.case.dtype]
+    off = {n: tolerance.errors(g, right.meta_grad[n], right.scale[n], unit) for n, g in j.answer.grad.items()}
+    name = max(off, key=lambda n: np.max(off[n], initial=0))
+    at = np.unravel_index(np.argmax(off[name]), off[name].shape)
+    return (f"case {j.case.id}, {element(name, at)}: yours {j.answer.grad[name][at]:.9g}, "
+            f"right {right.meta_grad[name][at]:.9g}")  # fmt: skip
+
+
+def first_difference(a: dict, b: dict) -> str:
+    name = max(a, key=lambda n: np.max(np.abs(a[n] - b[n]), initial=0))
+    at = np.unravel_index(np.argmax(np.abs(a[name] - b[name])), a[name].shape)
+    return f"{a[name][at]:.17g}, then {b[name][at]:.17g} for {element(name, at)}"
+
+
+def digits_agreeing(j: Judged) -> float:
+    got, right = flat(j.answer.grad), flat(j.case.answer.meta_grad)
+    size = np.max(np.abs(right))
+    off = np.max(np.abs(got - right))
+    return float(np.clip(-np.log10(off / size), 0, 17)) if off and size else (17.0 if not off else 0.0)
+
+
+def element(name: str, at) -> str:
+    return f"{name}[{', '.join(str(int(i)) for i in at)}]" if len(at) else name

@@ -1,0 +1,220 @@
+"""What an implementation is asked, and how its answers are read.
+
+A suite's cases, two new ones that no file holds, and on one case a few more questions: the same again (is it
+deterministic?), the tasks in another order (the mean does not change), and θ moved a little (is the gradient that of
+its own loss?). Python functions and foreign programs are asked the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import references
+from .cases import CAPABILITIES, Case, draw, load
+
+STEPS = (2.0**-6, 2.0**-9, 2.0**-12)  # by which θ is moved
+
+
+class Question(NamedTuple):
+    """`role`: "case"; or, about the case `of`: "again", "permuted", "moved" (by `step` along `direction`)."""
+
+    id: str
+    case: Case
+    role: str = "case"
+    of: str = ""
+    step: float = 0.0
+
+
+@dataclasses.dataclass
+class Answered:
+    """An answer that was read, or the reason why it could not be."""
+
+    grad: dict[str, np.ndarray] | None = None
+    meta_loss: float | None = None
+    trace: list | None = None
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def questions(
+    suite: str | list[Case] = "core", dtype: str = "float64", capabilities: tuple[str, ...] = (),
+    seed: int | None = None,
+) -> tuple[list[Question], dict[str, int]]:  # fmt: skip
+    """Everything to ask, and what is left out: reason → number of cases.
+
+    Raises:
+        ValueError: an unknown suite, dtype or capability, or no case at all.
+    """
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype is {dtype!r}, wanted 'float64' or 'float32'")
+    unknown = set(capabilities) - set(CAPABILITIES)
+    if unknown:
+        raise ValueError(f"unknown capability {', '.join(sorted(unknown))}; wanted some of {', '.join(CAPABILITIES)}")
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    if isinstance(suite, str):
+        cases = fresh(seed, FRESH, dtype) if suite == "fresh" else load(suite) + fresh(seed, 2, dtype)
+    else:
+        cases = [c if c.answer else references.solve(c) for c in suite]
+    left_out: dict[str, int] = {}
+    asked = []
+    for case in cases:
+        missing = [need for need in case.needs if need not in capabilities]
+        if dtype not in case.dtypes:
+            missing = ["float64"]
+        for need in missing[:1]:
+            left_out[need] = left_out.get(need, 0) + 1
+        if not missing:
+            asked.append(Question(case.id, case.with_dtype(dtype)))
+    return asked + _further(asked), left_out
+
+
+def _further(asked: list[Question]) -> list[Question]:
+    probed = next((q for q in asked if q.case.tasks > 1 and q.case.inner_steps > 0), None)
+    if probed is None:
+        return []
+    id, case = probed.id, probed.case
+    permuted = case.permuted(list(range(1, case.tasks)) + [0])
+    moved = [case.at({n: p + h * d for (n, p), d in zip(case.params.items(), direction(case).values(), strict=True)})
+             for h in STEPS]  # fmt: skip
+    steps = [Question(f"{id}@moved-{i}", c, "moved", id, STEPS[i]) for i, c in enumerate(moved)]
+    return [Question(f"{id}@permuted", permuted, "permuted", id), *steps, Question(f"{id}@again", case, "again", id)]
+
+
+def direction(case: Case) -> dict[str, np.ndarray]:
+    """±1 for every parameter, in a pattern that no symmetry of a model shares."""
+    start, out = 0, {}
+    for n, p in case.params.items():
+        signs = [1.0 if (i * i + i // 3) % 3 else -1.0 for i in range(start, start + p.size)]
+        out[n], start = np.reshape(signs, p.shape), start + p.size
+    return out
+
+
+# ── new cases ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+FRESH = 16  # cases in the suite "fresh"
+_FRESH_KINDS = (
+    "tanh 2-3-1 mse", "tanh 2-2-3 cross_entropy", "conv bn softplus pool 2", "square 2-2-1 mse", "batch norm 2",
+    "tied 2", "tanh 2-2-1 binary_cross_entropy", "quadratic 3", "relu 2-3-1 mse", "softplus 2-3-1 mse",
+    "tanh 1-4-4-1 mse", "conv tanh pool 2", "linear 2-3 cross_entropy", "relu 2-3-3 cross_entropy",
+    "linear 3-2 mse", "conv bn relu 2",
+)  # fmt: skip
+
+
+def fresh(seed: int, count: int, dtype: str = "float64") -> list[Case]:
+    """`count` cases that depend on `seed` alone, with answers computed here: in no file, and the same everywhere."""
+    return [_fresh(f"fresh-{seed}-{i}", _FRESH_KINDS[i % len(_FRESH_KINDS)], seed, i, dtype) for i in range(count)]
+
+
+def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:
+    images, rate = kind.startswith("conv"), (0.25, 0.1875, 0.375)[i % 3]
+    for attempt in range(200):  # until every mistake is far enough away, and every kink
+        case = draw(
+            kind, (seed * 1000 + i) * 1000 + attempt, id=id, comment="drawn anew", tasks=2 + i % 2,
+            inner_steps=(3, 3, 3, 2)[i % 4], inner_lr=rate / (4 if kind.startswith(_STEEP) else 1),
+            shots=4 if images else 3, queries=2 if images else 5,
+        )  # fmt: skip
+        case = references.solve(case)
+        if dtype in case.dtypes and references.healthy(case):
+            return case
+    raise RuntimeError(f"no {kind} case could be drawn from seed {seed} in {dtype}")
+
+
+_STEEP = ("square", "quadratic", "linear")  # kinds of which a small α is a large one
+
+
+# ── reading an answer ───────────────────────────────────────────────────────────────────────────────────────────────
+
+_HINTS = {
+    "does not require grad": "the query loss has no graph back to θ: it was computed under torch.no_grad(), or from "
+    "weights that were detached or copied",
+    "not have been used in the graph": "the query loss does not depend on θ: the fast weights are a copy (deepcopy, "
+    "load_state_dict, detach) instead of a function of θ",
+    "modified by an inplace operation": "a weight was changed in place (.data, sub_, optimizer.step()) while a graph "
+    "needed it: make new tensors in the inner step",
+    "through the graph a second time": "a graph was freed and is needed again: create_graph=True in the inner step",
+}
+
+
+def hint(text: str) -> str:
+    """What an exception's text usually means in MAML."""
+    return next((meaning for part, meaning in _HINTS.items() if part in text), "")
+
+
+def read_answer(case: Case, raw: Any) -> Answered:
+    """The answer to a case, with every way it can be malformed named."""
+    if not isinstance(raw, dict) or "meta_grad" not in raw:
+        seen = f"a dict with {', '.join(map(repr, raw)) or 'nothing'}" if isinstance(raw, dict) else type(raw).__name__
+        return Answered(problem=f'wanted a dict with "meta_grad", seen {seen}')
+    try:
+        grads, notes = _gradients(case, raw["meta_grad"])
+        loss = None if raw.get("meta_loss") is None else _number(raw["meta_loss"])
+    except (ValueError, TypeError) as error:
+        return Answered(problem=str(error))
+    for name, g in grads.items():
+        if not np.isfinite(g).all():
+            at = np.argwhere(~np.isfinite(g))[0].tolist()
+            return Answered(problem=f"meta_grad[{name!r}]{at} is {g[tuple(at)]}" + _not_finite(case))
+    if loss is not None and not np.isfinite(loss):
+        return Answered(problem=f"meta_loss is {loss}" + _not_finite(case))
+    return Answered(grads, loss, raw.get("trace"), notes=tuple(notes))
+
+
+def _not_finite(case: Case) -> str:
+    extreme = max(float(np.max(np.abs(x), initial=0)) for x, _ in case.support + case.query) > 100
+    return "; a softmax or log that is not stable for large logits? (subtract the maximum)" if extreme else ""
+
+
+def _gradients(case: Case, given: Any) -> tuple[dict, list[str]]:
+    names, notes = list(case.params), []
+    if isinstance(given, dict):
+        wrong = set(map(str, given)) ^ set(names)
+        if wrong:
+            raise ValueError(f"meta_grad has the names {sorted(map(str, given))}, wanted {sorted(names)}")
+        given = [given[n] for n in names]
+    elif not isinstance(given, (list, tuple)):
+        given = [given]
+    if len(given) != len(names):
+        raise ValueError(f"meta_grad has {len(given)} arrays, wanted {len(names)}: {', '.join(names)}")
+    grads = {}
+    for name, g in zip(names, given, strict=True):
+        shape = case.params[name].shape
+        if g is None:
+            notes.append(f"meta_grad[{name!r}] is None, taken as 0")
+            g = np.zeros(shape)
+        g = as_array(g, f"meta_grad[{name!r}]")
+        if g.shape != shape:
+            transposed = " (another layout: transposed?)" if sorted(g.shape) == sorted(shape) else ""
+            raise ValueError(f"meta_grad[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
+        if g.dtype == np.float32 and case.dtype == "float64":
+            notes.append(f"meta_grad[{name!r}] came as float32, the case is float64")
+        grads[name] = g.astype(np.float64)
+    return grads, notes
+
+
+def as_array(x: Any, what: str) -> np.ndarray:
+    """A tensor of any library, or nested lists, as an array of floats.
+
+    Raises:
+        TypeError, ValueError: not numbers; names `what`.
+    """
+    for method in ("detach", "cpu"):  # PyTorch
+        x = getattr(x, method)() if hasattr(x, method) else x
+    try:
+        x = np.asarray(x)
+        x = x.astype(np.float64) if x.dtype.kind in "iu" else x
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{what} is not an array of numbers: {str(error).splitlines()[0]}") from None
+    if x.dtype.kind != "f":
+        raise TypeError(f"{what} has dtype {x.dtype}, wanted floating-point numbers")
+    return x
+
+
+def _number(x: Any) -> float:
+    x = as_array(x, "meta_loss")
+    if x.size != 1:
+        raise ValueError(f"meta_loss has shape {x.shape}, wanted a scalar")
+    return float(x.reshape(()))

@@ -1,0 +1,292 @@
+"""What is right, and what each mistake gives: the answer to a case, by several ways that share as little as possible.
+
+    solve(case)                       at once, in float64: dual steps through the hand-written gradients
+    certified(case)                   rung 3, in balls, rounded once to float64             (python-flint)
+    exact(case)                       rung 1, in rationals, for polynomial models
+    differences(case)                 rung 2, no calculus at all: nested differences at 400 digits   (python-flint)
+    complex_step(case)                rung 4, first-order code only
+    by_engine, by_torch, by_jax       rung 5, automatic differentiation
+
+Each returns (𝓛, G). The rungs share the model's forward pass (3 and 1 the hand-written gradients; 2 has no gradient, 4
+no Hessian, 5 neither): a mistake in one of them shows beside the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+
+from .. import extras
+from . import tolerance
+from .arithmetic import Uncertain, as_numbers, margin_of
+from .cases import Answer, Case
+from .catalogue import CATALOGUE, flat, run_form
+from .models import Options, loss_and_grad
+from .semantics import run
+
+# ── the answer, with every mistake ──────────────────────────────────────────────────────────────────────────────────
+
+
+def solve(case: Case, evaluate=None) -> Case:
+    """The case with its answer: the exact values, their scales, and what each mistake gives.
+
+    Args:
+        evaluate: form of a mistake (None: none) → (𝓛, G) in float64. By default computed in float64.
+    """
+    evaluate = evaluate or (lambda form: _float64(case, form))
+    with np.errstate(all="ignore"):  # a mistake may diverge
+        meta_loss, meta_grad = evaluate({})
+        loss_scale, scale = tolerance.scales(case)
+        bugs: dict[str, dict | None] = {}
+        distances = []
+        for name, form in forms(case).items():
+            try:
+                _, grads = evaluate(form)
+            except Uncertain:  # the mistake hits a kink inexactly: what it gives depends on rounding
+                grads = None
+            if grads is None or not np.isfinite(flat(grads)).all():
+                bugs[name] = None
+                continue
+            far = tolerance.error(grads, meta_grad, scale, tolerance.UNIT["float64"])
+            if far > tolerance.TAU:
+                bugs[name] = grads
+                distances.append(far)
+        margin, _ = margin_of(lambda: run(case))
+    answer = Answer(meta_loss, meta_grad, scale, loss_scale, bugs, min(distances, default=np.inf), margin)
+    return dataclasses.replace(case, answer=answer, dtypes=admitted(answer))
+
+
+def forms(case: Case) -> dict[str, dict]:
+    """Name → form, of every mistake that one could make on `case`; the second form of "x" is "x/1"."""
+    only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
+            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
+    return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)
+            for k, form in enumerate(m.forms)}  # fmt: skip
+
+
+def admitted(answer: Answer) -> tuple[str, ...]:
+    """The dtypes in which every mistake that shows is far enough, and every kink."""
+    apart = tolerance.SEPARATION * tolerance.TAU
+    of_float64 = tolerance.UNIT["float64"]
+    return tuple(
+        dtype for dtype, unit in tolerance.UNIT.items()
+        if answer.distance * of_float64 >= apart * unit and answer.margin >= apart * unit
+    )  # fmt: skip
+
+
+def _float64(case: Case, form: dict) -> tuple:
+    result = run_form(case, form)
+    return float(result.meta_loss), result.meta_grad
+
+
+def healthy(case: Case) -> bool:
+    """Whether the numbers are of ordinary size, so that a wrong gradient is wrong by much, and a right one precise."""
+    answer = case.answer
+    assert answer is not None
+    biggest, condition = np.max(np.abs(flat(answer.meta_grad))), flat(answer.scale).max()
+    return bool(1e-3 < biggest < 1e3 and condition < 1e3 * biggest and None not in answer.bugs.values())
+
+
+# ── rung 1: rationals ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def exact(case: Case, form: dict | None = None) -> tuple:
+    """(𝓛, G) without any rounding, in `Fraction`s; for models of polynomials only (TypeError otherwise)."""
+    result = run_form(case, form or {}, Fraction)
+    return result.meta_loss, result.meta_grad
+
+
+# ── rung 2: no calculus ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def differences(case: Case, digits: int = 400) -> tuple:
+    """(𝓛, G) by central differences of central differences; needs nothing but the loss.
+
+        g_i = (L(θ + h eᵢ) − L(θ − h eᵢ)) / 2h,   h = 10^(−digits/4),   error h² = 10^(−digits/2)
+
+    outside and inside. At 400 digits the outer difference loses 100 to cancellation, and the inner gradients 200 to
+    their error, so that more than a hundred remain.
+    """
+    flint = extras.require("flint", "test")
+    with _precision(flint, int(digits * 3.33)):
+        h = flint.arb(10) ** (-digits // 4)
+        h_inner = flint.arb(10) ** (-digits // 2)
+        middle = np.frompyfunc(lambda x: x.mid() if isinstance(x, flint.arb) else x, 1, 1)  # no balls here
+
+        def loss(theta, batch):
+            value, _ = loss_and_grad(case.model, theta, *batch, Options(), gradient=False)
+            return value.mid()
+
+        def gradient(f, theta, step):
+            out = {}
+            for n, p in theta.items():
+                g = np.empty(p.size, object)
+                for i in range(p.size):
+                    up, down = ({m: np.array(q) for m, q in theta.items()} for _ in "ab")
+                    up[n].flat[i] += step
+                    down[n].flat[i] -= step
+                    g[i] = (f(up) - f(down)) / (2 * step)
+                out[n] = middle(np.reshape(g, p.shape))
+                out[n] = np.asarray(out[n], object)
+            return out
+
+        number = lambda x: as_numbers(x, flint.arb)  # noqa: E731
+        alpha = {n: number(a) for n, a in tolerance.rates(case).items()}
+        tasks = [tuple(tuple(map(number, batch)) for batch in task) for task in case.batches()]
+
+        def meta_loss(theta):
+            total = 0
+            for support, query in tasks:
+                adapted = theta
+                for _ in range(case.inner_steps):
+                    g = gradient(lambda p, support=support: loss(p, support), adapted, h_inner)
+                    adapted = {n: np.asarray(middle(p - alpha[n] * g[n]), object) for n, p in adapted.items()}
+                total = total + loss(adapted, query)
+            return total / len(tasks)
+
+        theta = {n: number(p) for n, p in case.params.items()}
+        value, grads = meta_loss(theta), gradient(meta_loss, theta, h)
+        return _to_float(value), {n: _floats(g) for n, g in grads.items()}
+
+
+# ── rung 3: balls ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def certified(case: Case, form: dict | None = None, bits: int = 160) -> tuple:
+    """(𝓛, G), correctly rounded to float64: the precision is raised until every ball rounds to one number.
+
+    Branches of ReLU and max are certain, because the balls exclude 0 (or are exactly 0).
+
+    Raises:
+        Uncertain: no precision was enough: a kink is hit inexactly, or a number lies exactly between two floats.
+    """
+    flint = extras.require("flint", "test")
+    while bits <= 1 << 14:
+        with _precision(flint, bits):
+            try:
+                result = run_form(case, form or {}, flint.arb)
+                return _to_float(result.meta_loss), {n: _floats(g) for n, g in result.meta_grad.items()}
+            except Uncertain:
+                bits *= 2
+    raise Uncertain(f"case {case.id}: {bits} bits do not round to one float64")
+
+
+class _precision:
+    """Work at so many bits."""
+
+    def __init__(self, flint, bits: int):
+        self.context, self.bits = flint.ctx, bits
+
+    def __enter__(self):
+        self.before, self.context.prec = self.context.prec, self.bits
+
+    def __exit__(self, *_):
+        self.context.prec = self.before
+
+
+def _to_float(x) -> float:
+    """The one float64 that every number in the ball rounds to."""
+    if not hasattr(x, "mid"):
+        return float(x)
+    if not x.is_finite():
+        return float("nan")
+    low, high = (_nearest(_fraction(end)) for end in (x.lower(), x.upper()))
+    if low != high:
+        raise Uncertain(f"{x} rounds to {low!r} or to {high!r}")
+    return low
+
+
+def _fraction(x) -> Fraction:
+    mantissa, exponent = x.man_exp()
+    mantissa, exponent = int(mantissa), int(exponent)
+    return Fraction(mantissa << exponent) if exponent >= 0 else Fraction(mantissa, 1 << -exponent)
+
+
+def _nearest(x: Fraction) -> float:
+    try:
+        return x.numerator / x.denominator  # Python divides integers correctly rounded
+    except OverflowError:
+        return float("inf") if x > 0 else float("-inf")
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    return np.array([_to_float(v) for v in np.ravel(x)], np.float64).reshape(np.shape(x))
+
+
+# ── rung 4: complex step through first-order code ───────────────────────────────────────────────────────────────────
+
+
+def complex_step(case: Case) -> tuple:
+    """(𝓛, G) by running the whole of MAML at θ + ih e:  Gₑ = Im 𝓛(θ + ih e) / h.  There is no Hessian anywhere."""
+    h = 1e-100
+    alpha = tolerance.rates(case)
+    if case.first_order:
+        raise ValueError("FOMAML's gradient is not the derivative of anything")
+
+    def meta_loss(theta):
+        total = 0
+        for support, query in case.batches():
+            adapted = theta
+            for _ in range(case.inner_steps):
+                _, g = loss_and_grad(case.model, adapted, *support)
+                adapted = {n: p - alpha[n] * g[n] for n, p in adapted.items()}
+            total = total + loss_and_grad(case.model, adapted, *query)[0]
+        return total / case.tasks
+
+    grads = {}
+    for n, p in case.params.items():
+        g = np.empty(p.size)
+        for i in range(p.size):
+            moved = {m: q.astype(complex) for m, q in case.params.items()}
+            moved[n].flat[i] += 1j * h
+            g[i] = np.imag(meta_loss(moved)) / h
+        grads[n] = g.reshape(p.shape)
+    return float(np.real(meta_loss(case.params))), grads
+
+
+# ── rung 5: automatic differentiation ───────────────────────────────────────────────────────────────────────────────
+
+by_engine = tolerance.engine_answer
+
+
+def by_torch(case: Case) -> tuple:
+    """(𝓛, G) by PyTorch, float64: a loop with create_graph."""
+    torch = extras.require("torch", "peers")
+    loss, params, ((xs, ys), (xq, yq)) = case.torch()
+    alpha = {n: torch.as_tensor(a) for n, a in tolerance.rates(case).items()}
+    total = 0.0
+    for t in range(case.tasks):
+        fast = dict(params)
+        for _ in range(case.inner_steps):
+            grads = torch.autograd.grad(
+                loss(fast, xs[t], ys[t]), list(fast.values()), create_graph=not case.first_order, allow_unused=True
+            )
+            fast = {n: p if g is None else p - alpha[n] * g for (n, p), g in zip(fast.items(), grads, strict=True)}
+        total = total + loss(fast, xq[t], yq[t]) / case.tasks
+    grads = torch.autograd.grad(total, list(params.values()), allow_unused=True)
+    zero = {n: np.zeros(p.shape) for n, p in case.params.items()}
+    return total.item(), {n: zero[n] if g is None else g.numpy() for n, g in zip(params, grads, strict=True)}
+
+
+def by_jax(case: Case) -> tuple:
+    """(𝓛, G) by JAX, float64."""
+    jax = extras.require("jax", "peers")
+    loss, params, ((xs, ys), (xq, yq)) = case.jax()
+    alpha = tolerance.rates(case)
+
+    def meta_loss(params):
+        total = 0.0
+        for t in range(case.tasks):
+            fast = params
+            for _ in range(case.inner_steps):
+                grads = jax.grad(loss)(fast, xs[t], ys[t])
+                if case.first_order:
+                    grads = jax.lax.stop_gradient(grads)
+                fast = {n: p - alpha[n] * grads[n] for n, p in fast.items()}
+            total = total + loss(fast, xq[t], yq[t]) / case.tasks
+        return total
+
+    value, grads = jax.value_and_grad(meta_loss)(params)
+    return float(value), {n: np.asarray(g) for n, g in grads.items()}

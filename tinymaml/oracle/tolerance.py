@@ -1,0 +1,125 @@
+"""How near is near enough: errors counted in roundings, not in decimals.
+
+    ρ = maxᵢ |gᵢ − rᵢ| / (u sᵢ)
+
+u is the unit roundoff of the dtype, u sᵢ how far element i is moved by independent roundings, one of every intermediate
+value (to first order: `scales`). So ρ counts standard deviations of rounding, whatever the size of the gradient and
+however badly conditioned, and there is no absolute tolerance: an element that depends on nothing has s = 0, and must be
+exactly right.
+
+τ = 30. Correct implementations in NumPy, PyTorch and JAX, over threads and orders of summation, stay well below it
+(`python -m bench.oracle alarms` measures how far).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+
+import numpy as np
+
+from ..engine import Tensor, value_of
+from ..maml import meta_value_and_grad
+from .models import NumPy, loss_in
+
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24}
+TAU = 30.0
+SEPARATION = 1000.0  # a case tells right from wrong in a dtype if the nearest mistake is this many τ away
+
+
+def error(got: dict, wanted: dict, scale: dict, unit: float) -> float:
+    """ρ, the largest error of any element in roundings."""
+    return max(float(np.max(errors(got[n], wanted[n], scale[n], unit), initial=0)) for n in wanted)
+
+
+def errors(got, wanted, scale, unit) -> np.ndarray:
+    """|g − r| / (u s), elementwise; 0 / 0 = 0."""
+    off = np.abs(np.asarray(got, np.float64) - wanted)
+    allowed = unit * np.asarray(scale)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        rho = np.where(off == 0, 0.0, off / allowed)
+    return np.where(np.isfinite(off), rho, np.inf)
+
+
+def engine_answer(case) -> tuple:
+    """(𝓛, G) by the engine, float64: reverse over reverse."""
+    value, grads = _meta(case)(case.params, _tasks(case))
+    return float(value), grads
+
+
+def _meta(case):
+    return meta_value_and_grad(
+        loss_in(NumPy(), case.model), inner_lr=rates(case), inner_steps=case.inner_steps, first_order=case.first_order
+    )
+
+
+def _tasks(case):
+    return [(tuple(map(np.asarray, s)), tuple(map(np.asarray, q))) for s, q in case.batches()]
+
+
+def rates(case) -> dict[str, np.ndarray]:
+    """α of every element: 0 for what does not adapt."""
+    given = case.inner_lr if isinstance(case.inner_lr, dict) else dict.fromkeys(case.params, case.inner_lr)
+    adapted = case.params if case.adapt is None else case.adapt
+    return {n: np.broadcast_to(np.float64(given[n]), p.shape) * (n in adapted) for n, p in case.params.items()}
+
+
+def scales(case) -> tuple[float, dict]:
+    """s of 𝓛 and of each element of G:  sᵢ² = Σ_z (∂Gᵢ/∂z · z)², z over every intermediate value of the computation.
+
+    The engine's records are the computation: G comes as tensors, and a reverse pass from each Gᵢ visits what it was
+    made from. The terms inside a sum or a product of matrices are intermediate values too. Rounded up to 3 digits:
+    nobody needs more, and so they are the same on every machine.
+    """
+    params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
+    value, grads = _meta(case)(params, _tasks(case))
+    by_name = {}
+    for name, g in grads.items():
+        by_name[name] = np.array([_sensitivity(g, i) for i in range(case.params[name].size)]).reshape(g.shape)
+    return float(_rounded(_sensitivity(value, 0))), {n: _rounded(s) for n, s in by_name.items()}
+
+
+def _sensitivity(out, i: int) -> float:
+    if not isinstance(out, Tensor):
+        return 0.0
+    seed = np.zeros(out.shape)
+    seed.flat[i] = 1.0
+    cotangents, squares = {out.index: seed}, 0.0
+    for z in _made_from(out):
+        g = cotangents.pop(z.index, None)
+        if g is None or not np.any(g):
+            continue
+        squares += float(np.sum(g * g * _squares(z)))
+        if z.primitive is None or z.primitive.vjp is None:
+            continue
+        arrays = [value_of(x) for x in z.inputs]
+        for k, x in enumerate(z.inputs):
+            if isinstance(x, Tensor) and x.dtype.kind == "f":
+                gx = z.primitive.vjp[k](g, z.value, *arrays, **z.params)
+                cotangents[x.index] = cotangents[x.index] + gx if x.index in cotangents else gx
+    return squares**0.5
+
+
+@functools.lru_cache(maxsize=64)
+def _made_from(out: Tensor) -> list[Tensor]:
+    """Every tensor that `out` depends on, the last made first."""
+    seen, stack = {}, [out]
+    while stack:
+        z = stack.pop()
+        if z.index not in seen:
+            seen[z.index] = z
+            stack.extend(x for x in z.inputs if isinstance(x, Tensor))
+    return sorted(seen.values(), key=operator.attrgetter("index"), reverse=True)
+
+
+def _squares(z: Tensor) -> np.ndarray:
+    """z² of the value, and of the terms inside it."""
+    squares = z.value * z.value
+    if z.primitive is not None and z.primitive.name in ("matmul", "sum"):
+        squares = squares + z.primitive.forward(*[value_of(x) ** 2 for x in z.inputs], **z.params)
+    return squares
+
+
+@np.vectorize
+def _rounded(x: float) -> float:
+    return float(f"{x * 1.005:.2e}")

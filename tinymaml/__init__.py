@@ -14,6 +14,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     train        the outer loop                                      evaluate   how well it adapts to new tasks
     runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
     init         initialisers                                        files      files that are whole or not there
+    oracle/      is my meta-gradient right, and if not, which mistake is it?
 """
 
 from . import nn, ops, optim, products  # noqa: F401 (products puts np.einsum and its kin into the table)

@@ -465,8 +465,8 @@ _MISTAKES = [
     ),
     # ── conventions ─────────────────────────────────────────────────────────────────────────────────────────────────
     Mistake(
-        "half_squared_error", "L → ½ L",
-        "both losses are halved: half the squared error (α and G are both half of what the case asks)",
+        "half_squared_error", "mse → ½ mse",
+        "both losses are half the squared error (so that α and G are both half of what the case asks)",
         "((o - y) ** 2).mean(), without ½",
         "jnp.mean((o - y) ** 2), without ½",
         ({"how": {"unit": 0.5}},), convention=True,

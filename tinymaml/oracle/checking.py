@@ -85,8 +85,7 @@ def _ask(candidate: Callable, case: Case, timeout: float) -> Answered:
     except queue.Empty:
         return Answered(problem=f"no answer within {timeout:g} s")
     answer = Answered(problem=problem) if problem else read_answer(case, raw)
-    if not answer.problem and case.changed_inputs():
-        answer.notes += ("the arrays of the case were changed in place",)
+    answer.changed_inputs = not problem and case.changed_inputs()
     return answer
 
 

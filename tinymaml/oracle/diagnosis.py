@@ -23,6 +23,7 @@ from .locate import (
     order_matters,
     own_slope,
     right_tensors,
+    tensor_regression,
     term_regression,
     trace_error,
     worst_element,
@@ -57,6 +58,8 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
     report = report or _unknown(judged, questions, answers)
     report.cases = report.cases or _rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
+    if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
+        report.notes.append(_CHANGED)
     if report.verdict != "CORRECT":
         report.digits = min(digits_agreeing(j) for j in judged)
         report.location = report.location or worst_element(judged)
@@ -110,12 +113,17 @@ def _right(judged: list[Judged]) -> Report | None:
             "INCONCLUSIVE",
             explanation=f"all right, but these cases are blind to {', '.join(unseen)}",
         )
+    changed = next((j for j in judged if j.answer.changed_inputs), None)
+    if changed:
+        return Report("PROTOCOL_ERROR", None, f"the numbers are right, but {_CHANGED}", f"case {changed.case.id}")
     for j in judged:
         problem = trace_error(j)
         if problem:
             return Report("WRONG_UNKNOWN", None, "the meta-gradient is right, the trace is not", problem)
     return Report("CORRECT")
 
+
+_CHANGED = "arrays of the case (θ or the data) were changed in place"
 
 # What any set of cases must be able to see before CORRECT is said: all but what needs a special case.
 _SPECIAL = {"first_order_ignored", "all_adapted", "one_rate_for_all", "gradients_not_zeroed"}
@@ -300,7 +308,7 @@ def _imprecise(judged: list[Judged]) -> Report | None:
 def _unknown(judged: list[Judged], questions, answers) -> Report:
     notes = []
     traces = list(filter(None, map(trace_error, judged)))
-    slope = own_slope(questions, answers)
+    slope = own_slope(questions, answers, {j.case.id for j in judged if not j.passed})
     losses = [j.loss_error <= tolerance.TAU for j in judged if j.answer.meta_loss is not None]
     kind = None
     if losses:
@@ -319,21 +327,21 @@ def _unknown(judged: list[Judged], questions, answers) -> Report:
             )
     else:
         notes.append('return "meta_loss" too, and the report can tell a wrong derivative from another objective')
-    terms = next(filter(None, map(term_regression, judged)), None)
-    permuted = order_matters(questions, answers)
-    nearest = _nearest(judged)
-    explanation = "; ".join(filter(None, [
-        permuted, terms, layout(judged), nearest, None if terms or permuted or nearest else right_tensors(judged),
-    ])) or "no mistake of the catalogue, nor two of them, gives these numbers"  # fmt: skip
+    places = layout(judged)
+    found = [order_matters(questions, answers), places, "" if places else term_regression(judged)]
+    found += ["" if any(found) else tensor_regression(judged), _nearest(judged)]
+    found = list(filter(None, found)) or [right_tensors(judged)]
+    explanation = "; ".join(found) or "no mistake of the catalogue, nor two of them, gives these numbers"
     return Report("WRONG_UNKNOWN", None, explanation, traces[0] if traces else "", kind, notes=notes)
 
 
 def _nearest(judged: list[Judged]) -> str:
     """The mistake that explains most cases, if it explains nearly all."""
     names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
-    count = {n: sum(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in judged) for n in names}
+    wrong = [j for j in judged if j.error > tolerance.TAU]
+    count = {n: sum(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in wrong) for n in names}
     best = max(count, key=count.__getitem__)
-    if count[best] < 0.7 * len(judged):
+    if count[best] < 0.6 * len(wrong) or not wrong:
         return ""
     missed = [j.case.id for j in judged if not fits(j.case, j.answer.grad, value_of(j.case, best))]
     return f"{best.split('/')[0]} would explain all but {', '.join(missed[:3])}"

@@ -4,6 +4,7 @@
     own_slope          is their gradient the derivative of their own meta-loss?
     term_regression    which of the 2^K terms of ∏(I − HₖA) g_q do they have, and how much of each?
     order_matters      does the gradient depend on the order of the tasks?
+    tensor_regression  the same for the parts of H₀, by tensor
     layout             right numbers in wrong places
     right_tensors, worst_element, digits_agreeing
 """
@@ -81,12 +82,12 @@ def _apart(got, right, what: str, unit: float) -> str:
     return ""
 
 
-def own_slope(questions, answers) -> float | None:
+def own_slope(questions, answers, wrong: set[str]) -> float | None:
     """The slope of |L(θ + hd) − L(θ) − h g·d| in h: 2 if g is the derivative of L, 1 if not. L, g are theirs.
 
-    None without a meta-loss.
+    None without a meta-loss, or if the case that was asked about is not among the wrong ones.
     """
-    moved = [q for q in questions if q.role == "moved"]
+    moved = [q for q in questions if q.role == "moved" and q.of in wrong]
     if not moved or any(answers[q.id].meta_loss is None for q in moved) or answers[moved[0].of].meta_loss is None:
         return None
     at = answers[moved[0].of]
@@ -101,12 +102,30 @@ def own_slope(questions, answers) -> float | None:
     return float(np.log(r / r_) / np.log(h / h_))
 
 
-def term_regression(j: Judged) -> str:
-    """∏(I − HₖA) g_q is a sum of 2^K terms, one for each set of steps; with which coefficients are they in theirs?"""
+def term_regression(judged: list[Judged]) -> str:
+    """∏(I − HₖA) g_q is a sum of 2^K terms, one for each set of steps; with which coefficients are they in theirs?
+
+    Said only if every case that could contradict it (more numbers than terms, well conditioned) agrees.
+    """
+    said = {}
+    for j in judged:
+        steps = j.case.inner_steps
+        if j.passed or j.case.first_order or not 1 <= steps <= 3 or len(flat(j.answer.grad)) < 2**steps + 2:
+            continue
+        coefficients = _coefficients(j)
+        if coefficients is None:
+            return ""
+        if coefficients:
+            said.setdefault(steps, set()).add(coefficients)
+    if not said or len(said[max(said)]) > 1:
+        return ""
+    return said[max(said)].pop() + " (by regression on the terms of the product)"
+
+
+def _coefficients(j: Judged) -> str | None:
+    """In words; "" if the terms cannot be told apart on this case, None if the gradient is no sum of them."""
     case, steps = j.case, j.case.inner_steps
     got = flat(j.answer.grad)
-    if case.first_order or not 1 <= steps <= 3 or len(got) < 2**steps or j.passed:
-        return ""
     columns = terms(case)
     matrix = np.stack(list(columns.values()), 1)
     size = np.linalg.norm(matrix, axis=0)
@@ -115,11 +134,11 @@ def term_regression(j: Judged) -> str:
     c = np.linalg.lstsq(matrix / size, got, rcond=None)[0] / size
     precise = {"float64": 1e-9, "float32": 1e-4}[case.dtype]
     if np.max(np.abs(matrix @ c - got)) > precise * np.max(np.abs(got)):
-        return ""
+        return None
     by_set = dict(zip(columns, c, strict=True))
     base = by_set[()]
     if abs(base) < precise:
-        return f"the term g_q itself is missing (case {case.id})"
+        return "the term g_q itself is missing"
     each = [by_set[(k,)] / base for k in range(steps)]
     said = [] if abs(base - 1) < 100 * precise else [f"all terms are multiplied by {base:.4g}"]
     said += [f"inner step {k} is detached: 0 on every term with H_{k}" if abs(x) < 100 * precise
@@ -127,16 +146,45 @@ def term_regression(j: Judged) -> str:
              for k, x in enumerate(each) if abs(x - 1) > 100 * precise]  # fmt: skip
     mixed = [s for s in by_set if len(s) > 1 and abs(by_set[s] - base * np.prod([each[k] for k in s])) > 100 * precise]
     said += [f"the term {''.join(f'H_{k}' for k in s)} is multiplied by {by_set[s]:.4g}" for s in mixed]
-    return "; ".join(said) + f" (term regression on case {case.id})" if said else ""
+    return "; ".join(said)
 
 
-def terms(case: Case) -> dict[tuple[int, ...], np.ndarray]:
-    """Set of steps S → ∏_{k∈S} (−Hₖ A) g_q, the mean over tasks."""
+def tensor_regression(judged: list[Judged]) -> str:
+    """With one step, G = g_q − Σₙ H[:, n] αₙ vₙ, a term for each tensor's inner update; is one missing, or scaled?"""
+    said = []
+    for j in judged:
+        case, got = j.case, flat(j.answer.grad)
+        if j.passed or case.first_order or case.inner_steps != 1 or len(got) < len(case.params) + 3:
+            continue
+        columns = terms(case, each=True)
+        matrix = np.stack(list(columns.values()), 1)
+        size = np.linalg.norm(matrix, axis=0)
+        if np.min(size) == 0 or np.linalg.cond(matrix / size) > 1e5:
+            continue
+        c = np.linalg.lstsq(matrix / size, got, rcond=None)[0] / size
+        precise = {"float64": 1e-9, "float32": 1e-4}[case.dtype]
+        if np.max(np.abs(matrix @ c - got)) > precise * np.max(np.abs(got)):
+            return ""
+        said += [f"no derivative flows through the inner update of {n}" if abs(x) < 100 * precise
+                 else f"the derivative through the inner update of {n} is multiplied by {x:.4g}"
+                 for n, x in zip(list(columns)[1:], c[1:], strict=True) if abs(x - 1) > 100 * precise]  # fmt: skip
+    return "; ".join(dict.fromkeys(said))
+
+
+def terms(case: Case, each: bool = False) -> dict:
+    """Set of steps S → ∏_{k∈S} (−Hₖ A) g_q, the mean over tasks; with `each`, that of the first step by the tensor
+    it comes from, name → −H₀[:, name] αₙ (g_q)ₙ."""
     calculus, alpha = Calculus(case.model, Options()), tolerance.rates(case)
-    total: dict[tuple[int, ...], np.ndarray] = {}
+    total: dict = {}
     for way, (support, _) in zip(run(case).trace, case.batches(), strict=True):
         batch = tuple(map(as_numbers, support))
         steps = range(case.inner_steps)
+        if each:
+            total[()] = total.get((), 0) + flat(way["grad_q"]) / case.tasks
+            for n in alpha:
+                v = {m: alpha[m] * g * (m == n) for m, g in way["grad_q"].items()}
+                total[n] = total.get(n, 0) - flat(calculus.along(way["theta"][0], batch, v)) / case.tasks
+            continue
         for size in range(case.inner_steps + 1):
             for chosen in itertools.combinations(steps, size):
                 v = way["grad_q"]

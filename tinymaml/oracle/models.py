@@ -42,7 +42,7 @@ class Options:
         running_statistics: batch norm uses mean 0 and variance 1 (a fresh network's, in evaluation mode).
         frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing.
         last_use_only: of a parameter used twice, only the last use gets a gradient.
-        unit: the loss is multiplied by this: ½ for "half the squared error".
+        unit: the squared error is multiplied by this: ½ for "half the squared error".
     """
 
     relu_at_zero: float = 0.0
@@ -244,8 +244,9 @@ def loss_and_grad(model: dict, params: dict, x, y, how: Options = Options(), gra
         x, back = _LAYERS[name](x, *(params[p] for p in used), held=holding(name), how=how, **_settings(layer))
         pullbacks.append((used, back))
     value, g = _LOSSES[model["loss"]](x, y, holding("loss"))
+    unit = how.unit if model["loss"] == "mse" else 1
     if not gradient:
-        return value * how.unit, None
+        return value * unit, None
     grads = {name: p * 0 for name, p in params.items()}
     seen = set()
     for used, back in reversed(pullbacks):
@@ -254,8 +255,8 @@ def loss_and_grad(model: dict, params: dict, x, y, how: Options = Options(), gra
             if not (how.last_use_only and name in seen):
                 grads[name] = np.reshape(np.asarray(grads[name] + gp), np.shape(params[name]))
             seen.add(name)
-    if how.unit != 1:
-        value, grads = value * how.unit, {name: g * how.unit for name, g in grads.items()}
+    if unit != 1:
+        value, grads = value * unit, {name: g * unit for name, g in grads.items()}
     return value, grads
 
 

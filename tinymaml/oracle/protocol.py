@@ -118,8 +118,7 @@ def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str
                     out[question.id] = Answered(problem=f"it says: {str(data['error'])[:500]}")
                 else:
                     out[question.id] = read_answer(question.case, data)
-                    if data.get("changed_inputs"):
-                        out[question.id].notes += ("the arrays of the case were changed in place",)
+                    out[question.id].changed_inputs = bool(data.get("changed_inputs"))
                 continue
             except Broken as error:
                 problem = str(error)

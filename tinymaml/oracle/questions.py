@@ -36,6 +36,7 @@ class Answered:
     grad: dict[str, np.ndarray] | None = None
     meta_loss: float | None = None
     trace: list | None = None
+    changed_inputs: bool = False
     problem: str = ""
     notes: tuple[str, ...] = ()
 

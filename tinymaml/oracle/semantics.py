@@ -73,8 +73,10 @@ class Calculus:
         return {n: _slope(x) for n, x in g.items()}
 
     def transposed(self, theta: dict, batch: tuple, v: dict) -> dict:
-        """Jᵀ v. A Hessian is symmetric; the derivative of a gradient with something frozen in it is not."""
-        if not self.how.frozen and not self.how.last_use_only:
+        """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
+        layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
+        frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
+        if not self.how.last_use_only and (not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen):
             return self.along(theta, batch, v)
         return {n: np.reshape(np.array([_dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
                 for n, columns in self.columns(theta, batch).items()}  # fmt: skip

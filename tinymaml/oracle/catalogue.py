@@ -344,7 +344,7 @@ _MISTAKES = [
     ),
     Mistake(
         "first_task_only", "G_1",
-        "only the first task counts",
+        "only the first task counts, or θ was restored from a copy after it, so that the others have no path to θ",
         "loop over all tasks; look for a return or break inside the loop, or xs[0]",
         "vmap over all tasks; look for xs[0]",
         ({"outer": "first"}, {"outer": "first over T"}, {"outer": "first", "factors": "detached"}),
@@ -384,7 +384,11 @@ _MISTAKES = [
         "torch.autograd.grad for the inner gradients instead of loss.backward(); optimizer.zero_grad() before the "
         "outer backward()",
         "return the gradient of the query loss alone",
-        ({"result": "accumulated", "factors": "detached"}, {"result": "accumulated"}),
+        (
+            {"result": "accumulated", "factors": "detached"}, {"result": "accumulated"},
+            {"result": "last accumulated", "factors": "detached"},
+            {"inner": "running sum", "result": "accumulated", "factors": "detached"},
+        ),
     ),
     Mistake(
         "gradients_not_zeroed", "a running sum over calls",

@@ -1,8 +1,9 @@
 """From answers to a verdict: what is wrong, and where.
 
-In this order: could it be judged at all; is it right; is it the same twice; does one known mistake explain *every*
-case, right ones included; a known mistake times a factor; two at once; the right numbers with fewer digits. What is
-left is unknown, and is located: by the trace, by the terms of ∏(I − HₖA), by its own meta-loss, by the tensor.
+In this order: could it be judged at all; is it the same twice; is it right; does one known mistake explain *every*
+case, right ones included; a known mistake times a factor; the right numbers with fewer digits; two mistakes at once.
+What is left is unknown, and `locate` says where: by the trace, by the terms of ∏(I − HₖA), by its own meta-loss, by the
+tensor.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
     report = _unstable(questions, answers, further) or _right(judged) or _known(judged) or _imprecise(judged)
-    report = report or _unknown(judged, questions, answers)
+    report = report or _two(judged) or _unknown(judged, questions, answers)
     report.cases = report.cases or _rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
@@ -170,7 +171,7 @@ def _known(judged: list[Judged]) -> Report | None:
     explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in judged if not j.passed)]
     if explains and any(j.error > tolerance.TAU for j in judged):
         return _named(judged, explains)
-    return _scaled(judged, names) or _two(judged)
+    return _scaled(judged, names)
 
 
 def _named(judged, explains, suffix: str = "", what: str = "") -> Report:
@@ -306,6 +307,11 @@ def _imprecise(judged: list[Judged]) -> Report | None:
 
 
 def _unknown(judged: list[Judged], questions, answers) -> Report:
+    if all(j.error <= tolerance.TAU for j in judged):
+        return Report(
+            "WRONG_UNKNOWN", None, "the meta-gradient is right in every case; the meta-loss returned with it is not",
+            kind="forward differs",
+        )
     notes = []
     traces = list(filter(None, map(trace_error, judged)))
     slope = own_slope(questions, answers, {j.case.id for j in judged if not j.passed})

@@ -103,11 +103,17 @@ _FRESH_KINDS = (
     "tanh 1-4-4-1 mse", "conv tanh pool 2", "linear 2-3 cross_entropy", "relu 2-3-3 cross_entropy",
     "linear 3-2 mse", "conv bn relu 2",
 )  # fmt: skip
+# In float32 the others hardly ever stand far enough from every mistake.
+_FRESH_KINDS_FLOAT32 = (
+    *(k for k in _FRESH_KINDS if not k.startswith("conv") and k != "linear 2-3 cross_entropy"),
+    "conv bn softplus pool 1",
+)
 
 
 def fresh(seed: int, count: int, dtype: str = "float64") -> list[Case]:
     """`count` cases that depend on `seed` alone, with answers computed here: in no file, and the same everywhere."""
-    return [_fresh(f"fresh-{seed}-{i}", _FRESH_KINDS[i % len(_FRESH_KINDS)], seed, i, dtype) for i in range(count)]
+    kinds = _FRESH_KINDS if dtype == "float64" else _FRESH_KINDS_FLOAT32
+    return [_fresh(f"fresh-{seed}-{i}", kinds[i % len(kinds)], seed, i, dtype) for i in range(count)]
 
 
 def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:

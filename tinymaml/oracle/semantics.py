@@ -27,7 +27,7 @@ SWITCHES: dict[str, tuple] = {
     "loss": ("right", "support summed", "query over examples"),
     # the inner loop
     "steps": (0, 1, -1),
-    "inner": ("right", "stale", "restarted", "summed", "ascent"),
+    "inner": ("right", "stale", "restarted", "summed", "ascent", "running sum"),
     "adapts": ("right", "head", "no biases", "all"),
     "start": ("right", "leaked", "leaked, detached"),
     # the derivative through it
@@ -39,8 +39,8 @@ SWITCHES: dict[str, tuple] = {
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved"),
     "result": (
-        "gradient", "displacement", "both", "accumulated", "doubled", "negative", "zero", "last parameter zero",
-        "biases zero", "times inner rate", "clipped",
+        "gradient", "displacement", "accumulated", "last accumulated", "doubled", "negative", "zero",
+        "last parameter zero", "biases zero", "times inner rate", "clipped",
     ),
 }  # fmt: skip
 
@@ -182,6 +182,8 @@ class _Run:
                 step = way["grad_s"][0]
             if self.s["inner"] == "restarted":
                 start = way["theta"][0]
+            if self.s["inner"] == "running sum":
+                step = _map(lambda *gs: sum(gs[1:], gs[0]), *way["grad_s"])
             if self.s["inner"] == "summed":
                 step = self.summed(g)
             sign = -1 if self.s["inner"] == "ascent" else 1
@@ -274,8 +276,8 @@ class _Run:
     def of_task(self, g, way):
         if self.s["result"] == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
-        if self.s["result"] == "accumulated":  # .grad holds the inner gradients too
-            for inner in way["grad_s"]:
+        if self.s["result"].endswith("accumulated"):  # .grad holds inner gradients too
+            for inner in way["grad_s"][-1:] if self.s["result"].startswith("last") else way["grad_s"]:
                 g = _map(np.add, g, inner)
         return g
 

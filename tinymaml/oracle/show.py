@@ -1,11 +1,10 @@
-"""A case laid out for a person: its model, each inner step, the Hessians, the product, and what each mistake would give.
+"""A case laid out for a person: model, θ, each inner step, its Hessian, the product, and what each mistake would give.
 
     print(show(find("quartic")))        find: an id of the core or the full set, or "fresh-SEED-I"
 
-Numbers are exact where they end in no zeros and short where they would be long; those of the answer have 17 digits, and
-stand as fractions too where the model is polynomial. Everything in a task's block stands in the same columns, one for
-each parameter, so that θ, gradients, rows of Hessians and v can be compared downwards; so does what each mistake gives,
-below the exact gradient.
+There is a column for each number of θ. In it stand, one below the other, θₖ, gradients, rows of Hessians and the v that
+goes back through the factors; and in the last block the exact gradient and what comes in its place. The answer itself
+has 17 digits, and stands as a fraction too where the model is polynomial and the fraction not endless.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -51,7 +49,8 @@ def find(name: str) -> Case:
         try:
             cases = load(suite)
         except (OSError, ImportError) as error:
-            missing = f" (the suite {suite} was not searched: {error})"
+            why = "its files are not there" if isinstance(error, OSError) else error
+            missing = f" (the suite {suite} was not searched: {why})"
             continue
         for case in cases:
             if case.id == name:
@@ -78,12 +77,12 @@ def _heading(case: Case) -> list[str]:
     sizes = [f"{len(s[0])} + {len(q[0])}" for s, q in case.batches()]
     sizes = ", ".join(sizes if len(set(sizes)) > 1 else sizes[:1])
     count = sum(p.size for p in case.params.values())
-    alpha = "for each parameter, below" if isinstance(case.inner_lr, dict) else f"{case.inner_lr:.9g}"
+    alpha = "α for each parameter, below" if isinstance(case.inner_lr, dict) else f"α = {case.inner_lr:.9g}"
     lines = [
         *_said(case.id, case.comment, 0),
         *_said("model", models.in_words(case.model)),
-        *_said("settings", f"K = {_count(case.inner_steps, 'inner step')},  α = {alpha},  "
-               f"T = {_count(case.tasks, 'task')} of {sizes} examples (support + query),  β = {case.outer_lr:g}"),
+        *_said("settings", f"K = {_count(case.inner_steps, 'inner step')},  {alpha},  β = {case.outer_lr:g},  "
+               f"T = {_count(case.tasks, 'task')} of {sizes} examples (support + query)"),
         *_said("", f"{'first-order' if case.first_order else 'exact'} gradient wanted;  "
                f"{'all parameters adapt' if case.adapt is None else 'only ' + ', '.join(case.adapt) + ' adapt'};  "
                f"tells right from wrong in {' and '.join(case.dtypes) or 'no dtype'}"),
@@ -97,23 +96,30 @@ def _heading(case: Case) -> list[str]:
 def _said(what: str, text: str, indent: int = 2) -> list[str]:
     """A heading with its text, wrapped beside it."""
     start = f"{'':{indent}}{what:{12 - indent}}"
-    start += "  " if len(start) > 12 or not start.endswith(" ") else ""
+    start += "" if start.endswith("  ") else "  "
     return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * 12) or [start]
 
 
 def _tensors(what: str, tensors: dict) -> list[str]:
     names = {n: f"{n} {_shape(p)}".rstrip() for n, p in tensors.items()}
     width = max(map(len, names.values()))
-    return [f"  {'' if i else what:10}{names[n]:{width}}  {_some(p)}"[:WIDTH] for i, (n, p) in enumerate(tensors.items())]
+    return [f"  {'' if i else what:10}{names[n]:{width}}{_some(p, WIDTH - 12 - width)}"
+            for i, (n, p) in enumerate(tensors.items())]  # fmt: skip
 
 
 def _shape(x: np.ndarray) -> str:
     return " × ".join(map(str, x.shape)) if x.ndim != 1 else f"{x.size}"
 
 
-def _some(x: np.ndarray) -> str:
-    shown = "  ".join(f"{v:.6g}" for v in np.ravel(x)[:MOST])
-    return shown + ("  …" if np.size(x) > MOST else "")
+def _some(x: np.ndarray, room: int) -> str:
+    """The first numbers, as many as there is room for."""
+    shown = ""
+    for i, v in enumerate(np.ravel(x)):
+        number = f"  {v + 0:.6g}"  # −0 is 0
+        if i == MOST or len(shown + number) > room - 3 * (i < np.size(x) - 1):
+            return shown + "  …"
+        shown += number
+    return shown
 
 
 def _count(n: int, what: str) -> str:
@@ -136,7 +142,8 @@ def _task(case: Case, t: int, way: dict) -> list[str]:
         for name, (x, y) in (("support", support), ("query", query)):
             batch = {"x": x, "y": y} if with_target else {"x": x}
             lines += _tensors(name, batch)
-    rows: _Rows = [("", None)] if full else []
+        lines.append("")
+    rows: _Rows = []
     for k in range(steps):
         if full:
             rows += [*_step(case, k, way, support), ("", None)]
@@ -177,7 +184,7 @@ def _step(case: Case, k: int, way: dict, support: tuple) -> _Rows:
             values = np.linalg.eigvalsh((h + h.T) / 2)
             size += f", eigenvalues {values[0]:.6g} … {values[-1]:.6g}"
         return [*rows, (size, None)]
-    names = list(_elements(case))
+    names = _elements(case)
     wide = max(map(len, names))
     factor = _factor(case, k)
     rates = flat(tolerance.rates(case))
@@ -202,7 +209,7 @@ def _back(case: Case, way: dict, support: tuple, full: bool) -> _Rows:
     """v ← g_q(θ_K), then (I − HₖA) v, from the last step to the first."""
     v, steps = way["grad_q"], len(way["theta"]) - 1
     if case.first_order:
-        return [("v = g_q: the first-order gradient has no factors", flat(v))]
+        return [("", None), (f"first order: no factors, v = g_q(θ{_sub(steps)})", None)]
     calculus, alpha, batch = Calculus(case.model, Options()), tolerance.rates(case), tuple(map(as_numbers, support))
     rows: _Rows = [("", None), (f"v ← g_q(θ{_sub(steps)})", flat(v))] if full and steps else []
     for k in reversed(range(steps)):
@@ -225,26 +232,31 @@ def _answer(case: Case) -> list[str]:
     values, scale = flat(answer.meta_grad), flat(answer.scale)
     columns = [(name, f"{v:.17g}", f"{s:.3g}") for name, v, s in zip(elements, values, scale, strict=True)][:MOST]
     digits = max(len(v) for v in ("0" * 18, f"{answer.meta_loss:.17g}", *(c[1] for c in columns)))
-    row = "  {:%d}  {:>%d}  {:>9}  {}" % (wide, digits)
-    mean = f"the mean over {case.tasks} tasks of the last v" if case.tasks > 1 else "the last v"
+
+    def row(name: str, value: str, s: str, fraction: str) -> str:
+        return f"  {name:{wide}}  {value:>{digits}}  {s:>9}  {fraction}"
+
+    last = "the last v" if case.inner_steps and not case.first_order else f"g_q(θ{_sub(case.inner_steps)})"
+    mean = f"the mean over {case.tasks} tasks of {last}" if case.tasks > 1 else last
     lines = [_rule("the exact answer"),
-             row.format("", "17 digits", "s", "as a fraction" if fractions else ""),
-             row.format("meta-loss", f"{answer.meta_loss:.17g}", f"{answer.loss_scale:.3g}",
+             row("", "17 digits", "s", "as a fraction" if fractions else ""),
+             row("meta-loss", f"{answer.meta_loss:.17g}", f"{answer.loss_scale:.3g}",
                         _fraction(fractions[0]) if fractions else ""),
              f"  meta-gradient, {mean}"]  # fmt: skip
     for i, (name, value, s) in enumerate(columns):
-        lines.append(row.format(name, value, s, _fraction(fractions[1][i]) if fractions else ""))
+        lines.append(row(name, value, s, _fraction(fractions[1][i]) if fractions else ""))
     if len(values) > MOST:
         lines.append(f"  … and {len(values) - MOST} more")
     lines += _said("s", "how far the number moves if every intermediate value is off by one rounding, in roundings: "
                    f"an answer is right if it is within {tolerance.TAU:g} u s, u = 2⁻⁵³ (float32: 2⁻²⁴)")  # fmt: skip
     by = "; ".join(f"{rung}, {how}" for rung, how in answer.confirmed.items())
     lines += _said("known by", by or "float64 alone: computed just now, not certified")
-    nearest = f"the nearest mistake is {answer.distance:.2g} roundings away"
-    lines += _said("margins", nearest if np.isfinite(answer.distance) else "no mistake shows at all")
+    margins = "no mistake shows at all"
+    if np.isfinite(answer.distance):
+        margins = f"the nearest mistake is {answer.distance:.2g} roundings away"
     if np.isfinite(answer.margin):
-        lines[-1] += f"; the nearest kink (of ReLU or max) {answer.margin:.2g} of the size of the values there"
-    return lines
+        margins += f"; the nearest kink (of ReLU or max) {answer.margin:.2g} of the size of the values there"
+    return lines + _said("margins", margins)
 
 
 def _rational(case: Case) -> tuple[Fraction, list[Fraction]] | None:
@@ -321,8 +333,8 @@ def _short(x: float) -> str:
 # ── numbers in columns ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _elements(case: Case) -> dict[str, None]:
-    return {f"{n}[{','.join(map(str, at))}]" if at else n: None for n, p in case.params.items() for at in np.ndindex(p.shape)}
+def _elements(case: Case) -> list[str]:
+    return [f"{n}[{','.join(map(str, at))}]" if at else n for n, p in case.params.items() for at in np.ndindex(p.shape)]
 
 
 def _rule(title: str) -> str:
@@ -330,52 +342,54 @@ def _rule(title: str) -> str:
 
 
 def _table(rows: _Rows, case: Case, heading: str = "", like: np.ndarray | None = None) -> list[str]:
-    """Rows of numbers under the parameters' names, points under points, with as many columns as there is room for.
+    """Rows of numbers under the parameters' names, point under point, in as many columns as there is room for.
 
     Args:
         like: numbers that set each column's decimals; by default all in it do.
     """
-    names = list(_elements(case))
+    names = _elements(case)
+    numbers = [row for _, row in rows if row is not None]
     left = max([len(heading), *(len(label) for label, row in rows if row is not None)])
-    columns, room = [], WIDTH - 4 - left
-    for i, name in enumerate(names[:MOST]):
-        values = [row[i] for _, row in rows if row is not None]
-        column = list(_aligned([name], _written(values, values if like is None else [like[i]])))
-        left_over = len(names) - i - 1
-        if len(column[0]) + 2 > room - (10 if left_over else 0):
+    room = WIDTH - 2 - left
+    for digits in (6, 5, 4, 5):  # fewer digits before a column is left out; and if one must be, five
+        columns = []
+        for i, name in enumerate(names[:MOST]):
+            values = [row[i] for row in numbers]
+            columns.append(_aligned(name, _written(values, values if like is None else [like[i]], digits)))
+        if len(columns) == len(names) and sum(len(c[0]) for c in columns) <= room:
             break
-        columns.append(column)
-        room -= len(column[0]) + 2
+    else:
+        while sum(len(c[0]) for c in columns) > room - len("  … 999 more"):
+            columns.pop()
     more = len(names) - len(columns)
-    lines, at = [f"  {heading:{left}}" + "".join(f"  {c[0]}" for c in columns) + (f"  … {more} more" if more else "")], 1
+    cells = ["".join(row) + ("  …" if more else "") for row in zip(*columns, strict=True)]
+    lines, at = [f"  {heading:{left}}{cells[0]}" + (f" {more} more" if more else "")], 1
     for label, row in rows:
-        if row is None:
-            lines.append(f"  {label}")
-        else:
-            lines.append(f"  {label:{left}}" + "".join(f"  {c[at]}" for c in columns) + ("  …" if more else ""))
-            at += 1
+        lines.append(f"  {label}" if row is None else f"  {label:{left}}{cells[at]}")
+        at += row is not None
     return lines
 
 
-def _written(values: list, like: list) -> list[str]:
-    """Numbers of one column: some 6 digits of the usual size, all that are there if fewer, powers of ten if need be."""
+def _written(values: list, like: list, digits: int) -> list[str]:
+    """Numbers of one column: so many digits of the usual size, fewer if that is all, powers of ten if need be."""
     sizes = [abs(v) for v in like if v and np.isfinite(v)]
-    decimals = int(np.clip(5 - np.floor(np.log10(np.median(sizes))), 0, 8)) if sizes else 0
+    decimals = int(np.clip(digits - 1 - np.floor(np.log10(np.median(sizes))), 0, digits + 2)) if sizes else 0
     out = []
     for v in values:
+        v = v + 0.0  # −0 is 0
         text = f"{v:.{decimals}f}"
-        if np.isfinite(v) and float(text) == v:
+        if np.isfinite(v) and abs(float(text) - v) <= 1e-15 * abs(v):
             text = text.rstrip("0").rstrip(".") if "." in text else text
-        elif abs(v) * 10**decimals < 100 and np.isfinite(v):
-            text = f"{v:.2e}"
-        out.append(text if len(text) <= 12 else f"{v:.3e}")
+        elif abs(v) * 10**decimals < 100:
+            text = f"{v:.{digits - 3}e}"
+        out.append(text if len(text) <= max(digits + 4, decimals + 3) else f"{v:.{digits - 3}e}")
     return out
 
 
-def _aligned(names: list[str], texts: list[str]) -> Iterator[str]:
-    """The name and the numbers, as wide as each other, point under point."""
+def _aligned(name: str, texts: list[str]) -> list[str]:
+    """A column: its name, then the numbers, point under point."""
     split = [text.partition(".") for text in texts]
     before, after = max(len(a) for a, _, _ in split), max(len(dot + b) for _, dot, b in split)
     cells = [f"{a:>{before}}{dot + b:<{after}}" for a, dot, b in split]
-    width = max(before + after, *map(len, names))
-    yield from (f"{text:>{width}}" for text in names + cells)
+    width = max(before + after, len(name)) + 2
+    return [f"{text:>{width}}" for text in [name, *cells]]

@@ -1,0 +1,156 @@
+"""The vectors: small, complete, confirmed, and rebuilt from source."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tinymaml.oracle import CATALOGUE, generate, load, references, tolerance
+from tinymaml.oracle.arithmetic import Uncertain
+from tinymaml.oracle.cases import VECTORS, decode, to_hex
+from tinymaml.oracle.catalogue import flat
+from tinymaml.oracle.diagnosis import fits, value_of
+
+
+@pytest.fixture(scope="module")
+def core():
+    return load("core")
+
+
+def test_the_core_is_below_100_kB_and_all_of_it_below_10_MB():
+    assert (VECTORS / "core.json").stat().st_size < 100_000
+    assert sum(p.stat().st_size for p in VECTORS.iterdir()) < 10_000_000
+
+
+def test_there_are_no_answers_in_what_a_case_hands_out(core):
+    for case in core:
+        assert "answer" not in case.to_json(to_hex)
+
+
+def test_every_full_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit():
+    pytest.importorskip("safetensors")
+    cases = load("full")
+    assert len(cases) > 400
+    for case in cases:
+        confirmed = case.answer.confirmed
+        assert len(confirmed) >= 3 and "every bit" in confirmed.values(), case.id
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_core_tells_every_pair_of_mistakes_apart(core, dtype):
+    cases = [c.with_dtype(dtype) for c in core if dtype in c.dtypes]
+    names = references.forms(cases[0]).keys() | {n for c in cases for n in references.forms(c)}
+    unseen = [n for n in names if not any(c.answer.bugs.get(n) is not None for c in cases)]
+    assert not unseen
+
+    def apart(a, b):
+        for c in cases:
+            va, vb = value_of(c, a), value_of(c, b)
+            if va is not None and vb is not None and not fits(c, va, vb):
+                return True
+        return False
+
+    pairs = [p for p in itertools.combinations(sorted(names), 2) if p[0].split("/")[0] != p[1].split("/")[0]]
+    assert [p for p in pairs if not apart(*p)] == []
+
+
+def test_every_mistake_that_shows_is_far_from_right(core):
+    for case in core:
+        for name, grads in case.answer.bugs.items():
+            if grads is not None:
+                off = tolerance.error(grads, case.answer.meta_grad, case.answer.scale, tolerance.UNIT[case.dtypes[-1]])
+                assert off >= tolerance.SEPARATION * tolerance.TAU, (case.id, name)
+
+
+def test_inputs_are_exact_in_float32(core):
+    for case in core:
+        for array in [*case.params.values(), *(x for batch in case.support + case.query for x in batch)]:
+            np.testing.assert_array_equal(array, np.asarray(array).astype(np.float32))
+        assert np.float32(case.inner_lr) == case.inner_lr
+
+
+def test_hex_is_the_array():
+    for x in np.array([1.5, -0.1, 1e300, 5e-324]), np.array(0.25), np.arange(6).reshape(2, 3), np.zeros((0, 2)):
+        np.testing.assert_array_equal(decode(json.loads(json.dumps(to_hex(x)))), x)
+
+
+# ── the generator ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("id", ["quartic", "integers-1", "quadratic", "tied", "relu-at-zero"])
+def test_a_core_case_is_rebuilt_to_the_byte(id):
+    pytest.importorskip("flint")
+    pytest.importorskip("torch")
+    stored = json.loads((VECTORS / "core.json").read_text())
+    row = next(c for c in stored["cases"] if c["id"] == id)
+    seeds = json.loads((VECTORS / "seeds.json").read_text())
+    case = generate.by_hand().get(id) or generate.make(id, generate._core()[id], seeds[id])
+    rebuilt = generate.listing(generate.build(id, case), stored["mistakes"], True)
+    assert json.dumps(rebuilt) == json.dumps(row)
+
+
+@pytest.mark.parametrize("rung", ["exact", "differences", "complex_step", "by_engine", "by_torch"])
+def test_a_rung_that_disagrees_stops_the_generator(rung, monkeypatch):
+    pytest.importorskip("flint")
+    pytest.importorskip("torch")
+    right = getattr(references, rung)
+
+    def off_by_a_little(case):
+        value, grads = right(case)
+        return value, {n: g * (1 + (2**-40 if rung != "exact" else 1)) for n, g in grads.items()}
+
+    monkeypatch.setattr(references, rung, off_by_a_little)
+    with pytest.raises(AssertionError, match="integers-1"):
+        generate.build("integers-1", generate.by_hand()["integers-1"])
+
+
+def test_the_quartic_is_the_fraction_of_the_books(core):
+    case = next(c for c in core if c.id == "quartic")
+    _, grads = references.exact(case)
+    assert grads["theta"].item() * 2**41 == 130152422875
+    _, grads = references.exact(case, {"factors": "detached"})
+    assert grads["theta"].item() * 2**21 == 1408195
+    _, grads = references.exact(case, {"factors": "sign"})
+    assert grads["theta"].item() * 2**41 == 3909161993755
+
+
+def test_a_ball_around_a_kink_is_not_decided():
+    flint = pytest.importorskip("flint")
+    from tinymaml.oracle.arithmetic import side, sign
+
+    ball = np.array([flint.arb(0, 1e-9)], object)
+    with pytest.raises(Uncertain):
+        side(ball)
+    assert sign(ball) == 0
+    assert side(np.array([flint.arb(0)], object)) == 0
+
+
+def test_rungs_agree_on_new_cases_of_every_kind():
+    pytest.importorskip("flint")
+    for kind in ("tanh 1-2-1 mse", "softplus 1-2-1 mse", "batch norm 1", "linear 2-1 binary_cross_entropy", "tied 2"):
+        case = references.solve(generate.make(kind, dict(kind=kind, inner_steps=2, inner_lr=0.125), 99))
+        scale = case.answer.scale
+        certified = references.certified(case)
+        assert references.differences(case)[0] == certified[0]
+        for rung in (references.differences, references.complex_step, references.by_engine):
+            grads = rung(case)[1]
+            if rung is references.differences:
+                np.testing.assert_array_equal(flat(grads), flat(certified[1]))
+            assert tolerance.error(grads, certified[1], scale, 2.0**-53) < tolerance.TAU
+
+
+def test_the_catalogue_has_the_words_a_report_needs():
+    for mistake in CATALOGUE.values():
+        assert mistake.computes and mistake.explanation and mistake.torch and mistake.jax
+        assert mistake.forms or mistake.id == "gradients_not_zeroed"
+    assert len([m for m in CATALOGUE.values() if not m.convention]) >= 35
+
+
+def test_a_case_that_is_drawn_twice_is_the_same():
+    a, b = (generate.make("x", dict(kind="conv bn relu 1"), 5) for _ in range(2))
+    assert json.dumps(a.to_json(to_hex)) == json.dumps(b.to_json(to_hex))
+    other = generate.make("x", dict(kind="conv bn relu 1"), 6)
+    assert json.dumps(a.to_json(to_hex)) != json.dumps(other.to_json(to_hex))
+    assert dataclasses.replace(a, id="y").id == "y"

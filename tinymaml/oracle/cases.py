@@ -208,7 +208,8 @@ def to_hex(x: np.ndarray) -> dict:
     x = np.asarray(x)
     if x.dtype.kind in "iu":
         return {"int": x.ravel().tolist(), "shape": list(x.shape)}
-    kind = "f4" if np.array_equal(x.astype(np.float32).astype(np.float64), x) else "f8"
+    with np.errstate(over="ignore"):
+        kind = "f4" if np.array_equal(x.astype(np.float32).astype(np.float64), x) else "f8"
     return {kind: x.astype(">" + kind).tobytes().hex(), "shape": list(x.shape)}
 
 

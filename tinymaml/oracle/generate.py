@@ -207,7 +207,7 @@ def build(id: str, case: Case) -> Case:
     """
     case = references.solve(case, lambda form: references.certified(case, form))
     answer = case.answer
-    confirmed = {"certified balls": "every bit"}
+    confirmed = {"balls": "every bit"}
 
     def same(name, got):
         value, grads = got
@@ -228,9 +228,9 @@ def build(id: str, case: Case) -> Case:
     if not case.first_order:
         _, at_kink = margin_of(lambda: run(case))
         if not at_kink and "extreme" not in id and _cost_of_differences(case) < 1e6:  # e^−4096 needs more digits
-            same("nested differences", references.differences(case))
+            same("differences", references.differences(case))
         near("complex step", references.complex_step(case))
-    near("tinymaml's engine", references.by_engine(case))
+    near("engine", references.by_engine(case))
     near("PyTorch", references.by_torch(case))
     assert len(confirmed) >= 3
     return dataclasses.replace(case, answer=dataclasses.replace(answer, confirmed=confirmed))

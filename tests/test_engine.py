@@ -461,3 +461,92 @@ def named(x):
 def test_a_misuse_says_what_was_seen_and_what_was_wanted(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# ── found by planting errors: `python -m bench.oracle mutants engine` ───────────────────────────────────────────────
+
+
+def test_a_record_and_how_it_is_printed():
+    x = tm.Tensor(X)
+    assert (x.primitive, x.inputs, x.params) == (None, (), {})
+    assert repr(x).endswith("float64, by leaf)") and repr(np.tanh(x)).endswith("float64, by tanh)")
+    assert repr(tm.stop_gradient) == "Primitive(stop_gradient)"
+
+
+def test_a_gradient_cast_to_its_parameters_precision_keeps_its_value():
+    x = X.astype(np.float32)
+    mixed = grad(lambda p: np.sum(p["a"] * p["b"]))({"a": x, "b": X + 2})
+    np.testing.assert_array_equal(mixed["a"], (X + 2).astype(np.float32), strict=True)
+    np.testing.assert_array_equal(mixed["b"], x.astype(np.float64), strict=True)
+
+
+def test_a_real_argument_has_a_complex_slope_where_complex_numbers_enter():
+    z = X + 1j
+    np.testing.assert_array_equal(vjp(lambda x, y: x * y, z, X)[1](np.ones(3))[1], z, strict=True)
+    np.testing.assert_array_equal(vjp(lambda x: x * 2, X)[1](z)[0], 2 * z, strict=True)
+
+
+def test_a_cotangent_of_integers_becomes_floating_point():
+    np.testing.assert_array_equal(vjp(lambda x: x, X)[1](np.array([1, 2, 3]))[0], np.array([1.0, 2, 3]), strict=True)
+
+
+def test_nothing_flows_through_integers():
+    np.testing.assert_array_equal(grad(lambda x: np.sum(x.astype(int) * x))(3 * X), np.trunc(3 * X))
+
+
+def test_a_derivative_in_nothing_passes_on_an_outer_variable():
+    assert grad(lambda x: value_and_grad(lambda p: x * x)({})[0])(2.0) == 4
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_outer_variable_among_constants_is_differentiated(first):
+    a, b = ("a", "b") if first else ("b", "a")
+    inner = grad(lambda p: p[a] ** 3 * p[b])
+    close(grad(lambda x: inner({"a": x, "b": 5.0} if first else {"a": 5.0, "b": x})[a])(2.0), 60)
+
+
+def test_an_inner_derivative_calls_no_rule_of_the_outer_one(monkeypatch):
+    monkeypatch.setattr(tm.Primitive, "registry", dict(tm.Primitive.registry))
+    calls = []
+    outer = tm.Primitive("outer", np.sin, (lambda g, out, x: calls.append(x) or g * np.cos(x),))
+    _, pullback = vjp(lambda x: grad(lambda y: y * outer(np.exp(x)))(1.0), 0.3)
+    assert not calls
+    close(pullback(ONE)[0], np.cos(np.exp(0.3)) * np.exp(0.3))
+    assert len(calls) == 1
+
+
+def test_a_constant_loss_may_be_any_number():
+    for value in (3, 3.0, np.float32(3), np.array(3.0)):
+        np.testing.assert_array_equal(grad(lambda x, value=value: value)(X), np.zeros(3))
+
+
+@pytest.mark.parametrize("argnums", [(0, 0), (0, -2), (-1, 1)])
+def test_an_argument_named_twice_is_refused(argnums):
+    with pytest.raises(ValueError, match="names an argument twice"):
+        grad(lambda x, y: np.sum(x * y), argnums)(X, X)
+
+
+def test_an_argument_may_be_counted_from_the_end():
+    close(grad(lambda x: np.sum(x**2), argnums=-1)(X), 2 * X)
+    with pytest.raises(TypeError, match=r"args\[1\].*int64"):
+        grad(lambda x, n: np.sum(x), argnums=-1)(X, np.arange(3))
+    with pytest.raises(ValueError, match="1 positional"):
+        grad(named, argnums=(0, 3))(X)
+
+
+def test_three_things_are_not_a_value_and_an_aux():
+    with pytest.raises(ValueError, match="pair.*aux"):
+        grad(lambda x: (np.sum(x), 1, 2), has_aux=True)(X)
+
+
+def test_one_argument_needs_no_tuple_and_a_list_is_one():
+    f, v = lambda x: np.sum(x**3), X + 1  # noqa: E731
+    for args, tangents in ((X, v), ([X], [v]), ((X,), (v,))):
+        close(jvp(f, args, tangents)[1], 3 * np.sum(X**2 * v))
+        close(hvp(f, args, tangents)[0 if isinstance(args, (list, tuple)) else ...], 6 * X * v)
+    close(jvp(lambda x, y: x * y, [X, v], [v, X])[1], v**2 + X**2)
+
+
+def test_a_jvp_of_large_numbers_overflows_only_where_its_result_does():
+    value, slope = jvp(np.exp, (400.0,), (1.0,))  # RuntimeWarnings are errors here
+    assert value == slope == np.exp(400.0)

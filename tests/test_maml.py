@@ -491,3 +491,41 @@ def test_numpys_error_settings_are_left_as_they_were(exploding):
     with pytest.raises(FloatingPointError):
         meta_value_and_grad(linear, inner_lr=1.0, inner_steps=60)(w, tasks)
     assert np.geterr() == before
+
+
+# ── found by planting errors: `python -m bench.oracle mutants maml` ─────────────────────────────────────────────────
+
+
+def test_a_derivative_through_adapt_is_exact_unless_it_is_asked_to_be_of_first_order():
+    params, tasks = mlp_params(), mlp_tasks(1)
+    ((support, query),) = unstacked(tasks)
+    for how in ({}, {"first_order": False}, {"first_order": True}):
+        inner = dict(inner_lr=ALPHA, inner_steps=2, **how)
+        through_adapt = grad(lambda p, inner=inner: mlp(adapt(mlp, p, support, **inner), *query))(params)
+        close(through_adapt, meta_value_and_grad(mlp, **inner)(params, tasks)[1])
+
+
+def test_a_later_task_that_diverges_at_the_query_is_named(exploding):
+    w, ((tame, _), _) = exploding
+    huge = (np.full((3, 2), 1e200), np.ones(3))
+    for call in (
+        lambda: meta_value_and_grad(linear, inner_lr=0.1)(w, [(tame, tame), (tame, huge)]),
+        lambda: meta_loss(linear, w, [(tame, tame), (tame, huge)], inner_lr=0.1),
+    ):
+        with pytest.raises(FloatingPointError, match="task 1: the query loss is inf"):
+            call()
+
+
+def test_a_finite_loss_whose_slope_is_not_is_named():
+    root = lambda w, x, y: np.sqrt(np.sum(w * x))  # noqa: E731
+    flat, steep = (np.array([1.0, 0.0]), NONE), (np.array([0.0, 1.0]), NONE)
+    with pytest.raises(FloatingPointError, match="task 1: the meta-gradient of params.*is not finite"):
+        meta_value_and_grad(root, inner_lr=0.1, inner_steps=0)(np.array([1.0, 0.0]), [(flat, flat), (flat, steep)])
+
+
+def test_the_value_is_one_array_and_with_aux_a_pair():
+    params, tasks = mlp_params(), mlp_tasks()
+    value, _ = meta_value_and_grad(mlp, inner_lr=ALPHA)(params, tasks)
+    assert type(value) is np.ndarray and value.shape == ()
+    (same, aux), _ = meta_value_and_grad(lambda *args: (mlp(*args), 1), inner_lr=ALPHA, has_aux=True)(params, tasks)
+    assert type(same) is np.ndarray and same == value and aux == [1, 1, 1]

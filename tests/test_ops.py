@@ -519,3 +519,96 @@ def test_a_nan_in_a_derivative_is_found(monkeypatch):
 
 def test_a_derivative_that_cancels_to_zero_is_not_an_error():
     check_grads(lambda x: np.sqrt(x) * np.sqrt(x), (EP,), order=3)
+
+
+# ── found by planting errors: `python -m bench.oracle mutants rules` ────────────────────────────────────────────────
+
+
+def test_a_condition_has_no_rule():
+    assert ops.where.vjp[0] is None
+
+
+@pytest.mark.parametrize("base", [2, 2.0, 0, 0.0], ids=repr)
+def test_a_python_number_to_the_power_of_float32_is_not_promoted(base, made):
+    x = FP.astype(np.float32)
+    gradient = tm.grad(lambda x: np.sum(tm.grad(lambda x: np.sum(base**x))(x)))(x)
+    assert not promoted(made)
+    np.testing.assert_allclose(gradient, base**FP * np.log(base or 1) ** 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, np.zeros(())], ids=repr)
+def test_the_slope_of_zero_to_the_power_of_x_is_zero_also_at_zero(zero):
+    slope = tm.grad(lambda y: np.sum(np.power(zero, y)))
+    np.testing.assert_array_equal(slope(np.array([0.0, 1.0, 2.5])), np.zeros(3))
+
+
+@pytest.mark.parametrize(("x", "y"), [(1.0, 800.0), (800.0, 1.0), (0.5, 0.25), (0.0, 0.0), (-900.0, -3.0)])
+def test_logaddexp_of_complex_numbers_is_stable(x, y):
+    share = np.exp(x - np.logaddexp(x, y))  # ∂z/∂x
+    h = 1e-100
+    for dx, dy in ((h, 0), (0, h), (h, 2 * h)):
+        z = ops.logaddexp(x + 1j * dx if dx else x, y + 1j * dy if dy else y)
+        np.testing.assert_allclose(z.real, np.logaddexp(x, y), rtol=1e-15)
+        np.testing.assert_allclose(z.imag, h * (share * (dx / h) + (1 - share) * (dy / h)), rtol=1e-13, atol=1e-200)
+
+
+def test_a_tie_stays_a_tie_in_a_complex_step():
+    tie, h = np.array([0.3, -0.4]), 1e-100
+    for x, y in ((tie + 1j * h, tie), (tie, tie + 1j * h), (tie - 1j * h, tie + 1j * h)):
+        slopes = vjp(np.maximum, x, y)[1](np.ones(2))
+        np.testing.assert_array_equal([np.real(s) for s in slopes], np.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize("tie", [0, 0.5, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype(np.float32), "float32"])
+def test_above_has_the_dtype_asked_for(tie, dtype):
+    ours = ops.above(np.array([1.0, 2.0, 3.0]), 2.0, tie=tie, dtype=dtype)
+    np.testing.assert_array_equal(ours, np.array([0, tie, 1], np.float32), strict=True)
+
+
+def test_the_first_of_a_tie_over_several_axes_is_the_first_in_memory():
+    x = np.zeros((2, 3))
+    x[0, 2] = x[1, 0] = 1
+    for axis in ((0, 1), (1, 0), (-1, -2)):
+        slope = tm.grad(lambda x, axis=axis: ops.max(x, axis, ties="first"))(x)
+        np.testing.assert_array_equal(slope, np.array([[0.0, 0, 1], [0, 0, 0]]))
+
+
+def test_equal_elements_are_sorted_in_their_order():
+    x = np.random.default_rng(0).integers(0, 3, 200).astype(float)
+    (order, _) = vjp(lambda x: np.argsort(x), x)
+    np.testing.assert_array_equal(order, np.argsort(x, kind="stable"))
+
+
+def test_an_axis_may_be_an_integer_of_numpy():
+    np.testing.assert_array_equal(ops.sum(X, np.int64(1)), np.sum(X, 1))
+    np.testing.assert_array_equal(ops.max(Tensor(X), np.int8(-2)).value, np.max(X, 0))
+
+
+@pytest.mark.parametrize("shapes", [((), (3,)), ((3,), ()), ((), (3, 2)), ((2, 3), ()), ((), ())])
+def test_a_matrix_product_with_a_number_says_so(shapes):
+    x, y = (np.ones(shape) for shape in shapes)
+    with pytest.raises(ValueError, match="an operand is a scalar"):
+        ops.matmul(Tensor(x), y)
+
+
+def test_a_product_of_nothing_is_zero():
+    np.testing.assert_array_equal(vjp(ops.matmul, np.ones((3, 0)), np.ones(0))[0], np.zeros(3))
+    np.testing.assert_array_equal(vjp(ops.matmul, np.ones(0), np.ones((0, 3)))[0], np.zeros(3))
+
+
+def test_a_batch_against_one_matrix_is_one_product_of_matrices(made):
+    value, pullback = vjp(ops.matmul, C, B[:2])
+    pullback(np.ones(value.shape))
+    products = [x for x in made if x.primitive is ops._matmul]
+    assert [x.shape for x in products] == [(6, 2)] and [x.inputs[0].shape for x in products] == [(6, 2)]
+    np.testing.assert_allclose(value, C @ B[:2], rtol=1e-14)
+    value, _ = vjp(ops.matmul, C, D)
+    np.testing.assert_allclose(value, C @ D, rtol=1e-14)
+
+
+def test_operators_compare_equal_elements_as_numpy_does():
+    x, y = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])
+    for compare in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+        ours = getattr(Tensor(x), compare)(y)
+        np.testing.assert_array_equal(ours.value, getattr(x, compare)(y))

@@ -55,8 +55,10 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
         return _broken(broken, len(questions))
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
-    report = _unstable(questions, answers, further) or _right(judged) or _known(judged) or _imprecise(judged)
-    report = report or _two(judged) or _unknown(judged, questions, answers)
+    report = (
+        _unstable(questions, answers, further) or _right(judged, order_matters(questions, answers)) or _known(judged)
+        or _imprecise(judged) or _two(judged) or _unknown(judged, questions, answers)
+    )  # fmt: skip
     report.cases = report.cases or _rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
@@ -104,10 +106,10 @@ def _unstable(questions, answers, further) -> Report | None:
 # ── is it right ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _right(judged: list[Judged]) -> Report | None:
+def _right(judged: list[Judged], order: str) -> Report | None:
     if not all(j.passed for j in judged):
         return None
-    seen = {name.split("/")[0] for j in judged for name in j.case.answer.bugs}
+    seen = {name.split("/")[0] for j in judged for name, grads in j.case.answer.bugs.items() if grads is not None}
     unseen = [name for name in _CORE_SEES if name not in seen]
     if unseen:
         return Report(
@@ -117,6 +119,8 @@ def _right(judged: list[Judged]) -> Report | None:
     changed = next((j for j in judged if j.answer.changed_inputs), None)
     if changed:
         return Report("PROTOCOL_ERROR", None, f"the numbers are right, but {_CHANGED}", f"case {changed.case.id}")
+    if order:
+        return Report("WRONG_UNKNOWN", None, order, "the first case with several tasks, asked again in another order")
     for j in judged:
         problem = trace_error(j)
         if problem:

@@ -157,6 +157,10 @@ class Case:
         now = [(was, np.asarray(x.detach() if hasattr(x, "detach") else x)) for was, x in self.handed_out]
         return any(x.shape != was.shape or not np.array_equal(x, was.astype(x.dtype)) for was, x in now)
 
+    def inputs(self) -> str:
+        """All that is given, as text: to see whether it has been changed."""
+        return json.dumps(self.to_json(lambda x: [str(x.dtype), to_hex(x)] if isinstance(x, np.ndarray) else repr(x)))
+
     # ── parts of the model, for the mistakes about them ─────────────────────────────────────────────────────────────
 
     def biases(self) -> list[str]:
@@ -249,9 +253,12 @@ def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
 
 
 def _read(folder: Path, name: str) -> bytes:
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    try:
+        manifest = dict(json.loads((folder / "MANIFEST.json").read_text()))
+    except (ValueError, TypeError):
+        raise Tampered(f"{folder / 'MANIFEST.json'} cannot be read; install tinymaml again") from None
     data = (folder / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != manifest[name]:
+    if hashlib.sha256(data).hexdigest() != manifest.get(name):
         raise Tampered(f"{folder / name} has been changed: its SHA-256 is not the manifest's; install tinymaml again")
     return data
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import queue
 import threading
@@ -67,26 +68,27 @@ def conclude(asked, left_out, answers, suite, dtype) -> Report:
 
 
 def _ask(candidate: Callable, case: Case, timeout: float) -> Answered:
-    """One call, in a thread, so that one that hangs can be left behind."""
-    case = dataclasses.replace(case, handed_out=[], answer=None, comment="")
+    """One call with a copy of the case, in a thread, so that one that hangs can be left behind. The answer is read
+    there too: an array of some library may compute, hang or raise only when it is looked at."""
+    given = copy.deepcopy(dataclasses.replace(case, handed_out=[], answer=None, comment=""))
+    before = given.inputs()
     done: queue.SimpleQueue = queue.SimpleQueue()
 
     def call():
         try:
-            done.put((candidate(case), ""))
+            answer = read_answer(case, candidate(given))
+            answer.changed_inputs = given.changed_inputs() or given.inputs() != before
         except BaseException as error:  # SystemExit too: it is the candidate that failed, not the oracle
             last = traceback.extract_tb(error.__traceback__)[-1]
             said = "".join(traceback.format_exception_only(error)).strip()
-            done.put((None, f"it raised {said} ({last.filename}:{last.lineno})"))
+            answer = Answered(problem=f"it raised {said} ({last.filename}:{last.lineno})")
+        done.put(answer)
 
     threading.Thread(target=call, daemon=True).start()
     try:
-        raw, problem = done.get(timeout=timeout)
+        return done.get(timeout=timeout)
     except queue.Empty:
         return Answered(problem=f"no answer within {timeout:g} s")
-    answer = Answered(problem=problem) if problem else read_answer(case, raw)
-    answer.changed_inputs = not problem and case.changed_inputs()
-    return answer
 
 
 def confirm(asked: list[Question]) -> None:

@@ -28,6 +28,7 @@ from .locate import (
     term_regression,
     trace_error,
     worst_element,
+    wrong_elsewhere,
 )  # fmt: skip
 from .questions import Answered, Question, hint
 from .references import forms
@@ -56,7 +57,8 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
     report = (
-        _unstable(questions, answers, further) or _right(judged, order_matters(questions, answers)) or _known(judged)
+        _unstable(questions, answers, further)
+        or _right(judged, order_matters(questions, answers) or wrong_elsewhere(questions, answers)) or _known(judged)
         or _imprecise(judged) or _two(judged) or _unknown(judged, questions, answers)
     )  # fmt: skip
     report.cases = report.cases or _rows(judged, "")
@@ -106,7 +108,7 @@ def _unstable(questions, answers, further) -> Report | None:
 # ── is it right ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _right(judged: list[Judged], order: str) -> Report | None:
+def _right(judged: list[Judged], elsewhere: str) -> Report | None:
     if not all(j.passed for j in judged):
         return None
     seen = {name.split("/")[0] for j in judged for name, grads in j.case.answer.bugs.items() if grads is not None}
@@ -119,8 +121,8 @@ def _right(judged: list[Judged], order: str) -> Report | None:
     changed = next((j for j in judged if j.answer.changed_inputs), None)
     if changed:
         return Report("PROTOCOL_ERROR", None, f"the numbers are right, but {_CHANGED}", f"case {changed.case.id}")
-    if order:
-        return Report("WRONG_UNKNOWN", None, order, "the first case with several tasks, asked again in another order")
+    if elsewhere:
+        return Report("WRONG_UNKNOWN", None, elsewhere, "the first case with several tasks, asked again with a change")
     for j in judged:
         problem = trace_error(j)
         if problem:

@@ -209,6 +209,20 @@ def order_matters(questions, answers) -> str:
     )
 
 
+def wrong_elsewhere(questions, answers) -> str:
+    """Whether the gradient is wrong at a θ that was moved a little, where no file knows the answer."""
+    for q in questions:
+        if q.role == "moved":
+            scale = next(p.case.answer.scale for p in questions if p.id == q.of)
+            _, right = tolerance.engine_answer(q.case)
+            if not tolerance.error(answers[q.id].grad, right, scale, tolerance.UNIT[q.case.dtype]) <= MATCH:
+                return (
+                    f"case {q.of} is right, but wrong when each number of θ is moved by {q.step:g}: the answer does "
+                    "not follow θ; was it kept from an earlier call, or looked up?"
+                )
+    return ""
+
+
 def layout(judged: list[Judged]) -> str:
     """Right numbers in wrong places: transposed, reordered, doubled or missing tensors."""
     said = {}

@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,12 +35,13 @@ from typing import BinaryIO
 import numpy as np
 
 from . import tolerance
-from .cases import Case, to_hex
+from .cases import CAPABILITIES, Case, to_hex
 from .checking import conclude, confirm
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
 LONGEST_LINE, MOST_OUTPUT = 1 << 24, 1 << 27  # bytes
+GRACE = 2.0  # seconds in which a program should end after its output has
 _CHUNK = 1 << 16
 
 
@@ -74,7 +76,7 @@ def check_answers(answers: Iterable[str], timeout_note: str = "") -> Report:
         first = next(answers, None)
         if first is None:
             raise Broken("no answer came")
-        prefix = _parse(first)["id"].rpartition("/")[0]
+        prefix = _parse(first)["id"].partition("/")[0]
         suite, dtype, seed, capabilities = _understood(prefix)
     except Broken as error:
         return Report("PROTOCOL_ERROR", explanation=str(error) + timeout_note)
@@ -92,11 +94,12 @@ def _understood(prefix: str) -> tuple[str, str, int, tuple[str, ...]]:
     try:
         suite, dtype, seed, capabilities = prefix.split(":")
         number = int(seed)
-        if suite not in ("core", "full", "fresh") or dtype not in tolerance.UNIT:
+        wanted = tuple(filter(None, capabilities.split("+")))
+        if suite not in ("core", "full", "fresh") or dtype not in tolerance.UNIT or set(wanted) - set(CAPABILITIES):
             raise ValueError
     except ValueError:
         raise Broken(f"the id of the first answer begins with {prefix[:60]!r}, which `gen` did not write") from None
-    return suite, dtype, number, tuple(filter(None, capabilities.split("+")))
+    return suite, dtype, number, wanted
 
 
 def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str, Answered]:
@@ -128,7 +131,7 @@ def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str
             problem = f"more answers came than the {len(asked)} that were asked for"
             out[asked[-1].id] = Answered(problem=problem)
     except Broken as error:
-        out[asked[-1].id] = Answered(problem=str(error))
+        out[asked[-1].id] = Answered(problem=f"after the last answer, where the output should end: {error}")
     return out
 
 
@@ -146,7 +149,7 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
     """The lines of a stream, as they come.
 
     Raises:
-        Broken: nothing came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
+        Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
     """
     chunks: queue.Queue = queue.Queue(maxsize=64)
 
@@ -161,10 +164,10 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
                 return
 
     threading.Thread(target=pump, daemon=True).start()
-    buffer, total = b"", 0
+    buffer, total, until = b"", 0, time.monotonic() + timeout
     while True:
         try:
-            chunk = chunks.get(timeout=timeout)
+            chunk = chunks.get(timeout=max(until - time.monotonic(), 0))
         except queue.Empty:
             raise Broken(f"no answer within {timeout:g} s") from None
         total += len(chunk)
@@ -178,6 +181,7 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
                     yield line.decode()
                 except UnicodeDecodeError:
                     raise Broken(f"a line is not UTF-8: {line[:40]!r}") from None
+                until = time.monotonic() + timeout
         if not chunk:
             return
 
@@ -196,9 +200,12 @@ def lines_of(folder: Path) -> Iterator[str]:
 
 def check_program(
     command: list[str], suite: str = "core", dtype: str = "float64", capabilities: Iterable[str] = (),
-    timeout: float = 60.0, seed: int | None = None,
+    timeout: float = 60.0, seed: int | None = None, env: dict[str, str] | None = None,
 ) -> Report:  # fmt: skip
     """Run a program, ask it, and judge it. It is stopped when it is silent for `timeout` seconds, or says too much.
+
+    Args:
+        env: its environment; by default this process's.
 
     Raises:
         OSError: the program cannot be started.
@@ -209,7 +216,7 @@ def check_program(
     confirm(asked)
     prefix = token(suite, dtype, capabilities, seed)
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=env
     )
     assert process.stdin and process.stdout and process.stderr
     said = bytearray()
@@ -247,11 +254,12 @@ def _listen(stream: BinaryIO, said: bytearray) -> None:
 
 def _ending(process: subprocess.Popen) -> str:
     try:
-        code = process.wait(timeout=2)
+        code = process.wait(timeout=GRACE)
     except subprocess.TimeoutExpired:
         return "was still running, and was stopped"
     if code < 0:
-        return f"was ended by signal {signal.Signals(-code).name}"
+        names = {int(s): s.name for s in signal.Signals}
+        return f"was ended by signal {names.get(-code, -code)}"
     return f"ended with exit code {code}" if code else ""
 
 
@@ -298,9 +306,12 @@ def _answer_all(target: str) -> None:
     for line in sys.stdin:
         data = json.loads(line)
         case = Case.from_json(data | {"comment": ""}).with_dtype(data["dtype"])
+        before = case.inputs()
         try:
             answer = _plain(function(case))
-            answer["changed_inputs"] = case.changed_inputs()
+            if not isinstance(answer, dict):
+                raise TypeError(f"it returned {type(answer).__name__}, wanted a dict")
+            answer["changed_inputs"] = case.changed_inputs() or case.inputs() != before
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

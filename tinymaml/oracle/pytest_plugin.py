@@ -6,6 +6,8 @@ JUnit and the rest are pytest's own.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,16 +56,16 @@ def pytest_collection_modifyitems(session, config, items):
     if not target:
         return
     from ..files import write_atomically
-    from .checking import check
-    from .protocol import resolve
+    from .protocol import check_program, resolve, worker
 
     try:
-        function = resolve(target)
+        resolve(target)
     except (ImportError, ValueError) as error:
         raise pytest.UsageError(f"--maml-oracle: {error}") from None
-    report = check(
-        function, config.getoption("--maml-oracle-suite"), dtype=config.getoption("--maml-oracle-dtype"),
-        capabilities=config.getoption("--maml-oracle-capability"), timeout=config.getoption("--maml-oracle-timeout"),
+    report = check_program(  # in a process of its own: one that ends, with exit code 0 even, must not end pytest
+        worker(target), config.getoption("--maml-oracle-suite"), config.getoption("--maml-oracle-dtype"),
+        config.getoption("--maml-oracle-capability"), config.getoption("--maml-oracle-timeout"),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     saved = config.getoption("--maml-oracle-json")
     if saved:

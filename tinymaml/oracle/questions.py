@@ -159,6 +159,7 @@ def read_answer(case: Case, raw: Any) -> Answered:
     try:
         grads, notes = _gradients(case, raw["meta_grad"])
         loss = None if raw.get("meta_loss") is None else _number(raw["meta_loss"])
+        trace = _trace(raw.get("trace"))
     except (ValueError, TypeError) as error:
         return Answered(problem=str(error))
     for name, g in grads.items():
@@ -167,7 +168,13 @@ def read_answer(case: Case, raw: Any) -> Answered:
             return Answered(problem=f"meta_grad[{name!r}]{at} is {g[tuple(at)]}" + _not_finite(case))
     if loss is not None and not np.isfinite(loss):
         return Answered(problem=f"meta_loss is {loss}" + _not_finite(case))
-    return Answered(grads, loss, raw.get("trace"), notes=tuple(notes))
+    return Answered(grads, loss, trace, notes=tuple(notes))
+
+
+def _trace(given: Any) -> list | None:
+    if given is not None and not (isinstance(given, (list, tuple)) and all(isinstance(t, dict) for t in given)):
+        raise TypeError(f"trace is {type(given).__name__}, wanted a list with one dict a task")
+    return given
 
 
 def _not_finite(case: Case) -> str:
@@ -178,9 +185,10 @@ def _not_finite(case: Case) -> str:
 def _gradients(case: Case, given: Any) -> tuple[dict, list[str]]:
     names, notes = list(case.params), []
     if isinstance(given, dict):
-        wrong = set(map(str, given)) ^ set(names)
-        if wrong:
-            raise ValueError(f"meta_grad has the names {sorted(map(str, given))}, wanted {sorted(names)}")
+        given = {str(n): g for n, g in given.items()}
+        if set(given) != set(names):
+            seen = ", ".join(map(repr, sorted(given)[:12])) + (", …" if len(given) > 12 else "")
+            raise ValueError(f"meta_grad has the names {seen[:500] or 'of nothing'}, wanted {sorted(names)}")
         given = [given[n] for n in names]
     elif not isinstance(given, (list, tuple)):
         given = [given]
@@ -208,13 +216,14 @@ def as_array(x: Any, what: str) -> np.ndarray:
     Raises:
         TypeError, ValueError: not numbers; names `what`.
     """
-    for method in ("detach", "cpu"):  # PyTorch
-        x = getattr(x, method)() if hasattr(x, method) else x
     try:
+        for method in ("detach", "cpu"):  # PyTorch
+            x = getattr(x, method)() if hasattr(x, method) else x
         x = np.asarray(x)
         x = x.astype(np.float64) if x.dtype.kind in "iu" else x
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{what} is not an array of numbers: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of whatever library
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{what} is not an array of numbers: {said}") from None
     if x.dtype.kind != "f":
         raise TypeError(f"{what} has dtype {x.dtype}, wanted floating-point numbers")
     return x

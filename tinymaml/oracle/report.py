@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 from .catalogue import CATALOGUE
 
@@ -96,4 +97,10 @@ class Report:
             lines += [f"  {c.id:{width}}  {c.error:18.2g}  {c.fits}" for c in wrong[:20]]
             if len(wrong) > 20:
                 lines.append(f"  … and {len(wrong) - 20} more")
-        return "\n".join(lines)
+        return "\n".join(map(_one_line, lines))
+
+
+def _one_line(text: str) -> str:
+    """Text of others must not look like a verdict, nor steer the terminal."""
+    text = re.sub(r"\s*[\r\n]\s*", " ", text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

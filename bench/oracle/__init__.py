@@ -1,0 +1,1 @@
+"""The proof of the oracle: `python -m bench.oracle`."""

@@ -1,0 +1,231 @@
+"""A case laid out: every number in the text is compared with what another part of the package computes."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tinymaml.cli import main
+from tinymaml.oracle import cases, models, questions, references, show
+from tinymaml.oracle.cases import Tampered, draw, load
+from tinymaml.oracle.catalogue import flat
+
+CORE = {c.id: c for c in load("core")}
+
+
+def blocks(text: str) -> list[list[str]]:
+    """The lines of each block: heading, tasks, answer, mistakes."""
+    out = [[]]
+    for line in text.splitlines():
+        if line.startswith("── "):
+            out.append([])
+        out[-1].append(line)
+    return out
+
+
+def numbers(line: str) -> list[float]:
+    """The numbers at the end of a line."""
+    out = list(itertools.takewhile(lambda w: re.fullmatch(r"-?(\d[\d.]*(e[+-]\d+)?|inf|nan)", w), line.split()[::-1]))
+    return [float(w) for w in out[::-1]]
+
+
+def row(lines: list[str], label: str) -> list[float]:
+    """The numbers of the one line with that label."""
+    (line,) = [x for x in lines if x.strip().startswith(label + "  ")]
+    return numbers(line)
+
+
+@pytest.mark.parametrize("id", CORE)
+def test_core_case(id):
+    """Within 120 columns; every mistake is in the table with its distance, or in the line of the unseen."""
+    case = CORE[id]
+    text = show.show(case)
+    assert text.startswith(id) and max(map(len, text.splitlines())) <= show.WIDTH
+    assert not re.search(r"\bnan\b|-0 | \n", text)
+    *_, answer, table = blocks(text)
+    for name, value in zip(show._elements(case), flat(case.answer.meta_grad), strict=True):
+        assert f"{value:.17g}" == next(x for x in answer if x.startswith(f"  {name} ")).split()[1]
+    unseen = " ".join(itertools.dropwhile(lambda x: "blind to" not in x, table)).replace(",", " ").replace(":", " ")
+    size = np.max(np.abs(flat(case.answer.meta_grad)))
+    last = {}
+    for name in references.forms(case):
+        wrong = case.answer.bugs.get(name)
+        if wrong is None:
+            assert name in unseen.split()
+            continue
+        far = np.max(np.abs(flat(wrong) - flat(case.answer.meta_grad))) / size
+        (line,) = [x for x in table if x.startswith(f"  {name} ")]
+        off, relative, *shown = map(float, line.replace("…", "").split()[1:])
+        np.testing.assert_allclose(relative, far, rtol=0.06)
+        np.testing.assert_allclose(shown, flat(wrong)[: len(shown)], rtol=0.06, atol=1e-3 * size)
+        last[table.index(line)] = (off, name)
+    known = [off for _, (off, name) in sorted(last.items()) if not show.CATALOGUE[name.split("/")[0]].convention]
+    assert known == sorted(known)
+
+
+def test_points_stand_under_points():
+    table = blocks(show.show(CORE["tanh"]))[-1]
+    first = [line[52:].find(".") for line in table if line.startswith("  ") and line[2:50].split()[1:2]
+             and re.match(r"  [a-z_/1]+ +[\d.e+]+ +[\d.e+]+  ", line) and "." in line[52:62] and "e" not in line[52:62]]
+    assert len(first) > 50 and len(set(first)) == 1
+
+
+def test_quartic_by_hand():
+    """L_s = θ⁴/4: g = θ³, H = 3θ², every line by a formula; the answer as the fraction in the case's comment."""
+    text = show.show(CORE["quartic"])
+    lines = blocks(text)[1]
+    theta, alpha = [1.5], 0.125
+    for k in range(2):
+        theta.append(theta[k] - alpha * theta[k] ** 3)
+        sub = "₀₁"[k]
+        assert row(lines, f"g_s(θ{sub})") == pytest.approx([theta[k] ** 3], abs=1e-6)
+        assert row(lines, f"H{sub}") == pytest.approx([3 * theta[k] ** 2], abs=1e-6)
+        assert row(lines, f"I − αH{sub}") == pytest.approx([1 - alpha * 3 * theta[k] ** 2], abs=1e-6)
+    v = theta[2] - 0.25
+    assert row(lines, "v ← g_q(θ₂)") == pytest.approx([v], abs=1e-6)
+    for k in (1, 0):
+        assert row(lines, f"αH{'₀₁'[k]} v") == pytest.approx([alpha * 3 * theta[k] ** 2 * v], abs=1e-6)
+        v -= alpha * 3 * theta[k] ** 2 * v
+        assert row(lines, f"v ← (I − αH{'₀₁'[k]}) v") == pytest.approx([v], abs=1e-6)
+    assert "0.059186469513861084" in text and " 130152422875/2^41\n" in text and " 1983013158025/2^43\n" in text
+    assert row(text.splitlines(), "fomaml")[-1] == pytest.approx(1408195 / 2**21, abs=1e-6)
+    assert "exact rationals, every bit" in text and "reversed_product" in text.split("blind to")[1]
+
+
+def test_integers_stay_integers():
+    text = show.show(CORE["integers-1"])
+    lines = blocks(text)[1]
+    assert row(lines, "v ← g_q(θ₁)") == [-1260, -1575, -1890]
+    assert row(lines, "v ← (I − αH₀) v") == [3780, 8505, 13230]
+    assert row(lines, "αH₀ v") == [-5040, -10080, -15120] and "15120.0" not in text
+    start = next(i for i, x in enumerate(lines) if x.strip().startswith("H₀ "))
+    assert [numbers(x) for x in lines[start : start + 3]] == [[1, 2, 3], [2, 4, 6], [3, 6, 9]]
+    assert [numbers(x) for x in lines[start + 3 : start + 6]] == [[0.5, -1, -1.5], [-1, -1, -3], [-1.5, -3, -3.5]]
+    assert re.search(r"w\[2,0\] +13230 +[\d.e+]+  13230\n", text)
+    assert row(text.splitlines(), "hessian_of_query")[-3:] == [47250, 59062.5, 70875]
+
+
+@pytest.mark.parametrize("id", ["tanh", "softmax", "batch-norm", "quadratic", "tied", "logistic"])
+def test_steps_are_those_of_the_engine(id):
+    """θₖ by `adapt`, rows of H₀ by `hvp`, and the last v of the tasks has the meta-gradient for its mean."""
+    case = CORE[id]
+    text = show.show(case)
+    tasks = [b for b in blocks(text) if b[0].startswith("── task")]
+    loss, params, _ = case.numpy()
+    support = case.support[0]
+    elements = show._elements(case)
+    by_row = [cases.split(e, params) for e in np.eye(len(elements))]
+    h = [flat(tm.hvp(lambda p: loss(p, *support), params, e)) for e in by_row]
+    start = next(i for i, x in enumerate(tasks[0]) if x.strip().startswith("H₀ "))
+    for line, element, wanted in zip(tasks[0][start:], elements, h, strict=False):
+        assert element in line
+        np.testing.assert_allclose(numbers(line), wanted, atol=1e-5 * np.max(np.abs(h)))
+    end = f"θ{show._sub(case.inner_steps)}"
+    last = []
+    for t, block in enumerate(tasks):
+        adapted = tm.adapt(loss, params, case.support[t], inner_lr=case.inner_lr, inner_steps=case.inner_steps)
+        (line,) = [x for x in block if x.startswith(f"  {end} ")]
+        np.testing.assert_allclose(numbers(line), flat(adapted), rtol=1e-4, atol=1e-5)
+        (value,) = [x.split(" = ")[1] for x in block if x.strip().startswith(f"L_q({end}) = ")]
+        assert float(value) == pytest.approx(float(loss(adapted, *case.query[t])), rel=1e-12)
+        last.append(row(block, "v ← (I − αH₀) v"))
+    wanted = flat(case.answer.meta_grad)
+    np.testing.assert_allclose(np.mean(last, 0), wanted, atol=1e-4 * np.max(np.abs(wanted)))
+
+
+def test_larger_models_are_shortened():
+    """More than 8 parameters: the Hessian's size and eigenvalues; more than 16: the rest is counted, not printed."""
+    case = references.solve(draw("tanh 2-3-3-1 mse", 0, id="large", inner_steps=1, tasks=1))
+    text = show.show(case)
+    assert max(map(len, text.splitlines())) <= show.WIDTH
+    loss, params, _ = case.numpy()
+    count = sum(p.size for p in params.values())
+    h = [flat(tm.hvp(lambda p: loss(p, *case.support[0]), params, cases.split(e, params))) for e in np.eye(count)]
+    low, high = re.search(r"H₀: 25 × 25, .*eigenvalues (\S+) … (\S+)", text).groups()
+    np.testing.assert_allclose([float(low), float(high)], np.linalg.eigvalsh(h)[[0, -1]], rtol=1e-5)
+    assert f"… and {count - 16} more" in text and re.search(r"… \d+ more\n", text)
+    assert "computed just now, not certified" in text
+    assert "αH₀ v  " in text and "H₀       w1" not in text
+
+
+def test_settings_in_words():
+    def text(**settings):
+        return show.show(draw("tanh 1-2-1 mse", 1, id="x", **settings))  # no answer yet: it is computed
+
+    said = text(first_order=True)
+    assert "first-order gradient wanted" in said and "no factors, v = g_q(θ₂)" in said and "I − αH" not in said
+    assert "K = 0 inner steps" in (said := text(inner_steps=0)) and "the mean over 2 tasks of g_q(θ₀)" in said
+    assert "only w2, b2 adapt" in (said := text(adapt=("w2", "b2"))) and "θ₀ − A g_s(θ₀)" in said and "I − H₀A" in said
+    assert re.search(r"\n  α +w1 1 × 2 +\S+  \S+\n", text(per_parameter=True))
+    assert "T = 2 tasks of 3 + 4, 4 + 5 examples" in text(unequal=True)
+    assert "needs     no_inner_steps: case.inner_steps is 0" in text(inner_steps=0)
+    diverging = text(inner_lr=2.0**40, inner_steps=5)
+    assert max(map(len, diverging.splitlines())) <= show.WIDTH
+
+
+def test_unknown_values_are_listed():
+    case = CORE["softplus"]
+    case = cases.dataclasses.replace(
+        case, answer=cases.dataclasses.replace(case.answer, bugs=case.answer.bugs | {"reptile": None})
+    )
+    table = show.show(case).split("what each mistake gives")[1]
+    assert "not known reptile: diverges here" in re.sub(r" +", " ", table) and not re.search(r"\n  reptile ", table)
+
+
+def test_fractions():
+    from fractions import Fraction
+
+    assert show._fraction(Fraction(3780)) == "3780" and show._fraction(Fraction(-3, 2)) == "-3/2"
+    assert show._fraction(Fraction(7, 2**41)) == "7/2^41"
+    assert show._fraction(Fraction(1, 8 * 9 * 11)) == "1/(2^3·3^2·11)"
+    long = show._fraction(Fraction(3**100, 2))
+    assert long == f"{str(3**100)[:10]}…{str(3**100)[-6:]} [48 digits]/2"
+
+
+def test_find(monkeypatch):
+    assert show.find("tanh").id == "tanh" and show.find("tanh").answer is not None
+    assert show.find("core:float64:17:first_order/quartic").id == "quartic"
+    drawn, wanted = show.find("fresh-7-1"), questions.fresh(7, 2)[1]
+    assert drawn.id == "fresh-7-1" and np.array_equal(flat(drawn.answer.meta_grad), flat(wanted.answer.meta_grad))
+    for wrong, near in (("integers", "integers-2, integers-1"), ("fresh-7-99", "fresh-7-15"), ("soft-max", "softmax")):
+        with pytest.raises(ValueError, match=f"no case '{wrong}'; near it: .*{near}"):
+            show.find(wrong)
+    with pytest.raises(ValueError, match="no case 'zzz'; `tinymaml oracle show` lists"):
+        show.find("zzz")
+
+    core = cases.load
+
+    def without_full(suite="core"):
+        if suite == "full":
+            raise ImportError("pip install tinymaml[oracle]")
+        return core(suite)
+
+    monkeypatch.setattr(show, "load", without_full)
+    assert show.find("tied").id == "tied"
+    with pytest.raises(ValueError, match=r"the suite full was not searched: pip install tinymaml\[oracle\]"):
+        show.find("tieed")
+
+    def tampered(suite="core"):
+        raise Tampered("core.json has been changed")
+
+    monkeypatch.setattr(show, "load", tampered)
+    with pytest.raises(Tampered):
+        show.find("tied")
+
+
+def test_command(capsys):
+    assert main(["oracle", "show", "quartic"]) == 0
+    assert capsys.readouterr().out == show.show(CORE["quartic"]) + "\n"
+    assert main(["oracle", "show", "quartics"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "near it: quartic" in said.err
+    assert main(["oracle", "show"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert set(CORE) <= set(listed)
+
+
+def test_models_are_in_words():
+    for case in CORE.values():
+        assert models.in_words(case.model).split(" → ")[0][:40] in show.show(case)

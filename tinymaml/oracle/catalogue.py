@@ -51,7 +51,7 @@ def run_form(case, form: dict, number=float) -> Result:
     return run(case, number, Options(**options), **{k: v for k, v in form.items() if k != "how"})
 
 
-_ALL_LAYERS = ("linear", "conv", "batch_norm", "tanh", "relu", "softplus", "square", "max_pool", "flatten",
+_ALL_LAYERS = ("linear", "conv", "batch_norm", "tanh", "relu", "softplus", "square", "flatten",
                "spatial_mean", "polynomial", "quadratic")  # fmt: skip
 
 _MISTAKES = [
@@ -102,7 +102,7 @@ _MISTAKES = [
         "every inner step starts again from θ, so that however many there are, only one counts",
         "fast = {n: fast[n] − lr·g[n]}: subtract from the fast weights, not from the parameters",
         "carry the adapted parameters from step to step; subtract from the carry",
-        ({"inner": "restarted"},), "tutorials",
+        ({"inner": "restarted"}, {"inner": "from start"}), "tutorials",
     ),
     Mistake(
         "first_step_detached", "(I − αH₁) ⋯ (I − αH_{K−1}) g_q(θ_K)",
@@ -239,7 +239,7 @@ _MISTAKES = [
         "the inner loop descends the sum of the support losses: α is too large by the number of support examples",
         "reduction='mean' in the support loss (or divide α by the number of support examples)",
         "jnp.mean, not jnp.sum, in the support loss (or divide α by the number of support examples)",
-        ({"rate": "times examples"},), "cbfinn/maml #70",
+        ({"rate": "times examples"}, {"rate": "times elements"}), "cbfinn/maml #70",
     ),
     Mistake(
         "alpha_over_n", "α → α / N, N the support examples",
@@ -388,6 +388,7 @@ _MISTAKES = [
             {"result": "accumulated", "factors": "detached"}, {"result": "accumulated"},
             {"result": "last accumulated", "factors": "detached"},
             {"inner": "running sum", "result": "accumulated", "factors": "detached"},
+            {"result": "accumulated with graph"},
         ),
     ),
     Mistake(
@@ -440,8 +441,8 @@ _MISTAKES = [
         ({"loss": "query over examples"},), "learn2learn #190",
     ),
     Mistake(
-        "clipped_gradient", "G / |G|",
-        "the gradient is clipped to norm 1: clipping belongs to the outer optimiser, after the meta-gradient",
+        "clipped_gradient", "c G / |G|",
+        "the gradient is clipped to a norm: clipping belongs to the outer optimiser, after the meta-gradient",
         "call clip_grad_norm_ after the meta-gradient was read, or not at all",
         "optax.clip_by_global_norm belongs to the outer optimiser",
         ({"result": "clipped"},),

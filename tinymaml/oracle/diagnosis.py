@@ -21,6 +21,7 @@ from .locate import (
     digits_agreeing,
     first_difference,
     layout,
+    only_where,
     order_matters,
     own_slope,
     right_tensors,
@@ -225,12 +226,31 @@ def _scaled(judged, names) -> Report | None:
                 )  # fmt: skip
     c = _constant(judged)
     if c is None:
-        return None
+        return _clipped(judged)
     return Report(
         "WRONG_UNKNOWN", None, f"the meta-gradient is {c:.9g} times the right one in every case",
         kind="right derivative of another objective",
         cases=_rows(judged, f"right × {c:.6g}"),
     )  # fmt: skip
+
+
+def _clipped(judged) -> Report | None:
+    """Right directions, all of one length where they should be longer."""
+    wrong, lengths = [j for j in judged if j.error > tolerance.TAU], []
+    for j in wrong:
+        got, right = flat(j.answer.grad), flat(j.case.answer.meta_grad)
+        along = float(got @ right / (right @ right)) if np.any(right) else 0.0
+        if not 0 < along < 1 or not fits(j.case, j.answer.grad, j.case.answer.meta_grad, along):
+            return None
+        lengths.append(float(np.linalg.norm(got)))
+    # PyTorch's clip_grad_norm_ divides by norm + 1e-6; a single case proves it if the length is a round number
+    rounded = float(f"{lengths[0]:.2g}") if lengths else 0.0
+    if max(lengths) - min(lengths) > 1e-4 * max(lengths) or len(wrong) < 2 and abs(lengths[0] / rounded - 1) > 1e-4:
+        return None
+    passed = [np.linalg.norm(flat(j.case.answer.meta_grad)) for j in judged if j.error <= tolerance.TAU]
+    if max(passed, default=0) > 1.001 * max(lengths):
+        return None
+    return _named(judged, ["clipped_gradient"], f" (here to {max(lengths):.4g})")
 
 
 def _constant(judged) -> float | None:
@@ -250,24 +270,31 @@ _SIZES = {
 
 
 def _two(judged: list[Judged]) -> Report | None:
-    """Two mistakes at once: looked for on the smallest case that is wrong, confirmed on all."""
-    wrong = sorted((j for j in judged if j.error > tolerance.TAU), key=lambda j: len(flat(j.answer.grad)))
-    by_information = sorted(wrong, key=lambda j: -len(j.case.answer.bugs))[:6]
-    if not by_information:
-        return None
-    probe = min(by_information, key=lambda j: len(flat(j.answer.grad)))
-    possible = forms(probe.case)
+    """Two mistakes at once: looked for on the wrong case that is computed fastest, confirmed on the others."""
+    by_cost = sorted(judged, key=lambda j: (j.error <= tolerance.TAU, _cost(j.case)))
+    here = {j.case.id: forms(j.case) for j in by_cost}
+    possible = {name: form for these in here.values() for name, form in these.items()}
     for (a, form_a), (b, form_b) in itertools.combinations(possible.items(), 2):
         both = merged(form_a, form_b)
         if both is None or a.split("/")[0] == b.split("/")[0]:
             continue
-        if _explains(probe, both) and all(_explains(j, both) for j in judged):
+        if all(_explains(j, together(here[j.case.id], a, b)) for j in by_cost):
             ids = [a.split("/")[0], b.split("/")[0]]
             return Report(
                 "KNOWN_BUG", " + ".join(ids), "two at once: " + "; and ".join(CATALOGUE[i].explanation for i in ids),
                 cases=_rows(judged, " + ".join(ids)),
             )  # fmt: skip
     return None
+
+
+def _cost(case: Case) -> int:
+    """How long a mistake takes to compute, roughly: gradients times layers."""
+    return (case.inner_steps + 1) * case.tasks * (len(case.model["layers"]) + 10 * ("conv" in str(case.model)))
+
+
+def together(possible: dict[str, dict], a: str, b: str) -> dict:
+    """The form of two mistakes on a case for which `possible` are: a mistake about a layer it has not is none."""
+    return merged(possible.get(a, {}), possible.get(b, {})) or possible.get(a) or possible.get(b) or {}
 
 
 def merged(a: dict, b: dict) -> dict | None:
@@ -329,9 +356,9 @@ def _unknown(judged: list[Judged], questions, answers) -> Report:
             notes.append("your meta-loss is right, so the forward computation is; its derivative is not")
         else:
             kind = "right derivative of another objective" if slope is not None and slope > 1.5 else "forward differs"
-            also = {"forward differs": ", and the gradient is not its derivative either"}.get(kind, "")
+            also = ", and the gradient is not its derivative either" if slope is not None and slope <= 1.5 else ""
             notes.append(f"your meta-loss is not the case's{also}")
-        if slope is not None:
+        if slope is not None and not (all(losses) and slope > 1.5):
             right = "" if slope > 1.5 else "not "
             notes.append(
                 f"Taylor remainder of your own meta-loss along your gradient: slope {slope:.1f}, so it is {right}the "
@@ -342,7 +369,7 @@ def _unknown(judged: list[Judged], questions, answers) -> Report:
     places = layout(judged)
     found = [order_matters(questions, answers), places, "" if places else term_regression(judged)]
     found += ["" if any(found) else tensor_regression(judged), _nearest(judged)]
-    found = list(filter(None, found)) or [right_tensors(judged)]
+    found = list(filter(None, [*found, only_where(judged)])) or [right_tensors(judged)]
     explanation = "; ".join(found) or "no mistake of the catalogue, nor two of them, gives these numbers"
     return Report("WRONG_UNKNOWN", None, explanation, traces[0] if traces else "", kind, notes=notes)
 

@@ -68,7 +68,7 @@ def _core() -> dict[str, dict]:
         "batch-norm": dict(kind="batch norm 1", comment="the statistics are differentiated through",
                            inner_steps=3, tasks=2, inner_lr=0.125, shots=4, queries=3),
         "tied": dict(kind="tied 2", comment="one weight in two layers", inner_steps=2, tasks=2, inner_lr=0.25, **mlp),
-        "square": dict(kind="square 1-2-1 mse", comment="polynomial, so that its gradient is rational",
+        "square": dict(kind="square 1-1-1 mse", comment="polynomial, so that its gradient is rational",
                        inner_steps=2, tasks=2, inner_lr=0.0625, **mlp),
         "logistic": dict(kind="linear 2-1 binary_cross_entropy", comment="four tasks, one layer",
                          inner_steps=2, tasks=4, inner_lr=0.5, shots=4, queries=2),

@@ -6,6 +6,7 @@
     order_matters      does the gradient depend on the order of the tasks?
     tensor_regression  the same for the parts of H₀, by tensor
     layout             right numbers in wrong places
+    only_where         what the wrong cases have and the right ones have not
     right_tensors, worst_element, digits_agreeing
 """
 
@@ -85,20 +86,30 @@ def _apart(got, right, what: str, unit: float) -> str:
 def own_slope(questions, answers, wrong: set[str]) -> float | None:
     """The slope of |L(θ + hd) − L(θ) − h g·d| in h: 2 if g is the derivative of L, 1 if not. L, g are theirs.
 
-    None without a meta-loss, or if the case that was asked about is not among the wrong ones.
+    The smallest over the wrong cases that were asked about; None without a meta-loss, or if there is none.
     """
-    moved = [q for q in questions if q.role == "moved" and q.of in wrong]
-    if not moved or any(answers[q.id].meta_loss is None for q in moved) or answers[moved[0].of].meta_loss is None:
+    smooth = {q.id for q in questions if q.role == "case" and not q.case.answer.bugs.keys() & _AT_KINKS}
+    about = dict.fromkeys(q.of for q in questions if q.role == "moved" and q.of in wrong & smooth)
+    slopes = [_slope_of([q for q in questions if q.role == "moved" and q.of == of], answers) for of in about]
+    return min((slope for slope in slopes if slope is not None), default=None)
+
+
+# Seen only by cases that stand exactly at a kink, where there is no derivative to compare with.
+_AT_KINKS = {"relu_slope_one_at_zero", "relu_slope_half_at_zero", "pool_tie_last", "pool_tie_split"}
+
+
+def _slope_of(moved, answers) -> float | None:
+    if any(answers[q.id].meta_loss is None for q in moved) or answers[moved[0].of].meta_loss is None:
         return None
     at = answers[moved[0].of]
     d = direction(moved[0].case)
     along = sum(float(np.sum(at.grad[n] * d[n])) for n in d)
     remainders = [abs(answers[q.id].meta_loss - at.meta_loss - q.step * along) for q in moved]
-    rounding = tolerance.UNIT[moved[0].case.dtype] * 100 * max(abs(at.meta_loss), 1e-30)
+    rounding = tolerance.UNIT[moved[0].case.dtype] * 100 * abs(at.meta_loss)
     usable = [(q.step, r) for q, r in zip(moved, remainders, strict=True) if r > rounding]
     if len(usable) < 2:
         return 2.0 if remainders[0] <= rounding or usable[0][1] < 1e-2 * abs(along * usable[0][0]) else 1.0
-    (h, r), (h_, r_) = usable[0], usable[-1]
+    (h, r), (h_, r_) = usable[-2:]  # the smallest: larger ones may cross a kink
     return float(np.log(r / r_) / np.log(h / h_))
 
 
@@ -256,6 +267,26 @@ def layout(judged: list[Judged]) -> str:
                 return ""
         said[j.case.id] = here
     return "; ".join(dict.fromkeys(x for here in said.values() for x in here))
+
+
+def only_where(judged: list[Judged]) -> str:
+    """What every wrong case has, and no right one: a layer, a loss, several outputs, more than one step."""
+    wrong = [_features(j.case) for j in judged if not j.passed]
+    right = [_features(j.case) for j in judged if j.passed]
+    if not wrong or not right:
+        return ""
+    shared = set.intersection(*wrong) - set.union(*right)
+    return f"wrong exactly in the cases with {', '.join(sorted(shared))}" if shared else ""
+
+
+def _features(case: Case) -> set[str]:
+    layers = case.model["layers"]
+    used = [n for layer in layers for n in layer.get("params", [])]
+    several = {"several inner steps": case.inner_steps > 1, "several tasks": case.tasks > 1,
+               "a weight used twice": len(used) > len(set(used)),
+               "a square weight": any(p.ndim == 2 and 1 < len(p) == p.shape[1] for p in case.params.values()),
+               "several outputs": np.shape(case.support[0][1])[1:] > (1,)}  # fmt: skip
+    return {layer["layer"] for layer in layers} | {case.model["loss"]} | {name for name, yes in several.items() if yes}
 
 
 def right_tensors(judged: list[Judged]) -> str:

@@ -76,7 +76,7 @@ def _square(x, *, held, how):
 def _relu(x, *, held, how):
     above = side(x)
     slope = (above > 0) * 1 if how.relu_at_zero == 0 else (above > 0) + how.relu_at_zero * (above == 0)
-    return x * (above > 0), lambda g: (g * slope, [])
+    return x * slope, lambda g: (g * slope, [])  # x * slope: at 0 the derivative of the value is that slope, too
 
 
 def _softplus(x, *, held, how):
@@ -150,6 +150,7 @@ def _max_pool(x, *, held, how, size):
     if how.ties == "split":
         tied = side(np.where(winner, 0, windows - best[..., None])) == 0
         share = tied / np.sum(tied, -1, keepdims=True)
+        best = np.sum(windows * share, -1)  # the same value, with the derivative that is shared
 
     def back(g):
         spread = np.reshape(held(g)[..., None] * share, (n, rows, columns, c, size, size))

@@ -70,19 +70,38 @@ def questions(
             left_out[need] = left_out.get(need, 0) + 1
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
-    return asked + _further(asked), left_out
+    return _twice(asked) + _further(asked), left_out
+
+
+def _twice(asked: list[Question]) -> list[Question]:
+    """The first case that has several tasks is asked again at once: what is kept from call to call is then its own."""
+    at = next((i for i, q in enumerate(asked) if q.case.tasks > 1 and q.case.inner_steps > 0), None)
+    if at is None:
+        return asked
+    q = asked[at]
+    return [*asked[: at + 1], Question(f"{q.id}@again", q.case, "again", q.id), *asked[at + 1 :]]
 
 
 def _further(asked: list[Question]) -> list[Question]:
+    further = [Question(f"{id}@moved-{i}", case.at(_moved(case, h)), "moved", id, h)
+               for id, case in _of_each_kind(asked) for i, h in enumerate(STEPS)]  # fmt: skip
     probed = next((q for q in asked if q.case.tasks > 1 and q.case.inner_steps > 0), None)
-    if probed is None:
-        return []
-    id, case = probed.id, probed.case
-    permuted = case.permuted(list(range(1, case.tasks)) + [0])
-    moved = [case.at({n: p + h * d for (n, p), d in zip(case.params.items(), direction(case).values(), strict=True)})
-             for h in STEPS]  # fmt: skip
-    steps = [Question(f"{id}@moved-{i}", c, "moved", id, STEPS[i]) for i, c in enumerate(moved)]
-    return [Question(f"{id}@permuted", permuted, "permuted", id), *steps, Question(f"{id}@again", case, "again", id)]
+    if probed is not None:
+        permuted = probed.case.permuted(list(range(1, probed.case.tasks)) + [0])
+        further.append(Question(f"{probed.id}@permuted", permuted, "permuted", probed.id))
+    return further
+
+
+def _of_each_kind(asked: list[Question]) -> list[tuple[str, Case]]:
+    """The first case of each kind of model: a mistake in one layer or loss shows in its own objective only there."""
+    first: dict = {}
+    for q in asked:
+        first.setdefault(str(q.case.model), (q.id, q.case))
+    return list(first.values())
+
+
+def _moved(case: Case, h: float) -> dict[str, np.ndarray]:
+    return {n: p + h * d for (n, p), d in zip(case.params.items(), direction(case).values(), strict=True)}
 
 
 def direction(case: Case) -> dict[str, np.ndarray]:

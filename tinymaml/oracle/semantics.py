@@ -23,11 +23,11 @@ from .models import Options, loss_and_grad
 SWITCHES: dict[str, tuple] = {
     # what is learned from
     "data": ("right", "swapped", "query is support", "support is query", "labels sorted", "joint"),
-    "rate": ("right", "times examples", "over examples", "first parameter's"),
+    "rate": ("right", "times examples", "times elements", "over examples", "first parameter's"),
     "loss": ("right", "support summed", "query over examples"),
     # the inner loop
     "steps": (0, 1, -1),
-    "inner": ("right", "stale", "restarted", "summed", "ascent", "running sum"),
+    "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum"),
     "adapts": ("right", "head", "no biases", "all"),
     "start": ("right", "leaked", "leaked, detached"),
     # the derivative through it
@@ -39,8 +39,8 @@ SWITCHES: dict[str, tuple] = {
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved"),
     "result": (
-        "gradient", "displacement", "accumulated", "last accumulated", "doubled", "negative", "zero",
-        "last parameter zero", "biases zero", "times inner rate", "clipped",
+        "gradient", "displacement", "accumulated", "accumulated with graph", "last accumulated", "doubled", "negative",
+        "zero", "last parameter zero", "biases zero", "times inner rate", "clipped",
     ),
 }  # fmt: skip
 
@@ -135,7 +135,7 @@ class _Run:
         self.number = lambda x: as_numbers(x, number)
         self.calculus = Calculus(case.model, how, number)
         self.theta = _map(self.number, case.params)
-        self.alpha = _map(self.number, self.rates())
+        self.alpha = self.rates_on(case.batches()[0][0])
         self.tasks = [self.data(*task) for task in case.batches()]
 
     # ── what is learned from ────────────────────────────────────────────────────────────────────────────────────────
@@ -147,13 +147,18 @@ class _Run:
         pairs = {"swapped": (query, support), "query is support": (support, support), "support is query": (query,) * 2}
         return pairs.get(self.s["data"], (support, query))
 
-    def rates(self) -> dict:
+    def rates_on(self, support) -> dict:
+        """α, as the code at hand has it for a task with this support set."""
+        x, y = support
+        elements = y.size if "mse" in self.case.model["loss"] else len(x)
+        times = {"times examples": len(x), "times elements": elements, "over examples": 1 / len(x)}
+        return _map(self.number, self.rates(times.get(self.s["rate"], 1)))
+
+    def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
         given = case.inner_lr if isinstance(case.inner_lr, dict) else dict.fromkeys(names, case.inner_lr)
         if self.s["rate"] == "first parameter's":
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
-        examples = {"times examples": lambda n: n, "over examples": lambda n: 1 / n}.get(self.s["rate"], lambda n: 1)
-        times = examples(len(case.batches()[0][0][0]))
         adapted = {
             "right": case.adapt or names, "all": names, "no biases": case.biases_left(), "head": case.head(),
         }[self.s["adapts"]]  # fmt: skip
@@ -172,7 +177,8 @@ class _Run:
         """θ₀ … θ_K with each step's loss and gradient."""
         steps = max(self.case.inner_steps + self.s["steps"], 0)
         summed = self.s["loss"] == "support summed"
-        way: dict[str, list] = {"theta": [theta], "loss_s": [], "grad_s": []}
+        alpha = self.rates_on(support)
+        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha}
         for _ in range(steps):
             value, g = self.loss_and_grad(theta, support, summed)
             way["loss_s"].append(value)
@@ -180,7 +186,7 @@ class _Run:
             start, step = theta, g
             if self.s["inner"] == "stale":
                 step = way["grad_s"][0]
-            if self.s["inner"] == "restarted":
+            if self.s["inner"] in ("restarted", "from start"):
                 start = way["theta"][0]
             if self.s["inner"] == "running sum":
                 step = _map(lambda *gs: sum(gs[1:], gs[0]), *way["grad_s"])
@@ -188,7 +194,7 @@ class _Run:
                 step = self.summed(g)
             sign = -1 if self.s["inner"] == "ascent" else 1
             # θₖ₊₁ = θₖ − A g_s(θₖ)
-            theta = _map(lambda p, a, g, sign=sign: p - a * g * sign, start, self.alpha, step)
+            theta = _map(lambda p, a, g, sign=sign: p - a * g * sign, start, alpha, step)
             way["theta"].append(theta)
             if self.s["inner"] == "restarted":
                 way["theta"] = [way["theta"][0], theta]
@@ -214,7 +220,7 @@ class _Run:
         batch = query if factors in ("of query", "of query at end") else support
         sign = -1 if (factors == "sign") != (self.s["inner"] == "ascent") else 1
         times = len(batch[0]) if self.s["loss"] == "support summed" else 1
-        u = _map(lambda a, x: a * x, self.alpha, v if of is None else of)
+        u = _map(lambda a, x: a * x, way["alpha"], v if of is None else of)
         u = self.summed(u) if self.s["inner"] == "summed" else u
         product = self.calculus.diagonal if factors == "diagonal" else self.calculus.transposed
         # v ← v − Hₖ A v
@@ -233,9 +239,11 @@ class _Run:
                 way |= {"loss_q": loss, "grad_q": v}
             order = range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1)
             # θ − Kα g_s(θ), when one gradient does for all steps, has the derivative I − K H₀A, which is no product.
-            of = v if self.s["inner"] == "stale" else None
+            of = v if self.s["inner"] in ("stale", "from start") else None
             for k in order:
-                v = self.pull_back(v, k, way, support, query, of)
+                before, v = v, self.pull_back(v, k, way, support, query, of)
+                if self.s["inner"] == "from start":  # θₖ₊₁ = θ − A g_s(θₖ): only the new term goes on to θₖ
+                    of = _map(np.subtract, v, before)
             total, value = (v if total is None else _map(np.add, total, v)), value + loss
         value, total = value / len(points), _map(lambda x: x / len(points), total)
         if self.s["loss"] == "query over examples":
@@ -251,7 +259,7 @@ class _Run:
         values, gradients, ways = [], [], []
         for support, query in self.tasks:
             value, g, way = self.joint(theta, support, query) or self.task(theta, support, query)
-            g = self.of_task(g, way)
+            g = self.of_task(g, way, support, query)
             if self.s["start"] == "leaked":  # the graph goes on through the tasks before
                 for t in range(len(ways) - 1, -1, -1):
                     for k in range(len(ways[t]["theta"]) - 2, -1, -1):
@@ -273,11 +281,16 @@ class _Run:
         (a, g), (b, h) = (self.loss_and_grad(theta, batch) for batch in (support, query))
         return a + b, _map(np.add, g, h), {"theta": [theta], "loss_s": [a], "grad_s": [g], "loss_q": b, "grad_q": h}
 
-    def of_task(self, g, way):
+    def of_task(self, g, way, support, query):
         if self.s["result"] == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
         if self.s["result"].endswith("accumulated"):  # .grad holds inner gradients too
             for inner in way["grad_s"][-1:] if self.s["result"].startswith("last") else way["grad_s"]:
+                g = _map(np.add, g, inner)
+        if self.s["result"] == "accumulated with graph":  # each went back to θ
+            for step, inner in enumerate(way["grad_s"]):
+                for k in range(step - 1, -1, -1):
+                    inner = self.pull_back(inner, k, way, support, query)
                 g = _map(np.add, g, inner)
         return g
 

@@ -228,7 +228,7 @@ def _scaled(judged, names) -> Report | None:
     if c is None:
         return _clipped(judged)
     return Report(
-        "WRONG_UNKNOWN", None, f"the meta-gradient is {c:.9g} times the right one in every case",
+        "WRONG_UNKNOWN", None, f"the meta-gradient is {c:.12g} times the right one in every case",
         kind="right derivative of another objective",
         cases=_rows(judged, f"right × {c:.6g}"),
     )  # fmt: skip

@@ -73,11 +73,12 @@ def _apart(got, right, what: str, unit: float) -> str:
         got, right = {"": got}, {"": right}
     elif not isinstance(got, dict):
         got = dict(zip(right, got, strict=True))
+    size = max(float(np.max(np.abs(np.asarray(r, np.float64)), initial=0)) for r in right.values())
     for n, r in right.items():
         g, r = as_array(got[n], what), np.asarray(r, np.float64)
         if g.shape != r.shape:
             return f"{n} has shape {g.shape}, wanted {r.shape}"
-        if not np.max(np.abs(g - r), initial=0) <= unit * max(np.max(np.abs(r), initial=0), 1e-12):
+        if not np.max(np.abs(g - r), initial=0) <= unit * size:
             at = np.unravel_index(np.argmax(np.abs(g - r)), r.shape)
             return f"is the first that is wrong: {element(n, at)} {g[at]:.9g}, right is {r[at]:.9g}".replace("  ", " ")
     return ""

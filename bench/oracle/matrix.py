@@ -1,0 +1,392 @@
+"""The control matrix: does the oracle name every mistake, in every case that can see it?
+
+    python -m bench.oracle matrix                        # the core; some minutes on one core
+    python -m bench.oracle matrix --suite full --dtype float64 --json matrix.json --markdown matrix.md
+    python -m bench.oracle matrix --only fomaml --pairs 0
+
+Four parts. *Whole*: each mistake, made in code (`mistakes.py`), is checked as a user would check it, and must be named.
+*Cells*: each case that can see a mistake is asked alone, and its verdict must have the mistake among those it names.
+*Pairs*: two mistakes at once must never pass. *Unknown*: mistakes that the catalogue does not have must be refused,
+with the right kind and the right place. The exit code is 0 if all of it is so.
+
+A cell is ● named alone, ○ among others that give the same numbers in that case, X anything else; · the case is blind to
+it, ~ what it gives is unknown (it diverges), blank: the case is not for this dtype.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tinymaml import oracle
+from tinymaml.oracle import cases, questions, references
+from tinymaml.oracle.catalogue import CATALOGUE
+from tinymaml.oracle.diagnosis import merged
+from tinymaml.oracle.references import forms
+from tinymaml.oracle.tolerance import UNIT
+
+from . import mistakes
+from .mistakes import MADE, MAML, UNKNOWN, by_formula, called
+
+EVERYTHING = tuple(cases.CAPABILITIES)
+SPECIAL = ("first_order_ignored", "one_rate_for_all", "all_adapted")  # seen by cases of their own
+
+
+def suite_of(name: str, dtype: str, seed: int = 0) -> list:
+    """A suite's cases and two new ones, as `check` would ask; a list, so that nothing is drawn for each mistake."""
+    return oracle.load(name) + questions.fresh(seed, 2, dtype)
+
+
+def special_cases() -> list:
+    """Cases with what the core leaves out: FOMAML wanted, a rate for each parameter, only the head adapts."""
+    wanted = {"first-order": {"first_order": True}, "per-parameter": {"per_parameter": True},
+              "head": {"adapt": ("w2", "b2")}}  # fmt: skip
+    return [_drawn(id, settings) for id, settings in wanted.items()]
+
+
+def _drawn(id: str, settings: dict):
+    """The first case that tells right from wrong in both dtypes."""
+    for seed in range(100):
+        case = cases.draw("tanh 1-2-1 mse", seed, id=id, inner_steps=2, tasks=2, inner_lr=0.25, **settings)
+        case = references.solve(case)
+        if len(case.dtypes) == 2:
+            return case
+    raise RuntimeError(f"no seed makes a case {id}")
+
+
+def remembered(mine: Callable) -> Callable:
+    """`mine`, asked once for each case: the cells ask again what the whole has asked."""
+    known: dict = {}
+
+    def asked(case):
+        arrays = [*case.params.values(), *(a for batch in case.support for a in batch)]
+        key = (case.id, case.dtype, b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
+        if key not in known:
+            known[key] = mine(case)
+        return known[key]
+
+    return asked
+
+
+# ── each mistake, whole and by case ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass
+class Row:
+    """A mistake, made one way, in one dtype."""
+
+    id: str
+    form: int | None
+    way: str
+    dtype: str
+    verdict: str
+    bug: str | None
+    ties: list[str]
+    right: bool
+    seconds: float
+    cells: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def seen(self) -> int:
+        return sum(c in "●○X" for c in self.cells.values())
+
+    @property
+    def named(self) -> int:
+        return sum(c in "●○" for c in self.cells.values())
+
+
+def expected(id: str) -> str:
+    return "CORRECT_OTHER_CONVENTION" if CATALOGUE[id].convention else "KNOWN_BUG"
+
+
+def whole(id: str, made, asked: list, dtype: str) -> tuple[Row, Callable]:
+    """The verdict on the whole suite, and the answers' memory."""
+    begun = time.perf_counter()
+    mine = remembered(made.mine)
+    report = oracle.check(mine, asked, dtype=dtype, capabilities=EVERYTHING)
+    right = (report.verdict, report.bug, report.ties) == (expected(id), id, [])
+    seconds = time.perf_counter() - begun
+    return Row(id, made.form, made.way, dtype, report.verdict, report.bug, report.ties, right, seconds), mine
+
+
+def cell(id: str, name: str, mine: Callable, case, dtype: str) -> str:
+    """One case's own verdict, as a character."""
+    if dtype not in case.dtypes:
+        return " "
+    known = case.answer.bugs
+    if name not in known or name not in forms(case):
+        return "·"
+    if known[name] is None:
+        return "~"
+    report = oracle.check(mine, [case], dtype=dtype, capabilities=EVERYTHING)
+    said = [report.bug, *report.ties]
+    if id not in said or report.verdict not in ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION"):
+        return "X"
+    return "●" if len(said) == 1 else "○"
+
+
+def control(asked: list, special: list, dtype: str, only=(), cells: bool = True, tell=lambda row: None) -> list[Row]:
+    rows = []
+    for id, ways in MADE.items():
+        if only and id not in only:
+            continue
+        these = asked + special if id in SPECIAL else asked
+        for made in ways:
+            row, mine = whole(id, made, these, dtype)
+            name = f"{id}/{made.form}" if made.form else id
+            if cells and made.form is not None:
+                begun = time.perf_counter()
+                row.cells = {c.id: cell(id, name, mine, c, dtype) for c in these}
+                row.seconds += time.perf_counter() - begun
+            rows.append(row)
+            tell(row)
+    return rows + stateful(asked, dtype, only, tell) + sums(asked, dtype, only, tell)
+
+
+def stateful(asked, dtype, only, tell) -> list[Row]:
+    """The mistake that shows from call to call."""
+    if only and "gradients_not_zeroed" not in only:
+        return []
+    row = _told("gradients_not_zeroed", mistakes.NotZeroed(), "backward() without zero_grad()", asked, dtype)
+    tell(row)
+    return [row]
+
+
+def sums(asked, dtype, only, tell) -> list[Row]:
+    """A sum over tasks is another convention if the meta-loss is that sum too, a mistake if it is not, or not told."""
+    if only and "sum_over_tasks" not in only:
+        return []
+
+    class SumOfBoth(MAML):
+        def together(self, losses):
+            return sum(losses)
+
+    both = called(SumOfBoth)
+    alone = _told("sum_over_tasks", lambda case: {"meta_grad": both(case)["meta_grad"]}, "no meta_loss", asked, dtype)
+    row = _told("sum_over_tasks", both, "the meta_loss is the sum as well", asked, dtype)
+    row.right = (row.verdict, row.bug) == ("CORRECT_OTHER_CONVENTION", "sum_over_tasks")
+    tell(alone)
+    tell(row)
+    return [alone, row]
+
+
+def _told(id, mine, way, asked, dtype) -> Row:
+    begun = time.perf_counter()
+    report = oracle.check(mine, asked, dtype=dtype, capabilities=EVERYTHING)
+    right = (report.verdict, report.bug, report.ties) == (expected(id), id, [])
+    seconds = time.perf_counter() - begun
+    return Row(id, None, way, dtype, report.verdict, report.bug, report.ties, right, seconds)
+
+
+# ── two at once ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass
+class Pair:
+    """Two mistakes at once. `named`: exactly; "in part": one of them (the other hides, or is a factor); "no"."""
+
+    pair: str
+    verdict: str
+    bug: str | None
+    named: str
+    seconds: float
+
+
+def at_once(a: str, b: str) -> Callable:
+    """Both mistakes by their formulas; of one about a layer that a case has not, nothing is left there."""
+
+    def mine(case):
+        here = [form for name, form in forms(case).items() if name in (a, b)]
+        return by_formula(merged(*here) if len(here) > 1 else (here or [{}])[0])(case)
+
+    return mine
+
+
+def pairs(asked: list, dtype: str, count: int, seed: int = 0, tell=lambda pair: None) -> list[Pair]:
+    """`count` random pairs of forms that can be made together."""
+    source, out, seen = random.Random(seed), [], set()
+    possible = {n: f for case in asked for n, f in forms(case).items()}
+    names = list(possible)
+    while len(out) < count and len(seen) < len(names) ** 2:
+        a, b = sorted(source.sample(range(len(names)), 2))
+        a, b = names[a], names[b]
+        both = merged(possible[a], possible[b])
+        if (a, b) in seen or both is None or a.split("/")[0] == b.split("/")[0]:
+            seen.add((a, b))
+            continue
+        seen.add((a, b))
+        begun = time.perf_counter()
+        with np.errstate(all="ignore"):
+            report = oracle.check(at_once(a, b), asked, dtype=dtype)
+        ids = {a.split("/")[0], b.split("/")[0]}
+        said = set((report.bug or "").split(" + "))
+        named = "exactly" if said == ids else "in part" if said & ids else "no"
+        out.append(Pair(f"{a} + {b}", report.verdict, report.bug, named, time.perf_counter() - begun))
+        tell(out[-1])
+    return out
+
+
+# ── not in the catalogue ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass
+class Stranger:
+    """A mistake that the catalogue does not have: what was said without its trace, and with it."""
+
+    name: str
+    verdict: str
+    kind: str | None
+    explanation: str
+    location: str
+    first: str
+    right: bool
+    seconds: float
+
+
+def strangers(asked: list, only=(), tell=lambda stranger: None) -> list[Stranger]:
+    out = []
+    for u in UNKNOWN:
+        if only and u.name not in only:
+            continue
+        begun = time.perf_counter()
+        report, traced = (oracle.check(mine, asked) for mine in (u.blind, u.mine))
+        wanted = "IMPRECISE" if u.kind is None else "WRONG_UNKNOWN"
+        text = " ".join([report.explanation, report.location, *report.notes])
+        right = (report.verdict, report.kind) == (wanted, u.kind) and (traced.verdict, traced.kind) == (wanted, u.kind)
+        right = right and bool(re.search(u.says, text)) and bool(re.search(u.first, traced.location))
+        out.append(Stranger(u.name, report.verdict, report.kind, report.explanation, report.location, traced.location,
+                            right, time.perf_counter() - begun))  # fmt: skip
+        tell(out[-1])
+    return out
+
+
+# ── the report ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def by_mistake(rows: list[Row], dtypes: list[str]) -> list[str]:
+    """A line a mistake: ways right of ways made, cells right of cells seen, seconds, for each dtype."""
+    lines = [f"{'mistake':26}" + "".join(f"  {d:>9}: ways    cells   s" for d in dtypes)]
+    for id in dict.fromkeys(r.id for r in rows):
+        line = f"{id:26}"
+        for dtype in dtypes:
+            these = [r for r in rows if r.id == id and r.dtype == dtype]
+            right, named, seen = sum(r.right for r in these), sum(r.named for r in these), sum(r.seen for r in these)
+            line += f"  {right:>11}/{len(these):<4} {named:>4}/{seen:<4} {sum(r.seconds for r in these):5.1f}"
+        lines.append(line)
+    return lines
+
+
+def picture(rows: list[Row], dtype: str) -> list[str]:
+    """A line a way, a character a case."""
+    rows = [r for r in rows if r.dtype == dtype and r.cells]
+    names = [r.id + (f"/{r.form}" if r.form else "") for r in rows]
+    columns = list(dict.fromkeys(id for r in rows for id in r.cells))
+    if len(columns) <= 40:
+        heads = [f"{'':30}" + "│ " * i + "┌ " + id for i, id in enumerate(columns)]
+        between = " "
+    else:
+        heads, between = [f"{len(columns)} cases, in the suite's order"], ""
+    cells = [between.join(r.cells.get(c, "·") for c in columns) for r in rows]
+    return heads + [f"{name:30}{line}" for name, line in zip(names, cells, strict=True)]
+
+
+def text(result: dict, rows, two, unknown, dtypes) -> str:
+    lines = by_mistake(rows, dtypes)
+    for dtype in dtypes:
+        lines += ["", dtype, *picture(rows, dtype)]
+    for r in rows:
+        if not r.right or r.named != r.seen:
+            lines.append(f"WRONG  {r.dtype} {r.id}/{r.form} ({r.way}): {r.verdict} {r.bug or ''} {r.ties or ''}"
+                         + "".join(f" {c}" for c, x in r.cells.items() if x == "X"))  # fmt: skip
+    if two:
+        lines += ["", f"pairs: {len(two)}, CORRECT: {result['pairs_correct']}, named exactly: {result['pairs_named']}, "
+                  f"in part: {sum(p.named == 'in part' for p in two)}, as another: "
+                  f"{sum(p.named == 'no' and p.verdict == 'KNOWN_BUG' for p in two)}, refused without a name: "
+                  f"{sum(p.named == 'no' and p.verdict != 'KNOWN_BUG' for p in two)}"]  # fmt: skip
+    if unknown:
+        lines += ["", f"not in the catalogue: {sum(u.right for u in unknown)} of {len(unknown)} as they should be"]
+    for u in unknown:
+        first = f"; first in the trace: {u.first}" if u.first != u.location else ""
+        said = u.explanation or u.location
+        lines.append(f"{' ok  ' if u.right else 'WRONG'}  {u.name}: {u.verdict}, {u.kind or '-'}; {said}{first}")
+    lines += ["", f"{result['right']} of {result['ways']} ways named, {result['cells_right']} of {result['cells']} "
+              f"cells, in {result['seconds']:.0f} s"]  # fmt: skip
+    return "\n".join(lines)
+
+
+def markdown(result: dict, rows, two, unknown, dtypes) -> str:
+    heads = " | ".join(f"{d}: ways named | cells" for d in dtypes)
+    lines = [f"| mistake | {heads} |", "|---" * (1 + 2 * len(dtypes)) + "|"]
+    for id in dict.fromkeys(r.id for r in rows):
+        fields = []
+        for dtype in dtypes:
+            these = [r for r in rows if r.id == id and r.dtype == dtype]
+            right, named, seen = sum(r.right for r in these), sum(r.named for r in these), sum(r.seen for r in these)
+            fields += [f"{right} of {len(these)}", f"{named} of {seen}"]
+        lines.append(f"| {id} | " + " | ".join(fields) + " |")
+    for dtype in dtypes:
+        lines += ["", dtype, "", "```", *picture(rows, dtype), "```"]
+    if two:
+        wrong, named = result["pairs_correct"], result["pairs_named"]
+        lines += ["", f"{len(two)} random pairs: {wrong} taken for right, {named} named exactly."]
+    if unknown:
+        lines += ["", "| not in the catalogue | verdict | kind | said |", "|---|---|---|---|"]
+        said = [(u.explanation or u.location).replace("|", "¦") for u in unknown]
+        lines += [f"| {u.name} | {u.verdict} | {u.kind or ''} | {x} |" for u, x in zip(unknown, said, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; 0 if every verdict is the right one."""
+    parser = argparse.ArgumentParser(prog="python -m bench.oracle matrix", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--suite", choices=cases.SUITES, default="core")
+    parser.add_argument("--dtype", choices=("float64", "float32", "both"), default="both")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these mistakes alone")
+    parser.add_argument("--no-cells", action="store_true", help="do not ask each case alone")
+    parser.add_argument("--pairs", type=int, default=200, help="random pairs of mistakes (200)")
+    parser.add_argument("--no-unknown", action="store_true", help="leave out what the catalogue does not have")
+    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--markdown", type=Path, help="write the tables here")
+    args = parser.parse_args(argv)
+    dtypes = list(UNIT) if args.dtype == "both" else [args.dtype]
+    begun, rows = time.perf_counter(), []
+    progress = sys.stderr.isatty()
+
+    def tell(x):
+        if progress:
+            name = getattr(x, "id", None) or getattr(x, "pair", None) or x.name
+            print(f"\r\033[K{name}"[:100], end="", file=sys.stderr, flush=True)
+
+    special = special_cases()
+    for dtype in dtypes:
+        rows += control(suite_of(args.suite, dtype), special, dtype, args.only, not args.no_cells, tell)
+    two = [] if args.only else pairs(suite_of("core", "float64"), "float64", args.pairs, tell=tell)
+    unknown = [] if args.only or args.no_unknown else strangers(suite_of("core", "float64"), tell=tell)
+    if progress:
+        print("\r\033[K", end="", file=sys.stderr)
+    result = {
+        "suite": args.suite, "ways": len(rows), "right": sum(r.right for r in rows),
+        "cells": sum(r.seen for r in rows), "cells_right": sum(r.named for r in rows),
+        "pairs": len(two), "pairs_correct": sum(p.verdict.startswith("CORRECT") for p in two),
+        "pairs_named": sum(p.named == "exactly" for p in two),
+        "unknown": len(unknown), "unknown_right": sum(u.right for u in unknown),
+        "by_formula": mistakes.BY_FORMULA, "seconds": time.perf_counter() - begun,
+    }  # fmt: skip
+    print(text(result, rows, two, unknown, dtypes))
+    if args.json:
+        everything = result | {k: [dataclasses.asdict(x) for x in v] for k, v in
+                               (("rows", rows), ("pairs_tried", two), ("strangers", unknown))}  # fmt: skip
+        args.json.write_text(json.dumps(everything, ensure_ascii=False, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(markdown(result, rows, two, unknown, dtypes))
+    all_of = [("right", "ways"), ("cells_right", "cells"), ("unknown_right", "unknown")]
+    return 0 if all(result[a] == result[b] for a, b in all_of) and not result["pairs_correct"] else 1

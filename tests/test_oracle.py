@@ -1,0 +1,635 @@
+"""The oracle: right implementations pass, every mistake gets its name, and nothing passes that is a little wrong."""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import re
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinymaml as tm
+from tinymaml import oracle
+from tinymaml.oracle import cases, checking, models, questions, references, tolerance
+from tinymaml.oracle.catalogue import CATALOGUE, flat, list_bugs, run_form
+from tinymaml.oracle.diagnosis import diagnose, merged
+from tinymaml.oracle.generate import by_hand
+from tinymaml.oracle.references import forms
+from tinymaml.oracle.semantics import SWITCHES, run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+have_torch = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not have_torch, reason="needs torch")
+SPECIAL = ("first_order_ignored", "one_rate_for_all", "all_adapted")  # which the core leaves out
+EVERYTHING = tuple(cases.CAPABILITIES)
+
+
+@pytest.fixture(scope="module")
+def mistakes():
+    """Every mistake made in code."""
+    pytest.importorskip("torch")
+    from bench.oracle import mistakes
+
+    return mistakes
+
+
+@pytest.fixture(scope="module")
+def asked() -> list:
+    """What `check` asks of the core, with new cases from one seed: a list, so that nothing is drawn for each test."""
+    return oracle.load("core") + questions.fresh(1, 2)
+
+
+@pytest.fixture(scope="module")
+def special() -> list:
+    """Cases with what the core leaves out."""
+    size = {"inner_steps": 2, "tasks": 2, "inner_lr": 0.25}
+    drawn = [
+        cases.draw("tanh 1-2-1 mse", 0, id="first-order", first_order=True, **size),
+        cases.draw("tanh 1-2-1 mse", 0, id="per-parameter", per_parameter=True, **size),
+        cases.draw("tanh 1-2-1 mse", 0, id="head", adapt=("w2", "b2"), **size),
+        cases.draw("tanh 1-2-1 mse", 0, id="unequal", unequal=True, **size | {"tasks": 3}),
+        cases.draw("tanh 1-2-1 mse", 0, id="no-steps", **size | {"inner_steps": 0}),
+        cases.draw("unused", 0, id="unused", **size),
+    ]
+    return [references.solve(case) for case in drawn]
+
+
+def honest(case) -> dict:
+    """tinymaml's own, in the case's dtype."""
+    loss, params, (support, query) = case.numpy()
+    rate = tolerance.rates(case)
+    rate = {n: np.asarray(a, case.dtype) for n, a in rate.items()} if isinstance(rate, dict) else rate
+    tasks = [((support[0][t], support[1][t]), (query[0][t], query[1][t])) for t in range(case.tasks)]
+    meta = tm.meta_value_and_grad(
+        loss, inner_lr=rate, inner_steps=case.inner_steps, first_order=case.first_order
+    )
+    value, grads = meta(params, tasks)
+    return {"meta_grad": grads, "meta_loss": value}
+
+
+def formula(form: dict):
+    """What a form of a mistake gives, rounded to the case's dtype."""
+
+    def mine(case):
+        with np.errstate(all="ignore"):
+            result = run_form(case, form)
+        return {"meta_grad": {n: np.asarray(g, case.dtype) for n, g in result.meta_grad.items()},
+                "meta_loss": np.asarray(result.meta_loss, case.dtype)}  # fmt: skip
+
+    return mine
+
+
+def changed(by):
+    """`honest` with its gradient changed: by(case, {name: array}) → the same."""
+
+    def mine(case):
+        answer = honest(case)
+        return answer | {"meta_grad": by(case, answer["meta_grad"])}
+
+    return mine
+
+
+# ── the contract ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_engine_is_correct_on_the_core(dtype):
+    report = oracle.check(honest, dtype=dtype, seed=1)
+    assert (report.verdict, report.bug, report.exit_code) == ("CORRECT", None, 0), str(report)
+    assert report.suite == "core" and report.dtype == dtype
+    assert len(report.cases) >= 12 and all(c.passed and c.error <= 5 for c in report.cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_engine_is_correct_on_new_cases_that_no_file_holds(dtype):
+    report = oracle.check(honest, "fresh", dtype=dtype)
+    assert report.verdict == "CORRECT" and len(report.cases) == questions.FRESH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_engine_is_correct_on_the_full_suite(dtype):
+    if not (cases.VECTORS / "full.json").exists():
+        pytest.skip("the full suite is not there")
+    report = oracle.check(honest, "full", dtype=dtype, capabilities=EVERYTHING)
+    assert report.verdict == "CORRECT", str(report)
+    assert len(report.cases) > (300 if dtype == "float64" else 100)
+
+
+def test_new_cases_depend_on_the_seed_alone():
+    one, same, other = (questions.fresh(seed, 1)[0] for seed in (3, 3, 4))
+    assert one.id == same.id and all(np.array_equal(one.params[n], same.params[n]) for n in one.params)
+    assert not all(np.array_equal(one.params[n], other.params[n]) for n in one.params)
+
+
+def test_what_is_left_out_is_skipped_and_counted(asked, special):
+    report = oracle.check(honest, asked + special)
+    assert report.verdict == "CORRECT"
+    assert sorted(report.skipped) == sorted(cases.CAPABILITIES) and sum(report.skipped.values()) == len(special)
+    whole = oracle.check(honest, asked + special, capabilities=EVERYTHING)
+    assert whole.verdict == "CORRECT" and not whole.skipped and len(whole.cases) == len(asked + special)
+
+
+def test_nothing_left_to_ask_is_skipped(special):
+    report = oracle.check(honest, special)
+    assert report.verdict == "SKIPPED" and report.exit_code != 0
+
+
+def test_cases_that_are_blind_prove_nothing(special):
+    blind = [c for c in special if c.id == "no-steps"]
+    report = oracle.check(honest, blind, capabilities=EVERYTHING)
+    assert report.verdict == "INCONCLUSIVE" and "fomaml" in report.explanation and report.exit_code != 0
+
+
+def as_lists(grads):
+    return tuple(g.tolist() for g in grads.values())
+
+
+@pytest.mark.parametrize("as_given", [dict, lambda grads: list(grads.values()), as_lists])
+def test_gradients_may_come_as_dict_list_or_nested_lists(asked, as_given):
+    assert oracle.check(changed(lambda case, g: as_given(g)), asked).verdict == "CORRECT"
+
+
+def test_a_gradient_of_none_is_zero(special):
+    case = [c for c in special if c.id == "unused"]
+    mine = changed(lambda case, g: g | {"unused": None})
+    report = oracle.check(mine, case, capabilities=EVERYTHING)
+    assert report.cases[0].passed and any("None" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("unknown", [{"suite": "small"}, {"dtype": "float16"}, {"capabilities": ["everything"]}])
+def test_unknown_arguments_are_named(unknown):
+    with pytest.raises(ValueError, match="small|float16|everything"):
+        oracle.check(honest, **unknown)
+
+
+def test_the_pieces_a_case_hands_out():
+    case = oracle.load("core")[0]
+    loss, params, ((xs, ys), (xq, yq)) = case.numpy()
+    assert list(params) == list(case.params) and len(xs) == len(yq) == case.tasks
+    assert np.isclose(loss(params, xs[0], ys[0]), models.loss_and_grad(case.model, params, xs[0], ys[0])[0], rtol=1e-14)
+    assert case.with_dtype("float32").numpy()[1]["w1"].dtype == np.float32
+
+
+@needs_torch
+def test_the_same_in_pytorch(asked, mistakes):
+    for dtype in tolerance.UNIT:
+        report = oracle.check(mistakes.called(mistakes.MAML), asked, dtype=dtype)
+        assert report.verdict == "CORRECT", str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")
+def test_the_same_in_jax(asked):
+    def mine(case):
+        value, grads = references.by_jax(case)
+        return {"meta_grad": grads, "meta_loss": value}
+
+    assert oracle.check(mine, asked).verdict == "CORRECT"
+
+
+def test_a_report_as_text_and_as_json(asked):
+    report = oracle.check(formula({"factors": "detached"}), asked)
+    assert str(report).startswith("KNOWN_BUG  fomaml") and "create_graph=True" in str(report) and "JAX" in str(report)
+    data = json.loads(report.to_json())
+    assert data["verdict"] == "KNOWN_BUG" and data["bug"] == "fomaml" and len(data["cases"]) == len(asked)
+    assert "\n" not in report.to_json()
+
+
+def test_the_catalogue_is_complete():
+    assert len([m for m in CATALOGUE.values() if not m.convention]) >= 35
+    assert all(m.torch and m.jax and m.explanation and m.computes for m in CATALOGUE.values())
+    assert all(name in list_bugs() for name in CATALOGUE)
+    used = {(k, v) for m in CATALOGUE.values() for form in m.forms for k, v in form.items() if k != "how"}
+    unused = {(k, v) for k, values in SWITCHES.items() for v in values[1:]} - used - {("loss", "support summed")}
+    assert not unused
+
+
+def test_the_core_tells_every_two_mistakes_apart():
+    """For every two forms of different mistakes there is a case in which they differ, and one that sees each."""
+    core = oracle.load("core")
+    names = [n for n in forms(core[0]) if n not in SPECIAL]
+    assert all(any(n in c.answer.bugs for c in core) for n in names)
+
+    def in_units(name):
+        return np.concatenate([flat(c.answer.bugs.get(name) or c.answer.meta_grad)
+                               / np.max(np.abs(flat(c.answer.meta_grad))) for c in core])  # fmt: skip
+
+    values = {n: in_units(n) for n in names}
+    for i, a in enumerate(names):
+        for b in names[:i]:
+            apart = np.max(np.abs(values[a] - values[b]))
+            assert apart > 1e-4 or a.split("/")[0] == b.split("/")[0], f"{a} and {b} are the same in every case"
+
+
+# ── every mistake by its name ───────────────────────────────────────────────────────────────────────────────────────
+
+FORMS = [(m.id, i) for m in CATALOGUE.values() for i in range(len(m.forms))]
+
+
+def expect(report, id):
+    wanted = "CORRECT_OTHER_CONVENTION" if CATALOGUE[id].convention else "KNOWN_BUG"
+    assert (report.verdict, report.bug, report.ties) == (wanted, id, []), f"{id}: {report}"
+
+
+@pytest.mark.parametrize(("id", "form"), FORMS, ids=[f"{id}-{i}" for id, i in FORMS])
+def test_every_mistake_by_its_name(asked, special, id, form):
+    these = asked + special if id in SPECIAL else asked
+    mine = formula(CATALOGUE[id].forms[form])
+    blind = lambda case: {"meta_grad": mine(case)["meta_grad"]}  # noqa: E731
+    expect(oracle.check(blind, these, capabilities=EVERYTHING), id)
+
+
+@pytest.mark.parametrize(("id", "form"), FORMS[::4], ids=[f"{id}-{i}" for id, i in FORMS[::4]])
+def test_mistakes_by_their_names_in_float32(asked, id, form):
+    if id not in SPECIAL:
+        mine = formula(CATALOGUE[id].forms[form])
+        expect(oracle.check(lambda case: {"meta_grad": mine(case)["meta_grad"]}, asked, dtype="float32"), id)
+
+
+MADE_IN_CODE = ("fomaml", "zero_gradient", "stale_gradient", "restarted_steps", "last_step_detached",
+                "reversed_product", "gauss_newton", "batch_norm_frozen", "pool_frozen", "task_leak", "inplace_update",
+                "same_parameters",
+                "gradients_accumulated", "clipped_gradient", "tied_weight_once", "alpha_times_n",
+                "relu_slope_one_at_zero", "relu_slope_half_at_zero", "pool_tie_last", "pool_tie_split",
+                "unbiased_variance")  # fmt: skip
+
+
+@needs_torch
+@pytest.mark.parametrize("id", MADE_IN_CODE)
+def test_mistakes_made_in_code(asked, mistakes, id):
+    """The whole list is `python -m bench.oracle matrix`."""
+    for made in mistakes.MADE[id]:
+        expect(oracle.check(made.mine, asked), id)
+
+
+@needs_torch
+@pytest.mark.parametrize("id", SPECIAL)
+def test_mistakes_that_need_a_special_case(asked, special, mistakes, id):
+    for made in mistakes.MADE[id]:
+        expect(oracle.check(made.mine, asked + special, capabilities=EVERYTHING), id)
+        assert oracle.check(made.mine, asked).verdict == "CORRECT"  # the plain cases cannot see it
+
+
+def test_a_sum_over_tasks_is_a_convention_if_the_loss_is_summed_too(asked):
+    def mine(case, loss):
+        answer = honest(case)
+        return {"meta_grad": {n: g * case.tasks for n, g in answer["meta_grad"].items()}} | loss(case, answer)
+
+    summed = oracle.check(lambda c: mine(c, lambda c, a: {"meta_loss": a["meta_loss"] * c.tasks}), asked)
+    assert (summed.verdict, summed.bug) == ("CORRECT_OTHER_CONVENTION", "sum_over_tasks")
+    expect(oracle.check(lambda c: mine(c, lambda c, a: {"meta_loss": a["meta_loss"]}), asked), "sum_over_tasks")
+    expect(oracle.check(lambda c: mine(c, lambda c, a: {}), asked), "sum_over_tasks")
+
+
+@needs_torch
+@pytest.mark.parametrize("key", [lambda case: case.id, lambda case: str({n: p.shape for n, p in case.params.items()})],
+                         ids=["a module for each case", "a module for each shape"])  # fmt: skip
+def test_gradients_that_are_never_zeroed(mistakes, key):
+    expect(oracle.check(mistakes.NotZeroed(key), oracle.load("core")), "gradients_not_zeroed")
+
+
+# ── factors, pairs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("factor", "said"), [
+    (lambda c: 1 / c.tasks, "1/T times"), (lambda c: len(c.support[0][0]), "N times"),
+    (lambda c: 0.375, r"0\.375 times"), (lambda c: 1 / c.inner_lr, "1/α times"), (lambda c: 1 + 1e-6, "1.000001 times"),
+], ids=["1/T", "N", "a number", "1/α", "nearly 1"])  # fmt: skip
+def test_a_factor_is_named(asked, factor, said):
+    mine = changed(lambda case, g: {n: np.asarray(x) * factor(case) for n, x in g.items()})
+    report = oracle.check(mine, asked)
+    assert report.verdict in ("WRONG_UNKNOWN", "KNOWN_BUG", "IMPRECISE") and not report.verdict.startswith("CORRECT")
+    if report.verdict == "WRONG_UNKNOWN":
+        assert re.search(said, report.explanation), str(report)
+
+
+def test_a_mistake_times_a_factor(asked):
+    def mine(case):
+        return {"meta_grad": {n: 2 * g for n, g in formula({"factors": "detached"})(case)["meta_grad"].items()}}
+
+    report = oracle.check(mine, asked)
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", "fomaml") and "multiplied by 2" in report.explanation
+
+
+@pytest.mark.parametrize(("a", "b"), [("alpha_times_n", "query_is_support"), ("one_step_more", "unbiased_variance")])
+def test_two_at_once_are_both_named(asked, a, b):
+    def mine(case):
+        here = [form for name, form in forms(case).items() if name in (a, b)]
+        return formula(merged(*here) if len(here) > 1 else here[0])(case)
+
+    report = oracle.check(mine, asked)
+    assert report.verdict == "KNOWN_BUG" and set(report.bug.split(" + ")) == {a, b}
+
+
+def test_forms_that_contradict_each_other_do_not_merge():
+    assert merged({"inner": "stale"}, {"inner": "ascent"}) is None
+    assert merged({"how": {"unit": 0.5}}, {"how": {"unbiased": True}}) == {"how": {"unit": 0.5, "unbiased": True}}
+
+
+# ── what the catalogue does not have ────────────────────────────────────────────────────────────────────────────────
+
+STRANGERS = ["half of each inner gradient is detached: the Hessian counts half", "second order in the first task only",
+             "the first parameter's inner gradient is detached", "momentum 0.9 in the inner loop",
+             "the squared error is summed over outputs, averaged over examples",
+             *(pytest.param(name, marks=pytest.mark.slow) for name in
+               ("batch norm's mean is detached", "label smoothing 0.1", "weight decay 0.01 in the support loss",
+                "a square gradient is returned transposed"))]  # fmt: skip
+
+
+@needs_torch
+@pytest.mark.parametrize("name", STRANGERS)
+def test_unknown_mistakes_get_their_kind_and_place(asked, mistakes, name):
+    """The whole list is in `python -m bench.oracle matrix`."""
+    from bench.oracle.matrix import strangers
+
+    (found,) = strangers(asked, [name])
+    assert found.right, found
+
+
+@needs_torch
+def test_a_kind_is_not_guessed_without_the_meta_loss(asked, mistakes):
+    half = next(u for u in mistakes.UNKNOWN if u.name.startswith("momentum 0.9"))
+    report = oracle.check(lambda case: {"meta_grad": half.mine(case)["meta_grad"]}, asked)
+    assert report.verdict == "WRONG_UNKNOWN" and report.kind is None and any("meta_loss" in n for n in report.notes)
+
+
+def test_noise_in_one_element_of_one_case_is_located(asked):
+    def mine(case):
+        answer = honest(case)
+        grads = {n: np.array(g) for n, g in answer["meta_grad"].items()}
+        if case.id == "tied":
+            grads["w"][0, 1] += 1e-3 * abs(grads["w"][0, 1])
+        return {"meta_grad": grads}
+
+    report = oracle.check(mine, asked)
+    assert not report.verdict.startswith("CORRECT") and "case tied, w[0, 1]" in report.location
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda g: g | {n: np.zeros_like(g[n]) for n in ("w1", "b1") if n in g}, "w1 is 0"),
+    (lambda g: g | {"b1": -np.asarray(g["b1"])} if "b1" in g else g, "b1 has the wrong sign"),
+    (lambda g: g | {"w1": 2 * np.asarray(g["w1"])} if "w1" in g else g, "w1 is doubled"),
+    (lambda g: g | {"w1": np.asarray(g["w1"])[::-1, ::-1]} if "w1" in g else g, "w1 is (reversed|transposed)"),
+], ids=["zero", "sign", "doubled", "reversed"])  # fmt: skip
+def test_right_numbers_in_wrong_places(asked, change, said):
+    report = oracle.check(changed(lambda case, g: change(g)), asked)
+    assert report.verdict == "WRONG_UNKNOWN"
+    assert re.search(said, report.explanation), str(report)
+
+
+def trace_of(case) -> list:
+    keep = ("theta", "loss_s", "grad_s", "loss_q", "grad_q")
+    return [{k: copy.deepcopy(way[k]) for k in keep} for way in run(case).trace]
+
+
+def spoil_second_step(trace):
+    name = next(iter(trace[0]["grad_s"][-1]))
+    trace[0]["grad_s"][-1][name] = trace[0]["grad_s"][-1][name] * 1.5
+
+
+@pytest.mark.parametrize(("spoil", "first"), [
+    (lambda trace: None, ""),
+    (spoil_second_step, "grad_s of inner step"),
+    (lambda trace: trace[0].update(loss_q=0.0), "loss_q"),
+    (lambda trace: trace.pop(), "the trace has"),
+    (lambda trace: trace[0].pop("theta"), ""),
+    (lambda trace: trace[0].update(loss_s="none"), "loss_s"),
+], ids=["right", "a gradient", "the query loss", "a task missing", "a part left out", "not numbers"])  # fmt: skip
+def test_the_first_wrong_quantity_of_a_trace(asked, spoil, first):
+    def mine(case):
+        trace = trace_of(case)
+        spoil(trace)
+        return honest(case) | {"trace": trace}
+
+    report = oracle.check(mine, asked)
+    assert report.verdict == ("WRONG_UNKNOWN" if first else "CORRECT") and first in report.location
+
+
+# ── precision, randomness, scale ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("digits", [5, 7, 9, 11])
+def test_digits_that_are_missing_are_counted(asked, digits):
+    def rounded(case, g):
+        return {n: np.vectorize(lambda v: float(f"{v:.{digits - 1}e}"))(np.asarray(x)) for n, x in g.items()}
+
+    report = oracle.check(changed(rounded), asked)
+    assert report.verdict == "IMPRECISE" and digits - 2 < report.digits < digits + 2, str(report)
+
+
+def test_float32_inside_float64_is_imprecise(asked):
+    def mine(case):
+        return honest(case.with_dtype("float32"))
+
+    report = oracle.check(mine, asked)
+    assert report.verdict == "IMPRECISE" and "float32" in report.explanation and 5 < report.digits < 9
+
+
+def test_an_error_of_a_hundred_roundings_is_refused(asked):
+    def mine(case):
+        answer = honest(case)
+        grads = {n: np.array(g) for n, g in answer["meta_grad"].items()}
+        scale = next(c for c in asked if c.id == case.id).answer.scale
+        name = next(iter(grads))
+        grads[name].flat[0] += 100 * 2.0**-53 * scale[name].flat[0]
+        return {"meta_grad": grads}
+
+    assert not oracle.check(mine, asked).verdict.startswith("CORRECT")
+
+
+def test_a_random_answer_is_nondeterministic(asked):
+    noise = np.random.default_rng(0)
+    mine = changed(lambda case, g: {n: np.asarray(x) * (1 + 1e-6 * noise.normal()) for n, x in g.items()})
+    report = oracle.check(mine, asked)
+    assert report.verdict == "NONDETERMINISTIC" and "then" in report.explanation
+
+
+def tiny(case, by: float):
+    """A quadratic or polynomial case with its loss times `by` and α over it: every step is what it was."""
+    small = lambda batches: [(x * by, y) for x, y in batches]  # noqa: E731
+    case = dataclasses.replace(case, support=small(case.support), query=small(case.query),
+                               inner_lr=case.inner_lr / by, outer_lr=case.outer_lr / by, answer=None)  # fmt: skip
+    return references.solve(case)
+
+
+@pytest.mark.parametrize("mine", [
+    honest, formula({"factors": "detached"}), formula({"factors": "sign"}), formula({"inner": "ascent"}),
+    formula({"result": "doubled"}),
+    changed(lambda case, g: {n: np.asarray(x) * (1 + 1e-8) for n, x in g.items()}),
+    changed(lambda case, g: {n: np.asarray(x) + 1e-3 * np.max(np.abs(x)) for n, x in g.items()}),
+], ids=["right", "fomaml", "hessian_sign", "inner_ascent", "doubled", "imprecise", "unknown"])  # fmt: skip
+def test_there_is_no_absolute_tolerance(mine):
+    """A loss 2^-200 times as large gets the same verdict: nothing is near enough only because it is small."""
+    plain = [c for c in oracle.load("core") if c.id in ("quadratic", "quartic")]
+    small = [tiny(c, 2.0**-200) for c in plain]
+    assert max(np.max(np.abs(flat(c.answer.meta_grad))) for c in small) < 1e-50
+    first, second = oracle.check(mine, plain), oracle.check(mine, small)
+    assert (first.verdict, first.bug, first.ties, first.kind) == (second.verdict, second.bug, second.ties, second.kind)
+    assert [c.passed for c in first.cases] == [c.passed for c in second.cases]
+
+
+def test_what_nothing_depends_on_must_be_exactly_zero(special):
+    case = next(c for c in special if c.id == "unused")
+    assert np.all(case.answer.scale["unused"] == 0)
+    for value, passed in ((0.0, True), (1e-300, False)):
+        mine = changed(lambda case, g, value=value: g | {"unused": np.full(2, value)})
+        report = oracle.check(mine, [case], capabilities=EVERYTHING)
+        assert report.cases[0].passed == passed
+
+
+def test_a_planted_error_must_be_refused(asked, monkeypatch):
+    """The control that runs before every CORRECT: a diagnosis that lets everything pass is found out."""
+    real = checking.diagnose
+    monkeypatch.setattr(checking, "diagnose", lambda asked, answers: real(asked, answers))
+    assert oracle.check(honest, asked).verdict == "CORRECT"
+    monkeypatch.setattr(checking, "diagnose", lambda asked, answers: oracle.Report("CORRECT"))
+    with pytest.raises(AssertionError, match="planted"):
+        oracle.check(honest, asked)
+
+
+def test_a_diagnosis_with_a_loose_tolerance_is_found_out(asked, monkeypatch):
+    planted = 4 * tolerance.TAU
+    real = checking.diagnose
+
+    def loose(asked, answers):
+        monkeypatch.setattr(tolerance, "TAU", planted * 2)
+        try:
+            return real(asked, answers)
+        finally:
+            monkeypatch.setattr(tolerance, "TAU", planted / 4)
+
+    monkeypatch.setattr(checking, "diagnose", loose)
+    with pytest.raises(AssertionError, match="planted"):
+        oracle.check(honest, asked)
+
+
+def test_a_stored_answer_that_was_changed_is_found_out():
+    case = oracle.load("core")[0]
+    grads = {n: np.array(g) for n, g in case.answer.meta_grad.items()}
+    grads["w1"][0, 0] += 1e-9
+    case = dataclasses.replace(case, answer=dataclasses.replace(case.answer, meta_grad=grads))
+    with pytest.raises(oracle.Tampered, match=case.id):
+        oracle.check(honest, [case])
+
+
+# ── the references ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+INTEGERS = {  # ½(w·x)², w = (2, 3, 5), x_s = (1, 2, 3), x_q = (4, 5, 6), α = ½: worked out by hand
+    ("integers-1", ()): (3780, 8505, 13230),
+    ("integers-1", ("factors", "detached")): (-1260, -1575, -1890),
+    ("integers-1", ("query", "before adaptation", "factors", "detached")): (212, 265, 318),
+    ("integers-1", ("result", "displacement")): (11.5, 23, 34.5),
+    ("integers-1", ("factors", "sign")): (-6300, -11655, -17010),
+    ("integers-1", ("factors", "of query")): (47250, 59062.5, 70875),
+    ("integers-1", ("data", "swapped")): (51975, 64350, 76725),
+    ("integers-1", ("data", "query is support")): (828, 1656, 2484),
+    ("integers-1", ("inner", "summed")): (40262, 83470, 126678),
+    ("integers-2", ()): (159012, 312345, 465678),
+    ("integers-2", ("factors", "first detached")): (-22716, -51111, -79506),
+    ("integers-2", ("factors", "last detached")): (-22716, -51111, -79506),
+    ("integers-2", ("inner", "stale")): (19124, 40297, 61470),
+}
+
+
+@pytest.mark.parametrize("which", INTEGERS, ids=["-".join((id, *form)).replace(" ", "-") for id, form in INTEGERS])
+def test_integers_worked_out_by_hand(which):
+    id, form = which
+    case = by_hand()[id]
+    switches = dict(zip(form[::2], form[1::2], strict=True))
+    _, grads = references.exact(case, switches)
+    assert [Fraction(x) for x in np.ravel(grads["w"])] == [Fraction(x) for x in INTEGERS[which]]
+    assert np.allclose(np.ravel(run_form(case, switches).meta_grad["w"]), np.array(INTEGERS[which], float), rtol=1e-13)
+
+
+def test_the_quartic_is_exactly_what_was_worked_out():
+    case = by_hand()["quartic"]
+    assert references.exact(case)[1]["theta"] == Fraction(130152422875, 2**41)
+    assert references.exact(case, {"factors": "detached"})[1]["theta"] == Fraction(1408195, 2**21)
+    assert references.exact(case, {"factors": "sign"})[1]["theta"] == Fraction(3909161993755, 2**41)
+
+
+def test_stored_answers_are_what_rationals_give():
+    for case in oracle.load("core"):
+        if case.id in ("quartic", "integers-1", "integers-2", "square", "quadratic"):
+            value, grads = references.exact(case)
+            assert float(value) == case.answer.meta_loss
+            assert all(np.array_equal(np.vectorize(float)(g), case.answer.meta_grad[n]) for n, g in grads.items())
+
+
+@pytest.mark.parametrize("id", ["tanh", "softmax", "relu-at-zero"])
+def test_stored_answers_are_what_balls_certify(id):
+    pytest.importorskip("flint")
+    case = next(c for c in oracle.load("core") if c.id == id)
+    value, grads = references.certified(case)
+    assert value == case.answer.meta_loss and all(np.array_equal(g, case.answer.meta_grad[n]) for n, g in grads.items())
+
+
+def test_every_case_was_confirmed_by_three_rungs():
+    for case in oracle.load("core"):
+        assert len(case.answer.confirmed) >= 3 and "balls" in case.answer.confirmed, case.id
+
+
+KINDS = ["tanh 2-3-1 mse", "tanh 2-2-3 cross_entropy", "relu 2-3-1 mse", "softplus 2-2-1 binary_cross_entropy",
+         "square 2-2-1 mse", "linear 3-2 mse", "polynomial", "quadratic 3", "batch norm 2", "tied 2", "unused",
+         "conv tanh pool 2", "conv bn relu 1", "conv bn softplus pool 1", "omniglot"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10**6))
+def test_gradients_by_hand_are_the_engines(kind, seed):
+    case = cases.draw(kind, seed, shots=5 if kind == "omniglot" else 3)
+    library = models.loss_in(models.NumPy(), case.model)
+    for x, y in case.support:
+        value, grads = models.loss_and_grad(case.model, case.params, x, y)
+        value_, grads_ = tm.value_and_grad(library)(case.params, x, y)
+        assert np.isclose(value, value_, rtol=1e-12)
+        assert np.allclose(flat(grads), flat(grads_), rtol=1e-9, atol=1e-12 * np.max(np.abs(flat(grads_))))
+
+
+@settings(max_examples=40)
+@given(kind=st.sampled_from([k for k in KINDS if k not in ("omniglot", "square 2-2-1 mse", "polynomial")]),
+       seed=st.integers(0, 10**6), steps=st.integers(0, 3), tasks=st.integers(1, 3), first_order=st.booleans(),
+       per_parameter=st.booleans(), unequal=st.booleans())  # fmt: skip
+def test_the_formula_is_the_engine(kind, seed, steps, tasks, first_order, per_parameter, unequal):
+    """MAML by its formula, complex steps through gradients by hand, beside the engine's reverse over reverse."""
+    case = cases.draw(kind, seed, inner_steps=steps, tasks=tasks, inner_lr=0.0625, first_order=first_order,
+                      per_parameter=per_parameter, unequal=unequal)  # fmt: skip
+    value, grads = tolerance.engine_answer(case)
+    result = run(case)
+    size = np.max(np.abs(flat(grads)))
+    assert np.isclose(result.meta_loss, value, rtol=1e-11)
+    assert np.allclose(flat(result.meta_grad), flat(grads), rtol=1e-8, atol=1e-10 * size)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6))
+def test_scales_bound_what_rounding_does(seed):
+    """Every input moved by up to one rounding moves the answer by no more than some of its scales."""
+    case = cases.draw("tanh 2-2-1 mse", seed)
+    loss_scale, scale = tolerance.scales(case)
+    value, grads = tolerance.engine_answer(case)
+    source, unit = np.random.default_rng(seed), 2.0**-40
+
+    def moved(x):
+        return np.asarray(x) * (1 + unit * source.uniform(-1, 1, np.shape(x)))
+
+    near = dataclasses.replace(
+        case, params={n: moved(p) for n, p in case.params.items()},
+        support=[tuple(map(moved, b)) for b in case.support], query=[tuple(map(moved, b)) for b in case.query],
+    )  # fmt: skip
+    value_, grads_ = tolerance.engine_answer(near)
+    assert tolerance.error(grads_, grads, scale, unit) < 10
+    assert abs(value_ - value) < 10 * unit * loss_scale
+
+
+def test_diagnosis_of_nothing_is_skipped():
+    assert diagnose([], {}).verdict == "SKIPPED"

@@ -633,3 +633,37 @@ def test_scales_bound_what_rounding_does(seed):
 
 def test_diagnosis_of_nothing_is_skipped():
     assert diagnose([], {}).verdict == "SKIPPED"
+
+
+# ── the comparison itself ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_errors_are_counted_in_roundings():
+    u, nothing = 2.0**-53, np.zeros((0, 3))
+    got = np.array([1.0, 2.0, 0.0, 0.0, 1e300, np.nan, np.inf])
+    right = np.array([1.0, 1.0, 0.0, 1e-300, 0.0, 1.0, 0.0])
+    scale = np.array([1.0, 1.0, 0.0, 0.0, 1e-300, 1.0, 1.0])
+    wanted = [0, 2.0**53, 0, np.inf, np.inf, np.inf, np.inf]
+    np.testing.assert_array_equal(tolerance.errors(got, right, scale, u), wanted)
+    assert tolerance.errors(np.float32(0.1), 0.1, 1.0, u) > 1e6  # in float32 they would be the same
+    assert tolerance.error({"w": nothing, "b": right}, {"w": nothing, "b": right}, {"w": nothing, "b": scale}, u) == 0
+    one, nan = np.ones(2), np.array([1.0, np.nan])
+    for got in ({"a": one, "b": nan}, {"a": nan, "b": one}):
+        assert tolerance.error(got, {"a": one, "b": one}, {"a": one, "b": one}, u) == np.inf
+
+
+@pytest.mark.parametrize("change, verdict", [
+    (lambda loss: None, "CORRECT"), (lambda loss: loss, "CORRECT"), (lambda loss: loss * (1 + 1e-9), "WRONG_UNKNOWN"),
+    (lambda loss: 2 * loss, "WRONG_UNKNOWN"), (lambda loss: 0.0, "WRONG_UNKNOWN"),
+])  # fmt: skip
+def test_a_right_gradient_with_another_meta_loss(change, verdict):
+    def candidate(case):
+        loss, params, tasks = case.numpy()
+        meta = tm.meta_value_and_grad(loss, inner_lr=case.inner_lr, inner_steps=case.inner_steps)
+        value, grads = meta(params, tasks)
+        return {"meta_grad": grads, "meta_loss": change(value)}
+
+    report = oracle.check(candidate, seed=0)
+    assert report.verdict == verdict
+    if verdict != "CORRECT":
+        assert report.kind == "forward differs" and "meta-loss" in report.explanation

@@ -47,14 +47,23 @@ def check(
     """
     asked, left_out = questions(suite, dtype, tuple(capabilities), seed)
     confirm(asked)
+    moved = dict.fromkeys(q.of for q in asked if q.role == "moved")
+    at_first = [q for q in asked if q.role != "moved" or q.of == next(iter(moved))]
+    answers = _ask_all(candidate, at_first, timeout)
+    report = conclude(at_first, left_out, answers, suite, dtype)
+    if report.verdict == "WRONG_UNKNOWN":  # only then is it worth asking at other θ for every kind of model
+        answers |= _ask_all(candidate, [q for q in asked if q.id not in answers], timeout)
+        report = conclude(asked, left_out, answers, suite, dtype)
+    return report
+
+
+def _ask_all(candidate: Callable, asked: list[Question], timeout: float) -> dict[str, Answered]:
     answers = {}
     for question in asked:
         answers[question.id] = _ask(candidate, question.case, timeout)
         if answers[question.id].problem.startswith("no answer within"):
             break  # the thread is still busy; what follows could not be trusted
-    for question in asked:
-        answers.setdefault(question.id, Answered(problem="not asked any more"))
-    return conclude(asked, left_out, answers, suite, dtype)
+    return {q.id: answers.get(q.id, Answered(problem="not asked any more")) for q in asked}
 
 
 def conclude(asked, left_out, answers, suite, dtype) -> Report:

@@ -110,8 +110,13 @@ def _unstable(questions, answers, further) -> Report | None:
 
 
 def _right(judged: list[Judged], elsewhere: str) -> Report | None:
-    if not all(j.passed for j in judged):
+    if any(j.error > tolerance.TAU for j in judged):
         return None
+    if any(j.loss_error > tolerance.TAU for j in judged):
+        return Report(
+            "WRONG_UNKNOWN", None, "the meta-gradient is right in every case; the meta-loss returned with it is not",
+            kind="forward differs",
+        )
     seen = {name.split("/")[0] for j in judged for name, grads in j.case.answer.bugs.items() if grads is not None}
     unseen = [name for name in _CORE_SEES if name not in seen]
     if unseen:
@@ -176,7 +181,7 @@ def _known(judged: list[Judged]) -> Report | None:
     names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
     explains = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in judged)]
     explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in judged if not j.passed)]
-    if explains and any(j.error > tolerance.TAU for j in judged):
+    if explains:
         return _named(judged, explains)
     return _scaled(judged, names)
 
@@ -216,7 +221,7 @@ def _scaled(judged, names) -> Report | None:
     for name in ["", *names]:
         for c in _factors(judged[0].case):
             good = (fits(j.case, j.answer.grad, value_of(j.case, name), factors[j.case.id][c]) for j in judged)
-            if all(good) and any(j.error > tolerance.TAU for j in judged):
+            if all(good):
                 if name:
                     return _named(judged, [name], f"; and all of it is multiplied by {c}", f" × {c}")
                 return Report(
@@ -259,7 +264,7 @@ def _constant(judged) -> float | None:
     got, right = flat(largest.answer.grad), flat(largest.case.answer.meta_grad)
     c = float(got @ right / (right @ right))
     found = c != 0 and all(fits(j.case, j.answer.grad, j.case.answer.meta_grad, c) for j in judged)
-    return c if found and any(j.error > tolerance.TAU for j in judged) else None
+    return c if found else None
 
 
 _SIZES = {
@@ -340,11 +345,6 @@ def _imprecise(judged: list[Judged]) -> Report | None:
 
 
 def _unknown(judged: list[Judged], questions, answers) -> Report:
-    if all(j.error <= tolerance.TAU for j in judged):
-        return Report(
-            "WRONG_UNKNOWN", None, "the meta-gradient is right in every case; the meta-loss returned with it is not",
-            kind="forward differs",
-        )
     notes = []
     traces = list(filter(None, map(trace_error, judged)))
     slope = own_slope(questions, answers, {j.case.id for j in judged if not j.passed})

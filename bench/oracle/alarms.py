@@ -137,8 +137,8 @@ IMPLEMENTATIONS["NumPy, sums by fsum"] = HandWritten(exactly)
 IMPLEMENTATIONS["PyTorch, create_graph"] = called(MAML)
 
 
-@implementation("torch.func, grad of grad")
-def torch_func(case) -> dict:
+def functional(case) -> tuple:
+    """The query loss of one task as a function of θ, and what it is called with."""
     loss, theta, (support, query) = case.torch()
     rate = {n: torch.from_numpy(a) for n, a in alpha(case).items()}
     theta = {n: p.detach() for n, p in theta.items()}
@@ -150,6 +150,12 @@ def torch_func(case) -> dict:
             p = {n: p[n] - rate[n] * g[n] for n in p}
         return loss(p, xq, yq)
 
+    return of_task, theta, support, query
+
+
+@implementation("torch.func, grad of grad")
+def torch_func(case) -> dict:
+    of_task, theta, support, query = functional(case)
     step = torch.func.grad_and_value(of_task)
 
     def one(t):
@@ -163,17 +169,7 @@ def torch_func(case) -> dict:
 def torch_vmap(case) -> dict:
     if "unequal_tasks" in case.needs:
         return torch_func(case)
-    loss, theta, (support, query) = case.torch()
-    rate = {n: torch.from_numpy(a) for n, a in alpha(case).items()}
-    theta = {n: p.detach() for n, p in theta.items()}
-
-    def of_task(p, xs, ys, xq, yq):
-        for _ in range(case.inner_steps):
-            g = torch.func.grad(loss)(p, xs, ys)
-            g = {n: x.detach() for n, x in g.items()} if case.first_order else g
-            p = {n: p[n] - rate[n] * g[n] for n in p}
-        return loss(p, xq, yq)
-
+    of_task, theta, support, query = functional(case)
     mean = lambda p: torch.func.vmap(of_task, (None, 0, 0, 0, 0))(p, *support, *query).mean()  # noqa: E731
     grads, value = torch.func.grad_and_value(mean)(theta)
     return {"meta_grad": grads, "meta_loss": value}

@@ -30,13 +30,13 @@ torch = extras.require("torch", "peers")
 class MAML:
     """MAML in PyTorch. `MAML(case)()` is an answer."""
 
-    library = models.Torch
+    framework = models.Torch
     traced = False
 
     def __init__(self, case):
         self.case, self.trace = case, []
         _, self.theta, (support, query) = case.torch()
-        self.loss = models.loss_in(self.library(), case.model)
+        self.loss = models.loss_in(self.framework(), case.model)
         self.tasks = list(zip(zip(*support, strict=True), zip(*query, strict=True), strict=True))
         given = rates(case)
         given = given if isinstance(given, dict) else dict.fromkeys(self.theta, given)
@@ -432,7 +432,7 @@ def outputs(library, model: dict, params: dict, x):
 def jacobian_and_output_hessian(case):
     """Jᵀ (∇²ℓ) J v in PyTorch"""
     honest = FirstOrder(case)
-    library = honest.library()
+    library = honest.framework()
     criterion = (lambda o, y: library.mean(o)) if case.model["loss"] == "mean" else getattr(library, case.model["loss"])
     total = {n: torch.zeros_like(p) for n, p in honest.theta.items()}
     value = 0.0
@@ -483,7 +483,7 @@ class Layers(models.Torch):
 def custom(*names: str, cut: bool = False) -> Callable:
     """Layers whose custom backward has no derivative of its own (with `cut`: not even by what comes back)."""
 
-    def library():
+    def framework():
         made = Layers()
         for name in names:
             honest = getattr(made, name)
@@ -491,35 +491,35 @@ def custom(*names: str, cut: bool = False) -> Callable:
                 functools.partial(honest, **settings), cut, *inputs))  # fmt: skip
         return made
 
-    return library
+    return framework
 
 
 @makes("softmax_frozen")
 class CustomLoss(MAML):
     """a custom Function for the loss that saves its slope detached"""
 
-    library = staticmethod(custom("mse", "half_mse", "cross_entropy", "binary_cross_entropy"))
+    framework = staticmethod(custom("mse", "half_mse", "cross_entropy", "binary_cross_entropy"))
 
 
 @makes("batch_norm_frozen")
 class CustomBatchNorm(MAML):
     """a custom Function for batch norm that saves its statistics detached"""
 
-    library = staticmethod(custom("batch_norm"))
+    framework = staticmethod(custom("batch_norm"))
 
 
 @makes("pool_frozen")
 class CustomPool(MAML):
     """a custom Function for max pooling without a double backward"""
 
-    library = staticmethod(custom("max_pool", cut=True))
+    framework = staticmethod(custom("max_pool", cut=True))
 
 
 @makes("activation_frozen")
 class CustomActivation(MAML):
     """custom Functions for activations that save their slope detached"""
 
-    library = staticmethod(custom("tanh", "softplus", "square"))
+    framework = staticmethod(custom("tanh", "softplus", "square"))
 
 
 # ── the inner loop ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1060,7 +1060,7 @@ class SecondUseOnly(MAML):
         return [[params[n] if last[n] == i else held[n] for n in names] for i, names in enumerate(used)]
 
     def loss_of(self, used, batch):
-        library, (x, y) = self.library(), batch
+        library, (x, y) = self.framework(), batch
         for layer, params in zip(self.case.model["layers"], used, strict=True):
             settings = {k: v for k, v in layer.items() if k not in ("layer", "params")}
             x = getattr(library, layer["layer"])(x, *params, **settings)
@@ -1080,34 +1080,34 @@ class SecondUseOnly(MAML):
 def other(**layers) -> Callable:
     """PyTorch's layers with some replaced: name=f(library, inputs…)."""
 
-    def library():
+    def framework():
         made = Layers()
         for name, f in layers.items():
             setattr(made, name, functools.partial(f, made))
         return made
 
-    return staticmethod(library)
+    return staticmethod(framework)
 
 
 @makes("half_squared_error")
 class Half(MAML):
     """squared errors with ½"""
 
-    library = other(mse=lambda library, o, y: ((o - y) ** 2 / 2).mean())
+    framework = other(mse=lambda library, o, y: ((o - y) ** 2 / 2).mean())
 
 
 @makes("relu_slope_one_at_zero")
 class ReluOne(MAML):
     """x * (x >= 0)"""
 
-    library = other(relu=lambda library, x: x * (x >= 0))
+    framework = other(relu=lambda library, x: x * (x >= 0))
 
 
 @makes("relu_slope_half_at_zero")
 class ReluHalf(MAML):
     """torch.maximum(x, 0)"""
 
-    library = other(relu=lambda library, x: torch.maximum(x, torch.zeros_like(x)))
+    framework = other(relu=lambda library, x: torch.maximum(x, torch.zeros_like(x)))
 
 
 def _windows(library, x, size):
@@ -1120,14 +1120,14 @@ def _windows(library, x, size):
 class LastOfTie(MAML):
     """max_pool of windows turned round"""
 
-    library = other(max_pool=lambda library, x, size: _windows(library, x, size).flip(-1).max(-1).values)
+    framework = other(max_pool=lambda library, x, size: _windows(library, x, size).flip(-1).max(-1).values)
 
 
 @makes("pool_tie_split")
 class SharedTie(MAML):
     """amax over windows"""
 
-    library = other(max_pool=lambda library, x, size: _windows(library, x, size).amax(-1))
+    framework = other(max_pool=lambda library, x, size: _windows(library, x, size).amax(-1))
 
 
 def _unbiased(library, x, gamma, beta):
@@ -1139,14 +1139,14 @@ def _unbiased(library, x, gamma, beta):
 class Unbiased(MAML):
     """x.var(dim) with its default"""
 
-    library = other(batch_norm=_unbiased)
+    framework = other(batch_norm=_unbiased)
 
 
 @makes("running_statistics")
 class Evaluating(MAML):
     """batch_norm with running statistics, never updated"""
 
-    library = other(batch_norm=lambda library, x, gamma, beta: x / (1 + models.EPS) ** 0.5 * gamma + beta)
+    framework = other(batch_norm=lambda library, x, gamma, beta: x / (1 + models.EPS) ** 0.5 * gamma + beta)
 
 
 # ── what the catalogue does not have ────────────────────────────────────────────────────────────────────────────────
@@ -1238,7 +1238,7 @@ def _mean_detached(library, x, gamma, beta):
 class MeanDetached(MAML):
     """batch norm's mean is detached"""
 
-    library = other(batch_norm=_mean_detached)
+    framework = other(batch_norm=_mean_detached)
 
 
 @unknown(DERIVATIVE, "w is transposed")
@@ -1311,7 +1311,7 @@ class WeightDecay(MAML):
 class Smoothed(MAML):
     """label smoothing 0.1"""
 
-    library = other(cross_entropy=lambda library, o, y: torch.nn.functional.cross_entropy(o, y, label_smoothing=0.1))
+    framework = other(cross_entropy=lambda library, o, y: torch.nn.functional.cross_entropy(o, y, label_smoothing=0.1))
 
 
 @unknown(OBJECTIVE, "derivative of what you compute", "loss_q")
@@ -1413,7 +1413,7 @@ class TransposedForward(MAML):
 
     def support_loss(self, fast, batch):
         uses = iter(range(9))
-        library, (x, y) = self.library(), batch
+        library, (x, y) = self.framework(), batch
         for layer in self.case.model["layers"]:
             settings = {k: v for k, v in layer.items() if k not in ("layer", "params")}
             params = [fast[n] for n in layer.get("params", [])]
@@ -1429,7 +1429,7 @@ class TransposedForward(MAML):
 class SumOfOutputs(MAML):
     """the squared error is summed over outputs, averaged over examples"""
 
-    library = other(mse=lambda library, o, y: ((o - y) ** 2).sum(1).mean())
+    framework = other(mse=lambda library, o, y: ((o - y) ** 2).sum(1).mean())
 
 
 @unknown(FORWARD, "gradient is not its derivative", "theta of inner step 2")
@@ -1463,14 +1463,14 @@ class _CrudeTanh(torch.autograd.Function):
 class WrongSlope(MAML):
     """a custom tanh whose backward has 1 − y for 1 − y²"""
 
-    library = other(tanh=lambda library, x: _CrudeTanh.apply(x))
+    framework = other(tanh=lambda library, x: _CrudeTanh.apply(x))
 
 
 @unknown(None, "float32")
 class SinglePrecision(MAML):
     """the first layer's product is computed in float32"""
 
-    library = other(linear=lambda library, x, w, b=0: (x.float() @ w.float()).to(x.dtype) + b)
+    framework = other(linear=lambda library, x, w, b=0: (x.float() @ w.float()).to(x.dtype) + b)
 
 
 @unknown(DERIVATIVE, "relu-at-zero")  # the others lose digits; at a kink a difference is far off

@@ -1,6 +1,6 @@
 """Cases: a model, θ, tasks and settings, for which the exact meta-gradient is known.
 
-    case = load("core")[0]                       what ships                     fresh(seed)     a new one, from a seed
+    case = load("core")[0]                                 what ships              draw(kind, seed)    a new one
     loss, params, ((xs, ys), (xq, yq)) = case.torch()      or .jax(), .numpy(): the same model in that library's arrays
     case.inner_lr, case.inner_steps, case.tasks, case.first_order, case.adapt
 
@@ -40,11 +40,10 @@ class Answer:
 
     Attributes:
         meta_loss, meta_grad: 𝓛 and its gradient, rounded once to float64.
-        scale, loss_scale: how far each number moves if every intermediate value is off by one rounding, in roundings
-            (first order; see `tolerance.scales`).
+        scale, loss_scale: the standard deviation of each number if every intermediate value is rounded once, in units
+            of the roundoff (first order; see `tolerance.scales`).
         bugs: form of a mistake → the gradient it gives, where it is not the right one; None where it diverges, or
-            depends on rounding. What is
-            not listed gives the right gradient: the case is blind to it.
+            depends on rounding. What is not listed gives the right gradient: the case is blind to it.
         distance: of the nearest of these, in units of the roundoff of float64 and the scale.
         margin: of the nearest kink (ReLU, max), relative to the size of the values there; infinite without kinks.
         confirmed: rung of the ladder → how well it agrees.
@@ -196,7 +195,7 @@ class Case:
     def from_json(data: dict, answer: Answer | None = None, dtypes=("float64", "float32")) -> Case:
         rate = data["inner_lr"]
         return Case(
-            id=data["id"], comment=data["comment"], model=data["model"],
+            id=data["id"], comment=data.get("comment", ""), model=data["model"],
             params={n: decode(p) for n, p in data["params"].items()},
             support=[(decode(b["x"]), decode(b["y"])) for b in data["support"]],
             query=[(decode(b["x"]), decode(b["y"])) for b in data["query"]],

@@ -118,20 +118,17 @@ def confirm(asked: list[Question]) -> None:
 
 
 def negative_control(asked: list[Question], answers: dict[str, Answered]) -> None:
-    """Plant errors into answers that passed; each must be refused.
+    """Plant an error into answers that passed; it must be refused.
 
     Raises:
         AssertionError: a planted error passed: the oracle itself is broken.
     """
-    for question in asked:
-        right = question.case.answer
-        if question.role != "case" or right is None:
-            continue
-        name = max(right.scale, key=lambda n: np.max(right.scale[n], initial=0))
-        planted = {n: np.array(g) for n, g in right.meta_grad.items()}
-        at = np.unravel_index(np.argmax(right.scale[name]), right.scale[name].shape)
-        planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]
-        changed = dict(answers) | {question.id: dataclasses.replace(answers[question.id], grad=planted)}
-        if diagnose(asked, changed).verdict == "CORRECT":
-            raise AssertionError(f"a planted error in case {question.id} passed: this oracle cannot be trusted")
-        break
+    question = next(q for q in asked if q.role == "case")
+    right = question.case.answer
+    name = max(right.scale, key=lambda n: np.max(right.scale[n], initial=0))
+    planted = {n: np.array(g) for n, g in right.meta_grad.items()}
+    at = np.unravel_index(np.argmax(right.scale[name]), right.scale[name].shape)
+    planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]
+    changed = dict(answers) | {question.id: dataclasses.replace(answers[question.id], grad=planted)}
+    if diagnose(asked, changed).verdict == "CORRECT":
+        raise AssertionError(f"a planted error in case {question.id} passed: this oracle cannot be trusted")

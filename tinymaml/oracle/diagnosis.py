@@ -165,13 +165,10 @@ def value_of(case: Case, name: str) -> dict | None:
 
 def _factors(case: Case) -> dict[str, float]:
     support, query = (len(batches[0][0]) for batches in (case.support, case.query))
-    sizes = {"T": case.tasks, "N": support, "N_q": query, "K": case.inner_steps}
+    sizes = {"T": case.tasks, "N": support, "N_q": query, "K": max(case.inner_steps, 1)}
     out = {}
     for name, n in sizes.items():
-        if n > 1:
-            out |= {name: float(n), f"1/{name}": 1 / n}
-        else:
-            out |= {name: 1.0, f"1/{name}": 1.0}
+        out |= {name: float(n), f"1/{name}": 1 / n}
     rate = case.inner_lr if isinstance(case.inner_lr, float) and case.inner_lr else 1.0
     return out | {"α": rate, "1/α": 1 / rate, "β": case.outer_lr, "1/β": 1 / case.outer_lr, "2": 2.0, "1/2": 0.5,
                   "−1": -1.0, "−α": -rate, "−1/α": -1 / rate}  # fmt: skip
@@ -249,7 +246,7 @@ def _clipped(judged) -> Report | None:
             return None
         lengths.append(float(np.linalg.norm(got)))
     # PyTorch's clip_grad_norm_ divides by norm + 1e-6; a single case proves it if the length is a round number
-    rounded = float(f"{lengths[0]:.2g}") if lengths else 0.0
+    rounded = float(f"{lengths[0]:.2g}")
     if max(lengths) - min(lengths) > 1e-4 * max(lengths) or len(wrong) < 2 and abs(lengths[0] / rounded - 1) > 1e-4:
         return None
     passed = [np.linalg.norm(flat(j.case.answer.meta_grad)) for j in judged if j.error <= tolerance.TAU]

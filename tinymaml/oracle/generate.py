@@ -280,7 +280,7 @@ def files(seeds: dict[str, int], progress: bool = True, jobs: int = 2) -> dict[s
     """Every vector file by its name."""
     safetensors = extras.require("safetensors.numpy", "oracle")
     hand = by_hand()
-    work = [(id, case) for id, case in hand.items()]
+    work = list(hand.items())
     work += [(id, make(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
     work.sort(key=lambda idcase: "omniglot" not in idcase[0])  # the long ones first
     cases = dict(_in_parallel(build, work, progress, jobs))
@@ -329,7 +329,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.search:
         specs = _core() | _full()
         found = dict(_in_parallel(search, list(specs.items()), True, args.jobs))
-        args.to.mkdir(exist_ok=True)
         write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
     built = files(json.loads(SEEDS.read_text()), True, args.jobs)
     if args.check:

@@ -69,7 +69,7 @@ def lines(asked: list[Question], prefix: str, hexadecimal: bool = False) -> Iter
 # ── answers in ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_answers(answers: Iterable[str], timeout_note: str = "") -> Report:
+def check_answers(answers: Iterable[str]) -> Report:
     """The report on lines of answers; the first one's id tells what was asked."""
     answers = iter(answers)
     try:
@@ -79,7 +79,7 @@ def check_answers(answers: Iterable[str], timeout_note: str = "") -> Report:
         prefix = _parse(first)["id"].partition("/")[0]
         suite, dtype, seed, capabilities = _understood(prefix)
     except Broken as error:
-        return Report("PROTOCOL_ERROR", explanation=str(error) + timeout_note)
+        return Report("PROTOCOL_ERROR", explanation=str(error))
     asked, left_out = questions(suite, dtype, capabilities, seed)
     confirm(asked)
     return conclude(asked, left_out, read(asked, prefix, _chain(first, answers)), suite, dtype)
@@ -305,7 +305,7 @@ def _answer_all(target: str) -> None:
     function = resolve(target)
     for line in sys.stdin:
         data = json.loads(line)
-        case = Case.from_json(data | {"comment": ""}).with_dtype(data["dtype"])
+        case = Case.from_json(data).with_dtype(data["dtype"])
         before = case.inputs()
         try:
             answer = _plain(function(case))

@@ -1,8 +1,9 @@
 """What an implementation is asked, and how its answers are read.
 
-A suite's cases, two new ones that no file holds, and on one case a few more questions: the same again (is it
-deterministic?), the tasks in another order (the mean does not change), and θ moved a little (is the gradient that of
-its own loss?). Python functions and foreign programs are asked the same.
+A suite's cases, two new ones that no file holds, and a few more questions: one case again (is it deterministic?), its
+tasks in another order (the mean does not change), and for a case of each kind of model θ moved a little (is the
+gradient that of its own loss?). Foreign programs are asked it all; a Python function is asked about the other kinds
+only if something is wrong.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SWITCHES: dict[str, tuple] = {
     # what is learned from
     "data": ("right", "swapped", "query is support", "support is query", "labels sorted", "joint"),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's"),
-    "loss": ("right", "support summed", "query over examples"),
+    "loss": ("right", "query over examples"),
     # the inner loop
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum"),
@@ -124,8 +124,8 @@ def run(case, number=float, how: Options = Options(), **switches) -> Result:  # 
         if value not in SWITCHES[name]:
             raise ValueError(f"{name}={value!r}; wanted one of {SWITCHES[name]}")
     s = {name: values[0] for name, values in SWITCHES.items()} | switches
-    if case.first_order and s["factors"] in ("right", "parameters detached"):
-        s["factors"] = {"right": "detached", "parameters detached": "parameters detached"}[s["factors"]]
+    if case.first_order and s["factors"] == "right":
+        s["factors"] = "detached"
     return _Run(case, number, how, s).result()
 
 
@@ -135,7 +135,6 @@ class _Run:
         self.number = lambda x: as_numbers(x, number)
         self.calculus = Calculus(case.model, how, number)
         self.theta = _map(self.number, case.params)
-        self.alpha = self.rates_on(case.batches()[0][0])
         self.tasks = [self.data(*task) for task in case.batches()]
 
     # ── what is learned from ────────────────────────────────────────────────────────────────────────────────────────
@@ -167,20 +166,15 @@ class _Run:
             for n, p in case.params.items()
         }
 
-    def loss_and_grad(self, theta, batch, summed=False):
-        value, grads = self.calculus.loss_and_grad(theta, batch)
-        return (value * len(batch[0]), _map(lambda g: g * len(batch[0]), grads)) if summed else (value, grads)
-
     # ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def adapt(self, theta, support) -> dict:
         """θ₀ … θ_K with each step's loss and gradient."""
         steps = max(self.case.inner_steps + self.s["steps"], 0)
-        summed = self.s["loss"] == "support summed"
         alpha = self.rates_on(support)
         way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha}
         for _ in range(steps):
-            value, g = self.loss_and_grad(theta, support, summed)
+            value, g = self.calculus.loss_and_grad(theta, support)
             way["loss_s"].append(value)
             way["grad_s"].append(g)
             start, step = theta, g
@@ -219,12 +213,11 @@ class _Run:
             at = 0
         batch = query if factors in ("of query", "of query at end") else support
         sign = -1 if (factors == "sign") != (self.s["inner"] == "ascent") else 1
-        times = len(batch[0]) if self.s["loss"] == "support summed" else 1
         u = _map(lambda a, x: a * x, way["alpha"], v if of is None else of)
         u = self.summed(u) if self.s["inner"] == "summed" else u
         product = self.calculus.diagonal if factors == "diagonal" else self.calculus.transposed
         # v ← v − Hₖ A v
-        return _map(lambda x, h: x - h * (sign * times), v, product(way["theta"][at], batch, u))
+        return _map(lambda x, h: x - h * sign, v, product(way["theta"][at], batch, u))
 
     def task(self, theta, support, query) -> tuple:
         """(L_q, (I − H₀A) ⋯ (I − H_{K−1}A) g_q(θ_K), the way)."""
@@ -234,7 +227,7 @@ class _Run:
         points = points.get(self.s["query"], [last])
         total, value = None, 0
         for end in points:
-            loss, v = self.loss_and_grad(way["theta"][end], query)
+            loss, v = self.calculus.loss_and_grad(way["theta"][end], query)
             if end == last:
                 way |= {"loss_q": loss, "grad_q": v}
             order = range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1)
@@ -278,7 +271,7 @@ class _Run:
         """No inner loop: the gradient of both losses."""
         if self.s["data"] != "joint":
             return None
-        (a, g), (b, h) = (self.loss_and_grad(theta, batch) for batch in (support, query))
+        (a, g), (b, h) = (self.calculus.loss_and_grad(theta, batch) for batch in (support, query))
         return a + b, _map(np.add, g, h), {"theta": [theta], "loss_s": [a], "grad_s": [g], "loss_q": b, "grad_q": h}
 
     def of_task(self, g, way, support, query):
@@ -317,7 +310,7 @@ class _Run:
         zeroed = {"zero": names, "last parameter zero": names[-1:], "biases zero": self.case.biases()}.get(what, [])
         grads = {n: g * 0 if n in zeroed else g for n, g in grads.items()}
         if what == "times inner rate":
-            return _map(lambda g, a: g * a, grads, self.alpha)
+            return _map(lambda g, a: g * a, grads, self.rates_on(self.case.batches()[0][0]))
         if what == "clipped":  # to norm 1
             norm = np.sqrt(np.asarray(_dot(grads, grads)))
             return _map(lambda g: g / norm, grads)

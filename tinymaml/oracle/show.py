@@ -247,7 +247,7 @@ def _answer(case: Case) -> list[str]:
         lines.append(row(name, value, s, _fraction(fractions[1][i]) if fractions else ""))
     if len(values) > MOST:
         lines.append(f"  … and {len(values) - MOST} more")
-    lines += _said("s", "how far the number moves if every intermediate value is off by one rounding, in roundings: "
+    lines += _said("s", "the number's standard deviation if every intermediate value is rounded once, in units of u: "
                    f"an answer is right if it is within {tolerance.TAU:g} u s, u = 2⁻⁵³ (float32: 2⁻²⁴)")  # fmt: skip
     by = "; ".join(f"{rung}, {how}" for rung, how in answer.confirmed.items())
     lines += _said("known by", by or "float64 alone: computed just now, not certified")

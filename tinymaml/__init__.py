@@ -14,6 +14,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     train        the outer loop                                      evaluate   how well it adapts to new tasks
     runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
     init         initialisers                                        files      files that are whole or not there
+    programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
     oracle/      is my meta-gradient right, and if not, which mistake is it?
 """
 
@@ -22,10 +23,11 @@ from .check import GradientError, check_grads
 from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .maml import adapt, meta_loss, meta_value_and_grad
 from .nest import tree_items, tree_leaves, tree_map
+from .programs import CompileWarning, Program, RecordError, compile, record
 
 __version__ = "0.1.0"
 __all__ = [
-    "GradientError", "Primitive", "Tensor", "adapt", "check_grads", "grad", "hvp", "jvp", "meta_loss",
-    "meta_value_and_grad", "nn", "ops", "optim", "stop_gradient", "tree_items", "tree_leaves", "tree_map",
-    "value_and_grad", "vjp",
+    "CompileWarning", "GradientError", "Primitive", "Program", "RecordError", "Tensor", "adapt", "check_grads",
+    "compile", "grad", "hvp", "jvp", "meta_loss", "meta_value_and_grad", "nn", "ops", "optim", "record",
+    "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
 ]  # fmt: skip

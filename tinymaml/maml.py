@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .engine import Tensor, stop_gradient, value_and_grad
+from .engine import Tensor, hvp, stop_gradient, value_and_grad
 from .inputs import as_tasks, check_arrays, check_converging, check_data, check_settings, rates_like
 from .nest import Nest, tree_map
 from .numpy_api import as_array
@@ -61,13 +61,17 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
     params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
     alpha = rates_like(inner_lr, params)
     for k in range(inner_steps):
-        value, grads = value_and_grad(loss)(params, *support)
-        check_converging(value, f"{where}inner step {k}: the support loss")
-        if first_order:
-            grads = tree_map(stop_gradient, grads)
-        # θₖ₊₁ = θₖ − α g_s(θₖ)
-        params = tree_map(lambda theta, a, g: as_array(theta - a * g), params, alpha, grads)
+        params = _step(loss, params, support, alpha, first_order, f"{where}inner step {k}")
     return params
+
+
+def _step(loss, params, support, alpha, first_order, where):
+    value, grads = value_and_grad(loss)(params, *support)
+    check_converging(value, f"{where}: the support loss")
+    if first_order:
+        grads = tree_map(stop_gradient, grads)
+    # θₖ₊₁ = θₖ − α g_s(θₖ)
+    return tree_map(lambda theta, a, g: as_array(theta - a * g), params, alpha, grads)
 
 
 @_quietly
@@ -95,13 +99,21 @@ def meta_loss(
 
 
 def meta_value_and_grad(
-    loss: Callable, *, inner_lr: Nest, inner_steps: int = 1, first_order: bool = False, has_aux: bool = False
+    loss: Callable,
+    *,
+    inner_lr: Nest,
+    inner_steps: int = 1,
+    first_order: bool = False,
+    has_aux: bool = False,
+    memory: str = "unrolled",
 ) -> Callable[[Nest, tuple | list], tuple]:
     """A function `(params, tasks)` → (𝓛(θ), ∇𝓛(θ)).
 
     Args:
         loss, inner_lr, inner_steps, first_order: as in `adapt`.
         has_aux: the loss returns (scalar, aux); the value is then the pair (𝓛, list of each task's aux at the query).
+        memory: "unrolled" keeps the graphs of all K inner steps; "flat" keeps θ₀ … θ_K alone and makes one graph at a
+            time again on the way back: equal to rounding, in memory that hardly grows with K.
 
     The function takes:
         params: θ, a nest of floating-point arrays.
@@ -110,27 +122,22 @@ def meta_value_and_grad(
 
     It returns the mean query loss after adaptation, and a gradient with the nest, shapes and dtypes of `params`.
     The gradient of a mean is the mean of the gradients, so tasks go one at a time: memory is one task's, and the sums
-    are the same bits from run to run.
+    are the same bits from run to run. `compile` makes it fast.
 
     Raises:
         What `adapt` raises, with the task named; ValueError for arrays that disagree on the number of tasks.
     """
-
-    @functools.wraps(loss)
-    def support_loss(params, *support):
-        value = loss(params, *support)
-        return value[0] if has_aux else value
-
-    @functools.wraps(loss)
-    def query_loss(params, support, query, where):
-        return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order, where), *query)
+    if memory not in ("unrolled", "flat"):
+        raise ValueError(f'memory is {memory!r}, wanted "unrolled" or "flat"')
+    settings = dict(inner_lr=inner_lr, inner_steps=inner_steps, first_order=first_order, has_aux=has_aux, memory=memory)
+    of_task = functools.partial(task_value_and_grad, loss, **settings)
 
     @_quietly
     def meta(params: Nest, tasks: tuple | list):
         tasks = as_tasks(params, tasks, inner_lr, inner_steps)
         values, aux, total = [], [], None
         for t, (support, query) in enumerate(tasks):
-            value, grads = value_and_grad(query_loss, has_aux=has_aux)(params, support, query, f"task {t}, ")
+            value, grads = of_task(params, support, query, where=f"task {t}, ")
             if has_aux:
                 value, extra = value
                 aux.append(extra)
@@ -144,4 +151,53 @@ def meta_value_and_grad(
         grads = tree_map(lambda g: as_array(g / len(tasks)), total)
         return ((value, aux) if has_aux else value), grads
 
+    meta.of_task = of_task  # what `record` and `compile` take up: one task, run for every task
     return meta
+
+
+def task_value_and_grad(
+    loss, params, support, query, *, inner_lr, inner_steps, first_order, has_aux, memory, where=""
+) -> tuple:
+    """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q: a summand of the meta-gradient."""
+
+    @functools.wraps(loss)
+    def support_loss(params, *support):
+        value = loss(params, *support)
+        return value[0] if has_aux else value
+
+    @functools.wraps(loss)
+    def query_loss(params):
+        return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order, where), *query)
+
+    if memory == "unrolled":
+        return value_and_grad(query_loss, has_aux=has_aux)(params)
+
+    step, query_value_and_grad, back = flat_parts(loss, inner_lr=inner_lr, has_aux=has_aux)
+    thetas = [params]  # θ₀ … θ_K
+    for k in range(inner_steps):
+        thetas.append(step(thetas[-1], support, f"{where}inner step {k}"))
+    value, v = query_value_and_grad(thetas.pop(), query)
+    while thetas and not first_order:
+        v = back(thetas.pop(), support, v)
+    return value, v
+
+
+def flat_parts(loss, *, inner_lr, has_aux) -> tuple[Callable, Callable, Callable]:
+    """What memory="flat" is made of: θₖ ↦ θₖ₊₁;  θ_K ↦ (L_q, g_q);  (θₖ, v) ↦ (I − Hₖα) v."""
+
+    def support_loss(params, *support):
+        value = loss(params, *support)
+        return value[0] if has_aux else value
+
+    def step(params, support, where=""):
+        return _step(support_loss, params, support, rates_like(inner_lr, params), True, where)
+
+    def query_value_and_grad(params, query):
+        return value_and_grad(loss, has_aux=has_aux)(params, *query)
+
+    def back(params, support, v):
+        # v ← v − Hₖ (α v): from v = g_q(θ_K) back to θ₀ this is the product ∏(I − αHₖ) g_q
+        av = tree_map(operator.mul, rates_like(inner_lr, params), v)
+        return tree_map(operator.sub, v, hvp(lambda theta: support_loss(theta, *support), (params,), av))
+
+    return step, query_value_and_grad, back

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import ops
-from .engine import Tensor, alias, value_of
+from .engine import Primitive, Tensor, alias, value_of
 from .ops import normal_axes
 
 NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
@@ -94,6 +94,22 @@ def _no(message: str) -> Callable:
         raise TypeError(message)
 
     return refuse
+
+
+placeholder = Primitive("input", lambda x: x)  # an argument of a program that is being recorded, for any value of it
+
+
+def _decide(x: Tensor, what: str):
+    """x.value, where it decides what is computed next: refused while a program is recorded."""
+    seen, stack = set(), [x]
+    while stack:
+        z = stack.pop()
+        if z.primitive is placeholder:
+            raise TypeError(f"{what} depends on a value, and a program is recorded for any values: use np.where")
+        if z.index not in seen:
+            seen.add(z.index)
+            stack.extend(y for y in z.inputs if isinstance(y, Tensor))
+    return x.value
 
 
 Tensor.__array_ufunc__ = _array_ufunc
@@ -513,7 +529,7 @@ def getitem(x, index):
             template.append(ops.ARRAY)
             continue
         masked = True  # the shape of the result depends on the mask's value
-        part = value_of(part)
+        part = _decide(part, "the shape of x[mask]") if isinstance(part, Tensor) else part
         arrays.extend(np.nonzero(part) if part.ndim else ())
         template.extend([ops.ARRAY] * part.ndim if part.ndim else [bool(part)])
     if masked:  # NumPy's own error for a mask that does not fit
@@ -571,7 +587,7 @@ def _attach_methods() -> None:
     Tensor.__getitem__ = getitem
     Tensor.__len__ = lambda x: len(x.value)
     Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))
-    Tensor.__bool__ = lambda x: bool(x.value)
+    Tensor.__bool__ = lambda x: bool(_decide(x, "a branch"))
     Tensor.flatten = ravel
     Tensor.copy = lambda x: alias(x)
     Tensor.reshape = lambda x, *shape: reshape(x, shape[0] if len(shape) == 1 else shape)

@@ -1,0 +1,264 @@
+"""compile: the same call, the same numbers, much faster.
+
+    fast = tm.compile(tm.meta_value_and_grad(loss, inner_lr=0.01, inner_steps=5))
+    value, grads = fast(params, tasks)
+
+The first call with arrays of some shapes records one task's meta-gradient, simplifies it, lays it out in steps, writes
+them as Numba source and compiles that; every later call runs it for all tasks, in parallel. From function to source on
+one page:
+
+    >>> import numpy as np, tinymaml as tm
+    >>> fast = tm.compile(tm.grad(lambda w, x: np.sum(np.tanh(x @ w))))
+    >>> w, x = np.ones((3, 2)), np.ones((4, 3))
+    >>> np.array_equal(fast(w, x), tm.grad(lambda w, x: np.sum(np.tanh(x @ w)))(w, x))
+    True
+
+What cannot be compiled is replayed, and what cannot be recorded runs as it is, with a warning that says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import threading
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..extras import require
+from ..inputs import as_tasks
+from ..nest import Nest, tree_fill, tree_leaves, tree_map
+from .blas import Blas
+from .schedule import Unsupported, lay_out
+from .source import generate, load
+from .task import Fixed, Task, task_of, whole
+
+CHUNKS = 32  # parts that a sum over tasks has: so many threads can be used
+
+
+class CompileWarning(UserWarning):
+    """A function runs, but not as machine code; the message says why."""
+
+
+def compile(f: Callable, *, backend: str = "numba", threads: int | None = None) -> Callable:  # noqa: A001
+    """A function with the call and the results of `f`, which is recorded and compiled for the shapes it meets.
+
+    Args:
+        f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
+            arrays: then all of it is one program, run on one thread.
+        backend: "numba": machine code; "replay": the simplified program in NumPy, equation by equation.
+        threads: how many tasks go at a time; None: as many as Numba has (`NUMBA_NUM_THREADS`). The results do not
+            depend on it, not in a bit.
+
+    Raises:
+        What `f` raises: where arguments are refused or something diverges, `f` itself is asked.
+    """
+    if backend not in ("numba", "replay"):
+        raise ValueError(f'backend is {backend!r}, wanted "numba" or "replay"')
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is {threads!r}, wanted an integer of at least 1, or None")
+    return Compiled(f, backend, threads)
+
+
+class Compiled:
+    """What `compile` returns: a program for each combination of shapes and dtypes it was called with.
+
+    Attributes:
+        runners: for each signature `Machine`, `Replay`, or None where `f` runs itself.
+    """
+
+    def __init__(self, f: Callable, backend: str, threads: int | None):
+        self.f, self.backend, self.threads = f, backend, threads
+        self.runners: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+        self.__name__ = getattr(f, "__name__", type(f).__name__)
+        self.__doc__ = f.__doc__
+
+    def __call__(self, *args: Nest):
+        of_task = getattr(self.f, "of_task", None)
+        with self._lock:
+            return self._meta(of_task, *args) if of_task else self._any(args)
+
+    def _any(self, args: tuple):
+        leaves = [np.asarray(x) for x in tree_leaves(args)]
+        runner = self._runner(_signature(args, leaves), whole, self.f, args)
+        if runner is None:
+            return self.f(*args)
+        results, _, failed = runner.run([], [x[None] for x in leaves], 1)
+        if failed:
+            return self.f(*args)
+        return _nested(runner.task, results, 0)
+
+    def _meta(self, of_task: partial, params: Nest, tasks: tuple | list):
+        if isinstance(tasks, list):
+            return self._listed(of_task, params, tasks)
+        settings = of_task.keywords
+        thetas = [np.asarray(x) for x in tree_leaves(params)]
+        data = [np.asarray(x) for x in tree_leaves(tasks)]
+        counts = {x.shape[:1] for x in data}
+        if len(counts) != 1 or counts <= {(), (0,)}:
+            return self.f(params, tasks)
+        ((count,),) = counts
+        signature = _signature((params, tasks), thetas, [x[0] for x in data])
+        if signature not in self.runners:  # what is wrong with the arguments, the function says
+            support, query = as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])[0]
+            self._runner(signature, task_of, of_task, (params, support, query))
+        runner = self.runners[signature]
+        if runner is None:
+            return self.f(params, tasks)
+        with np.errstate(all="ignore"):
+            results, grads, failed = runner.run(thetas, data, count)
+            value = np.asarray(np.add.reduce(results[0]) / count)
+        if failed or not np.isfinite(value):
+            return self.f(params, tasks)  # which says what is wrong, and with which task
+        grads = tree_fill(params, grads)
+        if not settings["has_aux"]:
+            return value, grads
+        return (value, [_nested(runner.task, results, t)[1] for t in range(count)]), grads
+
+    def _listed(self, of_task: partial, params: Nest, tasks: list):
+        """Tasks of unequal sizes: each one a stack of one, added up in their order."""
+        total, values, aux = None, [], []
+        try:
+            for task in tasks:
+                value, grads = self._meta(of_task, params, tree_map(lambda x: np.asarray(x)[None], tuple(task)))
+                if of_task.keywords["has_aux"]:
+                    value, extra = value
+                    aux += extra
+                values.append(value)
+                total = grads if total is None else tree_map(operator.add, total, grads)
+        except (TypeError, ValueError, FloatingPointError):
+            total = None
+        if total is None:
+            return self.f(params, tasks)  # which says what is wrong, and with which task
+        # 1/T Σₜ
+        value = np.asarray(functools.reduce(operator.add, values) / len(tasks))
+        grads = tree_map(lambda g: np.asarray(g / len(tasks)), total)
+        return ((value, aux) if of_task.keywords["has_aux"] else value), grads
+
+    def _runner(self, signature, task_from: Callable, f: Callable, args: tuple):
+        if signature not in self.runners:
+            self.runners[signature] = self._new_runner(task_from, f, args)
+        return self.runners[signature]
+
+    def _new_runner(self, task_from: Callable, f: Callable, args: tuple):
+        try:
+            task = task_from(f, *args) if task_from is task_of else task_from(f, args)
+        except Exception as cause:
+            f(*args)  # an error of the function's own is its own error
+            warnings.warn(f"{self.__name__} runs as it is: {cause}", CompileWarning, stacklevel=5)
+            return None
+        if self.backend == "numba":
+            try:
+                return Machine(task, self.threads)
+            except (Unsupported, ImportError) as cause:
+                warnings.warn(f"{self.__name__} is replayed, not compiled: {cause}", CompileWarning, stacklevel=5)
+        return Replay(task)
+
+
+def _nested(task: Task, results: list, t: int) -> Nest:
+    """Task t's value."""
+    stacked = iter(results)
+    leaves = [x.leaf if isinstance(x, Fixed) else next(stacked)[t] for x in task.results]
+    return tree_fill(task.value, leaves)
+
+
+def _signature(args: Nest, *leaves: list[np.ndarray]) -> tuple:
+    return (_outline(args), *((x.shape, x.dtype.str) for part in leaves for x in part))
+
+
+def _outline(tree: Nest):
+    if isinstance(tree, dict):
+        return tuple((k, _outline(v)) for k, v in tree.items())
+    return (type(tree).__name__, *map(_outline, tree)) if isinstance(tree, (list, tuple)) else tree is None
+
+
+class Replay:
+    """A task's programs in NumPy, task after task."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
+        """The results, stacked over tasks; the mean gradient; whether something was out of range or not finite."""
+        task, total, rows = self.task, None, []
+        for t in range(count):
+            slots = task.replay([*shared, *(x[t] for x in data)])
+            rows.append([slots[i] for i in task.results if not isinstance(i, Fixed)])
+            grads = [slots[i] for i in task.sums]
+            total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
+        results = [np.stack(column) for column in zip(*rows, strict=True)]
+        grads = [np.asarray(g / count) for g in total or []]
+        return results, grads, not all(np.isfinite(x).all() for x in (*shared, *data, *grads) if x.dtype.kind == "f")
+
+
+class Machine:
+    """A task's programs in machine code, with a memory for each thread.
+
+    Attributes:
+        task: the programs.   source: the generated file with their loops.
+    """
+
+    def __init__(self, task: Task, threads: int | None):
+        numba = require("numba", "fast")
+        self.task, self.layout = task, lay_out(task)
+        source = generate(self.layout)
+        self.source = source.files[0]
+        self.blas = Blas()
+        from . import machine
+
+        self.run_tasks = machine.run_tasks
+        self.modules = [load(text) for text in source.files]  # kept: their machine code is called by address
+
+        def number(n) -> int:
+            if not isinstance(n, tuple):
+                return n
+            file, which = n
+            return self.blas.address(which) if file == "blas" else getattr(self.modules[file], f"page{which}").address
+
+        self.steps = np.array([number(n) for step in source.steps for n in step], np.int64)
+        self.threads = min(threads or numba.get_num_threads(), CHUNKS)
+        self.memory = [_aligned(self.layout.nbytes) for _ in range(self.threads)]
+        for buffer in self.layout.constants:
+            for memory in self.memory:
+                memory[buffer.offset : buffer.offset + buffer.nbytes] = np.frombuffer(buffer.value.tobytes(), np.uint8)
+
+    def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
+        """As `Replay.run`."""
+        task = self.task
+        chunks = min(count, CHUNKS)
+        threads = min(self.threads, chunks)
+        variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
+        results = [np.empty((count, *x.shape), x.dtype) for x in variables]
+        sums = [np.empty((chunks, run.size), run.first.dtype) for run in self.layout.sums]
+        arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *sums]
+        addresses = np.array([*map(_address, arrays)], np.int64).view(np.uint8)
+        for memory in self.memory[:threads]:
+            memory[ARRAYS : ARRAYS + addresses.size] = addresses
+        own = (_address(memory) for memory in self.memory[:threads])
+        job = np.array([_address(self.steps), count, chunks, threads, *own], np.int64)
+        with self.blas:
+            failed = self.run_tasks(np.arange(threads)[:, None], np.array([_address(job)]))
+        grads = []
+        for run, x in zip(self.layout.sums, sums, strict=True):
+            # 1/T Σₜ
+            mean = np.add.reduce(x, 0) / count
+            grads += [mean[start : start + math.prod(shape)].reshape(shape) for start, shape in run.parts]
+        return results, grads, bool(failed.any())
+
+
+ARRAYS = 4 * 8  # where in a memory the addresses of arrays begin
+
+
+def _aligned(nbytes: int) -> np.ndarray:
+    raw = np.zeros(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes]
+
+
+def _address(x: np.ndarray) -> int:
+    return x.__array_interface__["data"][0]

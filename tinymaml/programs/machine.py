@@ -1,0 +1,424 @@
+"""The machine: what generated code stands on. Pointers, BLAS, kernels over pointers, and the run over all tasks.
+
+A program in machine code is a memory of some bytes for each thread, and a list of steps, all 64-bit integers:
+
+    [address of a function, which of its kernels, length of the step, sizes, places in the memory, strides, …] … [0]
+
+`run_tasks` is the replay loop again: take a step, call its kernel, go on to the next; for every task.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import guvectorize, types
+from numba.core import cgutils
+from numba.extending import intrinsic, register_jitable
+
+# ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pointer(element: types.Type):
+    """p(memory, t, j, i0, …): a pointer to memory + t[j] + i0 t[j + 1] + …, which is indexed like an array."""
+
+    @intrinsic
+    def pointer(typingctx, memory, t, j, *indices):
+        def codegen(context, builder, signature, args):
+            memory, t, j, indices = args
+            address = memory
+            for k, i in enumerate([None, *cgutils.unpack_tuple(builder, indices)]):
+                number = builder.load(builder.gep(t, [builder.add(j, ir.Constant(j.type, k))]))
+                address = builder.add(address, number if i is None else builder.mul(number, i))
+            return builder.inttoptr(address, context.get_value_type(signature.return_type))
+
+        rest = types.StarArgTuple.from_types(indices)
+        return types.CPointer(element)(types.int64, types.CPointer(types.int64), types.int64, rest), codegen
+
+    return pointer
+
+
+def _at(element: types.Type):
+    """at(address): a pointer to an address."""
+
+    @intrinsic
+    def at(typingctx, address):
+        def codegen(context, builder, signature, args):
+            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(element)(types.int64), codegen
+
+    return at
+
+
+step_at, f4_at, f8_at = _at(types.int64), _at(types.float32), _at(types.float64)
+
+p_f4, p_f8 = _pointer(types.float32), _pointer(types.float64)
+p_i8, p_i4, p_i2, p_i1 = map(_pointer, (types.int64, types.int32, types.int16, types.int8))
+p_u1 = p_b1 = _pointer(types.uint8)  # a boolean is a byte
+
+
+@intrinsic
+def copy(typingctx, target, source, nbytes):
+    def codegen(context, builder, signature, args):
+        to, at = (builder.inttoptr(a, ir.IntType(8).as_pointer()) for a in args[:2])
+        cgutils.raw_memcpy(builder, to, at, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def zero(typingctx, target, nbytes):
+    def codegen(context, builder, signature, args):
+        cgutils.memset(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()), args[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def invoke(typingctx, function, op, memory, step):
+    """Call the C function of three integers at an address."""
+
+    def codegen(context, builder, signature, args):
+        integer = ir.IntType(64)
+        function = ir.FunctionType(integer, [integer] * 3).as_pointer()
+        return builder.call(builder.inttoptr(args[0], function), args[1:])
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+# ── BLAS ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _gemm(number: types.Type):
+    @intrinsic
+    def gemm(typingctx, blas, of_a, of_b, m, n, k, a, lda, b, ldb, beta, c, ldc):
+        """C ← op(A) op(B) + β C for matrices in rows; op: ord("N") or ord("T"). BLAS has them in columns: Cᵀ = BᵀAᵀ."""
+
+        def codegen(context, builder, signature, args):
+            blas, of_a, of_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
+            byte = ir.IntType(8).as_pointer()
+
+            def by_reference(value, width=None):
+                value = builder.trunc(value, ir.IntType(width)) if width else value
+                return builder.bitcast(cgutils.alloca_once_value(builder, value), byte)
+
+            m, n, k, lda, ldb, ldc = (by_reference(x, 32) for x in (m, n, k, lda, ldb, ldc))
+            of_a, of_b = by_reference(of_a, 8), by_reference(of_b, 8)
+            a, b, c = (builder.inttoptr(x, byte) for x in (a, b, c))
+            one, beta = by_reference(ir.Constant(beta.type, 1.0)), by_reference(beta)
+            function = builder.inttoptr(blas, ir.FunctionType(ir.VoidType(), [byte] * 13).as_pointer())
+            builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, beta, c, ldc])
+            return context.get_dummy_value()
+
+        integers = [types.int64] * 10
+        return types.void(*integers, number, types.int64, types.int64), codegen
+
+    return gemm
+
+
+_sgemm, _dgemm = _gemm(types.float32), _gemm(types.float64)
+
+
+@register_jitable
+def matmul_f4(memory, t):
+    for i in range(t[16]):
+        a, b, c = memory + t[4] + i * t[17], memory + t[5] + i * t[18], memory + t[6] + i * t[19]
+        _sgemm(t[3], t[8], t[9], t[10], t[11], t[12], a, t[13], b, t[14], np.float32(t[7]), c, t[15])
+
+
+@register_jitable
+def matmul_f8(memory, t):
+    for i in range(t[16]):
+        a, b, c = memory + t[4] + i * t[17], memory + t[5] + i * t[18], memory + t[6] + i * t[19]
+        _dgemm(t[3], t[8], t[9], t[10], t[11], t[12], a, t[13], b, t[14], np.float64(t[7]), c, t[15])
+
+
+# ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# z is what is written. Sizes as in `kernels`, whose results these are.
+
+
+@register_jitable
+def patches(z, x, n, h, w, c, rows, columns, height, width, stride, top, left):
+    """z, x are addresses and c is in bytes: a window's row of pixels lies in order, so patches are copies."""
+    zero(z, n * rows * columns * height * width * c)
+    for b in range(n):
+        for row in range(rows):
+            for column in range(columns):
+                u = column * stride - left
+                first, last = max(0, -u), min(width, w - u)
+                for i in range(height):
+                    y = row * stride + i - top
+                    if 0 <= y < h and first < last:
+                        copy(z + first * c, x + ((b * h + y) * w + u + first) * c, (last - first) * c)
+                    z += width * c
+
+
+@register_jitable
+def unpatches(z, g, n, h, w, c, rows, columns, height, width, stride, top, left):
+    for q in range(n * h * w * c):
+        z[q] = 0
+    at = 0
+    for b in range(n):
+        for row in range(rows):
+            for column in range(columns):
+                u = column * stride - left
+                first, last = max(0, -u) * c, min(width, w - u) * c
+                for i in range(height):
+                    y = row * stride + i - top
+                    if 0 <= y < h:
+                        start = ((b * h + y) * w + u) * c
+                        for q in range(first, last):
+                            z[start + q] += g[at + q]
+                    at += width * c
+
+
+@register_jitable
+def pool_argmax(z, x, n, h, w, c, size):
+    rows, columns = h // size, w // size
+    at = 0
+    for b in range(n):
+        for row in range(rows):
+            for column in range(columns):
+                corner = ((b * h + row * size) * w + column * size) * c
+                for q in range(c):
+                    best, k = x[corner + q], 0
+                    for m in range(1, size * size):
+                        v = x[corner + ((m // size) * w + m % size) * c + q]
+                        if v > best or (v != v and best == best):
+                            best, k = v, m
+                    z[at + q] = k
+                at += c
+
+
+@register_jitable
+def pick(z, x, k, n, h, w, c, size):
+    rows, columns = h // size, w // size
+    at = 0
+    for b in range(n):
+        for row in range(rows):
+            for column in range(columns):
+                corner = ((b * h + row * size) * w + column * size) * c
+                for q in range(c):
+                    m = k[at + q]
+                    z[at + q] = x[corner + ((m // size) * w + m % size) * c + q]
+                at += c
+
+
+@register_jitable
+def unpick(z, g, k, n, h, w, c, size):
+    for q in range(n * h * w * c):
+        z[q] = 0
+    rows, columns = h // size, w // size
+    at = 0
+    for b in range(n):
+        for row in range(rows):
+            for column in range(columns):
+                corner = ((b * h + row * size) * w + column * size) * c
+                for q in range(c):
+                    m = k[at + q]
+                    z[corner + ((m // size) * w + m % size) * c + q] = g[at + q]
+                at += c
+
+
+@register_jitable
+def row_of(memory, t, indices, axes, i):
+    """The row that the i-th of some index arrays name, −1 where an index is out of range."""
+    row = 0
+    for a in range(axes):
+        j = p_i8(memory, t, indices + a)[i]
+        n = t[indices + axes + a]
+        if j < -n or j >= n:
+            return -1
+        row = row * n + (j + n if j < 0 else j)
+    return row
+
+
+@register_jitable
+def gather(z, x, memory, t):
+    """z[o, i] = x[o, row i]: the step is (…, outer, picked, block, axes, places of the indices, lengths of the axes)"""
+    outer, picked, block, axes = t[5], t[6], t[7], t[8]
+    rows = 1
+    for a in range(axes):
+        rows *= t[9 + axes + a]
+    for i in range(picked):
+        row = row_of(memory, t, 9, axes, i)
+        if row < 0:
+            return 1
+        for o in range(outer):
+            for q in range(block):
+                z[(o * picked + i) * block + q] = x[(o * rows + row) * block + q]
+    return 0
+
+
+@register_jitable
+def scatter(z, g, memory, t):
+    """z[o, row i] += g[o, i], from zero: the transpose of `gather`."""
+    outer, picked, block, axes = t[5], t[6], t[7], t[8]
+    rows = 1
+    for a in range(axes):
+        rows *= t[9 + axes + a]
+    for q in range(outer * rows * block):
+        z[q] = 0
+    for i in range(picked):
+        row = row_of(memory, t, 9, axes, i)
+        if row < 0:
+            return 1
+        for o in range(outer):
+            for q in range(block):
+                z[(o * rows + row) * block + q] += g[(o * picked + i) * block + q]
+    return 0
+
+
+@register_jitable
+def largest(z, x, before, length, after):
+    for b in range(before):
+        for q in range(after):
+            z[b * after + q] = x[b * length * after + q]
+        for i in range(1, length):
+            for q in range(after):
+                v = x[(b * length + i) * after + q]
+                best = z[b * after + q]
+                z[b * after + q] = v if v > best or v != v else best
+
+
+@register_jitable
+def _arg(z, x, before, length, after, sign):
+    for b in range(before):
+        for q in range(after):
+            best, k = sign * x[b * length * after + q], 0
+            for i in range(1, length):
+                v = sign * x[(b * length + i) * after + q]
+                if v > best or (v != v and best == best):
+                    best, k = v, i
+            z[b * after + q] = k
+
+
+@register_jitable
+def argmax(z, x, before, length, after):
+    _arg(z, x, before, length, after, 1)
+
+
+@register_jitable
+def argmin(z, x, before, length, after):
+    _arg(z, x, before, length, after, -1)
+
+
+@register_jitable
+def cumsum(z, x, before, length, after):
+    for b in range(before):
+        for q in range(after):
+            z[b * length * after + q] = x[b * length * after + q]
+        for at in range((b * length + 1) * after, (b + 1) * length * after):
+            z[at] = z[at - after] + x[at]
+
+
+@register_jitable
+def logaddexp(x, y):
+    if x == y:
+        return x + math.log(2)
+    d = x - y
+    return x + math.log1p(math.exp(-d)) if d > 0 else y + math.log1p(math.exp(d)) if d <= 0 else d
+
+
+# ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+# A memory begins with these numbers: the task, its chunk, whether it is the first of its chunk, how often steps have
+# been repeated; then the addresses of the arrays that tasks are read from and results written to.
+TASK, CHUNK, FIRST, ROUND, ARRAYS = 0, 1, 2, 3, 4
+END, REPEAT = 0, 1  # instead of a function's address
+
+
+@register_jitable
+def fetch(memory, t):
+    """Copy a task's part of an array in: the step is (…, place, which array, bytes, bytes to the next task's)."""
+    now = step_at(memory)
+    copy(memory + t[3], now[ARRAYS + t[4]] + now[TASK] * t[6], t[5])
+
+
+@register_jitable
+def not_finite(x, count, exponent):
+    """Whether a number of x, whose bits are integers here, is infinite or NaN: its exponent is all ones."""
+    bad = False
+    for i in range(count):
+        bad |= x[i] & exponent == exponent
+    return bad
+
+
+@register_jitable
+def put(memory, t):
+    """Copy a result out, to the task's part of an array."""
+    now = step_at(memory)
+    copy(now[ARRAYS + t[4]] + now[TASK] * t[5], memory + t[3], t[5])
+
+
+@register_jitable
+def push(memory, t):
+    """Keep θₖ: the step is (…, place, bytes, where the first is kept)."""
+    copy(memory + t[5] + step_at(memory)[ROUND] * t[4], memory + t[3], t[4])
+
+
+@register_jitable
+def pop(memory, t):
+    """Take θₖ back, the last first: the step is (…, place, bytes, where the last is kept)."""
+    copy(memory + t[3], memory + t[5] - step_at(memory)[ROUND] * t[4], t[4])
+
+
+@register_jitable
+def chunk_f4(memory, t):
+    return f4_at(step_at(memory)[ARRAYS + t[4]] + step_at(memory)[CHUNK] * t[5])
+
+
+@register_jitable
+def chunk_f8(memory, t):
+    return f8_at(step_at(memory)[ARRAYS + t[4]] + step_at(memory)[CHUNK] * t[5])
+
+
+@register_jitable
+def add(z, x, memory, t):
+    """Add a result to the chunk's part z of an array; the first of a chunk is not added but copied."""
+    if step_at(memory)[FIRST]:
+        for i in range(t[7]):
+            z[i] = x[i]
+    else:
+        for i in range(t[7]):
+            z[i] += x[i]
+
+
+def _run_tasks(slot, job, status):
+    """The tasks of one thread, a chunk of them after another: every step in turn.
+
+    job is the address of (steps, tasks, chunks, threads, a memory for each thread …). Which tasks are in a chunk does
+    not depend on the number of threads, so neither do the sums.
+    """
+    t = step_at(job[0])
+    memory = t[4 + slot[0]]
+    now = step_at(memory)
+    failed = 0
+    for chunk in range(slot[0] * t[2] // t[3], (slot[0] + 1) * t[2] // t[3]):
+        now[CHUNK], now[FIRST] = chunk, 1
+        for task in range(chunk * t[1] // t[2], (chunk + 1) * t[1] // t[2]):
+            now[TASK] = task
+            at = t[0]
+            step = step_at(at)
+            while step[0] != END:
+                if step[0] == REPEAT:  # (…, length of the steps before that are repeated, how often in all)
+                    now[ROUND] = (now[ROUND] + 1) % step[4]
+                    at += 8 * (step[2] if now[ROUND] == 0 else -step[3])
+                else:
+                    failed |= invoke(step[0], step[1], memory, at)
+                    at += 8 * step[2]
+                step = step_at(at)
+            now[FIRST] = 0
+    status[0] = failed
+
+
+_TYPES, _SHAPES = ["void(int64[:], int64[:], int64[:])"], "(k),(n)->(k)"
+try:
+    run_tasks = guvectorize(_TYPES, _SHAPES, nopython=True, target="parallel", cache=True)(_run_tasks)
+except RuntimeError:  # no folder to cache in
+    run_tasks = guvectorize(_TYPES, _SHAPES, nopython=True, target="parallel")(_run_tasks)

@@ -1,0 +1,272 @@
+"""Passes: programs to smaller programs with the same results.
+
+    simplify(program)        one sweep over the equations, and what nothing needs any more goes
+
+Every rule below is exact algebra; results differ by rounding at most. A rule sees one equation, whose inputs are
+simplified already, and returns what its output is instead: a variable, a constant, or None for "as it stands". Two
+equations that do the same to the same things become one (common subexpressions). To add a rule, write it and put
+`@rule("primitive")` above it. Read next: `schedule`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..engine import Primitive
+from .program import Equation, Program, Var
+
+RULES: dict[str, Callable] = {}
+ELEMENTWISE = {
+    "add", "subtract", "multiply", "divide", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "arctan",
+    "power", "logaddexp", "maximum", "where", "astype", "above", "sign", "floor", "ceil", "rint", "trunc", "isnan",
+    "isinf", "isfinite", "logical_not", "invert", "equal", "not_equal", "less", "less_equal", "greater",
+    "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
+}  # fmt: skip
+
+
+def rule(*names: str) -> Callable[[Callable], Callable]:
+    """Register a rule `f(b, inputs, params, output)` for equations of these primitives; b is the `Builder`."""
+
+    def register(f: Callable) -> Callable:
+        RULES.update(dict.fromkeys(names, f))
+        return f
+
+    return register
+
+
+def simplify(program: Program) -> Program:
+    """The same function in fewer and cheaper equations."""
+    b = Builder(program)
+    for e in program.equations:
+        b.values[e.output] = b.simplified(e)
+    outputs = [b.values.get(x, x) if isinstance(x, Var) else x for x in program.outputs]
+    return dataclasses.replace(program, equations=_alive(b.equations, outputs), outputs=outputs, first_order=None)
+
+
+def _alive(equations: list[Equation], outputs: list) -> list[Equation]:
+    """Those that an output depends on."""
+    needed = {x for x in outputs if isinstance(x, Var)}
+    alive = []
+    for e in reversed(equations):
+        if e.output in needed:
+            alive.append(e)
+            needed.update(x for x in e.inputs if isinstance(x, Var))
+    return alive[::-1]
+
+
+class Builder:
+    """The new equations so far, and what the old variables have become."""
+
+    def __init__(self, program: Program):
+        self.equations: list[Equation] = []
+        self.values: dict[Var, Any] = {}
+        self.made: dict[Var, Equation] = {}
+        self.known: dict[tuple, Var] = {}
+        self.uses = Counter(x for e in program.equations for x in e.inputs if isinstance(x, Var))
+        self.uses.update(x for x in program.outputs if isinstance(x, Var))
+
+    def simplified(self, e: Equation):
+        inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
+        if e.primitive.name in ELEMENTWISE:
+            inputs = [self.narrow(x, inputs, e.output) for x in inputs]
+        return self.make(e.primitive, inputs, e.params, e.output)
+
+    def make(self, primitive: Primitive, inputs: list, params: dict, like: Var):
+        """What `primitive(*inputs, **params)` is, of the shape and dtype of `like`: known, or a new equation."""
+        if not any(isinstance(x, Var) for x in inputs):
+            return primitive.forward(*inputs, **params)
+        if primitive.name in RULES and (simpler := RULES[primitive.name](self, inputs, params, like)) is not None:
+            return simpler
+        key = (primitive, tuple(map(_key, inputs)), _key(params))
+        if key not in self.known:
+            output = self.known[key] = Var(like.shape, like.dtype)
+            self.made[output] = Equation(primitive, tuple(inputs), params, output)
+            self.equations.append(self.made[output])
+            self.uses[output] += self.uses[like]
+        return self.known[key]
+
+    def by(self, x, name: str) -> Equation | None:
+        """The equation that made x, if it is of that primitive."""
+        e = self.made.get(x) if isinstance(x, Var) else None
+        return e if e and e.primitive.name == name else None
+
+    def narrow(self, x, inputs: list, output: Var):
+        """An operand without needless copies of one number, as long as the others still give the output's shape."""
+        if isinstance(x, np.ndarray) and x.size > 1 and (x == x.flat[0]).all():
+            small = x.flat[0]
+        elif e := self.by(x, "broadcast_to"):
+            small = e.inputs[0]
+        else:
+            return x
+        shapes = [np.shape(y) if not isinstance(y, Var) else y.shape for y in inputs if y is not x]
+        return small if np.broadcast_shapes(_shape(small), *shapes) == output.shape else x
+
+
+def _shape(x) -> tuple[int, ...]:
+    return x.shape if isinstance(x, Var) else np.shape(x)
+
+
+def _key(x):
+    """Equal for what is the same: variables by identity, constants by value, with their dtype."""
+    if isinstance(x, dict):
+        return tuple((k, _key(v)) for k, v in sorted(x.items()))
+    if isinstance(x, (np.ndarray, np.generic)):
+        return (x.dtype.str, x.shape, x.tobytes())
+    return (type(x).__name__, repr(x)) if not isinstance(x, Var) else x
+
+
+def _number(x):
+    """The number that a constant is everywhere, or None."""
+    return x.item() if isinstance(x, (np.ndarray, np.generic)) and x.size == 1 else x if _plain(x) else None
+
+
+def _plain(x) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def _same(x, like: Var):
+    """x, where it can stand for the output as it is."""
+    return x if isinstance(x, Var) and (x.shape, x.dtype) == (like.shape, like.dtype) else None
+
+
+# ── what moves nothing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@rule("alias", "stop_gradient")
+def _nothing(b, inputs, params, output):
+    return inputs[0]
+
+
+@rule("astype")
+def _astype(b, inputs, params, output):
+    return _same(inputs[0], output)
+
+
+@rule("reshape", "broadcast_to", "transpose")
+def _layout(b, inputs, params, output):
+    (x,) = inputs
+    if "axes" in params:
+        if params["axes"] == tuple(range(len(params["axes"]))):
+            return x
+        if inner := b.by(x, "transpose"):
+            axes = tuple(inner.params["axes"][i] for i in params["axes"])
+            return b.make(ops._transpose, [inner.inputs[0]], {"axes": axes}, output)
+        return _transposed_product(b, x, params["axes"], output)
+    if inner := b.by(x, "reshape" if len(_shape(x)) and np.prod(_shape(x)) == output.size else "broadcast_to"):
+        primitive = ops._reshape if inner.primitive is ops._reshape else ops._broadcast_to
+        if output.size == x.size or primitive is ops._broadcast_to and "broadcast" in _made_by(b, x):
+            return b.make(primitive, [inner.inputs[0]], {"shape": output.shape}, output)
+    return _same(x, output)
+
+
+def _made_by(b, x) -> str:
+    return b.made[x].primitive.name if x in b.made else ""
+
+
+def _transposed_product(b, x, axes, output):
+    # (A B)ᵀ = Bᵀ Aᵀ, where nobody wants A B itself; a column times a row is a product too
+    product = b.by(x, "matmul") or b.by(x, "multiply")
+    swap = (*range(len(axes) - 2), len(axes) - 1, len(axes) - 2)
+    if not product or axes != swap or b.uses[x] > 1:
+        return None
+    if any(len(_shape(y)) != len(axes) or _shape(y)[:-2] != output.shape[:-2] for y in product.inputs):
+        return None
+    flipped = [_transposed(b, y, swap) for y in product.inputs[::-1]]
+    return b.make(product.primitive, flipped, {}, output)
+
+
+def _transposed(b, x, axes):
+    shape = tuple(_shape(x)[i] for i in axes)
+    return b.make(ops._transpose, [x], {"axes": axes}, Var(shape, x.dtype))
+
+
+@rule("sum")
+def _sum(b, inputs, params, output):
+    (x,) = inputs
+    if all(x.shape[i] == 1 for i in params["axis"]) and x.dtype == output.dtype:
+        return b.make(ops._reshape, [x], {"shape": output.shape}, output)
+    return None
+
+
+# ── arithmetic with constants ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@rule("add")
+def _add(b, inputs, params, output):
+    x, y = inputs
+    return _same(x, output) if _number(y) == 0 else _same(y, output) if _number(x) == 0 else None
+
+
+@rule("subtract")
+def _subtract(b, inputs, params, output):
+    x, y = inputs
+    return _same(x, output) if _number(y) == 0 else None
+
+
+@rule("multiply")
+def _multiply(b, inputs, params, output):
+    x, y = inputs if not isinstance(inputs[0], Var) else inputs[::-1]  # a constant first
+    c = _number(x)
+    if c is None or output.dtype.kind != "f":
+        return None
+    if c == 1 and _same(y, output):
+        return y
+    inner = b.by(y, "multiply")
+    if inner and (d := _number(inner.inputs[0])) is not None and _same(inner.inputs[1], output):
+        # c (d z) = (c d) z
+        return b.make(ops.multiply, [c * d, inner.inputs[1]], {}, output)
+    return None if x is inputs[0] and _plain(x) else b.make(ops.multiply, [float(c), y], {}, output)
+
+
+@rule("divide")
+def _divide(b, inputs, params, output):
+    x, y = inputs
+    c = _number(y)
+    if c and output.dtype.kind == "f" and np.isfinite(1 / c):
+        return b.make(ops.multiply, [1 / c, x], {}, output)
+    return None
+
+
+@rule("power")
+def _power(b, inputs, params, output):
+    x, y = inputs
+    n = _number(y)
+    if n == 0:
+        return np.ones((), output.dtype) if output.shape == () else np.ones(output.shape, output.dtype)
+    if n == 1:
+        return _same(x, output)
+    if n in (2, 3) and _same(x, output):
+        square = b.make(ops.multiply, [x, x], {}, output)
+        return square if n == 2 else b.make(ops.multiply, [square, x], {}, output)
+    if n == -1 and output.dtype.kind == "f":
+        return b.make(ops.divide, [1.0, x], {}, output)
+    return None
+
+
+@rule("matmul")
+def _matmul(b, inputs, params, output):
+    x, y = inputs
+    if _shape(x)[-1] == 1 and output.dtype.kind == "f":
+        # a column times a row is an elementwise product
+        return b.make(ops.multiply, [x, y], {}, output)
+    return None
+
+
+@rule("max_share")
+def _max_share(b, inputs, params, output):
+    # the share of x in its maximum: [x = max x] / #[x = max x]
+    (x,) = inputs
+    if params["ties"] != "split":
+        return None
+    kept = tuple(1 if i in params["axis"] else n for i, n in enumerate(x.shape))
+    reduce = {"axis": params["axis"], "keepdims": True}
+    largest = b.make(ops._max, [x], reduce | {"ties": "split"}, Var(kept, x.dtype))
+    best = b.make(ops.equal, [x, largest], {}, Var(x.shape, np.dtype(bool)))
+    best = b.make(ops.astype, [best], {"dtype": output.dtype}, output)
+    return b.make(ops.divide, [best, b.make(ops._sum, [best], reduce, Var(kept, output.dtype))], {}, output)

@@ -1,0 +1,267 @@
+"""Programs: a function written down as equations, to be read, replayed on other arrays, simplified and compiled.
+
+    program = record(f, *examples)         what f does to arrays of these shapes
+    print(program)                         one line an equation, with shapes
+    program(*arrays)                       f again, without Python's part in it: replay
+
+A tensor remembers what it was made by, so a function need only be run once, on tensors, and the list is there: the
+gradient of a gradient like anything else. For a function made by `meta_value_and_grad` the program is one task's
+meta-gradient, the exact one on a page; what first-order MAML leaves out of it is marked. Read next: `passes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..engine import Primitive, Tensor, value_of
+from ..inputs import as_tasks
+from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
+from ..numpy_api import placeholder
+
+
+class RecordError(TypeError):
+    """What a function computes depends on the values it was recorded with; a program would be wrong for others."""
+
+
+class Var:
+    """A value of a program: what it is called depends on where it stands, so it has a shape and a dtype only."""
+
+    __slots__ = ("shape", "dtype")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
+        self.shape, self.dtype = shape, dtype
+
+    ndim = property(lambda self: len(self.shape))
+    size = property(lambda self: int(np.prod(self.shape, dtype=int)))
+
+
+class Equation(NamedTuple):
+    """`output = primitive(*inputs, **params)`; an input is a `Var`, or a constant: an array or a number."""
+
+    primitive: Primitive
+    inputs: tuple
+    params: dict[str, Any]
+    output: Var
+
+
+@dataclass(eq=False)
+class Program:
+    """Equations in the order in which they can be computed.
+
+    Attributes:
+        name: of the function.
+        inputs: one `Var` for each array of the arguments.   names: what each is called there.
+        outputs: for each leaf of the result a `Var` or a constant.
+        arguments, result: the nests these belong into; leaves are whatever was there.
+        first_order: the equations that first-order MAML has too; None where the question makes no sense.
+    """
+
+    name: str
+    inputs: list[Var]
+    names: list[str]
+    equations: list[Equation]
+    outputs: list
+    arguments: Nest
+    result: Nest
+    first_order: set[Var] | None = None
+
+    def __call__(self, *args: Nest) -> Nest:
+        """The result for other arrays of the same shapes and dtypes."""
+        return tree_fill(self.result, self.replay(self.leaves(args)))
+
+    def replay(self, arrays: Iterable) -> list:
+        """The outputs for the inputs: every equation in turn, in NumPy; a value is dropped after its last use."""
+        values = dict(zip(self.inputs, arrays, strict=True))
+        last = {x: i for i, e in enumerate(self.equations) for x in e.inputs if isinstance(x, Var)}
+        keep = {x for x in self.outputs if isinstance(x, Var)}
+        for i, (primitive, inputs, params, output) in enumerate(self.equations):
+            values[output] = primitive.forward(*[values[x] if isinstance(x, Var) else x for x in inputs], **params)
+            for x in {x for x in inputs if isinstance(x, Var)}:
+                if last[x] == i and x not in keep:
+                    del values[x]
+        return [np.array(values[x]) if isinstance(x, Var) else x for x in self.outputs]
+
+    def leaves(self, args: tuple) -> list[np.ndarray]:
+        """The arrays of a call, in the order of `inputs`.
+
+        Raises:
+            ValueError: a shape or dtype other than recorded; names the array.
+        """
+        tree_map(lambda *_: None, self.arguments, args)
+        arrays = [np.asarray(x) for x in tree_leaves(args)]
+        for name, var, x in zip(self.names, self.inputs, arrays, strict=True):
+            if x.shape != var.shape or x.dtype != var.dtype:
+                raise ValueError(f"{name} is {x.dtype} {x.shape}, the program was recorded for {var.dtype} {var.shape}")
+        return arrays
+
+    def __str__(self) -> str:
+        return "\n".join(_listing(self))
+
+    def __repr__(self) -> str:
+        return f"<program {self.name}: {len(self.equations)} equations>"
+
+
+def record(f: Callable, *examples: Nest) -> Program:
+    """What `f` does to arrays like `examples`, as a program.
+
+        >>> import numpy as np, tinymaml as tm
+        >>> print(tm.record(tm.grad(lambda x: np.sum(x * x)), np.ones(3)))
+        program <lambda>: 1 input, 3 equations, 1 output
+         %0  f64[3]  input         args[0]
+         %1  f64[3]  broadcast_to  1.0 {shape: (3,)}
+         ...
+
+    Args:
+        f: a function of nests of arrays. If `meta_value_and_grad` made it, what is recorded is what it does to the
+            first of the tasks: (θ, support, query) → (value, gradient), and the program knows what FOMAML drops.
+        *examples: arguments; the program is for their shapes and dtypes, and for any values.
+
+    Raises:
+        RecordError: the result depends on values in a way that no program can follow: `if x > 0`, `x.value`, a mask as
+            an index. It is recorded twice, on slightly different numbers, to see that nothing was baked in.
+    """
+    of_task = getattr(f, "of_task", None)
+    if of_task is None:
+        return _record_twice(f, examples)
+    params, tasks = examples
+    settings = of_task.keywords
+    support, query = as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])[0]
+    program = _record_twice(of_task, (params, support, query))
+    if not settings["first_order"]:
+        cheaper = partial(of_task.func, *of_task.args, **settings | {"first_order": True})
+        program.first_order = _shared(program, _record(cheaper, (params, support, query)))
+    return program
+
+
+def _record_twice(f: Callable, examples: tuple) -> Program:
+    program = _record(f, examples)
+    rng = np.random.default_rng(0)
+    again = _record(f, tree_map(lambda x: _shaken(x, rng), examples))
+    names: dict[Var, Var] = dict(zip(program.inputs, again.inputs, strict=True))
+    same = len(program.equations) == len(again.equations)
+    for ours, theirs in zip(program.equations, again.equations, strict=False):
+        names[ours.output] = theirs.output
+        same = same and ours.primitive is theirs.primitive and _equal(ours.params, theirs.params)
+        same = same and all(_same(x, y, names) for x, y in zip(ours.inputs, theirs.inputs, strict=True))
+    if not same or not all(_same(x, y, names) for x, y in zip(program.outputs, again.outputs, strict=True)):
+        raise RecordError(
+            f"{program.name}: what it computes depends on the values it is given, other than through operations on"
+            " tensors (a read of x.value, a branch on it); a program would be wrong for other values"
+        )
+    return program
+
+
+def _same(x, y, names: dict[Var, Var]) -> bool:
+    return names.get(x) is y if isinstance(x, Var) else not isinstance(y, Var) and _equal(x, y)
+
+
+def _equal(x, y) -> bool:
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(_equal(x[k], y[k]) for k in x)
+    if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+        return np.shape(x) == np.shape(y) and np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind in "fc")
+    return type(x) is type(y) and (x == y or x != x)
+
+
+def _shaken(x, rng: np.random.Generator):
+    """Other numbers of the same kind: floats a little off, integers and booleans in another order."""
+    x = np.asarray(value_of(x))
+    if x.dtype.kind in "fc":
+        return (x * (1 + rng.uniform(-1e-3, 1e-3, x.shape))).astype(x.dtype)
+    return rng.permutation(x.ravel()).reshape(x.shape)
+
+
+def _record(f: Callable, examples: tuple) -> Program:
+    leaves = [Tensor(np.asarray(x), placeholder) for x in tree_leaves(examples)]
+    names = [f"args{path}" for path, _ in tree_items(examples)]
+    result = f(*tree_fill(examples, leaves))
+    tensors: dict[int, Tensor] = {}
+    stack = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+    while stack:
+        x = stack.pop()
+        if x.index not in tensors:
+            tensors[x.index] = x
+            stack.extend(y for y in x.inputs if isinstance(y, Tensor))
+    variables = {x.index: Var(x.shape, x.dtype) for x in (*leaves, *tensors.values())}
+
+    def of(x):
+        # a tensor that no argument led to is as constant as an array
+        return x if not isinstance(x, Tensor) else variables[x.index] if x.primitive else x.value
+
+    equations = [
+        Equation(x.primitive, tuple(map(of, x.inputs)), x.params, variables[x.index])
+        for _, x in sorted(tensors.items())  # creation order is a topological order
+        if x.primitive and x.primitive is not placeholder
+    ]
+    return Program(
+        _name(f), [variables[x.index] for x in leaves], names, equations,
+        [of(x) for x in tree_leaves(result)], tree_map(lambda x: None if x is None else 0, examples),
+        tree_map(lambda x: 0, result),
+    )  # fmt: skip
+
+
+def _name(f: Callable) -> str:
+    return _name(f.args[0]) if isinstance(f, partial) else getattr(f, "__name__", type(f).__name__)
+
+
+def _shared(program: Program, other: Program) -> set[Var]:
+    """The variables of `program` that `other` computes as well: the same operation on the same things."""
+    numbers: dict[tuple, int] = {}
+
+    def number(p: Program) -> dict[Var, int]:
+        of = {x: numbers.setdefault(("input", i), len(numbers)) for i, x in enumerate(p.inputs)}
+        for e in p.equations:
+            inputs = tuple(of[x] if isinstance(x, Var) else repr(x) for x in e.inputs)
+            if e.primitive.name in ("alias", "stop_gradient"):
+                of[e.output] = inputs[0]
+            else:
+                of[e.output] = numbers.setdefault((e.primitive, inputs, repr(e.params)), len(numbers))
+        return of
+
+    theirs = set(number(other).values())
+    return {x for x, n in number(program).items() if n in theirs}
+
+
+# ── printing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _listing(program: Program) -> Iterable[str]:
+    names = {x: f"%{i}" for i, x in enumerate([*program.inputs, *(e.output for e in program.equations)])}
+    counts = (len(program.inputs), "input"), (len(program.equations), "equation"), (len(program.outputs), "output")
+    yield f"program {program.name}: " + ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in counts)
+    kept = program.first_order
+    dropped = [e for e in program.equations if kept is not None and e.output not in kept]
+    if kept is not None:
+        yield f"  │ second order: {len(dropped)} equations that first-order MAML drops"
+    rows = [(x, names[x], "input", name) for x, name in zip(program.inputs, program.names, strict=True)]
+    for e in program.equations:
+        shown = " ".join(names[x] if isinstance(x, Var) else show_constant(x) for x in e.inputs)
+        rows.append((e.output, names[e.output], e.primitive.name, f"{shown} {_show_params(e.params)}".rstrip()))
+    width = [max((len(text) for text in column), default=0) for column in zip(
+        *((name, show_type(x), what) for x, name, what, _ in rows), strict=True)]  # fmt: skip
+    second = {e.output for e in dropped}
+    for x, name, what, rest in rows:
+        mark = "│" if x in second else " "
+        yield f"  {mark} {name:>{width[0]}}  {show_type(x):<{width[1]}}  {what:<{width[2]}}  {rest}"
+    shown = (names[x] if isinstance(x, Var) else show_constant(x) for x in program.outputs)
+    yield f"    return {', '.join(shown)}"
+
+
+def show_type(x: Var) -> str:
+    """`f32[10,40]`"""
+    return f"{x.dtype.kind}{x.dtype.itemsize * 8}[{','.join(map(str, x.shape))}]".replace("b8", "bool")
+
+
+def show_constant(x) -> str:
+    if isinstance(x, np.ndarray) and x.size > 1:
+        return f"const:{x.dtype.kind}{x.dtype.itemsize * 8}[{','.join(map(str, x.shape))}]"
+    return f"{np.asarray(x).item()!r}"
+
+
+def _show_params(params: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{k}: {v}" for k, v in params.items()) + "}" if params else ""

@@ -1,0 +1,668 @@
+"""A schedule: a program as steps over buffers, each step a fused loop, a matrix product or another kernel.
+
+    layout = lay_out(task)
+
+Four decisions turn equations into steps:
+
+1. What moves nothing costs nothing. reshape, transpose, broadcast_to and slices become views: offset and strides.
+2. Elementwise equations and sums over one range of elements share a loop, as long as the order of steps allows. What
+   only that loop needs is never stored.
+3. A value that one array and some small ones give in a few operations (a ReLU's mask, a normalised activation) is
+   computed again where it is wanted, rather than stored and loaded.
+4. Buffers live from their first step to their last, and others take their place: one task's program fits the cache.
+
+Read next: `source`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops
+from ..engine import alias
+from .passes import ELEMENTWISE
+from .program import Equation, Program, Var
+from .task import Task
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+CHEAP = {"add", "subtract", "multiply", "maximum", "above", "where", "astype", "equal", "greater", "less"}
+DEPTH = 5  # equations that are computed again at most
+KERNELS = {
+    "reshape", "transpose", "broadcast_to", "getitem", "scatter_add", "concatenate", "matmul", "patches", "unpatches",
+    "pool_argmax", "pick", "unpick", "max", "argmax", "argmin", "cumsum",
+}  # fmt: skip
+REACH = 60  # steps back in which a loop to join is looked for
+
+class Unsupported(Exception):
+    """What has no machine code here; the message says what."""
+
+
+class Buffer:
+    """Memory for a value: `size` elements of `dtype`, `offset` bytes from the start, as `place` finds.
+
+    `keep`: nothing takes its place.   `value`: of a constant.
+    """
+
+    __slots__ = ("dtype", "size", "offset", "keep", "value")
+
+    def __init__(self, dtype, size: int, keep: bool = False, value: np.ndarray | None = None):
+        _check_dtype(np.dtype(dtype))
+        self.dtype, self.size, self.keep, self.value = np.dtype(dtype), size, keep, value
+        self.offset = -1
+
+    nbytes = property(lambda self: self.size * self.dtype.itemsize)
+
+
+class View(NamedTuple):
+    """Elements of a buffer as an array: offset and strides in elements."""
+
+    buffer: Buffer
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def flat(self) -> bool:
+        """All of the buffer, in order."""
+        return self.offset == 0 and self.buffer.size == _volume(self.shape) and self.strides == _strides(self.shape)
+
+    def broadcast(self, shape: tuple[int, ...]) -> View:
+        lead = (0,) * (len(shape) - len(self.shape))
+        strides = lead + tuple(0 if n == 1 else s for n, s in zip(self.shape, self.strides, strict=True))
+        return View(self.buffer, self.offset, shape, strides)
+
+    def transpose(self, axes) -> View:
+        return View(self.buffer, self.offset, tuple(self.shape[i] for i in axes), tuple(self.strides[i] for i in axes))
+
+    def reshape(self, shape: tuple[int, ...]) -> View | None:
+        """The view with another shape, None where strides cannot say it."""
+        runs = _runs(self.shape, self.strides)
+        strides = []
+        for n in reversed(shape):
+            if n == 1:
+                strides.append(0)
+                continue
+            while runs and runs[-1][0] == 1:
+                runs.pop()
+            size, stride = runs.pop() if runs else (1, 0)
+            if size % n:
+                return None
+            strides.append(stride)
+            runs.append((size // n, stride * n))
+        return View(self.buffer, self.offset, shape, tuple(reversed(strides)))
+
+    def sliced(self, template: tuple) -> View:
+        """x[template], for ints, slices, None and ..."""
+        probe = np.lib.stride_tricks.as_strided(np.empty(0, np.int8), self.shape, self.strides)
+        part = probe[template]
+        at = part.__array_interface__["data"][0] - probe.__array_interface__["data"][0]
+        strides = tuple(0 if n == 1 else s for n, s in zip(part.shape, part.strides, strict=True))
+        return View(self.buffer, self.offset + at, part.shape, strides)
+
+
+def _runs(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(length, stride) of the fewest axes that say the same."""
+    runs: list[tuple[int, int]] = []
+    for n, stride in zip(shape, strides, strict=True):
+        if n == 1:
+            continue
+        if runs and runs[-1][1] == stride * n:
+            runs[-1] = runs[-1][0] * n, stride
+        else:
+            runs.append((n, stride))
+    return runs
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of an array in order; axes of length 1 have stride 0, so that equal layouts compare equal."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step if n != 1 else 0)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def _volume(shape) -> int:
+    return int(np.prod(shape, dtype=int))
+
+
+@dataclass(eq=False)
+class Call:
+    """A step of one kernel: its name, the views it reads and writes, and numbers."""
+
+    kernel: str
+    reads: list[View]
+    writes: list[View]
+    numbers: list[Any] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Loop:
+    """A step of fused equations over `size` elements.
+
+    Attributes:
+        equations: in order, each with the view of every input (a number stays a number), broadcast to the range.
+        values: each variable computed, with the view it would be stored to, in order.
+        sums: variables that are sums over the range, with the view (stride 0 where it is summed) they are added to.
+        stores: those of `values` that are stored.
+        cuts: the range as nested loops, see `_cuts`.
+        closed: nothing may join.
+    """
+
+    size: int
+    equations: list[tuple[Equation, list]] = field(default_factory=list)
+    values: dict[Var, View] = field(default_factory=dict)
+    sums: dict[Var, View] = field(default_factory=dict)
+    stores: list[Var] = field(default_factory=list)
+    cuts: frozenset[int] = frozenset()
+    closed: bool = False
+    roots: dict[Buffer, Var] = field(default_factory=dict)
+
+    def append(self, e: Equation, operands: list, out: View, cuts: frozenset[int]) -> None:
+        self.equations.append((e, operands))
+        self.cuts |= cuts
+        if e.primitive.name == "sum":
+            self.sums[e.output] = out
+        else:
+            self.values[e.output] = out
+            self.roots[out.buffer] = e.output
+
+    def local(self, x: View) -> Var | None:
+        """The variable of this loop that x is, element by element."""
+        same = x.buffer in self.roots and x.buffer.size == self.size and x.offset == 0 and _is_flat(x)
+        return self.roots[x.buffer] if same and not self.closed else None
+
+
+class Schedule(NamedTuple):
+    """Steps, the buffers that hold the outputs, and those that hold constants."""
+
+    steps: list[Call | Loop]
+    outputs: list[Buffer]
+    constants: list[Buffer]
+
+
+def schedule(program: Program, inputs: list[Buffer]) -> Schedule:
+    """The steps of a program whose inputs lie in these buffers.
+
+    Raises:
+        Unsupported: an equation that has no kernel; names it.
+    """
+    s = _Scheduler(program, inputs)
+    for e in program.equations:
+        s.add(e)
+    outputs = [s.output(x) for x in program.outputs]
+    s.decide_stores(outputs)
+    return Schedule(s.steps, outputs, list(s.constants.values()))
+
+
+class _Scheduler:
+    def __init__(self, program: Program, inputs: list[Buffer]):
+        self.steps: list[Call | Loop] = []
+        self.views: dict[Var, View] = {}
+        self.made: dict[Var, tuple[Equation, list, int]] = {}  # by a loop: equation, operands, step
+        self.root: dict[Buffer, Var] = {}
+        self.ready: dict[Buffer, int] = {}  # the step that writes it
+        self.stored: set[Buffer] = set()  # certainly in memory
+        self.constants: dict[tuple, Buffer] = {}
+        for x, buffer in zip(program.inputs, inputs, strict=True):
+            self.views[x] = View(buffer, 0, x.shape, _strides(x.shape))
+            self.ready[buffer] = -1
+            self.stored.add(buffer)
+
+    # ── equations ──
+
+    def add(self, e: Equation) -> None:
+        name = e.primitive.name
+        if name in ELEMENTWISE or name in ("sum", "alias"):
+            self.fuse(e)
+        elif name in KERNELS:
+            getattr(self, f"_{name}")(e)
+        else:
+            raise Unsupported(f"the primitive {name} has no kernel")
+
+    def view(self, x) -> View:
+        """Of a variable, or of an array that is constant."""
+        if isinstance(x, Var):
+            return self.views[x]
+        x = np.asarray(x)
+        key = (x.dtype.str, x.shape, x.tobytes())
+        if key not in self.constants:
+            buffer = self.constants[key] = Buffer(x.dtype, x.size, keep=True, value=np.ascontiguousarray(x))
+            self.ready[buffer] = -1
+            self.stored.add(buffer)
+        return View(self.constants[key], 0, x.shape, _strides(x.shape))
+
+    def new(self, e: Equation) -> View:
+        buffer = Buffer(e.output.dtype, e.output.size)
+        self.root[buffer] = e.output
+        view = self.views[e.output] = View(buffer, 0, e.output.shape, _strides(e.output.shape))
+        return view
+
+    def call(self, e: Equation, kernel: str, reads: list[View], *numbers) -> View:
+        out = self.new(e)
+        for view in reads:
+            self.stored.add(view.buffer)
+        self.ready[out.buffer] = len(self.steps)
+        self.stored.add(out.buffer)
+        self.steps.append(Call(kernel, reads, [out], list(numbers)))
+        return out
+
+    def dense(self, x) -> View:
+        """A view of x in order, copied if need be."""
+        view = self.view(x)
+        if view.flat:
+            return view
+        z = Var(view.shape, view.buffer.dtype)
+        self.fuse(Equation(alias, (x,), {}, z))
+        return self.views[z]
+
+    # ── loops ──
+
+    def fuse(self, e: Equation) -> None:
+        """Into the best loop that the order of steps allows, or a new one."""
+        domain = e.inputs[0].shape if e.primitive.name == "sum" else e.output.shape
+        operands = [self._operand(x, domain) for x in e.inputs]
+        out = self.new(e)
+        if e.primitive.name == "sum":
+            kept = tuple(1 if i in e.params["axis"] else n for i, n in enumerate(domain))
+            out = View(out.buffer, 0, domain, _strides(kept))
+        size, cuts = _volume(domain), _cuts(domain, [*operands, out])
+        best, best_score = len(self.steps), 0
+        for at in range(len(self.steps) - 1, max(len(self.steps) - REACH, 0) - 1, -1):
+            loop = self.steps[at]
+            if isinstance(loop, Loop) and loop.size == size and not loop.closed and _chain(loop.cuts | cuts):
+                score = self._fits(loop, at, operands)
+                if score > best_score:
+                    best, best_score = at, score
+        if best == len(self.steps):
+            self.steps.append(Loop(size))
+        loop = self.steps[best]
+        for x in operands:
+            if isinstance(x, View):
+                self._recompute(loop, best, x)
+        loop.append(e, operands, out, cuts)
+        self.ready[out.buffer] = best
+        if e.primitive.name == "sum":
+            self.stored.add(out.buffer)
+        else:
+            self.made[e.output] = (e, operands, best)
+
+    def _operand(self, x, domain: tuple[int, ...]):
+        """A view over the range, or a number."""
+        if not isinstance(x, (Var, View)) and np.size(x) == 1:
+            return np.asarray(x).item()
+        return (x if isinstance(x, View) else self.view(x)).broadcast(domain)
+
+    def _fits(self, loop: Loop, at: int, operands: list) -> int:
+        """How much an equation with these operands would share with the loop at step `at`; 0: it may not join."""
+        score = 0
+        read = {x.buffer for _, views in loop.equations for x in views if isinstance(x, View)}
+        for x in operands:
+            if not isinstance(x, View):
+                continue
+            if loop.local(x):
+                score += 2
+            elif self.ready[x.buffer] >= at:
+                return 0
+            else:
+                score += x.buffer in read
+        return score
+
+    def _recompute(self, loop: Loop, at: int, x: View) -> None:
+        """Compute x in the loop again, if that is cheaper than to load it."""
+        root = self.root.get(x.buffer)
+        if root not in self.made or loop.local(x) or x.buffer in self.stored:
+            return
+        if not _is_flat(x) or x.buffer.size != loop.size or (chain := self._cheap(root, loop.size)) is None:
+            return
+        steps = [(e, operands, self.views[e.output]) for e, operands in chain]
+        cuts = [_cuts(e.output.shape, operands) for e, operands, _ in steps]
+        if _chain(loop.cuts.union(*cuts)):
+            for (e, operands, out), cut in zip(steps, cuts, strict=True):
+                if e.output not in loop.values:
+                    loop.append(e, operands, out, cut)
+
+    def _cheap(self, x: Var, size: int) -> list | None:
+        """The equations, at most DEPTH, that make x of one array in memory and small ones; None if there are more."""
+        chain: list = []
+        large: set[Buffer] = set()
+
+        def visit(x: Var) -> bool:
+            e, operands, _ = self.made[x]
+            if e.primitive.name not in CHEAP or len(chain) >= DEPTH:
+                return False
+            for y in operands:
+                if not isinstance(y, View):
+                    continue
+                root = self.root.get(y.buffer)
+                if y.buffer in self.stored or 4 * y.buffer.size <= size:
+                    if 4 * y.buffer.size > size:
+                        large.add(y.buffer)
+                elif root not in self.made or not _is_flat(y) or not visit(root):
+                    return False
+            chain.append((e, operands))
+            return len(large) <= 1
+
+        return chain if visit(x) else None
+
+    # ── layout ──
+
+    def _layout(self, e: Equation, view: View | None) -> None:
+        if view is None:
+            dense = self.dense(e.inputs[0])
+            view = dense.reshape(e.output.shape)
+        self.views[e.output] = view
+
+    def _reshape(self, e):
+        self._layout(e, self.view(e.inputs[0]).reshape(e.output.shape))
+
+    def _transpose(self, e):
+        self._layout(e, self.view(e.inputs[0]).transpose(e.params["axes"]))
+
+    def _broadcast_to(self, e):
+        self._layout(e, self.view(e.inputs[0]).broadcast(e.output.shape))
+
+    def _getitem(self, e):
+        x, *arrays = e.inputs
+        if not arrays:
+            return self._layout(e, self.view(x).sliced(e.params["template"]))
+        view, indices, sizes = self._indexed(e, x, arrays, x.shape if isinstance(x, Var) else np.shape(x))
+        self.call(e, "gather", [view, *indices], *sizes)
+
+    def _indexed(self, e, x, arrays: list, shape: tuple[int, ...]):
+        """x, the index arrays in order, and the sizes (outer, picked, block, length of each indexed axis)."""
+        template = e.params["template"]
+        start = next(i for i, part in enumerate(template) if part is ops.ARRAY)
+        plain = all(isinstance(part, slice) and part == slice(None) for part in template[:start])
+        if not plain or template[start:] != (ops.ARRAY,) * len(arrays):
+            raise Unsupported(f"an index like {template} has no kernel")
+        picked = np.broadcast_shapes(*(np.shape(a) if not isinstance(a, Var) else a.shape for a in arrays))
+        indices = []
+        for a in arrays:
+            a = a if isinstance(a, Var) else np.asarray(a, np.int64)
+            z = Var(picked, np.dtype(np.int64))
+            self.fuse(Equation(alias, (self.view(a).broadcast(picked),), {}, z))
+            indices.append(self.views[z])
+        axes = shape[start : start + len(arrays)]
+        sizes = [_volume(shape[:start]), _volume(picked), _volume(shape[start + len(arrays) :]), *axes]
+        return self.dense(x) if x is not None else None, indices, sizes
+
+    def _scatter_add(self, e):
+        g, *arrays = e.inputs
+        if arrays:
+            view, indices, sizes = self._indexed(e, g, arrays, e.params["shape"])
+            self.call(e, "scatter", [view, *indices], *sizes)
+            return
+        out = self.call(e, "zero", [])
+        self._fill(out.sliced(e.params["template"]), g)
+
+    def _concatenate(self, e):
+        out = self.call(e, "zero", [])
+        start, axis = 0, e.params["axis"]
+        for x in e.inputs:
+            stop = start + (x.shape if isinstance(x, Var) else np.shape(x))[axis]
+            self._fill(out.sliced((slice(None),) * axis + (slice(start, stop),)), x)
+            start = stop
+
+    def _fill(self, target: View, x) -> None:
+        """x into part of a buffer, by a loop of its own."""
+        x = self.view(x).broadcast(target.shape)
+        self.stored.add(x.buffer)
+        z = Var(target.shape, target.buffer.dtype)
+        loop = Loop(_volume(target.shape), stores=[z], closed=True)
+        loop.append(Equation(alias, (x,), {}, z), [x], target, _cuts(target.shape, [x, target]))
+        self.ready[target.buffer] = len(self.steps)
+        self.steps.append(loop)
+
+    # ── kernels ──
+
+    def _matmul(self, e):
+        a, b = self.view(e.inputs[0]), self.view(e.inputs[1])
+        lead = e.output.shape[:-2]
+        a, b = (self._matrices(x, v, lead) for x, v in ((e.inputs[0], a), (e.inputs[1], b)))
+        self.call(e, "matmul", [a, b])
+
+    def _matrices(self, x, view: View, lead: tuple[int, ...]) -> View:
+        """Matrices that BLAS can read: rows or columns in order, one stride from each to the next."""
+        rows, columns = view.strides[-2:]
+        m, n = view.shape[-2:]
+        in_rows = (columns == 1 or n == 1) and (rows >= n or m == 1)
+        straight = in_rows or ((rows == 1 or m == 1) and (columns >= m or n == 1))
+        view = view.broadcast((*lead, m, n)) if straight else view
+        if not straight or (lead and view.reshape((_volume(lead), m, n)) is None):
+            view = self.dense(x).broadcast((*lead, m, n))
+            if lead and view.reshape((_volume(lead), m, n)) is None:
+                raise Unsupported("a matrix product that broadcasts over several axes has no kernel")
+        return view.reshape((_volume(lead), m, n))
+
+    def _patches(self, e):
+        self._windows(e, "patches", e.inputs[0].shape, e.output.shape)
+
+    def _unpatches(self, e):
+        self._windows(e, "unpatches", e.output.shape, e.inputs[0].shape)
+
+    def _windows(self, e, kernel, image, windows):
+        n, h, w, c = image
+        (top, _), (left, _) = e.params["padding"]
+        size = e.params["size"]
+        self.call(e, kernel, [self.dense(e.inputs[0])], n, h, w, c, *windows[1:3], *size, e.params["stride"], top, left)
+
+    def _pool_argmax(self, e):
+        self.call(e, "pool_argmax", [self.dense(e.inputs[0])], *e.inputs[0].shape, e.params["size"])
+
+    def _pick(self, e):
+        self.call(e, "pick", [self.dense(x) for x in e.inputs], *e.inputs[0].shape, e.params["size"])
+
+    def _unpick(self, e):
+        self.call(e, "unpick", [self.dense(x) for x in e.inputs], *e.output.shape, e.params["size"])
+
+    def _reduction(self, e):
+        """Over axes that lie together: sizes (before, of them, after)."""
+        axis = e.params["axis"]
+        shape = e.inputs[0].shape
+        axis = tuple(range(len(shape))) if axis is None else (axis,) if isinstance(axis, int) else axis
+        axis = sorted(i % len(shape) for i in axis)
+        if axis != list(range(axis[0], axis[-1] + 1)):
+            raise Unsupported(f"{e.primitive.name} over the axes {axis} has no kernel")
+        sizes = _volume(shape[: axis[0]]), _volume(shape[axis[0] : axis[-1] + 1]), _volume(shape[axis[-1] + 1 :])
+        kernel = "largest" if e.primitive.name == "max" else e.primitive.name
+        self.call(e, kernel, [self.dense(e.inputs[0])], *sizes)
+
+    _max = _argmax = _argmin = _cumsum = _reduction
+
+    # ── the end ──
+
+    def output(self, x) -> Buffer:
+        view = self.view(x)
+        if not view.flat or view.buffer.keep:  # an output is a buffer of its own, in order
+            z = Var(view.shape, view.buffer.dtype)
+            self.fuse(Equation(alias, (view,), {}, z))
+            view = self.views[z]
+        view.buffer.keep = True
+        self.stored.add(view.buffer)
+        return view.buffer
+
+    def decide_stores(self, outputs: list[Buffer]) -> None:
+        """What other steps read is stored; what nothing reads is not computed."""
+        wanted = set(outputs)
+        for at in range(len(self.steps) - 1, -1, -1):
+            step = self.steps[at]
+            if isinstance(step, Call):
+                wanted.update(view.buffer for view in step.reads)
+                continue
+            needed = set(step.stores)
+            for x, view in step.values.items():
+                if self.made.get(x, (0, 0, at))[2] == at and view.buffer in wanted and x not in step.stores:
+                    step.stores.append(x)
+                    needed.add(x)
+            needed.update(x for x, view in step.sums.items() if view.buffer in wanted)
+            alive = []
+            for e, operands in reversed(step.equations):
+                if e.output not in needed:
+                    continue
+                alive.append((e, operands))
+                for x in operands:
+                    if isinstance(x, View):
+                        inside = step.local(x)
+                        needed.add(inside) if inside else wanted.add(x.buffer)
+            step.equations = alive[::-1]
+            step.values = {x: v for x, v in step.values.items() if x in needed}
+            step.sums = {x: v for x, v in step.sums.items() if x in needed}
+            step.roots = {v.buffer: x for x, v in step.values.items()}
+            views = [*step.sums.values(), *(step.values[x] for x in step.stores)]
+            step.cuts = frozenset().union(*(_cuts(v.shape, [v]) for v in views))
+            step.cuts = step.cuts.union(*(_cuts(_range_of(e), operands) for e, operands in step.equations))
+        self.steps = [s for s in self.steps if isinstance(s, Call) or s.equations]
+
+
+def _range_of(e: Equation) -> tuple[int, ...]:
+    """The shape of the elements that an equation goes over."""
+    return e.inputs[0].shape if e.primitive.name == "sum" else e.output.shape
+
+
+def _is_flat(view: View) -> bool:
+    return view.strides == _strides(view.shape)
+
+
+def _cuts(domain: tuple[int, ...], operands: list) -> frozenset[int]:
+    """Where a range must be cut for every operand to have one stride in each piece: the sizes of what lies inside."""
+    cuts = set()
+    for x in operands:
+        if isinstance(x, View):
+            inner = 1
+            for n, _ in _runs(domain, x.strides)[:0:-1]:
+                inner *= n
+                cuts.add(inner)
+    return frozenset(cuts)
+
+
+def _chain(cuts: frozenset[int]) -> bool:
+    """Each divides the next, so that loops can be nested."""
+    order = sorted(cuts)
+    return all(b % a == 0 for a, b in zip(order, order[1:], strict=False))
+
+
+def _check_dtype(dtype: np.dtype) -> None:
+    if dtype.str[1:] not in ("f4", "f8", "i8", "i4", "i2", "i1", "u1", "b1") or not dtype.isnative:
+        raise Unsupported(f"the dtype {dtype} has no kernels")
+
+
+# ── buffers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _touched(step: Call | Loop) -> tuple[set[Buffer], set[Buffer]]:
+    """The buffers a step reads, and those it writes."""
+    if isinstance(step, Call):
+        return {v.buffer for v in step.reads}, {v.buffer for v in step.writes}
+    views = [x for _, operands in step.equations for x in operands if isinstance(x, View)]
+    writes = {step.values[x].buffer for x in step.stores} | {v.buffer for v in step.sums.values()}
+    return {x.buffer for x in views if not step.local(x)}, writes
+
+
+class LaidPart(NamedTuple):
+    """A part of a task: its steps, and the buffers its outputs are copied to."""
+
+    schedule: Schedule
+    writes: list[Buffer]
+    repeat: int
+    theta: str
+
+
+class Run(NamedTuple):
+    """Neighbouring buffers of one dtype: the first, the elements from there to the end, each one's (start, shape)."""
+
+    first: Buffer
+    size: int
+    parts: list[tuple[int, tuple[int, ...]]]
+
+
+class Layout(NamedTuple):
+    """A task in memory: `nbytes` for each thread."""
+
+    shared: int
+    inputs: list[Buffer]
+    parts: list[LaidPart]
+    results: list[Buffer]
+    sums: list[Run]
+    constants: list[Buffer]
+    theta: int  # where θ lies
+    theta_bytes: int
+    stack: Buffer  # for the θₖ that are pushed
+    nbytes: int
+
+
+def lay_out(task: Task) -> Layout:
+    """Steps for every part of a task, and a place for every buffer.
+
+    Slots, stack and constants come first, each on its own. What the parts compute lies behind them, one part's over
+    another's; within a part, first fit in the order of time.
+
+    Raises:
+        Unsupported: something has no kernel; names it.
+    """
+    slots = [Buffer(x.dtype, x.size, keep=True) for x in task.slots]
+    parts, constants = [], []
+    for part in task.parts:
+        plan = schedule(part.program, [slots[i] for i in part.reads])
+        constants += plan.constants
+        parts.append(LaidPart(plan, [slots[i] for i in part.writes], part.repeat, part.theta))
+    theta_bytes = sum(_rounded(x.nbytes) for x in slots[: task.shared])
+    depth = max((part.repeat for part in parts if part.theta), default=0)
+    stack = Buffer(np.int8, depth * theta_bytes, keep=True)
+    results = [slots[i] for i in task.results if isinstance(i, int)]
+    end = _rounded(8 * (4 + task.inputs + len(results) + len(task.sums)))  # what `machine.TASK` and so on are
+    for buffer in (*slots, stack, *constants):
+        buffer.offset, end = end, end + _rounded(buffer.nbytes)
+    nbytes = max(_place(part.schedule.steps, end) for part in parts)
+    sums: list[Run] = []
+    for i in task.sums:
+        x = slots[i]
+        first, _, places = sums.pop() if sums and sums[-1].first.dtype == x.dtype else Run(x, 0, [])
+        start = (x.offset - first.offset) // x.dtype.itemsize
+        sums.append(Run(first, start + x.size, [*places, (start, task.slots[i].shape)]))
+    at = slots[0].offset if slots else 0
+    return Layout(
+        task.shared, slots[: task.inputs], parts, results, sums, constants, at, theta_bytes, stack, nbytes
+    )
+
+
+def _place(steps: list[Call | Loop], start: int) -> int:
+    first: dict[int, list[Buffer]] = {}
+    last: dict[Buffer, int] = {}
+    for at, step in enumerate(steps):
+        reads, writes = _touched(step)
+        for buffer in sorted(reads | writes, key=lambda b: -b.nbytes):
+            if buffer not in last and buffer.offset < 0:
+                first.setdefault(at, []).append(buffer)
+            last[buffer] = len(steps) if buffer.keep else at
+    holes = [(start, 1 << 62)]  # (offset, bytes)
+    leaving: dict[int, list[Buffer]] = {}
+    end = start
+    for at in range(len(steps)):
+        for buffer in leaving.pop(at, ()):
+            holes = _merged(holes, (buffer.offset, _rounded(buffer.nbytes)))
+        for buffer in first.get(at, ()):
+            need = _rounded(buffer.nbytes)
+            i = next(i for i, (_, room) in enumerate(holes) if room >= need)
+            offset, room = holes[i]
+            buffer.offset, end = offset, max(end, offset + need)
+            holes[i : i + 1] = [(offset + need, room - need)] if room > need else []
+            leaving.setdefault(last[buffer] + 1, []).append(buffer)
+    return end
+
+
+def _rounded(nbytes: int) -> int:
+    return max(-(-nbytes // ALIGNMENT), 1) * ALIGNMENT
+
+
+def _merged(holes: list[tuple[int, int]], hole: tuple[int, int]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, room in sorted([*holes, hole]):
+        if merged and merged[-1][0] + merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], merged[-1][1] + room)
+        else:
+            merged.append((start, room))
+    return merged

@@ -26,6 +26,7 @@ from . import models, nn, optim
 from .extras import require
 from .maml import adapt, meta_value_and_grad
 from .nest import Nest, tree_fill, tree_items, tree_map
+from .programs import compile
 from .runs import Run
 from .tasks.omniglot import OmniglotTasks
 from .tasks.sinusoid import SinusoidTasks
@@ -62,6 +63,7 @@ class Config:
     save_every: int = _option(100, "iterations between checkpoints")
     validate_every: int = _option(100, "iterations between validations")
     validation_tasks: int = _option(100, "tasks of a validation")
+    compile: bool = _option(True, "meta-gradients in machine code; --no-compile: by the reference")
     data: str = _option("", "folder of the data (omniglot)", only="omniglot")
 
     def __post_init__(self) -> None:
@@ -161,6 +163,8 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
     meta = meta_value_and_grad(
         loss, inner_lr=config.inner_lr, inner_steps=config.inner_steps, first_order=config.first_order, has_aux=True
     )
+    if config.compile:
+        meta = compile(meta)
     params = network.init(generator(config, INIT), np.dtype(config.dtype))
     state = optim.adam(config.meta_lr).init(params)
     done = 0

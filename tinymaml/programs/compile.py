@@ -85,7 +85,7 @@ class Compiled:
 
     def _any(self, args: tuple):
         leaves = [np.asarray(x) for x in tree_leaves(args)]
-        runner = self._runner(_signature(args, leaves), whole, self.f, args)
+        runner = self._runner(_signature(args, leaves), lambda: whole(self.f, args), args)
         if runner is None:
             return self.f(*args)
         results, _, failed = runner.run([], [x[None] for x in leaves], 1)
@@ -106,7 +106,7 @@ class Compiled:
         signature = _signature((params, tasks), thetas, [x[0] for x in data])
         if signature not in self.runners:  # what is wrong with the arguments, the function says
             support, query = as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])[0]
-            self._runner(signature, task_of, of_task, (params, support, query))
+            self._runner(signature, lambda: task_of(of_task, params, support, query), (params, tasks))
         runner = self.runners[signature]
         if runner is None:
             return self.f(params, tasks)
@@ -140,16 +140,16 @@ class Compiled:
         grads = tree_map(lambda g: np.asarray(g / len(tasks)), total)
         return ((value, aux) if of_task.keywords["has_aux"] else value), grads
 
-    def _runner(self, signature, task_from: Callable, f: Callable, args: tuple):
+    def _runner(self, signature, record: Callable[[], Task], args: tuple):
         if signature not in self.runners:
-            self.runners[signature] = self._new_runner(task_from, f, args)
+            self.runners[signature] = self._new_runner(record, args)
         return self.runners[signature]
 
-    def _new_runner(self, task_from: Callable, f: Callable, args: tuple):
+    def _new_runner(self, record: Callable[[], Task], args: tuple):
         try:
-            task = task_from(f, *args) if task_from is task_of else task_from(f, args)
+            task = record()
         except Exception as cause:
-            f(*args)  # an error of the function's own is its own error
+            self.f(*args)  # an error of the function's own is its own error
             warnings.warn(f"{self.__name__} runs as it is: {cause}", CompileWarning, stacklevel=5)
             return None
         if self.backend == "numba":

@@ -5,10 +5,10 @@ Read in this order:
     program     record, print, replay                  passes      fewer and cheaper equations
     task        what is run for each task              schedule    equations → fused loops, kernels, buffers
     source      loops → Numba source, on disk          machine     what that stands on: pointers, BLAS, all tasks
-    blas        SciPy's, on one thread                 compile     the call, and what happens when it cannot be done
+    blas        SciPy's, on one thread                 compiled    the call, and what happens when it cannot be done
 """
 
-from .compile import Compiled, CompileWarning, compile
+from .compiled import Compiled, CompileWarning, compile
 from .program import Program, RecordError, record
 
 __all__ = ["CompileWarning", "Compiled", "Program", "RecordError", "compile", "record"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from llvmlite import ir
 from numba import guvectorize, types
 from numba.core import cgutils
@@ -95,46 +94,40 @@ def invoke(typingctx, function, op, memory, step):
 
 def _gemm(number: types.Type):
     @intrinsic
-    def gemm(typingctx, blas, of_a, of_b, m, n, k, a, lda, b, ldb, beta, c, ldc):
-        """C ← op(A) op(B) + β C for matrices in rows; op: ord("N") or ord("T"). BLAS has them in columns: Cᵀ = BᵀAᵀ."""
+    def gemm(typingctx, memory, t, i):
+        """C ← op(A) op(B) for the i-th of some matrices, all in rows; BLAS has them in columns: Cᵀ = op(B)ᵀ op(A)ᵀ.
+
+        The step is (…, BLAS's address, places of A, B and C, op(A), op(B) ("N" or "T"), m, n, k, the strides of the
+        rows of A, B and C, how many matrices, the strides from one to the next).
+        """
 
         def codegen(context, builder, signature, args):
-            blas, of_a, of_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
+            memory, t, i = args
             byte = ir.IntType(8).as_pointer()
+            blas, *places = [builder.load(builder.gep(t, [ir.Constant(i.type, j)])) for j in range(3, 19)]
+            (a, b, c), (of_a, of_b), (m, n, k), (lda, ldb, ldc), strides = (
+                places[:3], places[3:5], places[5:8], places[8:11], places[12:])  # fmt: skip
 
-            def by_reference(value, width=None):
-                value = builder.trunc(value, ir.IntType(width)) if width else value
+            def matrix(place, stride):
+                return builder.inttoptr(builder.add(memory, builder.add(place, builder.mul(i, stride))), byte)
+
+            def by_reference(value):
                 return builder.bitcast(cgutils.alloca_once_value(builder, value), byte)
 
-            m, n, k, lda, ldb, ldc = (by_reference(x, 32) for x in (m, n, k, lda, ldb, ldc))
-            of_a, of_b = by_reference(of_a, 8), by_reference(of_b, 8)
-            a, b, c = (builder.inttoptr(x, byte) for x in (a, b, c))
-            one, beta = by_reference(ir.Constant(beta.type, 1.0)), by_reference(beta)
+            a, b, c = map(matrix, (a, b, c), strides)
+            of_a, of_b = (by_reference(builder.trunc(x, ir.IntType(8))) for x in (of_a, of_b))
+            m, n, k, lda, ldb, ldc = (by_reference(builder.trunc(x, ir.IntType(32))) for x in (m, n, k, lda, ldb, ldc))
+            one, zero = (by_reference(context.get_constant(number, x)) for x in (1.0, 0.0))
             function = builder.inttoptr(blas, ir.FunctionType(ir.VoidType(), [byte] * 13).as_pointer())
-            builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, beta, c, ldc])
+            builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, zero, c, ldc])
             return context.get_dummy_value()
 
-        integers = [types.int64] * 10
-        return types.void(*integers, number, types.int64, types.int64), codegen
+        return types.void(types.int64, types.CPointer(types.int64), types.int64), codegen
 
     return gemm
 
 
-_sgemm, _dgemm = _gemm(types.float32), _gemm(types.float64)
-
-
-@register_jitable
-def matmul_f4(memory, t):
-    for i in range(t[16]):
-        a, b, c = memory + t[4] + i * t[17], memory + t[5] + i * t[18], memory + t[6] + i * t[19]
-        _sgemm(t[3], t[8], t[9], t[10], t[11], t[12], a, t[13], b, t[14], np.float32(t[7]), c, t[15])
-
-
-@register_jitable
-def matmul_f8(memory, t):
-    for i in range(t[16]):
-        a, b, c = memory + t[4] + i * t[17], memory + t[5] + i * t[18], memory + t[6] + i * t[19]
-        _dgemm(t[3], t[8], t[9], t[10], t[11], t[12], a, t[13], b, t[14], np.float64(t[7]), c, t[15])
+gemm_f4, gemm_f8 = _gemm(types.float32), _gemm(types.float64)
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,62 +324,6 @@ def logaddexp(x, y):
 # been repeated; then the addresses of the arrays that tasks are read from and results written to.
 TASK, CHUNK, FIRST, ROUND, ARRAYS = 0, 1, 2, 3, 4
 END, REPEAT = 0, 1  # instead of a function's address
-
-
-@register_jitable
-def fetch(memory, t):
-    """Copy a task's part of an array in: the step is (…, place, which array, bytes, bytes to the next task's)."""
-    now = step_at(memory)
-    copy(memory + t[3], now[ARRAYS + t[4]] + now[TASK] * t[6], t[5])
-
-
-@register_jitable
-def not_finite(x, count, exponent):
-    """Whether a number of x, whose bits are integers here, is infinite or NaN: its exponent is all ones."""
-    bad = False
-    for i in range(count):
-        bad |= x[i] & exponent == exponent
-    return bad
-
-
-@register_jitable
-def put(memory, t):
-    """Copy a result out, to the task's part of an array."""
-    now = step_at(memory)
-    copy(now[ARRAYS + t[4]] + now[TASK] * t[5], memory + t[3], t[5])
-
-
-@register_jitable
-def push(memory, t):
-    """Keep θₖ: the step is (…, place, bytes, where the first is kept)."""
-    copy(memory + t[5] + step_at(memory)[ROUND] * t[4], memory + t[3], t[4])
-
-
-@register_jitable
-def pop(memory, t):
-    """Take θₖ back, the last first: the step is (…, place, bytes, where the last is kept)."""
-    copy(memory + t[3], memory + t[5] - step_at(memory)[ROUND] * t[4], t[4])
-
-
-@register_jitable
-def chunk_f4(memory, t):
-    return f4_at(step_at(memory)[ARRAYS + t[4]] + step_at(memory)[CHUNK] * t[5])
-
-
-@register_jitable
-def chunk_f8(memory, t):
-    return f8_at(step_at(memory)[ARRAYS + t[4]] + step_at(memory)[CHUNK] * t[5])
-
-
-@register_jitable
-def add(z, x, memory, t):
-    """Add a result to the chunk's part z of an array; the first of a chunk is not added but copied."""
-    if step_at(memory)[FIRST]:
-        for i in range(t[7]):
-            z[i] = x[i]
-    else:
-        for i in range(t[7]):
-            z[i] += x[i]
 
 
 def _run_tasks(slot, job, status):

@@ -43,8 +43,9 @@ def rule(*names: str) -> Callable[[Callable], Callable]:
 def simplify(program: Program) -> Program:
     """The same function in fewer and cheaper equations."""
     b = Builder(program)
-    for e in program.equations:
-        b.values[e.output] = b.simplified(e)
+    with np.errstate(all="ignore"):  # of constants
+        for e in program.equations:
+            b.values[e.output] = b.simplified(e)
     outputs = [b.values.get(x, x) if isinstance(x, Var) else x for x in program.outputs]
     return dataclasses.replace(program, equations=_alive(b.equations, outputs), outputs=outputs, first_order=None)
 
@@ -74,7 +75,8 @@ class Builder:
     def simplified(self, e: Equation):
         inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
         if e.primitive.name in ELEMENTWISE:
-            inputs = [self.narrow(x, inputs, e.output) for x in inputs]
+            for i in range(len(inputs)):
+                inputs[i] = self.narrow(i, inputs, e.output)
         return self.make(e.primitive, inputs, e.params, e.output)
 
     def make(self, primitive: Primitive, inputs: list, params: dict, like: Var):
@@ -96,15 +98,16 @@ class Builder:
         e = self.made.get(x) if isinstance(x, Var) else None
         return e if e and e.primitive.name == name else None
 
-    def narrow(self, x, inputs: list, output: Var):
-        """An operand without needless copies of one number, as long as the others still give the output's shape."""
-        if isinstance(x, np.ndarray) and x.size > 1 and (x == x.flat[0]).all():
-            small = x.flat[0]
+    def narrow(self, i: int, inputs: list, output: Var):
+        """Input i without needless copies of one number, as long as the others still give the output's shape."""
+        x = inputs[i]
+        if isinstance(x, np.ndarray) and x.size > 1 and x.tobytes() == x.ravel()[:1].tobytes() * x.size:
+            small = x.ravel()[0]
         elif e := self.by(x, "broadcast_to"):
             small = e.inputs[0]
         else:
             return x
-        shapes = [np.shape(y) if not isinstance(y, Var) else y.shape for y in inputs if y is not x]
+        shapes = [_shape(y) for j, y in enumerate(inputs) if j != i]
         return small if np.broadcast_shapes(_shape(small), *shapes) == output.shape else x
 
 
@@ -128,6 +131,11 @@ def _number(x):
 
 def _plain(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def _ordinary(c: float, dtype: np.dtype) -> bool:
+    """Neither so large nor so small that it is not itself in that dtype."""
+    return c == 0 or bool(np.finfo(dtype).tiny <= abs(c) <= np.finfo(dtype).max)
 
 
 def _same(x, like: Var):
@@ -213,12 +221,13 @@ def _subtract(b, inputs, params, output):
 def _multiply(b, inputs, params, output):
     x, y = inputs if not isinstance(inputs[0], Var) else inputs[::-1]  # a constant first
     c = _number(x)
-    if c is None or output.dtype.kind != "f":
+    if c is None or output.dtype.kind != "f" or not _same(y, output):
         return None
-    if c == 1 and _same(y, output):
+    if c == 1:
         return y
     inner = b.by(y, "multiply")
-    if inner and (d := _number(inner.inputs[0])) is not None and _same(inner.inputs[1], output):
+    d = _number(inner.inputs[0]) if inner and _same(inner.inputs[1], output) else None
+    if d is not None and _ordinary(c * d, output.dtype):
         # c (d z) = (c d) z
         return b.make(ops.multiply, [c * d, inner.inputs[1]], {}, output)
     return None if x is inputs[0] and _plain(x) else b.make(ops.multiply, [float(c), y], {}, output)
@@ -228,7 +237,7 @@ def _multiply(b, inputs, params, output):
 def _divide(b, inputs, params, output):
     x, y = inputs
     c = _number(y)
-    if c and output.dtype.kind == "f" and np.isfinite(1 / c):
+    if c and output.dtype.kind == "f" and _same(x, output) and all(_ordinary(a, output.dtype) for a in (c, 1 / c)):
         return b.make(ops.multiply, [1 / c, x], {}, output)
     return None
 
@@ -244,7 +253,7 @@ def _power(b, inputs, params, output):
     if n in (2, 3) and _same(x, output):
         square = b.make(ops.multiply, [x, x], {}, output)
         return square if n == 2 else b.make(ops.multiply, [square, x], {}, output)
-    if n == -1 and output.dtype.kind == "f":
+    if n == -1 and output.dtype.kind == "f" and _same(x, output):
         return b.make(ops.divide, [1.0, x], {}, output)
     return None
 

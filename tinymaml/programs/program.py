@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import kernels
 from ..engine import Primitive, Tensor, value_of
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
@@ -179,7 +180,8 @@ def _shaken(x, rng: np.random.Generator):
 def _record(f: Callable, examples: tuple) -> Program:
     leaves = [Tensor(np.asarray(x), placeholder) for x in tree_leaves(examples)]
     names = [f"args{path}" for path, _ in tree_items(examples)]
-    result = f(*tree_fill(examples, leaves))
+    with kernels.in_numpy():
+        result = f(*tree_fill(examples, leaves))
     tensors: dict[int, Tensor] = {}
     stack = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
     while stack:

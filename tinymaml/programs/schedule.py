@@ -50,6 +50,8 @@ class Buffer:
 
     def __init__(self, dtype, size: int, keep: bool = False, value: np.ndarray | None = None):
         _check_dtype(np.dtype(dtype))
+        if not size:
+            raise Unsupported("an array of length 0 has no kernel")
         self.dtype, self.size, self.keep, self.value = np.dtype(dtype), size, keep, value
         self.offset = -1
 
@@ -97,8 +99,10 @@ class View(NamedTuple):
     def sliced(self, template: tuple) -> View:
         """x[template], for ints, slices, None and ..."""
         probe = np.lib.stride_tricks.as_strided(np.empty(0, np.int8), self.shape, self.strides)
-        part = probe[template]
+        part = probe[template if ... in template else (*template, ...)]  # with ... it is an array, if it is one number
         at = part.__array_interface__["data"][0] - probe.__array_interface__["data"][0]
+        if 0 in part.shape:
+            raise Unsupported("an array of length 0 has no kernel")
         strides = tuple(0 if n == 1 else s for n, s in zip(part.shape, part.strides, strict=True))
         return View(self.buffer, self.offset + at, part.shape, strides)
 
@@ -375,6 +379,8 @@ class _Scheduler:
     def _indexed(self, e, x, arrays: list, shape: tuple[int, ...]):
         """x, the index arrays in order, and the sizes (outer, picked, block, length of each indexed axis)."""
         template = e.params["template"]
+        while template[-1] == slice(None):
+            template = template[:-1]
         start = next(i for i, part in enumerate(template) if part is ops.ARRAY)
         plain = all(isinstance(part, slice) and part == slice(None) for part in template[:start])
         if not plain or template[start:] != (ops.ARRAY,) * len(arrays):
@@ -465,7 +471,7 @@ class _Scheduler:
         shape = e.inputs[0].shape
         axis = tuple(range(len(shape))) if axis is None else (axis,) if isinstance(axis, int) else axis
         axis = sorted(i % len(shape) for i in axis)
-        if axis != list(range(axis[0], axis[-1] + 1)):
+        if not axis or axis != list(range(axis[0], axis[-1] + 1)):
             raise Unsupported(f"{e.primitive.name} over the axes {axis} has no kernel")
         sizes = _volume(shape[: axis[0]]), _volume(shape[axis[0] : axis[-1] + 1]), _volume(shape[axis[-1] + 1 :])
         kernel = "largest" if e.primitive.name == "max" else e.primitive.name
@@ -588,6 +594,7 @@ class Layout(NamedTuple):
     results: list[Buffer]
     sums: list[Run]
     constants: list[Buffer]
+    float: np.dtype  # of θ, or of the first input that has one
     theta: int  # where θ lies
     theta_bytes: int
     stack: Buffer  # for the θₖ that are pushed
@@ -611,7 +618,7 @@ def lay_out(task: Task) -> Layout:
         parts.append(LaidPart(plan, [slots[i] for i in part.writes], part.repeat, part.theta))
     theta_bytes = sum(_rounded(x.nbytes) for x in slots[: task.shared])
     depth = max((part.repeat for part in parts if part.theta), default=0)
-    stack = Buffer(np.int8, depth * theta_bytes, keep=True)
+    stack = Buffer(np.int8, max(depth * theta_bytes, 1), keep=True)
     results = [slots[i] for i in task.results if isinstance(i, int)]
     end = _rounded(8 * (4 + task.inputs + len(results) + len(task.sums)))  # what `machine.TASK` and so on are
     for buffer in (*slots, stack, *constants):
@@ -624,8 +631,9 @@ def lay_out(task: Task) -> Layout:
         start = (x.offset - first.offset) // x.dtype.itemsize
         sums.append(Run(first, start + x.size, [*places, (start, task.slots[i].shape)]))
     at = slots[0].offset if slots else 0
+    float = next((x.dtype for x in slots if x.dtype.kind == "f"), np.dtype(np.float64))
     return Layout(
-        task.shared, slots[: task.inputs], parts, results, sums, constants, at, theta_bytes, stack, nbytes
+        task.shared, slots[: task.inputs], parts, results, sums, constants, float, at, theta_bytes, stack, nbytes
     )
 
 

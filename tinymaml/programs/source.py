@@ -13,7 +13,7 @@ Every fused loop becomes a few lines such as
                 y2[i1] = v1
 
 Sizes, strides and places come from the step (t), so loops that do the same to arrays of other shapes are one: the
-second layer, the second inner step and the query set cost no compilation. Read next: `machine`, then `compile`.
+second layer, the second inner step and the query set cost no compilation. Read next: `machine`, then `compiled`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXPRESSIONS = {  # on scalars of the dtype that is computed in
     "arctan": "math.atan({0})", "logaddexp": "machine.logaddexp({0}, {1})", "alias": "{0}", "astype": "{0}",
     "maximum": "{0} if {0} > {1} or {0} != {0} else {1}",
     "where": "{1} if {0} else {2}", "sign": "{0} if {0} == 0 or {0} != {0} else ({type}(1) if {0} > 0 else {type}(-1))",
-    "floor": "math.floor({0})", "ceil": "math.ceil({0})", "trunc": "math.trunc({0})", "rint": "np.rint({0})",
+    "floor": "np.floor({0})", "ceil": "np.ceil({0})", "trunc": "np.trunc({0})", "rint": "np.rint({0})",
     "isnan": "{0} != {0}", "isinf": "{0} == {0} and {0} - {0} != {0} - {0}", "isfinite": "{0} - {0} == {0} - {0}",
     "equal": "{0} == {1}", "not_equal": "{0} != {1}", "less": "{0} < {1}", "less_equal": "{0} <= {1}",
     "greater": "{0} > {1}", "greater_equal": "{0} >= {1}",
@@ -181,11 +181,11 @@ COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_e
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[a-z]\d\(.*\)", text) is not None
+    return re.fullmatch(r"f\d\([-\d.e]+\)", text) is not None
 
 
 def _cast(text: str, was: np.dtype | None, wanted: np.dtype) -> str:
-    if was == wanted:
+    if was is not None and was == wanted:
         return text
     if wanted.kind == "b":
         return f"({text} != 0)"
@@ -219,15 +219,17 @@ def generate(layout: Layout) -> Source:
     steps: list[list] = []
     arrays = itertools.count()
 
-    def emit(text: str, comment: str, *numbers) -> None:
-        text = _file([_page(0, [(0, text, comment)])])
+    def emit(kernels: dict[str, str], name: str, *numbers) -> None:
+        text = _file([_page(0, [(i, text, name) for i, (name, text) in enumerate(kernels.items())])])
         if text not in files:
             files.append(text)
-        steps.append([(files.index(text), 0), 0, len(numbers) + 3, *numbers])
+        steps.append([(files.index(text), 0), [*kernels].index(name), len(numbers) + 3, *numbers])
+
+    base = BASE | _base_of(layout.float)
 
     def fuse(loop: Loop) -> None:
         for view in loop.sums.values():
-            emit("machine.zero(memory + t[3], t[4])", "zero", view.buffer.offset, view.buffer.nbytes)
+            emit(base, "zero", view.buffer.offset, view.buffer.nbytes)
         body = Body(loop)
         comment = " ".join(e.primitive.name for e, _ in loop.equations)
         number, _ = loops.setdefault(body.text(), (len(loops), comment))
@@ -235,31 +237,38 @@ def generate(layout: Layout) -> Source:
 
     for i, buffer in enumerate(layout.inputs):
         stride = 0 if i < layout.shared else buffer.nbytes
-        text = "machine.fetch(memory, t)" + FINITE.get(code(buffer.dtype), "")
-        emit(text, "fetch", buffer.offset, next(arrays), buffer.nbytes, stride, buffer.size)
+        numbers = buffer.offset, next(arrays), buffer.nbytes, stride, buffer.size
+        if buffer.dtype.kind == "f":
+            emit(BASE | _base_of(buffer.dtype), f"fetch_{code(buffer.dtype)}", *numbers)
+        else:
+            emit(base, "fetch", *numbers)
     for part in layout.parts:
         first = len(steps)
         if part.theta == "push":
-            emit("machine.push(memory, t)", "push", layout.theta, layout.theta_bytes, layout.stack.offset)
+            emit(base, "push", layout.theta, layout.theta_bytes, layout.stack.offset)
         elif part.theta == "pop":
             last = layout.stack.offset + (part.repeat - 1) * layout.theta_bytes
-            emit("machine.pop(memory, t)", "pop", layout.theta, layout.theta_bytes, last)
+            emit(base, "pop", layout.theta, layout.theta_bytes, last)
         for step in part.schedule.steps:
-            if isinstance(step, Call):
-                text, numbers = _call(step)
-                emit(text, step.kernel, *numbers)
-            else:
+            if isinstance(step, Loop):
                 fuse(step)
+            elif step.kernel == "zero":
+                emit(base, "zero", step.writes[0].buffer.offset, step.writes[0].buffer.nbytes)
+            elif step.kernel == "matmul":
+                dtype, numbers = step.writes[0].buffer.dtype, _product(step)
+                emit(BASE | _base_of(dtype), f"matmul_{code(dtype)}", *numbers)
+            else:
+                text, numbers = _call(step)
+                emit({step.kernel: text}, step.kernel, *numbers)
         for x, slot in zip(part.schedule.outputs, part.writes, strict=True):
-            emit("machine.copy(memory + t[3], memory + t[4], t[5])", "copy", slot.offset, x.offset, x.nbytes)
+            emit(base, "copy", slot.offset, x.offset, x.nbytes)
         if part.repeat > 1:
             steps.append([REPEAT, 0, 5, sum(map(len, steps[first:])), part.repeat])
     for buffer in layout.results:
-        emit("machine.put(memory, t)", "put", buffer.offset, next(arrays), buffer.nbytes)
+        emit(base, "put", buffer.offset, next(arrays), buffer.nbytes)
     for first, count, _ in layout.sums:
-        kind = code(first.dtype)
-        text = f"machine.add(machine.chunk_{kind}(memory, t), p_{kind}(memory, t, 3), memory, t)" + FINITE[kind]
-        emit(text, "add", first.offset, next(arrays), count * first.dtype.itemsize, 0, count)
+        numbers = first.offset, next(arrays), count * first.dtype.itemsize, 0, count
+        emit(BASE | _base_of(first.dtype), f"add_{code(first.dtype)}", *numbers)
     numbered = sorted((number, text, comment) for text, (number, comment) in loops.items())
     pages = [_page(i // PAGE, numbered[i : i + PAGE]) for i in range(0, len(numbered), PAGE)]
     files[0] = _file(pages)
@@ -267,14 +276,43 @@ def generate(layout: Layout) -> Source:
     return Source(files, steps)
 
 
+# The kernels that every program needs. `now` is the beginning of the memory: see `machine.TASK`.
+BASE = {
+    "zero": "machine.zero(memory + t[3], t[4])",
+    "copy": "machine.copy(memory + t[3], memory + t[4], t[5])",
+    "fetch": "machine.copy(memory + t[3], now[ARRAYS + t[4]] + now[TASK] * t[6], t[5])",
+    "put": "machine.copy(now[ARRAYS + t[4]] + now[TASK] * t[5], memory + t[3], t[5])",
+    "push": "machine.copy(memory + t[5] + now[ROUND] * t[4], memory + t[3], t[4])",
+    "pop": "machine.copy(memory + t[3], memory + t[5] - now[ROUND] * t[4], t[4])",
+}
+
+
+def _base_of(dtype: np.dtype) -> dict[str, str]:
+    """Those of a floating dtype. What comes in or goes out is looked at: infinity and NaN have an exponent of ones."""
+    kind = code(dtype)
+    bits, exponent = ("p_i4", "i4(0x7F800000)") if kind == "f4" else ("p_i8", "i8(0x7FF0000000000000)")
+    looked_at = f"""
+x = {bits}(memory, t, 3)
+for i in range(t[7]):
+    failed |= x[i] & {exponent} == {exponent}"""
+    return {
+        f"fetch_{kind}": BASE["fetch"] + looked_at,
+        f"matmul_{kind}": f"for i in range(t[15]):\n    machine.gemm_{kind}(memory, t, i)",
+        f"add_{kind}": f"""
+z = machine.{kind}_at(now[ARRAYS + t[4]] + now[CHUNK] * t[5])
+y = p_{kind}(memory, t, 3)
+if now[FIRST]:
+    machine.copy(now[ARRAYS + t[4]] + now[CHUNK] * t[5], memory + t[3], t[5])
+else:
+    for i in range(t[7]):
+        z[i] += y[i]""".strip() + looked_at,
+    }
+
+
 def _call(step: Call) -> tuple[str, list]:
     """The line that calls a kernel, and the numbers of its step."""
     out = step.writes[0].buffer
     kind = code(out.dtype)
-    if step.kernel == "zero":
-        return "machine.zero(memory + t[3], t[4])", [out.offset, out.nbytes]
-    if step.kernel == "matmul":
-        return f"machine.matmul_{kind}(memory, t)", _product(step)
     pointers = [f"p_{kind}(memory, t, 3)"]
     numbers = [out.offset]
     if step.kernel in ("gather", "scatter"):
@@ -317,7 +355,7 @@ def _product(step: Call) -> list:
         layouts.append((ord("N"), max(rows, wide)) if plain else (ord("T"), max(columns, tall)))
     (of_a, lda), (of_b, ldb) = layouts
     strides = (a.strides[0] * item, b.strides[0] * item, m * n * item)
-    return [("blas", code(out.dtype)), _at(a), _at(b), out.offset, 0, of_a, of_b, m, n, k, lda, ldb, n, batch, *strides]
+    return [("blas", code(out.dtype)), _at(a), _at(b), out.offset, of_a, of_b, m, n, k, lda, ldb, n, batch, *strides]
 
 
 HEAD = '''"""Written by tinymaml.programs.source: kernels of a program, on the numbers of a step."""
@@ -329,6 +367,7 @@ from numba import cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, 
 from numba import uint8 as b1, uint8 as u1
 
 from tinymaml.programs import machine
+from tinymaml.programs.machine import ARRAYS, CHUNK, FIRST, ROUND, TASK
 from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, step_at
 '''
 
@@ -336,7 +375,7 @@ from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, 
 def _page(number: int, kernels: list[tuple[int, str, str]]) -> str:
     """A function of some kernels."""
     lines = [f'@cfunc("int64(int64, int64, int64)", **OPTIONS)\ndef page{number}(kernel, memory, step):']
-    lines += ["    t = step_at(step)", "    failed = 0"]
+    lines += ["    now, t = step_at(memory), step_at(step)", "    failed = 0"]
     for i, (op, text, comment) in enumerate(kernels):
         lines.append(f"    {'el' if i else ''}if kernel == {op}:  # {comment}")
         lines += [f"        {line}" for line in text.split("\n")]
@@ -347,10 +386,6 @@ def _file(pages: list[str]) -> str:
     return "\n\n".join([HEAD, *pages])
 
 
-FINITE = {  # appended to a kernel whose step is (…, place, …, …, …, count)
-    "f4": "\nfailed = machine.not_finite(p_i4(memory, t, 3), t[7], i4(0x7F800000))",
-    "f8": "\nfailed = machine.not_finite(p_i8(memory, t, 3), t[7], i8(0x7FF0000000000000))",
-}
 END, REPEAT = 0, 1  # as in `machine`, which is not imported before it is needed
 PAGE = 16  # kernels in a function: more in one are compiled faster, but not many more
 
@@ -389,13 +424,17 @@ def load(text: str) -> ModuleType:
 def _module_at(path: Path, text: str | None, cache: bool) -> ModuleType:
     if text is not None:
         path.write_text(text)
+    from numba.core.errors import NumbaError
+
     spec: Any = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     module.OPTIONS = dict(error_model="numpy", cache=cache)
     sys.modules[path.stem] = module  # Numba asks for the module by its name
     try:
         spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
+    except NumbaError as cause:
+        raise Unsupported(f"Numba refuses {path}: {str(cause).splitlines()[0]}") from cause
+    finally:
+        if not hasattr(module, "page0"):
+            del sys.modules[path.stem]
     return module

@@ -163,7 +163,7 @@ class Compiled:
 def _nested(task: Task, results: list, t: int) -> Nest:
     """Task t's value."""
     stacked = iter(results)
-    leaves = [x.leaf if isinstance(x, Fixed) else next(stacked)[t] for x in task.results]
+    leaves = [x.leaf if isinstance(x, Fixed) else np.asarray(next(stacked)[t]) for x in task.results]
     return tree_fill(task.value, leaves)
 
 
@@ -241,7 +241,7 @@ class Machine:
             memory[ARRAYS : ARRAYS + addresses.size] = addresses
         own = (_address(memory) for memory in self.memory[:threads])
         job = np.array([_address(self.steps), count, chunks, threads, *own], np.int64)
-        with self.blas:
+        with self.blas, np.errstate(all="ignore"):
             failed = self.run_tasks(np.arange(threads)[:, None], np.array([_address(job)]))
         grads = []
         for run, x in zip(self.layout.sums, sums, strict=True):

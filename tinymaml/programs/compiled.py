@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import Tensor
 from ..extras import require
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
@@ -46,6 +47,9 @@ class CompileWarning(UserWarning):
 
 def compile(f: Callable, *, backend: str = "numba", threads: int | None = None) -> Callable:  # noqa: A001
     """A function with the call and the results of `f`, which is recorded and compiled for the shapes it meets.
+
+    What `f` closes over is read when it is recorded: an array that is changed later stays what it was. Called with
+    keyword arguments or tensors (inside a derivative), it is `f` itself.
 
     Args:
         f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
@@ -78,7 +82,9 @@ class Compiled:
         self.__name__ = getattr(f, "__name__", type(f).__name__)
         self.__doc__ = f.__doc__
 
-    def __call__(self, *args: Nest):
+    def __call__(self, *args: Nest, **kwargs):
+        if kwargs or any(isinstance(x, Tensor) for x in tree_leaves(args)):
+            return self.f(*args, **kwargs)
         of_task = getattr(self.f, "of_task", None)
         with self._lock:
             return self._meta(of_task, *args) if of_task else self._any(args)
@@ -163,7 +169,11 @@ class Compiled:
 def _nested(task: Task, results: list, t: int) -> Nest:
     """Task t's value."""
     stacked = iter(results)
-    leaves = [x.leaf if isinstance(x, Fixed) else np.asarray(next(stacked)[t]) for x in task.results]
+    leaves = [
+        np.asarray(next(stacked)[t]) if not isinstance(x, Fixed) else
+        np.array(x.leaf) if isinstance(x.leaf, np.ndarray) else x.leaf
+        for x in task.results
+    ]  # fmt: skip
     return tree_fill(task.value, leaves)
 
 
@@ -187,13 +197,20 @@ class Replay:
         """The results, stacked over tasks; the mean gradient; whether something was out of range or not finite."""
         task, total, rows = self.task, None, []
         for t in range(count):
-            slots = task.replay([*shared, *(x[t] for x in data)])
+            try:
+                slots, finite = task.replay([*shared, *(x[t] for x in data)])
+            except IndexError:
+                finite = False
+            if not finite:
+                return [], [], True
             rows.append([slots[i] for i in task.results if not isinstance(i, Fixed)])
             grads = [slots[i] for i in task.sums]
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
         results = [np.stack(column) for column in zip(*rows, strict=True)]
         grads = [np.asarray(g / count) for g in total or []]
-        return results, grads, not all(np.isfinite(x).all() for x in (*shared, *data, *grads) if x.dtype.kind == "f")
+        arrays = [*shared, *data, *grads]
+        negative = any(x.dtype.kind == "i" and (x < 0).any() for x in data)  # as in machine code: see `schedule`
+        return results, grads, negative or not all(np.isfinite(x).all() for x in arrays if x.dtype.kind == "f")
 
 
 class Machine:

@@ -224,9 +224,9 @@ def row_of(memory, t, indices, axes, i):
     for a in range(axes):
         j = p_i8(memory, t, indices + a)[i]
         n = t[indices + axes + a]
-        if j < -n or j >= n:
+        if j < 0 or j >= n:
             return -1
-        row = row * n + (j + n if j < 0 else j)
+        row = row * n + j
     return row
 
 

@@ -46,8 +46,12 @@ def simplify(program: Program) -> Program:
     with np.errstate(all="ignore"):  # of constants
         for e in program.equations:
             b.values[e.output] = b.simplified(e)
-    outputs = [b.values.get(x, x) if isinstance(x, Var) else x for x in program.outputs]
-    return dataclasses.replace(program, equations=_alive(b.equations, outputs), outputs=outputs, first_order=None)
+    outputs, checked = (
+        [b.values.get(x, x) if isinstance(x, Var) else x for x in part] for part in (program.outputs, program.checked)
+    )
+    checked = [x for x in checked if isinstance(x, Var)]
+    alive = _alive(b.equations, [*outputs, *checked])
+    return dataclasses.replace(program, equations=alive, outputs=outputs, checked=checked, first_order=None)
 
 
 def _alive(equations: list[Equation], outputs: list) -> list[Equation]:

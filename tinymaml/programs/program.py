@@ -12,7 +12,7 @@ meta-gradient, the exact one on a page; what first-order MAML leaves out of it i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import kernels
 from ..engine import Primitive, Tensor, value_of
-from ..inputs import as_tasks
+from ..inputs import as_tasks, watching
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
 
@@ -59,7 +59,8 @@ class Program:
         inputs: one `Var` for each array of the arguments.   names: what each is called there.
         outputs: for each leaf of the result a `Var` or a constant.
         arguments, result: the nests these belong into; leaves are whatever was there.
-        first_order: the equations that first-order MAML has too; None where the question makes no sense.
+        checked: what is looked at while f runs: inner losses, which must be finite.
+        first_order: the variables that first-order MAML has too; None where the question makes no sense.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Program:
     outputs: list
     arguments: Nest
     result: Nest
+    checked: list = field(default_factory=list)
     first_order: set[Var] | None = None
 
     def __call__(self, *args: Nest) -> Nest:
@@ -76,16 +78,18 @@ class Program:
         return tree_fill(self.result, self.replay(self.leaves(args)))
 
     def replay(self, arrays: Iterable) -> list:
-        """The outputs for the inputs: every equation in turn, in NumPy; a value is dropped after its last use."""
+        """The outputs for the inputs, and `checked`: each equation in turn, in NumPy; what is no longer used goes."""
         values = dict(zip(self.inputs, arrays, strict=True))
         last = {x: i for i, e in enumerate(self.equations) for x in e.inputs if isinstance(x, Var)}
-        keep = {x for x in self.outputs if isinstance(x, Var)}
+        results = [*self.outputs, *self.checked]
+        keep = {x for x in results if isinstance(x, Var)}
         for i, (primitive, inputs, params, output) in enumerate(self.equations):
             values[output] = primitive.forward(*[values[x] if isinstance(x, Var) else x for x in inputs], **params)
             for x in {x for x in inputs if isinstance(x, Var)}:
                 if last[x] == i and x not in keep:
                     del values[x]
-        return [np.array(values[x]) if isinstance(x, Var) else x for x in self.outputs]
+        results = [values[x] if isinstance(x, Var) else x for x in results]
+        return [np.array(x) if isinstance(x, (np.ndarray, np.generic)) else x for x in results]
 
     def leaves(self, args: tuple) -> list[np.ndarray]:
         """The arrays of a call, in the order of `inputs`.
@@ -93,8 +97,7 @@ class Program:
         Raises:
             ValueError: a shape or dtype other than recorded; names the array.
         """
-        tree_map(lambda *_: None, self.arguments, args)
-        arrays = [np.asarray(x) for x in tree_leaves(args)]
+        arrays = tree_leaves(tree_map(lambda _, x: np.asarray(x), self.arguments, args))
         for name, var, x in zip(self.names, self.inputs, arrays, strict=True):
             if x.shape != var.shape or x.dtype != var.dtype:
                 raise ValueError(f"{name} is {x.dtype} {x.shape}, the program was recorded for {var.dtype} {var.shape}")
@@ -123,8 +126,9 @@ def record(f: Callable, *examples: Nest) -> Program:
         *examples: arguments; the program is for their shapes and dtypes, and for any values.
 
     Raises:
-        RecordError: the result depends on values in a way that no program can follow: `if x > 0`, `x.value`, a mask as
-            an index. It is recorded twice, on slightly different numbers, to see that nothing was baked in.
+        TypeError: it branches on a value, or a shape depends on one (`if x > 0`, a mask as an index).
+        RecordError: it reads values in a way that a program cannot follow (`x.value`): it is recorded again, on other
+            numbers, and the two programs differ.
     """
     of_task = getattr(f, "of_task", None)
     if of_task is None:
@@ -141,8 +145,11 @@ def record(f: Callable, *examples: Nest) -> Program:
 
 def _record_twice(f: Callable, examples: tuple) -> Program:
     program = _record(f, examples)
-    rng = np.random.default_rng(0)
-    again = _record(f, tree_map(lambda x: _shaken(x, rng), examples))
+    with np.errstate(all="ignore"):
+        try:
+            again = _record(f, tree_map(_turned, examples))
+        except Exception:  # not defined for such numbers, perhaps
+            again = _record(f, tree_map(_shaken, examples))
     names: dict[Var, Var] = dict(zip(program.inputs, again.inputs, strict=True))
     same = len(program.equations) == len(again.equations)
     for ours, theirs in zip(program.equations, again.equations, strict=False):
@@ -169,21 +176,32 @@ def _equal(x, y) -> bool:
     return type(x) is type(y) and (x == y or x != x)
 
 
-def _shaken(x, rng: np.random.Generator):
-    """Other numbers of the same kind: floats a little off, integers and booleans in another order."""
+def _turned(x) -> np.ndarray:
+    """Quite other numbers of the same kind: floats with the other sign, in another order; other integers."""
     x = np.asarray(value_of(x))
     if x.dtype.kind in "fc":
-        return (x * (1 + rng.uniform(-1e-3, 1e-3, x.shape))).astype(x.dtype)
-    return rng.permutation(x.ravel()).reshape(x.shape)
+        return (-1.01 * np.roll(x, 1)).astype(x.dtype)
+    if x.dtype == bool:
+        return ~x
+    return ((x + 1) % (np.max(x, initial=0) + 1)).astype(x.dtype)
+
+
+def _shaken(x) -> np.ndarray:
+    """Numbers near by: floats a little off, integers in another order."""
+    x = np.asarray(value_of(x))
+    if x.dtype.kind in "fc":
+        return (x * (1 + np.random.default_rng(0).uniform(-1e-3, 1e-3, x.shape))).astype(x.dtype)
+    return np.roll(x, 1, axis=0) if x.ndim else x
 
 
 def _record(f: Callable, examples: tuple) -> Program:
+    checked: list[Tensor] = []
     leaves = [Tensor(np.asarray(x), placeholder) for x in tree_leaves(examples)]
     names = [f"args{path}" for path, _ in tree_items(examples)]
-    with kernels.in_numpy():
+    with kernels.in_numpy(), watching(checked):
         result = f(*tree_fill(examples, leaves))
     tensors: dict[int, Tensor] = {}
-    stack = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+    stack = [x for x in (*tree_leaves(result), *checked) if isinstance(x, Tensor)]
     while stack:
         x = stack.pop()
         if x.index not in tensors:
@@ -202,8 +220,8 @@ def _record(f: Callable, examples: tuple) -> Program:
     ]
     return Program(
         _name(f), [variables[x.index] for x in leaves], names, equations,
-        [of(x) for x in tree_leaves(result)], tree_map(lambda x: None if x is None else 0, examples),
-        tree_map(lambda x: 0, result),
+        [of(x) for x in tree_leaves(result)], tree_map(lambda _: 0, examples), tree_map(lambda _: 0, result),
+        [of(x) for x in checked if isinstance(x, Tensor)],
     )  # fmt: skip
 
 

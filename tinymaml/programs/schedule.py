@@ -181,10 +181,11 @@ class Loop:
 
 
 class Schedule(NamedTuple):
-    """Steps, the buffers that hold the outputs, and those that hold constants."""
+    """Steps, the buffers that hold the outputs, those that must be finite, and those that hold constants."""
 
     steps: list[Call | Loop]
     outputs: list[Buffer]
+    checked: list[Buffer]
     constants: list[Buffer]
 
 
@@ -197,9 +198,9 @@ def schedule(program: Program, inputs: list[Buffer]) -> Schedule:
     s = _Scheduler(program, inputs)
     for e in program.equations:
         s.add(e)
-    outputs = [s.output(x) for x in program.outputs]
-    s.decide_stores(outputs)
-    return Schedule(s.steps, outputs, list(s.constants.values()))
+    outputs, checked = ([s.output(x) for x in part] for part in (program.outputs, program.checked))
+    s.decide_stores([*outputs, *checked])
+    return Schedule(s.steps, outputs, checked, list(s.constants.values()))
 
 
 class _Scheduler:
@@ -387,8 +388,10 @@ class _Scheduler:
             raise Unsupported(f"an index like {template} has no kernel")
         picked = np.broadcast_shapes(*(np.shape(a) if not isinstance(a, Var) else a.shape for a in arrays))
         indices = []
-        for a in arrays:
-            a = a if isinstance(a, Var) else np.asarray(a, np.int64)
+        for a, n in zip(arrays, shape[start:], strict=False):
+            if not isinstance(a, Var):  # a negative index of an input is not followed: it may be a label for "none"
+                a = np.asarray(a, np.int64)
+                a = np.where(a < 0, a + n, a)
             z = Var(picked, np.dtype(np.int64))
             self.fuse(Equation(alias, (self.view(a).broadcast(picked),), {}, z))
             indices.append(self.views[z])

@@ -260,6 +260,8 @@ def generate(layout: Layout) -> Source:
             else:
                 text, numbers = _call(step)
                 emit({step.kernel: text}, step.kernel, *numbers)
+        for x in part.schedule.checked:
+            emit(BASE | _base_of(x.dtype), f"check_{code(x.dtype)}", x.offset, 0, 0, 0, x.size)
         for x, slot in zip(part.schedule.outputs, part.writes, strict=True):
             emit(base, "copy", slot.offset, x.offset, x.nbytes)
         if part.repeat > 1:
@@ -296,6 +298,7 @@ x = {bits}(memory, t, 3)
 for i in range(t[7]):
     failed |= x[i] & {exponent} == {exponent}"""
     return {
+        f"check_{kind}": looked_at.strip(),
         f"fetch_{kind}": BASE["fetch"] + looked_at,
         f"matmul_{kind}": f"for i in range(t[15]):\n    machine.gemm_{kind}(memory, t, i)",
         f"add_{kind}": f"""

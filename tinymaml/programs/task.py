@@ -58,23 +58,21 @@ class Task:
     results: list
     sums: list[int]
 
-    @property
-    def thetas(self) -> int:
-        return self.shared
-
-    def replay(self, arrays: list[np.ndarray]) -> list:
-        """All slots after the last part, for these inputs: in NumPy."""
+    def replay(self, arrays: list[np.ndarray]) -> tuple[list, bool]:
+        """All slots after the last part, for these inputs, and whether what is checked was finite: in NumPy."""
         slots: list[Any] = [*arrays, *[None] * (len(self.slots) - len(arrays))]
-        stack = []
+        stack, finite = [], True
         for part in self.parts:
             for _ in range(part.repeat):
                 if part.theta == "push":
                     stack.append(slots[: self.shared])
                 elif part.theta == "pop":
                     slots[: self.shared] = stack.pop()
-                for slot, x in zip(part.writes, part.program.replay([slots[i] for i in part.reads]), strict=True):
+                outputs = part.program.replay([slots[i] for i in part.reads])
+                for slot, x in zip(part.writes, outputs, strict=False):
                     slots[slot] = x
-        return slots
+                finite = finite and all(np.isfinite(x).all() for x in outputs[len(part.writes) :])
+        return slots, finite
 
 
 def whole(f: Callable, args: tuple) -> Task:

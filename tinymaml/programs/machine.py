@@ -177,13 +177,21 @@ def pool_argmax(z, x, n, h, w, c, size):
         for row in range(rows):
             for column in range(columns):
                 corner = ((b * h + row * size) * w + column * size) * c
-                for q in range(c):
-                    best, k = x[corner + q], 0
-                    for m in range(1, size * size):
-                        v = x[corner + ((m // size) * w + m % size) * c + q]
-                        if v > best or (v != v and best == best):
-                            best, k = v, m
-                    z[at + q] = k
+                if size == 2:  # without branches: vectors of channels
+                    below = corner + w * c
+                    for q in range(c):
+                        v0, v1, v2, v3 = x[corner + q], x[corner + c + q], x[below + q], x[below + c + q]
+                        upper, lower = v1 if v1 > v0 else v0, v3 if v3 > v2 else v2
+                        of_upper, of_lower = 1 if v1 > v0 else 0, 3 if v3 > v2 else 2
+                        z[at + q] = of_lower if lower > upper else of_upper
+                else:
+                    for q in range(c):
+                        best, k = x[corner + q], 0
+                        for m in range(1, size * size):
+                            v = x[corner + ((m // size) * w + m % size) * c + q]
+                            if v > best:
+                                best, k = v, m
+                        z[at + q] = k
                 at += c
 
 
@@ -195,25 +203,35 @@ def pick(z, x, k, n, h, w, c, size):
         for row in range(rows):
             for column in range(columns):
                 corner = ((b * h + row * size) * w + column * size) * c
-                for q in range(c):
-                    m = k[at + q]
-                    z[at + q] = x[corner + ((m // size) * w + m % size) * c + q]
+                if size == 2:
+                    below = corner + w * c
+                    for q in range(c):
+                        v0, v1, v2, v3 = x[corner + q], x[corner + c + q], x[below + q], x[below + c + q]
+                        m = k[at + q]
+                        upper, lower = v1 if m == 1 else v0, v3 if m == 3 else v2
+                        z[at + q] = lower if m >= 2 else upper
+                else:
+                    for q in range(c):
+                        m = k[at + q]
+                        z[at + q] = x[corner + ((m // size) * w + m % size) * c + q]
                 at += c
 
 
 @register_jitable
 def unpick(z, g, k, n, h, w, c, size):
-    for q in range(n * h * w * c):
-        z[q] = 0
     rows, columns = h // size, w // size
+    if rows * size < h or columns * size < w:  # what no window covers
+        for q in range(n * h * w * c):
+            z[q] = 0
     at = 0
     for b in range(n):
         for row in range(rows):
             for column in range(columns):
                 corner = ((b * h + row * size) * w + column * size) * c
-                for q in range(c):
-                    m = k[at + q]
-                    z[corner + ((m // size) * w + m % size) * c + q] = g[at + q]
+                for m in range(size * size):
+                    start = corner + ((m // size) * w + m % size) * c
+                    for q in range(c):
+                        z[start + q] = g[at + q] if k[at + q] == m else 0
                 at += c
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Primitive
-from .program import Equation, Program, Var
+from .program import Equation, Program, Var, key_of
 
 RULES: dict[str, Callable] = {}
 ELEMENTWISE = {
@@ -89,12 +89,12 @@ class Builder:
             return primitive.forward(*inputs, **params)
         if primitive.name in RULES and (simpler := RULES[primitive.name](self, inputs, params, like)) is not None:
             return simpler
-        key = (primitive, tuple(map(_key, inputs)), _key(params))
+        key = (primitive, tuple(map(key_of, inputs)), key_of(params))
         if key not in self.known:
             output = self.known[key] = Var(like.shape, like.dtype)
             self.made[output] = Equation(primitive, tuple(inputs), params, output)
             self.equations.append(self.made[output])
-            self.uses[output] += self.uses[like]
+        self.uses[self.known[key]] += self.uses[like]
         return self.known[key]
 
     def by(self, x, name: str) -> Equation | None:
@@ -117,15 +117,6 @@ class Builder:
 
 def _shape(x) -> tuple[int, ...]:
     return x.shape if isinstance(x, Var) else np.shape(x)
-
-
-def _key(x):
-    """Equal for what is the same: variables by identity, constants by value, with their dtype."""
-    if isinstance(x, dict):
-        return tuple((k, _key(v)) for k, v in sorted(x.items()))
-    if isinstance(x, (np.ndarray, np.generic)):
-        return (x.dtype.str, x.shape, x.tobytes())
-    return (type(x).__name__, repr(x)) if not isinstance(x, Var) else x
 
 
 def _number(x):
@@ -241,6 +232,9 @@ def _multiply(b, inputs, params, output):
 def _divide(b, inputs, params, output):
     x, y = inputs
     c = _number(y)
+    if isinstance(y, Var) and y.dtype == output.dtype and 4 * y.size <= output.size and _same(x, output):
+        # x / y = x (1 / y): one division for many elements
+        return b.make(ops.multiply, [x, b.make(ops.divide, [1.0, y], {}, y)], {}, output)
     if c and output.dtype.kind == "f" and _same(x, output) and all(_ordinary(a, output.dtype) for a in (c, 1 / c)):
         return b.make(ops.multiply, [1 / c, x], {}, output)
     return None

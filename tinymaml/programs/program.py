@@ -210,8 +210,11 @@ def _record(f: Callable, examples: tuple) -> Program:
     variables = {x.index: Var(x.shape, x.dtype) for x in (*leaves, *tensors.values())}
 
     def of(x):
-        # a tensor that no argument led to is as constant as an array
-        return x if not isinstance(x, Tensor) else variables[x.index] if x.primitive else x.value
+        # a tensor that no argument led to is as constant as an array; constants are the program's own
+        if isinstance(x, Tensor) and x.primitive:
+            return variables[x.index]
+        x = value_of(x)
+        return np.array(x) if isinstance(x, np.ndarray) else x
 
     equations = [
         Equation(x.primitive, tuple(map(of, x.inputs)), x.params, variables[x.index])
@@ -225,6 +228,15 @@ def _record(f: Callable, examples: tuple) -> Program:
     )  # fmt: skip
 
 
+def key_of(x):
+    """Equal for what is the same: variables by identity, constants by value, with their dtype."""
+    if isinstance(x, dict):
+        return tuple((k, key_of(v)) for k, v in sorted(x.items()))
+    if isinstance(x, (np.ndarray, np.generic)):
+        return (x.dtype.str, x.shape, x.tobytes())
+    return (type(x).__name__, repr(x)) if not isinstance(x, Var) else x
+
+
 def _name(f: Callable) -> str:
     return _name(f.args[0]) if isinstance(f, partial) else getattr(f, "__name__", type(f).__name__)
 
@@ -236,11 +248,11 @@ def _shared(program: Program, other: Program) -> set[Var]:
     def number(p: Program) -> dict[Var, int]:
         of = {x: numbers.setdefault(("input", i), len(numbers)) for i, x in enumerate(p.inputs)}
         for e in p.equations:
-            inputs = tuple(of[x] if isinstance(x, Var) else repr(x) for x in e.inputs)
+            inputs = tuple(of[x] if isinstance(x, Var) else key_of(x) for x in e.inputs)
             if e.primitive.name in ("alias", "stop_gradient"):
                 of[e.output] = inputs[0]
             else:
-                of[e.output] = numbers.setdefault((e.primitive, inputs, repr(e.params)), len(numbers))
+                of[e.output] = numbers.setdefault((e.primitive, inputs, key_of(e.params)), len(numbers))
         return of
 
     theirs = set(number(other).values())

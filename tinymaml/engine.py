@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ else:
     _Anything = object
 
 _index = itertools.count()
+evaluation: ContextVar[Callable | None] = ContextVar("evaluation", default=None)
 
 
 class Tensor(_Anything):
@@ -82,8 +84,12 @@ class Primitive:
 
     def __call__(self, *inputs, **params):
         """The output: a tensor if any input is one, otherwise an array."""
-        out = self.forward(*[x.value if isinstance(x, Tensor) else x for x in inputs], **params)
-        return Tensor(out, self, inputs, params) if Tensor in map(type, inputs) else out
+        values = [x.value if isinstance(x, Tensor) else x for x in inputs]
+        if Tensor not in map(type, inputs):
+            return self.forward(*values, **params)
+        shape_of = evaluation.get()  # None, but while `programs.record` wants shapes alone
+        out = shape_of(self, values, params) if shape_of else self.forward(*values, **params)
+        return Tensor(out, self, inputs, params)
 
     def __repr__(self) -> str:
         return f"Primitive({self.name})"

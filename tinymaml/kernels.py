@@ -12,9 +12,7 @@ loop adds in its twin's order. Images are (N, H, W, C).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -97,19 +95,6 @@ def _numba():
     return numba
 
 
-_in_numpy: ContextVar[bool] = ContextVar("in_numpy", default=False)
-
-
-@contextmanager
-def in_numpy() -> Iterator[None]:
-    """For a while, the NumPy twins: for a call or two they are faster than compiling."""
-    token = _in_numpy.set(True)
-    try:
-        yield
-    finally:
-        _in_numpy.reset(token)
-
-
 class Kernel:
     """A function in loops, compiled by Numba at its first call; its NumPy twin where Numba is not to be had.
 
@@ -133,7 +118,7 @@ class Kernel:
         return self._compiled
 
     def __call__(self, x, *args, **kwargs):
-        if x.dtype.char in "fd" and x.dtype.isnative and not _in_numpy.get() and self.compiled:
+        if x.dtype.char in "fd" and x.dtype.isnative and self.compiled:
             return self.compiled(np.ascontiguousarray(x), *args, **kwargs)
         return self.twin(x, *args, **kwargs)
 

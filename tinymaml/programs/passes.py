@@ -20,14 +20,9 @@ import numpy as np
 from .. import ops
 from ..engine import Primitive
 from .program import Equation, Program, Var, key_of
+from .shapes import ELEMENTWISE
 
 RULES: dict[str, Callable] = {}
-ELEMENTWISE = {
-    "add", "subtract", "multiply", "divide", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "arctan",
-    "power", "logaddexp", "maximum", "where", "astype", "above", "sign", "floor", "ceil", "rint", "trunc", "isnan",
-    "isinf", "isfinite", "logical_not", "invert", "equal", "not_equal", "less", "less_equal", "greater",
-    "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
-}  # fmt: skip
 
 
 def rule(*names: str) -> Callable[[Callable], Callable]:

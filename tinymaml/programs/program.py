@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import kernels
 from ..engine import Primitive, Tensor, value_of
 from ..inputs import as_tasks, watching
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
+from .shapes import shapes
 
 
 class RecordError(TypeError):
@@ -139,17 +139,16 @@ def record(f: Callable, *examples: Nest) -> Program:
     program = _record_twice(of_task, (params, support, query))
     if not settings["first_order"]:
         cheaper = partial(of_task.func, *of_task.args, **settings | {"first_order": True})
-        program.first_order = _shared(program, _record(cheaper, (params, support, query)))
+        program.first_order = _shared(program, _record(cheaper, (params, support, query), 0.5, 0))
     return program
 
 
 def _record_twice(f: Callable, examples: tuple) -> Program:
-    program = _record(f, examples)
-    with np.errstate(all="ignore"):
-        try:
-            again = _record(f, tree_map(_turned, examples))
-        except Exception:  # not defined for such numbers, perhaps
-            again = _record(f, tree_map(_shaken, examples))
+    program = _record(f, examples, 0.5, 0)
+    try:
+        again = _record(f, examples, 2.0, 1)
+    except Exception:  # an integer out of range, perhaps
+        again = _record(f, examples, 2.0, 0)
     names: dict[Var, Var] = dict(zip(program.inputs, again.inputs, strict=True))
     same = len(program.equations) == len(again.equations)
     for ours, theirs in zip(program.equations, again.equations, strict=False):
@@ -176,29 +175,12 @@ def _equal(x, y) -> bool:
     return type(x) is type(y) and (x == y or x != x)
 
 
-def _turned(x) -> np.ndarray:
-    """Quite other numbers of the same kind: floats with the other sign, in another order; other integers."""
-    x = np.asarray(value_of(x))
-    if x.dtype.kind in "fc":
-        return (-1.01 * np.roll(x, 1)).astype(x.dtype)
-    if x.dtype == bool:
-        return ~x
-    return ((x + 1) % (np.max(x, initial=0) + 1)).astype(x.dtype)
-
-
-def _shaken(x) -> np.ndarray:
-    """Numbers near by: floats a little off, integers in another order."""
-    x = np.asarray(value_of(x))
-    if x.dtype.kind in "fc":
-        return (x * (1 + np.random.default_rng(0).uniform(-1e-3, 1e-3, x.shape))).astype(x.dtype)
-    return np.roll(x, 1, axis=0) if x.ndim else x
-
-
-def _record(f: Callable, examples: tuple) -> Program:
+def _record(f: Callable, examples: tuple, number: float, integer: int) -> Program:
+    """The program, recorded on arrays whose elements are all one number: see `shapes`."""
     checked: list[Tensor] = []
-    leaves = [Tensor(np.asarray(x), placeholder) for x in tree_leaves(examples)]
     names = [f"args{path}" for path, _ in tree_items(examples)]
-    with kernels.in_numpy(), watching(checked):
+    with shapes(number, integer) as filled, watching(checked):
+        leaves = [Tensor(filled(x.shape, x.dtype), placeholder) for x in map(np.asarray, tree_leaves(examples))]
         result = f(*tree_fill(examples, leaves))
     tensors: dict[int, Tensor] = {}
     stack = [x for x in (*tree_leaves(result), *checked) if isinstance(x, Tensor)]

@@ -23,8 +23,8 @@ import numpy as np
 
 from .. import ops
 from ..engine import alias
-from .passes import ELEMENTWISE
 from .program import Equation, Program, Var
+from .shapes import ELEMENTWISE
 from .task import Task
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector

@@ -1,0 +1,80 @@
+"""Shapes: what a primitive returns, without computing it, so that recording costs neither time nor memory.
+
+    with shapes(0.5, 0) as filled: f(tensors)       every tensor made has its shape and dtype, and one number everywhere
+
+While a function is recorded, the values of its tensors are of no use: the program is for any. An array of one number
+has strides 0 and holds one element. Whoever reads it reads that number, by which `record` finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from ..engine import Primitive, evaluation
+from ..ops import normal_axes
+
+ELEMENTWISE = {
+    "add", "subtract", "multiply", "divide", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "arctan",
+    "power", "logaddexp", "maximum", "where", "astype", "above", "sign", "floor", "ceil", "rint", "trunc", "isnan",
+    "isinf", "isfinite", "logical_not", "invert", "equal", "not_equal", "less", "less_equal", "greater",
+    "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
+}  # fmt: skip
+SHAPES: dict[str, Callable] = {  # (shapes of the inputs, params) → the shape of the output, of the first input's dtype
+    "reshape": lambda x, *, shape: shape,
+    "broadcast_to": lambda x, *, shape: shape,
+    "transpose": lambda x, *, axes: tuple(x[i] for i in axes),
+    "patches": lambda x, *, size, stride, padding: (
+        x[0], *((n + sum(pad) - k) // stride + 1 for n, k, pad in zip(x[1:3], size, padding, strict=True)),
+        size[0] * size[1] * x[3]),
+    "unpatches": lambda g, *, shape, **how: shape,
+    "pick": lambda x, k, *, size: k,
+    "unpick": lambda g, k, *, size, shape: shape,
+    "max_share": lambda x, *, axis, ties: x,
+    "max": lambda x, *, axis, keepdims, ties: _reduced(x, axis, keepdims),
+}  # fmt: skip
+
+
+@contextmanager
+def shapes(number: float, integer: int) -> Iterator[Callable]:
+    """For a while, primitives return arrays of one number: `number`, or `integer` where they hold integers.
+
+    Yields:
+        `filled(shape, dtype)` → such an array.
+    """
+
+    def filled(shape: tuple[int, ...], dtype) -> np.ndarray:
+        return np.broadcast_to(np.asarray(number if np.dtype(dtype).kind in "fc" else integer).astype(dtype), shape)
+
+    def of(primitive: Primitive, inputs: list, params: dict) -> np.ndarray:
+        given = [np.shape(x) for x in inputs]
+        name = primitive.name
+        if name in SHAPES:
+            return filled(SHAPES[name](*given, **params), inputs[0].dtype)
+        # the dtype is that of the same on one element of each; a number stays one, since it promotes as one
+        ones = [np.ones((1,) * x.ndim, x.dtype) if isinstance(x, (np.ndarray, np.generic)) else x for x in inputs]
+        with np.errstate(all="ignore"):
+            if name in ELEMENTWISE:
+                return filled(np.broadcast_shapes(*given), np.asarray(primitive.forward(*ones, **params)).dtype)
+            if name == "matmul":
+                batch = np.broadcast_shapes(given[0][:-2], given[1][:-2])
+                if given[0][-1] == given[1][-2]:
+                    return filled((*batch, given[0][-2], given[1][-1]), primitive.forward(*ones).dtype)
+            if name in ("sum", "argmax", "argmin"):
+                reduced = _reduced(given[0], params["axis"], params["keepdims"])
+                return filled(reduced, primitive.forward(*ones, **params).dtype)
+            out = primitive.forward(*inputs, **params)
+        return filled(out.shape, out.dtype)
+
+    token = evaluation.set(of)
+    try:
+        yield filled
+    finally:
+        evaluation.reset(token)
+
+
+def _reduced(shape: tuple[int, ...], axis, keepdims: bool) -> tuple[int, ...]:
+    axes = normal_axes(axis, len(shape))
+    return tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)

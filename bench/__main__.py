@@ -1,10 +1,24 @@
-"""What one exact meta-gradient costs, beside PyTorch on the same workload, interleaved in one run.
+"""What one exact meta-gradient costs, beside JAX, PyTorch and HIPS autograd on the same tasks.
 
-    python -m bench                      # every workload
-    python -m bench W1 W5 --runs 20 --json
+    python -m bench                                   # W1 … W8, everyone installed: half an hour, most of it compiling
+    python -m bench W1 W5 --dtype both --plot bench.png --out bench.jsonl
+    python -m bench W2 --only compiled,jax --json
+    python -m bench scaling [tasks] [steps] [width] [threads]
+    python -m bench overhead
 
-Machines are noisy: read the ratio, which compares calls made one after the other. The gradients are compared (in
-float64) before the clocks are: a peer that disagrees is an error.
+Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
+the ratio, which compares neighbouring turns. Before the clocks run, everyone's gradient is compared in float64 with the
+reference's; who disagrees stops the workload. Printed are
+
+    ms           median of the turns, and quartiles; a turn lasts some 50 ms, or one call
+    × PEER       the median ratio to PEER, the fastest, in the same round; below 1 is faster
+    first call   recording or tracing, compiling and running, with empty caches; the libraries are imported already
+    cached       the same in another process, which finds what the first one left on disk
+    peak MB      the most memory at any time from the first call on, beyond what the libraries and the data take
+    of GEMM      multiplications and additions of the matrix products (as the reference does them) in a second, over
+                 those of a large square product, with the kernels of NumPy's BLAS that are the fastest here
+
+Ctrl-C stops, and prints what there is.
 """
 
 from __future__ import annotations
@@ -12,168 +26,135 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy as np
+from tinymaml.files import write_atomically
 
-import tinymaml as tm
-from tinymaml import models
+from . import overhead, peers, picture, scaling, timing
+from .workloads import WORKLOADS
 
-
-class Workload(NamedTuple):
-    """Tasks of random data, on which a network is adapted."""
-
-    network: models.Network
-    input_shape: tuple[int, ...]
-    outputs: int  # classes; 1: regression
-    tasks: int
-    support: int  # examples of a task
-    query: int
-    inner_steps: int
-    inner_lr: float
+DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
-SINE = models.mlp((1,), (40, 40), 1)
-WORKLOADS = {
-    "W1": Workload(SINE, (1,), 1, 25, 10, 10, 1, 0.01),
-    "W2": Workload(SINE, (1,), 1, 25, 10, 10, 5, 0.01),
-    "W3": Workload(SINE, (1,), 1, 1000, 10, 10, 1, 0.01),
-    "W4": Workload(models.mlp((28, 28, 1), (256, 128, 64, 64), 5, norm=True), (28, 28, 1), 5, 32, 5, 5, 1, 0.4),
-    "W5": Workload(models.conv((28, 28, 1), 64, 5), (28, 28, 1), 5, 32, 5, 5, 1, 0.4),
-}
-
-
-def data(w: Workload, dtype) -> tuple:
-    """Parameters and stacked tasks."""
-    rng = np.random.default_rng(0)
-
-    def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
-        x = rng.standard_normal((w.tasks, count, *w.input_shape)).astype(dtype)
-        if w.outputs == 1:
-            return x, np.sin(x)
-        return x, rng.permuted(np.tile(np.arange(count) % w.outputs, (w.tasks, 1)), axis=1)
-
-    return w.network.init(rng, dtype), (examples(w.support), examples(w.query))
-
-
-def ours(w: Workload) -> Callable:
-    criterion = tm.nn.mse if w.outputs == 1 else tm.nn.cross_entropy
-    return tm.meta_value_and_grad(
-        lambda params, x, y: criterion(w.network.apply(params, x), y), inner_lr=w.inner_lr, inner_steps=w.inner_steps
+def main(argv: list[str]) -> int:
+    study = argv[0] if argv and argv[0] in ("scaling", "overhead") else "workloads"
+    names = {"workloads": list(WORKLOADS), "scaling": list(scaling.STUDIES), "overhead": []}[study]
+    what = "study" if study == "scaling" else "workload"
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def pytorch(w: Workload) -> Callable:
-    """The usual loop over tasks with `create_graph=True`."""
-    import torch
-    from torch.nn import functional as F
-
-    def block(layer, x):
-        if "gamma" not in layer:
-            return x
-        dims = tuple(range(x.ndim - 1))
-        mean, var = x.mean(dims), x.var(dims, correction=0)
-        return (x - mean) / torch.sqrt(var + 1e-5) * layer["gamma"] + layer["beta"]
-
-    def apply(params, x):
-        layers = list(params.values())
-        if "conv0" not in params:
-            x = x.reshape(len(x), -1)
-        for layer in layers[:-1]:
-            if layer["w"].ndim == 4:
-                pads = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in x.shape[1:3]]
-                sides = [side for n in reversed(pads) for side in (n // 2, n - n // 2)]
-                x = F.conv2d(F.pad(x.permute(0, 3, 1, 2), sides), layer["w"].permute(3, 2, 0, 1), stride=2)
-                x = x.permute(0, 2, 3, 1) + layer["b"]
-            else:
-                x = x @ layer["w"] + layer["b"]
-            x = torch.relu(block(layer, x))
-        x = x.mean((1, 2)) if x.ndim == 4 else x
-        return x @ layers[-1]["w"] + layers[-1]["b"]
-
-    criterion = F.mse_loss if w.outputs == 1 else F.cross_entropy
-
-    def meta(params, tasks):
-        theta = tm.tree_map(lambda p: torch.tensor(p, requires_grad=True), params)
-        (xs, ys), (xq, yq) = tm.tree_map(torch.as_tensor, tasks)
-        total = 0.0
-        for t in range(w.tasks):
-            fast = theta
-            for _ in range(w.inner_steps):
-                leaves = tm.tree_leaves(fast)
-                grads = iter(torch.autograd.grad(criterion(apply(fast, xs[t]), ys[t]), leaves, create_graph=True))
-                fast = tm.tree_map(lambda p: p - w.inner_lr * next(grads), fast)  # noqa: B023
-            loss = criterion(apply(fast, xq[t]), yq[t]) / w.tasks
-            loss.backward()  # task by task, so that one graph lives at a time
-            total += loss.item()
-        return np.asarray(total), tm.tree_map(lambda p: p.grad.numpy(), theta)
-
-    return meta
-
-
-def measure(name: str, dtype, runs: int) -> dict:
-    """Median seconds of each implementation, and the median of the ratios of neighbouring calls."""
-    w = WORKLOADS[name]
-    params, tasks = data(w, dtype)
-    contenders = {"tinymaml": ours(w)}
-    try:
-        contenders["pytorch"] = pytorch(w)
-    except ImportError:
-        print("PyTorch is not installed: pip install 'tinymaml[peers]'", file=sys.stderr)
-    # compared in float64: in float32 a ReLU that is a rounding error from 0 may fall on either side
-    exact = {who: f(*data(w, np.float64))[1] for who, f in contenders.items()}
-    largest = max(np.max(np.abs(g)) for g in tm.tree_leaves(exact["tinymaml"]))
-    for who, grads in exact.items():
-        apart = max(tm.tree_leaves(tm.tree_map(lambda a, b: np.max(np.abs(a - b)), grads, exact["tinymaml"])))
-        if not apart <= 1e-10 * largest:
-            raise SystemExit(f"{name}: {who} and tinymaml disagree by {apart:.2e} of {largest:.2e}")
-    for f in contenders.values():  # warm
-        f(params, tasks)
-    seconds: dict[str, list[float]] = {who: [] for who in contenders}
-    for _ in range(runs):
-        for who, f in contenders.items():
-            start = time.perf_counter()
-            f(params, tasks)
-            seconds[who].append(time.perf_counter() - start)
-    record: dict = {"workload": name, "dtype": np.dtype(dtype).name, "runs": runs}
-    for who, times in seconds.items():
-        record[who] = {"median": statistics.median(times), "min": min(times), "max": max(times)}
-    for who in set(contenders) - {"tinymaml"}:
-        pairs = zip(seconds["tinymaml"], seconds[who], strict=True)
-        record[who]["tinymaml_over_it"] = statistics.median(a / b for a, b in pairs)
-    return record
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)} (all)")
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--json", action="store_true", help="one JSON object a workload")
-    args = parser.parse_args()
-    if unknown := set(args.workloads) - set(WORKLOADS):
-        parser.error(f"no workload {', '.join(sorted(unknown))}; wanted of {', '.join(WORKLOADS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (all)" if names else "none")
+    parser.add_argument("--turns", type=int, default=11, help="rounds in which each has a turn (11)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    if study == "workloads":
+        parser.add_argument("--patience", type=float, default=300, help="seconds until a first call is given up (300)")
+    if study != "overhead":
+        parser.add_argument("--dtype", choices=DTYPES, default="float32")
+        parser.add_argument("--threads", type=int, default=_cores(), help="for everyone (all cores)")
+        parser.add_argument("--only", metavar="NAMES", help=f"contenders, with commas: of {', '.join(_contenders())}")
+        parser.add_argument("--plot", metavar="FILE", help="a PNG")
+        parser.add_argument("--out", metavar="FILE", help="the JSON objects, as lines of a file")
+    args = parser.parse_args(argv[study != "workloads" :])
+    if args.names and not names:
+        parser.error(f"{study} takes no names, seen {' '.join(args.names)}")
+    if unknown := [n for n in args.names if n not in names]:
+        parser.error(f"no {what} {', '.join(unknown)}; wanted of {', '.join(names)}")
+    if args.turns < 1:
+        parser.error(f"--turns is {args.turns}, wanted at least 1")
+    if study == "overhead":
+        return _overhead(args)
+    if not 1 <= args.threads <= _cores():
+        parser.error(f"--threads is {args.threads}, wanted 1 … {_cores()}")
+    args.only = args.only.split(",") if args.only else None
+    if unknown := [n for n in args.only or () if n not in _contenders()]:
+        parser.error(f"no contender {', '.join(unknown)}; wanted of {', '.join(_contenders())}")
+    for file in filter(None, (args.plot, args.out)):
+        folder = os.path.dirname(os.path.abspath(file))
+        if not os.access(folder, os.W_OK):
+            parser.error(f"cannot write {file}: {folder} is not a folder one may write to")
+    if args.plot:
+        picture.require("matplotlib", "plot")
+    chosen = args.names or names
     if not args.json:
-        threads = os.environ.get("OPENBLAS_NUM_THREADS", "default")
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, BLAS threads {threads},"
-              f" NumPy {np.__version__}, {args.dtype}; milliseconds: median (min … max)")  # fmt: skip
-    for name in args.workloads or WORKLOADS:
-        record = measure(name, np.dtype(args.dtype).type, args.runs)
-        if args.json:
-            print(json.dumps(record), flush=True)
-            continue
-        for who in ("tinymaml", "pytorch"):
-            if who in record:
-                r = {k: v * 1e3 for k, v in record[who].items() if k != "tinymaml_over_it"}
-                ratio = record[who].get("tinymaml_over_it")
-                beside = f"   tinymaml takes {ratio:.2f} × as long" if ratio else ""
-                print(f"{name}  {who:9s} {r['median']:9.2f} ({r['min']:.2f} … {r['max']:.2f}){beside}", flush=True)
+        m = timing.machine(args.threads)
+        print(f"{m['cpu']}, {m['cores']} cores, {m['threads']} of them used; {m['system']}, Python {m['python']}\n")
+    try:
+        return _workloads(args, chosen) if study == "workloads" else _scaling(args, chosen)
+    except KeyboardInterrupt:
+        timing.say()
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _workloads(args: argparse.Namespace, names: list[str]) -> int:
+    records, wrong = [], 0
+    told: set[str] = set()
+    for name in names:
+        w = WORKLOADS[name]
+        able, skipped = timing.able(w.kind, args.only)
+        for why in sorted({f"left out: {who}: {why}" for who, why in skipped.items()} - told):
+            told.add(why)
+            print(why, file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                exact = timing.exact(name, w, args.threads, folder)
+                for dtype in DTYPES[args.dtype]:  # float64 first, where the gradients are compared
+                    how = dict(turns=args.turns, cores=args.threads, exact=exact, patience=args.patience)
+                    record = timing.measure(name, w, dtype, able, **how) | {"skipped": skipped}
+                    _keep(args, records, record, timing.table, picture.workloads)
+                    exact = None
+            except timing.Disagreement as error:
+                timing.say()
+                print(f"error: {error}", file=sys.stderr)
+                wrong = 1
+    return wrong
+
+
+def _scaling(args: argparse.Namespace, names: list[str]) -> int:
+    results: list[dict] = []
+    for name in names:
+        for dtype in DTYPES[args.dtype]:
+            result = scaling.run(name, args.only, dtype, args.turns, args.threads)
+            _keep(args, results, result, scaling.table, picture.scaling)
+    return 0
+
+
+def _overhead(args: argparse.Namespace) -> int:
+    found = overhead.measure(args.turns)
+    if args.json:
+        print(json.dumps({"nanoseconds": found, "machine": timing.machine(_cores())}))
+        return 0
+    print(f"nanoseconds an operation, in a chain of {overhead.LENGTH:,} on 4 numbers")
+    print("\n".join(timing.columns([(name, f"{ns:.0f}") for name, ns in found.items()])))
+    return 0
+
+
+def _keep(args: argparse.Namespace, records: list[dict], record: dict, show: Callable, draw: Callable) -> None:
+    """Print a record, and write --out and --plot anew, with it and those before.
+
+    Raises:
+        KeyboardInterrupt: the record was cut short by one.
+    """
+    print(json.dumps(record) if args.json else show(record) + "\n", flush=True)
+    records.append(record)
+    if args.out:
+        write_atomically(args.out, "".join(json.dumps(r) + "\n" for r in records).encode())
+    drawn = [r for r in records if any("median" in c or c.get("seconds") for c in r["contenders"].values())]
+    if args.plot and drawn:
+        picture.save(draw(drawn), args.plot)
+    if record["interrupted"]:
+        raise KeyboardInterrupt
+
+
+def _contenders() -> list[str]:
+    return [name for name in peers.CONTENDERS if not name.startswith("gemm")]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -27,4 +27,4 @@ def data_dir() -> Path:
 
 def pytest_collection_modifyitems(items: list) -> None:
     """The peers last: JAX starts threads, and the tests of `runs` fork, which after that could deadlock."""
-    items.sort(key=lambda item: item.path.name in ("test_peers.py", "test_field.py"))
+    items.sort(key=lambda item: item.path.name in ("test_bench.py", "test_peers.py", "test_field.py"))

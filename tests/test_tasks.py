@@ -122,6 +122,7 @@ NETWORKS = {
     "omniglot mlp": (mlp((28, 28, 1), (256, 128, 64, 64), 5, norm=True), (28, 28, 1), 5),
     "omniglot conv": (conv((28, 28, 1), 64, 5), (28, 28, 1), 5),
     "small conv": (conv((12, 12, 3), 4, 7, blocks=2), (12, 12, 3), 7),
+    "miniimagenet conv": (conv((84, 84, 3), 32, 5, pool=True), (84, 84, 3), 5),
 }
 every = pytest.mark.parametrize("name", NETWORKS)
 
@@ -135,12 +136,14 @@ def size(params) -> int:
     [
         ("sinusoid", (1 * 40 + 40) + (40 * 40 + 40) + (40 * 1 + 1)),
         ("omniglot conv", (9 * 64 + 3 * 64) + 3 * (9 * 64 * 64 + 3 * 64) + (64 * 5 + 5)),
+        ("miniimagenet conv", (9 * 3 * 32 + 3 * 32) + 3 * (9 * 32 * 32 + 3 * 32) + (5 * 5 * 32 * 5 + 5)),
         ("omniglot mlp", (784 + 3) * 256 + (256 + 3) * 128 + (128 + 3) * 64 + (64 + 3) * 64 + (64 + 1) * 5),
     ],
 )
 def test_networks_have_the_parameters_of_the_papers(name, count):
     assert size(NETWORKS[name][0].init(rng(), np.float32)) == count
-    assert count == {"sinusoid": 1761, "omniglot conv": 112_261, "omniglot mlp": 247_621}[name]
+    papers = {"sinusoid": 1761, "omniglot conv": 112_261, "omniglot mlp": 247_621, "miniimagenet conv": 32_901}
+    assert count == papers[name]
 
 
 @every
@@ -214,24 +217,34 @@ def test_the_mlp_is_its_formula():
     np.testing.assert_allclose(mlp((2, 3), (5, 4), 2).apply(params, x), hidden @ c["w"] + c["b"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("side", [28, 9])
-def test_the_conv_net_is_its_formula(side):
-    network = conv((side, side, 2), 3, 5)
+@pytest.mark.parametrize("side, pool", [(28, False), (9, False), (28, True), (16, True)])
+def test_the_conv_net_is_its_formula(side, pool):
+    network = conv((side, side, 2), 3, 5, pool=pool)
+    stride = 1 if pool else 2
     params = tree_map(lambda p: p + 0.2, network.init(rng(), np.float64))
     images = rng(1).standard_normal((4, side, side, 2))
     x = images
     for layer in list(params.values())[:-1]:
-        out = -(-x.shape[1] // 2)
-        pad = max(2 * (out - 1) + 3 - x.shape[1], 0)  # SAME: what is odd goes below and to the right
+        out = -(-x.shape[1] // stride)
+        pad = max(stride * (out - 1) + 3 - x.shape[1], 0)  # SAME: what is odd goes below and to the right
         around = (pad // 2, pad - pad // 2)
         padded = np.pad(x, ((0, 0), around, around, (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]  # (n, i, j, c, 3, 3)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))  # (n, i, j, c, 3, 3)
+        windows = windows[:, ::stride, ::stride]
         z = np.einsum("nijchw,hwcf->nijf", windows, layer["w"]) + layer["b"]
         z = (z - z.mean((0, 1, 2))) / np.sqrt(z.var((0, 1, 2)) + 1e-5)
         x = np.maximum(z * layer["gamma"] + layer["beta"], 0)
         assert x.shape[1:3] == (out, out)
-    wanted = x.mean((1, 2)) @ params["linear"]["w"] + params["linear"]["b"]
+        if pool:
+            x = x[:, : out // 2 * 2, : out // 2 * 2]
+            x = np.max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 0)
+    wanted = (x.reshape(4, -1) if pool else x.mean((1, 2))) @ params["linear"]["w"] + params["linear"]["b"]
     np.testing.assert_allclose(network.apply(params, images), wanted, rtol=1e-9)
+
+
+def test_a_conv_net_refuses_images_that_pooling_uses_up():
+    with pytest.raises(ValueError, match="4 poolings leave nothing of 84×15 images"):
+        conv((84, 15, 3), 32, 5, pool=True)
 
 
 def test_the_conv_net_halves_the_image_four_times_and_knows_no_size():

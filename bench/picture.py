@@ -1,0 +1,145 @@
+"""Pictures of what `timing` and `scaling` measured. Each function returns a Matplotlib figure.
+
+    save(workloads(records), "bench.png")
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+from tinymaml.extras import require
+from tinymaml.files import write_atomically
+from tinymaml.plot import STYLE
+
+from . import peers, timing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OURS, THEIRS, LIMIT = "#1f6cb0", "#8a8f98", "#c2640a"
+SHADES = ("#1f6cb0", "#c2640a", "#1b8a5a", "#8a8f98", "#d1361f", "#6b3fa0")
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """As PNG, whole or not at all."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    write_atomically(path, data.getvalue())
+
+
+def workloads(records: list[dict]) -> Figure:
+    """A panel a workload and dtype: milliseconds of every contender on a logarithmic axis, from its shortest turn to
+    its longest, a dot at the median; and what the matrix products alone would take at the GEMM limit."""
+    with require("matplotlib", "plot").rc_context(STYLE):
+        dtypes = sorted({r["dtype"] for r in records})
+        names = list(dict.fromkeys(r["workload"] for r in records))
+        cells = {(r["workload"], r["dtype"]): r for r in records}
+        across = len(dtypes) if len(dtypes) > 1 else min(2, len(names))
+        order = [(n, d) for n in names for d in dtypes]
+        down = -(-len(order) // across)
+        tall = [
+            max(len(_timed(cells[key])) if key in cells else 0 for key in order[i * across : (i + 1) * across])
+            for i in range(down)
+        ]
+        figure = require("matplotlib.figure", "plot").Figure(
+            (5.2 * across, 0.7 + 0.75 * down + 0.19 * sum(tall)), layout="constrained"
+        )
+        grid = figure.subplots(down, across, squeeze=False, height_ratios=[n + 2.5 for n in tall]).ravel()
+        for ax, key in zip(grid, order, strict=False):
+            if key in cells:
+                _panel(ax, cells[key])
+        for ax in grid[len(order) :]:
+            ax.set_axis_off()
+        m = records[0]["machine"]
+        figure.suptitle(
+            f"Exact meta-gradients, warm · {m['cpu']}, {m['threads']} threads · {records[0]['date'][:10]}\n"
+            "dot: median · bar: range · ×: ratio to the fastest peer",
+            x=0.01, ha="left",
+        )  # fmt: skip
+        return figure
+
+
+def _timed(record: dict) -> dict[str, dict]:
+    return {who: one for who, one in record["contenders"].items() if "median" in one}
+
+
+def _panel(ax, record: dict) -> None:
+    by_name = _timed(record)
+    order = sorted(by_name, key=lambda who: -by_name[who]["median"])
+    for y, who in enumerate(order):
+        one = by_name[who]
+        colour = OURS if peers.CONTENDERS[who].ours else THEIRS
+        ax.plot([1e3 * one["min"], 1e3 * one["max"]], [y, y], color=colour, lw=2.5, alpha=0.45, solid_capstyle="round")
+        ax.plot(1e3 * one["median"], y, "o", color=colour, ms=5.5)
+        beside = f"{timing.digits(1e3 * one['median'])} ms" + (f"  ×{one['ratio']:.2f}" if one["ratio"] else "")
+        where = dict(xytext=(6, 0), textcoords="offset points", va="center", fontsize=7, color=colour)
+        ax.annotate(beside, (1e3 * one["max"], y), **where)
+    if record["fastest_peer"]:
+        ax.axvline(1e3 * by_name[record["fastest_peer"]]["median"], lw=0.8, ls=":", color=THEIRS, zorder=0)
+    shortest, longest = min(o["min"] for o in by_name.values()), max(o["max"] for o in by_name.values())
+    if record["gemm"]:
+        least = record["flops"] / max(record["gemm"].values())
+        shortest = min(shortest, least)
+        ax.axvline(1e3 * least, lw=1, color=LIMIT, zorder=0)
+        ax.annotate("GEMM limit", (1e3 * least, len(order) - 0.4), (3, 0), textcoords="offset points", fontsize=6.5,
+                    color=LIMIT, va="bottom")  # fmt: skip
+    ax.set_xscale("log")
+    room = (longest / shortest) ** 0.42  # for the numbers at the right
+    ax.set(xlim=(1e3 * shortest / 1.3, 1e3 * longest * max(room, 2)), ylim=(-0.7, len(order) - 0.1 + 0.5))
+    ax.set_yticks(range(len(order)), order)
+    for tick, who in zip(ax.get_yticklabels(), order, strict=True):
+        tick.set_color(OURS if peers.CONTENDERS[who].ours else "black")
+    ax.tick_params(axis="y", length=0)
+    _logarithmic(ax.xaxis, longest / shortest)
+    ax.set_title(f"{record['workload']} {record['dtype']}: {_about(record)}")
+    ax.set_xlabel("ms")
+
+
+def _about(r: dict) -> str:
+    kind = {"mlp": "MLP", "norm": "MLP, BN", "conv": "strided conv", "pool": "conv + max-pool"}[r["kind"]]
+    size = "×".join(map(str, r["input_shape"]))
+    return f"{kind}, {size}, {r['tasks']:,} tasks of {r['support']} + {r['query']}, K = {r['inner_steps']}"
+
+
+def _logarithmic(axis, span: float) -> None:
+    """Ticks of an axis that covers `span` = largest / smallest, with numbers written as they are."""
+    locator = require("matplotlib.ticker", "plot").LogLocator(subs=(1, 2, 5) if span < 100 else (1,))
+    axis.set_major_locator(locator)
+    axis.set_major_formatter("{x:,.10g}")
+    axis.set_minor_formatter("")
+
+
+def scaling(results: list[dict]) -> Figure:
+    """A row a study: time, and peak memory, against the size; dotted is the exponent that is expected."""
+    with require("matplotlib", "plot").rc_context(STYLE):
+        figure = require("matplotlib.figure", "plot").Figure((9, 0.8 + 2.6 * len(results)), layout="constrained")
+        for row, result in zip(figure.subplots(len(results), 2, squeeze=False), results, strict=True):
+            for ax, key, scale, slope, wanted, label in (
+                (row[0], "seconds", 1e3, "exponent", "expected", "ms a meta-gradient"),
+                (row[1], "peak", 2.0**-20, "exponent_memory", "expected_memory", "peak memory, MB"),
+            ):
+                for (who, one), colour in zip(result["contenders"].items(), SHADES, strict=False):
+                    sizes, values = one["sizes"], [scale * v for v in one[key]]
+                    if not sizes:
+                        continue
+                    fitted = f": exponent {one[slope]:.2f}" if one[slope] is not None else ""
+                    if one[wanted] is not None:
+                        fitted += f", expected {one[wanted]:g}"
+                        line = [values[-1] * (n / sizes[-1]) ** one[wanted] for n in sizes]
+                        ax.plot(sizes, line, ":", lw=1, color=colour)
+                    ax.plot(sizes, values, "o-", ms=4, lw=1.2, color=colour, label=who + fitted)
+                ax.set(xscale="log", yscale="log", xlabel=result["label"], ylabel=label, title=result["dtype"])
+                ax.set_xticks(sorted({n for one in result["contenders"].values() for n in one["sizes"]}), minor=False)
+                ax.xaxis.set_major_formatter("{x:,.10g}")
+                ax.minorticks_off()
+                low, high = ax.get_ylim()
+                middle = (low * high) ** 0.5
+                ax.set_ylim(min(low, middle / 2), max(high, middle * 2))
+                _logarithmic(ax.yaxis, high / low)
+                ax.legend()
+        m = results[0]["machine"]
+        figure.suptitle(f"{m['cpu']}, {m['threads']} threads · dotted: the expected exponent, through the largest size",
+                        x=0.01, ha="left")  # fmt: skip
+        return figure

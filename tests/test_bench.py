@@ -1,0 +1,248 @@
+"""The benchmark: everyone computes the same gradient, work is counted right, and so is the arithmetic on times."""
+
+import importlib.util
+import os
+import re
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from bench import __main__ as command
+from bench import peers, picture, scaling, timing
+from bench.workloads import WORKLOADS, Workload, flops
+
+SMALL = Workload("mlp", (1,), (5, 4), 1, tasks=3, support=4, query=6, inner_steps=2, inner_lr=0.1)
+SMALL_ONES = {
+    "mlp": SMALL,
+    "norm": SMALL._replace(kind="norm", inner_steps=1, input_shape=(2, 2, 1), outputs=3),
+    "conv": SMALL._replace(kind="conv", inner_steps=1, input_shape=(7, 6, 2), widths=(3, 3), outputs=3),
+    "pool": SMALL._replace(kind="pool", inner_steps=1, input_shape=(7, 6, 2), widths=(3, 3), outputs=3),
+}
+CASES = [(kind, name) for kind in SMALL_ONES for name, c in peers.CONTENDERS.items() if kind in c.kinds]
+
+
+# ── the contenders ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def gradients(name: str, w: Workload) -> dict:
+    value, grads = peers.CONTENDERS[name].build(w, *w.data(np.float64))()
+    return {"value": np.asarray(value)} | {path: np.asarray(g) for path, g in tm.tree_items(grads)}
+
+
+@pytest.mark.parametrize("kind, name", [c for c in CASES if c[1] not in ("reference", "torch-compile")])
+def test_everyone_computes_the_same_value_and_gradient(kind, name):
+    for module in peers.CONTENDERS[name].modules:
+        pytest.importorskip(module)
+    wanted, seen = gradients("reference", SMALL_ONES[kind]), gradients(name, SMALL_ONES[kind])
+    assert seen.keys() == wanted.keys()
+    largest = max(np.max(np.abs(g)) for g in wanted.values())
+    for path, g in wanted.items():
+        np.testing.assert_allclose(seen[path], g, rtol=0, atol=1e-12 * largest, err_msg=path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SMALL_ONES)
+def test_so_does_torch_compile(kind):
+    if "torch-compile" not in timing.able(kind, ["torch-compile"])[0]:
+        pytest.skip("no PyTorch, or no C++ compiler")
+    test_everyone_computes_the_same_value_and_gradient(kind, "torch-compile")
+
+
+def test_who_is_not_installed_is_left_out_with_the_command_that_installs_it(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax" else find(name))
+    able, skipped = timing.able("mlp", None)
+    assert "reference" in able and "jax" not in able
+    assert skipped["jax"] == 'jax is not installed: pip install "tinymaml[peers]"'
+    assert timing.able("mlp", ["autograd", "reference"])[0] == [n for n in able if n in ("autograd", "reference")]
+
+
+# ── the work ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_products_of_a_meta_gradient_are_counted_as_by_hand(steps):
+    """A layer (a, b) and N examples: N a b multiplications a product. The query: forward, weights' gradient, and, but
+    for the first layer, the input's. An inner step has these, and going back through it each product is two, but for
+    those whose one factor is the input x: the first layer's forward and weights' gradient, which are one."""
+    w = SMALL._replace(inner_steps=steps)
+    first, others = 1 * 5, 5 * 4 + 4 * 1
+    query, step = 2 * first + 3 * others, 4 * first + 9 * others
+    assert flops(w) == 2 * w.tasks * (w.query * query + steps * w.support * step)
+    assert flops(WORKLOADS["W1"]) == 2 * 25 * (10 * (2 * 40 + 3 * 1640) + 10 * (4 * 40 + 9 * 1640))
+
+
+def test_counting_leaves_the_engine_as_it_was():
+    flops(SMALL)
+    assert tm.ops._matmul.forward is np.matmul
+
+
+# ── arithmetic on times ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def turns(*seconds, start=1):
+    return {i: {"seconds": s, "calls": 3, "peak": 2**20, "idle_cpu": 0.0} for i, s in enumerate(seconds, start)}
+
+
+def test_ratios_compare_neighbours_and_not_medians():
+    # the machine is ten times slower in rounds 2 and 3, and the fastest missed the first
+    slow, fast = {1: 9.0, 2: 20.0, 3: 30.0, 4: 3.0}, {2: 10.0, 3: 10.0, 4: 1.0}
+    assert timing.ratio(slow, fast) == 3  # of 2, 3, 3
+    assert timing.ratio({0: 6.0}, {1: 1.0, 2: 2.0, 3: 9.0}) == 3  # no round in common: of medians
+
+
+def test_a_summary_has_medians_the_fastest_peer_and_fractions_of_the_limit():
+    found = {
+        "compiled": {"turns": turns(1.0, 2.0, 3.0), "first_call": 5.0},
+        "jax": {"turns": turns(2.0, 4.0, 9.0)},
+        "torch-func": {"turns": turns(40.0, start=0)},
+        "torch-loop": {"turns": {}, "error": "ran away"},
+        "gemm": {"turns": turns(2.0, 2.0)},
+        "gemm-ZEN": {"turns": turns(1.0, 1.0)},
+    }
+    summary = timing.summary(found, ["gemm", "gemm-ZEN"], work=peers.GEMM_FLOPS)
+    assert summary["fastest_peer"] == "jax"  # ours is none
+    assert summary["gemm"] == {"gemm": peers.GEMM_FLOPS / 2, "gemm-ZEN": peers.GEMM_FLOPS}
+    ours = summary["contenders"]["compiled"]
+    assert (ours["median"], ours["quartiles"], ours["min"], ours["max"]) == (2, [1.5, 2.5], 1, 3)
+    assert (ours["ratio"], ours["fraction"], ours["first_call"], ours["peak"]) == (0.5, 0.5, 5, 2**20)
+    assert summary["contenders"]["jax"]["ratio"] == 1
+    assert summary["contenders"]["torch-func"]["ratio"] == 10
+    assert summary["contenders"]["torch-loop"] == {"error": "ran away"}
+    assert "gemm" not in summary["contenders"]
+
+
+def test_the_exponent_is_that_of_the_larger_half():
+    sizes = [1, 2, 4, 8, 16, 32]
+    assert np.isclose(scaling.exponent(sizes, [5, 5, 5, 8**2, 16**2, 32**2]), 2)
+    assert np.isclose(scaling.exponent([1, 2], [3, 1.5]), -1)
+    assert scaling.exponent([4], [1.0]) is None
+
+
+# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_times_compares_and_outlives_an_error(tmp_path):
+    with timing.Worker("reference", SMALL, "float64", 1, str(tmp_path)) as worker:
+        assert worker.about["versions"]["numpy"] == np.__version__
+        assert worker.ask("first")["seconds"] > 0
+        turn = worker.ask("turn", seconds=0.01)
+        assert turn["calls"] >= 1 and 0 < turn["seconds"] < 10 and turn["peak"] >= 0
+        file = str(tmp_path / "exact.npz")
+        worker.ask("save", to=file)
+        timing._agrees("W0", worker, file)
+        with np.load(file) as exact:
+            leaves = dict(exact)
+        leaves["['linear0']['w']"][0, 0] += 1e-8 * max(np.max(np.abs(g)) for g in leaves.values())
+        np.savez(file, **leaves)
+        with pytest.raises(timing.Disagreement, match=r"W0: the gradients of reference and .* 1\.0e-08 of the largest"):
+            timing._agrees("W0", worker, file)
+        with pytest.raises(timing.Failed, match="reference: FileNotFoundError"):
+            worker.ask("compare", to="nowhere.npz")
+        assert worker.ask("turn", seconds=0.01)["calls"] >= 1
+        with pytest.raises(timing.Failed, match="reference: given up after 0.01 s of its turn call"):
+            worker.ask("turn", seconds=0.5, patience=0.01)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(worker.process.pid, 0)
+
+
+class Puppet:
+    """In the place of a Worker: `script(name, what, nth)` is its answer, beyond a turn of a second."""
+
+    alive = 0
+    script = staticmethod(lambda name, what, nth: None)
+
+    def __init__(self, name, *_):
+        self.name, self.asked, self.about = name, 0, {"versions": {}}
+        Puppet.alive += 1
+
+    def ask(self, what, **_):
+        self.asked += 1
+        answer = {"seconds": 1.0, "pools": [], "calls": 1, "peak": 0, "idle_cpu": 0.0, "cpu": 0.0}
+        return answer | (Puppet.script(self.name, what, self.asked) or {})
+
+    def close(self):
+        Puppet.alive -= self.about is not None
+        self.about = None
+
+    __enter__, __exit__ = lambda self: self, lambda self, *_: self.close()
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    monkeypatch.setattr(timing, "Worker", Puppet)
+
+    def measured(script, names=("reference", "jax"), **how):
+        monkeypatch.setattr(Puppet, "script", staticmethod(script))
+        return timing.measure("W0", SMALL, "float32", list(names), turns=4, cores=1, **how)
+
+    yield measured
+    assert Puppet.alive == 0
+
+
+def test_ctrl_c_keeps_the_rounds_there_are_and_ends_the_workers(measure):
+    def script(name, what, nth):
+        if name == "jax" and nth == 5:
+            raise KeyboardInterrupt
+
+    record = measure(script)
+    assert record["interrupted"]
+    assert 2 <= len(record["contenders"]["jax"]["seconds"]) <= len(record["contenders"]["reference"]["seconds"]) < 4
+    assert "interrupted" in timing.table(record)
+
+
+def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on(measure, capsys):
+    def script(name, what, nth):
+        if name == "jax" and nth == 4:
+            raise timing.Failed("jax: no memory")
+
+    record = measure(script)
+    assert len(record["contenders"]["reference"]["seconds"]) == 4 and not record["interrupted"]
+    assert record["contenders"]["jax"]["error"] == "jax: no memory"
+    assert "W0 float32: jax: no memory" in capsys.readouterr().err
+
+
+def test_who_is_far_slower_has_one_turn(measure):
+    record = measure(lambda name, what, nth: {"seconds": 50.0 if name == "jax" else 1.0})
+    assert record["contenders"]["jax"]["seconds"] == [50.0]
+    assert len(record["contenders"]["reference"]["seconds"]) == 4
+
+
+def test_a_wrong_gradient_stops_the_workload(measure):
+    with pytest.raises(timing.Disagreement, match="jax and reference are 1.0e-03 of the largest entry apart"):
+        measure(lambda name, what, nth: {"apart": 1e-3 if name == "jax" else 0.0}, exact="exact.npz")
+
+
+def test_tables_and_pictures_show_everyone_measured(measure):
+    record = measure(lambda name, what, nth: {"seconds": 0.25 if name == "reference" else 0.5})
+    title, head, *lines = timing.table(record).splitlines()
+    assert title.startswith("W0 float32: ") and "× jax" in head
+    assert re.match(r"  reference +250 \(250 … 250\) +0\.50 ", lines[0])
+    assert re.match(r"  jax +500 \(500 … 500\) +1\.00 ", lines[1])
+    ax = picture.workloads([record]).axes[0]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["jax", "reference"]
+    assert {"500 ms  ×1.00", "250 ms  ×0.50"} <= {text.get_text() for text in ax.texts}
+
+
+# ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("W9", "no workload W9; wanted of W1, W2"),
+        ("scaling depth", "no study depth; wanted of tasks, steps, width, threads"),
+        ("overhead W1", "overhead takes no names, seen W1"),
+        ("W1 --only jax,torhc", "no contender torhc; wanted of reference, "),
+        ("W1 --turns 0", "--turns is 0, wanted at least 1"),
+        ("W1 --threads 0", "--threads is 0, wanted 1 … "),
+        ("W1 --plot nowhere/a.png", "cannot write nowhere/a.png: "),
+        ("W1 --dtype float16", "invalid choice: 'float16'"),
+    ],
+)
+def test_bad_input_is_one_clear_error(line, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(line.split())
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

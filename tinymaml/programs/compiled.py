@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -38,6 +39,9 @@ from .schedule import Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
 
+_forked: list[bool] = []  # OpenMP, on which Numba's threads may stand, ends a process that uses it after a fork
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
 CHUNKS = 32  # parts that a sum over tasks has: so many threads can be used
 
 
@@ -228,7 +232,7 @@ class Machine:
         self.blas = Blas()
         from . import machine
 
-        self.run_tasks = machine.run_tasks
+        self.machine = machine
         self.modules = [load(text) for text in source.files]  # kept: their machine code is called by address
 
         def number(n) -> int:
@@ -248,7 +252,7 @@ class Machine:
         """As `Replay.run`."""
         task = self.task
         chunks = min(count, CHUNKS)
-        threads = min(self.threads, chunks)
+        threads = 1 if _forked else min(self.threads, chunks)
         variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
         results = [np.empty((count, *x.shape), x.dtype) for x in variables]
         sums = [np.empty((chunks, run.size), run.first.dtype) for run in self.layout.sums]
@@ -259,7 +263,8 @@ class Machine:
         own = (_address(memory) for memory in self.memory[:threads])
         job = np.array([_address(self.steps), count, chunks, threads, *own], np.int64)
         with self.blas, np.errstate(all="ignore"):
-            failed = self.run_tasks(np.arange(threads)[:, None], np.array([_address(job)]))
+            run_tasks = self.machine.runner("parallel" if threads > 1 else "cpu")
+            failed = run_tasks(np.arange(threads)[:, None], np.array([_address(job)]))
         grads = []
         for run, x in zip(self.layout.sums, sums, strict=True):
             # 1/T Σₜ

@@ -10,6 +10,7 @@ A program in machine code is a memory of some bytes for each thread, and a list 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from llvmlite import ir
 from numba import guvectorize, types
@@ -372,8 +373,11 @@ def _run_tasks(slot, job, status):
     status[0] = failed
 
 
-_TYPES, _SHAPES = ["void(int64[:], int64[:], int64[:])"], "(k),(n)->(k)"
-try:
-    run_tasks = guvectorize(_TYPES, _SHAPES, nopython=True, target="parallel", cache=True)(_run_tasks)
-except RuntimeError:  # no folder to cache in
-    run_tasks = guvectorize(_TYPES, _SHAPES, nopython=True, target="parallel")(_run_tasks)
+@cache
+def runner(target: str):
+    """`_run_tasks` for "parallel" threads or on one "cpu", compiled when it is first asked for."""
+    types_, shapes, options = ["void(int64[:], int64[:], int64[:])"], "(k),(n)->(k)", dict(nopython=True, target=target)
+    try:
+        return guvectorize(types_, shapes, cache=True, **options)(_run_tasks)
+    except RuntimeError:  # no folder to cache in
+        return guvectorize(types_, shapes, **options)(_run_tasks)

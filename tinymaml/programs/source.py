@@ -25,6 +25,7 @@ import os
 import re
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -417,16 +418,24 @@ def load(text: str) -> ModuleType:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text.encode())
         except OSError:
-            return _module_at(Path(tempfile.mkdtemp(prefix="tinymaml-")) / f"{name}.py", text, cache=False)
+            temporary = tempfile.TemporaryDirectory(prefix="tinymaml-")
+            path = Path(temporary.name) / f"{name}.py"
+            path.write_text(text)
+            module = _module_at(path, cache=False)
+            module.FOLDER = temporary  # which goes with the process
+            return module
     try:
-        return _module_at(path, None, cache=True)
-    except RuntimeError:  # Numba finds no folder to cache in
-        return _module_at(path, None, cache=False)
+        return _module_at(path, cache=True)
+    except Unsupported:
+        raise
+    except Exception:  # Numba finds no folder to cache in, or a broken file in it
+        for file in (folder / "__pycache__").glob(f"{name}.page*"):
+            with suppress(OSError):
+                file.unlink()
+        return _module_at(path, cache=False)
 
 
-def _module_at(path: Path, text: str | None, cache: bool) -> ModuleType:
-    if text is not None:
-        path.write_text(text)
+def _module_at(path: Path, cache: bool) -> ModuleType:
     from numba.core.errors import NumbaError
 
     spec: Any = importlib.util.spec_from_file_location(path.stem, path)

@@ -122,8 +122,8 @@ class Compiled:
             return self.f(params, tasks)
         with np.errstate(all="ignore"):
             results, grads, failed = runner.run(thetas, data, count)
-            value = np.asarray(np.add.reduce(results[0]) / count)
-        if failed or not np.isfinite(value):
+            value = np.asarray(np.nan if failed else np.add.reduce(results[0]) / count)
+        if not np.isfinite(value):
             return self.f(params, tasks)  # which says what is wrong, and with which task
         grads = tree_fill(params, grads)
         if not settings["has_aux"]:

@@ -146,9 +146,9 @@ def record(f: Callable, *examples: Nest) -> Program:
 def _record_twice(f: Callable, examples: tuple) -> Program:
     program = _record(f, examples, 0.5, 0)
     try:
-        again = _record(f, examples, 2.0, 1)
+        again = _record(f, examples, -2.0, 1)
     except Exception:  # an integer out of range, perhaps
-        again = _record(f, examples, 2.0, 0)
+        again = _record(f, examples, -2.0, 0)
     names: dict[Var, Var] = dict(zip(program.inputs, again.inputs, strict=True))
     same = len(program.equations) == len(again.equations)
     for ours, theirs in zip(program.equations, again.equations, strict=False):

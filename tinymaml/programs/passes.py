@@ -1,6 +1,6 @@
 """Passes: programs to smaller programs with the same results.
 
-    simplify(program)        one sweep over the equations, and what nothing needs any more goes
+    simplify(program)        two sweeps over the equations, and what nothing needs any more goes
 
 Every rule below is exact algebra; results differ by rounding at most. A rule sees one equation, whose inputs are
 simplified already, and returns what its output is instead: a variable, a constant, or None for "as it stands". Two
@@ -36,8 +36,12 @@ def rule(*names: str) -> Callable[[Callable], Callable]:
 
 
 def simplify(program: Program) -> Program:
-    """The same function in fewer and cheaper equations."""
-    b = Builder(program)
+    """The same function in fewer and cheaper equations: first what is computed twice, so that all uses are known."""
+    return _swept(_swept(program, {"alias": _nothing, "stop_gradient": _nothing}), RULES)
+
+
+def _swept(program: Program, rules: dict[str, Callable]) -> Program:
+    b = Builder(program, rules)
     with np.errstate(all="ignore"):  # of constants
         for e in program.equations:
             b.values[e.output] = b.simplified(e)
@@ -63,7 +67,8 @@ def _alive(equations: list[Equation], outputs: list) -> list[Equation]:
 class Builder:
     """The new equations so far, and what the old variables have become."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, rules: dict[str, Callable]):
+        self.rules = rules
         self.equations: list[Equation] = []
         self.values: dict[Var, Any] = {}
         self.made: dict[Var, Equation] = {}
@@ -73,7 +78,7 @@ class Builder:
 
     def simplified(self, e: Equation):
         inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
-        if e.primitive.name in ELEMENTWISE:
+        if e.primitive.name in ELEMENTWISE and self.rules is RULES:
             for i in range(len(inputs)):
                 inputs[i] = self.narrow(i, inputs, e.output)
         return self.make(e.primitive, inputs, e.params, e.output)
@@ -82,7 +87,8 @@ class Builder:
         """What `primitive(*inputs, **params)` is, of the shape and dtype of `like`: known, or a new equation."""
         if not any(isinstance(x, Var) for x in inputs):
             return primitive.forward(*inputs, **params)
-        if primitive.name in RULES and (simpler := RULES[primitive.name](self, inputs, params, like)) is not None:
+        rule = self.rules.get(primitive.name)
+        if rule and (simpler := rule(self, inputs, params, like)) is not None:
             return simpler
         key = (primitive, tuple(map(key_of, inputs)), key_of(params))
         if key not in self.known:

@@ -91,9 +91,12 @@ class Body:
             kinds[0] = np.dtype(bool)
         elif name in ("isnan", "isinf", "isfinite", "logical_not", "logical_and", "logical_or", "logical_xor", "above"):
             kinds = [x.dtype if isinstance(x, Var) else np.result_type(computed) for x in e.inputs]
-        for text, kind in zip((text for text, was in arguments if was is None), kinds, strict=False):
-            if kind.kind in "iu" and not np.iinfo(kind).min <= float(text) <= np.iinfo(kind).max:
-                raise Unsupported(f"the number {text} beside {kind} has no kernel")
+        numbers = [float(text) for text, was in arguments if was is None]
+        if computed.kind in "iu" and any(not np.iinfo(computed).min <= x <= np.iinfo(computed).max for x in numbers):
+            # as NumPy does it: a comparison of integers of any size
+            if name not in COMPARISONS:
+                raise Unsupported(f"a number beyond {computed} has no kernel")
+            kinds = [np.dtype(np.int64)] * len(arguments)
         texts = [_cast(text, was, kind) for (text, was), kind in zip(arguments, kinds, strict=True)]
         if name == "sum":
             self.sum(loop.sums[out], texts[0])

@@ -1,0 +1,518 @@
+"""Random programs: schedule and generated source say what the equations say.
+
+Thousands of loops would take Numba minutes, so most examples run the generated source as what it is, Python, step by
+step, on pointers that refuse to leave their arrays; memory that nothing has written to yet holds NaN. A few examples go
+through Numba, on whose pointers all this would be silent.
+"""
+
+import bisect
+import contextlib
+import ctypes
+import math
+import types
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+
+import tinymaml as tm
+from tinymaml.nest import tree_leaves
+from tinymaml.programs import record
+from tinymaml.programs.program import Var
+
+pytest.importorskip("numba")
+from tinymaml.programs import compiled, machine  # noqa: E402
+from tinymaml.programs.passes import simplify  # noqa: E402
+from tinymaml.programs.schedule import Call, Unsupported, lay_out  # noqa: E402
+from tinymaml.programs.task import whole  # noqa: E402
+
+# ── how far apart two ways to compute one program may be ────────────────────────────────────────────────────────────
+
+
+def scales(program, arrays) -> list[float]:
+    """For each output, the largest number that is rounded on the way to it.
+
+    A sum is as exact as its summands are small: Σ x is off by ε Σ |x|, a matrix product by ε |A| |B|, however small the
+    result. So the scale of an equation is that of its summands, and an output's the largest among all it depends on.
+    """
+    values = dict(zip(program.inputs, arrays, strict=True))
+    largest = lambda x: float(np.max(np.abs(x), initial=0)) if np.asarray(x).dtype.kind == "f" else 0.0  # noqa: E731
+    scale = {x: largest(values[x]) for x in program.inputs}
+    for e in program.equations:
+        inputs = [values[x] if isinstance(x, Var) else x for x in e.inputs]
+        values[e.output] = e.primitive.forward(*inputs, **e.params)
+        own = largest(values[e.output])
+        if e.primitive.name in ("add", "subtract"):
+            own = largest(1.0 * np.abs(inputs[0]) + np.abs(inputs[1]))
+        elif e.primitive.name in ("sum", "matmul", "scatter_add", "unpatches", "cumsum"):
+            sizes = [np.abs(x) if np.asarray(x).dtype.kind == "f" else x for x in inputs]
+            own = largest(e.primitive.forward(*sizes, **e.params))
+        scale[e.output] = max(own, *(scale[x] for x in e.inputs if isinstance(x, Var)), 0.0)
+    return [scale[x] if isinstance(x, Var) else 0.0 for x in program.outputs]
+
+
+def units(ours, wanted, scale: list[float]) -> float:
+    """The largest distance of two results, in ε of their dtype times their scale; shapes and dtypes are the same."""
+    worst = 0.0
+    for a, b, s in zip(tree_leaves(ours), tree_leaves(wanted), scale, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if a.dtype.kind != "f":
+            np.testing.assert_array_equal(a, b)
+            continue
+        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        np.testing.assert_array_equal(a[~np.isfinite(a)], b[~np.isfinite(b)])
+        finite = np.isfinite(a)
+        distance = np.max(np.abs(a[finite].astype(float) - b[finite]), initial=0)
+        worst = max(worst, distance / (np.finfo(a.dtype).eps * max(s, np.max(np.abs(b[finite]), initial=1e-30))))
+    return worst
+
+
+# ── a machine in Python ─────────────────────────────────────────────────────────────────────────────────────────────
+
+C_TYPES = {"f4": ctypes.c_float, "f8": ctypes.c_double, "i8": ctypes.c_int64, "i4": ctypes.c_int32,
+           "i2": ctypes.c_int16, "i1": ctypes.c_int8, "u1": ctypes.c_uint8, "b1": ctypes.c_uint8}  # fmt: skip
+SCALARS = {"f4": np.float32, "f8": np.float64} | {
+    kind: lambda x, c=c: c(int(x)).value for kind, c in C_TYPES.items() if kind[0] != "f"
+}
+# Python's raise where C's give infinity or NaN
+MATH = types.SimpleNamespace(
+    exp=np.exp, expm1=np.expm1, log=np.log, log1p=np.log1p, sqrt=np.sqrt, sin=np.sin, cos=np.cos, tanh=np.tanh,
+    atan=np.arctan, floor=np.floor, ceil=np.ceil, trunc=np.trunc, inf=math.inf, nan=math.nan,
+)  # fmt: skip
+
+
+class PlainMachine:
+    """The intrinsics of `machine` in Python: addresses are real, and every access is inside an array that is known."""
+
+    def __init__(self):
+        self.starts: list[int] = []
+        self.ranges: list[tuple[int, int]] = []
+        self.held: list = []
+        self.functions: list = []
+
+    def address(self, x: np.ndarray) -> int:
+        start = x.__array_interface__["data"][0]
+        at = bisect.bisect(self.starts, start)
+        self.starts.insert(at, start)
+        self.ranges.insert(at, (start, start + x.nbytes))
+        self.held.append(x)
+        return start
+
+    def check(self, address: int, nbytes: int) -> int:
+        address = int(address)
+        i = bisect.bisect(self.starts, address)
+        near = self.ranges[max(i - 2, 0) : i]
+        assert any(start <= address and address + nbytes <= end for start, end in near)
+        return address
+
+    def at(self, kind: str):
+        return lambda address: Pointer(self, address, kind)
+
+    def pointer(self, kind: str):
+        def pointer(memory, t, j, *indices):
+            return Pointer(self, memory + t[j] + sum(i * t[j + 1 + k] for k, i in enumerate(indices)), kind)
+
+        return pointer
+
+    def copy(self, target, source, nbytes):
+        ctypes.memmove(self.check(target, nbytes), self.check(source, nbytes), nbytes)
+
+    def zero(self, target, nbytes):
+        ctypes.memset(self.check(target, nbytes), 0, nbytes)
+
+    def invoke(self, function, op, memory, step):
+        return self.functions[function - 2](op, memory, step)  # 0 and 1 are END and REPEAT
+
+    def gemm(self, kind: str):
+        def matrix(address, rows, columns, stride):
+            assert stride >= max(columns, 1)  # or BLAS refuses
+            start = self.check(address, ((rows - 1) * stride + columns) * item)
+            flat = np.frombuffer((ctypes.c_char * (((rows - 1) * stride + columns) * item)).from_address(start), kind)
+            return np.lib.stride_tricks.as_strided(flat, (rows, columns), (stride * item, item))
+
+        item = np.dtype(kind).itemsize
+
+        def gemm(memory, t, i):
+            (a, b, c), (of_a, of_b), (m, n, k), (lda, ldb, ldc) = ([t[j] for j in js] for js in (
+                range(4, 7), range(7, 9), range(9, 12), range(12, 15)))  # fmt: skip
+            a, b, c = (memory + x + i * t[16 + j] for j, x in enumerate((a, b, c)))
+            a = matrix(a, m, k, lda) if of_a == ord("N") else matrix(a, k, m, lda).T
+            b = matrix(b, k, n, ldb) if of_b == ord("N") else matrix(b, n, k, ldb).T
+            matrix(c, m, n, ldc)[:] = a @ b
+
+        return gemm
+
+    def load(self, text: str):
+        """The generated file, run as Python."""
+        lines = [line for line in text.split("\n") if not line.startswith(("from numba", "import math", "@cfunc"))]
+        space = SCALARS | {"math": MATH}
+        exec("\n".join(line.removeprefix("from __future__ import annotations") for line in lines), space)
+        pages = {name: f for name, f in space.items() if name.startswith("page")}
+        module = types.SimpleNamespace()
+        for name, f in pages.items():
+            self.functions.append(f)
+            setattr(module, name, types.SimpleNamespace(address=len(self.functions) + 1))
+        return module
+
+    def run_tasks(self, slots, job):
+        failed = [[0] for _ in slots]
+        for slot, status in zip(slots.tolist(), failed, strict=True):
+            machine._run_tasks(slot, job.tolist(), status)
+        return np.array(failed)
+
+
+class Pointer:
+    """Numbers of one kind from an address on."""
+
+    def __init__(self, machine: PlainMachine, address, kind: str):
+        self.machine, self.address, self.kind = machine, int(address), kind
+        self.type, self.scalar = C_TYPES[kind], SCALARS[kind]
+        self.size = ctypes.sizeof(self.type)
+
+    def cell(self, i):
+        return self.type.from_address(self.machine.check(self.address + int(i) * self.size, self.size))
+
+    def __getitem__(self, i):
+        return self.scalar(self.cell(i).value)
+
+    def __setitem__(self, i, x):
+        self.cell(i).value = float(x) if self.kind[0] == "f" else int(x)
+
+
+@contextlib.contextmanager
+def plain_python():
+    """`compile` with all that is below the generated source in Python."""
+    plain = PlainMachine()
+    blas = types.SimpleNamespace(address=lambda which: 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_address", plain.address)
+        patch.setattr(compiled, "load", plain.load)
+        patch.setattr(compiled, "Blas", lambda: contextlib.nullcontext(blas))
+        patch.setattr(contextlib.nullcontext, "address", lambda self, which: 0, raising=False)
+        patch.setattr(machine, "runner", lambda target: plain.run_tasks)
+        for name in ("copy", "zero", "invoke"):
+            patch.setattr(machine, name, getattr(plain, name))
+        patch.setattr(machine, "step_at", plain.at("i8"))
+        patch.setattr(machine, "math", MATH)
+        for kind in C_TYPES:
+            patch.setattr(machine, f"p_{kind}", plain.pointer(kind))
+        for kind in ("f4", "f8"):
+            patch.setattr(machine, f"{kind}_at", plain.at(kind))
+            patch.setattr(machine, f"gemm_{kind}", plain.gemm(kind))
+        yield plain
+
+
+def spoil(runner) -> None:
+    """NaN, or −1, wherever a step of a `Machine` will write."""
+    for memory in runner.memory:
+        for part in runner.layout.parts:
+            for step in part.schedule.steps:
+                writes = step.writes if isinstance(step, Call) else [step.values[x] for x in step.stores]
+                for buffer in {v.buffer for v in writes}:
+                    memory[buffer.offset : buffer.offset + buffer.nbytes] = 255
+
+
+# ── random programs ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+UNARY = [
+    np.tanh, np.sin, np.cos, np.arctan, np.negative, np.square, np.abs, np.sign, np.floor,
+    lambda x: np.exp(np.tanh(x)), lambda x: np.log(1.5 + np.sin(x)), lambda x: np.sqrt(x * x + 0.5), np.expm1,
+    lambda x: np.log1p(x * x), lambda x: x**3, lambda x: 1 / (2 + np.cos(x)), lambda x: np.logaddexp(x, 0),
+    lambda x: x / 4, lambda x: 3 * x, lambda x: x - 0.25, lambda x: 0.75 - x, lambda x: np.maximum(x, 0.31),
+    lambda x: np.minimum(0.17, x), lambda x: np.clip(x, -0.73, 0.37), lambda x: x * 1.0 + 0, lambda x: x.copy(),
+    lambda x: np.where(np.isfinite(x), x, 0.5), lambda x: tm.nn.relu(x + 0.11),
+]  # fmt: skip
+BINARY = [
+    np.add, np.subtract, np.multiply, np.maximum, np.minimum, np.logaddexp, lambda x, y: x / (1.5 + np.cos(y)),
+    lambda x, y: np.sqrt(x * x + 0.1) ** np.tanh(y), lambda x, y: x * y + x, np.arctan,
+]  # fmt: skip
+BINARY[-1] = lambda x, y: np.arctan(x - 2 * y)
+
+
+class Recipe:
+    """A random function: steps over a list of values, which begins with the inputs."""
+
+    def __init__(self, arrays: list):
+        self.arrays, self.steps, self.outputs = arrays, [], []
+        self.pool = list(arrays)
+
+    def add(self, step) -> bool:
+        """Take the step, if what comes of it is small."""
+        with np.errstate(all="ignore"):
+            value = step(self.pool)
+        if value.size > 96 or value.ndim > 4 or not np.all(np.abs(value) < 200):
+            return False
+        self.steps.append(step)
+        self.pool.append(np.asarray(value))
+        return True
+
+    def __call__(self, *inputs):
+        pool = list(inputs)
+        for step in self.steps:
+            pool.append(step(pool))
+        return [pool[i] for i in self.outputs]
+
+
+def draw_unary(draw, recipe, i):
+    f = draw(st.sampled_from(UNARY))
+    return lambda pool: f(pool[i])
+
+
+def draw_binary(draw, recipe, i):
+    f, x = draw(st.sampled_from(BINARY)), recipe.pool[i]
+    fitting = [j for j, y in enumerate(recipe.pool) if y.dtype == x.dtype and _broadcast(x.shape, y.shape)]
+    j = draw(st.sampled_from(fitting))
+    return (lambda pool: f(pool[i], pool[j])) if draw(st.booleans()) else (lambda pool: f(pool[j], pool[i]))
+
+
+def draw_constant(draw, recipe, i):
+    x = recipe.pool[i]
+    shape = tuple(draw(st.sampled_from([1, n])) for n in x.shape[draw(st.integers(0, x.ndim)) :])
+    c = np.random.default_rng(draw(st.integers(0, 9))).uniform(0.5, 1.5, shape).astype(x.dtype)
+    c = draw(st.sampled_from([c, np.ones_like(c), np.zeros_like(c)]))
+    f = draw(st.sampled_from([np.add, np.multiply, np.maximum]))
+    return lambda pool: f(pool[i], c)
+
+
+def draw_where(draw, recipe, i):
+    # the choice is made on an input and a number, which no rounding moves
+    x = recipe.pool[i]
+    fitting = [j for j in range(len(recipe.arrays)) if recipe.arrays[j].dtype == x.dtype
+               and _broadcast(x.shape, recipe.arrays[j].shape)]  # fmt: skip
+    if not fitting:
+        return None
+    j, at = draw(st.sampled_from(fitting)), draw(st.sampled_from([-0.5, 0, 0.5]))
+    f = draw(st.sampled_from([np.less, np.greater, np.less_equal, np.greater_equal, np.not_equal]))
+    other = draw(st.sampled_from([0.0, None]))
+    return lambda pool: np.where(f(pool[j], at), pool[i], pool[j] if other is None else other)
+
+
+def draw_reshape(draw, recipe, i):
+    x = recipe.pool[i]
+    shapes = [(-1,), (1, -1), (-1, 1), (2, -1), (-1, 2), (3, -1), (-1, 3), (1, 2, -1), (-1, 1, 2), (2, 2, -1)]
+    shape = draw(st.sampled_from([s for s in shapes if x.size % -math.prod(s) == 0]))
+    return lambda pool: np.reshape(pool[i], shape)
+
+
+def draw_transpose(draw, recipe, i):
+    axes = draw(st.permutations(range(recipe.pool[i].ndim)))
+    return lambda pool: np.transpose(pool[i], axes)
+
+
+def draw_slice(draw, recipe, i):
+    index = []
+    for n in recipe.pool[i].shape:
+        kind = draw(st.integers(0, 5))
+        if kind == 0:
+            index.append(draw(st.integers(-n, n - 1)))
+        elif kind == 1:
+            index.append(slice(None, None, draw(st.sampled_from([-1, 2, -2]))))
+        elif kind == 2:
+            start = draw(st.integers(0, n - 1))
+            index.append(slice(start, draw(st.integers(start + 1, n))))
+        else:
+            index.append(slice(None))
+        if draw(st.integers(0, 7)) == 0:
+            index.append(None)
+    return lambda pool: pool[i][tuple(index)]
+
+
+def draw_reduction(draw, recipe, i):
+    x = recipe.pool[i]
+    axes = tuple(a for a in range(x.ndim) if draw(st.booleans()))
+    keepdims = draw(st.booleans())
+    f = draw(st.sampled_from([np.sum, np.sum, np.mean, np.max, np.min]))
+    if f in (np.max, np.min) and (not axes or axes != tuple(range(axes[0], axes[-1] + 1))):
+        f = np.sum
+    return lambda pool: f(pool[i], axes, keepdims=keepdims)
+
+
+def draw_broadcast(draw, recipe, i):
+    x = recipe.pool[i]
+    shape = tuple(draw(st.integers(1, 3)) for _ in range(draw(st.integers(0, 2))))
+    shape += tuple(draw(st.integers(1, 3)) if n == 1 else n for n in x.shape)
+    return lambda pool: np.broadcast_to(pool[i], shape)
+
+
+def draw_matmul(draw, recipe, i):
+    x = recipe.pool[i]
+    pairs = [j for j, y in enumerate(recipe.pool) if x.ndim and y.ndim and y.dtype == x.dtype
+             and y.shape[max(y.ndim - 2, 0)] == x.shape[-1] and _broadcast(x.shape[:-2], y.shape[:-2])]  # fmt: skip
+    if pairs and draw(st.booleans()):
+        j = draw(st.sampled_from(pairs))
+        return lambda pool: pool[i] @ pool[j]
+    if x.ndim < 2:
+        return None
+    if draw(st.booleans()):
+        return lambda pool: pool[i] @ np.swapaxes(pool[i], -1, -2)
+    return lambda pool: np.swapaxes(pool[i], -1, -2) @ pool[i]
+
+
+def draw_concatenate(draw, recipe, i):
+    x = recipe.pool[i]
+    if not x.ndim:
+        return lambda pool: np.stack([pool[i], pool[i] * 2])
+    axis = draw(st.integers(0, x.ndim - 1))
+    rest = lambda y: y.shape[:axis] + y.shape[axis + 1 :]  # noqa: E731
+    fitting = [j for j, y in enumerate(recipe.pool) if y.ndim == x.ndim and rest(y) == rest(x) and y.dtype == x.dtype]
+    parts = [i, *(draw(st.sampled_from(fitting)) for _ in range(draw(st.integers(0, 2))))]
+    return lambda pool: np.concatenate([pool[j] for j in parts], axis)
+
+
+def draw_gather(draw, recipe, i):
+    x = recipe.pool[i]
+    if not x.ndim:
+        return None
+    axis = draw(st.integers(0, x.ndim - 1))
+    shape = tuple(draw(st.lists(st.integers(1, 3), max_size=2)))
+    rows = np.random.default_rng(draw(st.integers(0, 9))).integers(0, x.shape[axis], shape)
+    inputs = [j for j, k in enumerate(recipe.arrays) if k.dtype.kind == "i" and np.max(k) < x.shape[axis]]
+    if inputs and draw(st.booleans()):
+        j = draw(st.sampled_from(inputs))
+        return lambda pool: pool[i][(slice(None),) * axis + (pool[j],)]
+    return lambda pool: pool[i][(slice(None),) * axis + (rows,)]
+
+
+def _broadcast(x: tuple, y: tuple) -> bool:
+    return all(n == m or 1 in (n, m) for n, m in zip(x[::-1], y[::-1], strict=False))
+
+
+KINDS = [draw_unary, draw_unary, draw_binary, draw_binary, draw_constant, draw_where, draw_reshape, draw_transpose,
+         draw_slice, draw_reduction, draw_reduction, draw_broadcast, draw_matmul, draw_concatenate,
+         draw_gather]  # fmt: skip
+
+
+@st.composite
+def recipes(draw, most=14):
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    dtype = draw(st.sampled_from([np.float64, np.float64, np.float32]))
+    shape = st.lists(st.integers(1, 4), max_size=3)
+    arrays = [rng.uniform(-1, 1, draw(shape)).astype(dtype) for _ in range(draw(st.integers(2, 3)))]
+    if draw(st.booleans()):
+        arrays.append(rng.integers(0, 2, draw(shape)))
+    recipe = Recipe(arrays)
+    for _ in range(draw(st.integers(2, most))):
+        floats = [i for i, x in enumerate(recipe.pool) if x.dtype.kind == "f"]
+        i = floats[-1 - draw(st.integers(0, min(4, len(floats) - 1)))]
+        step = draw(st.sampled_from(KINDS))(draw, recipe, i)
+        if step:
+            recipe.add(step)
+    made = range(len(arrays), len(recipe.pool))
+    assume(made)
+    recipe.outputs = [made[-1], *(i for i in made[:-1] if draw(st.integers(0, 3)) == 0)]
+    return recipe
+
+
+def with_gradient(recipe):
+    """The results and the gradient of their mean squares in all floating-point inputs: scatters, broadcasts, sums."""
+    wanted = tuple(i for i, x in enumerate(recipe.arrays) if x.dtype.kind == "f")
+
+    def both(*inputs):
+        loss = lambda *xs: sum(np.mean(y * y) for y in recipe(*xs))  # noqa: E731
+        return recipe(*inputs), tm.grad(loss, wanted)(*inputs)
+
+    return both
+
+
+def others(arrays):
+    return [np.flip(x).copy() for x in arrays]
+
+
+def examine(f, arrays, *, run_twice=False) -> None:
+    """The compiled f is the recorded f, on other inputs than those it was recorded with."""
+    program = record(f, *arrays)
+    fast = tm.compile(f)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fast(*arrays)
+    (runner,) = fast.runners.values()
+    if not isinstance(runner, compiled.Machine):
+        assert any(x in str(w.message) for w in said for x in UNSUPPORTED), [str(w.message) for w in said]
+        return
+    for inputs in (arrays, others(arrays)):
+        wanted = program(*inputs)
+        if not all(np.isfinite(x).all() for x in tree_leaves(wanted) if np.asarray(x).dtype.kind == "f"):
+            continue
+        # without a look at the fall-back, which would always be right
+        results, _, failed = runner.run([], [x[None] for x in inputs], 1)
+        assert not failed
+        ours = compiled._nested(runner.task, results, 0)
+        assert units(ours, wanted, scales(program, inputs)) < UNITS
+        if run_twice:
+            again, _, _ = runner.run([], [x[None] for x in inputs], 1)
+            assert all(np.array_equal(a, b) for a, b in zip(again, results, strict=True))
+
+
+UNSUPPORTED = "max over the axes", "broadcasts over several axes"
+UNITS = 100  # a dozen steps, each of which doubles what it is given at most a few times
+
+
+@settings(max_examples=250)
+@given(recipes(), st.booleans())
+def test_random_programs_in_python(recipe, gradient):
+    f = with_gradient(recipe) if gradient else recipe
+    with plain_python(), np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:
+        run = compiled.Machine.run
+        patch.setattr(compiled.Machine, "run", lambda self, *args: (spoil(self), run(self, *args))[1])
+        examine(f, recipe.arrays)
+
+
+@settings(max_examples=250)
+@given(recipes(), st.booleans())
+def test_random_programs_are_the_same_when_simplified(recipe, gradient):
+    f = with_gradient(recipe) if gradient else recipe
+    with np.errstate(all="ignore"):
+        program = record(f, *recipe.arrays)
+        small = simplify(program)
+        for inputs in (recipe.arrays, others(recipe.arrays)):
+            wanted = program(*inputs)
+            if all(np.isfinite(x).all() for x in tree_leaves(wanted) if np.asarray(x).dtype.kind == "f"):
+                assert units(small(*inputs), wanted, scales(program, inputs)) < UNITS
+
+
+@settings(max_examples=3, phases=[Phase.generate])
+@given(st.lists(recipes(), min_size=10, max_size=10))
+def test_random_programs_in_machine_code(several):
+    """Ten programs are compiled as one."""
+    several = [recipe for recipe in several if compiles(recipe)]
+
+    def f(*groups):
+        return [with_gradient(recipe)(*inputs) for recipe, inputs in zip(several, groups, strict=True)]
+
+    arrays = [recipe.arrays for recipe in several]
+    with np.errstate(all="ignore"):
+        program, fast = record(f, *arrays), tm.compile(f)
+        for inputs in (arrays, [others(x) for x in arrays]):
+            wanted = program(*inputs)
+            assert units(fast(*inputs), wanted, scales(program, tree_leaves(inputs))) < UNITS
+    (runner,) = fast.runners.values()
+    assert isinstance(runner, compiled.Machine) and len(several) > 5
+
+
+def compiles(recipe) -> bool:
+    """Whether there is machine code for it, and for all it is tried on the numbers are finite."""
+    f = with_gradient(recipe)
+    with np.errstate(all="ignore"):
+        program = record(f, *recipe.arrays)
+        for inputs in (recipe.arrays, others(recipe.arrays)):
+            if not all(np.isfinite(x).all() for x in tree_leaves(program(*inputs)) if np.asarray(x).dtype.kind == "f"):
+                return False
+        try:
+            lay_out(whole(f, recipe.arrays))
+        except Unsupported:
+            return False
+    return True
+
+
+def test_the_machine_in_python_refuses_what_lies_outside():
+    plain = PlainMachine()
+    x = np.arange(4.0)
+    p = plain.at("f8")(plain.address(x))
+    p[3] = 7
+    assert p[3] == 7 == x[3]
+    for i in (-1, 4):
+        with pytest.raises(AssertionError):
+            p[i]

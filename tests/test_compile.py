@@ -6,6 +6,7 @@ What is compiled is kept for the run in a folder of its own. Many cases go into 
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -802,3 +803,17 @@ def test_a_compiled_call_is_faster_than_its_reference(strict):
         call(params, tasks)
         seconds[name] = time.perf_counter() - start
     assert seconds["compiled"] < seconds["reference"]
+
+
+def test_the_page_in_the_docstring_is_what_is_printed():
+    page = re.sub(" +", " ", sys.modules["tinymaml.programs.compiled"].__doc__)
+    f, w, x = tm.grad(lambda w, x: np.sum(np.tanh(x @ w) ** 2)), np.ones((3, 2)), np.ones((4, 3))
+    fast = tm.compile(f)
+    fast(w, x)
+    (runner,) = fast.runners.values()
+    left, right = tm.record(f, w, x), runner.task.parts[0].program
+    loop = runner.source[runner.source.index("if kernel == 0") : runner.source.index("return failed")]
+    lines = [*str(left).splitlines()[1:-1], *str(right).splitlines()[1:-1], *loop.splitlines()]
+    assert len(lines) == 12 + 10 + 11
+    for line in lines:
+        assert re.sub(" +", " ", line.strip()) in page

@@ -197,6 +197,7 @@ def plain_python():
             patch.setattr(machine, name, getattr(plain, name))
         patch.setattr(machine, "step_at", plain.at("i8"))
         patch.setattr(machine, "math", MATH)
+        patch.setattr(machine, "real", lambda t, j: float(np.int64(t[j]).view(np.float64)))
         for kind in C_TYPES:
             patch.setattr(machine, f"p_{kind}", plain.pointer(kind))
         for kind in ("f4", "f8"):

@@ -39,6 +39,16 @@ def _pointer(element: types.Type):
     return pointer
 
 
+@intrinsic
+def real(typingctx, t, j):
+    """The number t[j] of a step, which is the bits of a float64."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(builder.load(builder.gep(args[0], [args[1]])), ir.DoubleType())
+
+    return types.float64(types.CPointer(types.int64), types.int64), codegen
+
+
 def _at(element: types.Type):
     """at(address): a pointer to an address."""
 

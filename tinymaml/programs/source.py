@@ -97,7 +97,10 @@ class Body:
             if name not in COMPARISONS:
                 raise Unsupported(f"a number beyond {computed} has no kernel")
             kinds = [np.dtype(np.int64)] * len(arguments)
-        texts = [_cast(text, was, kind) for (text, was), kind in zip(arguments, kinds, strict=True)]
+        texts = [
+            self.constant(text, kind) if was is None and kind.kind == "f" else _cast(text, was, kind)
+            for (text, was), kind in zip(arguments, kinds, strict=True)
+        ]
         if name == "sum":
             self.sum(loop.sums[out], texts[0])
             return
@@ -130,6 +133,16 @@ class Body:
                 self.loaded[key] = f"s{pointer[1:]}"
                 self.outer.append(f"s{pointer[1:]} = {pointer}[0]")
         return self.loaded[key], view.buffer.dtype
+
+    def constant(self, text: str, dtype: np.dtype) -> str:
+        """A number: in the source if it is one of a few, otherwise in the step, so that α and 1/n make no new loops."""
+        if float(text) in (0, 1, -1, 2, -2, 0.5) or float(text) != float(text):
+            return _cast(text, None, dtype)
+        if (text, dtype) not in self.loaded:
+            name = self.loaded[text, dtype] = f"c{len(self.outer)}"
+            at = self.number(int(np.float64(text).view(np.int64)))
+            self.outer.append(f"{name} = {code(dtype)}(real(t, {at}))")
+        return self.loaded[text, dtype]
 
     def strides(self, view: View) -> list[int]:
         """Elements from one to the next on each axis of the loop."""
@@ -378,7 +391,7 @@ from numba import uint8 as b1, uint8 as u1
 
 from tinymaml.programs import machine
 from tinymaml.programs.machine import ARRAYS, CHUNK, FIRST, ROUND, TASK
-from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, step_at
+from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, real, step_at
 '''
 
 

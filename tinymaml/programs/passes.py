@@ -174,15 +174,15 @@ def _made_by(b, x) -> str:
 
 
 def _transposed_product(b, x, axes, output):
-    # (A B)ᵀ = Bᵀ Aᵀ, where nobody wants A B itself; a column times a row is a product too
-    product = b.by(x, "matmul") or b.by(x, "multiply")
+    # (A B)ᵀ = Bᵀ Aᵀ, where nobody wants A B itself
+    product = b.by(x, "matmul")
     swap = (*range(len(axes) - 2), len(axes) - 1, len(axes) - 2)
     if not product or axes != swap or b.uses[x] > 1:
         return None
-    if any(len(_shape(y)) != len(axes) or _shape(y)[:-2] != output.shape[:-2] for y in product.inputs):
+    if any(_shape(y)[:-2] != output.shape[:-2] for y in product.inputs):
         return None
     flipped = [_transposed(b, y, swap) for y in product.inputs[::-1]]
-    return b.make(product.primitive, flipped, {}, output)
+    return b.make(ops._matmul, flipped, {}, output)
 
 
 def _transposed(b, x, axes):
@@ -254,15 +254,6 @@ def _power(b, inputs, params, output):
         return square if n == 2 else b.make(ops.multiply, [square, x], {}, output)
     if n == -1 and output.dtype.kind == "f" and _same(x, output):
         return b.make(ops.divide, [1.0, x], {}, output)
-    return None
-
-
-@rule("matmul")
-def _matmul(b, inputs, params, output):
-    x, y = inputs
-    if _shape(x)[-1] == 1 and output.dtype.kind == "f":
-        # a column times a row is an elementwise product
-        return b.make(ops.multiply, [x, y], {}, output)
     return None
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_ops import SMOOTH, STEPS, floats, in_float32, squared
-from test_schedule import scales, units
+from test_schedule import plain_python, scales, spoiled_memory, units
 
 import tinymaml as tm
 from tinymaml import models, nn
+from tinymaml.engine import Primitive
 from tinymaml.nest import tree_leaves, tree_map
 from tinymaml.programs import CompileWarning, compiled, record
 from tinymaml.programs.schedule import Unsupported, lay_out
@@ -91,12 +92,18 @@ def reason_against(f, args) -> str:
     return ""
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_case_that_is_supported_is_the_reference(dtype, strict):
+def supported(dtype, numba=True) -> list:
+    """(name, function, arguments) of what is compiled. In float32 Numba is given the primitives alone: of gradients and
+    NumPy's functions it sees the same loops, in float64; the source of all of them is run as Python."""
     cases = [(name, f, args) for name, f, args in functions() if not reason_against(f, args)]
     assert len(cases) > 400
-    if dtype is np.float32:  # gradients of the primitives alone: NumPy's functions are made of them
-        cases = [(name, f, in_float32(args)) for name, f, args in cases if not name.startswith("gradient of np.")]
+    if dtype is np.float64:
+        return cases
+    return [(name, f, in_float32(args)) for name, f, args in cases if not numba or name in Primitive.registry]
+
+
+def examine(cases) -> None:
+    """All in one program, on numbers other than the recorded ones."""
     f = lambda *groups: [f(*args) for (_, f, _), args in zip(cases, groups, strict=True)]  # noqa: E731
     arrays = [args for _, _, args in cases]
     fast = tm.compile(f)
@@ -105,6 +112,19 @@ def test_every_case_that_is_supported_is_the_reference(dtype, strict):
     for (name, g, _), args, ours in zip(cases, inputs, fast(*inputs), strict=True):
         program = record(g, *args)
         assert units(ours, program(*args), scales(program, args)) <= UNITS, name
+    assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_case_that_is_supported_is_the_reference(dtype, strict):
+    examine(supported(dtype))
+
+
+def test_the_source_of_every_case_says_what_the_reference_says(strict):
+    cases = supported(np.float32, numba=False)
+    with plain_python(), spoiled_memory(), np.errstate(all="ignore"):
+        for start in range(0, len(cases), 50):
+            examine(cases[start : start + 50])
 
 
 def test_every_case_that_is_not_supported_is_replayed_and_says_why():
@@ -283,7 +303,7 @@ NETS = {
     "mlp": (models.mlp((1,), (5, 5), 1), nn.mse,
             lambda rng, dtype, count, n: tuple(rng.uniform(-1, 1, (count, n, 1)).astype(dtype) for _ in range(2))),
     "mlp with norm": (models.mlp((2, 2), (4,), 3, norm=True), nn.cross_entropy, with_labels(3, (2, 2))),
-    "convolution": (models.conv((4, 4, 1), 2, 3, blocks=2), nn.cross_entropy, with_labels(3, (4, 4, 1))),
+    "convolution": (models.conv((4, 4, 1), 2, 3, blocks=1), nn.cross_entropy, with_labels(3, (4, 4, 1))),
     "convolution and pooling": (pooled(), nn.cross_entropy, with_labels(3, (4, 4, 1))),
     "embedding": (embedded(), nn.cross_entropy,
                   lambda rng, dtype, count, n: (rng.integers(0, 9, (count, n, 5)), rng.integers(0, 4, (count, n)))),
@@ -332,11 +352,15 @@ def meta_scales(f, params, tasks):
 
 
 def agree(fast, f, params, tasks) -> None:
-    assert units(fast(params, tasks), f(params, tasks), meta_scales(f, params, tasks)) <= UNITS
+    """Each array within 8 units, and the gradient as a whole as close to the reference as its own length allows."""
+    ours, wanted = fast(params, tasks), f(params, tasks)
+    assert units(ours, wanted, meta_scales(f, params, tasks)) <= UNITS
+    flat = lambda tree: np.concatenate([np.ravel(x).astype(float) for x in tree_leaves(tree)])  # noqa: E731
+    eps = np.finfo(tree_leaves(wanted)[0].dtype).eps
+    assert np.linalg.norm(flat(ours) - flat(wanted)) <= 100 * eps * np.linalg.norm(flat(wanted))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("memory", ["unrolled", "flat"])
+@pytest.mark.parametrize(("memory", "dtype"), [("unrolled", np.float64), ("flat", np.float32)])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("net", NETS)
 def test_a_replayed_meta_gradient_is_the_reference(net, steps, memory, dtype):
@@ -345,25 +369,22 @@ def test_a_replayed_meta_gradient_is_the_reference(net, steps, memory, dtype):
         f = tm.meta_value_and_grad(problem.loss, inner_steps=steps, memory=memory, **how)
         fast = tm.compile(f, backend="replay")
         for _ in range(2):  # the second time on other inputs than the recorded
-            agree(fast, f, problem.params(), problem.tasks())
+            agree(fast, f, problem.params(), problem.tasks(2))
 
 
-COMBINED = [  # every net, K, memory, dtype, order and kind of α meets every other once at least
+COMBINED = [  # each net with every K, memory, dtype, order and kind of α somewhere: compiling takes seconds
     ("mlp", 3, "unrolled", np.float64, {}),
     ("mlp", 3, "flat", np.float32, {"rates": True}),
     ("mlp", 1, "unrolled", np.float32, {"first_order": True}),
     ("mlp", 0, "flat", np.float64, {}),
     ("mlp with norm", 3, "flat", np.float64, {}),
     ("mlp with norm", 1, "unrolled", np.float32, {}),
-    ("mlp with norm", 3, "unrolled", np.float32, {"first_order": True}),
     ("convolution", 3, "unrolled", np.float64, {"rates": True}),
     ("convolution", 3, "flat", np.float32, {}),
     ("convolution and pooling", 3, "flat", np.float64, {"first_order": True}),
     ("convolution and pooling", 1, "unrolled", np.float32, {}),
-    ("convolution and pooling", 3, "unrolled", np.float64, {}),
     ("embedding", 3, "unrolled", np.float32, {"rates": True}),
     ("embedding", 1, "flat", np.float64, {}),
-    ("embedding", 0, "unrolled", np.float32, {}),
 ]
 
 
@@ -375,7 +396,6 @@ def test_a_compiled_meta_gradient_is_the_reference(net, steps, memory, dtype, ho
     fast = tm.compile(f)
     for _ in range(3):
         agree(fast, f, problem.params(), problem.tasks())
-    agree(fast, f, problem.params(), problem.tasks(40))  # more than there are chunks; compiled only once
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
 
@@ -424,7 +444,7 @@ def test_threads_and_runs_give_the_same_bits(count, strict):
     params, tasks = problem.params(), problem.tasks(count)
     first = one(params, tasks)
     assert same_bits(two(params, tasks), first) and same_bits(three(params, tasks), first)
-    two(problem.params(), problem.tasks(count))
+    agree(two, f, problem.params(), problem.tasks(count))
     assert all(same_bits(two(params, tasks), first) for _ in range(20))
 
 

@@ -300,7 +300,7 @@ def test_the_list_shows_every_mutant_and_runs_none(monkeypatch, capsys):
     monkeypatch.setattr(mutants, "run_all", None)
     assert mutants.main(["maml", "--list"]) == 0
     out = capsys.readouterr().out
-    assert "+ params = tree_map(lambda theta, a, g: as_array(theta + a * g), params, alpha, grads)" in out
+    assert "+ return tree_map(lambda theta, a, g: as_array(theta + a * g), params, alpha, grads)" in out
 
 
 def test_an_unknown_id_is_refused(capsys):

@@ -30,7 +30,12 @@ def tree_items(tree: Nest, path: str = "") -> list[tuple[str, Any]]:
 
 def tree_leaves(tree: Nest) -> list[Any]:
     """Every leaf, in the order of `tree_items`."""
-    return [leaf for _, leaf in tree_items(tree)]
+    if tree is None:
+        return []
+    if not isinstance(tree, (dict, list, tuple)):
+        return [tree]
+    children = tree.values() if isinstance(tree, dict) else tree
+    return [leaf for child in children for leaf in tree_leaves(child)]
 
 
 def tree_map(f: Callable[..., Any], tree: Nest, *others: Nest, path: str = "") -> Nest:

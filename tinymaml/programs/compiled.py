@@ -113,14 +113,17 @@ class Compiled:
         self.__doc__ = f.__doc__
 
     def __call__(self, *args: Nest, **kwargs):
-        if kwargs or any(isinstance(x, Tensor) for x in tree_leaves(args)):
+        if kwargs:
             return self.f(*args, **kwargs)
         of_task = getattr(self.f, "of_task", None)
         with self._lock:
             return self._meta(of_task, *args) if of_task else self._any(args)
 
     def _any(self, args: tuple):
-        leaves = [np.asarray(x) for x in tree_leaves(args)]
+        leaves = tree_leaves(args)
+        if Tensor in map(type, leaves):
+            return self.f(*args)
+        leaves = [np.asarray(x) for x in leaves]
         runner = self._runner(_signature(args, leaves), lambda: whole(self.f, args), args)
         if runner is None:
             return self.f(*args)
@@ -133,8 +136,10 @@ class Compiled:
         if isinstance(tasks, list):
             return self._listed(of_task, params, tasks)
         settings = of_task.keywords
-        thetas = [np.asarray(x) for x in tree_leaves(params)]
-        data = [np.asarray(x) for x in tree_leaves(tasks)]
+        thetas, data = tree_leaves(params), tree_leaves(tasks)
+        if Tensor in map(type, (*thetas, *data)):
+            return self.f(params, tasks)
+        thetas, data = [np.asarray(x) for x in thetas], [np.asarray(x) for x in data]
         counts = {x.shape[:1] for x in data}
         if len(counts) != 1 or counts <= {(), (0,)}:
             return self.f(params, tasks)

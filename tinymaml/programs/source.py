@@ -18,6 +18,7 @@ second layer, the second inner step and the query set cost no compilation. Read 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import itertools
@@ -441,7 +442,7 @@ def load(text: str) -> ModuleType:
             path = Path(temporary.name) / f"{name}.py"
             path.write_text(text)
             module = _module_at(path, cache=False)
-            module.FOLDER = temporary  # which goes with the process
+            atexit.register(temporary.cleanup)
             return module
     try:
         return _module_at(path, cache=True)

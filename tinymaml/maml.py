@@ -161,13 +161,8 @@ def task_value_and_grad(
     """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q: a summand of the meta-gradient."""
 
     @functools.wraps(loss)
-    def support_loss(params, *support):
-        value = loss(params, *support)
-        return value[0] if has_aux else value
-
-    @functools.wraps(loss)
     def query_loss(params):
-        return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order, where), *query)
+        return loss(_adapt(_scalar(loss, has_aux), params, support, inner_lr, inner_steps, first_order, where), *query)
 
     if memory == "unrolled":
         return value_and_grad(query_loss, has_aux=has_aux)(params)
@@ -182,12 +177,21 @@ def task_value_and_grad(
     return value, v
 
 
-def flat_parts(loss, *, inner_lr, has_aux) -> tuple[Callable, Callable, Callable]:
-    """What memory="flat" is made of: θₖ ↦ θₖ₊₁;  θ_K ↦ (L_q, g_q);  (θₖ, v) ↦ (I − Hₖα) v."""
+def _scalar(loss: Callable, has_aux: bool) -> Callable:
+    """The loss without its aux."""
 
+    @functools.wraps(loss)
     def support_loss(params, *support):
         value = loss(params, *support)
         return value[0] if has_aux else value
+
+    return support_loss
+
+
+def flat_parts(loss, *, inner_lr, has_aux) -> tuple[Callable, Callable, Callable]:
+    """What memory="flat" is made of: θₖ ↦ θₖ₊₁;  θ_K ↦ (L_q, g_q);  (θₖ, v) ↦ (I − Hₖα) v."""
+
+    support_loss = _scalar(loss, has_aux)
 
     def step(params, support, where=""):
         return _step(support_loss, params, support, rates_like(inner_lr, params), True, where)

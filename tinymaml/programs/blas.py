@@ -19,8 +19,10 @@ class Blas:
 
     def __init__(self):
         _load()
-        controller = require("threadpoolctl", "fast").ThreadpoolController()
-        self.libraries = [library for library in controller.lib_controllers if "scipy" in str(library.filepath)]
+        found = require("threadpoolctl", "fast").ThreadpoolController().select(user_api="blas").lib_controllers
+        # its wheels have one in a folder of their own; elsewhere it shares one with others
+        own = [x for x in found if any(part.startswith("scipy") for part in Path(x.filepath).parent.parts)]
+        self.libraries = own or found
 
     def address(self, code: str) -> int:
         from numba.extending import get_cython_function_address

@@ -61,7 +61,7 @@ from ..extras import require
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
 from .blas import Blas
-from .schedule import Unsupported, lay_out
+from .schedule import ARRAYS, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
 
@@ -290,7 +290,7 @@ class Machine:
         arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *sums]
         addresses = np.array([*map(_address, arrays)], np.int64).view(np.uint8)
         for memory in self.memory[:threads]:
-            memory[ARRAYS : ARRAYS + addresses.size] = addresses
+            memory[8 * ARRAYS : 8 * ARRAYS + addresses.size] = addresses
         own = (_address(memory) for memory in self.memory[:threads])
         job = np.array([_address(self.steps), count, chunks, threads, *own], np.int64)
         with self.blas, np.errstate(all="ignore"):
@@ -302,9 +302,6 @@ class Machine:
             mean = np.add.reduce(x, 0) / count
             grads += [mean[start : start + math.prod(shape)].reshape(shape) for start, shape in run.parts]
         return results, grads, bool(failed.any())
-
-
-ARRAYS = 4 * 8  # where in a memory the addresses of arrays begin
 
 
 def _aligned(nbytes: int) -> np.ndarray:

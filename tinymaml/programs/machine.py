@@ -4,7 +4,7 @@ A program in machine code is a memory of some bytes for each thread, and a list 
 
     [address of a function, which of its kernels, length of the step, sizes, places in the memory, strides, …] … [0]
 
-`run_tasks` is the replay loop again: take a step, call its kernel, go on to the next; for every task.
+`_run_tasks` is the replay loop again: take a step, call its kernel, go on to the next; for every task.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import guvectorize, types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
+
+from .schedule import ARRAYS, CHUNK, END, FIRST, REPEAT, ROUND, TASK  # noqa: F401 (generated code has some from here)
 
 # ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,7 +144,7 @@ gemm_f4, gemm_f8 = _gemm(types.float32), _gemm(types.float64)
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# z is what is written. Sizes as in `kernels`, whose results these are.
+# z is what is written. Sizes as in `kernels`, whose results these are (where no number is NaN).
 
 
 @register_jitable
@@ -247,6 +249,15 @@ def unpick(z, g, k, n, h, w, c, size):
 
 
 @register_jitable
+def rows_in(t, lengths, axes):
+    """How many rows index arrays can name."""
+    rows = 1
+    for a in range(axes):
+        rows *= t[lengths + a]
+    return rows
+
+
+@register_jitable
 def row_of(memory, t, indices, axes, i):
     """The row that the i-th of some index arrays name, −1 where an index is out of range."""
     row = 0
@@ -263,9 +274,7 @@ def row_of(memory, t, indices, axes, i):
 def gather(z, x, memory, t):
     """z[o, i] = x[o, row i]: the step is (…, outer, picked, block, axes, places of the indices, lengths of the axes)"""
     outer, picked, block, axes = t[5], t[6], t[7], t[8]
-    rows = 1
-    for a in range(axes):
-        rows *= t[9 + axes + a]
+    rows = rows_in(t, 9 + axes, axes)
     for i in range(picked):
         row = row_of(memory, t, 9, axes, i)
         if row < 0:
@@ -280,9 +289,7 @@ def gather(z, x, memory, t):
 def scatter(z, g, memory, t):
     """z[o, row i] += g[o, i], from zero: the transpose of `gather`."""
     outer, picked, block, axes = t[5], t[6], t[7], t[8]
-    rows = 1
-    for a in range(axes):
-        rows *= t[9 + axes + a]
+    rows = rows_in(t, 9 + axes, axes)
     for q in range(outer * rows * block):
         z[q] = 0
     for i in range(picked):
@@ -347,12 +354,6 @@ def logaddexp(x, y):
 
 
 # ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-# A memory begins with these numbers: the task, its chunk, whether it is the first of its chunk, how often steps have
-# been repeated; then the addresses of the arrays that tasks are read from and results written to.
-TASK, CHUNK, FIRST, ROUND, ARRAYS = 0, 1, 2, 3, 4
-END, REPEAT = 0, 1  # instead of a function's address
 
 
 def _run_tasks(slot, job, status):

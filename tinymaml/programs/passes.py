@@ -74,7 +74,7 @@ class Builder:
         self.made: dict[Var, Equation] = {}
         self.known: dict[tuple, Var] = {}
         self.uses = Counter(x for e in program.equations for x in e.inputs if isinstance(x, Var))
-        self.uses.update(x for x in program.outputs if isinstance(x, Var))
+        self.uses.update(x for x in (*program.outputs, *program.checked) if isinstance(x, Var))
 
     def simplified(self, e: Equation):
         inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
@@ -152,25 +152,31 @@ def _astype(b, inputs, params, output):
     return _same(inputs[0], output)
 
 
-@rule("reshape", "broadcast_to", "transpose")
-def _layout(b, inputs, params, output):
+@rule("reshape")
+def _reshape(b, inputs, params, output):
     (x,) = inputs
-    if "axes" in params:
-        if params["axes"] == tuple(range(len(params["axes"]))):
-            return x
-        if inner := b.by(x, "transpose"):
-            axes = tuple(inner.params["axes"][i] for i in params["axes"])
-            return b.make(ops._transpose, [inner.inputs[0]], {"axes": axes}, output)
-        return _transposed_product(b, x, params["axes"], output)
-    if inner := b.by(x, "reshape" if len(_shape(x)) and np.prod(_shape(x)) == output.size else "broadcast_to"):
-        primitive = ops._reshape if inner.primitive is ops._reshape else ops._broadcast_to
-        if output.size == x.size or primitive is ops._broadcast_to and "broadcast" in _made_by(b, x):
-            return b.make(primitive, [inner.inputs[0]], {"shape": output.shape}, output)
+    if inner := b.by(x, "reshape"):
+        return b.make(ops._reshape, list(inner.inputs), params, output)
     return _same(x, output)
 
 
-def _made_by(b, x) -> str:
-    return b.made[x].primitive.name if x in b.made else ""
+@rule("broadcast_to")
+def _broadcast_to(b, inputs, params, output):
+    (x,) = inputs
+    if inner := b.by(x, "broadcast_to"):
+        return b.make(ops._broadcast_to, list(inner.inputs), params, output)
+    return _same(x, output)
+
+
+@rule("transpose")
+def _transpose(b, inputs, params, output):
+    (x,), axes = inputs, params["axes"]
+    if axes == tuple(range(len(axes))):
+        return x
+    if inner := b.by(x, "transpose"):
+        axes = tuple(inner.params["axes"][i] for i in axes)
+        return b.make(ops._transpose, list(inner.inputs), {"axes": axes}, output)
+    return _transposed_product(b, x, axes, output)
 
 
 def _transposed_product(b, x, axes, output):
@@ -246,7 +252,7 @@ def _power(b, inputs, params, output):
     x, y = inputs
     n = _number(y)
     if n == 0:
-        return np.ones((), output.dtype) if output.shape == () else np.ones(output.shape, output.dtype)
+        return np.ones(output.shape, output.dtype)
     if n == 1:
         return _same(x, output)
     if n in (2, 3) and _same(x, output):

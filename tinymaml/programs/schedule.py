@@ -36,12 +36,18 @@ KERNELS = {
 }  # fmt: skip
 REACH = 60  # steps back in which a loop to join is looked for
 
+# A memory begins with these numbers: the task, its chunk, whether it is the first of its chunk, how often steps have
+# been repeated; then the addresses of the arrays that tasks are read from and results written to.
+TASK, CHUNK, FIRST, ROUND, ARRAYS = 0, 1, 2, 3, 4
+END, REPEAT = 0, 1  # in a step, instead of a function's address
+
+
 class Unsupported(Exception):
     """What has no machine code here; the message says what."""
 
 
 class Buffer:
-    """Memory for a value: `size` elements of `dtype`, `offset` bytes from the start, as `place` finds.
+    """Memory for a value: `size` elements of `dtype`, `offset` bytes from the start, which `lay_out` finds.
 
     `keep`: nothing takes its place.   `value`: of a constant.
     """
@@ -154,6 +160,7 @@ class Loop:
         stores: those of `values` that are stored.
         cuts: the range as nested loops, see `_cuts`.
         closed: nothing may join.
+        roots: the variable that would be stored to a buffer, for each of `values`.
     """
 
     size: int
@@ -273,7 +280,7 @@ class _Scheduler:
 
     def fuse(self, e: Equation) -> None:
         """Into the best loop that the order of steps allows, or a new one."""
-        domain = e.inputs[0].shape if e.primitive.name == "sum" else e.output.shape
+        domain = _range_of(e)
         operands = [self._operand(x, domain) for x in e.inputs]
         out = self.new(e)
         if e.primitive.name == "sum":
@@ -361,10 +368,7 @@ class _Scheduler:
     # ── layout ──
 
     def _layout(self, e: Equation, view: View | None) -> None:
-        if view is None:
-            dense = self.dense(e.inputs[0])
-            view = dense.reshape(e.output.shape)
-        self.views[e.output] = view
+        self.views[e.output] = self.dense(e.inputs[0]).reshape(e.output.shape) if view is None else view
 
     def _reshape(self, e):
         self._layout(e, self.view(e.inputs[0]).reshape(e.output.shape))
@@ -402,7 +406,7 @@ class _Scheduler:
             indices.append(self.views[z])
         axes = shape[start : start + len(arrays)]
         sizes = [_volume(shape[:start]), _volume(picked), _volume(shape[start + len(arrays) :]), *axes]
-        return self.dense(x) if x is not None else None, indices, sizes
+        return self.dense(x), indices, sizes
 
     def _scatter_add(self, e):
         g, *arrays = e.inputs
@@ -630,7 +634,7 @@ def lay_out(task: Task) -> Layout:
     depth = max((part.repeat for part in parts if part.theta), default=0)
     stack = Buffer(np.int8, max(depth * theta_bytes, 1), keep=True)
     results = [slots[i] for i in task.results if isinstance(i, int)]
-    end = _rounded(8 * (4 + task.inputs + len(results) + len(task.sums)))  # what `machine.TASK` and so on are
+    end = _rounded(8 * (ARRAYS + task.inputs + len(results) + len(task.sums)))
     for buffer in (*slots, stack, *constants):
         buffer.offset, end = end, end + _rounded(buffer.nbytes)
     nbytes = max(_place(part.schedule.steps, end) for part in parts)

@@ -35,7 +35,7 @@ import numpy as np
 
 from ..files import write_atomically
 from .program import Equation, Var
-from .schedule import Call, Layout, Loop, Unsupported, View
+from .schedule import END, REPEAT, Call, Layout, Loop, Unsupported, View
 
 EXPRESSIONS = {  # on scalars of the dtype that is computed in
     "add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}", "power": "{0} ** {1}",
@@ -299,7 +299,7 @@ def generate(layout: Layout) -> Source:
     return Source(files, steps)
 
 
-# The kernels that every program needs. `now` is the beginning of the memory: see `machine.TASK`.
+# The kernels that every program needs. `now` is the beginning of the memory: see `schedule.TASK`.
 BASE = {
     "zero": "machine.zero(memory + t[3], t[4])",
     "copy": "machine.copy(memory + t[3], memory + t[4], t[5])",
@@ -410,7 +410,6 @@ def _file(pages: list[str]) -> str:
     return "\n\n".join([HEAD, *pages])
 
 
-END, REPEAT = 0, 1  # as in `machine`, which is not imported before it is needed
 PAGE = 16  # kernels in a function: more in one are compiled faster, but not many more
 
 
@@ -425,9 +424,9 @@ def load(text: str) -> ModuleType:
     """
     import numba
 
-    from . import machine
+    from . import machine, schedule
 
-    depends = [text, Path(machine.__file__).read_text(), numba.__version__, np.__version__]
+    depends = [text, *(Path(m.__file__).read_text() for m in (machine, schedule)), numba.__version__, np.__version__]
     name = "program_" + hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name]

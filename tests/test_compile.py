@@ -831,9 +831,9 @@ def test_the_page_in_the_docstring_is_what_is_printed():
     fast = tm.compile(f)
     fast(w, x)
     (runner,) = fast.runners.values()
-    left, right = tm.record(f, w, x), runner.task.parts[0].program
-    loop = runner.source[runner.source.index("if kernel == 0") : runner.source.index("return failed")]
-    lines = [*str(left).splitlines()[1:-1], *str(right).splitlines()[1:-1], *loop.splitlines()]
-    assert len(lines) == 12 + 10 + 11
+    left, right = tm.record(f, w, x), runner.task.parts["query"].program
+    loop = runner.source[runner.source.index("@loop") : runner.source.index("@cfunc")]
+    lines = [*str(left).splitlines()[1:-1], *str(right).splitlines()[1:-1], *loop.strip().splitlines()]
+    assert len(lines) == 12 + 10 + 8
     for line in lines:
         assert re.sub(" +", " ", line.strip()) in page

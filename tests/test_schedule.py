@@ -8,6 +8,7 @@ through Numba, on whose pointers all this would be silent.
 import bisect
 import contextlib
 import ctypes
+import itertools
 import math
 import types
 import warnings
@@ -23,7 +24,7 @@ from tinymaml.programs import record
 from tinymaml.programs.program import Var
 
 pytest.importorskip("numba")
-from tinymaml.programs import compiled, machine  # noqa: E402
+from tinymaml.programs import compiled, loop, machine  # noqa: E402
 from tinymaml.programs.passes import simplify  # noqa: E402
 from tinymaml.programs.schedule import Call, Unsupported, lay_out  # noqa: E402
 from tinymaml.programs.task import whole  # noqa: E402
@@ -124,7 +125,7 @@ class PlainMachine:
         ctypes.memset(self.check(target, nbytes), 0, nbytes)
 
     def invoke(self, function, op, memory, step):
-        return self.functions[function - 2](op, memory, step)  # 0 and 1 are END and REPEAT
+        return self.functions[function - 1](op, memory, step)  # 0 is END
 
     def gemm(self, kind: str):
         def matrix(address, rows, columns, stride):
@@ -135,15 +136,55 @@ class PlainMachine:
 
         item = np.dtype(kind).itemsize
 
-        def gemm(memory, t, i):
-            (a, b, c), (of_a, of_b), (m, n, k), (lda, ldb, ldc) = ([t[j] for j in js] for js in (
+        def gemm(memory, t):
+            places, (of_a, of_b), (m, n, k), (lda, ldb, ldc) = ([t[j] for j in js] for js in (
                 range(4, 7), range(7, 9), range(9, 12), range(12, 15)))  # fmt: skip
-            a, b, c = (memory + x + i * t[16 + j] for j, x in enumerate((a, b, c)))
-            a = matrix(a, m, k, lda) if of_a == ord("N") else matrix(a, k, m, lda).T
-            b = matrix(b, k, n, ldb) if of_b == ord("N") else matrix(b, n, k, ldb).T
-            matrix(c, m, n, ldc)[:] = a @ b
+            for i in range(t[15]):
+                a, b, c = (memory + x + i * t[16 + j] for j, x in enumerate(places))
+                a = matrix(a, m, k, lda) if of_a == ord("N") else matrix(a, k, m, lda).T
+                b = matrix(b, k, n, ldb) if of_b == ord("N") else matrix(b, n, k, ldb).T
+                matrix(c, m, n, ldc)[:] = a @ b
 
         return gemm
+
+    def loop(self, form: str):
+        """`loop.loop`, element by element."""
+        axes, operands = form.split(": ")
+        inputs, results = (part.split() for part in operands.split("> "))
+
+        def decorate(body):
+            def run(memory, t):
+                numbers = itertools.count(3)
+                sizes = [t[next(numbers)] for _ in range(int(axes))]
+                assert all(n >= 1 for n in sizes)
+                cells = [self.operand(x, memory, t, numbers, len(sizes)) for x in (*inputs, *results)]
+                for indices in np.ndindex(*sizes):
+                    made = body(*(cell(indices).load() for cell in cells[: len(inputs)]))
+                    made = made if len(results) > 1 else (made,)
+                    for x, cell, y in zip(results, cells[len(inputs) :], made, strict=True):
+                        at = cell(indices)
+                        at.store(y if len(x) == 2 else at.load() + SCALARS[x[:2]](y))
+
+            return run
+
+        return decorate
+
+    def operand(self, form: str, memory, t, numbers, axes: int):
+        """A function from indices to where the element lies."""
+        kind, how = form[:2], form[2:]
+        if how == "=":
+            value = SCALARS[kind](self.at("f8")(t.address)[next(numbers)])
+            return lambda indices: types.SimpleNamespace(load=lambda: value)
+        start = memory + t[next(numbers)]
+        outer = [t[next(numbers)] for _ in range(axes - 1)]
+        inner = t[next(numbers)] if how == "*" else 0 if how == "." else 1
+
+        def cell(indices):
+            pointer = Pointer(self, start + sum(i * stride for i, stride in zip(indices, outer, strict=False)), kind)
+            at = indices[-1] * inner
+            return types.SimpleNamespace(load=lambda: pointer[at], store=lambda y: pointer.__setitem__(at, y))
+
+        return cell
 
     def load(self, text: str):
         """The generated file, run as Python."""
@@ -154,13 +195,13 @@ class PlainMachine:
         module = types.SimpleNamespace()
         for name, f in pages.items():
             self.functions.append(f)
-            setattr(module, name, types.SimpleNamespace(address=len(self.functions) + 1))
+            setattr(module, name, types.SimpleNamespace(address=len(self.functions)))
         return module
 
-    def run_tasks(self, slots, job):
-        failed = [[0] for _ in slots]
-        for slot, status in zip(slots.tolist(), failed, strict=True):
-            machine._run_tasks(slot, job.tolist(), status)
+    def run_tasks(self, jobs):
+        failed = [[0] for _ in jobs]
+        for job, status in zip(jobs.tolist(), failed, strict=True):
+            machine._run_tasks(job, status)
         return np.array(failed)
 
 
@@ -196,7 +237,10 @@ def plain_python():
         for name in ("copy", "zero", "invoke"):
             patch.setattr(machine, name, getattr(plain, name))
         patch.setattr(machine, "step_at", plain.at("i8"))
-        patch.setattr(machine, "real", lambda t, j: plain.at("f8")(t.address)[j])
+        patch.setattr(loop, "loop", plain.loop)
+        patch.setattr(loop, "larger", lambda x, y: x if x > y or x != x else y)
+        patch.setattr(loop, "above", lambda x, y, tie: type(tie)(x > y) if x != y else tie)
+        patch.setattr(loop, "choose", lambda condition, x, y: x if condition else y)
         patch.setattr(machine, "math", MATH)
         for kind in C_TYPES:
             patch.setattr(machine, f"p_{kind}", plain.pointer(kind))
@@ -213,7 +257,7 @@ def spoiled_memory():
 
     def spoil_and_run(self, *args):
         for memory in self.memory:
-            for step in (step for part in self.layout.parts for step in part.schedule.steps):
+            for step in (step for part in self.layout.parts.values() for step in part.schedule.steps):
                 writes = step.writes if isinstance(step, Call) else [step.values[x] for x in step.stores]
                 for buffer in {v.buffer for v in writes}:
                     memory[buffer.offset : buffer.offset + buffer.nbytes] = 255

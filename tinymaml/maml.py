@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -112,8 +112,8 @@ def meta_value_and_grad(
     Args:
         loss, inner_lr, inner_steps, first_order: as in `adapt`.
         has_aux: the loss returns (scalar, aux); the value is then the pair (𝓛, list of each task's aux at the query).
-        memory: "unrolled" keeps the graphs of all K inner steps; "flat" keeps θ₀ … θ_K alone and makes one graph at a
-            time again on the way back: equal to rounding, in memory that hardly grows with K.
+        memory: "unrolled" keeps the graphs of all K inner steps; "flat" keeps log₂ K of the θₖ and makes the
+            others again on the way back, one graph at a time: equal to rounding, in memory that hardly grows with K.
 
     The function takes:
         params: θ, a nest of floating-point arrays.
@@ -168,12 +168,18 @@ def task_value_and_grad(
         return value_and_grad(query_loss, has_aux=has_aux)(params)
 
     step, query_value_and_grad, back = flat_parts(loss, inner_lr=inner_lr, has_aux=has_aux)
-    thetas = [params]  # θ₀ … θ_K
-    for k in range(inner_steps):
-        thetas.append(step(thetas[-1], support, f"{where}inner step {k}"))
-    value, v = query_value_and_grad(thetas.pop(), query)
-    while thetas and not first_order:
-        v = back(thetas.pop(), support, v)
+    thetas, steps = [], 0
+    for move in flat_moves(inner_steps, first_order):
+        if move == "push":
+            thetas.append(params)
+        elif move == "pop":
+            params = thetas.pop()
+        elif move == "step":
+            params, steps = step(params, support, f"{where}inner step {steps}"), steps + 1
+        elif move == "query":
+            value, v = query_value_and_grad(params, query)
+        else:
+            v = back(params, support, v)
     return value, v
 
 
@@ -186,6 +192,29 @@ def _scalar(loss: Callable, has_aux: bool) -> Callable:
         return value[0] if has_aux else value
 
     return support_loss
+
+
+def flat_moves(inner_steps: int, first_order: bool) -> Iterator[str]:
+    """In what order memory="flat" runs its parts, "step", "query", "back"; "push" keeps θ, "pop" takes it up again.
+
+    The second half of the steps is gone back over before the first half, from a θ that is kept between them; each half
+    likewise. So log₂ K of the θₖ are kept, and most are computed again: about K/2 · log₂ K steps, instead of K.
+    (Griewank, 1992: logarithmic growth of temporal and spatial complexity in reverse automatic differentiation.)
+    """
+
+    def moves(first: int, count: int) -> Iterator[str]:
+        """Back over `count` steps, from θ_first; the query is the last step of all."""
+        if count == 1:
+            yield "query" if first == inner_steps else "back"
+            return
+        half = count // 2
+        yield "push"
+        yield from ["step"] * half
+        yield from moves(first + half, count - half)
+        yield "pop"
+        yield from moves(first, half)
+
+    return iter(["step"] * inner_steps + ["query"]) if first_order else moves(0, inner_steps + 1)
 
 
 def flat_parts(loss, *, inner_lr, has_aux) -> tuple[Callable, Callable, Callable]:

@@ -4,8 +4,9 @@ Read in this order:
 
     program     record, print, replay                  passes      fewer and cheaper equations
     task        what is run for each task              schedule    equations → fused loops, kernels, buffers
-    source      loops → Numba source, on disk          machine     what that stands on: pointers, BLAS, all tasks
-    blas        SciPy's, on one thread                 compiled    the call, and what happens when it cannot be done
+    source      loops → Numba source, on disk          loop        a function of one element → a loop over all
+    machine     pointers, BLAS, kernels, all tasks     blas        SciPy's, on one thread
+    compiled    the call, and what happens when it cannot be done
 """
 
 from .compiled import Compiled, CompileWarning, compile

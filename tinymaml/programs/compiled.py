@@ -8,7 +8,7 @@ their loops as Numba source and compiles that; every later call runs it for all 
 source on one page, for `f = tm.grad(lambda w, x: np.sum(np.tanh(x @ w) ** 2))` at a w of (3, 2) and an x of (4, 3),
 after `fast = tm.compile(f); fast(w, x); (runner,) = fast.runners.values()`:
 
-    print(tm.record(f, w, x))                          print(runner.task.parts[0].program)
+    print(tm.record(f, w, x))                          print(runner.task.parts["query"].program)
 
      %0  f64[3,2]  input      args[0]                   %0  f64[3,2]  input      args[0]
      %1  f64[4,3]  input      args[1]                   %1  f64[4,3]  input      args[1]
@@ -23,21 +23,19 @@ after `fast = tm.compile(f); fast(w, x); (runner,) = fast.runners.values()`:
     %10  f64[3,4]  transpose  %1 {axes: (1, 0)}         %8  f64[3,4]  transpose  %1 {axes: (1, 0)}
     %11  f64[3,2]  matmul     %10 %9                    %9  f64[3,2]  matmul     %8 %7
 
-The products go to BLAS, which reads %1 as its own transpose; the five equations between them are one loop. `t` is the
-step: the length of the loop, and where in the memory of the task its operands lie.
+The products go to BLAS, which reads %1 as its own transpose. The five equations between them are one loop, over one
+axis, of float64 to float64:
 
     print(runner.source)
 
-    if kernel == 0:  # tanh multiply multiply subtract multiply
-        x0 = p_f8(memory, t, 4)
-        y1 = p_f8(memory, t, 5)
-        for i0 in range(t[3]):
-            v0 = math.tanh(x0[i0])
-            v1 = f8(2.0) * v0
-            v2 = v0 * v0
-            v3 = f8(1) - v2
-            v4 = v1 * v3
-            y1[i0] = v4
+    @loop("1: f8 > f8")
+    def loop0(x0):  # tanh multiply multiply subtract multiply
+        v0 = math.tanh(x0)
+        v1 = f8(2.0) * v0
+        v2 = v0 * v0
+        v3 = f8(1) - v2
+        v4 = v1 * v3
+        return v4
 
 What cannot be compiled is replayed, and what cannot be recorded runs as it is, with a warning that says why.
 """
@@ -45,12 +43,14 @@ What cannot be compiled is replayed, and what cannot be recorded runs as it is, 
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import operator
 import os
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -61,7 +61,7 @@ from ..extras import require
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
 from .blas import Blas
-from .schedule import ARRAYS, Unsupported, lay_out
+from .schedule import ARRAYS, END, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
 
@@ -195,10 +195,23 @@ class Compiled:
             return None
         if self.backend == "numba":
             try:
-                return Machine(task, self.threads)
+                with _no_collection():
+                    return Machine(task, self.threads)
             except (Unsupported, ImportError) as cause:
                 warnings.warn(f"{self.__name__} is replayed, not compiled: {cause}", CompileWarning, stacklevel=5)
         return Replay(task)
+
+
+@contextmanager
+def _no_collection():
+    """No garbage collection: compilers make many objects that live, which it would look at again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _nested(task: Task, results: list, t: int) -> Nest:
@@ -272,7 +285,11 @@ class Machine:
             file, which = n
             return self.blas.address(which) if file == "blas" else getattr(self.modules[file], f"page{which}").address
 
-        self.steps = np.array([number(n) for step in source.steps for n in step], np.int64)
+        self.steps = {
+            name: np.array([number(n) for step in steps for n in step] + [END], np.int64)
+            for name, steps in source.steps.items()
+        }
+        self.moves = np.array([_address(self.steps[move]) for move in source.moves], np.int64)
         self.threads = min(threads or numba.get_num_threads(), CHUNKS)
         self.memory = [_aligned(self.layout.nbytes) for _ in range(self.threads)]
         for buffer in self.layout.constants:
@@ -286,16 +303,19 @@ class Machine:
         threads = 1 if _forked else min(self.threads, chunks)
         variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
         results = [np.empty((count, *x.shape), x.dtype) for x in variables]
-        sums = [np.empty((chunks, run.size), run.first.dtype) for run in self.layout.sums]
+        sums = [np.zeros((chunks, run.size), run.first.dtype) for run in self.layout.sums]
         arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *sums]
         addresses = np.array([*map(_address, arrays)], np.int64).view(np.uint8)
         for memory in self.memory[:threads]:
             memory[8 * ARRAYS : 8 * ARRAYS + addresses.size] = addresses
-        own = (_address(memory) for memory in self.memory[:threads])
-        job = np.array([_address(self.steps), count, chunks, threads, *own], np.int64)
+        first_of = np.arange(chunks + 1) * count // chunks  # whatever the number of threads: so are the sums
+        bounds = np.arange(threads + 1) * chunks // threads
+        jobs = np.array([
+            [_address(self.moves), len(self.moves), _address(memory), *bounds[i : i + 2], _address(first_of)]
+            for i, memory in enumerate(self.memory[:threads])
+        ])  # fmt: skip
         with self.blas, np.errstate(all="ignore"):
-            run_tasks = self.machine.runner("parallel" if threads > 1 else "cpu")
-            failed = run_tasks(np.arange(threads)[:, None], np.array([_address(job)]))
+            failed = self.machine.runner("parallel" if threads > 1 else "cpu")(jobs)
         grads = []
         for run, x in zip(self.layout.sums, sums, strict=True):
             # 1/T Σₜ

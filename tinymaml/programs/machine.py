@@ -4,7 +4,8 @@ A program in machine code is a memory of some bytes for each thread, and a list 
 
     [address of a function, which of its kernels, length of the step, sizes, places in the memory, strides, …] … [0]
 
-`_run_tasks` is the replay loop again: take a step, call its kernel, go on to the next; for every task.
+`_run_tasks` is the replay loop again: take a step, call its kernel, go on to the next; for every task. What is fused is
+in `loop`; here is the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from numba import guvectorize, types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from .schedule import ARRAYS, CHUNK, END, FIRST, REPEAT, ROUND, TASK  # noqa: F401 (generated code has some from here)
+from .loop import repeat
+from .schedule import ARRAYS, CHUNK, END, TASK  # noqa: F401 (generated code has ARRAYS from here)
 
 # ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -39,16 +41,6 @@ def _pointer(element: types.Type):
         return types.CPointer(element)(types.int64, types.CPointer(types.int64), types.int64, rest), codegen
 
     return pointer
-
-
-@intrinsic
-def real(typingctx, t, j):
-    """The number t[j] of a step, which is the bits of a float64."""
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(builder.load(builder.gep(args[0], [args[1]])), ir.DoubleType())
-
-    return types.float64(types.CPointer(types.int64), types.int64), codegen
 
 
 def _at(element: types.Type):
@@ -107,40 +99,63 @@ def invoke(typingctx, function, op, memory, step):
 
 def _gemm(number: types.Type):
     @intrinsic
-    def gemm(typingctx, memory, t, i):
-        """C ← op(A) op(B) for the i-th of some matrices, all in rows; BLAS has them in columns: Cᵀ = op(B)ᵀ op(A)ᵀ.
+    def gemm(typingctx, memory, t):
+        """C ← op(A) op(B) for some matrices, all in rows; BLAS has them in columns: Cᵀ = op(B)ᵀ op(A)ᵀ.
 
         The step is (…, BLAS's address, places of A, B and C, op(A), op(B) ("N" or "T"), m, n, k, the strides of the
         rows of A, B and C, how many matrices, the strides from one to the next).
         """
 
         def codegen(context, builder, signature, args):
-            memory, t, i = args
+            memory, t = args
             byte = ir.IntType(8).as_pointer()
-            blas, *places = [builder.load(builder.gep(t, [ir.Constant(i.type, j)])) for j in range(3, 19)]
-            (a, b, c), (of_a, of_b), (m, n, k), (lda, ldb, ldc), strides = (
-                places[:3], places[3:5], places[5:8], places[8:11], places[12:])  # fmt: skip
-
-            def matrix(place, stride):
-                return builder.inttoptr(builder.add(memory, builder.add(place, builder.mul(i, stride))), byte)
+            blas, *places = [builder.load(builder.gep(t, [ir.IntType(64)(j)])) for j in range(3, 19)]
+            matrices, (of_a, of_b), (m, n, k), (lda, ldb, ldc), count, strides = (
+                places[:3], places[3:5], places[5:8], places[8:11], places[11], places[12:])  # fmt: skip
 
             def by_reference(value):
                 return builder.bitcast(cgutils.alloca_once_value(builder, value), byte)
 
-            a, b, c = map(matrix, (a, b, c), strides)
             of_a, of_b = (by_reference(builder.trunc(x, ir.IntType(8))) for x in (of_a, of_b))
             m, n, k, lda, ldb, ldc = (by_reference(builder.trunc(x, ir.IntType(32))) for x in (m, n, k, lda, ldb, ldc))
             one, zero = (by_reference(context.get_constant(number, x)) for x in (1.0, 0.0))
             function = builder.inttoptr(blas, ir.FunctionType(ir.VoidType(), [byte] * 13).as_pointer())
-            builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, zero, c, ldc])
+
+            def product(i, _):
+                a, b, c = (
+                    builder.inttoptr(builder.add(memory, builder.add(place, builder.mul(i, stride))), byte)
+                    for place, stride in zip(matrices, strides, strict=True)
+                )
+                builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, zero, c, ldc])
+                return []
+
+            repeat(builder, count, [], product)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.CPointer(types.int64), types.int64), codegen
+        return types.void(types.int64, types.CPointer(types.int64)), codegen
 
     return gemm
 
 
 gemm_f4, gemm_f8 = _gemm(types.float32), _gemm(types.float64)
+
+
+# ── looks and sums ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@register_jitable
+def not_finite(x, n, ones):
+    """Whether one of n numbers, read as integers, is infinite or NaN: has an exponent of ones."""
+    found = 0
+    for i in range(n):
+        found |= x[i] & ones == ones
+    return found
+
+
+@register_jitable
+def add(z, x, n):
+    for i in range(n):
+        z[i] += x[i]
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -271,8 +286,9 @@ def row_of(memory, t, indices, axes, i):
 
 
 @register_jitable
-def gather(z, x, memory, t):
-    """z[o, i] = x[o, row i]: the step is (…, outer, picked, block, axes, places of the indices, lengths of the axes)"""
+def gather(memory, t):
+    """z[o, i] = x[o, row i]: the step is (…, z, x, outer, picked, bytes of a row, axes, places of the indices, lengths
+    of the axes)"""
     outer, picked, block, axes = t[5], t[6], t[7], t[8]
     rows = rows_in(t, 9 + axes, axes)
     for i in range(picked):
@@ -280,8 +296,7 @@ def gather(z, x, memory, t):
         if row < 0:
             return 1
         for o in range(outer):
-            for q in range(block):
-                z[(o * picked + i) * block + q] = x[(o * rows + row) * block + q]
+            copy(memory + t[3] + (o * picked + i) * block, memory + t[4] + (o * rows + row) * block, block)
     return 0
 
 
@@ -356,38 +371,32 @@ def logaddexp(x, y):
 # ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run_tasks(slot, job, status):
+def _run_tasks(job, failed):
     """The tasks of one thread, a chunk of them after another: every step in turn.
 
-    job is the address of (steps, tasks, chunks, threads, a memory for each thread …). Which tasks are in a chunk does
-    not depend on the number of threads, so neither do the sums.
+    job is (address of the moves, how many they are, the thread's memory, its first chunk, the one that is not its any
+    more, address of the numbers of the chunks' first tasks); a move is the address of a list of steps.
     """
-    t = step_at(job[0])
-    memory = t[4 + slot[0]]
+    moves, memory, first_of = step_at(job[0]), job[2], step_at(job[5])
     now = step_at(memory)
-    failed = 0
-    for chunk in range(slot[0] * t[2] // t[3], (slot[0] + 1) * t[2] // t[3]):
-        now[CHUNK], now[FIRST] = chunk, 1
-        for task in range(chunk * t[1] // t[2], (chunk + 1) * t[1] // t[2]):
+    failed[0] = 0
+    for chunk in range(job[3], job[4]):
+        now[CHUNK] = chunk
+        for task in range(first_of[chunk], first_of[chunk + 1]):
             now[TASK] = task
-            at = t[0]
-            step = step_at(at)
-            while step[0] != END:
-                if step[0] == REPEAT:  # (…, length of the steps before that are repeated, how often in all)
-                    now[ROUND] = (now[ROUND] + 1) % step[4]
-                    at += 8 * (step[2] if now[ROUND] == 0 else -step[3])
-                else:
-                    failed |= invoke(step[0], step[1], memory, at)
-                    at += 8 * step[2]
+            for move in range(job[1]):
+                at = moves[move]
                 step = step_at(at)
-            now[FIRST] = 0
-    status[0] = failed
+                while step[0] != END:
+                    failed[0] |= invoke(step[0], step[1], memory, at)
+                    at += 8 * step[2]
+                    step = step_at(at)
 
 
 @cache
 def runner(target: str):
     """`_run_tasks` for "parallel" threads or on one "cpu", compiled when it is first asked for."""
-    types_, shapes, options = ["void(int64[:], int64[:], int64[:])"], "(k),(n)->(k)", dict(nopython=True, target=target)
+    types_, shapes, options = ["void(int64[:], int64[:])"], "(n)->()", dict(nopython=True, target=target)
     try:
         return guvectorize(types_, shapes, cache=True, **options)(_run_tasks)
     except RuntimeError:  # no folder to cache in

@@ -17,6 +17,7 @@ Read next: `source`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +37,10 @@ KERNELS = {
 }  # fmt: skip
 REACH = 60  # steps back in which a loop to join is looked for
 
-# A memory begins with these numbers: the task, its chunk, whether it is the first of its chunk, how often steps have
-# been repeated; then the addresses of the arrays that tasks are read from and results written to.
-TASK, CHUNK, FIRST, ROUND, ARRAYS = 0, 1, 2, 3, 4
-END, REPEAT = 0, 1  # in a step, instead of a function's address
+# A memory begins with these numbers: the task, its chunk; then the addresses of the arrays that tasks are read from and
+# results written to.
+TASK, CHUNK, ARRAYS = 0, 1, 2
+END = 0  # at the end of a list of steps, instead of a function's address
 
 
 class Unsupported(Exception):
@@ -587,8 +588,6 @@ class LaidPart(NamedTuple):
 
     schedule: Schedule
     writes: list[Buffer]
-    repeat: int
-    theta: str
 
 
 class Run(NamedTuple):
@@ -604,14 +603,15 @@ class Layout(NamedTuple):
 
     shared: int
     inputs: list[Buffer]
-    parts: list[LaidPart]
+    parts: dict[str, LaidPart]
+    moves: list[str]
     results: list[Buffer]
     sums: list[Run]
     constants: list[Buffer]
     float: np.dtype  # of θ, or of the first input that has one
     theta: int  # where θ lies
     theta_bytes: int
-    stack: Buffer  # for the θₖ that are pushed
+    stack: Buffer  # for the θₖ that are kept
     nbytes: int
 
 
@@ -625,19 +625,19 @@ def lay_out(task: Task) -> Layout:
         Unsupported: something has no kernel; names it.
     """
     slots = [Buffer(x.dtype, x.size, keep=True) for x in task.slots]
-    parts, constants = [], []
-    for part in task.parts:
+    parts, constants = {}, []
+    for name, part in task.parts.items():
         plan = schedule(part.program, [slots[i] for i in part.reads])
         constants += plan.constants
-        parts.append(LaidPart(plan, [slots[i] for i in part.writes], part.repeat, part.theta))
+        parts[name] = LaidPart(plan, [slots[i] for i in part.writes])
     theta_bytes = sum(_rounded(x.nbytes) for x in slots[: task.shared])
-    depth = max((part.repeat for part in parts if part.theta), default=0)
+    depth = max(accumulate({"push": 1, "pop": -1}.get(move, 0) for move in task.moves))
     stack = Buffer(np.int8, max(depth * theta_bytes, 1), keep=True)
     results = [slots[i] for i in task.results if isinstance(i, int)]
     end = _rounded(8 * (ARRAYS + task.inputs + len(results) + len(task.sums)))
     for buffer in (*slots, stack, *constants):
         buffer.offset, end = end, end + _rounded(buffer.nbytes)
-    nbytes = max(_place(part.schedule.steps, end) for part in parts)
+    nbytes = max(_place(part.schedule.steps, end) for part in parts.values())
     sums: list[Run] = []
     for i in task.sums:
         x = slots[i]
@@ -647,8 +647,9 @@ def lay_out(task: Task) -> Layout:
     at = slots[0].offset if slots else 0
     float = next((x.dtype for x in slots if x.dtype.kind == "f"), np.dtype(np.float64))
     return Layout(
-        task.shared, slots[: task.inputs], parts, results, sums, constants, float, at, theta_bytes, stack, nbytes
-    )
+        task.shared, slots[: task.inputs], parts, task.moves, results, sums, constants,
+        float, at, theta_bytes, stack, nbytes,
+    )  # fmt: skip
 
 
 def _place(steps: list[Call | Loop], start: int) -> int:

@@ -1,19 +1,17 @@
 """Source: a schedule as Numba source one can open and read, and as the list of steps that it runs.
 
-Every fused loop becomes a few lines such as
+Every fused loop becomes a function of one element of its operands, such as
 
-    if kernel == 4:  # add maximum
-        for i0 in range(t[3]):
-            x0 = p_f4(memory, t, 5, i0)
-            x1 = p_f4(memory, t, 7, i0)
-            y2 = p_f4(memory, t, 9, i0)
-            for i1 in range(t[4]):
-                v0 = x0[i1] + x1[i1]
-                v1 = v0 if not v0 <= f4(0) else f4(0)
-                y2[i1] = v1
+    @loop("2: f4 f4 f4. > f4 f4+")
+    def loop4(x0, x1, x2):  # add maximum multiply sum
+        v0 = x0 + x1
+        v1 = larger(v0, f4(0))
+        v2 = v1 * x2
+        return v1, v2
 
-Sizes, strides and places come from the step (t), so loops that do the same to arrays of other shapes are one: the
-second layer, the second inner step and the query set cost no compilation. Read next: `machine`, then `compiled`.
+which `loop` makes into a loop over all of them. Sizes, strides and places come from the step, so loops that do the same
+to arrays of other shapes are one: the second layer, the second inner step and the query set cost no compilation.
+Read next: `loop`, `machine`, then `compiled`.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import hashlib
 import importlib.util
 import itertools
 import os
-import re
 import sys
 import tempfile
 from contextlib import suppress
@@ -35,20 +32,20 @@ import numpy as np
 
 from ..files import write_atomically
 from .program import Equation, Var
-from .schedule import END, REPEAT, Call, Layout, Loop, Unsupported, View
+from .schedule import Call, LaidPart, Layout, Loop, Unsupported, View
 
 EXPRESSIONS = {  # on scalars of the dtype that is computed in
     "add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}", "power": "{0} ** {1}",
     "exp": "math.exp({0})", "expm1": "math.expm1({0})", "log": "math.log({0})", "log1p": "math.log1p({0})",
     "sqrt": "math.sqrt({0})", "sin": "math.sin({0})", "cos": "math.cos({0})", "tanh": "math.tanh({0})",
     "arctan": "math.atan({0})", "logaddexp": "machine.logaddexp({0}, {1})", "alias": "{0}", "astype": "{0}",
-    "maximum": "{0} if {0} > {1} or {0} != {0} else {1}",
-    "where": "{1} if {0} else {2}", "sign": "{0} if {0} == 0 or {0} != {0} else ({type}(1) if {0} > 0 else {type}(-1))",
+    "maximum": "larger({0}, {1})", "above": "above({0}, {1}, {tie})", "where": "choose({0}, {1}, {2})",
+    "sign": "{0} if {0} == 0 or {0} != {0} else ({type}(1) if {0} > 0 else {type}(-1))",
     "floor": "np.floor({0})", "ceil": "np.ceil({0})", "trunc": "np.trunc({0})", "rint": "np.rint({0})",
     "isnan": "{0} != {0}", "isinf": "{0} == {0} and {0} - {0} != {0} - {0}", "isfinite": "{0} - {0} == {0} - {0}",
     "equal": "{0} == {1}", "not_equal": "{0} != {1}", "less": "{0} < {1}", "less_equal": "{0} <= {1}",
     "greater": "{0} > {1}", "greater_equal": "{0} >= {1}",
-    "logical_not": "not {0}", "logical_and": "{0} and {1}", "logical_or": "{0} or {1}",
+    "logical_not": "not {0}", "logical_and": "bool({0}) and bool({1})", "logical_or": "bool({0}) or bool({1})",
     "logical_xor": "bool({0}) != bool({1})",
     "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "invert": "~{0}",
 }  # fmt: skip
@@ -63,23 +60,25 @@ def code(dtype: np.dtype) -> str:
 
 
 class Body:
-    """The lines of one fused loop, and the numbers of its step."""
+    """The function of one element that a fused loop is, and the numbers of its step."""
 
     def __init__(self, loop: Loop):
-        self.names: dict[Var, str] = {}
-        self.outer: list[str] = []  # before the innermost loop
-        self.lines: list[str] = []
-        self.after: list[str] = []
         cuts = [*sorted(loop.cuts, reverse=True), 1]
         self.steps_of = cuts  # how far apart, in the flat range, neighbours on each axis are
         self.sizes = [a // b for a, b in zip([loop.size, *cuts], cuts, strict=False)]
         self.numbers: list[int] = list(self.sizes)  # of the step, from t[3] on
-        self.loaded: dict[tuple, str] = {}
+        self.inputs: dict[tuple, tuple[str, str]] = {}  # what is loaded, and constants → name, form
+        self.names: dict[Var, str] = {}
+        self.lines: list[str] = []
         for e, operands in loop.equations:
             self.equation(loop, e, operands)
-        for x in loop.stores:
-            pointer, at = self.operand(loop.values[x], "y")
-            self.lines.append(f"{pointer}[{at}] = {self.names[x]}")
+        results = [self.operand(loop.values[x]) for x in loop.stores]
+        for view in loop.sums.values():
+            form = self.operand(view)
+            results.append(form if form.endswith(".") else f"{form}+")
+        forms = " ".join(form for _, form in self.inputs.values())
+        self.form = f"{len(self.sizes)}: {forms} > {' '.join(results)}"
+        self.lines.append(f"return {', '.join(self.names[x] for x in (*loop.stores, *loop.sums))}")
 
     def equation(self, loop: Loop, e: Equation, operands: list) -> None:
         name, out = e.primitive.name, e.output
@@ -103,21 +102,14 @@ class Body:
             for (text, was), kind in zip(arguments, kinds, strict=True)
         ]
         if name == "sum":
-            self.sum(loop.sums[out], texts[0])
+            self.names[out] = texts[0]
             return
         if name == "invert" and out.dtype.kind == "b":
             name = "logical_not"
-        text = self.above(e, texts) if name == "above" else EXPRESSIONS[name].format(*texts, type=code(computed))
-        if name == "maximum" and _is_number(texts[1]):
-            text = f"{texts[0]} if not {texts[0]} <= {texts[1]} else {texts[1]}"
-        self.names[out] = f"v{len(self.names)}"
+        tie = f"{code(out.dtype)}({e.params.get('tie')!r})"
+        text = EXPRESSIONS[name].format(*texts, type=code(computed), tie=tie)
+        self.names[out] = f"v{len(self.lines)}"
         self.lines.append(f"{self.names[out]} = {_typed(text, name, out.dtype)}")
-
-    def above(self, e: Equation, texts: list[str]) -> str:
-        x, y = texts
-        kind, tie = code(e.output.dtype), e.params["tie"]
-        low = f"({kind}({tie!r}) if {x} == {y} else {kind}(0))" if tie else f"{kind}(0)"
-        return f"{kind}(1) if {x} > {y} else {low}"
 
     def scalar(self, loop: Loop, x, view) -> tuple[str, np.dtype | None]:
         """The text of an operand, and its dtype (None: a number, of whatever dtype is wanted)."""
@@ -127,23 +119,18 @@ class Body:
         if inside in self.names:
             return self.names[inside], inside.dtype
         key = (view.buffer, view.offset, *self.strides(view))
-        if key not in self.loaded:
-            pointer, at = self.operand(view, "x")
-            self.loaded[key] = f"{pointer}[{at}]"
-            if at == "0":  # the same for all of the innermost loop
-                self.loaded[key] = f"s{pointer[1:]}"
-                self.outer.append(f"s{pointer[1:]} = {pointer}[0]")
-        return self.loaded[key], view.buffer.dtype
+        if key not in self.inputs:
+            self.inputs[key] = f"x{len(self.inputs)}", self.operand(view)
+        return self.inputs[key][0], view.buffer.dtype
 
     def constant(self, text: str, dtype: np.dtype) -> str:
         """A number: in the source if it is one of a few, otherwise in the step, so that α and 1/n make no new loops."""
         if float(text) in (0, 1, -1, 2, -2, 0.5) or float(text) != float(text):
             return _cast(text, None, dtype)
-        if (text, dtype) not in self.loaded:
-            name = self.loaded[text, dtype] = f"c{len(self.outer)}"
-            at = self.number(int(np.float64(text).view(np.int64)))
-            self.outer.append(f"{name} = {code(dtype)}(real(t, {at}))")
-        return self.loaded[text, dtype]
+        if (text, dtype) not in self.inputs:
+            self.inputs[text, dtype] = f"c{len(self.inputs)}", f"{code(dtype)}="
+            self.numbers.append(int(np.float64(text).view(np.int64)))
+        return self.inputs[text, dtype][0]
 
     def strides(self, view: View) -> list[int]:
         """Elements from one to the next on each axis of the loop."""
@@ -156,53 +143,24 @@ class Body:
             strides.append(at if n > 1 else 0)
         return strides if self.sizes != [1] else [1]  # one element is a range like any other
 
-    def operand(self, view: View, letter: str) -> tuple[str, str]:
-        """A pointer for the innermost loop, and what it is indexed with."""
-        itemsize = view.buffer.dtype.itemsize
-        name = f"{letter}{len(self.outer)}"
+    def operand(self, view: View) -> str:
+        """The form of an operand, whose numbers are put in the step."""
+        dtype = view.buffer.dtype
         *outer, inner = self.strides(view)
-        at = self.number(view.buffer.offset + view.offset * itemsize)
-        for stride in outer:
-            self.number(stride * itemsize)
-        where = ", ".join(["memory", "t", str(at), *(f"i{axis}" for axis in range(len(outer)))])
-        self.outer.append(f"{name} = p_{code(view.buffer.dtype)}({where})")
-        i = f"i{len(outer)}"
-        return name, "0" if inner == 0 else i if inner == 1 else f"{i} * t[{self.number(inner)}]"
+        self.numbers.append(view.buffer.offset + view.offset * dtype.itemsize)
+        self.numbers += [stride * dtype.itemsize for stride in outer]
+        if inner in (0, 1):
+            return code(dtype) + ("" if inner else ".")
+        self.numbers.append(inner)
+        return f"{code(dtype)}*"
 
-    def number(self, n: int) -> int:
-        """Where in the step the number n is put."""
-        self.numbers.append(n)
-        return len(self.numbers) + 2
-
-    def sum(self, view: View, text: str) -> None:
-        pointer, at = self.operand(view, "y")
-        if at != "0":
-            self.lines.append(f"{pointer}[{at}] += {text}")
-            return
-        wide = {"f": "f8", "i": "i8"}[view.buffer.dtype.kind]
-        total = f"a{pointer[1:]}"
-        self.outer.append(f"{total} = {wide}(0)")
-        self.lines.append(f"{total} += {text}")
-        self.after.append(f"{pointer}[0] += {code(view.buffer.dtype)}({total})")
-
-    def text(self) -> str:
-        """The loop, with its first line at no indentation."""
-        lines, depth = [], len(self.sizes) - 1
-        for axis in range(depth):
-            lines.append(f"{'    ' * axis}for i{axis} in range(t[{3 + axis}]):")
-        inner = "    " * depth
-        lines += [inner + line for line in self.outer]
-        lines.append(f"{inner}for i{depth} in range(t[{3 + depth}]):")
-        lines += [f"{inner}    {line}" for line in self.lines]
-        lines += [inner + line for line in self.after]
+    def text(self, name: str, comment: str = "") -> str:
+        arguments = ", ".join(argument for argument, _ in self.inputs.values())
+        lines = [f'@loop("{self.form}")', f"def {name}({arguments}):{comment}", *(f"    {line}" for line in self.lines)]
         return "\n".join(lines)
 
 
 COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"f\d\([-\d.e]+\)", text) is not None
 
 
 def _cast(text: str, was: np.dtype | None, wanted: np.dtype) -> str:
@@ -216,7 +174,7 @@ def _cast(text: str, was: np.dtype | None, wanted: np.dtype) -> str:
 def _typed(text: str, name: str, dtype: np.dtype) -> str:
     """The expression as a number of the dtype, where Numba would make another of it."""
     if dtype.kind == "b":
-        return f"b1(1) if {text} else b1(0)"
+        return f"b1({text})"
     if name in ("floor", "ceil", "trunc", "rint", "power", "add", "subtract", "multiply", "invert", "astype", "alias",
                 "logaddexp"):  # fmt: skip
         return text if dtype.kind == "f" and name in ("add", "subtract", "multiply") else f"{code(dtype)}({text})"
@@ -227,76 +185,108 @@ def _typed(text: str, name: str, dtype: np.dtype) -> str:
 
 
 class Source(NamedTuple):
-    """Files of functions `page0`, `page1`, …, and steps, in which (file, page) stands for a function's address."""
+    """Files of functions `page0`, `page1`, …; lists of steps, in which (file, page) stands for a function's address.
+
+    `moves`: which list is run after which, for each task.
+    """
 
     files: list[str]
-    steps: list[list]
+    steps: dict[str, list[list]]
+    moves: list[str]
 
 
 def generate(layout: Layout) -> Source:
     """The source of a task: the loops of its programs in one file, and a file for each other kernel it uses."""
-    loops: dict[str, tuple[int, str]] = {}  # text → number, comment
-    files = [""]
-    steps: list[list] = []
-    arrays = itertools.count()
+    writer = _Writer(layout)
+    steps = {"fetch": writer.fetch()} | {name: writer.part(part) for name, part in layout.parts.items()}
+    moves, depth = ["fetch"], 0
+    for move in layout.moves:
+        if move == "pop":
+            depth -= 1
+        if move in ("push", "pop"):
+            name, places = f"{move} {depth}", [layout.stack.offset + depth * layout.theta_bytes, layout.theta]
+            steps[name] = writer.copy(*(places if move == "push" else places[::-1]), layout.theta_bytes)
+        moves.append(name if move in ("push", "pop") else move)
+        if move == "push":
+            depth += 1
+    steps["put"] = writer.put()
+    return Source([writer.loops_file(), *writer.files], steps, [*moves, "put"])
 
-    def emit(kernels: dict[str, str], name: str, *numbers) -> None:
-        text = _file([_page(0, [(i, text, name) for i, (name, text) in enumerate(kernels.items())])])
-        if text not in files:
-            files.append(text)
-        steps.append([(files.index(text), 0), [*kernels].index(name), len(numbers) + 3, *numbers])
 
-    base = BASE | _base_of(layout.float)
+class _Writer:
+    """Steps, and the files they need; file 0 will be that of the loops."""
 
-    def fuse(loop: Loop) -> None:
-        for view in loop.sums.values():
-            emit(base, "zero", view.buffer.offset, view.buffer.nbytes)
-        body = Body(loop)
-        comment = " ".join(e.primitive.name for e, _ in loop.equations)
-        number, _ = loops.setdefault(body.text(), (len(loops), comment))
-        steps.append([(0, number // PAGE), number, len(body.numbers) + 3, *body.numbers])
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self.loops: dict[str, tuple[Body, str]] = {}  # by its text without a name: the function, and what it does
+        self.files: list[str] = []
+        self.arrays = itertools.count()  # of those whose addresses are in the memory, the next
 
-    for i, buffer in enumerate(layout.inputs):
-        stride = 0 if i < layout.shared else buffer.nbytes
-        numbers = buffer.offset, next(arrays), buffer.nbytes, stride, buffer.size
-        if buffer.dtype.kind == "f":
-            emit(BASE | _base_of(buffer.dtype), f"fetch_{code(buffer.dtype)}", *numbers)
-        else:
-            emit(base, "fetch", *numbers)
-    for part in layout.parts:
-        first = len(steps)
-        if part.theta == "push":
-            emit(base, "push", layout.theta, layout.theta_bytes, layout.stack.offset)
-        elif part.theta == "pop":
-            last = layout.stack.offset + (part.repeat - 1) * layout.theta_bytes
-            emit(base, "pop", layout.theta, layout.theta_bytes, last)
-        for step in part.schedule.steps:
-            if isinstance(step, Loop):
-                fuse(step)
-            elif step.kernel == "zero":
-                emit(base, "zero", step.writes[0].buffer.offset, step.writes[0].buffer.nbytes)
-            elif step.kernel == "matmul":
-                dtype, numbers = step.writes[0].buffer.dtype, _product(step)
-                emit(BASE | _base_of(dtype), f"matmul_{code(dtype)}", *numbers)
+    def step(self, kernels: dict[str, str], name: str, *numbers) -> list:
+        """A step that calls one of some kernels, which have a file of their own."""
+        text = _file([_page(0, list(enumerate(kernels.values())))])
+        if text not in self.files:
+            self.files.append(text)
+        return [(self.files.index(text) + 1, 0), [*kernels].index(name), len(numbers) + 3, *numbers]
+
+    def base(self, name: str, *numbers, dtype: np.dtype | None = None) -> list:
+        """A step that calls one of the kernels that every program needs."""
+        return self.step(BASE | _base_of(dtype or self.layout.float), name, *numbers)
+
+    def copy(self, *numbers) -> list[list]:
+        return [self.base("copy", *numbers)]
+
+    def fetch(self) -> list[list]:
+        steps = []
+        for i, x in enumerate(self.layout.inputs):
+            numbers = x.offset, next(self.arrays), x.nbytes, 0 if i < self.layout.shared else x.nbytes, x.size
+            if x.dtype.kind == "f":
+                steps.append(self.base(f"fetch_{code(x.dtype)}", *numbers, dtype=x.dtype))
             else:
-                text, numbers = _call(step)
-                emit({step.kernel: text}, step.kernel, *numbers)
+                steps.append(self.base("fetch", *numbers))
+        return steps
+
+    def put(self) -> list[list]:
+        steps = [self.base("put", x.offset, next(self.arrays), x.nbytes) for x in self.layout.results]
+        for first, count, _ in self.layout.sums:
+            kind, item = code(first.dtype), first.dtype.itemsize
+            numbers = first.offset, next(self.arrays), count * item, 0, count
+            steps.append(self.base(f"add_{kind}", *numbers, dtype=first.dtype))
+        return steps
+
+    def part(self, part: LaidPart) -> list[list]:
+        steps = []
+        for step in part.schedule.steps:
+            steps += self.fused(step) if isinstance(step, Loop) else [self.call(step)]
         for x in part.schedule.checked:
-            emit(BASE | _base_of(x.dtype), f"check_{code(x.dtype)}", x.offset, 0, 0, 0, x.size)
+            steps.append(self.base(f"check_{code(x.dtype)}", x.offset, 0, 0, 0, x.size, dtype=x.dtype))
         for x, slot in zip(part.schedule.outputs, part.writes, strict=True):
-            emit(base, "copy", slot.offset, x.offset, x.nbytes)
-        if part.repeat > 1:
-            steps.append([REPEAT, 0, 5, sum(map(len, steps[first:])), part.repeat])
-    for buffer in layout.results:
-        emit(base, "put", buffer.offset, next(arrays), buffer.nbytes)
-    for first, count, _ in layout.sums:
-        numbers = first.offset, next(arrays), count * first.dtype.itemsize, 0, count
-        emit(BASE | _base_of(first.dtype), f"add_{code(first.dtype)}", *numbers)
-    numbered = sorted((number, text, comment) for text, (number, comment) in loops.items())
-    pages = [_page(i // PAGE, numbered[i : i + PAGE]) for i in range(0, len(numbered), PAGE)]
-    files[0] = _file(pages)
-    steps.append([END, 0, 3])
-    return Source(files, steps)
+            steps += self.copy(slot.offset, x.offset, x.nbytes)
+        return steps
+
+    def fused(self, loop: Loop) -> list[list]:
+        body = Body(loop)
+        key = body.text("")
+        if key not in self.loops:
+            self.loops[key] = body, " ".join(e.primitive.name for e, _ in loop.equations)
+        number = [*self.loops].index(key)
+        zeros = [self.base("zero", x.buffer.offset, x.buffer.nbytes) for x in loop.sums.values()]
+        return [*zeros, [(0, number // PAGE), number, len(body.numbers) + 3, *body.numbers]]
+
+    def call(self, step: Call) -> list:
+        out = step.writes[0].buffer
+        if step.kernel == "zero":
+            return self.base("zero", out.offset, out.nbytes)
+        if step.kernel == "matmul":
+            return self.base(f"matmul_{code(out.dtype)}", *_product(step), dtype=out.dtype)
+        text, numbers = _call(step)
+        return self.step({step.kernel: text}, step.kernel, *numbers)
+
+    def loops_file(self) -> str:
+        functions = [body.text(f"loop{i}", f"  # {says}") for i, (body, says) in enumerate(self.loops.values())]
+        kernels = [(i, f"loop{i}(memory, t)") for i in range(len(self.loops))]
+        pages = [_page(i // PAGE, kernels[i : i + PAGE]) for i in range(0, len(kernels), PAGE)]
+        return _file([*functions, *pages])
 
 
 # The kernels that every program needs. `now` is the beginning of the memory: see `schedule.TASK`.
@@ -305,31 +295,20 @@ BASE = {
     "copy": "machine.copy(memory + t[3], memory + t[4], t[5])",
     "fetch": "machine.copy(memory + t[3], now[ARRAYS + t[4]] + now[TASK] * t[6], t[5])",
     "put": "machine.copy(now[ARRAYS + t[4]] + now[TASK] * t[5], memory + t[3], t[5])",
-    "push": "machine.copy(memory + t[5] + now[ROUND] * t[4], memory + t[3], t[4])",
-    "pop": "machine.copy(memory + t[3], memory + t[5] - now[ROUND] * t[4], t[4])",
 }
 
 
 def _base_of(dtype: np.dtype) -> dict[str, str]:
-    """Those of a floating dtype. What comes in or goes out is looked at: infinity and NaN have an exponent of ones."""
+    """Those of a floating dtype. What comes in or goes out is looked at."""
     kind = code(dtype)
-    bits, exponent = ("p_i4", "i4(0x7F800000)") if kind == "f4" else ("p_i8", "i8(0x7FF0000000000000)")
-    looked_at = f"""
-x = {bits}(memory, t, 3)
-for i in range(t[7]):
-    failed |= x[i] & {exponent} == {exponent}"""
+    bits, ones = ("p_i4", "i4(0x7F800000)") if kind == "f4" else ("p_i8", "i8(0x7FF0000000000000)")
+    check = f"failed = machine.not_finite({bits}(memory, t, 3), t[7], {ones})"
+    add = f"machine.add(machine.{kind}_at(now[ARRAYS + t[4]] + now[CHUNK] * t[5]), p_{kind}(memory, t, 3), t[7])"
     return {
-        f"check_{kind}": looked_at.strip(),
-        f"fetch_{kind}": BASE["fetch"] + looked_at,
-        f"matmul_{kind}": f"for i in range(t[15]):\n    machine.gemm_{kind}(memory, t, i)",
-        f"add_{kind}": f"""
-z = machine.{kind}_at(now[ARRAYS + t[4]] + now[CHUNK] * t[5])
-y = p_{kind}(memory, t, 3)
-if now[FIRST]:
-    machine.copy(now[ARRAYS + t[4]] + now[CHUNK] * t[5], memory + t[3], t[5])
-else:
-    for i in range(t[7]):
-        z[i] += y[i]""".strip() + looked_at,
+        f"check_{kind}": check,
+        f"fetch_{kind}": f"{BASE['fetch']}\n{check}",
+        f"matmul_{kind}": f"machine.gemm_{kind}(memory, t)",
+        f"add_{kind}": f"{add}\n{check}",
     }
 
 
@@ -342,9 +321,11 @@ def _call(step: Call) -> tuple[str, list]:
     if step.kernel in ("gather", "scatter"):
         x, *indices = step.reads
         outer, picked, block, *axes = step.numbers
+        if step.kernel == "gather":
+            block *= out.dtype.itemsize
         numbers += [_at(x), outer, picked, block, len(axes), *map(_at, indices), *axes]
-        text = f"failed = machine.{step.kernel}({pointers[0]}, p_{code(x.buffer.dtype)}(memory, t, 4), memory, t)"
-        return text, numbers
+        arguments = [*pointers, f"p_{kind}(memory, t, 4)"] if step.kernel == "scatter" else []
+        return f"failed = machine.{step.kernel}({', '.join([*arguments, 'memory', 't'])})", numbers
     if step.kernel == "patches":
         n, h, w, c, *rest = step.numbers
         numbers += [_at(step.reads[0]), n, h, w, c * out.dtype.itemsize, *rest]
@@ -382,7 +363,7 @@ def _product(step: Call) -> list:
     return [("blas", code(out.dtype)), _at(a), _at(b), out.offset, of_a, of_b, m, n, k, lda, ldb, n, batch, *strides]
 
 
-HEAD = '''"""Written by tinymaml.programs.source: kernels of a program, on the numbers of a step."""
+HEAD = '''"""Written by tinymaml.programs.source."""
 
 import math
 
@@ -391,26 +372,26 @@ from numba import cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, 
 from numba import uint8 as b1, uint8 as u1
 
 from tinymaml.programs import machine
-from tinymaml.programs.machine import ARRAYS, CHUNK, FIRST, ROUND, TASK
-from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, real, step_at
-'''
+from tinymaml.programs.loop import above, choose, larger, loop
+from tinymaml.programs.machine import ARRAYS, CHUNK, TASK
+from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, step_at'''
 
 
-def _page(number: int, kernels: list[tuple[int, str, str]]) -> str:
-    """A function of some kernels."""
+def _page(number: int, kernels: list[tuple[int, str]]) -> str:
+    """A function that runs the kernel of a step."""
     lines = [f'@cfunc("int64(int64, int64, int64)", **OPTIONS)\ndef page{number}(kernel, memory, step):']
     lines += ["    now, t = step_at(memory), step_at(step)", "    failed = 0"]
-    for i, (op, text, comment) in enumerate(kernels):
-        lines.append(f"    {'el' if i else ''}if kernel == {op}:  # {comment}")
+    for i, (op, text) in enumerate(kernels):
+        lines.append(f"    {'el' if i else ''}if kernel == {op}:")
         lines += [f"        {line}" for line in text.split("\n")]
-    return "\n".join([*lines, "    return failed", ""])
+    return "\n".join([*lines, "    return failed"])
 
 
-def _file(pages: list[str]) -> str:
-    return "\n\n".join([HEAD, *pages])
+def _file(parts: list[str]) -> str:
+    return "\n\n\n".join([HEAD, *parts, ""])
 
 
-PAGE = 16  # kernels in a function: more in one are compiled faster, but not many more
+PAGE = 16  # loops in a function: with fewer or more they take longer to compile
 
 
 # ── on disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -424,9 +405,10 @@ def load(text: str) -> ModuleType:
     """
     import numba
 
-    from . import machine, schedule
+    from . import loop, machine, schedule
 
-    depends = [text, *(Path(m.__file__).read_text() for m in (machine, schedule)), numba.__version__, np.__version__]
+    ours = [Path(module.__file__).read_text() for module in (loop, machine, schedule)]
+    depends = [text, *ours, numba.__version__, np.__version__]
     name = "program_" + hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name]

@@ -4,8 +4,7 @@
     whole(f, args)                                  any function, as one task that shares nothing with others
 
 Unrolled, there is one part: all inputs → value and gradient. In flat memory there are three, over slots for θ, the data
-and v: K times θₖ → θₖ₊₁, each θₖ pushed on a stack; θ_K → value and v; K times (θₖ, v) → (I − Hₖα) v, each θₖ popped.
-Read next: `schedule`.
+and v, and the moves between them are `maml.flat_moves`. Read next: `schedule`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..maml import flat_parts
+from ..maml import flat_moves, flat_parts
 from ..nest import Nest, tree_leaves
 from .passes import simplify
 from .program import Program, Var, record
@@ -31,20 +30,19 @@ class Fixed(NamedTuple):
 
 @dataclass(eq=False)
 class Part:
-    """A program, the slots of its inputs and outputs, how often it runs, and what happens to θ before: push or pop."""
+    """A program, and the slots of its inputs and outputs."""
 
     program: Program
     reads: list[int]
     writes: list[int]
-    repeat: int = 1
-    theta: str = ""
 
 
 @dataclass(eq=False)
 class Task:
-    """Parts in order, over slots. The inputs are the first slots, and those that all tasks share the first of these.
+    """Parts over slots. The inputs are the first slots, and those that all tasks share the first of these.
 
     Attributes:
+        parts: by name.   moves: the parts in the order they run; "push" keeps θ on a stack, "pop" takes it back.
         slots: a variable for each.   shared, inputs: how many hold what all tasks share, and how many are inputs.
         value: the nest of the value.   results: for each of its leaves a slot, or `Fixed`.
         sums: the slots of the gradient, in the order of the parameters; tasks' gradients are added up.
@@ -53,7 +51,8 @@ class Task:
     slots: list[Var]
     shared: int
     inputs: int
-    parts: list[Part]
+    parts: dict[str, Part]
+    moves: list[str]
     value: Nest
     results: list
     sums: list[int]
@@ -62,12 +61,13 @@ class Task:
         """All slots after the last part, for these inputs, and whether what is checked was finite: in NumPy."""
         slots: list[Any] = [*arrays, *[None] * (len(self.slots) - len(arrays))]
         stack, finite = [], True
-        for part in self.parts:
-            for _ in range(part.repeat):
-                if part.theta == "push":
-                    stack.append(slots[: self.shared])
-                elif part.theta == "pop":
-                    slots[: self.shared] = stack.pop()
+        for move in self.moves:
+            if move == "push":
+                stack.append(slots[: self.shared])
+            elif move == "pop":
+                slots[: self.shared] = stack.pop()
+            else:
+                part = self.parts[move]
                 outputs = part.program.replay([slots[i] for i in part.reads])
                 for slot, x in zip(part.writes, outputs, strict=False):
                     slots[slot] = x
@@ -99,12 +99,12 @@ def task_of(of_task: partial, params: Nest, support: Nest, query: Nest) -> Task:
     theta, data = list(range(thetas)), list(range(thetas, len(step.inputs)))
     reads = [*theta, *range(len(step.inputs), len(slots))]
     task = _last_part(last, slots, reads, thetas, len(last.outputs) - thetas)
-    if not settings["inner_steps"]:
-        return task
-    task.parts.insert(0, Part(step, [*theta, *data], theta, settings["inner_steps"], "push"))
+    task.parts["step"] = Part(step, [*theta, *data], theta)
     if not settings["first_order"]:
         back = simplify(record(of_back, params, support, params))
-        task.parts.append(Part(back, [*theta, *data, *task.sums], task.sums, settings["inner_steps"], "pop"))
+        task.parts["back"] = Part(back, [*theta, *data, *task.sums], task.sums)
+    task.moves = [*flat_moves(settings["inner_steps"], settings["first_order"])]
+    task.parts = {name: part for name, part in task.parts.items() if name in task.moves}
     return task
 
 
@@ -122,4 +122,4 @@ def _last_part(program: Program, slots: list[Var], reads: list[int], shared: int
     program.outputs = outputs
     part = Part(program, reads, list(range(inputs, len(slots))))
     value = program.result[0] if shared else program.result
-    return Task(slots, shared, inputs, [part], value, where[:values], where[values:])
+    return Task(slots, shared, inputs, {"query": part}, ["query"], value, where[:values], where[values:])

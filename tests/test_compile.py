@@ -23,7 +23,7 @@ import tinymaml as tm
 from tinymaml import models, nn
 from tinymaml.engine import Primitive
 from tinymaml.nest import tree_leaves, tree_map
-from tinymaml.programs import CompileWarning, compiled, record
+from tinymaml.programs import CompileWarning, compiled, record, schedule
 from tinymaml.programs.schedule import Unsupported, lay_out
 from tinymaml.programs.task import whole
 
@@ -436,6 +436,21 @@ def test_aux_of_every_task_is_returned(backend, memory, listed, strict):
             assert {k: type(v) for k, v in a.items()} == {k: type(v) for k, v in b.items()}
 
 
+@pytest.mark.parametrize("net", ["convolution", "convolution and pooling"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatch):
+    monkeypatch.setattr(schedule, "LARGE", 0)
+    monkeypatch.setattr(schedule, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
+    problem = Problem(net, dtype)
+    f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
+    fast = tm.compile(f)
+    for _ in range(2):
+        agree(fast, f, problem.params(), problem.tasks())
+    (runner,) = fast.runners.values()
+    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, schedule.Call)]
+    assert any(x.numbers == [1] for x in steps if x.kernel == "matmul")
+
+
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_threads_and_runs_give_the_same_bits(count, strict):
     problem = Problem("mlp with norm", np.float32)
@@ -631,12 +646,14 @@ def test_flat_memory_at_fifty_steps_is_at_most_twice_that_at_one():
     assert fifty <= 2 * one, f"{one / 1e6:.2f} MB with one step, {fifty / 1e6:.2f} MB with fifty"
 
 
-def test_flat_memory_grows_by_at_most_the_parameters():
+def test_flat_memory_grows_by_a_few_times_the_parameters():
+    """By log₂ K times: K = 50 and the query are 51 steps, halved 6 times; K = 1 is two, halved once."""
     (one, theta), (fifty, _) = (peak(steps, 120, 10) for steps in (1, 50))
-    assert fifty - one <= 1.05 * 49 * theta
+    assert fifty - one <= 6 * theta
+    assert fifty <= 2 * one
 
 
-def test_the_memory_of_machine_code_is_flat_but_for_the_parameters(strict):
+def test_the_memory_of_machine_code_is_flat_but_for_a_few_times_the_parameters(strict):
     problem = Problem("mlp")
     nbytes = {}
     for steps in (1, 50):
@@ -646,7 +663,7 @@ def test_the_memory_of_machine_code_is_flat_but_for_the_parameters(strict):
         (runner,) = fast.runners.values()
         nbytes[steps] = runner.layout.nbytes
     theta = sum(-(-x.nbytes // 64) * 64 for x in tree_leaves(problem.params()))
-    assert nbytes[50] - nbytes[1] <= 49 * theta
+    assert nbytes[50] - nbytes[1] == 5 * theta
 
 
 @pytest.mark.slow

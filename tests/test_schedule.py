@@ -19,12 +19,13 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 import tinymaml as tm
+from tinymaml import ops
 from tinymaml.nest import tree_leaves
 from tinymaml.programs import record
 from tinymaml.programs.program import Var
 
 pytest.importorskip("numba")
-from tinymaml.programs import compiled, loop, machine  # noqa: E402
+from tinymaml.programs import compiled, loop, machine, schedule  # noqa: E402
 from tinymaml.programs.passes import simplify  # noqa: E402
 from tinymaml.programs.schedule import Call, Unsupported, lay_out  # noqa: E402
 from tinymaml.programs.task import whole  # noqa: E402
@@ -143,7 +144,8 @@ class PlainMachine:
                 a, b, c = (memory + x + i * t[16 + j] for j, x in enumerate(places))
                 a = matrix(a, m, k, lda) if of_a == ord("N") else matrix(a, k, m, lda).T
                 b = matrix(b, k, n, ldb) if of_b == ord("N") else matrix(b, n, k, ldb).T
-                matrix(c, m, n, ldc)[:] = a @ b
+                c = matrix(c, m, n, ldc)
+                c[:] = a @ b + (c if t[19] else 0)
 
         return gemm
 
@@ -505,6 +507,38 @@ def test_random_programs_in_python(recipe, gradient):
     f = with_gradient(recipe) if gradient else recipe
     with plain_python(), spoiled_memory(), np.errstate(all="ignore"):
         examine(f, recipe.arrays)
+
+
+CONVOLUTIONS = {
+    "one": lambda x, w: tm.nn.conv2d(x, w),
+    "of stride 2": lambda x, w: tm.nn.conv2d(x, w, stride=2) ** 2,
+    "two": lambda x, w: tm.nn.conv2d(np.tanh(tm.nn.conv2d(x, w[..., :3])), w),
+    "one, and the patches": lambda x, w: [ops.patches(x, size=(3, 3), stride=1, padding=((1, 1), (1, 1))),
+                                          tm.nn.conv2d(x, w)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tile", [1, 700, 1 << 20])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_products_of_patches_in_pieces(name, tile, monkeypatch):
+    """Values, gradients and gradients of gradients, of pieces of one image or several, and of a last one with fewer."""
+    monkeypatch.setattr(schedule, "LARGE", 0)
+    monkeypatch.setattr(schedule, "TILE", tile)
+    rng = np.random.default_rng(0)
+    arrays = rng.standard_normal((5, 4, 3, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal((3, 3, 3, 4))
+    f = CONVOLUTIONS[name]
+    loss = lambda x, w: sum(np.sum(np.sin(y)) for y in tree_leaves(f(x, w)))  # noqa: E731
+
+    def everything(x, w, v):
+        slope = lambda x, w: np.sum(v * tm.grad(loss, 1)(x, w))  # noqa: E731
+        return f(x, w), tm.grad(loss, (0, 1))(x, w), tm.grad(slope, (0, 1))(x, w)
+
+    plan = lay_out(whole(everything, arrays)).parts["query"].schedule
+    pieces = [x for x in plan.steps if isinstance(x, Call) and x.kernel == "matmul" and x.numbers]
+    if name != "one, and the patches":  # which are all there then
+        assert {tuple(x.numbers) for x in pieces} == ({(0,), (1,)} if tile < 1 << 20 else {(0,)})
+    with plain_python(), spoiled_memory():
+        examine(everything, arrays)
 
 
 @settings(max_examples=250)

@@ -100,25 +100,26 @@ def invoke(typingctx, function, op, memory, step):
 def _gemm(number: types.Type):
     @intrinsic
     def gemm(typingctx, memory, t):
-        """C ← op(A) op(B) for some matrices, all in rows; BLAS has them in columns: Cᵀ = op(B)ᵀ op(A)ᵀ.
+        """C ← op(A) op(B) + β C for some matrices, all in rows; BLAS has them in columns: Cᵀ = op(B)ᵀ op(A)ᵀ + β Cᵀ.
 
         The step is (…, BLAS's address, places of A, B and C, op(A), op(B) ("N" or "T"), m, n, k, the strides of the
-        rows of A, B and C, how many matrices, the strides from one to the next).
+        rows of A, B and C, how many matrices, the strides from one to the next, β).
         """
 
         def codegen(context, builder, signature, args):
             memory, t = args
             byte = ir.IntType(8).as_pointer()
-            blas, *places = [builder.load(builder.gep(t, [ir.IntType(64)(j)])) for j in range(3, 19)]
-            matrices, (of_a, of_b), (m, n, k), (lda, ldb, ldc), count, strides = (
-                places[:3], places[3:5], places[5:8], places[8:11], places[11], places[12:])  # fmt: skip
+            blas, *places = [builder.load(builder.gep(t, [ir.IntType(64)(j)])) for j in range(3, 20)]
+            matrices, (of_a, of_b), (m, n, k), (lda, ldb, ldc), count, strides, beta = (
+                places[:3], places[3:5], places[5:8], places[8:11], places[11], places[12:15], places[15])  # fmt: skip
 
             def by_reference(value):
                 return builder.bitcast(cgutils.alloca_once_value(builder, value), byte)
 
             of_a, of_b = (by_reference(builder.trunc(x, ir.IntType(8))) for x in (of_a, of_b))
             m, n, k, lda, ldb, ldc = (by_reference(builder.trunc(x, ir.IntType(32))) for x in (m, n, k, lda, ldb, ldc))
-            one, zero = (by_reference(context.get_constant(number, x)) for x in (1.0, 0.0))
+            one = by_reference(context.get_constant(number, 1.0))
+            beta = by_reference(builder.sitofp(beta, context.get_value_type(number)))
             function = builder.inttoptr(blas, ir.FunctionType(ir.VoidType(), [byte] * 13).as_pointer())
 
             def product(i, _):
@@ -126,7 +127,7 @@ def _gemm(number: types.Type):
                     builder.inttoptr(builder.add(memory, builder.add(place, builder.mul(i, stride))), byte)
                     for place, stride in zip(matrices, strides, strict=True)
                 )
-                builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, zero, c, ldc])
+                builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, beta, c, ldc])
                 return []
 
             repeat(builder, count, [], product)

@@ -2,20 +2,22 @@
 
     layout = lay_out(task)
 
-Four decisions turn equations into steps:
+Five decisions turn equations into steps:
 
 1. What moves nothing costs nothing. reshape, transpose, broadcast_to and slices become views: offset and strides.
 2. Elementwise equations and sums over one range of elements share a loop, as long as the order of steps allows. What
    only that loop needs is never stored.
 3. A value that one array and some small ones give in a few operations (a ReLU's mask, a normalised activation) is
    computed again where it is wanted, rather than stored and loaded.
-4. Buffers live from their first step to their last, and others take their place: one task's program fits the cache.
+4. A product with more patches than the cache holds is made image by image, and its patches with it.
+5. Buffers live from their first step to their last, and others take their place: one task's program fits the cache.
 
 Read next: `source`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -36,6 +38,7 @@ KERNELS = {
     "pool_argmax", "pick", "unpick", "max", "argmax", "argmin", "cumsum",
 }  # fmt: skip
 REACH = 60  # steps back in which a loop to join is looked for
+LARGE, TILE = 1 << 21, 1 << 19  # bytes: patches of more are made in pieces, of about so many if an image has fewer
 
 # A memory begins with these numbers: the task, its chunk; then the addresses of the arrays that tasks are read from and
 # results written to.
@@ -225,6 +228,7 @@ class _Scheduler:
         self.ready: dict[Buffer, int] = {}  # the step that writes it
         self.stored: set[Buffer] = set()  # certainly in memory
         self.constants: dict[tuple, Buffer] = {}
+        self.later: dict[Buffer, Call] = {}  # steps that are only done if somebody wants all of what they write
         for x, buffer in zip(program.inputs, inputs, strict=True):
             self.views[x] = View(buffer, 0, x.shape, _strides(x.shape))
             self.ready[buffer] = -1
@@ -243,6 +247,13 @@ class _Scheduler:
 
     def view(self, x) -> View:
         """Of a variable, or of an array that is constant."""
+        view = self.peek(x)
+        if view.buffer in self.later:
+            self.do(self.later.pop(view.buffer))
+        return view
+
+    def peek(self, x) -> View:
+        """A view whose numbers may not be there yet."""
         if isinstance(x, Var):
             return self.views[x]
         x = np.asarray(x)
@@ -261,12 +272,18 @@ class _Scheduler:
 
     def call(self, e: Equation, kernel: str, reads: list[View], *numbers) -> View:
         out = self.new(e)
-        for view in reads:
-            self.stored.add(view.buffer)
-        self.ready[out.buffer] = len(self.steps)
-        self.stored.add(out.buffer)
-        self.steps.append(Call(kernel, reads, [out], list(numbers)))
+        step = Call(kernel, reads, [out], list(numbers))
+        if kernel in ("patches", "matmul") and out.buffer.nbytes > LARGE:
+            self.stored.update(x.buffer for x in (*reads, out))
+            self.later[out.buffer] = step
+        else:
+            self.do(step)
         return out
+
+    def do(self, step: Call) -> None:
+        self.stored.update(x.buffer for x in (*step.reads, *step.writes))
+        self.ready.update((x.buffer, len(self.steps)) for x in step.writes)
+        self.steps.append(step)
 
     def dense(self, x) -> View:
         """A view of x in order, copied if need be."""
@@ -372,10 +389,10 @@ class _Scheduler:
         self.views[e.output] = self.dense(e.inputs[0]).reshape(e.output.shape) if view is None else view
 
     def _reshape(self, e):
-        self._layout(e, self.view(e.inputs[0]).reshape(e.output.shape))
+        self._layout(e, self.peek(e.inputs[0]).reshape(e.output.shape))
 
     def _transpose(self, e):
-        self._layout(e, self.view(e.inputs[0]).transpose(e.params["axes"]))
+        self._layout(e, self.peek(e.inputs[0]).transpose(e.params["axes"]))
 
     def _broadcast_to(self, e):
         self._layout(e, self.view(e.inputs[0]).broadcast(e.output.shape))
@@ -439,11 +456,14 @@ class _Scheduler:
     # ── kernels ──
 
     def _matmul(self, e):
-        a, b = self.view(e.inputs[0]), self.view(e.inputs[1])
+        a = self.peek(e.inputs[0])
+        patches = self.later.get(a.buffer)
+        if patches and patches.kernel == "patches" and len(a.shape) == 2 and a.offset == 0:
+            of_patches = View(a.buffer, 0, (a.buffer.size // a.shape[1], a.shape[1]), (a.shape[1], 1))
+            if a == of_patches or a.transpose((1, 0)) == View(a.buffer, 0, a.shape[::-1], (a.shape[0], 1)):
+                return self._product_of_patches(e, patches, transposed=a != of_patches)
         lead = e.output.shape[:-2]
-        a, b = (self._matrices(x, v, lead) for x, v in ((e.inputs[0], a), (e.inputs[1], b)))
-        self.call(e, "matmul", [a, b])
-
+        self.call(e, "matmul", [self._matrices(x, self.view(x), lead) for x in e.inputs])
     def _matrices(self, x, view: View, lead: tuple[int, ...]) -> View:
         """Matrices that BLAS can read: rows or columns in order, one stride from each to the next."""
         rows, columns = view.strides[-2:]
@@ -458,16 +478,38 @@ class _Scheduler:
         return view.reshape((_volume(lead), m, n))
 
     def _patches(self, e):
-        self._windows(e, "patches", e.inputs[0].shape, e.output.shape)
+        numbers = self._windows(e, e.inputs[0].shape, e.output.shape)
+        self.call(e, "patches", [self.dense(e.inputs[0])], *numbers)
 
     def _unpatches(self, e):
-        self._windows(e, "unpatches", e.output.shape, e.inputs[0].shape)
+        x, numbers = self.peek(e.inputs[0]), self._windows(e, e.output.shape, e.inputs[0].shape)
+        product = self.later.get(x.buffer)
+        if product and product.kernel == "matmul" and x.flat:
+            return self._images_of_product(e, product, numbers)
+        self.call(e, "unpatches", [self.dense(e.inputs[0])], *numbers)
 
-    def _windows(self, e, kernel, image, windows):
-        n, h, w, c = image
+    def _windows(self, e, image, windows) -> list[int]:
         (top, _), (left, _) = e.params["padding"]
-        size = e.params["size"]
-        self.call(e, kernel, [self.dense(e.inputs[0])], n, h, w, c, *windows[1:3], *size, e.params["stride"], top, left)
+        return [*image, *windows[1:3], *e.params["size"], e.params["stride"], top, left]
+
+    def _product_of_patches(self, e: Equation, patches: Call, transposed: bool) -> None:
+        """In pieces: a piece's patches, then its rows of P B, or its summand of Pᵀ B."""
+        b = self._matrices(e.inputs[1], self.view(e.inputs[1]), ())
+        out = self.new(e)
+        for images, numbers, rows, tile in _pieces(patches.numbers, out.buffer.dtype):
+            self.do(Call("patches", [_part(patches.reads[0], images, 0)], [tile], numbers))
+            if transposed:
+                self.do(Call("matmul", [tile.transpose((0, 2, 1)), _part(b, rows, 1)], [out], [int(images.start > 0)]))
+            else:
+                self.do(Call("matmul", [tile, b], [_part(out, rows, 0)]))
+
+    def _images_of_product(self, e: Equation, product: Call, numbers: list[int]) -> None:
+        """In pieces: a piece's rows of A B, which are added up to images."""
+        a, b = product.reads
+        out = self.new(e)
+        for images, numbers_, rows, tile in _pieces(numbers, out.buffer.dtype):
+            self.do(Call("matmul", [_part(a, rows, 1), b], [tile]))
+            self.do(Call("unpatches", [tile], [_part(out, images, 0)], numbers_))
 
     def _pool_argmax(self, e):
         out = self.call(e, "pool_argmax", [self.dense(e.inputs[0])], *e.inputs[0].shape, e.params["size"])
@@ -537,6 +579,26 @@ class _Scheduler:
             step.cuts = frozenset().union(*(_cuts(v.shape, [v]) for v in views))
             step.cuts = step.cuts.union(*(_cuts(_range_of(e), operands) for e, operands in step.equations))
         self.steps = [s for s in self.steps if isinstance(s, Call) or s.equations]
+
+
+def _pieces(numbers: list[int], dtype: np.dtype) -> Iterator[tuple[slice, list[int], slice, View]]:
+    """Some images at a time: which they are, the numbers of the kernel for them, which rows of all patches are theirs,
+    and a place for these rows, the same for all pieces."""
+    n, _, _, c, rows, columns, height, width, *_ = numbers
+    size, each = height * width * c, rows * columns
+    count = min(max(TILE // (each * size * dtype.itemsize), 1), n)
+    tile = Buffer(dtype, count * each * size)
+    for first in range(0, n, count):
+        images = slice(first, min(first + count, n))
+        here = images.stop - first
+        view = View(tile, 0, (1, here * each, size), (0, size, 1))
+        yield images, [here, *numbers[1:]], slice(first * each, images.stop * each), view
+
+
+def _part(view: View, rows: slice, axis: int) -> View:
+    """Some of the rows along an axis."""
+    shape = (*view.shape[:axis], rows.stop - rows.start, *view.shape[axis + 1 :])
+    return View(view.buffer, view.offset + rows.start * view.strides[axis], shape, view.strides)
 
 
 def _range_of(e: Equation) -> tuple[int, ...]:

@@ -314,21 +314,21 @@ def _base_of(dtype: np.dtype) -> dict[str, str]:
 
 def _call(step: Call) -> tuple[str, list]:
     """The line that calls a kernel, and the numbers of its step."""
-    out = step.writes[0].buffer
-    kind = code(out.dtype)
+    (out,) = step.writes
+    kind, item = code(out.buffer.dtype), out.buffer.dtype.itemsize
     pointers = [f"p_{kind}(memory, t, 3)"]
-    numbers = [out.offset]
+    numbers = [_at(out)]
     if step.kernel in ("gather", "scatter"):
         x, *indices = step.reads
         outer, picked, block, *axes = step.numbers
         if step.kernel == "gather":
-            block *= out.dtype.itemsize
+            block *= item
         numbers += [_at(x), outer, picked, block, len(axes), *map(_at, indices), *axes]
         arguments = [*pointers, f"p_{kind}(memory, t, 4)"] if step.kernel == "scatter" else []
         return f"failed = machine.{step.kernel}({', '.join([*arguments, 'memory', 't'])})", numbers
     if step.kernel == "patches":
         n, h, w, c, *rest = step.numbers
-        numbers += [_at(step.reads[0]), n, h, w, c * out.dtype.itemsize, *rest]
+        numbers += [_at(step.reads[0]), n, h, w, c * item, *rest]
         return f"machine.patches(memory + t[3], memory + t[4], {_numbers(5, 11)})", numbers
     for view in step.reads:
         pointers.append(f"p_{code(view.buffer.dtype)}(memory, t, {len(numbers) + 3})")
@@ -347,20 +347,20 @@ def _at(view: View) -> int:
 
 def _product(step: Call) -> list:
     """BLAS's arguments; a matrix whose columns, not rows, lie in order is read as its transpose."""
-    a, b = step.reads
-    out = step.writes[0].buffer
-    if out.dtype.kind != "f" or {a.buffer.dtype, b.buffer.dtype} != {out.dtype}:
+    (a, b), (out,) = step.reads, step.writes
+    dtype = out.buffer.dtype
+    if dtype.kind != "f" or {a.buffer.dtype, b.buffer.dtype} != {dtype}:
         raise Unsupported(f"a matrix product of {a.buffer.dtype} and {b.buffer.dtype} has no kernel")
     batch, m, k = a.shape
     n = b.shape[-1]
-    item = out.dtype.itemsize
     layouts = []
     for rows, columns, (tall, wide) in ((*a.strides[1:], a.shape[1:]), (*b.strides[1:], b.shape[1:])):
         plain = (columns == 1 or wide == 1) and (rows >= wide or tall == 1)
         layouts.append((ord("N"), max(rows, wide)) if plain else (ord("T"), max(columns, tall)))
     (of_a, lda), (of_b, ldb) = layouts
-    strides = (a.strides[0] * item, b.strides[0] * item, m * n * item)
-    return [("blas", code(out.dtype)), _at(a), _at(b), out.offset, of_a, of_b, m, n, k, lda, ldb, n, batch, *strides]
+    strides = (stride * dtype.itemsize for stride in (a.strides[0], b.strides[0], m * n))
+    adds = step.numbers or [0]
+    return [("blas", code(dtype)), _at(a), _at(b), _at(out), of_a, of_b, m, n, k, lda, ldb, n, batch, *strides, *adds]
 
 
 HEAD = '''"""Written by tinymaml.programs.source."""

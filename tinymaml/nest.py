@@ -9,7 +9,7 @@ JAX calls these pytrees. Read next: `engine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Nest = Any
@@ -65,8 +65,17 @@ def tree_map(f: Callable[..., Any], tree: Nest, *others: Nest, path: str = "") -
 
 def tree_fill(tree: Nest, leaves: Iterable[Any]) -> Nest:
     """The nest of `tree` with `leaves`, given in the order of `tree_items`, in place of its own."""
-    supply = iter(leaves)
-    return tree_map(lambda _: next(supply), tree)
+    return _fill(tree, iter(leaves))
+
+
+def _fill(tree: Nest, supply: Iterator[Any]) -> Nest:
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {key: _fill(child, supply) for key, child in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return _like(tree, [_fill(child, supply) for child in tree])
+    return next(supply)
 
 
 def _like(tree: list | tuple, children: list) -> list | tuple:

@@ -59,7 +59,7 @@ import numpy as np
 from ..engine import Tensor
 from ..extras import require
 from ..inputs import as_tasks
-from ..nest import Nest, tree_fill, tree_leaves, tree_map
+from ..nest import Nest, tree_fill, tree_map
 from .blas import Blas
 from .schedule import ARRAYS, END, Unsupported, lay_out
 from .source import generate, load
@@ -120,14 +120,17 @@ class Compiled:
             return self._meta(of_task, *args) if of_task else self._any(args)
 
     def _any(self, args: tuple):
-        leaves = tree_leaves(args)
+        leaves: list = []
+        outline = _outline(args, leaves)
         if Tensor in map(type, leaves):
             return self.f(*args)
-        leaves = [np.asarray(x) for x in leaves]
-        runner = self._runner(_signature(args, leaves), lambda: whole(self.f, args), args)
+        leaves = [*map(np.asarray, leaves)]
+        signature = (outline, *((x.shape, x.dtype) for x in leaves))
+        runner = self._runner(signature, lambda: whole(self.f, args), args)
         if runner is None:
             return self.f(*args)
-        results, _, failed = runner.run([], [x[None] for x in leaves], 1)
+        with np.errstate(all="ignore"):
+            results, _, failed = runner.run([], [x[None] for x in leaves], 1)
         if failed:
             return self.f(*args)
         return _nested(runner.task, results, 0)
@@ -136,15 +139,17 @@ class Compiled:
         if isinstance(tasks, list):
             return self._listed(of_task, params, tasks)
         settings = of_task.keywords
-        thetas, data = tree_leaves(params), tree_leaves(tasks)
+        thetas: list = []
+        data: list = []
+        outline = _outline(params, thetas), _outline(tasks, data)
         if Tensor in map(type, (*thetas, *data)):
             return self.f(params, tasks)
-        thetas, data = [np.asarray(x) for x in thetas], [np.asarray(x) for x in data]
+        thetas, data = [*map(np.asarray, thetas)], [*map(np.asarray, data)]
         counts = {x.shape[:1] for x in data}
         if len(counts) != 1 or counts <= {(), (0,)}:
             return self.f(params, tasks)
         ((count,),) = counts
-        signature = _signature((params, tasks), thetas, [x[0] for x in data])
+        signature = (*outline, *((x.shape, x.dtype) for x in thetas), *((x.shape[1:], x.dtype) for x in data))
         if signature not in self.runners:  # what is wrong with the arguments, the function says
             support, query = as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])[0]
             self._runner(signature, lambda: task_of(of_task, params, support, query), (params, tasks))
@@ -225,14 +230,15 @@ def _nested(task: Task, results: list, t: int) -> Nest:
     return tree_fill(task.value, leaves)
 
 
-def _signature(args: Nest, *leaves: list[np.ndarray]) -> tuple:
-    return (_outline(args), *((x.shape, x.dtype.str) for part in leaves for x in part))
-
-
-def _outline(tree: Nest):
+def _outline(tree: Nest, leaves: list):
+    """What a nest is but for its leaves, which are put in the list, in the order of `tree_leaves`."""
     if isinstance(tree, dict):
-        return tuple((k, _outline(v)) for k, v in tree.items())
-    return (type(tree).__name__, *map(_outline, tree)) if isinstance(tree, (list, tuple)) else tree is None
+        return tuple(tree), *[_outline(child, leaves) for child in tree.values()]
+    if isinstance(tree, (list, tuple)):
+        return type(tree), *[_outline(child, leaves) for child in tree]
+    if tree is not None:
+        leaves.append(tree)
+    return tree is None
 
 
 class Replay:
@@ -292,29 +298,27 @@ class Machine:
         self.moves = np.array([_address(self.steps[move]) for move in source.moves], np.int64)
         self.threads = min(threads or numba.get_num_threads(), CHUNKS)
         self.memory = [_aligned(self.layout.nbytes) for _ in range(self.threads)]
+        self.heads = [memory[: memory.size // 8 * 8].view(np.int64) for memory in self.memory]
+        self.jobs: dict = {}  # for each number of tasks and threads, see `machine._run_tasks`
+        self.variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
         for buffer in self.layout.constants:
             for memory in self.memory:
                 memory[buffer.offset : buffer.offset + buffer.nbytes] = np.frombuffer(buffer.value.tobytes(), np.uint8)
 
     def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
         """As `Replay.run`."""
-        task = self.task
         chunks = min(count, CHUNKS)
         threads = 1 if _forked else min(self.threads, chunks)
-        variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
-        results = [np.empty((count, *x.shape), x.dtype) for x in variables]
+        results = [np.empty((count, *x.shape), x.dtype) for x in self.variables]
         sums = [np.zeros((chunks, run.size), run.first.dtype) for run in self.layout.sums]
         arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *sums]
-        addresses = np.array([*map(_address, arrays)], np.int64).view(np.uint8)
-        for memory in self.memory[:threads]:
-            memory[8 * ARRAYS : 8 * ARRAYS + addresses.size] = addresses
-        first_of = np.arange(chunks + 1) * count // chunks  # whatever the number of threads: so are the sums
-        bounds = np.arange(threads + 1) * chunks // threads
-        jobs = np.array([
-            [_address(self.moves), len(self.moves), _address(memory), *bounds[i : i + 2], _address(first_of)]
-            for i, memory in enumerate(self.memory[:threads])
-        ])  # fmt: skip
-        with self.blas, np.errstate(all="ignore"):
+        addresses = np.array([*map(_address, arrays)])
+        for head in self.heads[:threads]:
+            head[ARRAYS : ARRAYS + len(arrays)] = addresses
+        if (count, threads) not in self.jobs:
+            self.jobs[count, threads] = self._jobs(count, chunks, threads)
+        jobs, _ = self.jobs[count, threads]
+        with self.blas:
             failed = self.machine.runner("parallel" if threads > 1 else "cpu")(jobs)
         grads = []
         for run, x in zip(self.layout.sums, sums, strict=True):
@@ -322,6 +326,16 @@ class Machine:
             mean = np.add.reduce(x, 0) / count
             grads += [mean[start : start + math.prod(shape)].reshape(shape) for start, shape in run.parts]
         return results, grads, bool(failed.any())
+
+    def _jobs(self, count: int, chunks: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """What each thread does; and the first task of each chunk, whatever the number of threads: so are the sums."""
+        first_of = np.arange(chunks + 1) * count // chunks
+        bounds = np.arange(threads + 1) * chunks // threads
+        moves = _address(self.moves), len(self.moves)
+        return np.array([
+            [*moves, _address(memory), *bounds[i : i + 2], _address(first_of)]
+            for i, memory in enumerate(self.memory[:threads])
+        ]), first_of  # fmt: skip
 
 
 def _aligned(nbytes: int) -> np.ndarray:

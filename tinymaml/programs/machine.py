@@ -399,6 +399,7 @@ def runner(target: str):
     """`_run_tasks` for "parallel" threads or on one "cpu", compiled when it is first asked for."""
     types_, shapes, options = ["void(int64[:], int64[:])"], "(n)->()", dict(nopython=True, target=target)
     try:
-        return guvectorize(types_, shapes, cache=True, **options)(_run_tasks)
+        compiled = guvectorize(types_, shapes, cache=True, **options)(_run_tasks)
     except RuntimeError:  # no folder to cache in
-        return guvectorize(types_, shapes, **options)(_run_tasks)
+        compiled = guvectorize(types_, shapes, **options)(_run_tasks)
+    return getattr(compiled, "ufunc", compiled)  # for one cpu, what Numba puts around it costs time

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -611,46 +610,6 @@ def test_a_finite_loss_whose_slope_is_not_is_named():
 
 
 # ── memory that is flat ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("steps", [0, 1, 2, 7])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_flat_is_unrolled(steps, dtype):
-    problem = Problem("mlp with norm", dtype)
-    params, tasks = problem.params(), problem.tasks()
-    for how in (dict(inner_lr=0.05), dict(inner_lr=problem.rates()), dict(inner_lr=0.05, first_order=True)):
-        flat, unrolled = (tm.meta_value_and_grad(problem.loss, inner_steps=steps, memory=m, **how)
-                          for m in ("flat", "unrolled"))  # fmt: skip
-        assert units(flat(params, tasks), unrolled(params, tasks), meta_scales(unrolled, params, tasks)) <= UNITS
-
-
-def peak(steps: int, width: int, examples: int) -> tuple[int, int]:
-    """Bytes that the reference has allocated at most, in flat memory; and those of θ."""
-    net = models.mlp((20,), (width, width), 5)
-    loss = lambda params, x, y: nn.cross_entropy(net.apply(params, x), y)  # noqa: E731
-    rng = np.random.default_rng(0)
-    draw = lambda: (rng.standard_normal((1, examples, 20)), rng.integers(0, 5, (1, examples)))  # noqa: E731
-    params, tasks = net.init(rng, np.float64), (draw(), draw())
-    f = tm.meta_value_and_grad(loss, inner_lr=0.01, inner_steps=steps, memory="flat")
-    f(params, tasks)
-    tracemalloc.start()
-    try:
-        f(params, tasks)
-        return tracemalloc.get_traced_memory()[1], sum(x.nbytes for x in tree_leaves(params))
-    finally:
-        tracemalloc.stop()
-
-
-def test_flat_memory_at_fifty_steps_is_at_most_twice_that_at_one():
-    one, fifty = (peak(steps, 20, 300)[0] for steps in (1, 50))
-    assert fifty <= 2 * one, f"{one / 1e6:.2f} MB with one step, {fifty / 1e6:.2f} MB with fifty"
-
-
-def test_flat_memory_grows_by_a_few_times_the_parameters():
-    """By log₂ K times: K = 50 and the query are 51 steps, halved 6 times; K = 1 is two, halved once."""
-    (one, theta), (fifty, _) = (peak(steps, 120, 10) for steps in (1, 50))
-    assert fifty - one <= 6 * theta
-    assert fifty <= 2 * one
 
 
 def test_the_memory_of_machine_code_is_flat_but_for_a_few_times_the_parameters(strict):

@@ -1,16 +1,19 @@
 """The meta-gradient is the paper's, to the last term; the usual mistakes are told apart; bad input is named."""
 
+import math
 import os
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import tinymaml as tm
-from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, nn, tree_leaves, tree_map
+from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, models, nn, tree_leaves, tree_map
 from tinymaml import stop_gradient as held
+from tinymaml.maml import flat_moves
 
 ALPHA = 0.3
 RATES = {"w1": 0.3, "b1": 0.1, "w2": 0.05 * np.arange(1.0, 5)[:, None], "b2": np.array([0.2])}
@@ -529,3 +532,92 @@ def test_the_value_is_one_array_and_with_aux_a_pair():
     assert type(value) is np.ndarray and value.shape == ()
     (same, aux), _ = meta_value_and_grad(lambda *args: (mlp(*args), 1), inner_lr=ALPHA, has_aux=True)(params, tasks)
     assert type(same) is np.ndarray and same == value and aux == [1, 1, 1]
+
+
+# ── flat memory ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", [dict(inner_lr=ALPHA), dict(inner_lr=RATES), dict(inner_lr=ALPHA, first_order=True)])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 7])
+def test_flat_memory_gives_the_same_to_rounding(steps, how):
+    flat, unrolled = (meta_value_and_grad(mlp, inner_steps=steps, memory=m, **how) for m in ("flat", "unrolled"))
+    close(flat(mlp_params(), mlp_tasks()), unrolled(mlp_params(), mlp_tasks()))
+
+
+def test_flat_memory_has_aux_of_the_query():
+    def loss(params, x, y):
+        value = mlp(params, x, y)
+        return value, {"n": len(y), "loss": value}
+
+    flat, unrolled = (meta_value_and_grad(loss, inner_lr=ALPHA, inner_steps=2, has_aux=True, memory=m)
+                      for m in ("flat", "unrolled"))  # fmt: skip
+    close(flat(mlp_params(), mlp_tasks()), unrolled(mlp_params(), mlp_tasks()))
+
+
+def test_flat_memory_refuses_another_word_and_names_what_diverges(exploding):
+    with pytest.raises(ValueError, match="memory is 'none', wanted \"unrolled\" or \"flat\""):
+        meta_value_and_grad(mlp, inner_lr=ALPHA, memory="none")
+    w, tasks = exploding
+    said = []
+    for memory in ("unrolled", "flat"):
+        with pytest.raises(FloatingPointError) as error:
+            meta_value_and_grad(linear, inner_lr=1.0, inner_steps=60, memory=memory)(w, tasks)
+        said.append(str(error.value))
+    assert said[0] == said[1] and "task 1, inner step" in said[0]
+
+
+@pytest.mark.parametrize("steps", [*range(12), 31, 50, 64, 200])
+def test_flat_moves_go_back_over_every_step_and_keep_few_parameters(steps):
+    k, kept, deepest, forward, backward = 0, [], 0, 0, []
+    for move in flat_moves(steps, first_order=False):
+        if move == "push":
+            kept.append(k)
+            deepest = max(deepest, len(kept))
+        elif move == "pop":
+            k = kept.pop()
+        elif move == "step":
+            k, forward = k + 1, forward + 1
+        else:
+            backward.append((move, k))
+    assert backward == [("query", steps), *(("back", k) for k in reversed(range(steps)))]
+    assert not kept and deepest == math.ceil(math.log2(steps + 1))
+    assert forward <= (steps + 1) / 2 * math.log2(steps + 1)
+    assert [*flat_moves(steps, first_order=True)] == ["step"] * steps + ["query"]
+
+
+@pytest.mark.parametrize("memory", ["unrolled", "flat"])
+def test_one_task_is_a_summand(memory):
+    """What `record` and `compile` take up."""
+    meta = meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=2, memory=memory)
+    parts = [meta.of_task(mlp_params(), support, query) for support, query in unstacked(mlp_tasks())]
+    mean = tree_map(lambda *x: sum(x) / len(x), *parts)
+    close(mean, meta(mlp_params(), mlp_tasks()))
+
+
+def peak(steps: int, width: int, examples: int) -> tuple[int, int]:
+    """Bytes that the reference has allocated at most, in flat memory; and those of θ."""
+    net = models.mlp((20,), (width, width), 5)
+    loss = lambda params, x, y: nn.cross_entropy(net.apply(params, x), y)  # noqa: E731
+    rng = np.random.default_rng(0)
+    draw = lambda: (rng.standard_normal((1, examples, 20)), rng.integers(0, 5, (1, examples)))  # noqa: E731
+    params, tasks = net.init(rng, np.float64), (draw(), draw())
+    f = meta_value_and_grad(loss, inner_lr=0.01, inner_steps=steps, memory="flat")
+    f(params, tasks)
+    tracemalloc.start()
+    try:
+        f(params, tasks)
+        return tracemalloc.get_traced_memory()[1], sum(x.nbytes for x in tree_leaves(params))
+    finally:
+        tracemalloc.stop()
+
+
+def test_flat_memory_at_fifty_steps_is_at_most_twice_that_at_one():
+    one, fifty = (peak(steps, 20, 300)[0] for steps in (1, 50))
+    assert fifty <= 2 * one, f"{one / 1e6:.2f} MB with one step, {fifty / 1e6:.2f} MB with fifty"
+
+
+def test_flat_memory_grows_by_a_few_times_the_parameters():
+    """By log₂ K times: K = 50 and the query are 51 steps, halved 6 times; K = 1 is two, halved once."""
+    (one, theta), (fifty, _) = (peak(steps, 120, 10) for steps in (1, 50))
+    assert fifty - one <= 6 * theta
+    assert fifty <= 2 * one

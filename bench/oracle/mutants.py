@@ -816,6 +816,10 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1) -> list[dict]:
 # By file: (line as it stands, or its beginning and …; changes; why the changed program is as good)
 
 EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
+    "tinymaml/maml.py": [
+        ("return _step(support_loss, params, support, rates_like(inner_lr, params), True, where)", ("True → False",),
+         "nothing is differentiated through a step of flat memory: whether its gradients are held makes no difference"),
+    ],
     "tinymaml/ops.py": [
         ("if g.shape == shape:", ("g.shape == shape → False",),
          "a shortcut: a sum over no axis, reshaped to the same shape, is g"),

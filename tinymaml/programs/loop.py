@@ -39,7 +39,7 @@ WORD = ir.IntType(64)
 
 
 class _Short(CompilerBase):
-    """What Numba does to a function, without what one of scalars and without branches has no need of."""
+    """What Numba does to a function, without what straight lines of scalars have no need of."""
 
     def define_pipelines(self):
         passes = PassManager("scalar")
@@ -65,10 +65,9 @@ def loop(form: str):
                 flags = Flags()
                 flags.error_model = "numpy"
                 flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-                library = context.active_code_library
-                compiled = compile_extra(
+                compiled = compile_extra(  # as part of the function that has the loop, where it will be inlined
                     context.typing_context, context, body, signature.args, signature.return_type, flags, {},
-                    library, _Short,
+                    context.active_code_library, _Short,
                 )  # fmt: skip
 
                 def call(values: list) -> list:

@@ -4,6 +4,7 @@
     python -m bench W1 W5 --dtype both --plot bench.png --out bench.jsonl
     python -m bench W2 --only compiled,jax --json
     python -m bench scaling [tasks] [steps] [width] [threads]
+    python -m bench kernels [W1] [W5]                  # where the time of a compiled meta-gradient goes
     python -m bench overhead
 
 Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
@@ -32,15 +33,15 @@ from collections.abc import Callable
 
 from tinymaml.files import write_atomically
 
-from . import overhead, peers, picture, scaling, timing
+from . import kernels, overhead, peers, picture, scaling, timing
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
 def main(argv: list[str]) -> int:
-    study = argv[0] if argv and argv[0] in ("scaling", "overhead") else "workloads"
-    names = {"workloads": list(WORKLOADS), "scaling": list(scaling.STUDIES), "overhead": []}[study]
+    study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead") else "workloads"
+    names = {"scaling": list(scaling.STUDIES), "overhead": []}.get(study, list(WORKLOADS))
     what = "study" if study == "scaling" else "workload"
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
         parser.add_argument("--patience", type=float, default=300, help="seconds until a first call is given up (300)")
     if study != "overhead":
         parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    if study in ("workloads", "scaling"):
         parser.add_argument("--threads", type=int, default=_cores(), help="for everyone (all cores)")
         parser.add_argument("--only", metavar="NAMES", help=f"contenders, with commas: of {', '.join(_contenders())}")
         parser.add_argument("--plot", metavar="FILE", help="a PNG")
@@ -65,6 +67,8 @@ def main(argv: list[str]) -> int:
         parser.error(f"--turns is {args.turns}, wanted at least 1")
     if study == "overhead":
         return _overhead(args)
+    if study == "kernels":
+        return _kernels(args, args.names or names)
     if not 1 <= args.threads <= _cores():
         parser.error(f"--threads is {args.threads}, wanted 1 … {_cores()}")
     args.only = args.only.split(",") if args.only else None
@@ -128,6 +132,14 @@ def _overhead(args: argparse.Namespace) -> int:
         return 0
     print(f"nanoseconds an operation, in a chain of {overhead.LENGTH:,} on 4 numbers")
     print("\n".join(timing.columns([(name, f"{ns:.0f}") for name, ns in found.items()])))
+    return 0
+
+
+def _kernels(args: argparse.Namespace, names: list[str]) -> int:
+    for name in names:
+        for dtype in DTYPES[args.dtype]:
+            record = kernels.measure(name, WORKLOADS[name], dtype, args.turns)
+            print(json.dumps(record) if args.json else kernels.table(record) + "\n", flush=True)
     return 0
 
 

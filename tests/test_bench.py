@@ -9,7 +9,7 @@ import pytest
 
 import tinymaml as tm
 from bench import __main__ as command
-from bench import peers, picture, scaling, timing
+from bench import kernels, peers, picture, scaling, timing
 from bench.workloads import WORKLOADS, Workload, flops
 
 SMALL = Workload("mlp", (1,), (5, 4), 1, tasks=3, support=4, query=6, inner_steps=2, inner_lr=0.1)
@@ -246,3 +246,21 @@ def test_bad_input_is_one_clear_error(line, message, capsys):
         command.main(line.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_kernels_are_all_steps_of_one_task(kind, capsys, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setitem(WORKLOADS, "small", SMALL_ONES[kind])
+    record = kernels.measure("small", SMALL_ONES[kind], "float64", turns=2)
+    found = record["kernels"]
+    assert {"matrix products", "fused loops", "copy"} <= set(found) and ("patches" in found) == (kind == "conv")
+    assert 0 < found["matrix products"]["flops"] <= flops(SMALL_ONES[kind]) / SMALL_ONES[kind].tasks
+    assert sum(one["flops"] for one in found.values()) == found["matrix products"]["flops"]
+    assert np.isclose(sum(one["seconds"] for one in found.values()), record["seconds"])
+    assert "matrix products" in kernels.table(record)
+    assert command.main(["kernels", "W1", "--turns", "1", "--json"]) == 0
+    assert '"fused loops"' in capsys.readouterr().out

@@ -509,6 +509,19 @@ def test_random_programs_in_python(recipe, gradient):
         examine(f, recipe.arrays)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_products_of_few_rows_in_pieces(rows, monkeypatch):
+    monkeypatch.setattr(schedule, "SMALL", 16)
+    monkeypatch.setattr(schedule, "FEW", 3)
+    arrays = np.random.default_rng(0).standard_normal((rows, 7)), np.random.default_rng(1).standard_normal((7, 4))
+    f = lambda x, w: np.tanh(x @ w) @ (w.T @ np.ones((7, 1)))  # noqa: E731
+    everything = lambda x, w: (f(x, w), tm.grad(lambda x, w: np.sum(f(x, w)), (0, 1))(x, w))  # noqa: E731
+    plan = lay_out(whole(everything, arrays)).parts["query"].schedule
+    assert any(isinstance(x, Call) and x.kernel == "matmul" and x.numbers == [1] for x in plan.steps)
+    with plain_python(), spoiled_memory():
+        examine(everything, arrays)
+
+
 CONVOLUTIONS = {
     "one": lambda x, w: tm.nn.conv2d(x, w),
     "of stride 2": lambda x, w: tm.nn.conv2d(x, w, stride=2) ** 2,

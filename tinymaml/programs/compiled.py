@@ -271,13 +271,13 @@ class Machine:
     """A task's programs in machine code, with a memory for each thread.
 
     Attributes:
-        task: the programs.   source: the generated file with their loops.
+        task: the programs.   layout: their place in memory.   generated: steps and files.   source: that of the loops.
     """
 
     def __init__(self, task: Task, threads: int | None):
         numba = require("numba", "fast")
         self.task, self.layout = task, lay_out(task)
-        source = generate(self.layout)
+        self.generated = source = generate(self.layout)
         self.source = source.files[0]
         self.blas = Blas()
         from . import machine

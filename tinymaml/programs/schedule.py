@@ -38,6 +38,7 @@ KERNELS = {
     "pool_argmax", "pick", "unpick", "max", "argmax", "argmin", "cumsum",
 }  # fmt: skip
 REACH = 60  # steps back in which a loop to join is looked for
+SMALL, FEW = 10**6, 20  # multiplications up to which OpenBLAS does not copy matrices first; rows for which that pays
 LARGE, TILE = 1 << 21, 1 << 19  # bytes: patches of more are made in pieces, of about so many if an image has fewer
 
 # A memory begins with these numbers: the task, its chunk; then the addresses of the arrays that tasks are read from and
@@ -463,7 +464,16 @@ class _Scheduler:
             if a == of_patches or a.transpose((1, 0)) == View(a.buffer, 0, a.shape[::-1], (a.shape[0], 1)):
                 return self._product_of_patches(e, patches, transposed=a != of_patches)
         lead = e.output.shape[:-2]
-        self.call(e, "matmul", [self._matrices(x, self.view(x), lead) for x in e.inputs])
+        a, b = (self._matrices(x, self.view(x), lead) for x in e.inputs)
+        count, rows, inner = a.shape
+        pieces = min(-(-rows * inner * b.shape[-1] // SMALL), inner) if count == 1 and rows <= FEW else 1
+        if pieces == 1:
+            self.call(e, "matmul", [a, b])
+            return
+        out = self.new(e)
+        for i in range(pieces):
+            part = slice(inner * i // pieces, inner * (i + 1) // pieces)
+            self.do(Call("matmul", [_part(a, part, 2), _part(b, part, 1)], [out], [int(i > 0)]))
     def _matrices(self, x, view: View, lead: tuple[int, ...]) -> View:
         """Matrices that BLAS can read: rows or columns in order, one stride from each to the next."""
         rows, columns = view.strides[-2:]
@@ -646,7 +656,7 @@ def _touched(step: Call | Loop) -> tuple[set[Buffer], set[Buffer]]:
 
 
 class LaidPart(NamedTuple):
-    """A part of a task: its steps, and the buffers its outputs are copied to."""
+    """A part of a task: its steps, and the buffers its outputs are wanted in."""
 
     schedule: Schedule
     writes: list[Buffer]
@@ -699,6 +709,10 @@ def lay_out(task: Task) -> Layout:
     end = _rounded(8 * (ARRAYS + task.inputs + len(results) + len(task.sums)))
     for buffer in (*slots, stack, *constants):
         buffer.offset, end = end, end + _rounded(buffer.nbytes)
+    for name, part in task.parts.items():  # what a slot is not read for, is computed in its place
+        for x, i in zip(parts[name].schedule.outputs, part.writes, strict=True):
+            if x.offset < 0 and i not in part.reads:
+                x.offset = slots[i].offset
     nbytes = max(_place(part.schedule.steps, end) for part in parts.values())
     sums: list[Run] = []
     for i in task.sums:

@@ -32,7 +32,7 @@ import numpy as np
 
 from ..files import write_atomically
 from .program import Equation, Var
-from .schedule import Call, LaidPart, Layout, Loop, Unsupported, View
+from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
 
 EXPRESSIONS = {  # on scalars of the dtype that is computed in
     "add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}", "power": "{0} ** {1}",
@@ -199,16 +199,16 @@ def generate(layout: Layout) -> Source:
     """The source of a task: the loops of its programs in one file, and a file for each other kernel it uses."""
     writer = _Writer(layout)
     steps = {"fetch": writer.fetch()} | {name: writer.part(part) for name, part in layout.parts.items()}
-    moves, depth = ["fetch"], 0
+    moves, kept = ["fetch"], 0
     for move in layout.moves:
-        if move == "pop":
-            depth -= 1
-        if move in ("push", "pop"):
-            name, places = f"{move} {depth}", [layout.stack.offset + depth * layout.theta_bytes, layout.theta]
-            steps[name] = writer.copy(*(places if move == "push" else places[::-1]), layout.theta_bytes)
-        moves.append(name if move in ("push", "pop") else move)
+        kept -= move == "pop"
+        place = layout.stack.offset + kept * layout.theta_bytes
         if move == "push":
-            depth += 1
+            steps[f"push {kept}"] = [writer.base("copy", place, layout.theta, layout.theta_bytes)]
+        elif move == "pop":
+            steps[f"pop {kept}"] = [writer.base("copy", layout.theta, place, layout.theta_bytes)]
+        moves.append(move if move in layout.parts else f"{move} {kept}")
+        kept += move == "push"
     steps["put"] = writer.put()
     return Source([writer.loops_file(), *writer.files], steps, [*moves, "put"])
 
@@ -233,35 +233,33 @@ class _Writer:
         """A step that calls one of the kernels that every program needs."""
         return self.step(BASE | _base_of(dtype or self.layout.float), name, *numbers)
 
-    def copy(self, *numbers) -> list[list]:
-        return [self.base("copy", *numbers)]
-
     def fetch(self) -> list[list]:
         steps = []
         for i, x in enumerate(self.layout.inputs):
-            numbers = x.offset, next(self.arrays), x.nbytes, 0 if i < self.layout.shared else x.nbytes, x.size
+            stride = 0 if i < self.layout.shared else x.nbytes
+            steps.append(self.base("fetch", x.offset, next(self.arrays), x.nbytes, stride))
             if x.dtype.kind == "f":
-                steps.append(self.base(f"fetch_{code(x.dtype)}", *numbers, dtype=x.dtype))
-            else:
-                steps.append(self.base("fetch", *numbers))
+                steps.append(self.check(x, x.size))
         return steps
 
     def put(self) -> list[list]:
         steps = [self.base("put", x.offset, next(self.arrays), x.nbytes) for x in self.layout.results]
-        for first, count, _ in self.layout.sums:
-            kind, item = code(first.dtype), first.dtype.itemsize
-            numbers = first.offset, next(self.arrays), count * item, 0, count
-            steps.append(self.base(f"add_{kind}", *numbers, dtype=first.dtype))
+        for x, count, _ in self.layout.sums:
+            numbers = x.offset, next(self.arrays), count * x.dtype.itemsize, count
+            steps += [self.base(f"add_{code(x.dtype)}", *numbers, dtype=x.dtype), self.check(x, count)]
         return steps
+
+    def check(self, x: Buffer, size: int) -> list:
+        return self.base(f"check_{code(x.dtype)}", x.offset, size, dtype=x.dtype)
 
     def part(self, part: LaidPart) -> list[list]:
         steps = []
         for step in part.schedule.steps:
             steps += self.fused(step) if isinstance(step, Loop) else [self.call(step)]
-        for x in part.schedule.checked:
-            steps.append(self.base(f"check_{code(x.dtype)}", x.offset, 0, 0, 0, x.size, dtype=x.dtype))
+        steps += [self.check(x, x.size) for x in part.schedule.checked]
         for x, slot in zip(part.schedule.outputs, part.writes, strict=True):
-            steps += self.copy(slot.offset, x.offset, x.nbytes)
+            if x.offset != slot.offset:
+                steps.append(self.base("copy", slot.offset, x.offset, x.nbytes))
         return steps
 
     def fused(self, loop: Loop) -> list[list]:
@@ -299,16 +297,14 @@ BASE = {
 
 
 def _base_of(dtype: np.dtype) -> dict[str, str]:
-    """Those of a floating dtype. What comes in or goes out is looked at."""
+    """Those of a floating dtype: what comes in or goes out is looked at."""
     kind = code(dtype)
     bits, ones = ("p_i4", "i4(0x7F800000)") if kind == "f4" else ("p_i8", "i8(0x7FF0000000000000)")
-    check = f"failed = machine.not_finite({bits}(memory, t, 3), t[7], {ones})"
-    add = f"machine.add(machine.{kind}_at(now[ARRAYS + t[4]] + now[CHUNK] * t[5]), p_{kind}(memory, t, 3), t[7])"
+    there = f"machine.{kind}_at(now[ARRAYS + t[4]] + now[CHUNK] * t[5])"
     return {
-        f"check_{kind}": check,
-        f"fetch_{kind}": f"{BASE['fetch']}\n{check}",
+        f"check_{kind}": f"failed = machine.not_finite({bits}(memory, t, 3), t[4], {ones})",
         f"matmul_{kind}": f"machine.gemm_{kind}(memory, t)",
-        f"add_{kind}": f"{add}\n{check}",
+        f"add_{kind}": f"machine.add({there}, p_{kind}(memory, t, 3), t[6])",
     }
 
 

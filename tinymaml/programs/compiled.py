@@ -68,7 +68,8 @@ from .task import Fixed, Task, task_of, whole
 _forked: list[bool] = []  # OpenMP, on which Numba's threads may stand, ends a process that uses it after a fork
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _forked.append(True))
-CHUNKS = 32  # parts that a sum over tasks has: so many threads can be used
+# Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
+CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
 
 
 class CompileWarning(UserWarning):
@@ -296,7 +297,10 @@ class Machine:
             for name, steps in source.steps.items()
         }
         self.moves = np.array([_address(self.steps[move]) for move in source.moves], np.int64)
-        self.threads = min(threads or numba.get_num_threads(), CHUNKS)
+        gradient = max(sum(run.size * run.first.dtype.itemsize for run in self.layout.sums), 1)
+        self.chunks = min(max(SUMS // gradient, FEWEST), CHUNKS)  # whatever the number of threads: so are the sums
+        self.sums: list[np.ndarray] = []
+        self.threads = min(threads or numba.get_num_threads(), self.chunks)
         self.memory = [_aligned(self.layout.nbytes) for _ in range(self.threads)]
         self.heads = [memory[: memory.size // 8 * 8].view(np.int64) for memory in self.memory]
         self.jobs: dict = {}  # for each number of tasks and threads, see `machine._run_tasks`
@@ -307,11 +311,14 @@ class Machine:
 
     def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
         """As `Replay.run`."""
-        chunks = min(count, CHUNKS)
+        chunks = min(count, self.chunks)
         threads = 1 if _forked else min(self.threads, chunks)
         results = [np.empty((count, *x.shape), x.dtype) for x in self.variables]
-        sums = [np.zeros((chunks, run.size), run.first.dtype) for run in self.layout.sums]
-        arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *sums]
+        if [len(x) for x in self.sums] != [chunks] * len(self.layout.sums):
+            self.sums = [np.empty((chunks, run.size), run.first.dtype) for run in self.layout.sums]
+        for x in self.sums:
+            x.fill(0)
+        arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *self.sums]
         addresses = np.array([*map(_address, arrays)])
         for head in self.heads[:threads]:
             head[ARRAYS : ARRAYS + len(arrays)] = addresses
@@ -321,14 +328,14 @@ class Machine:
         with self.blas:
             failed = self.machine.runner("parallel" if threads > 1 else "cpu")(jobs)
         grads = []
-        for run, x in zip(self.layout.sums, sums, strict=True):
+        for run, x in zip(self.layout.sums, self.sums, strict=True):
             # 1/T Σₜ
             mean = np.add.reduce(x, 0) / count
             grads += [mean[start : start + math.prod(shape)].reshape(shape) for start, shape in run.parts]
         return results, grads, bool(failed.any())
 
     def _jobs(self, count: int, chunks: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        """What each thread does; and the first task of each chunk, whatever the number of threads: so are the sums."""
+        """What each thread does, and the first task of each chunk."""
         first_of = np.arange(chunks + 1) * count // chunks
         bounds = np.arange(threads + 1) * chunks // threads
         moves = _address(self.moves), len(self.moves)

@@ -257,7 +257,7 @@ def test_kernels_are_all_steps_of_one_task(kind, capsys, monkeypatch):
     monkeypatch.setitem(WORKLOADS, "small", SMALL_ONES[kind])
     record = kernels.measure("small", SMALL_ONES[kind], "float64", turns=2)
     found = record["kernels"]
-    assert {"matrix products", "fused loops", "copy"} <= set(found) and ("patches" in found) == (kind == "conv")
+    assert {"matrix products", "fused loops", "zero"} <= set(found) and ("patches" in found) == (kind == "conv")
     assert 0 < found["matrix products"]["flops"] <= flops(SMALL_ONES[kind]) / SMALL_ONES[kind].tasks
     assert sum(one["flops"] for one in found.values()) == found["matrix products"]["flops"]
     assert np.isclose(sum(one["seconds"] for one in found.values()), record["seconds"])

@@ -51,7 +51,7 @@ def measure(name: str, w: Workload, dtype: str, turns: int) -> dict:
             empty[turn] = _seconds(calls[0][2], -1, memory, calls[0][4])
             for i, (_, _, function, kernel, at) in enumerate(calls):
                 spent[turn, i] = _seconds(function, kernel, memory, at)
-    seconds = np.maximum(np.median(spent, 0) - median(empty), 0)
+    seconds = np.maximum(np.median(spent, 0) - median(empty), 1e-9)  # no step costs nothing
     kernels: dict[str, dict] = {}
     for (called, flops, *_), s in zip(calls, seconds, strict=True):
         one = kernels.setdefault(called, {"steps": 0, "seconds": 0.0, "flops": 0})

@@ -70,7 +70,7 @@ def _seconds(function, *numbers: int) -> float:
 def table(record: dict) -> str:
     rows = [("", "steps", "ms", "share", "GFLOP/s")]
     for name, one in sorted(record["kernels"].items(), key=lambda item: -item[1]["seconds"]):
-        rate = digits(one["flops"] / one["seconds"] / 1e9) if one["flops"] and one["seconds"] else ""
+        rate = digits(one["flops"] / one["seconds"] / 1e9) if one["flops"] else ""
         share = f"{one['seconds'] / record['seconds']:.1%}"
         rows.append((name, f"{one['steps']:,}", digits(1e3 * one["seconds"]), share, rate))
     title = f"{record['workload']} {record['dtype']}: one task, one thread, {digits(1e3 * record['seconds'])} ms"

@@ -522,12 +522,15 @@ def test_products_of_few_rows_in_pieces(rows, monkeypatch):
         examine(everything, arrays)
 
 
+WINDOWS = dict(size=(3, 3), stride=1, padding=((1, 1), (1, 1)))
 CONVOLUTIONS = {
     "one": lambda x, w: tm.nn.conv2d(x, w),
     "of stride 2": lambda x, w: tm.nn.conv2d(x, w, stride=2) ** 2,
     "two": lambda x, w: tm.nn.conv2d(np.tanh(tm.nn.conv2d(x, w[..., :3])), w),
-    "one, and the patches": lambda x, w: [ops.patches(x, size=(3, 3), stride=1, padding=((1, 1), (1, 1))),
-                                          tm.nn.conv2d(x, w)],
+    "one, and the patches": lambda x, w: [ops.patches(x, **WINDOWS), tm.nn.conv2d(x, w)],
+    "two patches a row": lambda x, w: np.reshape(ops.patches(x, **WINDOWS), (30, 54)) @ np.reshape(w, (54, 2)),
+    "two patches a row, to images": lambda x, w: ops.unpatches(
+        np.reshape(np.reshape(x[..., :1], (30, 2)) @ np.reshape(w, (2, 54)), (5, 4, 3, 27)), shape=x.shape, **WINDOWS),
 }  # fmt: skip
 
 
@@ -548,7 +551,7 @@ def test_products_of_patches_in_pieces(name, tile, monkeypatch):
 
     plan = lay_out(whole(everything, arrays)).parts["query"].schedule
     pieces = [x for x in plan.steps if isinstance(x, Call) and x.kernel == "matmul" and x.numbers]
-    if name != "one, and the patches":  # which are all there then
+    if "patches" not in name:  # which are all there then
         assert {tuple(x.numbers) for x in pieces} == ({(0,), (1,)} if tile < 1 << 20 else {(0,)})
     with plain_python(), spoiled_memory():
         examine(everything, arrays)

@@ -9,7 +9,8 @@ Five decisions turn equations into steps:
    only that loop needs is never stored.
 3. A value that one array and some small ones give in a few operations (a ReLU's mask, a normalised activation) is
    computed again where it is wanted, rather than stored and loaded.
-4. A product with more patches than the cache holds is made image by image, and its patches with it.
+4. A product with more patches than the cache holds is made image by image, and its patches with it; one of few rows
+   in pieces, which BLAS multiplies without copying them first.
 5. Buffers live from their first step to their last, and others take their place: one task's program fits the cache.
 
 Read next: `source`.
@@ -459,21 +460,26 @@ class _Scheduler:
     def _matmul(self, e):
         a = self.peek(e.inputs[0])
         patches = self.later.get(a.buffer)
-        if patches and patches.kernel == "patches" and len(a.shape) == 2 and a.offset == 0:
-            of_patches = View(a.buffer, 0, (a.buffer.size // a.shape[1], a.shape[1]), (a.shape[1], 1))
-            if a == of_patches or a.transpose((1, 0)) == View(a.buffer, 0, a.shape[::-1], (a.shape[0], 1)):
-                return self._product_of_patches(e, patches, transposed=a != of_patches)
+        if patches and patches.kernel == "patches" and len(a.shape) == 2:
+            for transposed, matrix in ((False, a), (True, a.transpose((1, 0)))):
+                if matrix.flat and matrix.shape[1] == _patch_size(patches.numbers):
+                    return self._product_of_patches(e, patches, transposed)
         lead = e.output.shape[:-2]
         a, b = (self._matrices(x, self.view(x), lead) for x in e.inputs)
         count, rows, inner = a.shape
-        pieces = min(-(-rows * inner * b.shape[-1] // SMALL), inner) if count == 1 and rows <= FEW else 1
-        if pieces == 1:
-            self.call(e, "matmul", [a, b])
-            return
+        if count == 1 and rows <= FEW and rows * inner * b.shape[-1] > SMALL:
+            return self._product_of_few_rows(e, a, b)
+        self.call(e, "matmul", [a, b])
+
+    def _product_of_few_rows(self, e: Equation, a: View, b: View) -> None:
+        """Σᵢ Aᵢ Bᵢ, over pieces of what is summed over."""
+        _, rows, inner = a.shape
+        pieces = min(-(-rows * inner * b.shape[-1] // SMALL), inner)
         out = self.new(e)
         for i in range(pieces):
             part = slice(inner * i // pieces, inner * (i + 1) // pieces)
             self.do(Call("matmul", [_part(a, part, 2), _part(b, part, 1)], [out], [int(i > 0)]))
+
     def _matrices(self, x, view: View, lead: tuple[int, ...]) -> View:
         """Matrices that BLAS can read: rows or columns in order, one stride from each to the next."""
         rows, columns = view.strides[-2:]
@@ -494,7 +500,7 @@ class _Scheduler:
     def _unpatches(self, e):
         x, numbers = self.peek(e.inputs[0]), self._windows(e, e.output.shape, e.inputs[0].shape)
         product = self.later.get(x.buffer)
-        if product and product.kernel == "matmul" and x.flat:
+        if product and product.kernel == "matmul" and x.flat and product.writes[0].shape[1:] == (_patch_size(numbers),):
             return self._images_of_product(e, product, numbers)
         self.call(e, "unpatches", [self.dense(e.inputs[0])], *numbers)
 
@@ -594,8 +600,8 @@ class _Scheduler:
 def _pieces(numbers: list[int], dtype: np.dtype) -> Iterator[tuple[slice, list[int], slice, View]]:
     """Some images at a time: which they are, the numbers of the kernel for them, which rows of all patches are theirs,
     and a place for these rows, the same for all pieces."""
-    n, _, _, c, rows, columns, height, width, *_ = numbers
-    size, each = height * width * c, rows * columns
+    n, _, _, _, rows, columns, *_ = numbers
+    size, each = _patch_size(numbers), rows * columns
     count = min(max(TILE // (each * size * dtype.itemsize), 1), n)
     tile = Buffer(dtype, count * each * size)
     for first in range(0, n, count):
@@ -603,6 +609,11 @@ def _pieces(numbers: list[int], dtype: np.dtype) -> Iterator[tuple[slice, list[i
         here = images.stop - first
         view = View(tile, 0, (1, here * each, size), (0, size, 1))
         yield images, [here, *numbers[1:]], slice(first * each, images.stop * each), view
+
+
+def _patch_size(numbers: list[int]) -> int:
+    _, _, _, c, _, _, height, width, *_ = numbers
+    return height * width * c
 
 
 def _part(view: View, rows: slice, axis: int) -> View:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
-from .engine import Tensor, hvp, stop_gradient, value_and_grad
+from .engine import Tensor, stop_gradient, value_and_grad
 from .inputs import as_tasks, check_arrays, check_converging, check_data, check_settings, rates_like
 from .nest import Nest, tree_map
 from .numpy_api import as_array
@@ -61,11 +61,12 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
     params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
     alpha = rates_like(inner_lr, params)
     for k in range(inner_steps):
-        params = _step(loss, params, support, alpha, first_order, f"{where}inner step {k}")
+        params = inner_step(loss, params, support, alpha, first_order, f"{where}inner step {k}")
     return params
 
 
-def _step(loss, params, support, alpha, first_order, where):
+def inner_step(loss, params, support, alpha, first_order, where):
+    """θₖ₊₁ after θₖ; with `first_order`, the gradient in it is held constant."""
     value, grads = value_and_grad(loss)(params, *support)
     check_converging(value, f"{where}: the support loss")
     if first_order:
@@ -162,28 +163,18 @@ def task_value_and_grad(
 
     @functools.wraps(loss)
     def query_loss(params):
-        return loss(_adapt(_scalar(loss, has_aux), params, support, inner_lr, inner_steps, first_order, where), *query)
+        return loss(_adapt(scalar(loss, has_aux), params, support, inner_lr, inner_steps, first_order, where), *query)
 
     if memory == "unrolled":
         return value_and_grad(query_loss, has_aux=has_aux)(params)
 
-    step, query_value_and_grad, back = flat_parts(loss, inner_lr=inner_lr, has_aux=has_aux)
-    thetas, steps = [], 0
-    for move in flat_moves(inner_steps, first_order):
-        if move == "push":
-            thetas.append(params)
-        elif move == "pop":
-            params = thetas.pop()
-        elif move == "step":
-            params, steps = step(params, support, f"{where}inner step {steps}"), steps + 1
-        elif move == "query":
-            value, v = query_value_and_grad(params, query)
-        else:
-            v = back(params, support, v)
-    return value, v
+    from .flat import flat_value_and_grad  # which is made of what is here
+
+    settings = dict(inner_lr=inner_lr, inner_steps=inner_steps, first_order=first_order, has_aux=has_aux, where=where)
+    return flat_value_and_grad(loss, params, support, query, **settings)
 
 
-def _scalar(loss: Callable, has_aux: bool) -> Callable:
+def scalar(loss: Callable, has_aux: bool) -> Callable:
     """The loss without its aux."""
 
     @functools.wraps(loss)
@@ -192,45 +183,3 @@ def _scalar(loss: Callable, has_aux: bool) -> Callable:
         return value[0] if has_aux else value
 
     return support_loss
-
-
-def flat_moves(inner_steps: int, first_order: bool) -> Iterator[str]:
-    """In what order memory="flat" runs its parts, "step", "query", "back"; "push" keeps θ, "pop" takes it up again.
-
-    The second half of the steps is gone back over before the first half, from a θ that is kept between them; each half
-    likewise. So log₂ K of the θₖ are kept, and most are computed again: about K/2 · log₂ K steps, instead of K.
-    (Griewank, 1992: logarithmic growth of temporal and spatial complexity in reverse automatic differentiation.)
-    """
-
-    def moves(first: int, count: int) -> Iterator[str]:
-        """Back over `count` steps, from θ_first; the query is the last step of all."""
-        if count == 1:
-            yield "query" if first == inner_steps else "back"
-            return
-        half = count // 2
-        yield "push"
-        yield from ["step"] * half
-        yield from moves(first + half, count - half)
-        yield "pop"
-        yield from moves(first, half)
-
-    return iter(["step"] * inner_steps + ["query"]) if first_order else moves(0, inner_steps + 1)
-
-
-def flat_parts(loss, *, inner_lr, has_aux) -> tuple[Callable, Callable, Callable]:
-    """What memory="flat" is made of: θₖ ↦ θₖ₊₁;  θ_K ↦ (L_q, g_q);  (θₖ, v) ↦ (I − Hₖα) v."""
-
-    support_loss = _scalar(loss, has_aux)
-
-    def step(params, support, where=""):
-        return _step(support_loss, params, support, rates_like(inner_lr, params), True, where)
-
-    def query_value_and_grad(params, query):
-        return value_and_grad(loss, has_aux=has_aux)(params, *query)
-
-    def back(params, support, v):
-        # v ← v − Hₖ (α v): from v = g_q(θ_K) back to θ₀ this is the product ∏(I − αHₖ) g_q
-        av = tree_map(operator.mul, rates_like(inner_lr, params), v)
-        return tree_map(operator.sub, v, hvp(lambda theta: support_loss(theta, *support), (params,), av))
-
-    return step, query_value_and_grad, back

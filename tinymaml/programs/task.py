@@ -4,7 +4,7 @@
     whole(f, args)                                  any function, as one task that shares nothing with others
 
 Unrolled, there is one part: all inputs → value and gradient. In flat memory there are three, over slots for θ, the data
-and v, and the moves between them are `maml.flat_moves`. Read next: `schedule`.
+and v, and the moves between them are `flat.flat_moves`. Read next: `schedule`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..maml import flat_moves, flat_parts
+from ..flat import flat_moves, flat_parts
 from ..nest import Nest, tree_leaves
 from .passes import simplify
 from .program import Program, Var, record

@@ -462,6 +462,20 @@ def test_threads_and_runs_give_the_same_bits(count, strict):
     assert all(same_bits(two(params, tasks), first) for _ in range(20))
 
 
+def test_a_long_gradient_is_added_up_in_fewer_parts(strict, monkeypatch):
+    monkeypatch.setattr(compiled, "SUMS", 1)
+    problem = Problem("mlp")
+    f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05)
+    one, three = (tm.compile(f, threads=n) for n in (1, 3))
+    params = problem.params()
+    for count in (20, 5, 20):  # the parts that are kept are of another number then
+        tasks = problem.tasks(count)
+        agree(one, f, params, tasks)
+        assert same_bits(three(params, tasks), one(params, tasks))
+        (runner,) = one.runners.values()
+        assert {len(x) for x in runner.sums} == {min(count, compiled.FEWEST)}
+
+
 def test_results_and_arguments_are_the_callers_own(strict):
     problem = Problem("mlp")
     fast = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05))

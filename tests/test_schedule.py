@@ -114,10 +114,7 @@ class PlainMachine:
         return lambda address: Pointer(self, address, kind)
 
     def pointer(self, kind: str):
-        def pointer(memory, t, j, *indices):
-            return Pointer(self, memory + t[j] + sum(i * t[j + 1 + k] for k, i in enumerate(indices)), kind)
-
-        return pointer
+        return lambda memory, t, j: Pointer(self, memory + t[j], kind)
 
     def copy(self, target, source, nbytes):
         ctypes.memmove(self.check(target, nbytes), self.check(source, nbytes), nbytes)

@@ -86,8 +86,8 @@ def compile(f: Callable, *, backend: str = "numba", threads: int | None = None) 
         f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
             arrays: then all of it is one program, run on one thread.
         backend: "numba": machine code; "replay": the simplified program in NumPy, equation by equation.
-        threads: how many tasks go at a time; None: as many as Numba has (`NUMBA_NUM_THREADS`). The results do not
-            depend on it, not in a bit.
+        threads: how many tasks go at a time; None: as many as Numba has (`NUMBA_NUM_THREADS`); at most 32, or 8 where
+            the gradient is long. The results do not depend on it, not in a bit.
 
     Raises:
         What `f` raises: where arguments are refused or something diverges, `f` itself is asked.
@@ -302,7 +302,7 @@ class Machine:
         self.sums: list[np.ndarray] = []
         self.threads = min(threads or numba.get_num_threads(), self.chunks)
         self.memory = [_aligned(self.layout.nbytes) for _ in range(self.threads)]
-        self.heads = [memory[: memory.size // 8 * 8].view(np.int64) for memory in self.memory]
+        self.heads = [memory.view(np.int64) for memory in self.memory]
         self.jobs: dict = {}  # for each number of tasks and threads, see `machine._run_tasks`
         self.variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
         for buffer in self.layout.constants:

@@ -19,26 +19,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from .loop import repeat
-from .schedule import ARRAYS, CHUNK, END, TASK  # noqa: F401 (generated code has ARRAYS from here)
+from .schedule import CHUNK, END, TASK
 
 # ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _pointer(element: types.Type):
-    """p(memory, t, j, i0, …): a pointer to memory + t[j] + i0 t[j + 1] + …, which is indexed like an array."""
+    """p(memory, t, j): a pointer to memory + t[j], which is indexed like an array."""
 
     @intrinsic
-    def pointer(typingctx, memory, t, j, *indices):
+    def pointer(typingctx, memory, t, j):
         def codegen(context, builder, signature, args):
-            memory, t, j, indices = args
-            address = memory
-            for k, i in enumerate([None, *cgutils.unpack_tuple(builder, indices)]):
-                number = builder.load(builder.gep(t, [builder.add(j, ir.Constant(j.type, k))]))
-                address = builder.add(address, number if i is None else builder.mul(number, i))
+            memory, t, j = args
+            address = builder.add(memory, builder.load(builder.gep(t, [j])))
             return builder.inttoptr(address, context.get_value_type(signature.return_type))
 
-        rest = types.StarArgTuple.from_types(indices)
-        return types.CPointer(element)(types.int64, types.CPointer(types.int64), types.int64, rest), codegen
+        return types.CPointer(element)(types.int64, types.CPointer(types.int64), types.int64), codegen
 
     return pointer
 

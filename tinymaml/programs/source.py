@@ -369,8 +369,8 @@ from numba import uint8 as b1, uint8 as u1
 
 from tinymaml.programs import machine
 from tinymaml.programs.loop import above, choose, larger, loop
-from tinymaml.programs.machine import ARRAYS, CHUNK, TASK
-from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, step_at'''
+from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, step_at
+from tinymaml.programs.schedule import ARRAYS, CHUNK, TASK'''
 
 
 def _page(number: int, kernels: list[tuple[int, str]]) -> str:
@@ -387,7 +387,7 @@ def _file(parts: list[str]) -> str:
     return "\n\n\n".join([HEAD, *parts, ""])
 
 
-PAGE = 16  # loops in a function: with fewer or more they take longer to compile
+PAGE = 16  # loops in a function: with fewer in one they take longer to compile
 
 
 # ── on disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────

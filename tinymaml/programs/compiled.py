@@ -44,10 +44,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import math
 import operator
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -56,14 +58,15 @@ from typing import Any
 
 import numpy as np
 
+from .. import blas
 from ..engine import Tensor
 from ..extras import require
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_map
-from .blas import Blas
-from .schedule import ARRAYS, END, Unsupported, lay_out
+from .schedule import END, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
+from .threads import SHORT, cores, crew
 
 _forked: list[bool] = []  # OpenMP, on which Numba's threads may stand, ends a process that uses it after a fork
 if hasattr(os, "register_at_fork"):
@@ -269,28 +272,25 @@ class Replay:
 
 
 class Machine:
-    """A task's programs in machine code, with a memory for each thread.
+    """A task's programs in machine code.
 
     Attributes:
         task: the programs.   layout: their place in memory.   generated: steps and files.   source: that of the loops.
     """
 
     def __init__(self, task: Task, threads: int | None):
-        numba = require("numba", "fast")
-        self.task, self.layout = task, lay_out(task)
+        require("numba", "fast")
+        self.task, self.layout, self.threads = task, lay_out(task), threads
         self.generated = source = generate(self.layout)
         self.source = source.files[0]
-        self.blas = Blas()
-        from . import machine
-
-        self.machine = machine
+        self.blas = blas.scipys()
         self.modules = [load(text) for text in source.files]  # kept: their machine code is called by address
 
         def number(n) -> int:
             if not isinstance(n, tuple):
                 return n
             file, which = n
-            return self.blas.address(which) if file == "blas" else getattr(self.modules[file], f"page{which}").address
+            return blas.gemm(which) if file == "blas" else getattr(self.modules[file], f"page{which}").address
 
         self.steps = {
             name: np.array([number(n) for step in steps for n in step] + [END], np.int64)
@@ -299,56 +299,80 @@ class Machine:
         self.moves = np.array([_address(self.steps[move]) for move in source.moves], np.int64)
         gradient = max(sum(run.size * run.first.dtype.itemsize for run in self.layout.sums), 1)
         self.chunks = min(max(SUMS // gradient, FEWEST), CHUNKS)  # whatever the number of threads: so are the sums
-        self.sums: list[np.ndarray] = []
-        self.threads = min(threads or numba.get_num_threads(), self.chunks)
-        self.memory = [_aligned(self.layout.nbytes) for _ in range(self.threads)]
-        self.heads = [memory.view(np.int64) for memory in self.memory]
-        self.jobs: dict = {}  # for each number of tasks and threads, see `machine._run_tasks`
-        self.variables = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
-        for buffer in self.layout.constants:
-            for memory in self.memory:
-                memory[buffer.offset : buffer.offset + buffer.nbytes] = np.frombuffer(buffer.value.tobytes(), np.uint8)
+        self.results = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
+        self.constants, self.constants_at = self._constants()
+        self.number = next(_numbers)
+        self.idle: list[tuple] = []  # sums and jobs of earlier calls, for the next
+        self.seconds = np.inf  # what a task takes at least
+
+    def _constants(self) -> tuple[np.ndarray, int]:
+        """What lies at the constants' place in every memory, and where that is."""
+        buffers = self.layout.constants
+        start = min((x.offset for x in buffers), default=0)
+        block = np.zeros(max((x.offset + x.nbytes - start for x in buffers), default=0), np.uint8)
+        for x in buffers:
+            block[x.offset - start :][: x.nbytes] = np.frombuffer(x.value.tobytes(), np.uint8)
+        return block, start
 
     def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
         """As `Replay.run`."""
-        chunks = min(count, self.chunks)
-        threads = 1 if _forked else min(self.threads, chunks)
-        results = [np.empty((count, *x.shape), x.dtype) for x in self.variables]
-        if [len(x) for x in self.sums] != [chunks] * len(self.layout.sums):
-            self.sums = [np.empty((chunks, run.size), run.first.dtype) for run in self.layout.sums]
-        for x in self.sums:
+        threads = self._threads(count)
+        if threads > 1:
+            crew().wake(threads - 1)
+        place = self.idle.pop() if self.idle else Place(self)  # each is one call's at a time
+        job, sums = place.job(count)
+        results = [np.empty((count, *x.shape), x.dtype) for x in self.results]
+        for x in sums:
             x.fill(0)
-        arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results, *self.sums]
-        addresses = np.array([*map(_address, arrays)])
-        for head in self.heads[:threads]:
-            head[ARRAYS : ARRAYS + len(arrays)] = addresses
-        if (count, threads) not in self.jobs:
-            self.jobs[count, threads] = self._jobs(count, chunks, threads)
-        jobs, _ = self.jobs[count, threads]
-        with self.blas:
-            failed = self.machine.runner("parallel" if threads > 1 else "cpu")(jobs)
+        arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results]
+        place.head[: len(arrays)] = [*map(_address, arrays)]
+        started = time.perf_counter()
+        with blas.one_thread(self.blas):
+            failed = crew().run(job, self.layout.nbytes, threads, self.seconds * count, (place, arrays))
+        self.seconds = min(self.seconds, (time.perf_counter() - started) * threads / count)
         grads = []
-        for run, x in zip(self.layout.sums, self.sums, strict=True):
+        for run, x in zip(self.layout.sums, sums, strict=True):
             # 1/T Σₜ
             mean = np.add.reduce(x, 0) / count
             grads += [mean[start : start + math.prod(shape)].reshape(shape) for start, shape in run.parts]
-        return results, grads, bool(failed.any())
+        self.idle.append(place)
+        return results, grads, failed
 
-    def _jobs(self, count: int, chunks: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        """What each thread does, and the first task of each chunk."""
-        first_of = np.arange(chunks + 1) * count // chunks
-        bounds = np.arange(threads + 1) * chunks // threads
-        moves = _address(self.moves), len(self.moves)
-        return np.array([
-            [*moves, _address(memory), *bounds[i : i + 2], _address(first_of)]
-            for i, memory in enumerate(self.memory[:threads])
-        ]), first_of  # fmt: skip
+    def _threads(self, count: int) -> int:
+        """How many threads are worth while for so many tasks."""
+        if self.threads == 1 or count == 1 or self.seconds * count < SHORT:
+            return 1
+        return min(self.threads or cores(), self.chunks, count)
 
 
-def _aligned(nbytes: int) -> np.ndarray:
-    raw = np.zeros(nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + nbytes]
+class Place:
+    """What a call needs besides the memories of its threads: the sums of its chunks, and its description.
+
+    It is used again by later calls, as long as the number of tasks stays the same.
+    """
+
+    def __init__(self, machine: Machine):
+        self.machine, self.count = machine, 0
+        arrays = machine.task.inputs + len(machine.results) + len(machine.layout.sums)
+        self.head = np.zeros(arrays, np.int64)
+
+    def job(self, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The description of a job, see `threads`, and an array of sums (chunks, elements) for each dtype."""
+        if count != self.count:
+            m, self.count = self.machine, count
+            chunks = min(count, m.chunks)
+            self.first_of = np.arange(chunks + 1) * count // chunks
+            self.sums = [np.empty((chunks, run.size), run.first.dtype) for run in m.layout.sums]
+            self.head[len(self.head) - len(self.sums) :] = [*map(_address, self.sums)]
+            self.chunks = chunks
+            self.numbers = np.array([
+                _address(m.moves), len(m.moves), _address(self.first_of), chunks, _address(self.head), len(self.head),
+                _address(m.constants), m.constants_at, m.constants.nbytes, m.number,
+            ])  # fmt: skip
+        return self.numbers, self.sums
+
+
+_numbers = itertools.count(1)
 
 
 def _address(x: np.ndarray) -> int:

@@ -11,15 +11,20 @@ in `loop`; here is the rest.
 from __future__ import annotations
 
 import math
-from functools import cache
+import platform
 
 from llvmlite import ir
-from numba import guvectorize, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from .loop import repeat
-from .schedule import CHUNK, END, TASK
+from .schedule import ARRAYS, CHUNK, END, TASK
+from .threads import (
+    ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CREW, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, DONE, FAILED, FIRST_HELPER, FIRST_OF,
+    FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVE_COUNT, MOVES, NBYTES, OFFER, PROGRAM, RELEASE,
+    SIZE, SLOTS, TICKET, WAITING,
+)  # fmt: skip
 
 # ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -366,36 +371,215 @@ def logaddexp(x, y):
 
 
 # ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# What the caller and its helpers do with the board of `threads`, whose words these are. Addresses are int64.
 
 
-def _run_tasks(job, failed):
-    """The tasks of one thread, a chunk of them after another: every step in turn.
+def _atomic(operation: str):
+    """operation(address, n): the word there before it was changed, atomically."""
 
-    job is (address of the moves, how many they are, the thread's memory, its first chunk, the one that is not its any
-    more, address of the numbers of the chunks' first tasks); a move is the address of a list of steps.
-    """
-    moves, memory, first_of = step_at(job[0]), job[2], step_at(job[5])
-    now = step_at(memory)
-    failed[0] = 0
-    for chunk in range(job[3], job[4]):
+    @intrinsic
+    def atomic(typingctx, address, n):
+        def codegen(context, builder, signature, args):
+            place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+            return builder.atomic_rmw(operation, place, args[1], "seq_cst")
+
+        return types.int64(types.int64, types.int64), codegen
+
+    return atomic
+
+
+added, exchanged, united = map(_atomic, ("add", "xchg", "or"))
+
+
+@intrinsic
+def replaced(typingctx, address, old, new):
+    """Whether the word was `old`; if so, it is `new` now."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        result = builder.cmpxchg(place, args[1], args[2], "seq_cst", "seq_cst")
+        return builder.zext(builder.extract_value(result, 1), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def word(typingctx, address):
+    """The word as it is now."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(place, "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def call_with(typingctx, function, lock):
+    """Call PyThread_acquire_lock(lock, 1), or PyThread_release_lock(lock), which ignores the second argument."""
+
+    def codegen(context, builder, signature, args):
+        integer, flag = ir.IntType(64), ir.IntType(32)
+        function = builder.inttoptr(args[0], ir.FunctionType(flag, [integer, flag]).as_pointer())
+        builder.call(function, [args[1], flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """A moment in which the other thread of this core has more of it."""
+
+    def codegen(context, builder, signature, args):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"
+            )
+            builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@register_jitable
+def take(slot, generation, joining):
+    """Take a chunk: the ticket that names it, or −1 where none is left, or the job is another one by now."""
+    while True:
+        ticket = word(slot + 8 * TICKET)
+        none_left = ticket & 255 >= (ticket >> 8) & 255
+        if none_left or (generation >= 0 and ticket >> 24 != generation):
+            return -1
+        if joining and (ticket >> 16) & 255 == 0:
+            return -1
+        if replaced(slot + 8 * TICKET, ticket, ticket + 1 - (joining << 16)):
+            return ticket
+
+
+@register_jitable
+def run_chunks(slot, arena, ticket, budget):
+    """The chunk that a ticket names, and more of its job, at most `budget` of them: every step for every task."""
+    s, a = step_at(slot), step_at(arena)
+    job, memory, generation = step_at(s[JOB]), a[MEMORY], ticket >> 24
+    now, first_of, moves = step_at(memory), step_at(job[FIRST_OF]), step_at(job[MOVES])
+    if a[HOLDS] != job[PROGRAM]:
+        copy(memory + job[CONSTANTS_AT], job[CONSTANTS], job[CONSTANTS_BYTES])
+        a[HOLDS] = job[PROGRAM]
+    copy(memory + 8 * ARRAYS, job[HEAD], 8 * job[HEAD_COUNT])
+    while ticket >= 0:
+        chunk, failed = ticket & 255, 0
         now[CHUNK] = chunk
         for task in range(first_of[chunk], first_of[chunk + 1]):
             now[TASK] = task
-            for move in range(job[1]):
+            for move in range(job[MOVE_COUNT]):
                 at = moves[move]
                 step = step_at(at)
                 while step[0] != END:
-                    failed[0] |= invoke(step[0], step[1], memory, at)
+                    failed |= invoke(step[0], step[1], memory, at)
                     at += 8 * step[2]
                     step = step_at(at)
+        if failed:
+            united(slot + 8 * FAILED, 1)
+        done = added(slot + 8 * DONE, 1) + 1  # from here on the job may be gone, if this was its last chunk
+        if done == (word(slot + 8 * TICKET) >> 8) & 255 and exchanged(slot + 8 * WAITING, 0):
+            call_with(step_at(s[BOARD])[RELEASE], s[LOCK])
+        budget -= 1
+        ticket = take(slot, generation, 0) if budget > 0 else -1
 
 
-@cache
-def runner(target: str):
-    """`_run_tasks` for "parallel" threads or on one "cpu", compiled when it is first asked for."""
-    types_, shapes, options = ["void(int64[:], int64[:])"], "(n)->()", dict(nopython=True, target=target)
-    try:
-        compiled = guvectorize(types_, shapes, cache=True, **options)(_run_tasks)
-    except RuntimeError:  # no folder to cache in
-        compiled = guvectorize(types_, shapes, **options)(_run_tasks)
-    return getattr(compiled, "ufunc", compiled)  # for one cpu, what Numba puts around it costs time
+@register_jitable
+def wait(slot):
+    """Until all chunks that were taken are complete. The caller sleeps, after some microseconds of looking."""
+    s = step_at(slot)
+    chunks = (word(slot + 8 * TICKET) >> 8) & 255
+    for _ in range(LOOKS):
+        if word(slot + 8 * DONE) == chunks:
+            return
+    while word(slot + 8 * DONE) != chunks:
+        exchanged(slot + 8 * WAITING, 1)
+        if word(slot + 8 * DONE) == chunks and exchanged(slot + 8 * WAITING, 0):
+            return  # nobody has rung, and nobody will
+        call_with(step_at(s[BOARD])[ACQUIRE], s[LOCK])
+
+
+LOOKS = 2000  # looks at a word before a thread sleeps: some microseconds
+
+
+@register_jitable
+def wake(board, wanted):
+    """As many helpers as are wanted, of those that sleep."""
+    for i in range(word(board + 8 * HELPERS)):
+        helper = board + 8 * (FIRST_HELPER + LINE * i)
+        if wanted > 0 and word(helper + 8 * ASLEEP) and exchanged(helper + 8 * ASLEEP, 0):
+            call_with(step_at(board)[RELEASE], step_at(helper)[BELL])
+            wanted -= 1
+
+
+@register_jitable
+def work(slot, arena, first):
+    """What the caller does: whether there is more to do."""
+    s = step_at(slot)
+    if first:
+        exchanged(slot + 8 * TICKET, s[OFFER])
+        wake(s[BOARD], (s[OFFER] >> 16) & 255)
+    ticket = take(slot, word(slot + 8 * TICKET) >> 24, 0)
+    if ticket >= 0:
+        run_chunks(slot, arena, ticket, s[BUDGET])
+    ticket = word(slot + 8 * TICKET)
+    if ticket & 255 < (ticket >> 8) & 255:
+        return 1
+    wait(slot)
+    return 0
+
+
+@register_jitable
+def cancel(slot):
+    """No more chunks are taken; those that were are waited for."""
+    while True:
+        ticket = word(slot + 8 * TICKET)
+        taken = ticket & 255
+        if replaced(slot + 8 * TICKET, ticket, (ticket >> 24 << 24) | (taken << 8) | taken):
+            return wait(slot)
+
+
+@register_jitable
+def joinable(board):
+    """A slot whose job has chunks left and room for a helper; 0 if there is none."""
+    for i in range(word(board + 8 * SLOTS)):
+        slot = board + 8 * (FIRST_SLOT + LINE * i)
+        ticket = word(slot + 8 * TICKET)
+        if ticket & 255 < (ticket >> 8) & 255 and (ticket >> 16) & 255 > 0:
+            return slot
+    return 0
+
+
+@register_jitable
+def serve(helper, arena):
+    """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few."""
+    h, a = step_at(helper), step_at(arena)
+    board, looks = h[CREW], HELPERS_LOOKS
+    while True:
+        slot = joinable(board)
+        if slot == 0:
+            looks -= 1
+            if looks > 0:
+                pause()
+                continue
+            exchanged(helper + 8 * ASLEEP, 1)
+            slot = joinable(board)  # once more: nobody would wake it for what came in between
+            if slot == 0 or exchanged(helper + 8 * ASLEEP, 0) == 0:
+                call_with(step_at(board)[ACQUIRE], h[BELL])  # it sleeps, or somebody has rung already
+            looks = HELPERS_LOOKS
+            continue
+        ticket = word(slot + 8 * TICKET)
+        nbytes = step_at(slot)[NBYTES]
+        if nbytes > a[SIZE] and word(slot + 8 * TICKET) >> 24 == ticket >> 24:
+            return nbytes
+        ticket = take(slot, ticket >> 24, 1)
+        if ticket >= 0:
+            run_chunks(slot, arena, ticket, MOST_CHUNKS)
+            looks = AFTER
+
+
+MOST_CHUNKS = 255
+HELPERS_LOOKS, AFTER = 10000, 10000

@@ -33,6 +33,7 @@ import numpy as np
 from ..files import write_atomically
 from .program import Equation, Var
 from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
+from .threads import CANCEL, SERVE, START, WAKE
 
 EXPRESSIONS = {  # on scalars of the dtype that is computed in
     "add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}", "power": "{0} ** {1}",
@@ -387,6 +388,22 @@ def _file(parts: list[str]) -> str:
     return "\n\n\n".join([HEAD, *parts, ""])
 
 
+RUNNER = f"""{HEAD}
+
+
+@cfunc("int64(int64, int64, int64)", **OPTIONS)
+def page0(what, place, arena):
+    if what == {SERVE}:
+        return machine.serve(place, arena)
+    if what == {CANCEL}:
+        machine.cancel(place)
+        return 0
+    if what == {WAKE}:
+        machine.wake(place, arena)
+        return 0
+    return machine.work(place, arena, what == {START})
+"""  # what is asked for in `threads`
+
 PAGE = 16  # loops in a function: with fewer in one they take longer to compile
 
 
@@ -401,9 +418,9 @@ def load(text: str) -> ModuleType:
     """
     import numba
 
-    from . import loop, machine, schedule
+    from . import loop, machine, schedule, threads
 
-    ours = [Path(module.__file__).read_text() for module in (loop, machine, schedule)]
+    ours = [Path(module.__file__).read_text() for module in (loop, machine, schedule, threads)]
     depends = [text, *ours, numba.__version__, np.__version__]
     name = "program_" + hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
     if name in sys.modules:

@@ -1,0 +1,254 @@
+"""Threads: the tasks of a call are shared out among the caller and helpers, who take them from a common counter.
+
+    with blas: results = crew().run(job, threads)          # see `compiled.Machine.run`
+
+The unit is a chunk of tasks. The caller publishes a job on the *board*, wakes helpers, and takes chunks itself until none
+is left; so do the helpers that have come by then. At the end it waits for the chunks that somebody has begun, and for
+nothing else: a helper that the system has not scheduled delays nobody. Which thread took a chunk changes no bit, since
+every chunk has its own place for sums. Any number of threads may call at the same time, each with a slot of the board of
+its own. A helper that finds nothing to do sleeps, outside Python and without the interpreter's lock.
+
+What runs without that lock is machine code (`machine.serve`, `machine.work`). Everything they share is on the board, in
+words of 64 bits that are read and written atomically; the most important one is a slot's *ticket*:
+
+    bits 0-7    the next chunk            bits 16-23   how many helpers may still join
+    bits 8-15   how many chunks there are     24-62    the generation: which job of this slot it is
+
+To take a chunk is to replace the ticket by one with the next chunk, if nobody else has done so in between. A ticket of
+another generation cannot be replaced, so a thread that comes late can do no harm, however late it comes.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import itertools
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from .. import blas
+
+# Words of a slot.  TICKET: see above.  DONE: chunks that are complete.  FAILED: whether one of them has failed.
+# WAITING: the caller sleeps on LOCK until DONE is complete.  JOB: where its description lies.  NBYTES: the memory that a
+# thread needs for it.  BUDGET: chunks that the caller runs in one visit, so that Ctrl-C is heard between visits.  OFFER:
+# the ticket with which a job begins.
+TICKET, DONE, FAILED, WAITING, LOCK, JOB, NBYTES, BUDGET, BOARD, OFFER = range(10)
+# Words of a job: the moves (lists of steps) and their number; the numbers of the chunks' first tasks, and how many chunks
+# there are; what belongs into the head of a memory, and its length; constants: where they lie, where in a memory they
+# are wanted, and how many bytes they have; the number of the program whose they are.
+MOVES, MOVE_COUNT, FIRST_OF, CHUNKS, HEAD, HEAD_COUNT, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, PROGRAM = range(10)
+# Words of an arena, the memory of one thread.  HOLDS: the program whose constants are in it.
+MEMORY, SIZE, HOLDS = range(3)
+# Words of a helper: whether it sleeps, the lock it sleeps on, its board.  Words of the board: how many slots and helpers
+# are in use, and two functions of Python's locks.
+ASLEEP, BELL, CREW = range(3)
+SLOTS, HELPERS, ACQUIRE, RELEASE = range(4)
+LINE = 16  # words of a slot, of a helper: two cache lines, so that they do not disturb each other
+MOST = 64  # slots on the board, and helpers
+FIRST_SLOT, FIRST_HELPER = LINE, LINE * (1 + MOST)
+SERVE, START, WORK, CANCEL, WAKE = range(5)  # what the machine code is asked to do
+SHORT = 40e-6  # seconds of work that are not worth waking a helper for
+VISIT = 0.05  # seconds after which a caller looks for signals, about
+
+
+def cores() -> int:
+    """How many threads can run at once: the affinity of this thread, and what its container is granted."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(mine, granted(), _environment()))
+
+
+def _environment() -> int:
+    """`NUMBA_NUM_THREADS`, where it is set to a number."""
+    text = os.environ.get("NUMBA_NUM_THREADS", "")
+    return int(text) if text.isdecimal() and int(text) else MOST
+
+
+@cache
+def granted(root: Path = Path("/sys/fs/cgroup"), about: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs that a control group's quota amounts to, at least 1; as many as there can be where there is none."""
+    most = float(MOST)
+    with suppress(OSError):
+        for line in about.read_text(encoding="utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)
+            folder = root if not controllers else root / controllers
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            inside = Path(name.lstrip("/"))
+            for group in (inside, *inside.parents):  # a quota holds for all that is below
+                with suppress(OSError, ValueError, ZeroDivisionError):
+                    if not controllers:
+                        quota, period = (folder / group / "cpu.max").read_text(encoding="utf-8").split()
+                    else:
+                        quota, period = (
+                            (folder / group / f"cpu.cfs_{what}_us").read_text(encoding="utf-8")
+                            for what in ("quota", "period")
+                        )
+                    if int(quota) > 0:  # "max", or −1: no limit
+                        most = min(most, int(quota) / int(period))
+    return max(1, int(most))
+
+
+class Arena:
+    """The memory that one thread runs programs in: of any program, one after the other."""
+
+    def __init__(self):
+        self.numbers = np.zeros(3, np.int64)
+        self.address = _address(self.numbers)
+
+    def grow(self, nbytes: int) -> None:
+        """Room for at least so many bytes, from a multiple of 64 on."""
+        if self.numbers[SIZE] < nbytes:
+            self.memory = np.zeros(nbytes + 64, np.uint8)  # NumPy's allocator asks for large pages
+            start = -_address(self.memory) % 64
+            self.numbers[:] = _address(self.memory) + start, nbytes, 0
+
+
+class Crew:
+    """The helpers of this process, the board, and the slots and arenas that callers can have.
+
+    Everything here is a list or a deque whose `pop` and `append` are atomic, so that no lock is held during a call.
+    """
+
+    def __init__(self, entry: int):
+        self.entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(entry)
+        words = FIRST_HELPER + LINE * MOST
+        allocate = ctypes.pythonapi.PyMem_RawCalloc  # never freed: a helper may sleep on when the interpreter ends
+        allocate.restype, allocate.argtypes = ctypes.c_void_p, [ctypes.c_size_t, ctypes.c_size_t]
+        self.address = allocate(words, 8)
+        self.board = np.frombuffer((ctypes.c_int64 * words).from_address(self.address), np.int64)
+        for word, name in ((ACQUIRE, "PyThread_acquire_lock"), (RELEASE, "PyThread_release_lock")):
+            self.board[word] = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        self.slots: deque[Slot] = deque()
+        self.arenas: list[Arena] = []
+        self.numbers = itertools.count()
+        self.growing = threading.Lock()
+        self.live: dict[Slot, tuple] = {}  # what a job in the hands of helpers refers to
+
+    def run(self, job: np.ndarray, nbytes: int, threads: int, seconds: float, refers_to: object) -> bool:
+        """Run all chunks of a job, and say whether one of them failed.
+
+        Args:
+            job: its description, int64.   nbytes: the memory that each thread needs.
+            threads: how many threads may take its chunks, the caller among them.
+            seconds: what one thread takes for all of it, about; infinite where that is not known.
+            refers_to: what owns the addresses in the job; it is kept until no helper can see them.
+        """
+        chunks = int(job[CHUNKS])
+        slot = self.slots.pop() if self.slots else Slot(self)
+        arena = self.arenas.pop() if self.arenas else Arena()
+        arena.grow(nbytes)
+        helpers = min(threads, chunks) - 1 if slot.seen else 0
+        if helpers > self.board[HELPERS]:
+            self.hire(helpers)
+        self.live[slot] = job, refers_to
+        words = slot.words
+        words[DONE:LOCK] = 0
+        words[JOB], words[NBYTES], words[BUDGET] = _address(job), nbytes, 1 + int(VISIT / seconds * chunks)
+        words[OFFER] = (slot.next_generation() << 24) + (helpers << 16) + (chunks << 8)
+        what, complete = START, False
+        try:
+            while self.entry(what, slot.address, arena.address):
+                what = WORK
+                if _crew is not self:
+                    raise RuntimeError("the process was forked in the middle of this call")
+            complete = True
+            return bool(words[FAILED])
+        finally:
+            if not complete and _crew is self:  # Ctrl-C, for example
+                self.entry(CANCEL, slot.address, arena.address)
+            del self.live[slot]  # nobody has the job any more
+            self.slots.append(slot)
+            self.arenas.append(arena)
+
+    def wake(self, helpers: int) -> None:
+        """Say that a job is coming."""
+        self.entry(WAKE, self.address, helpers)
+
+    def hire(self, count: int) -> None:
+        """As many helpers as asked for, or as can be had."""
+        with self.growing, suppress(RuntimeError):  # no more threads, or the interpreter ends
+            for i in range(int(self.board[HELPERS]), min(count, MOST)):
+                at = FIRST_HELPER + LINE * i
+                self.board[at + BELL] = _lock()
+                _thread.start_new_thread(self.serve, (self.address + 8 * at,))
+                self.board[HELPERS] = i + 1
+
+    def serve(self, helper: int) -> None:
+        """What a helper does, for ever: machine code, which comes back only for want of memory."""
+        arena = Arena()
+        for library in blas.scipys():
+            if library.each_thread:
+                library.write(1)
+        np.frombuffer((ctypes.c_int64 * LINE).from_address(helper), np.int64)[CREW] = self.address
+        while True:
+            try:
+                arena.grow(self.entry(SERVE, helper, arena.address))
+            except MemoryError:  # the callers go on without this one
+                return
+
+
+class Slot:
+    """A place on the board for one job at a time; beyond MOST of them, a place that no helper sees."""
+
+    def __init__(self, crew: Crew):
+        number = next(crew.numbers)
+        self.seen = number < MOST
+        at = FIRST_SLOT + LINE * number
+        self.words = crew.board[at : at + LINE] if self.seen else np.zeros(LINE, np.int64)
+        self.address = _address(self.words)
+        self.words[LOCK], self.words[BOARD] = _lock(), crew.address
+        self.generation = 0
+        if self.seen:
+            with crew.growing:
+                crew.board[SLOTS] = max(int(crew.board[SLOTS]), number + 1)
+
+    def next_generation(self) -> int:
+        self.generation += 1
+        return self.generation
+
+
+def _lock() -> int:
+    """The address of one of Python's locks, taken: machine code can wait for it without the interpreter's lock."""
+    python = ctypes.pythonapi
+    python.PyThread_allocate_lock.restype = ctypes.c_void_p
+    python.PyThread_acquire_lock.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    lock = python.PyThread_allocate_lock()
+    if not lock:
+        raise MemoryError("no lock can be had")
+    python.PyThread_acquire_lock(lock, 0)
+    return lock
+
+
+_crew: Crew | None = None
+_hiring = threading.Lock()
+
+
+def crew() -> Crew:
+    """That of this process; a forked child, which has none of its parent's threads, has one of its own."""
+    global _crew
+    if _crew is None:
+        from .source import RUNNER, load
+
+        code = load(RUNNER)
+        with _hiring:
+            _crew = _crew or Crew(code.page0.address)
+    return _crew
+
+
+def _forget() -> None:
+    global _crew, _hiring
+    _crew, _hiring = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _address(x: np.ndarray) -> int:
+    return x.__array_interface__["data"][0]

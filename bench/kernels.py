@@ -15,6 +15,8 @@ from statistics import median
 import numpy as np
 
 import tinymaml as tm
+from tinymaml.blas import one_thread
+from tinymaml.programs.threads import MEMORY, crew
 
 from .timing import columns, digits
 from .workloads import Workload
@@ -43,10 +45,10 @@ def measure(name: str, w: Workload, dtype: str, turns: int) -> dict:
             called = {"gemm": "matrix products", "loop": "fused loops"}.get(called, called)
             calls.append((called, flops, STEP(step[0]), kernel, numbers.ctypes.data + 8 * at))
             at += length
-    memory = machine.memory[0].ctypes.data
+    memory = int(crew().arenas[-1].numbers[MEMORY])
     spent = np.zeros((turns, len(calls)))
     empty = np.zeros(turns)
-    with machine.blas:
+    with one_thread(machine.blas):
         for turn in range(turns):
             empty[turn] = _seconds(calls[0][2], -1, memory, calls[0][4])
             for i, (_, _, function, kernel, at) in enumerate(calls):

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import itertools
 import math
+import operator
 import types
 import warnings
 
@@ -25,7 +26,8 @@ from tinymaml.programs import record
 from tinymaml.programs.program import Var
 
 pytest.importorskip("numba")
-from tinymaml.programs import compiled, loop, machine, schedule  # noqa: E402
+from tinymaml import blas  # noqa: E402
+from tinymaml.programs import compiled, loop, machine, schedule, threads  # noqa: E402
 from tinymaml.programs.passes import simplify  # noqa: E402
 from tinymaml.programs.schedule import Call, Unsupported, lay_out  # noqa: E402
 from tinymaml.programs.task import whole  # noqa: E402
@@ -94,6 +96,7 @@ class PlainMachine:
         self.ranges: list[tuple[int, int]] = []
         self.held: list = []
         self.functions: list = []
+        self.arenas = [threads.Arena()]
 
     def address(self, x: np.ndarray) -> int:
         start = x.__array_interface__["data"][0]
@@ -197,11 +200,37 @@ class PlainMachine:
             setattr(module, name, types.SimpleNamespace(address=len(self.functions)))
         return module
 
-    def run_tasks(self, jobs):
-        failed = [[0] for _ in jobs]
-        for job, status in zip(jobs.tolist(), failed, strict=True):
-            machine._run_tasks(job, status)
-        return np.array(failed)
+    # what `threads.Crew` is to a `Machine`, without helpers
+
+    def crew(self):
+        return self
+
+    def wake(self, helpers):
+        pass
+
+    def run(self, job, nbytes, threads_, seconds, refers_to) -> bool:
+        slot, board = np.zeros(threads.LINE, np.int64), np.zeros(threads.LINE, np.int64)
+        self.arenas[0].grow(nbytes)
+        self.address(self.arenas[0].memory)
+        slot[threads.JOB], slot[threads.BOARD], slot[threads.BUDGET] = self.address(job), self.address(board), 1
+        slot[threads.OFFER] = (1 << 24) + (int(job[threads.CHUNKS]) << 8)
+        place, arena, first = self.address(slot), self.address(self.arenas[0].numbers), True
+        while machine.work(place, arena, first):
+            first = False
+        assert slot[threads.DONE] == job[threads.CHUNKS]
+        return bool(slot[threads.FAILED])
+
+    def word(self, address):
+        return self.at("i8")(address)[0]
+
+    def changed(self, operation):
+        def change(address, *operands):
+            pointer = self.at("i8")(address)
+            old = pointer[0]
+            pointer[0] = operation(old, *operands)
+            return old
+
+        return change
 
 
 class Pointer:
@@ -226,13 +255,15 @@ class Pointer:
 def plain_python():
     """`compile` with all that is below the generated source in Python."""
     plain = PlainMachine()
-    blas = types.SimpleNamespace(address=lambda which: 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "_address", plain.address)
         patch.setattr(compiled, "load", plain.load)
-        patch.setattr(compiled, "Blas", lambda: contextlib.nullcontext(blas))
-        patch.setattr(contextlib.nullcontext, "address", lambda self, which: 0, raising=False)
-        patch.setattr(machine, "runner", lambda target: plain.run_tasks)
+        patch.setattr(blas, "gemm", lambda code: 0)
+        patch.setattr(compiled, "crew", plain.crew)
+        patch.setattr(machine, "word", plain.word)
+        patch.setattr(machine, "replaced", lambda address, old, new: plain.changed(lambda was: new)(address) == old)
+        for name, operation in (("added", operator.add), ("united", operator.or_), ("exchanged", lambda x, y: y)):
+            patch.setattr(machine, name, plain.changed(operation))
         for name in ("copy", "zero", "invoke"):
             patch.setattr(machine, name, getattr(plain, name))
         patch.setattr(machine, "step_at", plain.at("i8"))
@@ -251,15 +282,14 @@ def plain_python():
 
 @contextlib.contextmanager
 def spoiled_memory():
-    """Before a `Machine` runs there is NaN, or −1, wherever one of its steps will write."""
+    """Before a `Machine` runs there is NaN, or −1, in all of its memory."""
     run = compiled.Machine.run
 
     def spoil_and_run(self, *args):
-        for memory in self.memory:
-            for step in (step for part in self.layout.parts.values() for step in part.schedule.steps):
-                writes = step.writes if isinstance(step, Call) else [step.values[x] for x in step.stores]
-                for buffer in {v.buffer for v in writes}:
-                    memory[buffer.offset : buffer.offset + buffer.nbytes] = 255
+        for arena in compiled.crew().arenas:
+            if arena.numbers[threads.SIZE]:
+                arena.memory[:] = 255
+                arena.numbers[threads.HOLDS] = 0
         return run(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:

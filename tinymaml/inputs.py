@@ -55,7 +55,7 @@ def check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
 def as_tasks(params: Nest, tasks: tuple | list, inner_lr: Nest, inner_steps: int) -> list[tuple]:
     """The tasks as a list of (support, query)."""
     check_settings(params, inner_lr, inner_steps)
-    if isinstance(tasks, list) and tasks and all(_is_pair(t) and _is_pair(t[0], t[1]) for t in tasks):
+    if is_listed(tasks):
         tasks = [tuple(t) for t in tasks]
     elif _is_pair(tasks) and _is_pair(tasks[0], tasks[1]):
         lengths = {f"tasks{path}": np.shape(leaf)[:1] for path, leaf in tree_items(tasks)}
@@ -72,6 +72,11 @@ def as_tasks(params: Nest, tasks: tuple | list, inner_lr: Nest, inner_steps: int
         check_data(f"the support set of task {t}", support)
         check_data(f"the query set of task {t}", query)
     return tasks
+
+
+def is_listed(tasks: tuple | list) -> bool:
+    """Whether the tasks are a list of pairs (support, query), each a pair of arrays, and not stacked."""
+    return isinstance(tasks, list) and bool(tasks) and all(_is_pair(t) and _is_pair(t[0], t[1]) for t in tasks)
 
 
 def _is_pair(*nests: Nest) -> bool:

@@ -37,7 +37,9 @@ axis, of float64 to float64:
         v4 = v1 * v3
         return v4
 
-What cannot be compiled is replayed, and what cannot be recorded runs as it is, with a warning that says why.
+What cannot be compiled is replayed, and what cannot be recorded runs as it is, with a warning that says why. The first
+result is compared with the function's own (`verify`); what the function reads besides its arguments is watched
+(`guards`).
 """
 
 from __future__ import annotations
@@ -48,10 +50,12 @@ import itertools
 import math
 import operator
 import os
+import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -61,36 +65,45 @@ import numpy as np
 from .. import blas
 from ..engine import Tensor
 from ..extras import require
-from ..inputs import as_tasks
-from ..nest import Nest, tree_fill, tree_map
+from ..inputs import as_tasks, is_listed
+from ..nest import Nest, tree_fill, tree_leaves, tree_map
+from .guards import Outside
+from .program import RecordError
 from .schedule import END, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
 from .threads import SHORT, cores, crew
+from .verify import Difference, Patience, differs, explain, SMALL, unlike
 
-_forked: list[bool] = []  # OpenMP, on which Numba's threads may stand, ends a process that uses it after a fork
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _forked.append(True))
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
+VARIANTS = 8  # programs for one signature, as what the function reads changes
+SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
 
 
 class CompileWarning(UserWarning):
     """A function runs, but not as machine code; the message says why."""
 
 
-def compile(f: Callable, *, backend: str = "numba", threads: int | None = None) -> Callable:  # noqa: A001
+def compile(  # noqa: A001
+    f: Callable, *, backend: str = "numba", threads: int | None = None, check: bool = True
+) -> Callable:
     """A function with the call and the results of `f`, which is recorded and compiled for the shapes it meets.
 
-    What `f` closes over is read when it is recorded: an array that is changed later stays what it was. Called with
-    keyword arguments or tensors (inside a derivative), it is `f` itself.
+    What `f` reads besides its arguments (numbers, arrays and flags that it closes over, globals, attributes) is watched:
+    when it changes, `f` is recorded again. Arrays in the `inner_lr` of a meta-gradient are arguments. A function that
+    draws random numbers or writes to something outside runs as it is. Called with keyword arguments or tensors (inside
+    a derivative), it is `f` itself. Any number of threads may call it at the same time.
 
     Args:
         f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
             arrays: then all of it is one program, run on one thread.
         backend: "numba": machine code; "replay": the simplified program in NumPy, equation by equation.
-        threads: how many tasks go at a time; None: as many as Numba has (`NUMBA_NUM_THREADS`); at most 32, or 8 where
-            the gradient is long. The results do not depend on it, not in a bit.
+        threads: how many tasks go at a time; None: as many as this process may use at once (its affinity, the quota of
+            its container, `NUMBA_NUM_THREADS`); at most 32, or 8 where the gradient is long. The results are bit for
+            bit the same for any number.
+        check: compare the first result for each signature with what `f` returns, on a few of the tasks. If they differ
+            by more than rounding, a `CompileWarning` says where, and `f` runs as it is.
 
     Raises:
         What `f` raises: where arguments are refused or something diverges, `f` itself is asked.
@@ -99,84 +112,172 @@ def compile(f: Callable, *, backend: str = "numba", threads: int | None = None) 
         raise ValueError(f'backend is {backend!r}, wanted "numba" or "replay"')
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads is {threads!r}, wanted an integer of at least 1, or None")
-    return Compiled(f, backend, threads)
+    return Compiled(f, backend, threads, check)
+
+
+class Variant:
+    """What is run for one signature, as long as what the function reads is as it was.
+
+    Attributes:
+        outside: what the function reads besides its arguments; None: whatever it is.
+        runner: `Machine`, `Replay`, or None where the function runs itself.
+        checked: the runner's result was compared with the function's.
+        why: a warning that has not been given yet.
+        kinds: for each leaf of the result, what makes it of the type that the function returns.
+        seconds: what it took to make it.
+    """
+
+    def __init__(self, outside: Outside | None, checked: bool, why: str = ""):
+        self.outside, self.checked, self.why = outside, checked, why
+        self.runner: Machine | Replay | None = None
+        self.kinds: list[Callable] | None = None
+        self.seconds = 0.0
+
+    def give_up(self, why: str) -> None:
+        self.runner, self.why = None, why
 
 
 class Compiled:
-    """What `compile` returns: a program for each combination of shapes and dtypes it was called with.
+    """What `compile` returns: a program for each combination of shapes and dtypes it was called with."""
 
-    Attributes:
-        runners: for each signature `Machine`, `Replay`, or None where `f` runs itself.
-    """
-
-    def __init__(self, f: Callable, backend: str, threads: int | None):
-        self.f, self.backend, self.threads = f, backend, threads
-        self.runners: dict[Any, Any] = {}
-        self._lock = threading.RLock()
+    def __init__(self, f: Callable, backend: str, threads: int | None, check: bool):
+        self.f, self.backend, self.threads, self.check = f, backend, threads, check
+        self.of_task = getattr(f, "of_task", None)
+        self.variants: dict[Any, list[Variant]] = {}
         self.__name__ = getattr(f, "__name__", type(f).__name__)
         self.__doc__ = f.__doc__
+
+    @property
+    def runners(self) -> dict:
+        """`Machine`, `Replay`, or None where `f` runs itself, for each signature and state of what `f` reads."""
+        return {(signature, i): v.runner for signature, known in self.variants.items() for i, v in enumerate(known)}
 
     def __call__(self, *args: Nest, **kwargs):
         if kwargs:
             return self.f(*args, **kwargs)
-        of_task = getattr(self.f, "of_task", None)
-        with self._lock:
-            return self._meta(of_task, *args) if of_task else self._any(args)
+        return self._any(args) if self.of_task is None else self._meta(*args)
+
+    # ── any function ──
 
     def _any(self, args: tuple):
         leaves: list = []
         outline = _outline(args, leaves)
-        if Tensor in map(type, leaves):
+        if any(isinstance(x, Tensor) for x in leaves):
             return self.f(*args)
-        leaves = [*map(np.asarray, leaves)]
-        signature = (outline, *((x.shape, x.dtype) for x in leaves))
-        runner = self._runner(signature, lambda: whole(self.f, args), args)
-        if runner is None:
-            return self.f(*args)
-        with np.errstate(all="ignore"):
-            results, _, failed = runner.run([], [x[None] for x in leaves], 1)
+        arrays = [*map(np.asarray, leaves)]
+        signature = (outline, *((x.shape, x.dtype) for x in arrays))
+        v = self._variant(signature, lambda: whole(self.f, args))
+        if v.runner is None:
+            return self._as_it_is(signature, v, *args)
+        with np.errstate(all="ignore"), self._falling_back(v):
+            results, _, failed = v.runner.run([], [x[None] for x in arrays], 1)
+            if not failed:
+                out = _nested(v.runner.task, results, 0)
+        if v.runner is None:
+            return self._as_it_is(signature, v, *args)
         if failed:
             return self.f(*args)
-        return _nested(runner.task, results, 0)
+        if v.checked:
+            return _of_kinds(v, out)
+        wanted = self.f(*args)
+        v.kinds = [*map(_kind, tree_leaves(wanted))]
+        out = _of_kinds(v, out)
+        if found := differs(out, wanted):
+            task = v.runner.task
+            how = explain(task, arrays)
+            scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in task.results]
+            if (found := differs(out, wanted, scales)) and (found.certain or not how.ties or found.share > SMALL):
+                v.give_up(self._wrong(found))
+                self._warn(v)
+                return wanted
+        v.checked = True
+        return out
 
-    def _meta(self, of_task: partial, params: Nest, tasks: tuple | list):
-        if isinstance(tasks, list):
-            return self._listed(of_task, params, tasks)
-        settings = of_task.keywords
+    # ── meta-gradients ──
+
+    def _meta(self, params: Nest, tasks: tuple | list):
+        if is_listed(tasks):
+            return self._listed(params, tasks)
+        settings = self.of_task.keywords
         thetas: list = []
         data: list = []
-        outline = _outline(params, thetas), _outline(tasks, data)
-        if Tensor in map(type, (*thetas, *data)):
+        rates: list = []
+        outline = _outline(params, thetas), _outline(tasks, data), _outline(settings["inner_lr"], rates)
+        numbers = [x for x in rates if not isinstance(x, np.ndarray)]  # these are part of the program
+        if any(isinstance(x, Tensor) for x in (*thetas, *data, *numbers)):
             return self.f(params, tasks)
+        rates = [x for x in rates if isinstance(x, np.ndarray)]
         thetas, data = [*map(np.asarray, thetas)], [*map(np.asarray, data)]
         counts = {x.shape[:1] for x in data}
         if len(counts) != 1 or counts <= {(), (0,)}:
             return self.f(params, tasks)
         ((count,),) = counts
-        signature = (*outline, *((x.shape, x.dtype) for x in thetas), *((x.shape[1:], x.dtype) for x in data))
-        if signature not in self.runners:  # what is wrong with the arguments, the function says
-            support, query = as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])[0]
-            self._runner(signature, lambda: task_of(of_task, params, support, query), (params, tasks))
-        runner = self.runners[signature]
-        if runner is None:
-            return self.f(params, tasks)
-        with np.errstate(all="ignore"):
-            results, grads, failed = runner.run(thetas, data, count)
+        signature = (
+            *outline, *((x.shape, x.dtype) for x in (*thetas, *rates)), *((x.shape[1:], x.dtype) for x in data),
+            *map(repr, numbers),
+        )  # fmt: skip
+        if signature not in self.variants:  # what is wrong with the arguments, the function says
+            as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])
+        v = self._variant(signature, lambda: task_of(self.of_task, params, *tree_map(lambda x: np.asarray(x)[0], tasks)))
+        if v.runner is None:
+            return self._as_it_is(signature, v, params, tasks)
+        apart: list | None = None if v.checked else []
+        with np.errstate(all="ignore"), self._falling_back(v):
+            results, grads, failed = v.runner.run([*thetas, *rates], data, count, apart)
             value = np.asarray(np.nan if failed else np.add.reduce(results[0]) / count)
+        if v.runner is None:
+            return self._as_it_is(signature, v, params, tasks)
         if not np.isfinite(value):
             return self.f(params, tasks)  # which says what is wrong, and with which task
+        if apart is not None and (found := self._compared(v, params, tasks, [*thetas, *rates], data, results, apart)):
+            v.give_up(self._wrong(found))
+            return self._as_it_is(signature, v, params, tasks)
         grads = tree_fill(params, grads)
         if not settings["has_aux"]:
             return value, grads
-        return (value, [_nested(runner.task, results, t)[1] for t in range(count)]), grads
+        return (value, [_nested(v.runner.task, results, t)[1] for t in range(count)]), grads
 
-    def _listed(self, of_task: partial, params: Nest, tasks: list):
+    def _compared(self, v: Variant, params, tasks, shared: list, data: list, results: list, apart: list):
+        """Some tasks beside the reference's: what differs, or None."""
+        count, has_aux, task = len(data[0]), self.of_task.keywords["has_aux"], v.runner.task
+        patience = Patience(SHARE * v.seconds)
+        agreed, doubtful = 0, None
+        for t in unlike(data, count):
+            if (agreed or doubtful) and patience.over():
+                break
+            one = tree_map(lambda x, t=t: np.asarray(x)[t], tasks)
+            rows, grads = [x[t] for x in results], apart[t] if len(apart) == count else None
+            if grads is None:  # it was added to others'
+                rows, grads, _ = v.runner.run(shared, [x[t : t + 1] for x in data], 1)
+                rows = [x[0] for x in rows]
+            value, *aux = tree_leaves(_nested(task, [x[None] for x in rows], 0))
+            ours = (np.asarray(value), aux, tree_leaves(grads))
+            wanted, wanted_grads = self.f(params, [tuple(one)])
+            wanted = (wanted[0], tree_leaves(wanted[1][0])) if has_aux else (wanted, [])
+            wanted = (*wanted, tree_leaves(wanted_grads))
+            found = differs(ours, wanted)
+            if found and not found.certain:
+                how = explain(task, [*shared, *tree_leaves(one)])
+                scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
+                found = differs(ours, wanted, scales)
+                if found and how.ties and not found.certain:
+                    doubtful, found = found, None
+                    continue
+            if found:
+                return found._replace(text=f"task {t}: {found.text}")
+            agreed += 1
+        if not agreed and doubtful.share > SMALL:
+            return doubtful
+        v.checked = True
+        return None
+
+    def _listed(self, params: Nest, tasks: list):
         """Tasks of unequal sizes: each one a stack of one, added up in their order."""
         total, values, aux = None, [], []
         try:
             for task in tasks:
-                value, grads = self._meta(of_task, params, tree_map(lambda x: np.asarray(x)[None], tuple(task)))
-                if of_task.keywords["has_aux"]:
+                value, grads = self._meta(params, tree_map(lambda x: np.asarray(x)[None], tuple(task)))
+                if self.of_task.keywords["has_aux"]:
                     value, extra = value
                     aux += extra
                 values.append(value)
@@ -188,27 +289,114 @@ class Compiled:
         # 1/T Σₜ
         value = np.asarray(functools.reduce(operator.add, values) / len(tasks))
         grads = tree_map(lambda g: np.asarray(g / len(tasks)), total)
-        return ((value, aux) if of_task.keywords["has_aux"] else value), grads
+        return ((value, aux) if self.of_task.keywords["has_aux"] else value), grads
 
-    def _runner(self, signature, record: Callable[[], Task], args: tuple):
-        if signature not in self.runners:
-            self.runners[signature] = self._new_runner(record, args)
-        return self.runners[signature]
+    # ── programs ──
 
-    def _new_runner(self, record: Callable[[], Task], args: tuple):
+    def _variant(self, signature, record: Callable[[], Task]) -> Variant:
+        """The program for these arrays and for what f reads now; made, if there is none."""
+        changed = ""
+        for v in self.variants.get(signature, ()):
+            if v.outside is None or not (changed := v.outside.changed()):
+                return v
+        with _building():
+            known = self.variants.get(signature, [])
+            for v in known:
+                if v.outside is None or not v.outside.changed():  # another thread has made it
+                    return v
+            if len(known) >= VARIANTS:
+                v = Variant(None, True, f"{self.__name__} runs as it is: {changed} has changed {VARIANTS} times; pass"
+                                        " what changes from call to call as an argument")  # fmt: skip
+            else:
+                v = self._made(record)
+            if v.runner is not None:  # what runs as it is, is remembered once it has run
+                self.variants[signature] = [*known, v]
+        if v.runner is not None and v.why:
+            self._warn(v)
+        return v
+
+    def _made(self, record: Callable[[], Task]) -> Variant:
+        started = time.perf_counter()
+        v = Variant(Outside(self.f if self.of_task is None else self.of_task.args[0]), not self.check)
         try:
             task = record()
         except Exception as cause:
-            self.f(*args)  # an error of the function's own is its own error
-            warnings.warn(f"{self.__name__} runs as it is: {cause}", CompileWarning, stacklevel=5)
-            return None
+            v.why = f"{self.__name__} runs as it is: {_described(cause)}"
+            return v
         if self.backend == "numba":
             try:
                 with _no_collection():
-                    return Machine(task, self.threads)
+                    v.runner = Machine(task, self.threads)
             except (Unsupported, ImportError) as cause:
-                warnings.warn(f"{self.__name__} is replayed, not compiled: {cause}", CompileWarning, stacklevel=5)
-        return Replay(task)
+                v.why = f"{self.__name__} is replayed, not compiled: {cause}"
+            except Exception as cause:
+                v.why = f"{self.__name__} is replayed, not compiled: {_described(cause)}"
+        v.runner = v.runner or Replay(task)
+        v.seconds = time.perf_counter() - started
+        return v
+
+    def _as_it_is(self, signature, v: Variant, *args):
+        """f itself; if it raises, the arguments were at fault, and nothing is remembered."""
+        out = self.f(*args)
+        if v not in (known := self.variants.get(signature, [])):
+            self.variants[signature] = [*known, v]
+        if v.why:
+            self._warn(v)
+        return out
+
+    @contextmanager
+    def _falling_back(self, v: Variant) -> Iterator[None]:
+        """Whatever goes wrong in a program, the function itself is still there."""
+        try:
+            yield
+        except Exception as cause:
+            v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
+
+    def _wrong(self, found: Difference) -> str:
+        return (f"{self.__name__} runs as it is: the program's first result is not the function's: {found.text};"
+                f" {_REPORT}")  # fmt: skip
+
+    def _warn(self, v: Variant) -> None:
+        why, v.why = v.why, ""
+        depth, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "tinymaml":
+            depth, frame = depth + 1, frame.f_back
+        warnings.warn(why, CompileWarning, stacklevel=depth)
+
+
+_REPORT = "this is a fault of tinymaml's: please report it, with the function"
+
+
+def _described(cause: Exception) -> str:
+    """What went wrong and where; what is not meant to happen asks for a report."""
+    frames = traceback.extract_tb(cause.__traceback__)
+    theirs = [x for x in frames if f"{os.sep}tinymaml{os.sep}" not in x.filename] or frames
+    meant = isinstance(cause, RecordError)
+    place = (theirs if meant else frames)[-1]
+    text = f"{type(cause).__name__}: {cause} ({os.path.basename(place.filename)}, line {place.lineno}, in {place.name})"
+    return text if meant else f"{text}; {_REPORT}"
+
+
+_lock = threading.RLock()
+_interrupted = False  # a fork has left another thread's compilation unfinished for ever
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """One program is made at a time."""
+    with _lock:
+        yield
+
+
+def _after_fork() -> None:
+    global _lock, _interrupted
+    if not _lock.acquire(blocking=False):
+        _interrupted = True
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -223,6 +411,23 @@ def _no_collection():
             gc.enable()
 
 
+def _kind(wanted) -> Callable:
+    """What makes an array of the type that a leaf has."""
+    if isinstance(wanted, np.ndarray):
+        return np.asarray
+    if isinstance(wanted, np.generic):
+        return lambda x: x[()] if isinstance(x, np.ndarray) else x
+    if isinstance(wanted, (bool, int, float, complex)):
+        return lambda x: x.item() if isinstance(x, np.ndarray) else x
+    return lambda x: x
+
+
+def _of_kinds(v: Variant, out: Nest) -> Nest:
+    if v.kinds is None:
+        return out
+    return tree_fill(out, [kind(x) for kind, x in zip(v.kinds, tree_leaves(out), strict=True)])
+
+
 def _nested(task: Task, results: list, t: int) -> Nest:
     """Task t's value."""
     stacked = iter(results)
@@ -235,7 +440,7 @@ def _nested(task: Task, results: list, t: int) -> Nest:
 
 
 def _outline(tree: Nest, leaves: list):
-    """What a nest is but for its leaves, which are put in the list, in the order of `tree_leaves`."""
+    """The structure of a nest; its leaves are appended to the list, in the order of `tree_leaves`."""
     if isinstance(tree, dict):
         return tuple(tree), *[_outline(child, leaves) for child in tree.values()]
     if isinstance(tree, (list, tuple)):
@@ -251,8 +456,13 @@ class Replay:
     def __init__(self, task: Task):
         self.task = task
 
-    def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
-        """The results, stacked over tasks; the mean gradient; whether something was out of range or not finite."""
+    def run(self, shared: list, data: list, count: int, apart: list | None = None) -> tuple[list, list, bool]:
+        """The results, stacked over tasks; the mean gradient; whether something was out of range or not finite.
+
+        Args:
+            shared, data: arrays that all tasks have; arrays with the tasks stacked on axis 0.
+            apart: gets the gradient of each chunk of tasks, a list of arrays; a chunk is a task, if they are few.
+        """
         task, total, rows = self.task, None, []
         for t in range(count):
             try:
@@ -263,6 +473,8 @@ class Replay:
                 return [], [], True
             rows.append([slots[i] for i in task.results if not isinstance(i, Fixed)])
             grads = [slots[i] for i in task.sums]
+            if apart is not None:
+                apart.append(grads)
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
         results = [np.stack(column) for column in zip(*rows, strict=True)]
         grads = [np.asarray(g / count) for g in total or []]
@@ -279,6 +491,8 @@ class Machine:
     """
 
     def __init__(self, task: Task, threads: int | None):
+        if _interrupted:
+            raise Unsupported("this process was forked while another thread was compiling")
         require("numba", "fast")
         self.task, self.layout, self.threads = task, lay_out(task), threads
         self.generated = source = generate(self.layout)
@@ -314,7 +528,7 @@ class Machine:
             block[x.offset - start :][: x.nbytes] = np.frombuffer(x.value.tobytes(), np.uint8)
         return block, start
 
-    def run(self, shared: list, data: list, count: int) -> tuple[list, list, bool]:
+    def run(self, shared: list, data: list, count: int, apart: list | None = None) -> tuple[list, list, bool]:
         """As `Replay.run`."""
         threads = self._threads(count)
         if threads > 1:
@@ -330,13 +544,20 @@ class Machine:
         with blas.one_thread(self.blas):
             failed = crew().run(job, self.layout.nbytes, threads, self.seconds * count, (place, arrays))
         self.seconds = min(self.seconds, (time.perf_counter() - started) * threads / count)
-        grads = []
-        for run, x in zip(self.layout.sums, sums, strict=True):
-            # 1/T Σₜ
-            mean = np.add.reduce(x, 0) / count
-            grads += [mean[start : start + math.prod(shape)].reshape(shape) for start, shape in run.parts]
+        if apart is not None:
+            apart += [self._gradient([x[chunk].copy() for x in sums]) for chunk in range(len(place.first_of) - 1)]
+        # 1/T Σₜ
+        grads = self._gradient([np.add.reduce(x, 0) / count for x in sums])
         self.idle.append(place)
         return results, grads, failed
+
+    def _gradient(self, sums: list[np.ndarray]) -> list[np.ndarray]:
+        """The arrays of a gradient, which lie one after the other."""
+        return [
+            x[start : start + math.prod(shape)].reshape(shape)
+            for run, x in zip(self.layout.sums, sums, strict=True)
+            for start, shape in run.parts
+        ]
 
     def _threads(self, count: int) -> int:
         """How many threads are worth while for so many tasks."""

@@ -713,7 +713,7 @@ def lay_out(task: Task) -> Layout:
         plan = schedule(part.program, [slots[i] for i in part.reads])
         constants += plan.constants
         parts[name] = LaidPart(plan, [slots[i] for i in part.writes])
-    theta_bytes = sum(_rounded(x.nbytes) for x in slots[: task.shared])
+    theta_bytes = sum(_rounded(x.nbytes) for x in slots[: task.thetas])
     depth = max(accumulate({"push": 1, "pop": -1}.get(move, 0) for move in task.moves))
     stack = Buffer(np.int8, max(depth * theta_bytes, 1), keep=True)
     results = [slots[i] for i in task.results if isinstance(i, int)]

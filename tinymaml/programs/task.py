@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..flat import flat_moves, flat_parts
-from ..nest import Nest, tree_leaves
+from ..nest import Nest, tree_leaves, tree_map
 from .passes import simplify
 from .program import Program, Var, record
 
@@ -39,16 +39,18 @@ class Part:
 
 @dataclass(eq=False)
 class Task:
-    """Parts over slots. The inputs are the first slots, and those that all tasks share the first of these.
+    """Parts over slots. The inputs are the first slots: θ, then what else all tasks share, then the task's own data.
 
     Attributes:
         parts: by name.   moves: the parts in the order they run; "push" keeps θ on a stack, "pop" takes it back.
-        slots: a variable for each.   shared, inputs: how many hold what all tasks share, and how many are inputs.
+        slots: a variable for each.   thetas, shared, inputs: how many are θ's, are shared, are inputs; each counts those
+            before.
         value: the nest of the value.   results: for each of its leaves a slot, or `Fixed`.
         sums: the slots of the gradient, in the order of the parameters; tasks' gradients are added up.
     """
 
     slots: list[Var]
+    thetas: int
     shared: int
     inputs: int
     parts: dict[str, Part]
@@ -63,9 +65,9 @@ class Task:
         stack, finite = [], True
         for move in self.moves:
             if move == "push":
-                stack.append(slots[: self.shared])
+                stack.append(slots[: self.thetas])
             elif move == "pop":
-                slots[: self.shared] = stack.pop()
+                slots[: self.thetas] = stack.pop()
             else:
                 part = self.parts[move]
                 outputs = part.program.replay([slots[i] for i in part.reads])
@@ -78,39 +80,51 @@ class Task:
 def whole(f: Callable, args: tuple) -> Task:
     """A function of any kind."""
     program = simplify(record(f, *args))
-    return _last_part(program, list(program.inputs), list(range(len(program.inputs))), 0, len(program.outputs))
+    return _last_part(program, list(program.inputs), list(range(len(program.inputs))), 0, 0)
 
 
 def task_of(of_task: partial, params: Nest, support: Nest, query: Nest) -> Task:
-    """What a function made by `meta_value_and_grad` does for every task."""
+    """What a function made by `meta_value_and_grad` does for every task. Arrays among the rates are inputs."""
     settings = of_task.keywords
-    thetas = len(tree_leaves(params))
-    if settings["memory"] == "unrolled":
-        program = simplify(record(of_task, params, support, query))
-        reads, values = list(range(len(program.inputs))), len(program.outputs) - thetas
-        return _last_part(program, list(program.inputs), reads, thetas, values)
+    inner_lr = settings["inner_lr"]
+    rates = [x for x in tree_leaves(inner_lr) if isinstance(x, np.ndarray)]
+    thetas, shared = len(tree_leaves(params)), len(tree_leaves(params)) + len(rates)
 
-    of_step, of_query, of_back = flat_parts(
-        *of_task.args, inner_lr=settings["inner_lr"], has_aux=settings["has_aux"]
-    )
-    last = simplify(record(of_query, params, query))
-    step = simplify(record(of_step, params, support))
+    def with_rates(rates: list) -> Nest:
+        """α, with these arrays in the place of its own."""
+        supply = iter(rates)
+        return tree_map(lambda a: next(supply) if isinstance(a, np.ndarray) else a, inner_lr)
+
+    if settings["memory"] == "unrolled":
+
+        @wraps(of_task.args[0])
+        def of_all(params, rates, support, query):
+            return of_task(params, support, query, inner_lr=with_rates(rates))
+
+        program = simplify(record(of_all, params, rates, support, query))
+        reads = list(range(len(program.inputs)))
+        return _last_part(program, list(program.inputs), reads, thetas, shared)
+
+    def parts(rates: list) -> tuple[Callable, Callable, Callable]:
+        return flat_parts(*of_task.args, inner_lr=with_rates(rates), has_aux=settings["has_aux"])
+
+    last = simplify(record(lambda params, query: parts(rates)[1](params, query), params, query))
+    step = simplify(record(lambda params, rates, support: parts(rates)[0](params, support), params, rates, support))
     slots = [*step.inputs, *last.inputs[thetas:]]
-    theta, data = list(range(thetas)), list(range(thetas, len(step.inputs)))
-    reads = [*theta, *range(len(step.inputs), len(slots))]
-    task = _last_part(last, slots, reads, thetas, len(last.outputs) - thetas)
-    task.parts["step"] = Part(step, [*theta, *data], theta)
+    theta, given = list(range(thetas)), list(range(len(step.inputs)))
+    task = _last_part(last, slots, [*theta, *range(len(step.inputs), len(slots))], thetas, shared)
+    task.parts["step"] = Part(step, given, theta)
     if not settings["first_order"]:
-        back = simplify(record(of_back, params, support, params))
-        task.parts["back"] = Part(back, [*theta, *data, *task.sums], task.sums)
+        back = record(lambda params, rates, support, v: parts(rates)[2](params, support, v), params, rates, support, params)
+        task.parts["back"] = Part(simplify(back), [*given, *task.sums], task.sums)
     task.moves = [*flat_moves(settings["inner_steps"], settings["first_order"])]
     task.parts = {name: part for name, part in task.parts.items() if name in task.moves}
     return task
 
 
-def _last_part(program: Program, slots: list[Var], reads: list[int], shared: int, values: int) -> Task:
+def _last_part(program: Program, slots: list[Var], reads: list[int], thetas: int, shared: int) -> Task:
     """The task of one part, whose outputs are the value's leaves and the gradient; constants of the value are fixed."""
-    inputs = len(slots)
+    inputs, values = len(slots), len(program.outputs) - thetas
     outputs, where = [], []
     for i, x in enumerate(program.outputs):
         if i < values and not isinstance(x, Var):
@@ -121,5 +135,5 @@ def _last_part(program: Program, slots: list[Var], reads: list[int], shared: int
         slots = [*slots, x if isinstance(x, Var) else Var(np.shape(x), np.asarray(x).dtype)]
     program.outputs = outputs
     part = Part(program, reads, list(range(inputs, len(slots))))
-    value = program.result[0] if shared else program.result
-    return Task(slots, shared, inputs, {"query": part}, ["query"], value, where[:values], where[values:])
+    value = program.result[0] if thetas else program.result
+    return Task(slots, thetas, shared, inputs, {"query": part}, ["query"], value, where[:values], where[values:])

@@ -1,0 +1,3 @@
+class Outside:
+    def __init__(self, f): pass
+    def changed(self): return None

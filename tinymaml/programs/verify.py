@@ -1,0 +1,211 @@
+"""Verify: is what a program returns what the function returns?
+
+    differs(ours, wanted, explain) -> None, or a sentence that names the leaf and the size of the difference
+
+Nests, types, dtypes, shapes, integers and booleans have to be the same; floats to within UNITS ε of the largest number
+that is added up on the way to them, which is what compiled programs promise. Rounding can also decide a comparison: a
+ReLU whose input is 1e-8 here and −1e-8 there has another slope. Such ties are looked for before a difference is
+called one (`Explained`); where there are any, a program is accepted if the difference is small as a whole.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops
+from ..engine import Tensor, value_of
+from ..nest import Nest, tree_items
+from .program import Program, Var
+from .task import Task
+
+UNITS = 8  # ε of the largest number that is added up
+NEAR = 64  # ε of the same: two numbers so close may compare either way
+SMALL = 0.1  # of the length of all results, if there are ties
+
+
+class Difference(NamedTuple):
+    """What differs, in words; `certain` if no bound on rounding could excuse it."""
+
+    text: str
+    certain: bool
+    share: float  # the length of the difference of all floats, over their length
+
+
+def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Difference | None:
+    """The first leaf in which two results differ.
+
+    Args:
+        scales: for each leaf the largest number that is added up on the way to it; without, the largest of the leaf.
+    """
+    a, b = tree_items(ours), tree_items(wanted)
+    if [path for path, _ in a] != [path for path, _ in b]:
+        return Difference(f"it returns the leaves {[p for p, _ in a]}, the function {[p for p, _ in b]}", True, 1.0)
+    found, apart, length = None, 0.0, 0.0
+    for i, ((path, x), (_, y)) in enumerate(zip(a, b, strict=True)):
+        name = f"the result{path}"
+        if type(x) is not type(y):
+            return Difference(f"{name} is a {type(x).__name__}, wanted a {type(y).__name__}", True, 1.0)
+        if not isinstance(y, (np.ndarray, np.generic, bool, int, float, complex)):
+            if not isinstance(y, Tensor) and x is not y and x != y:
+                return Difference(f"{name} is {x!r}, wanted {y!r}", True, 1.0)
+            continue
+        x, y = np.asarray(value_of(x)), np.asarray(value_of(y))
+        if (x.dtype, x.shape) != (y.dtype, y.shape):
+            return Difference(f"{name} is {x.dtype} {x.shape}, wanted {y.dtype} {y.shape}", True, 1.0)
+        if y.dtype.kind not in "fc":
+            if not np.array_equal(x, y):
+                bad = int(np.sum(x != y))
+                found = found or Difference(f"{name} differs in {bad} of {y.size} elements", False, 0.0)
+            continue
+        if not np.array_equal(np.isfinite(x), np.isfinite(y)) or not np.array_equal(
+            x[~np.isfinite(x)], y[~np.isfinite(y)], equal_nan=True
+        ):
+            found = found or Difference(f"{name} has NaN or infinity where the other has not", False, 1.0)
+            continue
+        finite = np.isfinite(y)
+        x, y = x[finite].astype(complex if y.dtype.kind == "c" else float), y[finite]
+        largest = float(np.max(np.abs(y), initial=0))
+        distance = float(np.max(np.abs(x - y), initial=0))
+        apart, length = apart + float(np.sum(np.abs(x - y) ** 2)), length + float(np.sum(np.abs(y) ** 2.0))
+        scale = max(largest, scales[i] if scales else 0.0)
+        allowed = UNITS * float(np.finfo(y.dtype).eps) * scale + float(np.finfo(y.dtype).smallest_subnormal)
+        if distance > allowed and found is None:
+            text = f"{name} is off by {distance:.2g}, where {allowed:.2g} is rounding and the largest entry {largest:.2g}"
+            found = Difference(text, False, 0.0)
+    share = (apart / length) ** 0.5 if length else float(apart > 0)
+    return found and found._replace(share=max(found.share, share))
+
+
+class Explained(NamedTuple):
+    """What rounding may do to a task: a scale for each slot, and whether a comparison is within rounding of a tie."""
+
+    scales: list[float]
+    ties: bool
+
+
+def explain(task: Task, arrays: list[np.ndarray]) -> Explained:
+    """Run a task in NumPy, equation by equation, and see how large the numbers are that are rounded on the way.
+
+    A sum is as exact as its summands are small: Σ x is off by ε Σ |x|, a matrix product by ε |A| |B|, however small the
+    result. So the scale of an equation is that of its summands, and a result's the largest among all it depends on.
+    """
+    rounded = [(_largest(x), False) for x in arrays] + [(0.0, False)] * (len(task.slots) - len(arrays))
+    slots: list[Any] = [*arrays, *[None] * (len(task.slots) - len(arrays))]
+    stack, ties = [], False
+    with np.errstate(all="ignore"):
+        for move in task.moves:
+            if move == "push":
+                stack.append((slots[: task.thetas], rounded[: task.thetas]))
+            elif move == "pop":
+                slots[: task.thetas], rounded[: task.thetas] = stack.pop()
+            else:
+                part = task.parts[move]
+                given = [slots[i] for i in part.reads], [rounded[i] for i in part.reads]
+                outputs, how, tied = _explain(part.program, *given)
+                ties = ties or tied
+                for slot, x, r in zip(part.writes, outputs, how, strict=False):
+                    slots[slot], rounded[slot] = x, r
+    return Explained([scale for scale, _ in rounded], ties)
+
+
+def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list, bool]:
+    """The outputs; for each its scale, and whether it is rounded at all; whether there is a tie."""
+    values = dict(zip(program.inputs, arrays, strict=True))
+    known = dict(zip(program.inputs, rounded, strict=True))
+    ties = False
+    for primitive, inputs, params, output in program.equations:
+        given = [values[x] if isinstance(x, Var) else x for x in inputs]
+        before = [known[x] if isinstance(x, Var) else (_largest(x), False) for x in inputs]
+        out = values[output] = primitive.forward(*given, **params)
+        own = _largest(out)
+        if primitive in (ops.add, ops.subtract):
+            own = _largest(1.0 * np.abs(given[0]) + np.abs(given[1]))
+        elif primitive in ADDS_UP:
+            sizes = [np.abs(x) if np.asarray(x).dtype.kind == "f" else x for x in given]
+            own = _largest(primitive.forward(*sizes, **params))
+        scale, inexact = max([own, *(s for s, _ in before)]), any(r for _, r in before)
+        if inexact and not ties:
+            ties = _tied(primitive, given, params, NEAR * max(map(_eps, given)) * scale)
+        known[output] = scale, inexact or (primitive not in EXACT and np.asarray(out).dtype.kind == "f")
+    outputs = [values[x] if isinstance(x, Var) else x for x in program.outputs]
+    return outputs, [known.get(x, (_largest(x), False)) if isinstance(x, Var) else (0.0, False)
+                     for x in program.outputs], ties  # fmt: skip
+
+
+ADDS_UP = {ops._sum, ops._matmul, ops.scatter_add, ops.unpatches, ops._cumsum}
+EXACT = {ops._reshape, ops._transpose, ops._broadcast_to, ops.getitem, ops.concatenate, ops.patches, ops.pick,
+         ops.unpick, ops.where, ops.maximum, ops._max, ops.floor, ops.ceil, ops.rint, ops.trunc, ops.sign}  # fmt: skip
+COMPARISONS = {ops.maximum, ops.above, ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater,
+               ops.greater_equal}  # fmt: skip
+STEPS = {ops.floor: np.rint, ops.ceil: np.rint, ops.trunc: np.rint, ops.sign: np.zeros_like,
+         ops.rint: lambda x: np.floor(x) + 0.5}  # fmt: skip
+
+
+def _tied(primitive, given: list, params: dict, near: float) -> bool:
+    """Whether a comparison of floats could come out otherwise if its operands moved by `near`."""
+    if not any(map(_eps, given)):
+        return False
+    if primitive in COMPARISONS:
+        return bool(np.any(np.abs(np.subtract(*map(np.asarray, given), dtype=float)) <= near))
+    if primitive in STEPS:
+        return bool(np.any(np.abs(given[0] - STEPS[primitive](given[0])) <= near))
+    if primitive is ops.astype:
+        return np.dtype(params["dtype"]).kind in "iub" and bool(np.any(np.abs(given[0] - np.rint(given[0])) <= near))
+    if primitive in (ops._max, ops.max_share):
+        largest = np.max(given[0], params["axis"], keepdims=True)
+        return bool(np.any(np.sum(given[0] >= largest - near, params["axis"]) > 1))
+    # of the rest, those that choose: the first or last of some, an order
+    return primitive in (ops.argmax, ops.argmin, ops.argsort, ops.pool_argmax)
+
+
+def _eps(x) -> float:
+    """The rounding of an array of floats; 0 for anything else."""
+    return float(np.finfo(x.dtype).eps) if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f" else 0.0
+
+
+def _largest(x) -> float:
+    x = np.asarray(x)
+    return float(np.max(np.abs(x), initial=0)) if x.dtype.kind == "f" else 0.0
+
+
+# ── which tasks ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def unlike(data: list[np.ndarray], count: int, most: int = 8) -> list[int]:
+    """Tasks that differ most from one another: in labels, masks, ties and zeros. The first is always among them."""
+    rows = []
+    for x in data:
+        x = np.asarray(x)
+        sample = x.reshape(count, -1)[:, :4096]
+        if x.dtype.kind == "f":
+            ordered = np.sort(sample, -1)
+            rows.append((sample == 0).mean(-1))
+            rows.append((ordered[:, 1:] == ordered[:, :-1]).mean(-1) if sample.shape[1] > 1 else np.zeros(count))
+        else:
+            values = sample.astype(float)
+            rows += [values.mean(-1), values.min(-1), values.max(-1), *values[:, :8].T]
+    features = np.stack(rows, -1) if rows else np.zeros((count, 1))
+    spread = features.max(0) - features.min(0)
+    features = (features - features.min(0)) / np.where(spread > 0, spread, 1)
+    chosen = [0]
+    distance = np.abs(features - features[0]).sum(-1)
+    while len(chosen) < min(most, count):
+        best = int(np.argmax(distance))
+        if best in chosen:  # all the same
+            break
+        chosen.append(best)
+        distance = np.minimum(distance, np.abs(features - features[best]).sum(-1))
+    return chosen
+
+
+class Patience:
+    """How long a check may take: a share of what came before it, and at least one task."""
+
+    def __init__(self, seconds: float):
+        self.until = time.perf_counter() + seconds
+
+    def over(self) -> bool:
+        return time.perf_counter() > self.until

@@ -213,14 +213,19 @@ def test_numpy_s_global_generator_is_neither_read_nor_moved(tmp_path, whole):
 
 # Sums over 5,000 examples: long enough for BLAS to share one out among threads.
 THREADS = """
-import hashlib, json, sys, threadpoolctl
+import hashlib, json, sys, threading, threadpoolctl
 from contextlib import nullcontext
+import tinymaml.train, tinymaml.evaluate
 from tinymaml.evaluate import evaluate
 from tinymaml.train import Config, train
 if sys.argv[2] == "unlimited":
-    threadpoolctl.threadpool_limits = lambda *_: nullcontext()
+    tinymaml.train.one_thread = tinymaml.evaluate.one_thread = lambda _: nullcontext()
+with threadpoolctl.threadpool_limits(int(sys.argv[3])):  # which from now on listens to this thread alone
+    pass
 settings = dict(tasks=1, hidden=(64, 64), iterations=3, shots=5000, queries=5000, validation_tasks=1, inner_lr=0.1)
-run = train(Config.default("sinusoid", **settings), sys.argv[1], progress=False)
+work = threading.Thread(target=lambda: train(Config.default("sinusoid", **settings), sys.argv[1], progress=False))
+work.start(); work.join()
+run = tinymaml.runs.Run.open(sys.argv[1])
 arrays = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in run.load().arrays.items()}
 print(json.dumps([arrays, run.read_log(), evaluate(run.path, tasks=20, steps=10)]))
 """
@@ -229,7 +234,7 @@ print(json.dumps([arrays, run.read_log(), evaluate(run.path, tasks=20, steps=10)
 def with_threads(count: int, out: Path, limits: str = "limited") -> tuple:
     """Arrays, log and evaluation of a run in a process with so many threads."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
-    command = [sys.executable, "-c", THREADS, str(out), limits]
+    command = [sys.executable, "-c", THREADS, str(out), limits, str(count)]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 

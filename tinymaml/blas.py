@@ -85,9 +85,9 @@ def one_thread(chosen: Sequence[Library]) -> Iterator[None]:
 _known: dict[str, Library] = {}
 
 
-def libraries() -> list[Library]:
-    """All BLAS libraries that are loaded."""
-    found = require("threadpoolctl", "fast").ThreadpoolController().select(user_api="blas").lib_controllers
+def libraries(extra: str = "fast") -> list[Library]:
+    """All BLAS libraries that are loaded. `extra` brings what finds them, see `extras`."""
+    found = require("threadpoolctl", extra).ThreadpoolController().select(user_api="blas").lib_controllers
     for controller in found:
         if controller.filepath not in _known:
             read, write, each_thread = _openblas(controller) or (

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .blas import libraries, one_thread
 from .extras import require
 from .maml import adapt
 from .nest import Nest, tree_map
@@ -37,7 +38,7 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     config, _, family, loss, params, iteration = restore(path, iteration, **({"data": data} if data else {}))
     measured = np.empty((tasks, steps + 1))
-    with require("threadpoolctl", "train").threadpool_limits(1, "blas"), np.errstate(over="ignore", invalid="ignore"):
+    with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         for t in tqdm(range(tasks), unit="task", disable=not progress, dynamic_ncols=True):
             task = tree_map(lambda x: x[0], family.sample(generator(config, TEST, t), 1, split))
             try:

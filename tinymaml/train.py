@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import models, nn, optim
+from .blas import libraries, one_thread
 from .extras import require
 from .maml import adapt, meta_value_and_grad
 from .nest import Nest, tree_fill, tree_items, tree_map
@@ -156,8 +157,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
         ValueError, OSError: before any work, for settings, data or folders that cannot be used.
         FloatingPointError: training diverged; the checkpoints before are kept.
     """
-    tqdm = require("tqdm", "train").tqdm
-    limits = require("threadpoolctl", "train").threadpool_limits
+    tqdm, limited = require("tqdm", "train").tqdm, one_thread(libraries("train"))
     network, family, loss = build(config)
     run = Run.open(out) if resume else Run.create(out, dataclasses.asdict(config))
     meta = meta_value_and_grad(
@@ -168,7 +168,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
     params = network.init(generator(config, INIT), np.dtype(config.dtype))
     state = optim.adam(config.meta_lr).init(params)
     done = 0
-    with run.lock(), limits(1, "blas"), _stop_signals() as stopped:
+    with run.lock(), limited, _stop_signals() as stopped:
         if run.checkpoints():
             done, arrays, _ = run.load()
             params, state = _unflatten({"params": params, "optimizer": state}, arrays, run.path)

@@ -73,11 +73,12 @@ from .schedule import END, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
 from .threads import SHORT, cores, crew
-from .verify import Difference, Patience, differs, explain, SMALL, unlike
+from .verify import SMALL, Ahead, Difference, Patience, differs, explain, products, unlike
 
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
 VARIANTS = 8  # programs for one signature, as what the function reads changes
+LONG = 1e10  # multiplications and additions of a task, above which the reference's result is computed ahead
 SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
 
 
@@ -124,7 +125,7 @@ class Variant:
         checked: the runner's result was compared with the function's.
         why: a warning that has not been given yet.
         kinds: for each leaf of the result, what makes it of the type that the function returns.
-        seconds: what it took to make it.
+        seconds: what it took to make it.   ahead: the function's result on the first task, on its way.
     """
 
     def __init__(self, outside: Outside | None, checked: bool, why: str = ""):
@@ -132,6 +133,7 @@ class Variant:
         self.runner: Machine | Replay | None = None
         self.kinds: list[Callable] | None = None
         self.seconds = 0.0
+        self.ahead: Ahead | None = None
 
     def give_up(self, why: str) -> None:
         self.runner, self.why = None, why
@@ -146,6 +148,9 @@ class Compiled:
         self.variants: dict[Any, list[Variant]] = {}
         self.__name__ = getattr(f, "__name__", type(f).__name__)
         self.__doc__ = f.__doc__
+
+    def __reduce__(self):
+        return Compiled, (self.f, self.backend, self.threads, self.check)  # programs are made again
 
     @property
     def runners(self) -> dict:
@@ -218,7 +223,13 @@ class Compiled:
         )  # fmt: skip
         if signature not in self.variants:  # what is wrong with the arguments, the function says
             as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])
-        v = self._variant(signature, lambda: task_of(self.of_task, params, *tree_map(lambda x: np.asarray(x)[0], tasks)))
+
+        def task(t: int) -> tuple:
+            return tuple(tree_map(lambda x: np.asarray(x)[t], tasks))
+
+        v = self._variant(
+            signature, lambda: task_of(self.of_task, params, *task(0)), lambda: self.f(params, [task(0)])
+        )
         if v.runner is None:
             return self._as_it_is(signature, v, params, tasks)
         apart: list | None = None if v.checked else []
@@ -245,14 +256,14 @@ class Compiled:
         for t in unlike(data, count):
             if (agreed or doubtful) and patience.over():
                 break
-            one = tree_map(lambda x, t=t: np.asarray(x)[t], tasks)
+            one = tuple(tree_map(lambda x, t=t: np.asarray(x)[t], tasks))
             rows, grads = [x[t] for x in results], apart[t] if len(apart) == count else None
             if grads is None:  # it was added to others'
                 rows, grads, _ = v.runner.run(shared, [x[t : t + 1] for x in data], 1)
                 rows = [x[0] for x in rows]
             value, *aux = tree_leaves(_nested(task, [x[None] for x in rows], 0))
             ours = (np.asarray(value), aux, tree_leaves(grads))
-            wanted, wanted_grads = self.f(params, [tuple(one)])
+            wanted, wanted_grads = v.ahead.result() if v.ahead and t == 0 else self.f(params, [one])
             wanted = (wanted[0], tree_leaves(wanted[1][0])) if has_aux else (wanted, [])
             wanted = (*wanted, tree_leaves(wanted_grads))
             found = differs(ours, wanted)
@@ -293,8 +304,12 @@ class Compiled:
 
     # ── programs ──
 
-    def _variant(self, signature, record: Callable[[], Task]) -> Variant:
-        """The program for these arrays and for what f reads now; made, if there is none."""
+    def _variant(self, signature, record: Callable[[], Task], first: Callable | None = None) -> Variant:
+        """The program for these arrays and for what f reads now; made, if there is none.
+
+        Args:
+            record: gives the task to be made a program of.   first: the function's result on the first task.
+        """
         changed = ""
         for v in self.variants.get(signature, ()):
             if v.outside is None or not (changed := v.outside.changed()):
@@ -308,14 +323,14 @@ class Compiled:
                 v = Variant(None, True, f"{self.__name__} runs as it is: {changed} has changed {VARIANTS} times; pass"
                                         " what changes from call to call as an argument")  # fmt: skip
             else:
-                v = self._made(record)
+                v = self._made(record, first)
             if v.runner is not None:  # what runs as it is, is remembered once it has run
                 self.variants[signature] = [*known, v]
         if v.runner is not None and v.why:
             self._warn(v)
         return v
 
-    def _made(self, record: Callable[[], Task]) -> Variant:
+    def _made(self, record: Callable[[], Task], first: Callable | None) -> Variant:
         started = time.perf_counter()
         v = Variant(Outside(self.f if self.of_task is None else self.of_task.args[0]), not self.check)
         try:
@@ -324,6 +339,8 @@ class Compiled:
             v.why = f"{self.__name__} runs as it is: {_described(cause)}"
             return v
         if self.backend == "numba":
+            if first and not v.checked and products(task) > LONG:
+                v.ahead = Ahead(first)
             try:
                 with _no_collection():
                     v.runner = Machine(task, self.threads)

@@ -10,7 +10,10 @@ called one (`Explained`); where there are any, a program is accepted if the diff
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -199,6 +202,40 @@ def unlike(data: list[np.ndarray], count: int, most: int = 8) -> list[int]:
         chosen.append(best)
         distance = np.minimum(distance, np.abs(features - features[best]).sum(-1))
     return chosen
+
+
+def products(task: Task) -> float:
+    """Multiplications and additions in the matrix products of a task."""
+
+    def of(program: Program) -> float:
+        pairs = [(e.inputs[0].shape, e.output.shape) for e in program.equations if e.primitive is ops._matmul]
+        return sum(2.0 * a[-1] * np.prod(out, dtype=float) for a, out in pairs)
+
+    each = {name: of(part.program) for name, part in task.parts.items()}
+    return sum(each.get(move, 0.0) for move in task.moves)
+
+
+class Ahead:
+    """A call that is made in a thread of its own, while this one compiles: both take their time, and there are cores."""
+
+    def __init__(self, call: Callable):
+        self.outcome: tuple[Any, BaseException | None] = None, None
+        context = contextvars.copy_context()
+        self.thread = threading.Thread(target=lambda: context.run(self.run, call), daemon=True)
+        self.thread.start()
+
+    def run(self, call: Callable) -> None:
+        try:
+            self.outcome = call(), None
+        except BaseException as error:
+            self.outcome = None, error
+
+    def result(self):
+        self.thread.join()
+        out, error = self.outcome
+        if error:
+            raise error
+        return out
 
 
 class Patience:

@@ -73,12 +73,13 @@ from .schedule import END, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
 from .threads import SHORT, cores, crew
-from .verify import SMALL, Ahead, Difference, Patience, differs, explain, products, unlike
+from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, chooses, differs, explain, products, unlike
 
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
 VARIANTS = 8  # programs for one signature, as what the function reads changes
 LONG = 1e10  # multiplications and additions of a task, above which the reference's result is computed ahead
+EXPLAINING = 5  # times as long as a result takes it to say what rounding may do to it
 SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
 
 
@@ -254,7 +255,7 @@ class Compiled:
         patience = Patience(SHARE * v.seconds)
         agreed, doubtful = 0, None
         for t in unlike(data, count):
-            if (agreed or doubtful) and patience.over():
+            if (agreed or doubtful) and not patience.allows(0):
                 break
             one = tuple(tree_map(lambda x, t=t: np.asarray(x)[t], tasks))
             rows, grads = [x[t] for x in results], apart[t] if len(apart) == count else None
@@ -263,16 +264,25 @@ class Compiled:
                 rows = [x[0] for x in rows]
             value, *aux = tree_leaves(_nested(task, [x[None] for x in rows], 0))
             ours = (np.asarray(value), aux, tree_leaves(grads))
-            wanted, wanted_grads = v.ahead.result() if v.ahead and t == 0 else self.f(params, [one])
+            started = time.perf_counter()
+            if v.ahead and t == 0:
+                wanted, wanted_grads = v.ahead.result()
+            else:
+                with blas.one_thread(blas.libraries()):  # more would not help these sizes, and stall on a busy machine
+                    wanted, wanted_grads = self.f(params, [one])
+            took = time.perf_counter() - started
             wanted = (wanted[0], tree_leaves(wanted[1][0])) if has_aux else (wanted, [])
             wanted = (*wanted, tree_leaves(wanted_grads))
             found = differs(ours, wanted)
             if found and not found.certain:
-                how = explain(task, [*shared, *tree_leaves(one)])
-                scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
-                found = differs(ours, wanted, scales)
-                if found and how.ties and not found.certain:
-                    doubtful, found = found, None
+                if v.ahead is None and patience.allows(EXPLAINING * took):
+                    how = explain(task, [*shared, *tree_leaves(one)])
+                    scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
+                    found, ties = differs(ours, wanted, scales), how.ties
+                else:
+                    found, ties = (None if found.share <= ROUNDING * found.eps else found), chooses(task)
+                if found and ties and not found.certain:
+                    doubtful = found
                     continue
             if found:
                 return found._replace(text=f"task {t}: {found.text}")

@@ -11,9 +11,11 @@ called one (`Explained`); where there are any, a program is accepted if the diff
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,7 @@ from .task import Task
 
 UNITS = 8  # ε of the largest number that is added up
 NEAR = 64  # ε of the same: two numbers so close may compare either way
+ROUNDING = 1024  # ε of the length of all results, where it would take too long to find out how large its summands are
 SMALL = 0.1  # of the length of all results, if there are ties
 
 
@@ -35,6 +38,7 @@ class Difference(NamedTuple):
     text: str
     certain: bool
     share: float  # the length of the difference of all floats, over their length
+    eps: float  # the rounding of these floats
 
 
 def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Difference | None:
@@ -45,31 +49,32 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
     """
     a, b = tree_items(ours), tree_items(wanted)
     if [path for path, _ in a] != [path for path, _ in b]:
-        return Difference(f"it returns the leaves {[p for p, _ in a]}, the function {[p for p, _ in b]}", True, 1.0)
-    found, apart, length = None, 0.0, 0.0
+        return Difference(f"it returns the leaves {[p for p, _ in a]}, the function {[p for p, _ in b]}", True, 1.0, 0.0)
+    found, apart, length, eps = None, 0.0, 0.0, 0.0
     for i, ((path, x), (_, y)) in enumerate(zip(a, b, strict=True)):
         name = f"the result{path}"
         if type(x) is not type(y):
-            return Difference(f"{name} is a {type(x).__name__}, wanted a {type(y).__name__}", True, 1.0)
+            return Difference(f"{name} is a {type(x).__name__}, wanted a {type(y).__name__}", True, 1.0, 0.0)
         if not isinstance(y, (np.ndarray, np.generic, bool, int, float, complex)):
             if not isinstance(y, Tensor) and x is not y and x != y:
-                return Difference(f"{name} is {x!r}, wanted {y!r}", True, 1.0)
+                return Difference(f"{name} is {x!r}, wanted {y!r}", True, 1.0, 0.0)
             continue
         x, y = np.asarray(value_of(x)), np.asarray(value_of(y))
         if (x.dtype, x.shape) != (y.dtype, y.shape):
-            return Difference(f"{name} is {x.dtype} {x.shape}, wanted {y.dtype} {y.shape}", True, 1.0)
+            return Difference(f"{name} is {x.dtype} {x.shape}, wanted {y.dtype} {y.shape}", True, 1.0, 0.0)
         if y.dtype.kind not in "fc":
             if not np.array_equal(x, y):
                 bad = int(np.sum(x != y))
-                found = found or Difference(f"{name} differs in {bad} of {y.size} elements", False, 0.0)
+                found = found or Difference(f"{name} differs in {bad} of {y.size} elements", False, 0.0, 0.0)
             continue
         if not np.array_equal(np.isfinite(x), np.isfinite(y)) or not np.array_equal(
             x[~np.isfinite(x)], y[~np.isfinite(y)], equal_nan=True
         ):
-            found = found or Difference(f"{name} has NaN or infinity where the other has not", False, 1.0)
+            found = found or Difference(f"{name} has NaN or infinity where the other has not", False, 1.0, 0.0)
             continue
         finite = np.isfinite(y)
         x, y = x[finite].astype(complex if y.dtype.kind == "c" else float), y[finite]
+        eps = max(eps, float(np.finfo(y.dtype).eps))
         largest = float(np.max(np.abs(y), initial=0))
         distance = float(np.max(np.abs(x - y), initial=0))
         apart, length = apart + float(np.sum(np.abs(x - y) ** 2)), length + float(np.sum(np.abs(y) ** 2.0))
@@ -77,9 +82,15 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
         allowed = UNITS * float(np.finfo(y.dtype).eps) * scale + float(np.finfo(y.dtype).smallest_subnormal)
         if distance > allowed and found is None:
             text = f"{name} is off by {distance:.2g}, where {allowed:.2g} is rounding and the largest entry {largest:.2g}"
-            found = Difference(text, False, 0.0)
+            found = Difference(text, False, 0.0, 0.0)
     share = (apart / length) ** 0.5 if length else float(apart > 0)
-    return found and found._replace(share=max(found.share, share))
+    return found and found._replace(share=max(found.share, share), eps=eps)
+
+
+def chooses(task: Task) -> bool:
+    """Whether a task compares numbers anywhere."""
+    deciding = COMPARISONS | STEPS.keys() | CHOICES
+    return any(e.primitive in deciding for part in task.parts.values() for e in part.program.equations)
 
 
 class Explained(NamedTuple):
@@ -119,7 +130,9 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
     values = dict(zip(program.inputs, arrays, strict=True))
     known = dict(zip(program.inputs, rounded, strict=True))
     ties = False
-    for primitive, inputs, params, output in program.equations:
+    last = {x: i for i, e in enumerate(program.equations) for x in e.inputs if isinstance(x, Var)}
+    last |= {x: len(program.equations) for x in program.outputs if isinstance(x, Var)}
+    for i, (primitive, inputs, params, output) in enumerate(program.equations):
         given = [values[x] if isinstance(x, Var) else x for x in inputs]
         before = [known[x] if isinstance(x, Var) else (_largest(x), False) for x in inputs]
         out = values[output] = primitive.forward(*given, **params)
@@ -132,6 +145,8 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
         scale, inexact = max([own, *(s for s, _ in before)]), any(r for _, r in before)
         if inexact and not ties:
             ties = _tied(primitive, given, params, NEAR * max(map(_eps, given)) * scale)
+        for x in {x for x in inputs if isinstance(x, Var) and last[x] == i}:
+            del values[x]
         known[output] = scale, inexact or (primitive not in EXACT and np.asarray(out).dtype.kind == "f")
     outputs = [values[x] if isinstance(x, Var) else x for x in program.outputs]
     return outputs, [known.get(x, (_largest(x), False)) if isinstance(x, Var) else (0.0, False)
@@ -143,6 +158,7 @@ EXACT = {ops._reshape, ops._transpose, ops._broadcast_to, ops.getitem, ops.conca
          ops.unpick, ops.where, ops.maximum, ops._max, ops.floor, ops.ceil, ops.rint, ops.trunc, ops.sign}  # fmt: skip
 COMPARISONS = {ops.maximum, ops.above, ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater,
                ops.greater_equal}  # fmt: skip
+CHOICES = {ops._max, ops.max_share, ops.argmax, ops.argmin, ops.argsort, ops.pool_argmax}
 STEPS = {ops.floor: np.rint, ops.ceil: np.rint, ops.trunc: np.rint, ops.sign: np.zeros_like,
          ops.rint: lambda x: np.floor(x) + 0.5}  # fmt: skip
 
@@ -160,8 +176,7 @@ def _tied(primitive, given: list, params: dict, near: float) -> bool:
     if primitive in (ops._max, ops.max_share):
         largest = np.max(given[0], params["axis"], keepdims=True)
         return bool(np.any(np.sum(given[0] >= largest - near, params["axis"]) > 1))
-    # of the rest, those that choose: the first or last of some, an order
-    return primitive in (ops.argmax, ops.argmin, ops.argsort, ops.pool_argmax)
+    return primitive in CHOICES
 
 
 def _eps(x) -> float:
@@ -216,7 +231,13 @@ def products(task: Task) -> float:
 
 
 class Ahead:
-    """A call that is made in a thread of its own, while this one compiles: both take their time, and there are cores."""
+    """A call that is made in a thread of its own, while this one compiles: both take their time, and there are cores.
+
+    The interpreter is asked to switch between threads often: the call needs it for moments between long operations.
+    """
+
+    running, usual = 0, sys.getswitchinterval()
+    lock = threading.Lock()
 
     def __init__(self, call: Callable):
         self.outcome: tuple[Any, BaseException | None] = None, None
@@ -225,10 +246,26 @@ class Ahead:
         self.thread.start()
 
     def run(self, call: Callable) -> None:
+        with self.switching():
+            try:
+                self.outcome = call(), None
+            except BaseException as error:
+                self.outcome = None, error
+
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        with Ahead.lock:
+            if not Ahead.running:
+                Ahead.usual = sys.getswitchinterval()
+                sys.setswitchinterval(1e-4)
+            Ahead.running += 1
         try:
-            self.outcome = call(), None
-        except BaseException as error:
-            self.outcome = None, error
+            yield
+        finally:
+            with Ahead.lock:
+                Ahead.running -= 1
+                if not Ahead.running:
+                    sys.setswitchinterval(Ahead.usual)
 
     def result(self):
         self.thread.join()
@@ -239,10 +276,10 @@ class Ahead:
 
 
 class Patience:
-    """How long a check may take: a share of what came before it, and at least one task."""
+    """How long a check may take, whatever happens: its first task is compared in any case."""
 
     def __init__(self, seconds: float):
         self.until = time.perf_counter() + seconds
 
-    def over(self) -> bool:
-        return time.perf_counter() > self.until
+    def allows(self, seconds: float) -> bool:
+        return time.perf_counter() + seconds <= self.until

@@ -61,8 +61,9 @@ from ..extras import require
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_map
 from .blas import Blas
+from .cache import load
 from .schedule import ARRAYS, END, Unsupported, lay_out
-from .source import generate, load
+from .source import generate
 from .task import Fixed, Task, task_of, whole
 
 _forked: list[bool] = []  # OpenMP, on which Numba's threads may stand, ends a process that uses it after a fork
@@ -284,13 +285,13 @@ class Machine:
         from . import machine
 
         self.machine = machine
-        self.modules = [load(text) for text in source.files]  # kept: their machine code is called by address
+        self.codes = [load(text) for text in source.files]
 
         def number(n) -> int:
             if not isinstance(n, tuple):
                 return n
             file, which = n
-            return self.blas.address(which) if file == "blas" else getattr(self.modules[file], f"page{which}").address
+            return self.blas.address(which) if file == "blas" else self.codes[file].address(which)
 
         self.steps = {
             name: np.array([number(n) for step in steps for n in step] + [END], np.int64)

@@ -16,10 +16,14 @@ from functools import cache
 from llvmlite import ir
 from numba import guvectorize, types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
+from numba.extending import register_jitable as jitable
 
 from .loop import repeat
 from .schedule import CHUNK, END, TASK
+
+# Inlined, a kernel can raise nothing, so that its page calls nothing of Numba's: see `cache`.
+register_jitable = jitable(forceinline=True)
 
 # ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

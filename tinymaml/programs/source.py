@@ -16,21 +16,11 @@ Read next: `loop`, `machine`, then `compiled`.
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import importlib.util
 import itertools
-import os
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..files import write_atomically
 from .program import Equation, Var
 from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
 
@@ -388,62 +378,3 @@ def _file(parts: list[str]) -> str:
 
 
 PAGE = 16  # loops in a function: with fewer in one they take longer to compile
-
-
-# ── on disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def load(text: str) -> ModuleType:
-    """The generated file as a module, compiled once on this machine: `$TINYMAML_CACHE`, or `~/.cache/tinymaml`.
-
-    A file's name is the hash of all it depends on, so what has changed has another name; files are written whole or
-    not at all, so any number of processes may ask at once. Where the folder cannot be written, nothing is kept.
-    """
-    import numba
-
-    from . import loop, machine, schedule
-
-    ours = [Path(module.__file__).read_text() for module in (loop, machine, schedule)]
-    depends = [text, *ours, numba.__version__, np.__version__]
-    name = "program_" + hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
-    if name in sys.modules:
-        return sys.modules[name]
-    folder = Path(os.environ.get("TINYMAML_CACHE") or "~/.cache/tinymaml").expanduser() / "programs"
-    path = folder / f"{name}.py"
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text.encode())
-        except OSError:
-            temporary = tempfile.TemporaryDirectory(prefix="tinymaml-")
-            path = Path(temporary.name) / f"{name}.py"
-            path.write_text(text)
-            module = _module_at(path, cache=False)
-            atexit.register(temporary.cleanup)
-            return module
-    try:
-        return _module_at(path, cache=True)
-    except Unsupported:
-        raise
-    except Exception:  # Numba finds no folder to cache in, or a broken file in it
-        for file in (folder / "__pycache__").glob(f"{name}.page*"):
-            with suppress(OSError):
-                file.unlink()
-        return _module_at(path, cache=False)
-
-
-def _module_at(path: Path, cache: bool) -> ModuleType:
-    from numba.core.errors import NumbaError
-
-    spec: Any = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    module.OPTIONS = dict(error_model="numpy", cache=cache)
-    sys.modules[path.stem] = module  # Numba asks for the module by its name
-    try:
-        spec.loader.exec_module(module)
-    except NumbaError as cause:
-        raise Unsupported(f"Numba refuses {path}: {str(cause).splitlines()[0]}") from cause
-    finally:
-        if not hasattr(module, "page0"):
-            del sys.modules[path.stem]
-    return module

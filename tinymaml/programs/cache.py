@@ -353,8 +353,10 @@ class Store:
         """Delete all that tinymaml wrote here, of this version and earlier ones.
 
         Raises:
-            OSError: the folder cannot be read.
+            OSError: the folder cannot be read, or is not to be used.
         """
+        if reason := self.refusal():
+            raise PermissionError(reason)
         if self.path.is_dir():
             self._delete(self._leftovers(float("inf")))
             self._delete(path for _, _, paths in self._programs().values() for path in paths)
@@ -365,7 +367,7 @@ class Store:
         Raises:
             OSError: the folder cannot be read.
         """
-        programs = [*self._programs().values()] if self.path.is_dir() else []
+        programs = [*self._programs().values()] if self.path.exists() else []
         used = [when for when, _, _ in programs]
         return Usage(len(programs), sum(n for _, n, _ in programs), min(used, default=0.0), max(used, default=0.0))
 
@@ -399,3 +401,20 @@ class Store:
                 os.unlink(path)
         with suppress(OSError):
             os.rmdir(self.path / "__pycache__")  # if it is empty
+
+
+def table(store: Store) -> str:
+    """What the folder is and holds, line by line.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    usage = store.usage()
+    times = (time.strftime("%Y-%m-%d %H:%M", time.localtime(when)) for when in (usage.oldest, usage.newest))
+    lines = [
+        f"folder      {store.path}",
+        f"programs    {usage.programs:,}",
+        f"bytes       {usage.nbytes:,} of at most {store.limit:,}",
+        f"used        {' … '.join(times) if usage.programs else 'never'}",
+    ]
+    return "\n".join([*lines, *(f"warning     {x}" for x in (store.refusal(), store.misread) if x)])

@@ -214,7 +214,7 @@ class _Writer:
 
     def step(self, kernels: dict[str, str], name: str, *numbers) -> list:
         """A step that calls one of some kernels, which have a file of their own."""
-        text = _file([_page(0, list(enumerate(kernels.values())))])
+        text = kernel_file(*kernels.values())
         if text not in self.files:
             self.files.append(text)
         return [(self.files.index(text) + 1, 0), [*kernels].index(name), len(numbers) + 3, *numbers]
@@ -301,26 +301,37 @@ def _base_of(dtype: np.dtype) -> dict[str, str]:
 def _call(step: Call) -> tuple[str, list]:
     """The line that calls a kernel, and the numbers of its step."""
     (out,) = step.writes
-    kind, item = code(out.buffer.dtype), out.buffer.dtype.itemsize
-    pointers = [f"p_{kind}(memory, t, 3)"]
-    numbers = [_at(out)]
+    item = out.buffer.dtype.itemsize
     if step.kernel in ("gather", "scatter"):
         x, *indices = step.reads
         outer, picked, block, *axes = step.numbers
         if step.kernel == "gather":
             block *= item
-        numbers += [_at(x), outer, picked, block, len(axes), *map(_at, indices), *axes]
-        arguments = [*pointers, f"p_{kind}(memory, t, 4)"] if step.kernel == "scatter" else []
-        return f"failed = machine.{step.kernel}({', '.join([*arguments, 'memory', 't'])})", numbers
-    if step.kernel == "patches":
+        views, rest = [out, x], [outer, picked, block, len(axes), *map(_at, indices), *axes]
+    elif step.kernel == "patches":
         n, h, w, c, *rest = step.numbers
-        numbers += [_at(step.reads[0]), n, h, w, c * item, *rest]
-        return f"machine.patches(memory + t[3], memory + t[4], {_numbers(5, 11)})", numbers
-    for view in step.reads:
-        pointers.append(f"p_{code(view.buffer.dtype)}(memory, t, {len(numbers) + 3})")
-        numbers.append(_at(view))
-    arguments = _numbers(len(numbers) + 3, len(step.numbers))
-    return f"machine.{step.kernel}({', '.join(pointers)}, {arguments})", numbers + step.numbers
+        views, rest = [out, *step.reads], [n, h, w, c * item, *rest]
+    else:
+        views, rest = [out, *step.reads], step.numbers
+    line = kernel_line(step.kernel, [code(view.buffer.dtype) for view in views], len(rest))
+    return line, [*map(_at, views), *rest]
+
+
+def kernel_line(kernel: str, kinds: list[str], count: int) -> str:
+    """The line that calls a kernel: its step has the places of arrays of these dtypes, then so many other numbers."""
+    if kernel == "gather":
+        return "failed = machine.gather(memory, t)"
+    if kernel == "patches":
+        return f"machine.patches(memory + t[3], memory + t[4], {_numbers(5, count)})"
+    pointers = [f"p_{kind}(memory, t, {i + 3})" for i, kind in enumerate(kinds)]
+    if kernel == "scatter":
+        return f"failed = machine.scatter({', '.join(pointers[:2])}, memory, t)"
+    return f"machine.{kernel}({', '.join(pointers)}, {_numbers(len(kinds) + 3, count)})"
+
+
+def kernel_file(*lines: str) -> str:
+    """A file of kernels, by the lines that call them."""
+    return _file([_page(0, list(enumerate(lines)))])
 
 
 def _numbers(start: int, count: int) -> str:

@@ -675,7 +675,7 @@ def start(folder, program=RUN, tanh="tanh", how="", **env) -> subprocess.Popen:
     source = PROGRAM.format(tanh=tanh, how=how) + program
     env = os.environ | {"TINYMAML_CACHE": str(folder), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | env
     return subprocess.Popen([sys.executable, "-W", "error", "-c", source], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=env)  # fmt: skip
+                            stderr=subprocess.PIPE, encoding="utf-8", env=env)  # fmt: skip
 
 
 def result(process: subprocess.Popen) -> str:
@@ -723,9 +723,9 @@ def test_two_processes_may_compile_at_once(cached, tmp_path):
 
 def test_a_folder_that_is_none_is_done_without(cached, tmp_path):
     file = tmp_path / "file"
-    file.write_text("not a folder")
+    file.write_text("not a folder", encoding="utf-8")
     assert result(start(file)) == cached[1]
-    assert file.read_text() == "not a folder"
+    assert file.read_text(encoding="utf-8") == "not a folder"
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is read-only for the superuser")
@@ -750,7 +750,7 @@ def test_a_damaged_file_is_compiled_again(cached, tmp_path, which):
 
 def test_nothing_is_left_in_the_folder_for_temporary_files(cached, tmp_path):
     file, temporary = tmp_path / "file", tmp_path / "temporary"
-    file.write_text("")
+    file.write_text("", encoding="utf-8")
     temporary.mkdir()
     result(start(file, TMPDIR=str(temporary)))
     assert not [p for p in temporary.iterdir() if "tinymaml" in p.name]
@@ -764,7 +764,7 @@ task = (np.ones((2, 3, 1)), np.ones((2, 3)))
 f(np.ones(1), (task, task)); tm.compile(f); print(tm.record(f, np.ones(1), (task, task)))
 print("loaded", [name for name in ("numba", "scipy", "threadpoolctl") if name in sys.modules])
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout
     assert out.strip().endswith("loaded []")
 
 

@@ -351,7 +351,8 @@ print(digest.hexdigest(), "numba" in sys.modules, any(tm.kernels.patches.functio
 
 def python(code: str, **environment: str) -> list[str]:
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -379,7 +380,7 @@ def test_a_meta_gradient_has_the_same_bits_without_numba(without_numba, tmp_path
 
 
 def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, tmp_path):
-    (tmp_path / "numba.py").write_text("raise ImportError('there is no numba here')")
+    (tmp_path / "numba.py").write_text("raise ImportError('there is no numba here')", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert python(GRADIENT, PYTHONPATH=path, TINYMAML_NUMBA="1")[0] == without_numba[0]
 

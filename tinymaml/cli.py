@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | plot | data | cache | oracle`. It parses, calls and prints; others do the work."""
+"""The command line: `tinymaml train | eval | plot | data | cache | oracle`. It parses, calls, prints; others work."""
 
 from __future__ import annotations
 

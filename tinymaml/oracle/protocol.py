@@ -192,7 +192,7 @@ def lines_of(folder: Path) -> Iterator[str]:
     if not names:
         raise FileNotFoundError(f"no *.json in {folder}")
     for path in names:
-        yield path.read_text()
+        yield path.read_text(encoding="utf-8")
 
 
 # ── a program under watch ───────────────────────────────────────────────────────────────────────────────────────────

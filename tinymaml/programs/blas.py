@@ -53,7 +53,7 @@ def _load() -> None:
 
 def _amd_with_avx512() -> bool:
     try:
-        about = Path("/proc/cpuinfo").read_text()
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
     flags = "AuthenticAMD", " avx512f ", " avx512bw ", " avx512dq ", " avx512vl "

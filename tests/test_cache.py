@@ -560,7 +560,8 @@ def test_what_earlier_versions_and_killed_processes_left_is_swept(fresh, tmp_pat
     load(text_of(3))
     key = key_of(text_of(3))
     (store.path / "__pycache__").mkdir()
-    old = [store.path / "program_0123456789abcdef.py", store.path / "__pycache__" / "program_0123456789abcdef.page0.nbi",
+    former = "program_0123456789abcdef"
+    old = [store.path / f"{former}.py", store.path / "__pycache__" / f"{former}.page0-15.py311.nbi",
            store.path / f".{key}.code.0123abcd.tmp"]  # fmt: skip
     others = [store.path / "mine.txt", store.path / "program_of_mine.py", store.path / f".{key}.code.4567abcd.tmp"]
     for path in (*old, *others):

@@ -379,6 +379,12 @@ def test_a_meta_gradient_has_the_same_bits_without_numba(without_numba, tmp_path
     assert python(GRADIENT, **there) == [without_numba[0], "False", "True"]  # from the cache, without Numba
 
 
+def test_where_numba_compiles_nothing_numpy_gives_the_same_bits(without_numba, tmp_path):
+    pytest.importorskip("numba")
+    off = dict(NUMBA_DISABLE_JIT="1", TINYMAML_NUMBA="1", TINYMAML_CACHE=str(tmp_path))
+    assert python(GRADIENT, **off) == [without_numba[0], "True", "False"]
+
+
 def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('there is no numba here')", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

@@ -191,7 +191,8 @@ def _llvm():
 
 def _compile(text: str, path: str) -> tuple[Code, Objects | None]:
     """The machine code of a text, also as it is kept (None where it holds addresses of this process)."""
-    require("numba", "fast")
+    if require("numba", "fast").config.DISABLE_JIT:
+        raise Unsupported("NUMBA_DISABLE_JIT is set, so that Numba compiles nothing")
     from numba.core.errors import NumbaError
 
     # Numba asks for the module of each function; this one is always there
@@ -231,7 +232,7 @@ def _link(objects: Objects) -> Code | None:
     for code in objects.codes:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return Code([engine.get_function_address(symbol) for symbol in objects.symbols], engine)
+    return Code([engine.get_function_address(symbol) for symbol in objects.symbols], (engine, objects))
 
 
 # ── a file ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ Every fused loop becomes a function of one element of its operands, such as
 
 which `loop` makes into a loop over all of them. Sizes, strides and places come from the step, so loops that do the same
 to arrays of other shapes are one: the second layer, the second inner step and the query set cost no compilation.
-Read next: `loop`, `machine`, then `compiled`.
+Read next: `loop`, `machine`, `cache`, then `compiled`.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Contest:
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
     contest = Contest()
     for line in sys.stdin:

@@ -201,6 +201,15 @@ def test_what_numba_refuses_is_unsupported_and_its_source_can_be_read(fresh, tmp
     assert [*files(tmp_path).values()] == [text.encode()]
 
 
+def test_machine_code_that_numba_does_not_show_runs_and_is_not_kept(fresh, tmp_path, monkeypatch):
+    from numba.core.codegen import CodeLibrary
+
+    monkeypatch.delattr(CodeLibrary, "_get_compiled_object")
+    with pytest.warns(tm.CacheWarning, match="does not show its machine code"):
+        assert call(load(text_of(3)), 5) == 15
+    assert not [*tmp_path.rglob("*.code")]
+
+
 # ── what is not right is never run ──────────────────────────────────────────────────────────────────────────────────
 
 

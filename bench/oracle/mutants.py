@@ -451,7 +451,7 @@ def nursery() -> None:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for line in sys.stdin:
         job = json.loads(line)
         if job["by"] == "oracle":

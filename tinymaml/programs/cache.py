@@ -120,6 +120,8 @@ def _load(text: str, complaints: dict[str, str]) -> Code:
     code, objects = _compile(text, str(source))
     if objects:
         _write(store, path, pack(objects, key), complaints)
+    else:
+        complaints["code"] = "this Numba does not show its machine code, so programs are compiled anew each time"
     return code
 
 
@@ -158,15 +160,16 @@ def key_of(text: str) -> str:
 @cache
 def _surroundings() -> dict:
     """What the machine code of any text depends on."""
-    llvm = _llvm()
-    texts = hashlib.sha256()
+    llvm, texts, features = _llvm(), hashlib.sha256(), ""
+    with suppress(RuntimeError):  # where LLVM cannot tell
+        features = llvm.get_host_cpu_features().flatten()
     for path in sorted(Path(__file__).parent.glob("*.py")):  # which the text imports, or what it imports
         texts.update(path.read_bytes())
     return {
         "programs": texts.hexdigest(),
         **{name: _version(name) for name in ("numba", "llvmlite", "numpy")},
         "python": sys.version,
-        "cpu": [llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()],
+        "cpu": [llvm.get_process_triple(), llvm.get_host_cpu_name(), features],
         "settings": [os.environ.get(f"NUMBA_{name}") for name in SETTINGS],
     }
 
@@ -190,7 +193,7 @@ def _llvm():
 
 
 def _compile(text: str, path: str) -> tuple[Code, Objects | None]:
-    """The machine code of a text, also as it is kept (None where it holds addresses of this process)."""
+    """The machine code of a text, also as it is kept."""
     if require("numba", "fast").config.DISABLE_JIT:
         raise Unsupported("NUMBA_DISABLE_JIT is set, so that Numba compiles nothing")
     from numba.core.errors import NumbaError
@@ -204,16 +207,22 @@ def _compile(text: str, path: str) -> tuple[Code, Objects | None]:
     pages = []
     while f"page{len(pages)}" in space:
         pages.append(space[f"page{len(pages)}"])
-    code = Code([page.address for page in pages], pages)
-    libraries = [page._library for page in pages]
-    if any(library.has_dynamic_globals for library in libraries):
-        return code, None
-    modules = [library._final_module for library in libraries]
+    return Code([page.address for page in pages], pages), _objects(pages)
+
+
+def _objects(pages: list) -> Objects | None:
+    """The object code of what Numba has compiled; None where it holds addresses of this process, or is not shown."""
+    try:
+        libraries = [page._library for page in pages]
+        modules = [library._final_module for library in libraries]
+        codes = [library._get_compiled_object() for library in libraries]
+        if any(library.has_dynamic_globals for library in libraries):
+            return None
+    except (AttributeError, RuntimeError):  # another version of Numba
+        return None
     calls = {x.name for module in modules for x in (*module.functions, *module.global_variables) if x.is_declaration}
-    return code, Objects(
-        [page.native_name for page in pages],
-        [library._get_compiled_object() for library in libraries],
-        sorted(name for name in calls if not name.startswith("llvm.")),
+    return Objects(
+        [page.native_name for page in pages], codes, sorted(name for name in calls if not name.startswith("llvm."))
     )
 
 
@@ -222,7 +231,7 @@ def _link(objects: Objects) -> Code | None:
     llvm = _llvm()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # of its own: symbols are not unique
-    if not all(map(llvm.address_of_symbol, objects.calls)):  # Numba has functions of its own
+    if sys.platform == "win32" or not all(map(llvm.address_of_symbol, objects.calls)):  # Numba brings some functions
         require("numba", "fast")
         from numba.core.registry import cpu_target
 

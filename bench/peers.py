@@ -307,7 +307,7 @@ def gemm_limits() -> list[str]:
     """NumPy's BLAS as it comes, and with each set of OpenBLAS kernels that this processor can run."""
     flags: set[str] = set()
     if os.path.exists("/proc/cpuinfo"):
-        flags = set(Path("/proc/cpuinfo").read_text().split("\n\n")[0].split())
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].split())
     needs = {"gemm-HASWELL": "avx2", "gemm-ZEN": "avx2", "gemm-SKYLAKEX": "avx512dq", "gemm-COOPERLAKE": "avx512_bf16",
              "gemm-SAPPHIRERAPIDS": "amx_bf16"}  # fmt: skip
     return ["gemm", *(name for name, flag in needs.items() if flag in flags)]

@@ -52,7 +52,7 @@ class Worker:
         env |= {"JAX_PLATFORMS": "cpu"} | peers.CONTENDERS[name].env
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker"], cwd=Path(__file__).parents[1], env=env, text=True,
+            [sys.executable, "-m", "bench.worker"], cwd=Path(__file__).parents[1], env=env, encoding="utf-8",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         try:
@@ -229,7 +229,7 @@ def busy() -> float:
     if not os.path.exists("/proc/stat"):
         return 0.0
     # user, nice, system, idle, waiting for the disk, interrupts (two kinds), taken by other virtual machines
-    ticks = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    ticks = [int(n) for n in Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -271,7 +271,7 @@ def machine(cores: int) -> dict:
     """What the numbers were measured on."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     variables = {k: v for k, v in os.environ.items() if k.startswith(("OPENBLAS_", "OMP_", "MKL_", "XLA_", "NUMBA_"))}
     return {"cpu": model, "architecture": platform.machine(), "cores": os.cpu_count(), "threads": cores,

@@ -26,7 +26,7 @@ from pathlib import Path
 def memory(what: str) -> int:
     """Bytes of this process: "VmRSS" now, "VmHWM" at most."""
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith(what):
                 return int(line.split()[1]) * 1024
     import resource  # where there is no /proc; the most there ever was stands for both
@@ -122,7 +122,7 @@ class Contest:
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
     contest = Contest()
     for line in sys.stdin:

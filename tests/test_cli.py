@@ -69,9 +69,9 @@ def test_the_module_and_the_script_are_the_command():
     for command in [sys.executable, "-m", "tinymaml"], [str(script)]:
         if command[0] == str(script) and not script.exists():
             continue  # a checkout, not installed
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run([*command, "--version"], capture_output=True, encoding="utf-8", check=True)
         assert done.stdout == f"tinymaml {tinymaml.__version__}\n"
-        done = subprocess.run([*command, "eval", "nowhere"], capture_output=True, text=True)
+        done = subprocess.run([*command, "eval", "nowhere"], capture_output=True, encoding="utf-8")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "tinymaml: nowhere is not a run: there is no such folder\n"
 
@@ -126,7 +126,7 @@ def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, 
     assert main(["train", "omniglot", "--data", data, "--out", str(path), *options.split()]) == 0
     bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     assert "loss " in bar and ", accuracy " in bar and "validation accuracy" in bar
-    records = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert records[-1].keys() == {"iteration", "loss", "accuracy", "validation_accuracy"}
     assert main(["eval", str(path), "--tasks", "3", "--steps", "1"]) == 0
     out = capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_a_run_is_resumed_with_its_own_settings_and_may_grow(tmp_path, run):
     assert main(["train", "sinusoid", "--out", str(path), "--resume", "--iterations", "6"]) == 0
     config = restore(path).config
     assert (config.seed, config.hidden, config.iterations) == (5, (6,), 6)
-    assert json.loads((path / "config.json").read_text())["config"]["iterations"] == 6
+    assert json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]["iterations"] == 6
     assert [record["iteration"] for record in Run.open(path).read_log()] == [1, 2, 3, 4, 5, 6]
 
 
@@ -266,9 +266,9 @@ def test_a_folder_that_cannot_be_a_run_is_named(tmp_path, capsys):
 def test_what_is_not_a_run_is_named(tmp_path, capsys, command):
     assert "nowhere is not a run: there is no such folder" in fails(capsys, command, tmp_path / "nowhere")
     assert "is not a run: it has no config.json" in fails(capsys, command, tmp_path)
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
     assert "config.json is damaged" in fails(capsys, command, tmp_path)
-    (tmp_path / "config.json").write_text('{"lr": 1}')
+    (tmp_path / "config.json").write_text('{"lr": 1}', encoding="utf-8")
     assert "config.json is not what tinymaml writes" in fails(capsys, command, tmp_path)
 
 
@@ -294,7 +294,7 @@ def test_a_divergence_prints_no_warnings(tmp_path):
     """Outside pytest, which would catch them: nothing but the one line."""
     command = [sys.executable, "-m", "tinymaml", "train", "sinusoid", *SMALL, "--out"]
     for name, options in (("inner", ["--inner-lr", "1e6"]), ("outer", ["--meta-lr", "1e39"])):
-        done = subprocess.run([*command, str(tmp_path / name), *options], capture_output=True, text=True)
+        done = subprocess.run([*command, str(tmp_path / name), *options], capture_output=True, encoding="utf-8")
         assert done.returncode == 1
         (line,) = lines_of(done.stderr)
         assert line.startswith("tinymaml: training diverged at iteration 1")
@@ -443,7 +443,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(run):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "tinymaml", "eval", str(run), "--tasks", "2", "--steps", "2"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, encoding="utf-8")
     os.close(writing)
     assert done.stderr == "" and done.returncode in (0, 1)
 

@@ -155,7 +155,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(server, tmp_path, monkeypatch):
 
 
 def test_a_file_in_place_of_the_folder_is_named(server, tmp_path):
-    (tmp_path / "data").write_text("not a folder")
+    (tmp_path / "data").write_text("not a folder", encoding="utf-8")
     with pytest.raises(OSError, match="cannot save .*data"):
         fetch(server, tmp_path / "data")
     assert server.asked == []

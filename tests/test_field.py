@@ -116,9 +116,9 @@ def test_unknown_names_are_refused(capsys):
 def test_a_part_of_a_package_that_does_not_import_as_a_whole(tmp_path, monkeypatch):
     package = tmp_path / "half_a_package"
     package.mkdir()
-    (package / "__init__.py").write_text("import a_data_set_that_is_not_there\n")
-    (package / "maml.py").write_text("from .inside import rate\n")
-    (package / "inside.py").write_text("rate = 0.5\n")
+    (package / "__init__.py").write_text("import a_data_set_that_is_not_there\n", encoding="utf-8")
+    (package / "maml.py").write_text("from .inside import rate\n", encoding="utf-8")
+    (package / "inside.py").write_text("rate = 0.5\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert field.part("half_a_package.maml").rate == 0.5
     assert "half_a_package" not in sys.modules  # nobody else gets the package without its __init__

@@ -1,16 +1,24 @@
-"""Each kernel three ways equal, bit for bit: NumPy twin, plain loops, compiled loops. Pairs are transposed."""
+"""Each kernel three ways equal, bit for bit: NumPy, machine code, and its loops in Python. Pairs are transposed.
 
+In Python every access of the loops is seen to lie inside an array.
+"""
+
+import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinymaml import kernels, ops
 from tinymaml.kernels import Kernel
+
+if importlib.util.find_spec("numba"):
+    from test_schedule import plain_python
 
 KERNELS = {name: k for name, k in vars(kernels).items() if isinstance(k, Kernel)}
 DTYPES = st.sampled_from([np.float64, np.float32])
@@ -106,26 +114,66 @@ def test_every_kernel_is_tested():
     assert set(KERNELS) == {"patches", "unpatches", "pool_argmax", "pick", "unpick", "scatter_rows"}
 
 
+def compiled(kernel: Kernel, *args) -> np.ndarray:
+    """What the machine code gives: its NumPy twin is not asked."""
+    return Kernel(kernel.name, kernel.step, refuse)(*args)
+
+
+def refuse(*_):
+    raise AssertionError("NumPy was asked")
+
+
+def in_python(kernel: Kernel, *args) -> np.ndarray:
+    """What the kernel's loops give, run as Python with every access checked."""
+    pytest.importorskip("numba")
+    x, *rest = args
+    step = kernel.step(np.ascontiguousarray(x), *rest)
+    step[0].view(np.uint8).fill(255)
+    with plain_python() as plain:
+        code = plain.load(kernel.text(step))
+        numbers = np.array([0, 0, len(step) + 3, *(plain.address(n) if isinstance(n, np.ndarray) else n for n in step)])
+        assert plain.invoke(code.address(0), 0, 0, plain.at("i8")(plain.address(numbers)).address) == 0
+    return step[0]
+
+
 @pytest.mark.parametrize("name", KERNELS)
 @given(data=st.data())
-def test_the_loops_are_their_numpy_twin_bit_for_bit(name, data):
+def test_machine_code_is_its_numpy_twin_bit_for_bit(name, data):
+    pytest.importorskip("numba")
     kernel, args = KERNELS[name], data.draw(arguments(name))
     before = frozen_bits(args)
-    assert bits(kernel.loops(*args)) == bits(kernel.twin(*args)) == bits(kernel(*args))
+    assert bits(compiled(kernel, *args)) == bits(kernel.twin(*args)) == bits(kernel(*args))
     assert frozen_bits(args) == before
 
 
 @pytest.mark.parametrize("name", KERNELS)
+@settings(max_examples=15)
 @given(data=st.data())
-def test_the_compiled_loops_are_the_loops_bit_for_bit(name, data):
-    pytest.importorskip("numba")
-    kernel, (x, *rest) = KERNELS[name], data.draw(arguments(name))
-    before = frozen_bits((x, *rest))
-    plain = np.ascontiguousarray(x).copy(), *(r.copy() if isinstance(r, np.ndarray) else r for r in rest)
-    assert kernel.compiled is not None
-    assert bits(kernel.compiled(*plain)) == bits(kernel.loops(x, *rest))
-    assert bits(kernel(x, *rest)) == bits(kernel.twin(x, *rest))
-    assert frozen_bits((x, *rest)) == before == frozen_bits(plain)
+def test_the_loops_in_python_stay_inside_their_arrays_and_are_the_twin(name, data):
+    kernel, args = KERNELS[name], data.draw(arguments(name))
+    assert bits(in_python(kernel, *args)) == bits(kernel.twin(*args))
+
+
+WRONG = {
+    "an element that a window has not": (kernels.pick, (np.ones((1, 2, 2, 1)), np.full((1, 1, 1, 1), 4), 2)),
+    "an element before a window": (kernels.unpick, (np.ones((1, 1, 1, 1)), np.full((1, 1, 1, 1), -9), 2, (1, 2, 2, 1))),
+    "fewer choices than windows": (kernels.pick, (np.ones((1, 6, 6, 1)), np.zeros((1, 2, 3, 1), int), 2)),
+    "more windows than choices": (kernels.unpick, (np.ones((1, 3, 3, 1)), np.zeros((1, 2, 3, 1), int), 2, (1, 6, 6, 1))),  # noqa: E501
+    "windows of another size": (kernels.unpatches, (np.ones((1, 2, 2, 5)), (1, 3, 3, 1), (2, 2), 1, ((0, 0), (0, 0)))),
+    "a window that is too large": (kernels.patches, (np.ones((1, 2, 2, 1)), (3, 3), 1, ((0, 0), (0, 0)))),
+    "a row that is not there": (kernels.scatter_rows, (np.ones((1, 2)), np.array([3]), (3, 2))),
+    "a row of another length": (kernels.scatter_rows, (np.ones((1, 3)), np.array([1]), (3, 2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_arguments_that_do_not_fit_are_numpys_error(what):
+    kernel, args = WRONG[what]
+    with pytest.raises((ValueError, IndexError)) as wanted:
+        kernel.twin(*args)
+    with pytest.raises(type(wanted.value)) as got:
+        kernel(*args)
+    assert str(got.value) == str(wanted.value)
 
 
 def test_sums_of_many_are_added_in_the_same_order():
@@ -214,7 +262,7 @@ def test_what_is_picked_is_the_largest_of_its_window(case, data):
 def test_ties_and_nan_are_as_in_numpys_argmax(window, where, dtype):
     x = np.array(window, dtype).reshape(1, 2, 2, 1)
     assert np.argmax(x) == where
-    for f in (kernels.pool_argmax, kernels.pool_argmax.twin, kernels.pool_argmax.loops):
+    for f in (kernels.pool_argmax, kernels.pool_argmax.twin, partial(in_python, kernels.pool_argmax)):
         assert f(x, 2).item() == where
 
 
@@ -226,7 +274,7 @@ def test_ties_everywhere_go_to_the_first(data):
     assert (
         bits(kernels.pool_argmax(x, size))
         == bits(kernels.pool_argmax.twin(x, size))
-        == bits(kernels.pool_argmax.loops(x, size))
+        == bits(in_python(kernels.pool_argmax, x, size))
     )
 
 
@@ -297,13 +345,14 @@ for dtype in (np.float64, np.float32):
     for a in (value, g["w"], g["table"]):
         assert a.dtype == dtype
         digest.update(np.ascontiguousarray(a).tobytes())
-print(digest.hexdigest(), "numba" in sys.modules, tm.kernels.patches.compiled is not None)
+print(digest.hexdigest(), "numba" in sys.modules, any(tm.kernels.patches.functions.values()))
 """
 
 
 def python(code: str, **environment: str) -> list[str]:
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -323,13 +372,21 @@ def test_switched_off_numba_is_not_imported(without_numba):
     assert without_numba[1:] == ["False", "False"]
 
 
-def test_a_meta_gradient_has_the_same_bits_without_numba(without_numba):
+def test_a_meta_gradient_has_the_same_bits_without_numba(without_numba, tmp_path):
     pytest.importorskip("numba")
-    assert python(GRADIENT, TINYMAML_NUMBA="1") == [without_numba[0], "True", "True"]
+    there = dict(TINYMAML_NUMBA="1", TINYMAML_CACHE=str(tmp_path))
+    assert python(GRADIENT, **there) == [without_numba[0], "True", "True"]
+    assert python(GRADIENT, **there) == [without_numba[0], "False", "True"]  # from the cache, without Numba
+
+
+def test_where_numba_compiles_nothing_numpy_gives_the_same_bits(without_numba, tmp_path):
+    pytest.importorskip("numba")
+    off = dict(NUMBA_DISABLE_JIT="1", TINYMAML_NUMBA="1", TINYMAML_CACHE=str(tmp_path))
+    assert python(GRADIENT, **off) == [without_numba[0], "True", "False"]
 
 
 def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, tmp_path):
-    (tmp_path / "numba.py").write_text("raise ImportError('there is no numba here')")
+    (tmp_path / "numba.py").write_text("raise ImportError('there is no numba here')", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     assert python(GRADIENT, PYTHONPATH=path, TINYMAML_NUMBA="1")[0] == without_numba[0]
 
@@ -337,7 +394,7 @@ def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, t
 def test_a_cache_folder_that_cannot_be_written_is_done_without(without_numba, tmp_path):
     pytest.importorskip("numba")
     (tmp_path / "a file").touch()
-    assert python(GRADIENT, NUMBA_CACHE_DIR=str(tmp_path / "a file"), TINYMAML_NUMBA="1") == [
+    assert python(GRADIENT, TINYMAML_CACHE=str(tmp_path / "a file"), TINYMAML_NUMBA="1") == [
         without_numba[0],
         "True",
         "True",

@@ -324,7 +324,7 @@ def test_the_same_bits_from_run_to_run():
     program = f"import sys; sys.path.insert(0, {here!r}); import test_maml; print(test_maml.meta_bits())"
     again = [
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
-                       env=os.environ | {"PYTHONHASHSEED": seed}).stdout.strip()
+                       env=os.environ | {"PYTHONHASHSEED": seed}, encoding="utf-8").stdout.strip()
         for seed in "12"
     ]  # fmt: skip
     assert again == [meta_bits()] * 2

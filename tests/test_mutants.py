@@ -28,7 +28,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="mutants run in 
 
 @functools.cache
 def of_tinymaml(file: str) -> list:
-    return mutants.mutations((ROOT / file).read_text(), file)
+    return mutants.mutations((ROOT / file).read_text(encoding="utf-8"), file)
 
 
 def changes(source: str) -> list[str]:
@@ -97,7 +97,7 @@ def test_what_no_test_should_see_is_left_out():
 
 def test_the_same_bytecode_is_one_mutant():
     assert changes("z = 1 * 1") == ["1 → 2", "1 → 0", "1 → (-1)", "* → /"]  # the second 1 gives the same programs
-    source = (ROOT / "tinymaml" / "maml.py").read_text()
+    source = (ROOT / "tinymaml" / "maml.py").read_text(encoding="utf-8")
     prints = [mutants._fingerprint(m.source) for m in of_tinymaml("tinymaml/maml.py")]
     assert len(set(prints)) == len(prints) > 100
     assert mutants._fingerprint(source) not in prints
@@ -105,7 +105,7 @@ def test_the_same_bytecode_is_one_mutant():
 
 @pytest.mark.parametrize("file", ["tinymaml/maml.py", "tinymaml/engine.py"])
 def test_a_mutant_differs_in_one_place_and_says_where(file):
-    lines = (ROOT / file).read_text().splitlines()
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = of_tinymaml(file)
     assert len({m.id for m in found}) == len(found)
     for m in found:
@@ -170,7 +170,7 @@ def sample(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkout")
     for name, text in {"sample/__init__.py": "", "sample/core.py": CORE, "tests/test_core.py": TESTS}.items():
         (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
     return mutants.Target(("sample/core.py",), (("tests/test_core.py",),), root)
 
 
@@ -258,8 +258,8 @@ def test_nothing_is_written_beside_the_source(ends):
 @needs_fork
 def test_tests_that_fail_without_a_mutant_are_an_error(sample, tmp_path):
     (tmp_path / "sample").mkdir()
-    (tmp_path / "sample" / "core.py").write_text(CORE.replace("s + x", "s - x"))
-    (tmp_path / "test_core.py").write_text(TESTS)
+    (tmp_path / "sample" / "core.py").write_text(CORE.replace("s + x", "s - x"), encoding="utf-8")
+    (tmp_path / "test_core.py").write_text(TESTS, encoding="utf-8")
     target = mutants.Target(("sample/core.py",), (("test_core.py",),), tmp_path)
     with pytest.raises(SystemExit, match="fail without a mutant.*test_total"):
         mutants.run_all(target, mutants.mutations(CORE, "sample/core.py")[:1])
@@ -268,7 +268,7 @@ def test_tests_that_fail_without_a_mutant_are_an_error(sample, tmp_path):
 @needs_fork
 def test_in_a_file_the_tests_do_not_import_everything_survives(sample):
     text = "x = 1\n\n\ndef f(y):\n    return -y\n"
-    (sample.root / "sample" / "other.py").write_text(text)
+    (sample.root / "sample" / "other.py").write_text(text, encoding="utf-8")
     other = [m for m in mutants.mutations(text, "sample/other.py") if m.change in ("1 → 2", "-y → y")]
     results = mutants.run_all(sample._replace(files=("sample/other.py",)), other)
     assert [r["outcome"] for r in results] == ["survived", "not called"]
@@ -287,7 +287,7 @@ def test_the_command_fails_until_every_survivor_is_justified(sample, monkeypatch
     out = capsys.readouterr().out
     assert f"survived  sample/core.py:15  {shift.id}" in out and "- return x + 0\n+ return x\n" in out
     assert killed.id not in out
-    records = json.loads((tmp_path / "out.json").read_text())
+    records = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert [(r["id"], r["outcome"]) for r in records] == [(killed.id, "killed"), (shift.id, "survived")]
 
     why = {"sample/core.py": [("return x …", ("x + 0 → x",), "0 adds nothing")]}

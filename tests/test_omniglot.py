@@ -311,6 +311,22 @@ def test_a_cache_folder_that_cannot_be_written_is_a_warning(source, tmp_path, mo
         assert len(load(source).names) == 5
 
 
+def test_without_a_home_folder_drawings_are_read_and_a_warning_says_so(source, monkeypatch):
+    monkeypatch.setenv("TINYMAML_CACHE", "~nosuchuser/cache")
+    with pytest.warns(UserWarning, match="read anew each time: there is no home folder for ~nosuchuser/cache"):
+        assert len(load(source).names) == 5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such rights here")
+def test_the_cache_folder_is_its_owners_alone(source, cache):
+    before = os.umask(0)
+    try:
+        load(source)
+    finally:
+        os.umask(before)
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_full_disk_leaves_no_half_cache(source, cache, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

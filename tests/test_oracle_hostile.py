@@ -432,14 +432,14 @@ def vectors(tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "fresh", lambda *args: copy.deepcopy(fresh_once(drawn_once, *args)))
 
     def edit(change, sign=True):
-        listing = json.loads((folder / "core.json").read_text())
+        listing = json.loads((folder / "core.json").read_text(encoding="utf-8"))
         change(listing)
         data = json.dumps(listing).encode()
         (folder / "core.json").write_bytes(data)
         if sign:
-            manifest = json.loads((folder / "MANIFEST.json").read_text())
+            manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
             manifest["core.json"] = hashlib.sha256(data).hexdigest()
-            (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+            (folder / "MANIFEST.json").write_text(json.dumps(manifest), encoding="utf-8")
 
     edit.folder = folder
     return edit
@@ -550,7 +550,7 @@ def test_removed_cases(vectors):
 
 @pytest.mark.parametrize("text", ["{}", "", "[1]", "{", '{"core.json": null}', "null"])
 def test_manifest_without_use(text, vectors):
-    (vectors.folder / "MANIFEST.json").write_text(text)
+    (vectors.folder / "MANIFEST.json").write_text(text, encoding="utf-8")
     with pytest.raises(Tampered, match="has been changed|cannot be read"):
         oracle.check(right)
 
@@ -649,7 +649,7 @@ def test_no_answers(tmp_path):
     with pytest.raises(FileNotFoundError):
         protocol.check_answers(protocol.lines_of(tmp_path))
     for i, line in enumerate(dumped(recorded())[::-1]):
-        (tmp_path / f"{i:04}.json").write_text(line)
+        (tmp_path / f"{i:04}.json").write_text(line, encoding="utf-8")
     refused(protocol.check_answers(protocol.lines_of(tmp_path)), "out of order")
 
 
@@ -658,8 +658,8 @@ def test_no_answers(tmp_path):
 PROGRAM = """
 import json, os, signal, sys, time
 mode, folder = sys.argv[1:]
-open(folder + "/pid", "w").write(str(os.getpid()))
-answers = open(folder + "/answers.jsonl").read().splitlines()
+open(folder + "/pid", "w", encoding="utf-8").write(str(os.getpid()))
+answers = open(folder + "/answers.jsonl", encoding="utf-8").read().splitlines()
 def say(lines):
     for line in lines:
         sys.stdin.readline()
@@ -695,7 +695,7 @@ if mode == "closes": os.close(1); time.sleep(60)
 if mode == "child":
     say(answers)
     if os.fork() == 0:
-        open(folder + "/pid", "w").write(str(os.getpid())); time.sleep(60)
+        open(folder + "/pid", "w", encoding="utf-8").write(str(os.getpid())); time.sleep(60)
     time.sleep(0.3)
 if mode == "copies":
     for line in sys.stdin:
@@ -732,8 +732,8 @@ RUNS = {
 
 @pytest.fixture
 def program(tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "answers.jsonl").write_text("\n".join(dumped(recorded())))
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    (tmp_path / "answers.jsonl").write_text("\n".join(dumped(recorded())), encoding="utf-8")
 
     def check(mode, timeout=30.0):
         command = [sys.executable, "-I", "-S", str(tmp_path / "program.py"), mode, str(tmp_path)]
@@ -744,7 +744,7 @@ def program(tmp_path):
 
 def running(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
@@ -763,7 +763,7 @@ def test_broken_programs(mode, program, tmp_path, monkeypatch):
     assert time.monotonic() - start < 20
     refused(report, *RUNS[mode])
     assert len(str(report)) < 30_000
-    pid = int((tmp_path / "pid").read_text())
+    pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
     while running(pid) and time.monotonic() - start < 30:
         time.sleep(0.01)
     assert not running(pid)
@@ -778,10 +778,10 @@ def test_programs_that_are_right(mode, program):
 def test_recorded_answers_for_new_questions(program, tmp_path):
     """Answers of another seed, or copied by id, from a program: the new cases tell."""
     answers = tmp_path / "answers.jsonl"
-    seed0 = answers.read_text()
-    answers.write_text(seed0.replace(PREFIX, "core:float64:1:"))
+    seed0 = answers.read_text(encoding="utf-8")
+    answers.write_text(seed0.replace(PREFIX, "core:float64:1:"), encoding="utf-8")
     refused(program("right"), "seen 'core:float64:1:/tanh': wrong id")
-    answers.write_text(seed0)
+    answers.write_text(seed0, encoding="utf-8")
     report = program("copies")
     assert report.verdict == "WRONG_UNKNOWN"
     assert {c.id for c in report.cases if not c.passed} == {"fresh-0-0", "fresh-0-1"}
@@ -843,7 +843,7 @@ FUNCTIONS = {
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    (tmp_path / "theirs.py").write_text(MODULE)
+    (tmp_path / "theirs.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(oracle.__file__).parents[2]))
 
@@ -868,8 +868,8 @@ def test_functions_in_a_process_of_their_own(name, module):
 ], ids=lambda x: " ".join(x)[:30] if isinstance(x, list) else "")  # fmt: skip
 def test_commands(args, stdin, words, module, capsys, tmp_path, monkeypatch):
     """Exit code 1, and no line that says CORRECT."""
-    (tmp_path / "stdin").write_text(stdin)
-    with open(tmp_path / "stdin") as file:
+    (tmp_path / "stdin").write_text(stdin, encoding="utf-8")
+    with open(tmp_path / "stdin", encoding="utf-8") as file:
         monkeypatch.setattr(sys, "stdin", file)
         code = main(["oracle", *args])
     said = capsys.readouterr()
@@ -879,9 +879,10 @@ def test_commands(args, stdin, words, module, capsys, tmp_path, monkeypatch):
 def test_a_pipe(module):
     """`gen | program | check`, as a shell runs it: the last one's exit code is what counts."""
     own = [sys.executable, "-m", "tinymaml", "oracle"]
-    asked = subprocess.run([*own, "gen", "--seed", "0"], capture_output=True, text=True, timeout=60, check=True).stdout
+    asking = [*own, "gen", "--seed", "0"]
+    asked = subprocess.run(asking, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
     assert not {"answer", "bugs", "meta_grad", "comment"} & {k for line in asked.splitlines() for k in json.loads(line)}
-    done = subprocess.run([*own, "check"], input=asked, capture_output=True, text=True, timeout=60)  # cat
+    done = subprocess.run([*own, "check"], input=asked, capture_output=True, encoding="utf-8", timeout=60)  # cat
     assert done.returncode == 1 and done.stdout.startswith("PROTOCOL_ERROR") and 'wanted a dict with' in done.stdout
 
 
@@ -889,6 +890,6 @@ def test_pytest_is_not_ended_by_a_function(module):
     """A function that ends its process with exit code 0 must not end the tests with it."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maml-oracle=theirs:leaves"],
-        capture_output=True, text=True, timeout=60, env=os.environ | {"PYTEST_ADDOPTS": ""},
+        capture_output=True, encoding="utf-8", timeout=60, env=os.environ | {"PYTEST_ADDOPTS": ""},
     )  # fmt: skip
     assert done.returncode == 1 and "PROTOCOL_ERROR" in done.stdout, done

@@ -82,9 +82,9 @@ def test_hex_is_the_array():
 def test_a_core_case_is_rebuilt_to_the_byte(id):
     pytest.importorskip("flint")
     pytest.importorskip("torch")
-    stored = json.loads((VECTORS / "core.json").read_text())
+    stored = json.loads((VECTORS / "core.json").read_text(encoding="utf-8"))
     row = next(c for c in stored["cases"] if c["id"] == id)
-    seeds = json.loads((VECTORS / "seeds.json").read_text())
+    seeds = json.loads((VECTORS / "seeds.json").read_text(encoding="utf-8"))
     case = generate.by_hand().get(id) or generate.make(id, generate._core()[id], seeds[id])
     rebuilt = generate.listing(generate.build(id, case), stored["mistakes"], True)
     assert json.dumps(rebuilt) == json.dumps(row)

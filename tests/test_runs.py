@@ -131,7 +131,7 @@ def test_a_run_is_the_files_it_says(tmp_path):
     assert run.checkpoints() == [300, 400, 500] and len(run.checkpoints()) == KEEP
     names = {f"checkpoints/{i:08d}.{kind}" for i in (300, 400, 500) for kind in ("json", "safetensors")}
     assert names_in(run.path) == names | {"config.json", "log.jsonl", "lock"}
-    assert json.loads((run.path / "config.json").read_text()).keys() == {"format", "tinymaml", "config"}
+    assert json.loads((run.path / "config.json").read_text(encoding="utf-8")).keys() == {"format", "tinymaml", "config"}
     for iteration in run.checkpoints():
         assert_consistent(run.load(iteration))
     assert run.load().iteration == 500
@@ -148,7 +148,7 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
 
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "lockfile", "checkpoints"])
 def test_a_folder_of_other_files_is_not_taken(tmp_path, name):
-    (tmp_path / name).write_text("mine")
+    (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match=f"holds other files .*{name}"):
         Run.create(tmp_path, {})
     assert names_in(tmp_path) == {name}
@@ -162,7 +162,7 @@ def test_a_second_run_does_not_start_in_the_folder_of_the_first(tmp_path):
 
 
 def test_a_run_cannot_start_where_a_file_is(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(FileExistsError, match="file is not a folder"):
         Run.create(tmp_path / "file", {})
     with pytest.raises(OSError, match="cannot make .*run: Not a directory"):
@@ -181,7 +181,7 @@ def test_a_bad_config_is_refused_before_a_folder_is_made(tmp_path):
 
 
 def test_what_is_not_a_run_is_not_opened(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     messages = {"absent": "no such folder", "file": "no such folder", "empty": "no config.json"}
     for name, message in messages.items():
@@ -315,7 +315,7 @@ def test_after_a_fallback_a_rewind_lets_the_run_go_on(tmp_path):
 def test_foreign_files_among_the_checkpoints_are_left_alone(tmp_path):
     run = run_with(tmp_path / "run", [1])
     for name in ("best.json", "notes.txt", "123.json", "best.safetensors"):
-        (run.path / "checkpoints" / name).write_text("mine")
+        (run.path / "checkpoints" / name).write_text("mine", encoding="utf-8")
     with run.lock():
         for i in range(2, 7):
             run.save(i, {}, {})

@@ -194,11 +194,9 @@ class PlainMachine:
         space = SCALARS | {"math": MATH}
         exec("\n".join(line.removeprefix("from __future__ import annotations") for line in lines), space)
         pages = {name: f for name, f in space.items() if name.startswith("page")}
-        module = types.SimpleNamespace()
-        for name, f in pages.items():
-            self.functions.append(f)
-            setattr(module, name, types.SimpleNamespace(address=len(self.functions)))
-        return module
+        before = len(self.functions)
+        self.functions += [pages[f"page{i}"] for i in range(len(pages))]
+        return types.SimpleNamespace(address=lambda page: before + page + 1)
 
     # what `threads.Crew` is to a `Machine`, without helpers
 

@@ -97,7 +97,7 @@ def stopped(config: Config, out: Path, iteration: int, resume: bool = False) -> 
 def test_every_hyper_parameter_is_saved_with_the_run(whole):
     config = small(seed=3, decay=5, first_order=True)
     run = whole(config)
-    saved = json.loads((run.path / "config.json").read_text())["config"]
+    saved = json.loads((run.path / "config.json").read_text(encoding="utf-8"))["config"]
     assert saved.keys() == {f.name for f in dataclasses.fields(Config)}
     assert Config.from_json(saved) == config
     assert restore(run.path).config == config
@@ -235,7 +235,8 @@ def with_threads(count: int, out: Path, limits: str = "limited") -> tuple:
     """Arrays, log and evaluation of a run in a process with so many threads."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
     command = [sys.executable, "-c", THREADS, str(out), limits, str(count)]
-    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, encoding="utf-8")
+    return json.loads(done.stdout)
 
 
 def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
@@ -295,7 +296,7 @@ def test_a_run_can_be_made_longer(tmp_path, whole):
     config = resumed(tmp_path / "run", {"iterations": 12})
     assert config == small(decay=7)
     run = trained(config, tmp_path / "run", resume=True)
-    assert json.loads((run.path / "config.json").read_text())["config"]["iterations"] == 12
+    assert json.loads((run.path / "config.json").read_text(encoding="utf-8"))["config"]["iterations"] == 12
     assert_same(run, whole(small(decay=7)))
 
 
@@ -457,7 +458,7 @@ def begun(command: list[str], out: Path) -> subprocess.Popen:
     state = lambda: (log.stat().st_size, log.stat().st_mtime_ns) if log.exists() else None  # noqa: E731
     before = state()
     command = [sys.executable, "-m", "tinymaml", *command]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     while state() == before and process.poll() is None:
         time.sleep(0.005)
     return process
@@ -505,7 +506,7 @@ def test_a_second_process_is_turned_away_at_once(tmp_path):
     run = trained(small(iterations=1), tmp_path / "run")
     with run.lock():
         command = [sys.executable, "-m", "tinymaml", "train", "sinusoid", "--out", str(run.path), "--resume"]
-        second = subprocess.run(command, capture_output=True, text=True)
+        second = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert second.returncode == 1
     assert second.stderr.splitlines()[-1].startswith(f"tinymaml: another run is writing to {run.path}")
     assert second.stderr.count("tinymaml: ") == 1 and "Traceback" not in second.stderr
@@ -613,7 +614,8 @@ def test_omniglot_without_its_folder_is_told_before_any_work(tmp_path):
 
 
 def test_the_log_has_a_line_for_each_iteration_and_the_validations_among_them(whole):
-    records = [json.loads(line) for line in (whole(small()).path / "log.jsonl").read_text().splitlines()]
+    text = (whole(small()).path / "log.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
     assert [record["iteration"] for record in records] == list(range(1, 13))
     assert all(np.isfinite([record["loss"], record["mse"]]).all() for record in records)
     assert [r["iteration"] for r in records if "validation_mse" in r] == [5, 10]

@@ -8,7 +8,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     nn           layers and losses, composed of them                │
     maml         adapt, meta_loss, meta_value_and_grad              ┘
     numpy_api    NumPy's functions on tensors, table and rest        products   matmul to einsum
-    kernels      loops for Numba, with NumPy twins                   inputs     what maml accepts, and refuses
+    kernels      NumPy twins of loops in machine code               inputs     what maml accepts, and refuses
     check        is a derivative right, at any order?                optim      SGD, momentum, Adam
     tasks/       sinusoid, Omniglot                                  models     the networks of the papers
     train        the outer loop                                      evaluate   how well it adapts to new tasks
@@ -24,11 +24,11 @@ from .check import GradientError, check_grads
 from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .maml import adapt, meta_loss, meta_value_and_grad
 from .nest import tree_items, tree_leaves, tree_map
-from .programs import CompileWarning, Program, RecordError, compile, record
+from .programs import CacheWarning, CompileWarning, Program, RecordError, compile, record
 
 __version__ = "0.1.0"
 __all__ = [
-    "CompileWarning", "GradientError", "Primitive", "Program", "RecordError", "Tensor", "adapt", "check_grads",
-    "compile", "grad", "hvp", "jvp", "meta_loss", "meta_value_and_grad", "nn", "ops", "optim", "record",
+    "CacheWarning", "CompileWarning", "GradientError", "Primitive", "Program", "RecordError", "Tensor", "adapt",
+    "check_grads", "compile", "grad", "hvp", "jvp", "meta_loss", "meta_value_and_grad", "nn", "ops", "optim", "record",
     "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
 ]  # fmt: skip

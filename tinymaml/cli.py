@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | plot | data | oracle`. It parses, calls and prints; others do the work."""
+"""The command line: `tinymaml train | eval | plot | data | cache | oracle`. It parses, calls, prints; others work."""
 
 from __future__ import annotations
 
@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("dataset", choices=("omniglot",))
     data.add_argument("--to", metavar="DIR", required=True, help="where the archives go")
     data.set_defaults(run=_data)
+
+    cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
+    cache.add_argument("--clear", action="store_true", help="delete the programs that tinymaml has compiled")
+    cache.set_defaults(run=_cache)
 
     _add_oracle(commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?"))
     return parser
@@ -188,6 +192,16 @@ def _data(args: argparse.Namespace) -> int:
     from .tasks import download
 
     print(download.omniglot(args.to))
+    return 0
+
+
+def _cache(args: argparse.Namespace) -> int:
+    from .programs.cache import Store, cache_folder, table
+
+    store = Store(cache_folder())
+    if args.clear:
+        store.clear()
+    print(table(store))
     return 0
 
 

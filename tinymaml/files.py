@@ -3,10 +3,12 @@
     write_atomically(path, data)                        # at any moment path holds all old bytes, or all new ones
     with atomic_write(path) as file: file.write(...)    # the same, piece by piece
     with naming("lock", path): ...                      # an error of the disk says what could not be done, and where
+    cache_folder(), make_private(folder)                # where what can be made again is kept, for its owner alone
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,15 +17,47 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path`. Errors as in `atomic_write`."""
-    with atomic_write(path) as file:
+def cache_folder() -> Path:
+    """`$TINYMAML_CACHE`, or `~/.cache/tinymaml`.
+
+    Raises:
+        FileNotFoundError: there is no home folder, or no such user.
+    """
+    given = os.environ.get("TINYMAML_CACHE") or "~/.cache/tinymaml"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as cause:
+        why = f"there is no home folder for {given}: set TINYMAML_CACHE to a folder of your own"
+        raise FileNotFoundError(errno.ENOENT, why) from cause
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder and the parents it lacks, each for its owner alone, whatever the umask.
+
+    Raises:
+        OSError: no permission, a file in place of a parent, …
+    """
+    folder = folder.absolute()
+    if folder.exists():
+        return
+    make_private(folder.parent)
+    with suppress(FileExistsError):  # another process was faster
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o700)  # a umask may have taken the owner's own rights
+
+
+def write_atomically(path: str | os.PathLike, data: bytes, mode: int = 0o666) -> None:
+    """Write `data` to `path`. Arguments and errors as in `atomic_write`."""
+    with atomic_write(path, mode) as file:
         file.write(data)
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A temporary file beside `path`, which gets that name once it is complete and on the disk.
+
+    Args:
+        mode: who may read and write it, as far as the umask allows.
 
     Raises:
         OSError: disk full, no permission, no such folder (`errno` tells). Whatever the block raises, the temporary file
@@ -35,7 +69,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with naming("write", path):
-            with open(temporary, "xb") as file:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

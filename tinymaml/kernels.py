@@ -1,19 +1,21 @@
-"""Kernels: the loops NumPy has no good word for, each a Numba function beside the plain NumPy one it replaces.
+"""Kernels: the loops NumPy has no good word for, in NumPy, and as machine code where Numba is to be had.
 
     patches, unpatches              windows of images, and their transpose (convolution)
     pool_argmax, pick, unpick       the largest element of every window, and the transpose of taking it (pooling)
     scatter_add                     z[index] += g, with repeats (embedding, indexing)
 
-First the NumPy functions, then the same names as loops, which Numba compiles when the first one is called: `import
-tinymaml` does not import it. Without Numba, or with TINYMAML_NUMBA=0, NumPy gives the same results, bit for bit: each
-loop adds in its twin's order. Images are (N, H, W, C).
+First the NumPy functions, then the same names as steps of `programs.machine`, whose loops are those of compiled
+programs. Each is compiled when it is first called, or taken from the cache. Without Numba, or with TINYMAML_NUMBA=0,
+NumPy gives the same results, bit for bit: each twin adds in its loop's order. Images are (N, H, W, C).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+from array import array
 from collections.abc import Callable
-from functools import cache
+from contextlib import suppress
 
 import numpy as np
 
@@ -38,8 +40,8 @@ def unpatches_numpy(g, shape, size: tuple[int, int], stride: int, padding: Paddi
     rows, columns = g.shape[1:3]
     g = g.reshape(n, rows, columns, *size, c)
     z = np.zeros((n, h + top + bottom, w + left + right, c), g.dtype)
-    for i in range(size[0]):
-        for j in range(size[1]):
+    for i in reversed(range(size[0])):  # an element's windows in their order, down and to the right
+        for j in reversed(range(size[1])):
             z[:, i : i + rows * stride : stride, j : j + columns * stride : stride] += g[:, :, :, i, j]
     return np.ascontiguousarray(z[:, top : top + h, left : left + w])
 
@@ -80,146 +82,116 @@ def scatter_rows_numpy(g, rows, shape) -> np.ndarray:
     return z
 
 
-# ── in loops, for Numba ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── in machine code ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-
-@cache
-def _numba():
-    """The numba module, or None where it is absent or switched off."""
-    if os.environ.get("TINYMAML_NUMBA") == "0":
-        return None
-    try:
-        import numba
-    except ImportError:
-        return None
-    return numba
+FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)  # kernel, memory, step
 
 
 class Kernel:
-    """A function in loops, compiled by Numba at its first call; its NumPy twin where Numba is not to be had.
+    """A kernel of `programs.machine`, called on arrays; its NumPy twin where there is no machine code for the call.
 
     Attributes:
-        loops: the plain Python function.   twin: the NumPy function with the same signature and results.
+        name: in `programs.machine`.   twin: the NumPy function with the same signature and results.
+        step: from the arguments to the numbers of a step: the result first, arrays for their addresses; None for
+            arguments that only the twin knows what to do with.
+        functions: for each dtype the C function, None without Numba.
     """
 
-    def __init__(self, loops: Callable, twin: Callable):
-        self.loops, self.twin, self.__doc__ = loops, twin, twin.__doc__
-        self._compiled: Callable | None = None
-
-    @property
-    def compiled(self) -> Callable | None:
-        """The loops as machine code (None without Numba)."""
-        if self._compiled is None and (numba := _numba()):
-            options = dict(error_model="numpy", nogil=True)
-            try:
-                self._compiled = numba.njit(cache=True, **options)(self.loops)
-            except RuntimeError:  # no folder to cache in
-                self._compiled = numba.njit(**options)(self.loops)
-        return self._compiled
+    def __init__(self, name: str, step: Callable[..., list | None], twin: Callable):
+        self.name, self.step, self.twin, self.__doc__ = name, step, twin, twin.__doc__
+        self.functions: dict[str, Callable | None] = {}
 
     def __call__(self, x, *args, **kwargs):
-        if x.dtype.char in "fd" and x.dtype.isnative and self.compiled:
-            return self.compiled(np.ascontiguousarray(x), *args, **kwargs)
+        kind = x.dtype.char
+        if kind in "fd" and x.dtype.isnative and self.functions.get(kind, True):
+            step = self.step(np.ascontiguousarray(x), *args, **kwargs)
+            if step and (function := self.functions.get(kind) or self._load(kind, step)):
+                numbers = array("q", (0, 0, len(step) + 3, *map(_number, step)))
+                if not function(0, 0, numbers.buffer_info()[0]):  # nothing was out of range
+                    return step[0]
         return self.twin(x, *args, **kwargs)
 
+    def _load(self, kind: str, step: list) -> Callable | None:
+        from .programs.cache import load
+        from .programs.schedule import Unsupported
 
-def kernel(twin: Callable) -> Callable[[Callable], Kernel]:
-    return lambda loops: Kernel(loops, twin)
+        function = None
+        if os.environ.get("TINYMAML_NUMBA") != "0":
+            with suppress(ImportError, Unsupported):
+                function = FUNCTION(load(self.text(step)).address(0))
+        self.functions[kind] = function
+        return function
+
+    def text(self, step: list) -> str:
+        """The source of the kernel for a step, as in a compiled program."""
+        from .programs.source import code, kernel_file, kernel_line
+
+        kinds = [code(x.dtype) for x in step if isinstance(x, np.ndarray)]
+        return kernel_file(kernel_line(self.name, kinds, len(step) - len(kinds)))
 
 
-@kernel(patches_numpy)
+def _number(x) -> int:
+    return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x
+
+
+def kernel(name: str, twin: Callable) -> Callable[[Callable], Kernel]:
+    return lambda step: Kernel(name, step, twin)
+
+
+@kernel("patches", patches_numpy)
 def patches(x, size, stride, padding):
     n, h, w, c = x.shape
     (top, bottom), (left, right) = padding
-    rows = (h + top + bottom - size[0]) // stride + 1
-    columns = (w + left + right - size[1]) // stride + 1
-    z = np.zeros((n, rows, columns, size[0] * size[1] * c), x.dtype)
-    for b in range(n):
-        for row in range(rows):
-            for i in range(size[0]):
-                y = row * stride + i - top
-                if 0 <= y < h:
-                    for column in range(columns):
-                        for j in range(size[1]):
-                            u = column * stride + j - left
-                            if 0 <= u < w:
-                                at = (i * size[1] + j) * c
-                                for q in range(c):
-                                    z[b, row, column, at + q] = x[b, y, u, q]
-    return z
+    rows, columns = (h + top + bottom - size[0]) // stride + 1, (w + left + right - size[1]) // stride + 1
+    if min(rows, columns) < 1:
+        return None
+    z = np.empty((n, rows, columns, size[0] * size[1] * c), x.dtype)
+    return [z, x, n, h, w, c * x.itemsize, rows, columns, *size, stride, top, left]
 
 
-@kernel(unpatches_numpy)
+@kernel("unpatches", unpatches_numpy)
 def unpatches(g, shape, size, stride, padding):
     n, h, w, c = shape
     (top, _), (left, _) = padding
     rows, columns = g.shape[1:3]
-    z = np.zeros((n, h, w, c), g.dtype)
-    for b in range(n):
-        for i in range(size[0]):
-            for j in range(size[1]):
-                at = (i * size[1] + j) * c
-                for row in range(rows):
-                    y = row * stride + i - top
-                    if 0 <= y < h:
-                        for column in range(columns):
-                            u = column * stride + j - left
-                            if 0 <= u < w:
-                                for q in range(c):
-                                    z[b, y, u, q] += g[b, row, column, at + q]
-    return z
+    if g.shape != (n, rows, columns, size[0] * size[1] * c):
+        return None
+    return [np.empty(shape, g.dtype), g, *shape, rows, columns, *size, stride, top, left]
 
 
-@kernel(pool_argmax_numpy)
+@kernel("pool_argmax", pool_argmax_numpy)
 def pool_argmax(x, size):
     n, h, w, c = x.shape
-    k = np.zeros((n, h // size, w // size, c), np.int64)
-    for b in range(n):
-        for row in range(h // size):
-            for column in range(w // size):
-                for q in range(c):
-                    best = x[b, row * size, column * size, q]
-                    for m in range(1, size * size):
-                        v = x[b, row * size + m // size, column * size + m % size, q]
-                        if v > best or (v != v and best == best):  # as NumPy's argmax, a NaN is the largest
-                            best = v
-                            k[b, row, column, q] = m
-    return k
+    return [np.empty((n, h // size, w // size, c), np.int64), x, *x.shape, size]
 
 
-@kernel(pick_numpy)
+@kernel("pick", pick_numpy)
 def pick(x, k, size):
-    n, rows, columns, c = k.shape
-    z = np.empty((n, rows, columns, c), x.dtype)
-    for b in range(n):
-        for row in range(rows):
-            for column in range(columns):
-                for q in range(c):
-                    m = k[b, row, column, q]
-                    z[b, row, column, q] = x[b, row * size + m // size, column * size + m % size, q]
-    return z
+    k = _choices(k, x.shape, size)
+    return None if k is None else [np.empty(k.shape, x.dtype), x, k, *x.shape, size]
 
 
-@kernel(unpick_numpy)
+@kernel("unpick", unpick_numpy)
 def unpick(g, k, size, shape):
-    n, rows, columns, c = g.shape
-    z = np.zeros(shape, g.dtype)
-    for b in range(n):
-        for row in range(rows):
-            for column in range(columns):
-                for q in range(c):
-                    m = k[b, row, column, q]
-                    z[b, row * size + m // size, column * size + m % size, q] = g[b, row, column, q]
-    return z
+    k = _choices(k, shape, size)
+    return None if k is None or g.shape != k.shape else [np.empty(shape, g.dtype), g, k, *shape, size]
 
 
-@kernel(scatter_rows_numpy)
+def _choices(k, shape, size: int) -> np.ndarray | None:
+    """k as int64 in order; None if there is not one element of each window of images of `shape`."""
+    n, h, w, c = shape
+    if k.shape != (n, h // size, w // size, c):
+        return None
+    k = np.ascontiguousarray(k, np.int64)
+    return k if k.view(np.uint64).max(initial=0) < size * size else None
+
+
+@kernel("scatter", scatter_rows_numpy)
 def scatter_rows(g, rows, shape):
-    z = np.zeros(shape, g.dtype)
-    for i in range(rows.size):
-        for j in range(shape[1]):
-            z[rows[i], j] += g[i, j]
-    return z
+    if g.shape != (rows.size, shape[1]):
+        return None
+    rows = np.ascontiguousarray(rows, np.int64)
+    return [np.empty(shape, g.dtype), g, 1, rows.size, shape[1], 1, rows, shape[0]]
 
 
 def scatter_add(g, index: tuple, shape: tuple[int, ...]) -> np.ndarray:

@@ -403,5 +403,5 @@ def main(argv: list[str] | None = None) -> int:
         result = {"runs": sum(t.runs for t in tallies), "alarms": sum(t.alarms for t in tallies),
                   "worst": max(t.worst for t in tallies), "tau": tolerance.TAU,
                   "tallies": [dataclasses.asdict(t) for t in tallies]}  # fmt: skip
-        args.json.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        args.json.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return 0 if all(not t.alarms and t.whole == "CORRECT" for t in tallies) else 1

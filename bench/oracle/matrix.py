@@ -385,8 +385,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         everything = result | {k: [dataclasses.asdict(x) for x in v] for k, v in
                                (("rows", rows), ("pairs_tried", two), ("strangers", unknown))}  # fmt: skip
-        args.json.write_text(json.dumps(everything, ensure_ascii=False, indent=1) + "\n")
+        args.json.write_text(json.dumps(everything, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
-        args.markdown.write_text(markdown(result, rows, two, unknown, dtypes))
+        args.markdown.write_text(markdown(result, rows, two, unknown, dtypes), encoding="utf-8")
     all_of = [("right", "ways"), ("cells_right", "cells"), ("unknown_right", "unknown")]
     return 0 if all(result[a] == result[b] for a, b in all_of) and not result["pairs_correct"] else 1

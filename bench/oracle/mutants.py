@@ -451,7 +451,7 @@ def nursery() -> None:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for line in sys.stdin:
         job = json.loads(line)
         if job["by"] == "oracle":
@@ -695,7 +695,7 @@ class Nursery:
         environment = os.environ | quiet | {"TINYMAML_NUMBA": "0", "PYTHONDONTWRITEBYTECODE": ""}
         environment["PYTHONPYCACHEPREFIX"] = os.path.join(self.scratch.name, "pycache")  # not beside the source
         self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--nursery"], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+                                        stdout=subprocess.PIPE, encoding="utf-8", env=environment)  # fmt: skip
 
     def run(self, job: dict) -> dict:
         assert self.process.stdin and self.process.stdout
@@ -708,7 +708,7 @@ class Nursery:
 
     def output(self) -> str:
         path = Path(self.scratch.name, "output")
-        return path.read_text(errors="replace") if path.exists() else ""
+        return path.read_text(errors="replace", encoding="utf-8") if path.exists() else ""
 
     def close(self) -> None:
         self.process.terminate()
@@ -720,7 +720,7 @@ class Known:
     """What is known of the unmutated tests of a file in one stage: seconds of each, and which functions it calls."""
 
     def __init__(self, nursery: Nursery, target: Target, file: str, stage: int):
-        source, files = (target.root / file).read_text(), target.stages[stage]
+        source, files = (target.root / file).read_text(encoding="utf-8"), target.stages[stage]
         plain, traced = (nursery.run(_job(target, file, source, files, None, 1800.0, trace)) for trace in (False, True))
         for result in (plain, traced):
             if result["outcome"] != "survived":
@@ -992,7 +992,8 @@ def main(argv: list[str]) -> int:
         target = TARGETS[name]
         if args.by == "oracle":
             target = target._replace(stages=((ORACLE,),))
-        mutants = [m for file in target.files for m in mutations((target.root / file).read_text(), file)]
+        texts = {file: (target.root / file).read_text(encoding="utf-8") for file in target.files}
+        mutants = [m for file, text in texts.items() for m in mutations(text, file)]
         if args.only:
             mutants = [m for m in mutants if any(m.id.startswith(i) for i in args.only)]
         everything += mutants
@@ -1007,7 +1008,7 @@ def main(argv: list[str]) -> int:
         keys = ("id", "file", "line", "operator", "change", "old_line", "new_line")
         records = [{k: getattr(m, k) for k in keys} | r | {"justification": justification(m, args.by)}
                    for m, r in zip(everything, results, strict=True)]  # fmt: skip
-        Path(args.json).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+        Path(args.json).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if report(everything, results, args.by) else 0
 
 

@@ -253,7 +253,7 @@ def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        manifest = dict(json.loads((folder / "MANIFEST.json").read_text()))
+        manifest = dict(json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise Tampered(f"{folder / 'MANIFEST.json'} cannot be read; install tinymaml again") from None
     data = (folder / name).read_bytes()

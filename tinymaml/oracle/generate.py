@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
         specs = _core() | _full()
         found = dict(_in_parallel(search, list(specs.items()), True, args.jobs))
         write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
-    built = files(json.loads(SEEDS.read_text()), True, args.jobs)
+    built = files(json.loads(SEEDS.read_text(encoding="utf-8")), True, args.jobs)
     if args.check:
         different = [name for name, data in built.items() if (args.to / name).read_bytes() != data]
         same = f"{len(built)} files rebuilt, byte for byte the same"

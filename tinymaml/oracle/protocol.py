@@ -192,7 +192,7 @@ def lines_of(folder: Path) -> Iterator[str]:
     if not names:
         raise FileNotFoundError(f"no *.json in {folder}")
     for path in names:
-        yield path.read_text()
+        yield path.read_text(encoding="utf-8")
 
 
 # ── a program under watch ───────────────────────────────────────────────────────────────────────────────────────────
@@ -300,7 +300,7 @@ def resolve(target: str):
 
 def _answer_all(target: str) -> None:
     """Read questions, write answers: what the worker does. The function's own output goes to stderr."""
-    out = os.fdopen(os.dup(1), "w")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     function = resolve(target)
     for line in sys.stdin:

@@ -57,7 +57,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,10 +66,11 @@ from ..engine import Tensor
 from ..extras import require
 from ..inputs import as_tasks, is_listed
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
+from .cache import load
 from .guards import Outside
 from .program import RecordError
 from .schedule import END, Unsupported, lay_out
-from .source import generate, load
+from .source import generate
 from .task import Fixed, Task, task_of, whole
 from .threads import SHORT, cores, crew
 from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, chooses, differs, explain, products, unlike
@@ -525,13 +525,13 @@ class Machine:
         self.generated = source = generate(self.layout)
         self.source = source.files[0]
         self.blas = blas.scipys()
-        self.modules = [load(text) for text in source.files]  # kept: their machine code is called by address
+        self.codes = [load(text) for text in source.files]
 
         def number(n) -> int:
             if not isinstance(n, tuple):
                 return n
             file, which = n
-            return blas.gemm(which) if file == "blas" else getattr(self.modules[file], f"page{which}").address
+            return blas.gemm(which) if file == "blas" else self.codes[file].address(which)
 
         self.steps = {
             name: np.array([number(n) for step in steps for n in step] + [END], np.int64)

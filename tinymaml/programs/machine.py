@@ -16,15 +16,48 @@ import platform
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
+from numba.extending import register_jitable as jitable
 
 from .loop import repeat
 from .schedule import ARRAYS, CHUNK, END, TASK
 from .threads import (
-    ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CREW, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, DONE, FAILED, FIRST_HELPER, FIRST_OF,
-    FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVE_COUNT, MOVES, NBYTES, OFFER, PROGRAM, RELEASE,
-    SIZE, SLOTS, TICKET, WAITING,
+    ACQUIRE,
+    ASLEEP,
+    BELL,
+    BOARD,
+    BUDGET,
+    CONSTANTS,
+    CONSTANTS_AT,
+    CONSTANTS_BYTES,
+    CREW,
+    DONE,
+    FAILED,
+    FIRST_HELPER,
+    FIRST_OF,
+    FIRST_SLOT,
+    HEAD,
+    HEAD_COUNT,
+    HELPERS,
+    HOLDS,
+    JOB,
+    LINE,
+    LOCK,
+    MEMORY,
+    MOVE_COUNT,
+    MOVES,
+    NBYTES,
+    OFFER,
+    PROGRAM,
+    RELEASE,
+    SIZE,
+    SLOTS,
+    TICKET,
+    WAITING,
 )  # fmt: skip
+
+# Inlined, a kernel can raise nothing, so that its page calls nothing of Numba's: see `cache`.
+register_jitable = jitable(forceinline=True)
 
 # ── pointers ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,7 +194,7 @@ def add(z, x, n):
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# z is what is written. Sizes as in `kernels`, whose results these are (where no number is NaN).
+# z is what is written. Sizes as in `kernels`, whose NumPy functions have the same results.
 
 
 @register_jitable
@@ -211,15 +244,17 @@ def pool_argmax(z, x, n, h, w, c, size):
                     below = corner + w * c
                     for q in range(c):
                         v0, v1, v2, v3 = x[corner + q], x[corner + c + q], x[below + q], x[below + c + q]
-                        upper, lower = v1 if v1 > v0 else v0, v3 if v3 > v2 else v2
-                        of_upper, of_lower = 1 if v1 > v0 else 0, 3 if v3 > v2 else 2
-                        z[at + q] = of_lower if lower > upper else of_upper
+                        right = (v1 > v0) | (v1 != v1) & (v0 == v0)  # of a tie the first, and of NaN
+                        upper, of_upper = v1 if right else v0, 1 if right else 0
+                        right = (v3 > v2) | (v3 != v3) & (v2 == v2)
+                        lower, of_lower = v3 if right else v2, 3 if right else 2
+                        z[at + q] = of_lower if (lower > upper) | (lower != lower) & (upper == upper) else of_upper
                 else:
                     for q in range(c):
                         best, k = x[corner + q], 0
                         for m in range(1, size * size):
                             v = x[corner + ((m // size) * w + m % size) * c + q]
-                            if v > best:
+                            if (v > best) | (v != v) & (best == best):
                                 best, k = v, m
                         z[at + q] = k
                 at += c

@@ -11,26 +11,16 @@ Every fused loop becomes a function of one element of its operands, such as
 
 which `loop` makes into a loop over all of them. Sizes, strides and places come from the step, so loops that do the same
 to arrays of other shapes are one: the second layer, the second inner step and the query set cost no compilation.
-Read next: `loop`, `machine`, then `compiled`.
+Read next: `loop`, `machine`, `cache`, then `compiled`.
 """
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import importlib.util
 import itertools
-import os
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..files import write_atomically
 from .program import Equation, Var
 from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
 from .threads import CANCEL, SERVE, START, WAKE
@@ -225,7 +215,7 @@ class _Writer:
 
     def step(self, kernels: dict[str, str], name: str, *numbers) -> list:
         """A step that calls one of some kernels, which have a file of their own."""
-        text = _file([_page(0, list(enumerate(kernels.values())))])
+        text = kernel_file(*kernels.values())
         if text not in self.files:
             self.files.append(text)
         return [(self.files.index(text) + 1, 0), [*kernels].index(name), len(numbers) + 3, *numbers]
@@ -312,26 +302,37 @@ def _base_of(dtype: np.dtype) -> dict[str, str]:
 def _call(step: Call) -> tuple[str, list]:
     """The line that calls a kernel, and the numbers of its step."""
     (out,) = step.writes
-    kind, item = code(out.buffer.dtype), out.buffer.dtype.itemsize
-    pointers = [f"p_{kind}(memory, t, 3)"]
-    numbers = [_at(out)]
+    item = out.buffer.dtype.itemsize
     if step.kernel in ("gather", "scatter"):
         x, *indices = step.reads
         outer, picked, block, *axes = step.numbers
         if step.kernel == "gather":
             block *= item
-        numbers += [_at(x), outer, picked, block, len(axes), *map(_at, indices), *axes]
-        arguments = [*pointers, f"p_{kind}(memory, t, 4)"] if step.kernel == "scatter" else []
-        return f"failed = machine.{step.kernel}({', '.join([*arguments, 'memory', 't'])})", numbers
-    if step.kernel == "patches":
+        views, rest = [out, x], [outer, picked, block, len(axes), *map(_at, indices), *axes]
+    elif step.kernel == "patches":
         n, h, w, c, *rest = step.numbers
-        numbers += [_at(step.reads[0]), n, h, w, c * item, *rest]
-        return f"machine.patches(memory + t[3], memory + t[4], {_numbers(5, 11)})", numbers
-    for view in step.reads:
-        pointers.append(f"p_{code(view.buffer.dtype)}(memory, t, {len(numbers) + 3})")
-        numbers.append(_at(view))
-    arguments = _numbers(len(numbers) + 3, len(step.numbers))
-    return f"machine.{step.kernel}({', '.join(pointers)}, {arguments})", numbers + step.numbers
+        views, rest = [out, *step.reads], [n, h, w, c * item, *rest]
+    else:
+        views, rest = [out, *step.reads], step.numbers
+    line = kernel_line(step.kernel, [code(view.buffer.dtype) for view in views], len(rest))
+    return line, [*map(_at, views), *rest]
+
+
+def kernel_line(kernel: str, kinds: list[str], count: int) -> str:
+    """The line that calls a kernel: its step has the places of arrays of these dtypes, then so many other numbers."""
+    if kernel == "gather":
+        return "failed = machine.gather(memory, t)"
+    if kernel == "patches":
+        return f"machine.patches(memory + t[3], memory + t[4], {_numbers(5, count)})"
+    pointers = [f"p_{kind}(memory, t, {i + 3})" for i, kind in enumerate(kinds)]
+    if kernel == "scatter":
+        return f"failed = machine.scatter({', '.join(pointers[:2])}, memory, t)"
+    return f"machine.{kernel}({', '.join(pointers)}, {_numbers(len(kinds) + 3, count)})"
+
+
+def kernel_file(*lines: str) -> str:
+    """A file of kernels, by the lines that call them."""
+    return _file([_page(0, list(enumerate(lines)))])
 
 
 def _numbers(start: int, count: int) -> str:
@@ -405,62 +406,3 @@ def page0(what, place, arena):
 """  # what is asked for in `threads`
 
 PAGE = 16  # loops in a function: with fewer in one they take longer to compile
-
-
-# ── on disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def load(text: str) -> ModuleType:
-    """The generated file as a module, compiled once on this machine: `$TINYMAML_CACHE`, or `~/.cache/tinymaml`.
-
-    A file's name is the hash of all it depends on, so what has changed has another name; files are written whole or
-    not at all, so any number of processes may ask at once. Where the folder cannot be written, nothing is kept.
-    """
-    import numba
-
-    from . import loop, machine, schedule, threads
-
-    ours = [Path(module.__file__).read_text() for module in (loop, machine, schedule, threads)]
-    depends = [text, *ours, numba.__version__, np.__version__]
-    name = "program_" + hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
-    if name in sys.modules:
-        return sys.modules[name]
-    folder = Path(os.environ.get("TINYMAML_CACHE") or "~/.cache/tinymaml").expanduser() / "programs"
-    path = folder / f"{name}.py"
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text.encode())
-        except OSError:
-            temporary = tempfile.TemporaryDirectory(prefix="tinymaml-")
-            path = Path(temporary.name) / f"{name}.py"
-            path.write_text(text)
-            module = _module_at(path, cache=False)
-            atexit.register(temporary.cleanup)
-            return module
-    try:
-        return _module_at(path, cache=True)
-    except Unsupported:
-        raise
-    except Exception:  # Numba finds no folder to cache in, or a broken file in it
-        for file in (folder / "__pycache__").glob(f"{name}.page*"):
-            with suppress(OSError):
-                file.unlink()
-        return _module_at(path, cache=False)
-
-
-def _module_at(path: Path, cache: bool) -> ModuleType:
-    from numba.core.errors import NumbaError
-
-    spec: Any = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    module.OPTIONS = dict(error_model="numpy", cache=cache)
-    sys.modules[path.stem] = module  # Numba asks for the module by its name
-    try:
-        spec.loader.exec_module(module)
-    except NumbaError as cause:
-        raise Unsupported(f"Numba refuses {path}: {str(cause).splitlines()[0]}") from cause
-    finally:
-        if not hasattr(module, "page0"):
-            del sys.modules[path.stem]
-    return module

@@ -1,6 +1,6 @@
 """Threads: the tasks of a call are shared out among the caller and helpers, who take them from a common counter.
 
-    with blas: results = crew().run(job, threads)          # see `compiled.Machine.run`
+    failed = crew().run(job, nbytes, threads, seconds, refers_to)          # see `compiled.Machine.run`
 
 The unit is a chunk of tasks. The caller publishes a job on the *board*, wakes helpers, and takes chunks itself until none
 is left; so do the helpers that have come by then. At the end it waits for the chunks that somebody has begun, and for
@@ -45,8 +45,8 @@ TICKET, DONE, FAILED, WAITING, LOCK, JOB, NBYTES, BUDGET, BOARD, OFFER = range(1
 MOVES, MOVE_COUNT, FIRST_OF, CHUNKS, HEAD, HEAD_COUNT, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, PROGRAM = range(10)
 # Words of an arena, the memory of one thread.  HOLDS: the program whose constants are in it.
 MEMORY, SIZE, HOLDS = range(3)
-# Words of a helper: whether it sleeps, the lock it sleeps on, its board.  Words of the board: how many slots and helpers
-# are in use, and two functions of Python's locks.
+# Words of a helper: whether it sleeps, the lock it sleeps on, its board.  Words of the board: how many slots and how many
+# helpers are in use, and two functions of Python's locks.
 ASLEEP, BELL, CREW = range(3)
 SLOTS, HELPERS, ACQUIRE, RELEASE = range(4)
 LINE = 16  # words of a slot, of a helper: two cache lines, so that they do not disturb each other
@@ -234,11 +234,12 @@ def crew() -> Crew:
     """That of this process; a forked child, which has none of its parent's threads, has one of its own."""
     global _crew
     if _crew is None:
-        from .source import RUNNER, load
+        from .cache import load
+        from .source import RUNNER
 
-        code = load(RUNNER)
+        entry = load(RUNNER).address(0)
         with _hiring:
-            _crew = _crew or Crew(code.page0.address)
+            _crew = _crew or Crew(entry)
     return _crew
 
 

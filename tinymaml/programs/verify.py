@@ -49,7 +49,8 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
     """
     a, b = tree_items(ours), tree_items(wanted)
     if [path for path, _ in a] != [path for path, _ in b]:
-        return Difference(f"it returns the leaves {[p for p, _ in a]}, the function {[p for p, _ in b]}", True, 1.0, 0.0)
+        seen, wanted_ = ([path for path, _ in items] for items in (a, b))
+        return Difference(f"the result has the leaves {seen}, wanted {wanted_}", True, 1.0, 0.0)
     found, apart, length, eps = None, 0.0, 0.0, 0.0
     for i, ((path, x), (_, y)) in enumerate(zip(a, b, strict=True)):
         name = f"the result{path}"
@@ -81,7 +82,7 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
         scale = max(largest, scales[i] if scales else 0.0)
         allowed = UNITS * float(np.finfo(y.dtype).eps) * scale + float(np.finfo(y.dtype).smallest_subnormal)
         if distance > allowed and found is None:
-            text = f"{name} is off by {distance:.2g}, where {allowed:.2g} is rounding and the largest entry {largest:.2g}"
+            text = f"{name} is off by {distance:.2g}; {allowed:.2g} would be rounding, the largest entry is {largest:.2g}"
             found = Difference(text, False, 0.0, 0.0)
     share = (apart / length) ** 0.5 if length else float(apart > 0)
     return found and found._replace(share=max(found.share, share), eps=eps)

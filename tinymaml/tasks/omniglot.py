@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
-from ..files import atomic_write
+from ..files import atomic_write, cache_folder, make_private
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
@@ -301,14 +301,20 @@ def _ink(read: Callable[[str], bytes], member: str, source: Path) -> np.ndarray:
     return 255 - np.asarray(grey)
 
 
-def _cache_file(sources: dict[str, Path]) -> Path:
+def _cache_file(sources: dict[str, Path]) -> Path | None:
+    """Where the content of these archives is kept, None where there is no folder for it."""
+    try:
+        folder = cache_folder()
+    except FileNotFoundError as cause:
+        warnings.warn(f"Omniglot is read anew each time: {cause.strerror}", stacklevel=3)
+        return None
     state = [f"omniglot {_CACHE_VERSION}"]
     for source in (source.resolve() for source in sources.values()):
         for file in sorted(source.rglob("*.png")) if source.is_dir() else [source]:
             status = file.stat()
             state.append(f"{file} {status.st_size} {status.st_mtime_ns}")
     key = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()
-    return Path(os.environ.get("TINYMAML_CACHE") or "~/.cache/tinymaml").expanduser() / f"omniglot-{key}.npz"
+    return folder / f"omniglot-{key}.npz"
 
 
 def _from_cache(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -326,7 +332,7 @@ def _from_cache(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 
 def _to_cache(file: Path, images: np.ndarray, names: np.ndarray, background: np.ndarray) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_private(file.parent)
         with atomic_write(file) as stream:
             np.savez_compressed(stream, key=file.stem, images=images, names=names, background=background)
     except OSError as cause:

@@ -1,4 +1,4 @@
-"""Threads: any number of callers, helpers that come late or never, forks, signals; BLAS has the threads it had before."""
+"""Threads: any number of callers, helpers that come late or never, forks and signals; BLAS keeps its own threads."""
 
 import asyncio
 import contextlib
@@ -244,7 +244,10 @@ def test_control_c_is_prompt_in_a_long_call():
 
 def test_the_interpreter_ends_with_helpers_asleep_or_at_work():
     for _ in range(3):
-        run("threading.Thread(target=lambda: [fast(w, tasks) for _ in range(100)], daemon=True).start(); fast(w, tasks)")
+        run("""
+            threading.Thread(target=lambda: [fast(w, tasks) for _ in range(100)], daemon=True).start()
+            fast(w, tasks)
+        """)
 
 
 # ── forks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -254,7 +257,10 @@ def test_the_interpreter_ends_with_helpers_asleep_or_at_work():
 def test_a_fork_while_other_threads_are_inside_calls():
     out = run("""
         stop = []
-        callers = [threading.Thread(target=lambda: [fast(w, tasks) for _ in iter(lambda: not stop, False)]) for _ in "ab"]
+        def call_on():
+            while not stop:
+                fast(w, tasks)
+        callers = [threading.Thread(target=call_on) for _ in "ab"]
         for caller in callers:
             caller.start()
         for _ in range(12):
@@ -335,7 +341,8 @@ def test_the_affinity_of_the_process_decides(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("quota", "cpus"), [("max 100000", 64), ("150000 100000", 1), ("200000 100000", 2), ("50000 100000", 1), ("junk", 64)]
+    ("quota", "cpus"),
+    [("max 100000", 64), ("150000 100000", 1), ("200000 100000", 2), ("50000 100000", 1), ("junk", 64)],
 )
 @pytest.mark.parametrize("where", ["", "pod/a", "pod"])
 def test_a_container_s_quota_counts(tmp_path, quota, cpus, where):
@@ -425,7 +432,8 @@ def test_an_exception_in_the_block_gives_the_threads_back():
 
 def test_a_library_that_does_not_take_the_limit_is_named():
     deaf = blas.Library("/lib/deaf.so", lambda: 4, lambda n: None, False)
-    with pytest.raises(RuntimeError, match="/lib/deaf.so was asked to use 1 thread, and uses 4"), blas.one_thread([deaf]):
+    message = "/lib/deaf.so was asked to use 1 thread, and uses 4"
+    with pytest.raises(RuntimeError, match=message), blas.one_thread([deaf]):
         pass
 
 

@@ -92,10 +92,10 @@ def compile(  # noqa: A001
 ) -> Callable:
     """A function with the call and the results of `f`, which is recorded and compiled for the shapes it meets.
 
-    What `f` reads besides its arguments (numbers, arrays and flags that it closes over, globals, attributes) is watched:
-    when it changes, `f` is recorded again. Arrays in the `inner_lr` of a meta-gradient are arguments. A function that
-    draws random numbers or writes to something outside runs as it is. Called with keyword arguments or tensors (inside
-    a derivative), it is `f` itself. Any number of threads may call it at the same time.
+    What `f` reads besides its arguments (numbers, arrays and flags that it closes over, globals, attributes) is
+    watched: when it changes, `f` is recorded again. Arrays in the `inner_lr` of a meta-gradient are arguments. A function
+    that draws random numbers or writes to something outside runs as it is. Called with keyword arguments or tensors
+    (inside a derivative), it is `f` itself. Any number of threads may call it at the same time.
 
     Args:
         f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
@@ -356,6 +356,8 @@ class Compiled:
                     v.runner = Machine(task, self.threads)
             except (Unsupported, ImportError) as cause:
                 v.why = f"{self.__name__} is replayed, not compiled: {cause}"
+            except Warning:  # which the caller has made an error
+                raise
             except Exception as cause:
                 v.why = f"{self.__name__} is replayed, not compiled: {_described(cause)}"
         v.runner = v.runner or Replay(task)
@@ -376,6 +378,8 @@ class Compiled:
         """Whatever goes wrong in a program, the function itself is still there."""
         try:
             yield
+        except Warning:  # which the caller has made an error
+            raise
         except Exception as cause:
             v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
 

@@ -43,8 +43,8 @@ class Task:
 
     Attributes:
         parts: by name.   moves: the parts in the order they run; "push" keeps θ on a stack, "pop" takes it back.
-        slots: a variable for each.   thetas, shared, inputs: how many are θ's, are shared, are inputs; each counts those
-            before.
+        slots: a variable for each.   thetas, shared, inputs: how many of them are θ, are shared, are inputs; the first
+            are among the second, and these among the third.
         value: the nest of the value.   results: for each of its leaves a slot, or `Fixed`.
         sums: the slots of the gradient, in the order of the parameters; tasks' gradients are added up.
     """
@@ -115,7 +115,11 @@ def task_of(of_task: partial, params: Nest, support: Nest, query: Nest) -> Task:
     task = _last_part(last, slots, [*theta, *range(len(step.inputs), len(slots))], thetas, shared)
     task.parts["step"] = Part(step, given, theta)
     if not settings["first_order"]:
-        back = record(lambda params, rates, support, v: parts(rates)[2](params, support, v), params, rates, support, params)
+
+        def of_back(params, rates, support, v):
+            return parts(rates)[2](params, support, v)
+
+        back = record(of_back, params, rates, support, params)
         task.parts["back"] = Part(simplify(back), [*given, *task.sums], task.sums)
     task.moves = [*flat_moves(settings["inner_steps"], settings["first_order"])]
     task.parts = {name: part for name, part in task.parts.items() if name in task.moves}

@@ -2,11 +2,11 @@
 
     failed = crew().run(job, nbytes, threads, seconds, refers_to)          # see `compiled.Machine.run`
 
-The unit is a chunk of tasks. The caller publishes a job on the *board*, wakes helpers, and takes chunks itself until none
-is left; so do the helpers that have come by then. At the end it waits for the chunks that somebody has begun, and for
-nothing else: a helper that the system has not scheduled delays nobody. Which thread took a chunk changes no bit, since
-every chunk has its own place for sums. Any number of threads may call at the same time, each with a slot of the board of
-its own. A helper that finds nothing to do sleeps, outside Python and without the interpreter's lock.
+The unit is a chunk of tasks. The caller publishes a job on the *board*, wakes helpers, and takes chunks itself until
+none is left; so do the helpers that have come by then. At the end it waits for the chunks that another thread has
+begun, and for nothing else: a helper that the system has not scheduled delays no call. Which thread took a chunk
+changes no bit, since every chunk has its own place for sums. Any number of threads may call at the same time; each has
+its own slot of the board. A helper that finds nothing to do sleeps, outside Python and without the interpreter's lock.
 
 What runs without that lock is machine code (`machine.serve`, `machine.work`). Everything they share is on the board, in
 words of 64 bits that are read and written atomically; the most important one is a slot's *ticket*:
@@ -34,19 +34,22 @@ import numpy as np
 
 from .. import blas
 
-# Words of a slot.  TICKET: see above.  DONE: chunks that are complete.  FAILED: whether one of them has failed.
-# WAITING: the caller sleeps on LOCK until DONE is complete.  JOB: where its description lies.  NBYTES: the memory that a
-# thread needs for it.  BUDGET: chunks that the caller runs in one visit, so that Ctrl-C is heard between visits.  OFFER:
-# the ticket with which a job begins.
+# Words of a slot.
+#   TICKET: see above.   OFFER: the ticket with which a job begins.   DONE: how many chunks are complete.
+#   FAILED: whether one of them has failed.   WAITING: the caller sleeps on LOCK until all chunks are complete.
+#   JOB: where the job's description lies.   NBYTES: the memory that a thread needs for it.
+#   BUDGET: how many chunks the caller runs in one visit, so that Ctrl-C is heard between visits.   BOARD: its address.
 TICKET, DONE, FAILED, WAITING, LOCK, JOB, NBYTES, BUDGET, BOARD, OFFER = range(10)
-# Words of a job: the moves (lists of steps) and their number; the numbers of the chunks' first tasks, and how many chunks
-# there are; what belongs into the head of a memory, and its length; constants: where they lie, where in a memory they
-# are wanted, and how many bytes they have; the number of the program whose they are.
+# Words of a job.
+#   MOVES, MOVE_COUNT: the lists of steps.   FIRST_OF, CHUNKS: the number of each chunk's first task, how many chunks.
+#   HEAD, HEAD_COUNT: what belongs into the head of a memory.
+#   CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES: where they lie, where in a memory they are wanted, how many bytes.
+#   PROGRAM: the number of the program to which the constants belong.
 MOVES, MOVE_COUNT, FIRST_OF, CHUNKS, HEAD, HEAD_COUNT, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, PROGRAM = range(10)
 # Words of an arena, the memory of one thread.  HOLDS: the program whose constants are in it.
 MEMORY, SIZE, HOLDS = range(3)
-# Words of a helper: whether it sleeps, the lock it sleeps on, its board.  Words of the board: how many slots and how many
-# helpers are in use, and two functions of Python's locks.
+# Words of a helper: whether it sleeps, the lock it sleeps on, its board.
+# Words of the board: how many slots and helpers are in use, and two functions of Python's locks.
 ASLEEP, BELL, CREW = range(3)
 SLOTS, HELPERS, ACQUIRE, RELEASE = range(4)
 LINE = 16  # words of a slot, of a helper: two cache lines, so that they do not disturb each other

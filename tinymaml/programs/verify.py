@@ -82,7 +82,7 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
         scale = max(largest, scales[i] if scales else 0.0)
         allowed = UNITS * float(np.finfo(y.dtype).eps) * scale + float(np.finfo(y.dtype).smallest_subnormal)
         if distance > allowed and found is None:
-            text = f"{name} is off by {distance:.2g}; {allowed:.2g} would be rounding, the largest entry is {largest:.2g}"
+            text = f"{name} is off by {distance:.2g}, the largest entry is {largest:.2g}; {allowed:.2g} is rounding"
             found = Difference(text, False, 0.0, 0.0)
     share = (apart / length) ** 0.5 if length else float(apart > 0)
     return found and found._replace(share=max(found.share, share), eps=eps)

@@ -90,14 +90,15 @@ class Primitive:
 
     def __call__(self, *inputs, **params):
         """The output: a tensor if any input is one, otherwise an array. What is constant is remembered as it is now."""
-        if (recording := evaluation.get()) is not None:
-            out = recording(self, inputs, params)
-            if out is not None:
-                return out
-        if Tensor not in (kinds := {*map(type, inputs)}):
-            return self.forward(*inputs, **params)
+        kinds = {*map(type, inputs)}
         if not kinds <= _UNCHANGING:
-            inputs = tuple(map(unchanging, inputs))
+            recording = evaluation.get()
+            if recording is not None and (out := recording(self, inputs, params)) is not None:
+                return out
+            if Tensor in kinds:
+                inputs = tuple([unchanging(x) for x in inputs])
+        if Tensor not in kinds:
+            return self.forward(*inputs, **params)
         out = self.forward(*[x.value if isinstance(x, Tensor) else x for x in inputs], **params)
         return Tensor(out, self, inputs, params)
 
@@ -110,7 +111,7 @@ stop_gradient = Primitive("stop_gradient", lambda x: x)
 stop_gradient.__doc__ = "The same value, through which no derivative flows: what FOMAML does to the inner gradient."
 
 
-_UNCHANGING = {Tensor, float, int, bool}
+_UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
 
 
 def unchanging(x):
@@ -295,7 +296,9 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
 
 
 def _one(x):
-    return np.ones((), np.result_type(value_of(x)))
+    one = np.ones((), np.result_type(value_of(x)))
+    one.setflags(write=False)
+    return one
 
 
 def _zero(x):

@@ -119,8 +119,17 @@ class Kernel:
 
     def __call__(self, x, *args, **kwargs):
         if x.dtype.char in "fd" and x.dtype.isnative and self.compiled:
-            return self.compiled(np.ascontiguousarray(x), *args, **kwargs)
+            # Numba compiles another version for arrays that are read-only, and one will do: all are
+            x, *args = (_read_only(a) if isinstance(a, np.ndarray) else a for a in (np.ascontiguousarray(x), *args))
+            kwargs = {name: _read_only(a) if isinstance(a, np.ndarray) else a for name, a in kwargs.items()}
+            return self.compiled(x, *args, **kwargs)
         return self.twin(x, *args, **kwargs)
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    x = x.view()
+    x.setflags(write=False)
+    return x
 
 
 def kernel(twin: Callable) -> Callable[[Callable], Kernel]:

@@ -61,6 +61,7 @@ from ..extras import require
 from ..inputs import as_tasks
 from ..nest import Nest, tree_fill, tree_map
 from .blas import Blas
+from .program import split
 from .schedule import ARRAYS, END, Unsupported, lay_out
 from .source import generate, load
 from .task import Fixed, Task, task_of, whole
@@ -121,13 +122,13 @@ class Compiled:
             return self._meta(of_task, *args) if of_task else self._any(args)
 
     def _any(self, args: tuple):
-        leaves: list = []
-        outline = _outline(args, leaves)
+        signature, leaves = split(args)
         if Tensor in map(type, leaves):
             return self.f(*args)
-        leaves = [*map(np.asarray, leaves)]
-        signature = (outline, *((x.shape, x.dtype) for x in leaves))
         runner = self._runner(signature, lambda: whole(self.f, args), args)
+        if runner is not None and runner.task.parts["query"].program.fixed_floats:
+            signature, leaves = split(args, fixed_floats=True)
+            runner = self._runner(signature, lambda: whole(self.f, args), args)
         if runner is None:
             return self.f(*args)
         with np.errstate(all="ignore"):

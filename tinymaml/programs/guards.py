@@ -406,6 +406,15 @@ class Outside:
 
     def _look_at_object(self, x, label: str) -> None:
         label = label.removeprefix("the global ").removeprefix("the closed-over ")
+        root = _root(type(x).__module__)
+        if root in ("numpy", "scipy", "numba"):
+            return
+        if root == "tinymaml":  # a primitive, a compiled function: what it was given by others
+            given = [getattr(x, n, None) for n in ("f", "forward", "vjp", "rule")]
+            for part in given:
+                if callable(part) or isinstance(part, tuple):
+                    self._reach(part, label)
+            return
         self._objects.append((x, label, set()))
         self._reach(type(x), type(x).__name__)
         self._reach(getattr(x, "__wrapped__", None), label)
@@ -427,8 +436,7 @@ class Outside:
         elif isinstance(x, types.FunctionType):
             names = sorted(names)
         else:
-            everything = type(x).__module__ == "collections" or _root(type(x).__module__) == "tinymaml"
-            extra = {n for n in space if everything} - known
+            extra = {n for n in space if type(x).__module__ == "collections"} - known
             known |= extra
             slots = {n for c in type(x).__mro__ for n in vars(c)
                      if n in names and isinstance(vars(c)[n], types.MemberDescriptorType)}  # fmt: skip

@@ -24,7 +24,7 @@ from ..inputs import as_tasks, watching
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
 from .guards import Outside
-from .tracing import Recording, RecordError, Traced
+from .tracing import RecordError, Recording, Traced
 
 
 class Var:
@@ -138,6 +138,18 @@ def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
     leaves.append(tree)
     # a subclass of arrays has operations of its own: it is refused, and must not be taken for an array
     return kind if kind is float or isinstance(tree, np.ndarray) and kind is not np.ndarray else None
+
+
+def split(args: tuple, fixed_floats: bool = False) -> tuple[tuple, list]:
+    """What a program of these arguments is recorded for (`outline`, shapes, dtypes), and its inputs: arrays, in order.
+
+    Where a program has `fixed_floats`, it is for the floats it was recorded with, whose key is `split(args, True)[0]`.
+    A tensor among the inputs is left as it is.
+    """
+    leaves: list = []
+    key = outline(args, leaves, fixed_floats)
+    leaves = [x if isinstance(x, (np.ndarray, Tensor)) else np.asarray(x) for x in leaves]
+    return (key, *[(x.shape, x.dtype) for x in leaves]), leaves
 
 
 def _is_fixed(x, fixed_floats: bool) -> bool:

@@ -23,7 +23,6 @@ from ..engine import Primitive, Tensor, alias, evaluation, refusal, unchanging
 from ..numpy_api import placeholder
 from .shapes import ELEMENTWISE, result_of
 
-
 _FLOAT = np.dtype(float)
 
 
@@ -112,7 +111,13 @@ class Traced(Tensor):
         except Exception as error:
             raise refusal(error)  # noqa: B904
 
-    __repr__ = __str__ = __format__ = _refuse("a value is printed")
+    def __repr__(self) -> str:
+        if evaluation.get() is None:
+            return f"<recorded: {self._truth} of {self.dtype} {self.shape}>"
+        raise refusal(RecordError("a value is printed, and a program is recorded for any values"))
+
+    __str__ = __repr__
+    __format__ = _refuse("a value is printed")
     __reduce_ex__ = __deepcopy__ = __copy__ = _refuse("a tensor is copied or stored")
 
 

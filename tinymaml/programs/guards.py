@@ -98,9 +98,8 @@ class _Items:
         parts = _parts(self.container)
         if [*map(id, parts)] == self.ids:
             return None
-        if len(parts) == len(self.parts) and all(
-            old is new or (isinstance(old, PLAIN) and _same(old, new)) for old, new in zip(self.parts, parts, strict=True)
-        ):
+        pairs = zip(self.parts, parts, strict=False)
+        if len(parts) == len(self.parts) and all(x is y or (isinstance(x, PLAIN) and _same(x, y)) for x, y in pairs):
             self.parts, self.ids = parts, [*map(id, parts)]
             return None
         return self.label
@@ -202,7 +201,7 @@ class Outside:
         if isinstance(f, functools.partial):
             rates = [x for x in tree_leaves(f.keywords.get("inner_lr")) if not isinstance(x, (int, float))]
             self._seen.update((id(x), x) for x in rates)
-        self._reach(f, "self" if not isinstance(f, types.FunctionType) else "the function")
+        self._reach(f, "the function" if isinstance(f, (types.FunctionType, functools.partial)) else "self")
         self._walk()
 
     def check(self) -> None:
@@ -346,7 +345,7 @@ class Outside:
         parts = ("__defaults__", "__kwdefaults__")
         self._watch(lambda: [getattr(f, p) for p in parts], lambda i, value: setattr(f, parts[i], value),
                     [f"a default of {f.__name__}"] * 2)  # fmt: skip
-        self._objects.append((f, label if label != "the function" else f.__name__, set()))
+        self._objects.append((f, f.__name__, set()))
         read: set[str] = set()
         for code in _codes(f.__code__):
             self._look_at_code(code, f, read)
@@ -432,7 +431,7 @@ class Outside:
         if isinstance(x, (type, types.ModuleType)):
             operators = {n for n in space if n.startswith("__") and isinstance(space[n], types.FunctionType)} - known
             known |= operators
-            names = sorted(name for name in names | operators if name in space and name not in ("__dict__", "__class__"))
+            names = sorted(n for n in names | operators if n in space and n not in ("__dict__", "__class__"))
         elif isinstance(x, types.FunctionType):
             names = sorted(names)
         else:

@@ -30,10 +30,21 @@ class RecordError(TypeError):
     """A function cannot be recorded: a program of it would be wrong for other values, or at another time."""
 
 
-def ours(depth: int = 2) -> bool:
-    """Is the caller, `depth` frames up, a part of tinymaml?"""
-    name = sys._getframe(depth).f_globals.get("__name__", "")
-    return name == "tinymaml" or name.startswith("tinymaml.")
+_ours: set[int] = set()  # the namespaces of tinymaml's modules, which stay where they are
+
+
+def ours() -> bool:
+    """Is the caller of who asks a part of tinymaml?"""
+    return id(sys._getframe(2).f_globals) in _ours or _is_ours(sys._getframe(2).f_globals)
+
+
+def _is_ours(space: dict) -> bool:
+    name = space.get("__name__", "")
+    module = sys.modules.get(name)
+    if (name == "tinymaml" or name.startswith("tinymaml.")) and vars(module) is space:
+        _ours.add(id(space))
+        return True
+    return False
 
 
 _value, _primitive, _inputs, _params, _index = (
@@ -44,9 +55,12 @@ _value, _primitive, _inputs, _params, _index = (
 def _hidden(slot) -> property:
     """An attribute that tensors have, and arrays have not."""
 
+    read = slot.__get__
+
     def get(self):
-        if ours():
-            return slot.__get__(self)
+        space = sys._getframe(1).f_globals
+        if id(space) in _ours or _is_ours(space):
+            return read(self)
         if self._is_data:
             raise AttributeError(f"{self._truth} has no attribute {slot.__name__!r}")
         raise refusal(RecordError(
@@ -251,6 +265,9 @@ for _name, _symbol in dict(
     setattr(Data, f"__i{_name}__", _in_place(_symbol))
 
 
+_KINDS = {Taped, Data, Number}
+
+
 class Recording:
     """What makes tensors while a function is recorded: `engine.evaluation` is set to it.
 
@@ -262,6 +279,7 @@ class Recording:
     def __init__(self, number: float, integer: int):
         self.number, self.integer = number, integer
         self.refused: list[Exception] = []
+        self._ones: dict[Any, np.ndarray] = {}
 
     def __enter__(self) -> Recording:
         self._errors, self._warnings = np.geterr(), _warnings()
@@ -273,8 +291,11 @@ class Recording:
 
     def filled(self, shape: tuple[int, ...], dtype) -> np.ndarray:
         """An array of one number, in the memory of one element."""
-        number = self.number if np.dtype(dtype).kind in "fc" else self.integer
-        return np.broadcast_to(np.asarray(number).astype(dtype), shape)
+        if (one := self._ones.get(dtype)) is None:
+            number = self.number if np.dtype(dtype).kind in "fc" else self.integer
+            one = self._ones[dtype] = np.asarray(number).astype(dtype)
+            one.setflags(write=False)
+        return np.ndarray(shape, one.dtype, one, strides=(0,) * len(shape))
 
     def argument(self, x) -> Traced:
         """What stands for an argument: a Python float, or what is or becomes an array."""
@@ -289,25 +310,27 @@ class Recording:
 
     def leaf(self, x: Traced) -> Taped:
         """The tensor that a derivative makes of an array."""
-        return Taped(np.broadcast_to(np.asarray(_value.__get__(x)), x.shape), alias, (x,))
+        return Taped(self.filled(x.shape, x.dtype), alias, (x,))
 
     def __call__(self, primitive: Primitive, inputs: tuple, params: dict) -> Traced | None:
         """The output of a primitive; None where nothing that is recorded takes part."""
-        if not any(isinstance(x, Traced) for x in inputs):
+        kinds = {*map(type, inputs)}
+        if _KINDS.isdisjoint(kinds):
             return None
         self._check_errors()
         try:
-            if any(isinstance(x, Tensor) for x in params.values()):
-                raise RecordError(f"a parameter of {primitive.name} depends on a value")
-            if any(type(x) is Number for x in inputs):
+            for x in params.values():
+                if isinstance(x, Tensor):
+                    raise RecordError(f"a parameter of {primitive.name} depends on a value")
+            if Number in kinds:
                 inputs = self._converted(primitive, inputs)
-            inputs = tuple(map(unchanging, inputs))
+            if not kinds <= _KINDS:
+                inputs = tuple(map(unchanging, inputs))
             values = [_value.__get__(x) if isinstance(x, Tensor) else x for x in inputs]
             out = result_of(primitive, values, params, self.filled)
         except Exception as error:
             raise refusal(error)  # noqa: B904
-        taped = any(isinstance(x, Tensor) and not x._is_data for x in inputs)
-        return (Taped if taped else Data)(out, primitive, inputs, params)
+        return (Taped if Taped in kinds or Tensor in kinds else Data)(out, primitive, inputs, params)
 
     def _converted(self, primitive: Primitive, inputs: tuple) -> tuple:
         """Numbers as arrays: in the precision of the arrays they meet, or in their own."""

@@ -38,6 +38,7 @@ else:
 _index = itertools.count()
 # While a program is recorded: the recording, which makes every tensor in its own way (see `programs.tracing`).
 evaluation: ContextVar[Any] = ContextVar("evaluation", default=None)
+recorded: set[type] = set()  # the kinds of tensors that it makes
 
 
 class Tensor(_Anything):
@@ -60,10 +61,6 @@ class Tensor(_Anything):
     dtype = property(lambda self: self.value.dtype)
     ndim = property(lambda self: self.value.ndim)
     size = property(lambda self: self.value.size)
-
-    def _outside(self):
-        """What the tensor is outside its derivative: its array."""
-        return self.value
 
     def __repr__(self) -> str:
         made_by = self.primitive.name if self.primitive else "leaf"
@@ -92,9 +89,8 @@ class Primitive:
         """The output: a tensor if any input is one, otherwise an array. What is constant is remembered as it is now."""
         kinds = {*map(type, inputs)}
         if not kinds <= _UNCHANGING:
-            recording = evaluation.get()
-            if recording is not None and (out := recording(self, inputs, params)) is not None:
-                return out
+            if not kinds.isdisjoint(recorded):
+                return _recording()(self, inputs, params)
             if Tensor in kinds:
                 inputs = tuple([unchanging(x) for x in inputs])
         if Tensor not in kinds:
@@ -127,6 +123,12 @@ def unchanging(x):
     copy = x[tuple([slice(1 if step == 0 else None) for step in x.strides])].copy("K") if repeated else x.copy("K")
     copy.setflags(write=False)
     return np.broadcast_to(copy, x.shape, subok=True) if repeated else copy
+
+
+def _recording():
+    if (recording := evaluation.get()) is None:
+        raise TypeError("a value that stands for any other, in a recording, is used after it or in another thread")
+    return recording
 
 
 def refusal(error: Exception) -> Exception:
@@ -174,14 +176,14 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
                 continue
             g = cotangents.pop(index)  # z̄ is complete: whatever was made from z comes after z
             # In a derivative inside another, the rules get tensors, and record; in the outermost they get arrays.
-            out_, inputs = (z, z.inputs) if nested else (z._outside(), [_outside(x) for x in z.inputs])
+            out_, inputs = (z, z.inputs) if nested else (outside(z), [outside(x) for x in z.inputs])
             for i, x in enumerate(z.inputs):
                 if isinstance(x, Tensor) and x.index in active:
                     # x̄ ← x̄ + ruleᵢ(z̄)
                     accumulate(x, z.primitive.vjp[i](g, out_, *inputs, **z.params))
         return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
 
-    return (out if nested else tree_map(lambda x: _result(_outside(x)), out)), pullback
+    return (out if nested else tree_map(lambda x: _result(outside(x)), out)), pullback
 
 
 def _leaf(x, path: str) -> Tensor:
@@ -194,7 +196,7 @@ def _leaf(x, path: str) -> Tensor:
             " (convert with np.asarray(x, float), or close over what is constant)"
         )
     if isinstance(x, Tensor):
-        return evaluation.get().leaf(x)
+        return _recording().leaf(x)
     x.setflags(write=False)
     return Tensor(x)
 
@@ -237,8 +239,11 @@ def _is_tensor(x) -> bool:
     return isinstance(x, Tensor) and not x._is_data
 
 
-def _outside(x):
-    return x._outside() if isinstance(x, Tensor) else x
+def outside(x):
+    """What x is outside this derivative: of a tensor its array, or what stands for it in a recording."""
+    if type(x) is Tensor:
+        return x.value
+    return x.as_data() if isinstance(x, Tensor) else x
 
 
 def _result(x):

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 
 from ..engine import Tensor, unchanging, value_of
-from ..nest import tree_leaves
 from .tracing import RecordError
 
 MOST = 100_000  # things that are looked at, at each call
@@ -56,11 +55,12 @@ class _Names:
         read: `read()` → what the names stand for, MISSING where there is nothing.
         write: `write(i, value)` gives the i-th name its value back, or takes it away if that is MISSING.
         labels: what a person would call each.
-        arrays: the `_Content` of each array that is watched, by its identity.
+        moved: `moved(old, new)`: is the one array that the name stands for now another, with the same content?
     """
 
-    def __init__(self, read: Callable[[], list], write: Callable[[int, Any], None], labels: list[str], arrays: dict):
-        self.read, self.write, self.labels, self.arrays = read, write, labels, arrays
+    def __init__(self, read: Callable[[], list], write: Callable[[int, Any], None], labels: list[str],
+                 moved: Callable[[Any, Any], bool]):  # fmt: skip
+        self.read, self.write, self.labels, self.moved = read, write, labels, moved
         self.kept = read()
         self.ids = [*map(id, self.kept)]
 
@@ -71,13 +71,9 @@ class _Names:
         for i, (old, new) in enumerate(zip(self.kept, now, strict=True)):
             if old is new:
                 continue
-            if isinstance(old, PLAIN) and _same(old, new):
-                self.kept[i], self.ids[i] = new, id(new)
-            elif id(old) in self.arrays and self.arrays[id(old)].holds(new):
-                self.arrays[id(new)] = self.arrays[id(old)].at(new)
-                self.kept[i], self.ids[i] = new, id(new)
-            else:
+            if not (isinstance(old, PLAIN) and _same(old, new)) and not self.moved(old, new):
                 return self.labels[i]
+            self.kept[i], self.ids[i] = new, id(new)
         return None
 
     def restore(self) -> None:
@@ -129,22 +125,18 @@ class _Content:
         self.dtype, self.shape = now.dtype, now.shape
         self.bits = now.tobytes() if now.nbytes <= WORDS else None
 
-    def holds(self, x) -> bool:
-        """Is x an array like this one?"""
-        if not isinstance(x, np.ndarray) or type(x) is not type(self.x) or self.array(x) is self.copy:
-            return x is self.x
-        return self._equals(x)
-
-    def at(self, x) -> _Content:
-        self.x = x
-        return self
-
     def _equals(self, now: np.ndarray) -> bool:
         if now.dtype != self.dtype or now.shape != self.shape:
             return False
         if self.bits is not None:
             return now.tobytes() == self.bits
         return np.array_equal(_words(now), _words(self.copy))
+
+    def moved(self, x) -> bool:
+        """Is x an array with the content of this one? Then it is the one that is looked at from now on."""
+        same = type(x) is type(self.x) is np.ndarray and self.copy is not self.x and self._equals(x)
+        self.x = x if same else self.x
+        return same
 
     def changed(self) -> str | None:
         now = self.array(self.x)
@@ -181,7 +173,8 @@ def _same(x, y) -> bool:
 class Outside:
     """What a function reads besides its arguments, as it is now.
 
-    The arrays in `inner_lr`, where `meta_value_and_grad` made the function, are not looked at: they are inputs.
+    `inner_lr`, where `meta_value_and_grad` made the function, is not looked at: it is an input. An array that nobody
+    can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy is kept and compared.
 
     Attributes:
         watched: what is compared.   generators: random generators, with their names.
@@ -193,14 +186,14 @@ class Outside:
         self.generators: list[tuple[Any, str]] = []
         self.reason: str | None = None
         self._arrays: dict[int, _Content] = {}
+        self._times: collections.Counter[int] = collections.Counter()  # how often each thing is reached
         self._seen: dict[int, Any] = {}  # kept, so that identities stay what they are
         self._attributes: set[str] = set()  # that the code reached so far names
         self._objects: list[tuple[Any, str, set]] = []  # whose attributes are looked at, and which already are
         self._queue: collections.deque = collections.deque()
         f = getattr(f, "of_task", f)
         if isinstance(f, functools.partial):
-            rates = [x for x in tree_leaves(f.keywords.get("inner_lr")) if not isinstance(x, (int, float))]
-            self._seen.update((id(x), x) for x in rates)
+            self._skip(f.keywords.get("inner_lr"))
         self._reach(f, "the function" if isinstance(f, (types.FunctionType, functools.partial)) else "self")
         self._walk()
 
@@ -226,6 +219,8 @@ class Outside:
         generators = [(x, name, _state(x)) for x, name in (*self.generators, *_GLOBAL)]
         try:
             yield
+        except RecordError as error:
+            raise RecordError(self._put_back(generators) or str(error)) from error
         except BaseException:
             self._put_back(generators)
             raise
@@ -261,11 +256,26 @@ class Outside:
             if not self._queue:
                 return
 
+    def _skip(self, tree) -> None:
+        self._seen[id(tree)] = tree
+        for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
+            self._skip(part)
+
+    def _moved(self, old, new) -> bool:
+        content = self._arrays.get(id(old))
+        if content is None or self._times[id(old)] != 1 or id(new) in self._arrays or not content.moved(new):
+            return False
+        self._arrays[id(new)], self._times[id(new)] = self._arrays.pop(id(old)), self._times.pop(id(old))
+        return True
+
     def _against(self, reason: str) -> None:
         self.reason = self.reason or reason
 
     def _reach(self, x, label: str) -> None:
-        if isinstance(x, PLAIN) or x is MISSING or id(x) in self._seen:
+        if isinstance(x, PLAIN) or x is MISSING:
+            return
+        self._times[id(x)] += 1
+        if id(x) in self._seen:
             return
         self._seen[id(x)] = x
         self._queue.append((x, label))
@@ -285,7 +295,7 @@ class Outside:
             self._look_at_function(x, label)
         elif isinstance(x, types.MethodType):
             self._reach(x.__func__, label)
-            self._reach(x.__self__, "self")
+            self._reach(x.__self__, label if _root(type(x.__self__).__module__) in FOREIGN else "self")
         elif isinstance(x, functools.partial):
             for i, part in enumerate(x.args):
                 self._reach(part, f"argument {i} of {label}")
@@ -303,7 +313,11 @@ class Outside:
                 self._reach(part, f"{label}[{i}]")
             self._look_at_object(x, label)
         elif isinstance(x, (list, dict, set, collections.deque)):
+            if len(x) > MOST:
+                self._against(f"{label} holds more than {MOST:,} things that may change")
+                return
             self.watched.append(_Items(x, label))
+            self._reach(getattr(x, "default_factory", None), label)
             for key, part in x.items() if isinstance(x, dict) else enumerate(x):
                 self._reach(part, f"{label}[{key!r}]")
             self._look_at_object(x, label)
@@ -318,7 +332,9 @@ class Outside:
             self._look_at_object(x, label)
 
     def _watch(self, read: Callable[[], list], write: Callable[[int, Any], None], labels: list[str]) -> None:
-        watch = _Names(read, write, labels, self._arrays)
+        if not labels:
+            return
+        watch = _Names(read, write, labels, self._moved)
         self.watched.append(watch)
         for x, label in zip(watch.kept, labels, strict=True):
             self._reach(x, label)

@@ -195,22 +195,24 @@ def record(f: Callable, *examples: Nest) -> Program:
 def _record_twice(f: Callable, examples: tuple) -> Program:
     outside = Outside(f)
     outside.check()
-    with outside.untouched():
-        if not any(type(x) is float for x in tree_leaves(examples)):
-            return _compared(f, examples, False)
-        try:
-            return _compared(f, examples, False)
-        except Exception:  # Python does something with a number that only a number can do
-            return _compared(f, examples, True)
-
-
-def _compared(f: Callable, examples: tuple, fixed_floats: bool) -> Program:
-    """Recorded on two sets of numbers."""
-    program = _record(f, examples, 0.5, 0, fixed_floats)
+    if not any(type(x) is float for x in tree_leaves(examples)):
+        return _compared(f, examples, outside, False)
     try:
-        again = _record(f, examples, -2.0, 1, fixed_floats)
+        return _compared(f, examples, outside, False)
+    except Exception:  # Python does something with a number that only a number can do
+        return _compared(f, examples, outside, True)
+
+
+def _compared(f: Callable, examples: tuple, outside: Outside, fixed_floats: bool) -> Program:
+    """Recorded on two sets of numbers, from one state of what is outside."""
+    with outside.untouched():
+        program = _record(f, examples, 0.5, 0, fixed_floats)
+    try:
+        with outside.untouched():
+            again = _record(f, examples, -2.0, 1, fixed_floats)
     except Exception:  # an integer out of range, perhaps
-        again = _record(f, examples, -2.0, 0, fixed_floats)
+        with outside.untouched():
+            again = _record(f, examples, -2.0, 0, fixed_floats)
     names: dict[Var, Var] = dict(zip(program.inputs, again.inputs, strict=True))
     same = len(program.equations) == len(again.equations)
     for ours, theirs in zip(program.equations, again.equations, strict=False):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..engine import Primitive, Tensor, alias, evaluation, refusal, unchanging
+from ..engine import Primitive, Tensor, alias, evaluation, recorded, refusal, unchanging
 from ..numpy_api import placeholder
 from .shapes import ELEMENTWISE, result_of
 
@@ -101,7 +101,7 @@ class Traced(Tensor):
         """What `isinstance` looks at, besides the type itself."""
         return type(self)
 
-    def _outside(self):
+    def as_data(self) -> Traced:
         return self.twin(Data)
 
     def twin(self, kind: type) -> Traced:
@@ -160,7 +160,7 @@ class Data(Traced):
             return np.ndarray
         raise refusal(RecordError("isinstance, or x.__class__, asks whether a number is an array or a NumPy scalar"))
 
-    def _outside(self):
+    def as_data(self) -> Traced:
         return self
 
     def __getattr__(self, name: str):
@@ -189,7 +189,7 @@ class Number(Traced):
         error = AttributeError(f"'float' object has no attribute {name!r}")
         raise refusal(error) if hasattr(float, name) else error
 
-    def _outside(self):
+    def as_data(self) -> Traced:
         return self
 
     def __hash__(self):
@@ -266,6 +266,7 @@ for _name, _symbol in dict(
 
 
 _KINDS = {Taped, Data, Number}
+recorded |= _KINDS
 
 
 class Recording:
@@ -312,11 +313,9 @@ class Recording:
         """The tensor that a derivative makes of an array."""
         return Taped(self.filled(x.shape, x.dtype), alias, (x,))
 
-    def __call__(self, primitive: Primitive, inputs: tuple, params: dict) -> Traced | None:
-        """The output of a primitive; None where nothing that is recorded takes part."""
+    def __call__(self, primitive: Primitive, inputs: tuple, params: dict) -> Traced:
+        """The output of a primitive, where something that is recorded takes part."""
         kinds = {*map(type, inputs)}
-        if _KINDS.isdisjoint(kinds):
-            return None
         self._check_errors()
         try:
             for x in params.values():

@@ -41,6 +41,7 @@ OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, Enum, typ
 LIVE = {"time", "secrets", "uuid", "datetime"}  # modules whose functions give something else at each call
 RANDOM = {"default_rng", "RandomState", "Random", "SeedSequence", "SystemRandom", "PCG64", "MT19937", "Philox",
           "SFC64", "PCG64DXSM"}  # fmt: skip
+MAKERS = {"__init__", "__new__", "__post_init__"}  # methods of a class that are run where it is called, not an object
 MISSING = type("Missing", (), {"__repr__": lambda self: "nothing"})()
 _REMEDY = "draw masks, noise or keys outside and pass them as part of the task"
 
@@ -189,6 +190,8 @@ class Outside:
         self._times: collections.Counter[int] = collections.Counter()  # how often each thing is reached
         self._seen: dict[int, Any] = {}  # kept, so that identities stay what they are
         self._attributes: set[str] = set()  # that the code reached so far names
+        self._written: set[str] = set()  # and those of them that it writes
+        self._named: set[type] = set()  # the classes that it names, and may call
         self._objects: list[tuple[Any, str, set]] = []  # whose attributes are looked at, and which already are
         self._queue: collections.deque = collections.deque()
         f = getattr(f, "of_task", f)
@@ -322,8 +325,7 @@ class Outside:
                 self._reach(part, f"{label}[{key!r}]")
             self._look_at_object(x, label)
         elif isinstance(x, ContextVar):
-            read, write = (lambda: [x.get(MISSING)]), (lambda i, value: x.set(value))
-            self._watch(read, write, [label])
+            self._watch(lambda: [_of_context(x)], lambda i, value: x.set(value), [label])
         elif isinstance(x, collections.abc.Iterator):
             self._against(f"{label} is an iterator, which gives something else at each call")
         elif isinstance(x, OPAQUE):
@@ -384,6 +386,8 @@ class Outside:
                 x = _cell(cells[name])
             elif i.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER_ATTR"):
                 self._attributes.add(name)
+                if i.opname.endswith("E_ATTR"):  # STORE_ATTR, DELETE_ATTR
+                    self._written.add(name)
                 x = vars(x).get(name, MISSING) if isinstance(x, (types.ModuleType, type)) else MISSING
             elif i.opname in ("IMPORT_NAME", "IMPORT_FROM"):
                 self._attributes.add(name)
@@ -397,6 +401,8 @@ class Outside:
                 self._against("type(x) is asked for, which is another while a program is recorded: use isinstance")
             if x is Tensor or x is value_of or (name in ("Tensor", "value_of") and x is MISSING):
                 self._against(f"{name} is named: what is a tensor is another while a program is recorded")
+            if isinstance(x, type):
+                self._named.update(x.__mro__)
             module = x.__name__ if isinstance(x, types.ModuleType) else getattr(x, "__module__", None)
             if isinstance(module, str) and module in LIVE and x is not MISSING:
                 self._against(f"it reads the module {module}, which gives something else at each call: {_REMEDY}")
@@ -445,9 +451,10 @@ class Outside:
         known |= names
         space = getattr(x, "__dict__", {})
         if isinstance(x, (type, types.ModuleType)):
-            operators = {n for n in space if n.startswith("__") and isinstance(space[n], types.FunctionType)} - known
+            operators = {n for n in space if n.startswith("__") and isinstance(space[n], types.FunctionType)}
+            operators -= known if x in self._named else known | MAKERS
             known |= operators
-            names = sorted(n for n in names | operators if n in space and n not in ("__dict__", "__class__"))
+            names = sorted((names & (space.keys() | self._written) | operators) - {"__dict__", "__class__"})
         elif isinstance(x, types.FunctionType):
             names = sorted(names)
         else:
@@ -491,6 +498,13 @@ def _set_attribute(x, name: str, value) -> None:
         delattr(x, name)
     else:
         setattr(x, name, value)
+
+
+def _of_context(x: ContextVar):
+    try:
+        return x.get()
+    except LookupError:
+        return MISSING
 
 
 def _cell(cell: types.CellType):

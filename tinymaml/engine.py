@@ -36,7 +36,9 @@ else:
     _Anything = object
 
 _index = itertools.count()
-evaluation: ContextVar[Callable | None] = ContextVar("evaluation", default=None)
+# While a program is recorded: the recording, which makes every tensor in its own way (see `programs.tracing`).
+evaluation: ContextVar[Any] = ContextVar("evaluation", default=None)
+recorded: set[type] = set()  # the kinds of tensors that it makes
 
 
 class Tensor(_Anything):
@@ -49,6 +51,7 @@ class Tensor(_Anything):
     """
 
     __slots__ = ("value", "primitive", "inputs", "params", "index")
+    _is_data = False  # True for what is a tensor only because a program is recorded: no derivative takes part in it
 
     def __init__(self, value, primitive: Primitive | None = None, inputs: tuple = (), params: dict | None = None):
         self.value, self.primitive, self.inputs, self.params = value, primitive, inputs, params or {}
@@ -83,12 +86,16 @@ class Primitive:
         Primitive.registry[name] = self
 
     def __call__(self, *inputs, **params):
-        """The output: a tensor if any input is one, otherwise an array."""
-        values = [x.value if isinstance(x, Tensor) else x for x in inputs]
-        if Tensor not in map(type, inputs):
-            return self.forward(*values, **params)
-        shape_of = evaluation.get()  # None, but while `programs.record` wants shapes alone
-        out = shape_of(self, values, params) if shape_of else self.forward(*values, **params)
+        """The output: a tensor if any input is one, otherwise an array. What is constant is remembered as it is now."""
+        kinds = {*map(type, inputs)}
+        if not kinds <= _UNCHANGING:
+            if not kinds.isdisjoint(recorded):
+                return _recording()(self, inputs, params)
+            if Tensor in kinds:
+                inputs = tuple([unchanging(x) for x in inputs])
+        if Tensor not in kinds:
+            return self.forward(*inputs, **params)
+        out = self.forward(*[x.value if isinstance(x, Tensor) else x for x in inputs], **params)
         return Tensor(out, self, inputs, params)
 
     def __repr__(self) -> str:
@@ -98,6 +105,38 @@ class Primitive:
 alias = Primitive("alias", lambda x: x, (lambda g, out, x: g,))
 stop_gradient = Primitive("stop_gradient", lambda x: x)
 stop_gradient.__doc__ = "The same value, through which no derivative flows: what FOMAML does to the inner gradient."
+
+
+_UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
+
+
+def unchanging(x):
+    """x; an array that somebody could write to later as a copy that nobody can write to."""
+    if not isinstance(x, np.ndarray):
+        return x
+    root = x
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if not root.flags.writeable and (root.base is None or isinstance(root.base, bytes)):
+        return x
+    repeated = 0 in x.strides and x.size > 1  # what was broadcast is copied once, and broadcast again
+    copy = x[tuple([slice(1 if step == 0 else None) for step in x.strides])].copy("K") if repeated else x.copy("K")
+    copy.setflags(write=False)
+    return np.broadcast_to(copy, x.shape, subok=True) if repeated else copy
+
+
+def _recording():
+    if (recording := evaluation.get()) is None:
+        raise TypeError("a value that stands for any other, in a recording, is used after it or in another thread")
+    return recording
+
+
+def refusal(error: Exception) -> Exception:
+    """The error, to be raised. A recording is told: had the function run, it would not have met it here."""
+    if (recording := evaluation.get()) is not None:
+        recording.refused.append(error)
+    error.refused = True  # type: ignore
+    return error
 
 
 def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
@@ -120,7 +159,7 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
     """`vjp`, where errors name the arguments by their `places` in the caller's call."""
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
     out = f(*tree_fill(args, leaves))
-    outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    outputs = [x for x in tree_leaves(out) if _is_tensor(x)]
     active, nested = _between(leaves, outputs)
 
     def pullback(u: Nest) -> tuple:
@@ -138,25 +177,28 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
                 continue
             g = cotangents.pop(index)  # z̄ is complete: whatever was made from z comes after z
             # In a derivative inside another, the rules get tensors, and record; in the outermost they get arrays.
-            out_, inputs = (z, z.inputs) if nested else (z.value, [value_of(x) for x in z.inputs])
+            out_, inputs = (z, z.inputs) if nested else (outside(z), [outside(x) for x in z.inputs])
             for i, x in enumerate(z.inputs):
                 if isinstance(x, Tensor) and x.index in active:
                     # x̄ ← x̄ + ruleᵢ(z̄)
                     accumulate(x, z.primitive.vjp[i](g, out_, *inputs, **z.params))
         return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
 
-    return (out if nested else tree_map(lambda x: _result(value_of(x)), out)), pullback
+    return (out if nested else tree_map(lambda x: _result(outside(x)), out)), pullback
 
 
 def _leaf(x, path: str) -> Tensor:
-    if isinstance(x, Tensor):
+    if _is_tensor(x):
         return alias(x)
-    x = np.array(x)  # a copy: what the caller writes to x later is not in the graph
+    x = x if isinstance(x, Tensor) else np.array(x)  # a copy: what the caller writes to x later is not in the graph
     if x.dtype.kind not in "fc":
         raise TypeError(
             f"cannot differentiate with respect to {path}: its dtype is {x.dtype}, wanted a floating-point array"
             " (convert with np.asarray(x, float), or close over what is constant)"
         )
+    if isinstance(x, Tensor):
+        return _recording().leaf(x)
+    x.setflags(write=False)
     return Tensor(x)
 
 
@@ -169,7 +211,7 @@ def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Ten
         return {}, bool(outputs)
     first, last = leaves[0].index, leaves[-1].index
     seen: dict[int, Tensor] = {}
-    nested = any(leaf.inputs for leaf in leaves)
+    nested = any(_is_tensor(x) for leaf in leaves for x in leaf.inputs)
     stack = list(outputs)
     while stack:
         z = stack.pop()
@@ -178,7 +220,7 @@ def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Ten
         elif z.index not in seen:
             seen[z.index] = z
             if z.index > last:
-                stack.extend(x for x in z.inputs if isinstance(x, Tensor))
+                stack.extend(x for x in z.inputs if _is_tensor(x))
     active: dict[int, Tensor] = {leaf.index: leaf for leaf in leaves}
     for index in sorted(seen):
         z = seen[index]
@@ -191,6 +233,18 @@ def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Ten
 def value_of(x):
     """The array of a tensor; anything else as it is."""
     return x.value if isinstance(x, Tensor) else x
+
+
+def _is_tensor(x) -> bool:
+    """Does a derivative take part in x?"""
+    return isinstance(x, Tensor) and not x._is_data
+
+
+def outside(x):
+    """What x is outside this derivative: of a tensor its array, or what stands for it in a recording."""
+    if type(x) is Tensor:
+        return x.value
+    return x.as_data() if isinstance(x, Tensor) else x
 
 
 def _result(x):
@@ -248,7 +302,9 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
 
 
 def _one(x):
-    return np.ones((), np.result_type(value_of(x)))
+    one = np.ones((), np.result_type(value_of(x)))
+    one.setflags(write=False)
+    return one
 
 
 def _zero(x):

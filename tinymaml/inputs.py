@@ -2,6 +2,7 @@
 
     as_tasks(params, tasks, α, K)      stacked or listed tasks → a list of (support, query), all checked
     rates_like(α, params)              α at every leaf
+    read_only(data)                    the data of one task, for its loss
     check_converging(value, what)      the check inside the loop: a loss that is not finite ends it
 """
 
@@ -13,7 +14,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from .engine import Tensor, value_of
+from .engine import Tensor, unchanging, value_of
 from .nest import Nest, tree_items, tree_leaves, tree_map
 
 
@@ -88,6 +89,11 @@ def check_data(what: str, data: tuple) -> None:
         if 0 in np.shape(leaf):
             raise ValueError(f"{what} is empty: {path} has shape {np.shape(leaf)}")
         check_finite(f"{what}: {path}", leaf)
+
+
+def read_only(data: Nest) -> Nest:
+    """The data with arrays that nobody can write to: neither the loss, nor later whoever made them."""
+    return tree_map(lambda x: unchanging(x) if isinstance(x, np.ndarray) else x, data)
 
 
 def check_finite(what: str, leaf) -> None:

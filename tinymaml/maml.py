@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .engine import Tensor, stop_gradient, value_and_grad
-from .inputs import as_tasks, check_arrays, check_converging, check_data, check_settings, rates_like
+from .inputs import as_tasks, check_arrays, check_converging, check_data, check_settings, rates_like, read_only
 from .nest import Nest, tree_map
 from .numpy_api import as_array
 
@@ -52,7 +52,7 @@ def adapt(
     """
     check_settings(params, inner_lr, inner_steps)
     check_data("the support set", support)
-    adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, where="")
+    adapted = _adapt(loss, params, read_only(support), inner_lr, inner_steps, first_order, where="")
     check_arrays(adapted, f"after {inner_steps} inner steps, params")
     return adapted
 
@@ -91,7 +91,8 @@ def meta_loss(
     """
     tasks = as_tasks(params, tasks, inner_lr, inner_steps)
     losses = []
-    for t, (support, query) in enumerate(tasks):
+    for t, task in enumerate(tasks):
+        support, query = read_only(task)
         adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, f"task {t}, ")
         losses.append(loss(adapted, *query))
         check_converging(losses[-1], f"task {t}: the query loss")
@@ -137,7 +138,8 @@ def meta_value_and_grad(
     def meta(params: Nest, tasks: tuple | list):
         tasks = as_tasks(params, tasks, inner_lr, inner_steps)
         values, aux, total = [], [], None
-        for t, (support, query) in enumerate(tasks):
+        for t, task in enumerate(tasks):
+            support, query = read_only(task)
             value, grads = of_task(params, support, query, where=f"task {t}, ")
             if has_aux:
                 value, extra = value

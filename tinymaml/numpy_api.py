@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import ops
-from .engine import Primitive, Tensor, alias, value_of
+from .engine import Primitive, Tensor, alias, refusal, value_of
 from .ops import normal_axes
 
 NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
@@ -54,7 +54,7 @@ def _numpy_name(f: Callable) -> str:
 
 def unsupported(name: str, what: str = "") -> NotImplementedError:
     instead = f"; instead: {INSTEAD[name]}" if name in INSTEAD else "; `tinymaml.numpy_api.NUMPY` lists what is"
-    return NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}")
+    return refusal(NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}"))  # type: ignore
 
 
 def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
@@ -70,7 +70,7 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
             accepted = inspect.signature(ours)
             accepted.bind(*args, **kwargs)
         except TypeError as misfit:
-            raise TypeError(f"np.{name} on tensors takes {accepted}: {misfit}") from None
+            raise refusal(TypeError(f"np.{name} on tensors takes {accepted}: {misfit}")) from None
         except ValueError:
             pass
         raise
@@ -81,7 +81,7 @@ def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
         raise unsupported(f"{ufunc.__name__}.{method}")
     if kwargs:
         place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
-        raise TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}")
+        raise refusal(TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}"))
     return _call(ufunc, ufunc.__name__, [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs], {})
 
 
@@ -91,7 +91,7 @@ def _array_function(self, function, types, args, kwargs):
 
 def _no(message: str) -> Callable:
     def refuse(self, *args, **kwargs):
-        raise TypeError(message)
+        raise refusal(TypeError(message))
 
     return refuse
 
@@ -101,14 +101,8 @@ placeholder = Primitive("input", lambda x: x)  # an argument of a program that i
 
 def _decide(x: Tensor, what: str):
     """x.value, where it decides what is computed next: refused while a program is recorded."""
-    seen, stack = set(), [x]
-    while stack:
-        z = stack.pop()
-        if z.primitive is placeholder:
-            raise TypeError(f"{what} depends on a value, and a program is recorded for any values: use np.where")
-        if z.index not in seen:
-            seen.add(z.index)
-            stack.extend(y for y in z.inputs if isinstance(y, Tensor))
+    if type(x) is not Tensor:
+        raise refusal(TypeError(f"{what} depends on a value, and a program is recorded for any values: use np.where"))
     return x.value
 
 

@@ -68,7 +68,7 @@ from ..inputs import as_tasks, is_listed
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
 from .cache import load
 from .guards import Outside
-from .program import RecordError
+from .program import RecordError, split
 from .schedule import END, Unsupported, lay_out
 from .source import generate
 from .task import Fixed, Task, task_of, whole
@@ -166,17 +166,17 @@ class Compiled:
     # ── any function ──
 
     def _any(self, args: tuple):
-        leaves: list = []
-        outline = _outline(args, leaves)
+        signature, leaves = split(args)
         if any(isinstance(x, Tensor) for x in leaves):
             return self.f(*args)
-        arrays = [*map(np.asarray, leaves)]
-        signature = (outline, *((x.shape, x.dtype) for x in arrays))
         v = self._variant(signature, lambda: whole(self.f, args))
+        if v.runner and v.runner.task.parts["query"].program.fixed_floats:
+            signature, leaves = split(args, fixed_floats=True)
+            v = self._variant(signature, lambda: whole(self.f, args))
         if v.runner is None:
             return self._as_it_is(signature, v, *args)
         with np.errstate(all="ignore"), self._falling_back(v):
-            results, _, failed = v.runner.run([], [x[None] for x in arrays], 1)
+            results, _, failed = v.runner.run([], [x[None] for x in leaves], 1)
             if not failed:
                 out = _nested(v.runner.task, results, 0)
         if v.runner is None:
@@ -190,7 +190,7 @@ class Compiled:
         out = _of_kinds(v, out)
         if found := differs(out, wanted):
             task = v.runner.task
-            how = explain(task, arrays)
+            how = explain(task, leaves)
             scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in task.results]
             if (found := differs(out, wanted, scales)) and (found.certain or not how.ties or found.share > SMALL):
                 v.give_up(self._wrong(found))
@@ -229,7 +229,9 @@ class Compiled:
             return tuple(tree_map(lambda x: np.asarray(x)[t], tasks))
 
         v = self._variant(
-            signature, lambda: task_of(self.of_task, params, *task(0)), lambda: self.f(params, [task(0)])
+            signature,
+            record=lambda: task_of(self.of_task, tree_map(np.asarray, params), *task(0)),
+            first=lambda: self.f(params, [task(0)]),
         )
         if v.runner is None:
             return self._as_it_is(signature, v, params, tasks)
@@ -402,7 +404,7 @@ def _described(cause: Exception) -> str:
     """What went wrong and where; what is not meant to happen asks for a report."""
     frames = traceback.extract_tb(cause.__traceback__)
     theirs = [x for x in frames if f"{os.sep}tinymaml{os.sep}" not in x.filename] or frames
-    meant = isinstance(cause, RecordError)
+    meant = isinstance(cause, RecordError) or getattr(cause, "refused", False)
     place = (theirs if meant else frames)[-1]
     text = f"{type(cause).__name__}: {cause} ({os.path.basename(place.filename)}, line {place.lineno}, in {place.name})"
     return text if meant else f"{text}; {_REPORT}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,11 +23,8 @@ from ..engine import Primitive, Tensor, value_of
 from ..inputs import as_tasks, watching
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
-from .shapes import shapes
-
-
-class RecordError(TypeError):
-    """What a function computes depends on the values it was recorded with; a program would be wrong for others."""
+from .guards import Outside
+from .tracing import RecordError, Recording, Traced
 
 
 class Var:
@@ -56,11 +54,12 @@ class Program:
 
     Attributes:
         name: of the function.
-        inputs: one `Var` for each array of the arguments.   names: what each is called there.
+        inputs: one `Var` for each leaf of the arguments that is not fixed.   names: what each is called there.
         outputs: for each leaf of the result a `Var` or a constant.
-        arguments, result: the nests these belong into; leaves are whatever was there.
+        arguments, result: the nests these belong into; a leaf of `arguments` is `INPUT`, or what it was and has to be.
         checked: what is looked at while f runs: inner losses, which must be finite.
         first_order: the variables that first-order MAML has too; None where the question makes no sense.
+        fixed_floats: whether Python floats among the arguments had to be fixed, as other Python scalars are.
     """
 
     name: str
@@ -72,6 +71,7 @@ class Program:
     result: Nest
     checked: list = field(default_factory=list)
     first_order: set[Var] | None = None
+    fixed_floats: bool = False
 
     def __call__(self, *args: Nest) -> Nest:
         """The result for other arrays of the same shapes and dtypes."""
@@ -95,9 +95,14 @@ class Program:
         """The arrays of a call, in the order of `inputs`.
 
         Raises:
-            ValueError: a shape or dtype other than recorded; names the array.
+            ValueError: a shape, a dtype or a Python scalar other than recorded; names it.
         """
-        arrays = tree_leaves(tree_map(lambda _, x: np.asarray(x), self.arguments, args))
+        given = tree_leaves(tree_map(lambda _, x: x, self.arguments, args))
+        wanted = tree_leaves(self.arguments)
+        for (path, x), fixed in zip(tree_items(args), wanted, strict=True):
+            if fixed is not INPUT and key_of(x) != key_of(fixed):
+                raise ValueError(f"args{path} is {x!r}, the program was recorded for {fixed!r}")
+        arrays = [np.asarray(x) for x, fixed in zip(given, wanted, strict=True) if fixed is INPUT]
         for name, var, x in zip(self.names, self.inputs, arrays, strict=True):
             if x.shape != var.shape or x.dtype != var.dtype:
                 raise ValueError(f"{name} is {x.dtype} {x.shape}, the program was recorded for {var.dtype} {var.shape}")
@@ -110,6 +115,47 @@ class Program:
         return f"<program {self.name}: {len(self.equations)} equations>"
 
 
+INPUT = object()  # a leaf of the arguments that is an input of the program
+FIXED = (bool, int, complex, str, bytes, np.dtype, type, Enum)  # what is a part of a signature, by its value
+
+
+def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
+    """What a program is recorded for, but for shapes and dtypes; hashable.
+
+    The leaves that are inputs are put into the list, in the order of `tree_leaves`, as they are; a Python float is one,
+    but promotes otherwise than an array, so that the outline says which leaves are floats. Other Python scalars
+    are fixed, and a part of the outline, with their type.
+    """
+    if isinstance(tree, dict):
+        return tuple(tree), *[outline(child, leaves, fixed_floats) for child in tree.values()]
+    if isinstance(tree, (list, tuple)):
+        return type(tree), *[outline(child, leaves, fixed_floats) for child in tree]
+    kind = type(tree)
+    if kind is float and fixed_floats:
+        return kind, tree.hex()
+    if tree is None or kind in FIXED or isinstance(tree, (np.dtype, type, Enum)):
+        return kind, tree
+    leaves.append(tree)
+    # a subclass of arrays has operations of its own: it is refused, and must not be taken for an array
+    return kind if kind is float or isinstance(tree, np.ndarray) and kind is not np.ndarray else None
+
+
+def split(args: tuple, fixed_floats: bool = False) -> tuple[tuple, list]:
+    """What a program of these arguments is recorded for (`outline`, shapes, dtypes), and its inputs: arrays, in order.
+
+    Where a program has `fixed_floats`, it is for the floats it was recorded with, whose key is `split(args, True)[0]`.
+    A tensor among the inputs is left as it is.
+    """
+    leaves: list = []
+    key = outline(args, leaves, fixed_floats)
+    leaves = [x if isinstance(x, (np.ndarray, Tensor)) else np.asarray(x) for x in leaves]
+    return (key, *[(x.shape, x.dtype) for x in leaves]), leaves
+
+
+def _is_fixed(x, fixed_floats: bool) -> bool:
+    return type(x) in FIXED or isinstance(x, (np.dtype, type, Enum)) or (type(x) is float and fixed_floats)
+
+
 def record(f: Callable, *examples: Nest) -> Program:
     """What `f` does to arrays like `examples`, as a program.
 
@@ -120,15 +166,18 @@ def record(f: Callable, *examples: Nest) -> Program:
          %1  f64[3]  broadcast_to  1.0 {shape: (3,)}
          ...
 
+    Recording leaves no trace: what f writes outside is put back.
+
     Args:
         f: a function of nests of arrays. If `meta_value_and_grad` made it, what is recorded is what it does to the
             first of the tasks: (θ, support, query) → (value, gradient), and the program knows what FOMAML drops.
-        *examples: arguments; the program is for their shapes and dtypes, and for any values.
+        *examples: arguments; the program is for their shapes and dtypes, and for any values. A Python float may be any
+            other; integers, booleans and strings are fixed.
 
     Raises:
         TypeError: it branches on a value, or a shape depends on one (`if x > 0`, a mask as an index).
-        RecordError: it reads values in a way that a program cannot follow (`x.value`): it is recorded again, on other
-            numbers, and the two programs differ.
+        RecordError: a program would be wrong for other values, or at another time. It reads values in a way that a
+            program cannot follow (`x.value`, `type(x)`), draws random numbers, or writes to what is not its own.
     """
     of_task = getattr(f, "of_task", None)
     if of_task is None:
@@ -144,21 +193,39 @@ def record(f: Callable, *examples: Nest) -> Program:
 
 
 def _record_twice(f: Callable, examples: tuple) -> Program:
-    program = _record(f, examples, 0.5, 0)
+    outside = Outside(f)
+    outside.check()
+    if not any(type(x) is float for x in tree_leaves(examples)):
+        return _compared(f, examples, outside, False)
     try:
-        again = _record(f, examples, -2.0, 1)
+        return _compared(f, examples, outside, False)
+    except Exception:  # Python does something with a number that only a number can do
+        return _compared(f, examples, outside, True)
+
+
+def _compared(f: Callable, examples: tuple, outside: Outside, fixed_floats: bool) -> Program:
+    """Recorded on two sets of numbers, from one state of what is outside."""
+    with outside.untouched():
+        program = _record(f, examples, 0.5, 0, fixed_floats)
+    try:
+        with outside.untouched():
+            again = _record(f, examples, -2.0, 1, fixed_floats)
     except Exception:  # an integer out of range, perhaps
-        again = _record(f, examples, -2.0, 0)
+        with outside.untouched():
+            again = _record(f, examples, -2.0, 0, fixed_floats)
     names: dict[Var, Var] = dict(zip(program.inputs, again.inputs, strict=True))
     same = len(program.equations) == len(again.equations)
     for ours, theirs in zip(program.equations, again.equations, strict=False):
         names[ours.output] = theirs.output
         same = same and ours.primitive is theirs.primitive and _equal(ours.params, theirs.params)
+        same = same and len(ours.inputs) == len(theirs.inputs)
         same = same and all(_same(x, y, names) for x, y in zip(ours.inputs, theirs.inputs, strict=True))
+    same = same and len(program.outputs) == len(again.outputs)
     if not same or not all(_same(x, y, names) for x, y in zip(program.outputs, again.outputs, strict=True)):
         raise RecordError(
-            f"{program.name}: what it computes depends on the values it is given, other than through operations on"
-            " tensors (a read of x.value, a branch on it); a program would be wrong for other values"
+            f"{program.name}: two recordings differ, so what it computes depends on the values it is given, other than"
+            " through operations on tensors, or on chance (draw masks, noise or keys outside and pass them as part of"
+            " the task); a program would be wrong"
         )
     return program
 
@@ -175,25 +242,37 @@ def _equal(x, y) -> bool:
     return type(x) is type(y) and (x == y or x != x)
 
 
-def _record(f: Callable, examples: tuple, number: float, integer: int) -> Program:
-    """The program, recorded on arrays whose elements are all one number: see `shapes`."""
+def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_floats: bool = False) -> Program:
+    """The program, recorded on arrays whose elements are all one number: see `tracing`."""
     checked: list[Tensor] = []
-    names = [f"args{path}" for path, _ in tree_items(examples)]
-    with shapes(number, integer) as filled, watching(checked):
-        leaves = [Tensor(filled(x.shape, x.dtype), placeholder) for x in map(np.asarray, tree_leaves(examples))]
-        result = f(*tree_fill(examples, leaves))
+    arguments = tree_map(lambda x: x if _is_fixed(x, fixed_floats) else INPUT, examples)
+    names = [f"args{path}" for path, x in tree_items(arguments) if x is INPUT]
+    with Recording(number, integer) as recording, watching(checked):
+        given = [x if fixed is not INPUT else recording.argument(x)
+                 for x, fixed in zip(tree_leaves(examples), tree_leaves(arguments), strict=True)]  # fmt: skip
+        result = f(*tree_fill(examples, given))
+    results = tree_leaves(result)
+    if recording.refused:
+        cause = recording.refused[0]
+        raise RecordError(
+            f"{_name(f)}: an error is caught while it is recorded, which need not occur when it runs"
+            f" ({type(cause).__name__}: {cause})"
+        ) from cause
+    if any(isinstance(x, Tensor) and not x._is_data for x in results):
+        raise RecordError(f"{_name(f)} returns a tensor, which belongs to a derivative around it")
+    leaves = [x for x in given if isinstance(x, Traced)]
     tensors: dict[int, Tensor] = {}
-    stack = [x for x in (*tree_leaves(result), *checked) if isinstance(x, Tensor)]
+    stack = [x for x in (*results, *checked) if isinstance(x, Traced)]
     while stack:
         x = stack.pop()
         if x.index not in tensors:
             tensors[x.index] = x
-            stack.extend(y for y in x.inputs if isinstance(y, Tensor))
+            stack.extend(y for y in x.inputs if isinstance(y, Traced))
     variables = {x.index: Var(x.shape, x.dtype) for x in (*leaves, *tensors.values())}
 
     def of(x):
         # a tensor that no argument led to is as constant as an array; constants are the program's own
-        if isinstance(x, Tensor) and x.primitive:
+        if isinstance(x, Traced):
             return variables[x.index]
         x = value_of(x)
         return np.array(x) if isinstance(x, np.ndarray) else x
@@ -205,8 +284,8 @@ def _record(f: Callable, examples: tuple, number: float, integer: int) -> Progra
     ]
     return Program(
         _name(f), [variables[x.index] for x in leaves], names, equations,
-        [of(x) for x in tree_leaves(result)], tree_map(lambda _: 0, examples), tree_map(lambda _: 0, result),
-        [of(x) for x in checked if isinstance(x, Tensor)],
+        [of(x) for x in results], arguments, tree_map(lambda _: 0, result),
+        [of(x) for x in checked if isinstance(x, Traced)], fixed_floats=fixed_floats,
     )  # fmt: skip
 
 

@@ -1,19 +1,16 @@
 """Shapes: what a primitive returns, without computing it, so that recording costs neither time nor memory.
 
-    with shapes(0.5, 0) as filled: f(tensors)       every tensor made has its shape and dtype, and one number everywhere
-
 While a function is recorded, the values of its tensors are of no use: the program is for any. An array of one number
-has strides 0 and holds one element. Whoever reads it reads that number, by which `record` finds out.
+has strides 0 and holds one element. Read next: `tracing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
-from ..engine import Primitive, evaluation
+from ..engine import Primitive
 from ..ops import normal_axes
 
 ELEMENTWISE = {
@@ -37,42 +34,30 @@ SHAPES: dict[str, Callable] = {  # (shapes of the inputs, params) → the shape 
 }  # fmt: skip
 
 
-@contextmanager
-def shapes(number: float, integer: int) -> Iterator[Callable]:
-    """For a while, primitives return arrays of one number: `number`, or `integer` where they hold integers.
+def result_of(primitive: Primitive, inputs: list, params: dict, filled: Callable) -> np.ndarray:
+    """What the primitive returns, of one number.
 
-    Yields:
-        `filled(shape, dtype)` → such an array.
+    Args:
+        filled: `filled(shape, dtype)` → an array of that number.
     """
-
-    def filled(shape: tuple[int, ...], dtype) -> np.ndarray:
-        return np.broadcast_to(np.asarray(number if np.dtype(dtype).kind in "fc" else integer).astype(dtype), shape)
-
-    def of(primitive: Primitive, inputs: list, params: dict) -> np.ndarray:
-        given = [np.shape(x) for x in inputs]
-        name = primitive.name
-        if name in SHAPES:
-            return filled(SHAPES[name](*given, **params), inputs[0].dtype)
-        # the dtype is that of the same on one element of each; a number stays one, since it promotes as one
-        ones = [np.ones((1,) * x.ndim, x.dtype) if isinstance(x, (np.ndarray, np.generic)) else x for x in inputs]
-        with np.errstate(all="ignore"):
-            if name in ELEMENTWISE:
-                return filled(np.broadcast_shapes(*given), np.asarray(primitive.forward(*ones, **params)).dtype)
-            if name == "matmul":
-                batch = np.broadcast_shapes(given[0][:-2], given[1][:-2])
-                if given[0][-1] == given[1][-2]:
-                    return filled((*batch, given[0][-2], given[1][-1]), primitive.forward(*ones).dtype)
-            if name in ("sum", "argmax", "argmin"):
-                reduced = _reduced(given[0], params["axis"], params["keepdims"])
-                return filled(reduced, primitive.forward(*ones, **params).dtype)
-            out = primitive.forward(*inputs, **params)
-        return filled(out.shape, out.dtype)
-
-    token = evaluation.set(of)
-    try:
-        yield filled
-    finally:
-        evaluation.reset(token)
+    given = [np.shape(x) for x in inputs]
+    name = primitive.name
+    if name in SHAPES:
+        return filled(SHAPES[name](*given, **params), inputs[0].dtype)
+    # the dtype is that of the same on one element of each; a number stays one, since it promotes as one
+    ones = [np.ones((1,) * x.ndim, x.dtype) if isinstance(x, (np.ndarray, np.generic)) else x for x in inputs]
+    with np.errstate(all="ignore"):
+        if name in ELEMENTWISE:
+            return filled(np.broadcast_shapes(*given), np.asarray(primitive.forward(*ones, **params)).dtype)
+        if name == "matmul":
+            batch = np.broadcast_shapes(given[0][:-2], given[1][:-2])
+            if given[0][-1] == given[1][-2]:
+                return filled((*batch, given[0][-2], given[1][-1]), primitive.forward(*ones).dtype)
+        if name in ("sum", "argmax", "argmin"):
+            reduced = _reduced(given[0], params["axis"], params["keepdims"])
+            return filled(reduced, primitive.forward(*ones, **params).dtype)
+        out = primitive.forward(*inputs, **params)
+    return filled(out.shape, out.dtype)
 
 
 def _reduced(shape: tuple[int, ...], axis, keepdims: bool) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from .extras import require
 
@@ -123,18 +124,21 @@ def scipys() -> tuple[Library, ...]:
 @cache
 def gemm(code: str) -> int:
     """Where the matrix product of a dtype lies: "f4" or "f8"."""
-    _load()
-    from numba.extending import get_cython_function_address
+    capsule = _load().__pyx_capi__[{"f4": "sgemm", "f8": "dgemm"}[code]]
+    python = ctypes.pythonapi
+    python.PyCapsule_GetName.restype, python.PyCapsule_GetPointer.restype = ctypes.c_char_p, ctypes.c_void_p
+    python.PyCapsule_GetName.argtypes = [ctypes.py_object]
+    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    return python.PyCapsule_GetPointer(capsule, python.PyCapsule_GetName(capsule))
 
-    return get_cython_function_address("scipy.linalg.cython_blas", {"f4": "sgemm", "f8": "dgemm"}[code])
 
-
-def _load() -> None:
+def _load() -> ModuleType:
+    """SciPy's door to its BLAS."""
     chosen = "scipy.linalg" not in sys.modules and "OPENBLAS_CORETYPE" not in os.environ and _amd_with_avx512()
     if chosen:
         os.environ["OPENBLAS_CORETYPE"] = "SKYLAKEX"
     try:
-        require("scipy.linalg.cython_blas", "fast")
+        return require("scipy.linalg.cython_blas", "fast")
     finally:
         if chosen:
             del os.environ["OPENBLAS_CORETYPE"]

@@ -326,7 +326,7 @@ class Store:
         """A file's content; None if it cannot be read, or is not a regular file that the user alone can write to."""
         flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
         try:
-            with open(os.open(path, flags), "rb") as file:
+            with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
                 about = os.fstat(file.fileno())
                 foreign = hasattr(os, "geteuid") and (about.st_uid != os.geteuid() or about.st_mode & WRITABLE)
                 good = stat.S_ISREG(about.st_mode) and about.st_size <= LARGEST and not foreign

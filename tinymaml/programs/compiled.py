@@ -63,7 +63,6 @@ import numpy as np
 
 from .. import blas
 from ..engine import Tensor
-from ..extras import require
 from ..inputs import as_tasks, is_listed
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
 from .cache import load
@@ -93,9 +92,9 @@ def compile(  # noqa: A001
     """A function with the call and the results of `f`, which is recorded and compiled for the shapes it meets.
 
     What `f` reads besides its arguments (numbers, arrays and flags that it closes over, globals, attributes) is
-    watched: when it changes, `f` is recorded again. Arrays in the `inner_lr` of a meta-gradient are arguments. A function
-    that draws random numbers or writes to something outside runs as it is. Called with keyword arguments or tensors
-    (inside a derivative), it is `f` itself. Any number of threads may call it at the same time.
+    watched: when it changes, `f` is recorded again. Arrays in the `inner_lr` of a meta-gradient are arguments. A
+    function that draws random numbers or writes to something outside runs as it is. Called with keyword arguments or
+    tensors (inside a derivative), it is `f` itself. Any number of threads may call it at the same time.
 
     Args:
         f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
@@ -526,7 +525,6 @@ class Machine:
     def __init__(self, task: Task, threads: int | None):
         if _interrupted:
             raise Unsupported("this process was forked while another thread was compiling")
-        require("numba", "fast")
         self.task, self.layout, self.threads = task, lay_out(task), threads
         self.generated = source = generate(self.layout)
         self.source = source.files[0]

@@ -178,7 +178,7 @@ gemm_f4, gemm_f8 = _gemm(types.float32), _gemm(types.float64)
 # ── looks and sums ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@register_jitable
+@jitable
 def not_finite(x, n, ones):
     """Whether one of n numbers, read as integers, is infinite or NaN: has an exponent of ones."""
     found = 0
@@ -187,7 +187,7 @@ def not_finite(x, n, ones):
     return found
 
 
-@register_jitable
+@jitable
 def add(z, x, n):
     for i in range(n):
         z[i] += x[i]
@@ -197,7 +197,7 @@ def add(z, x, n):
 # z is what is written. Sizes as in `kernels`, whose NumPy functions have the same results.
 
 
-@register_jitable
+@jitable
 def patches(z, x, n, h, w, c, rows, columns, height, width, stride, top, left):
     """z, x are addresses and c is in bytes: a window's row of pixels lies in order, so patches are copies."""
     zero(z, n * rows * columns * height * width * c)
@@ -213,7 +213,7 @@ def patches(z, x, n, h, w, c, rows, columns, height, width, stride, top, left):
                     z += width * c
 
 
-@register_jitable
+@jitable
 def unpatches(z, g, n, h, w, c, rows, columns, height, width, stride, top, left):
     for q in range(n * h * w * c):
         z[q] = 0
@@ -232,7 +232,7 @@ def unpatches(z, g, n, h, w, c, rows, columns, height, width, stride, top, left)
                     at += width * c
 
 
-@register_jitable
+@jitable
 def pool_argmax(z, x, n, h, w, c, size):
     rows, columns = h // size, w // size
     at = 0
@@ -260,7 +260,7 @@ def pool_argmax(z, x, n, h, w, c, size):
                 at += c
 
 
-@register_jitable
+@jitable
 def pick(z, x, k, n, h, w, c, size):
     rows, columns = h // size, w // size
     at = 0
@@ -282,7 +282,7 @@ def pick(z, x, k, n, h, w, c, size):
                 at += c
 
 
-@register_jitable
+@jitable
 def unpick(z, g, k, n, h, w, c, size):
     rows, columns = h // size, w // size
     if rows * size < h or columns * size < w:  # what no window covers
@@ -300,7 +300,7 @@ def unpick(z, g, k, n, h, w, c, size):
                 at += c
 
 
-@register_jitable
+@jitable
 def rows_in(t, lengths, axes):
     """How many rows index arrays can name."""
     rows = 1
@@ -309,7 +309,7 @@ def rows_in(t, lengths, axes):
     return rows
 
 
-@register_jitable
+@jitable
 def row_of(memory, t, indices, axes, i):
     """The row that the i-th of some index arrays name, −1 where an index is out of range."""
     row = 0
@@ -322,7 +322,7 @@ def row_of(memory, t, indices, axes, i):
     return row
 
 
-@register_jitable
+@jitable
 def gather(memory, t):
     """z[o, i] = x[o, row i]: the step is (…, z, x, outer, picked, bytes of a row, axes, places of the indices, lengths
     of the axes)"""
@@ -337,7 +337,7 @@ def gather(memory, t):
     return 0
 
 
-@register_jitable
+@jitable
 def scatter(z, g, memory, t):
     """z[o, row i] += g[o, i], from zero: the transpose of `gather`."""
     outer, picked, block, axes = t[5], t[6], t[7], t[8]
@@ -354,7 +354,7 @@ def scatter(z, g, memory, t):
     return 0
 
 
-@register_jitable
+@jitable
 def largest(z, x, before, length, after):
     for b in range(before):
         for q in range(after):
@@ -366,7 +366,7 @@ def largest(z, x, before, length, after):
                 z[b * after + q] = v if v > best or v != v else best
 
 
-@register_jitable
+@jitable
 def _arg(z, x, before, length, after, sign):
     for b in range(before):
         for q in range(after):
@@ -378,17 +378,17 @@ def _arg(z, x, before, length, after, sign):
             z[b * after + q] = k
 
 
-@register_jitable
+@jitable
 def argmax(z, x, before, length, after):
     _arg(z, x, before, length, after, 1)
 
 
-@register_jitable
+@jitable
 def argmin(z, x, before, length, after):
     _arg(z, x, before, length, after, -1)
 
 
-@register_jitable
+@jitable
 def cumsum(z, x, before, length, after):
     for b in range(before):
         for q in range(after):
@@ -397,7 +397,7 @@ def cumsum(z, x, before, length, after):
             z[at] = z[at - after] + x[at]
 
 
-@register_jitable
+@jitable
 def logaddexp(x, y):
     if x == y:
         return x + math.log(2)
@@ -477,7 +477,7 @@ def pause(typingctx):
     return types.void(), codegen
 
 
-@register_jitable
+@jitable
 def take(slot, generation, joining):
     """Take a chunk: the ticket that names it, or −1 where none is left, or the job is another one by now."""
     while True:
@@ -491,7 +491,7 @@ def take(slot, generation, joining):
             return ticket
 
 
-@register_jitable
+@jitable
 def run_chunks(slot, arena, ticket, budget):
     """The chunk that a ticket names, and more of its job, at most `budget` of them: every step for every task."""
     s, a = step_at(slot), step_at(arena)
@@ -522,7 +522,7 @@ def run_chunks(slot, arena, ticket, budget):
         ticket = take(slot, generation, 0) if budget > 0 else -1
 
 
-@register_jitable
+@jitable
 def wait(slot):
     """Until all chunks that were taken are complete. The caller sleeps, after some microseconds of looking."""
     s = step_at(slot)
@@ -540,7 +540,7 @@ def wait(slot):
 LOOKS = 2000  # looks at a word before a thread sleeps: some microseconds
 
 
-@register_jitable
+@jitable
 def wake(board, wanted):
     """As many helpers as are wanted, of those that sleep."""
     for i in range(word(board + 8 * HELPERS)):
@@ -550,7 +550,7 @@ def wake(board, wanted):
             wanted -= 1
 
 
-@register_jitable
+@jitable
 def work(slot, arena, first):
     """What the caller does: whether there is more to do."""
     s = step_at(slot)
@@ -567,7 +567,7 @@ def work(slot, arena, first):
     return 0
 
 
-@register_jitable
+@jitable
 def cancel(slot):
     """No more chunks are taken; those that were are waited for."""
     while True:
@@ -577,7 +577,7 @@ def cancel(slot):
             return wait(slot)
 
 
-@register_jitable
+@jitable
 def joinable(board):
     """A slot whose job has chunks left and room for a helper; 0 if there is none."""
     for i in range(word(board + 8 * SLOTS)):
@@ -588,7 +588,7 @@ def joinable(board):
     return 0
 
 
-@register_jitable
+@jitable
 def serve(helper, arena):
     """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few."""
     h, a = step_at(helper), step_at(arena)

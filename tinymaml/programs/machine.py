@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba import guvectorize, types
 from numba.core import cgutils
@@ -56,7 +57,8 @@ step_at, f4_at, f8_at = _at(types.int64), _at(types.float32), _at(types.float64)
 
 p_f4, p_f8 = _pointer(types.float32), _pointer(types.float64)
 p_i8, p_i4, p_i2, p_i1 = map(_pointer, (types.int64, types.int32, types.int16, types.int8))
-p_u1 = p_b1 = _pointer(types.uint8)  # a boolean is a byte
+p_u8, p_u4, p_u2, p_u1 = map(_pointer, (types.uint64, types.uint32, types.uint16, types.uint8))
+p_b1 = p_u1  # a boolean is a byte
 
 
 @intrinsic
@@ -156,7 +158,7 @@ def add(z, x, n):
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# z is what is written. Sizes as in `kernels`, whose results these are (where no number is NaN).
+# z is what is written. Sizes as in `kernels`, whose results these are.
 
 
 @register_jitable
@@ -195,6 +197,12 @@ def unpatches(z, g, n, h, w, c, rows, columns, height, width, stride, top, left)
 
 
 @register_jitable
+def exceeds(x, best):
+    """Whether x takes the place of the best so far: NaN is the largest, and the first of equals stays."""
+    return (not x <= best) & (best == best)
+
+
+@register_jitable
 def pool_argmax(z, x, n, h, w, c, size):
     rows, columns = h // size, w // size
     at = 0
@@ -206,15 +214,16 @@ def pool_argmax(z, x, n, h, w, c, size):
                     below = corner + w * c
                     for q in range(c):
                         v0, v1, v2, v3 = x[corner + q], x[corner + c + q], x[below + q], x[below + c + q]
-                        upper, lower = v1 if v1 > v0 else v0, v3 if v3 > v2 else v2
-                        of_upper, of_lower = 1 if v1 > v0 else 0, 3 if v3 > v2 else 2
-                        z[at + q] = of_lower if lower > upper else of_upper
+                        right_upper, right_lower = exceeds(v1, v0), exceeds(v3, v2)
+                        upper, lower = v1 if right_upper else v0, v3 if right_lower else v2
+                        of_upper, of_lower = 1 if right_upper else 0, 3 if right_lower else 2
+                        z[at + q] = of_lower if exceeds(lower, upper) else of_upper
                 else:
                     for q in range(c):
                         best, k = x[corner + q], 0
                         for m in range(1, size * size):
                             v = x[corner + ((m // size) * w + m % size) * c + q]
-                            if v > best:
+                            if exceeds(v, best):
                                 best, k = v, m
                         z[at + q] = k
                 at += c
@@ -327,25 +336,51 @@ def largest(z, x, before, length, after):
 
 
 @register_jitable
-def _arg(z, x, before, length, after, sign):
+def argmax(z, x, before, length, after):
     for b in range(before):
         for q in range(after):
-            best, k = sign * x[b * length * after + q], 0
+            best, k = x[b * length * after + q], 0
             for i in range(1, length):
-                v = sign * x[(b * length + i) * after + q]
-                if v > best or (v != v and best == best):
+                v = x[(b * length + i) * after + q]
+                if exceeds(v, best):
                     best, k = v, i
             z[b * after + q] = k
 
 
 @register_jitable
-def argmax(z, x, before, length, after):
-    _arg(z, x, before, length, after, 1)
+def argmin(z, x, before, length, after):
+    for b in range(before):
+        for q in range(after):
+            best, k = x[b * length * after + q], 0
+            for i in range(1, length):
+                v = x[(b * length + i) * after + q]
+                if (not v >= best) & (best == best):  # NaN is the least, too
+                    best, k = v, i
+            z[b * after + q] = k
 
 
 @register_jitable
-def argmin(z, x, before, length, after):
-    _arg(z, x, before, length, after, -1)
+def product(z, x, y, count, m, n, k, x0, x1, x2, y0, y1, y2):
+    """z[i] = x[i] y[i], matrices of integers, which wrap: `count` of m × k by k × n; then the strides of x and of y."""
+    for i in range(count):
+        for row in range(m):
+            for column in range(n):
+                total = 0
+                for j in range(k):
+                    total += x[i * x0 + row * x1 + j * x2] * y[i * y0 + j * y1 + column * y2]
+                z[(i * m + row) * n + column] = total
+
+
+@register_jitable
+def product_of_truths(z, x, y, count, m, n, k, x0, x1, x2, y0, y1, y2):
+    """Likewise: "or" over j of "and"."""
+    for i in range(count):
+        for row in range(m):
+            for column in range(n):
+                total = 0
+                for j in range(k):
+                    total |= x[i * x0 + row * x1 + j * x2] & y[i * y0 + j * y1 + column * y2]
+                z[(i * m + row) * n + column] = total
 
 
 @register_jitable
@@ -355,6 +390,27 @@ def cumsum(z, x, before, length, after):
             z[b * length * after + q] = x[b * length * after + q]
         for at in range((b * length + 1) * after, (b + 1) * length * after):
             z[at] = z[at - after] + x[at]
+
+
+@register_jitable
+def power(x, n):
+    """xⁿ of integers, which wraps, for n ≥ 0."""
+    z = x * 0 + 1
+    while n > 0:
+        if n & 1:
+            z *= x
+        x *= x
+        n >>= 1
+    return z
+
+
+@register_jitable
+def order(x, y):
+    """−1, 0 or 1, as the signed x is less than the unsigned y, equal, or greater."""
+    if x < 0:
+        return -1
+    z = np.uint64(x)
+    return int(z > y) - int(z < y)
 
 
 @register_jitable

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine import Primitive, Tensor, value_of
+from ..engine import Primitive, Tensor, alias, stop_gradient, value_of
 from ..inputs import as_tasks, watching
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
@@ -59,7 +59,7 @@ class Program:
         inputs: one `Var` for each array of the arguments.   names: what each is called there.
         outputs: for each leaf of the result a `Var` or a constant.
         arguments, result: the nests these belong into; leaves are whatever was there.
-        checked: what is looked at while f runs: inner losses, which must be finite.
+        checked: what must be finite while f runs: inner losses, and what `passes` and machine code rely on.
         first_order: the variables that first-order MAML has too; None where the question makes no sense.
     """
 
@@ -231,7 +231,7 @@ def _shared(program: Program, other: Program) -> set[Var]:
         of = {x: numbers.setdefault(("input", i), len(numbers)) for i, x in enumerate(p.inputs)}
         for e in p.equations:
             inputs = tuple(of[x] if isinstance(x, Var) else key_of(x) for x in e.inputs)
-            if e.primitive.name in ("alias", "stop_gradient"):
+            if e.primitive in (alias, stop_gradient):
                 of[e.output] = inputs[0]
             else:
                 of[e.output] = numbers.setdefault((e.primitive, inputs, key_of(e.params)), len(numbers))

@@ -245,6 +245,8 @@ def plain_python():
         patch.setattr(loop, "above", lambda x, y, tie: type(tie)(x > y) if x != y else tie)
         patch.setattr(loop, "choose", lambda condition, x, y: x if condition else y)
         patch.setattr(machine, "math", MATH)
+        patch.setattr(machine, "exp2", np.exp2)
+        patch.setattr(machine, "log2", np.log2)
         for kind in C_TYPES:
             patch.setattr(machine, f"p_{kind}", plain.pointer(kind))
         for kind in ("f4", "f8"):

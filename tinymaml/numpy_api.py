@@ -179,16 +179,11 @@ def _computed(f: np.ufunc, x):
 
 numpy_function(np.negative)(ops.negative)
 numpy_function(np.positive)(ops.positive)
+numpy_function(np.square)(ops.square)
 numpy_function(np.absolute)(ops.absolute)
 numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else _computed(np.fabs, x)))
 numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
 numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
-
-
-@numpy_function(np.square)
-def square(x):
-    x = _computed(np.square, x)
-    return x * x
 
 
 @numpy_function(np.reciprocal)
@@ -198,7 +193,13 @@ def reciprocal(x):
 
 @numpy_function(np.clip)
 def clip(a, a_min=None, a_max=None, *, min=None, max=None):
-    low, high = (a_min if min is None else min), (a_max if max is None else max)
+    low, high, a = (a_min if min is None else min), (a_max if max is None else max), as_array(a)
+    if a.dtype.kind in "iu":  # a Python integer that no element exceeds is as good as none
+        low = None if type(low) is int and low <= np.iinfo(a.dtype).min else low
+        high = None if type(high) is int and high >= np.iinfo(a.dtype).max else high
+    ones = [x if x is None or type(x) in (int, float) else np.ones((), np.result_type(value_of(x))) for x in (low, high)]
+    dtype = np.clip(np.ones((), a.dtype), *ones).dtype  # of all three, and NumPy's own errors
+    a = a if a.dtype == dtype else ops.astype(a, dtype=dtype)
     a = a if low is None else ops.maximum(a, low)
     return a if high is None else ops.minimum(a, high)
 
@@ -632,9 +633,9 @@ def diag(v, k=0):
     if v.ndim != 1:
         raise ValueError(f"diag: an array of shape {v.shape}, wanted a vector or a matrix")
     n = v.shape[0] + abs(k)
-    rows = np.arange(v.shape[0])
-    at = (rows + builtins.max(-k, 0), rows + builtins.max(k, 0))
-    return ops.scatter_add(v, *at, template=(ops.ARRAY, ops.ARRAY), shape=(n, n))
+    first = builtins.max(k, -k * n)  # in the flat matrix, where one on the diagonal is n + 1 after the other
+    flat = slice(first, first + v.shape[0] * (n + 1), n + 1)
+    return ops.reshape(ops.scatter_add(v, template=(flat,), shape=(n * n,)), (n, n))
 
 
 @numpy_function(np.tril)

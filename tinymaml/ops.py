@@ -215,6 +215,13 @@ def negative(x):
     return subtract(0, x)
 
 
+def square(x):
+    """x²; of booleans an int8, as NumPy's."""
+    dtype = np.square.resolve_dtypes((x.dtype, None))[0]
+    x = _in(dtype, x)
+    return x * x
+
+
 def positive(x):
     """x; of booleans NumPy's own error."""
     np.positive(np.zeros(1, x.dtype))
@@ -347,6 +354,8 @@ def _attach_operators() -> None:
     compare = dict(eq=equal, ne=not_equal, lt=less, le=less_equal, gt=greater, ge=greater_equal)
     for name, f in compare.items():
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
+    # of booleans the operator squares, and np.power does not
+    Tensor.__pow__ = lambda x, y: square(x) if x.dtype == bool and type(y) is int and y == 2 else power(x, y)
     Tensor.__neg__ = lambda x: negative(x)
     Tensor.__pos__ = lambda x: positive(x)
     Tensor.__abs__ = lambda x: absolute(x)

@@ -392,6 +392,22 @@ def cumsum(z, x, before, length, after):
             z[at] = z[at - after] + x[at]
 
 
+def _of_base_2(name: str):
+    """exp2 or log2. Numba's own are one function for both floating types, and fit the first."""
+
+    @intrinsic
+    def f(typingctx, x):
+        def codegen(context, builder, signature, args):
+            return builder.call(builder.module.declare_intrinsic(f"llvm.{name}", [args[0].type]), args)
+
+        return x(x), codegen
+
+    return f
+
+
+exp2, log2 = _of_base_2("exp2"), _of_base_2("log2")
+
+
 @register_jitable
 def power(x, n):
     """xⁿ of integers, which wraps, for n ≥ 0."""

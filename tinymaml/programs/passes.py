@@ -85,7 +85,8 @@ class Builder:
         inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
         if e.primitive.elementwise and self.rules is RULES:
             for i in range(len(inputs)):
-                inputs[i] = self.narrow(i, inputs, e.output)
+                if e.primitive is not ops.power or i == 0:  # np.power takes one number, ½, for np.sqrt, an array not
+                    inputs[i] = self.narrow(i, inputs, e.output)
         return self.make(e.primitive, inputs, e.params, e.output)
 
     def make(self, primitive: Primitive, inputs: list, params: dict, like: Var):
@@ -313,6 +314,8 @@ def _power(b, inputs, params, output):
     if n in (2, 3) and _same(x, output):
         square = b.make(ops.multiply, [x, x], {}, output)
         return square if n == 2 else b.make(ops.multiply, [square, x], {}, output)
+    if n == 0.5 and _same(x, output) and np.isnan(np.power(np.full(1, -np.inf), 0.5)):
+        return b.make(ops.sqrt, [x], {}, output)
     if n == -1 and output.dtype.kind == "f" and _same(x, output):
         return b.make(ops.divide, [1.0, x], {}, output)
     return None

@@ -39,8 +39,8 @@ from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
 EXPRESSIONS = {  # on scalars of the dtype that is computed in
     alias: "{0}", ops.astype: "{0}",
     ops.add: "{0} + {1}", ops.subtract: "{0} - {1}", ops.multiply: "{0} * {1}", ops.divide: "{0} / {1}",
-    ops.power: "{0} ** {1}", ops.exp: "math.exp({0})", ops.expm1: "math.expm1({0})", ops.exp2: "np.exp2({0})",
-    ops.log: "math.log({0})", ops.log1p: "math.log1p({0})", ops.log2: "np.log2({0})", ops.log10: "math.log10({0})",
+    ops.power: "{0} ** {1}", ops.exp: "math.exp({0})", ops.expm1: "math.expm1({0})", ops.exp2: "machine.exp2({0})",
+    ops.log: "math.log({0})", ops.log1p: "math.log1p({0})", ops.log2: "machine.log2({0})", ops.log10: "math.log10({0})",
     ops.logaddexp: "machine.logaddexp({0}, {1})", ops.sqrt: "math.sqrt({0})", ops.hypot: "math.hypot({0}, {1})",
     ops.sin: "math.sin({0})", ops.cos: "math.cos({0})", ops.tan: "math.tan({0})", ops.arctan: "math.atan({0})",
     ops.sinh: "math.sinh({0})", ops.cosh: "math.cosh({0})", ops.tanh: "math.tanh({0})",
@@ -97,9 +97,11 @@ class Body:
         out = e.output
         kinds = _computed_in(e)
         arguments = [self.scalar(loop, x, v) for x, v in zip(e.inputs, operands, strict=True)]
-        for (text, was), kind in zip(arguments, kinds, strict=True):
+        for i, ((text, was), kind) in enumerate(zip(arguments, kinds, strict=True)):
             if was is None and kind.kind in "iu" and not np.iinfo(kind).min <= int(text) <= np.iinfo(kind).max:
-                raise Unsupported(f"a number beyond {kind} has no kernel")
+                if e.primitive is not ops.where:
+                    raise Unsupported(f"a number beyond {kind} has no kernel")
+                arguments[i] = repr(np.asarray(int(text)).astype(kind).item()), None  # np.where lets it wrap
         texts = [
             self.constant(text, kind) if was is None and kind.kind == "f" else _cast(text, was, kind)
             for (text, was), kind in zip(arguments, kinds, strict=True)
@@ -196,7 +198,7 @@ def _typed(text: str, primitive: Primitive, dtype: np.dtype) -> str:
     return text if typed else f"{code(dtype)}({text})"
 
 
-WIDENED = {ops.power, ops.floor, ops.ceil, ops.trunc, ops.rint, ops.exp2, ops.log2, ops.hypot, ops.logaddexp, alias,
+WIDENED = {ops.power, ops.floor, ops.ceil, ops.trunc, ops.rint, ops.hypot, ops.logaddexp, alias,
            ops.astype}  # fmt: skip
 
 

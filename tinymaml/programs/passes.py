@@ -269,14 +269,16 @@ def _multiply(b, inputs, params, output):
         return y
     inner = b.by(y, ops.multiply)
     d = _number(inner.inputs[0]) if inner and _same(inner.inputs[1], output) else None
-    if d is not None and _one_for_both(c, d) and _ordinary(c * d, output.dtype):
+    if d is not None and _one_for_both(c, d, output.dtype):
         # c (d z) = (c d) z
         return b.make(ops.multiply, [c * d, inner.inputs[1]], {}, output)
     return None if x is inputs[0] and _plain(x) else b.make(ops.multiply, [float(c), y], {}, output)
 
 
-def _one_for_both(c: float, d: float) -> bool:
-    """Whether c (d z) overflows, or is too small, only where (c d) z is."""
+def _one_for_both(c: float, d: float, dtype: np.dtype) -> bool:
+    """Whether c (d z) overflows, or vanishes, only where (c d) z does."""
+    if not _ordinary(c * d, dtype) or (c * d == 0 and c and d):
+        return False
     c, d = abs(c), abs(d)
     return c == 1 or d == 1 or (c <= 1 and d <= 1) or (c >= 1 and d >= 1)
 

@@ -157,7 +157,6 @@ NOT_COMPILED = {
         "half precision": (lambda x: x * 2, (np.ones(3, np.float16),), "float16"),
         "complex numbers": (lambda x: x * x, (np.ones(3) * 1j,), "complex128"),
         "another byte order": (lambda x: x * x, (np.ones(3, ">f8"),), ">f8|float64"),
-        "products of integers": (lambda x: x @ x, (np.eye(3, dtype=int),), "matrix product of int64"),
         "nothing": (lambda x: np.sum(x[:0]) + x, (np.ones(3),), "length 0"),
         "no axes": (lambda x: np.max(x), (np.array(3.0),), "max"),
         "two kinds of index": (lambda x, k: x[k, 1], (np.eye(3), np.array([0, 2])), "index like"),

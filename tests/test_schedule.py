@@ -77,14 +77,16 @@ def units(ours, wanted, scale: list[float]) -> float:
 # ── a machine in Python ─────────────────────────────────────────────────────────────────────────────────────────────
 
 C_TYPES = {"f4": ctypes.c_float, "f8": ctypes.c_double, "i8": ctypes.c_int64, "i4": ctypes.c_int32,
-           "i2": ctypes.c_int16, "i1": ctypes.c_int8, "u1": ctypes.c_uint8, "b1": ctypes.c_uint8}  # fmt: skip
+           "i2": ctypes.c_int16, "i1": ctypes.c_int8, "u1": ctypes.c_uint8, "u2": ctypes.c_uint16,
+           "u4": ctypes.c_uint32, "u8": ctypes.c_uint64, "b1": ctypes.c_uint8}  # fmt: skip
 SCALARS = {"f4": np.float32, "f8": np.float64} | {
     kind: lambda x, c=c: c(int(x)).value for kind, c in C_TYPES.items() if kind[0] != "f"
 }
 # Python's raise where C's give infinity or NaN
 MATH = types.SimpleNamespace(
-    exp=np.exp, expm1=np.expm1, log=np.log, log1p=np.log1p, sqrt=np.sqrt, sin=np.sin, cos=np.cos, tanh=np.tanh,
-    atan=np.arctan, floor=np.floor, ceil=np.ceil, trunc=np.trunc, inf=math.inf, nan=math.nan,
+    exp=np.exp, expm1=np.expm1, log=np.log, log1p=np.log1p, log10=np.log10, sqrt=np.sqrt, hypot=np.hypot,
+    sin=np.sin, cos=np.cos, tan=np.tan, sinh=np.sinh, cosh=np.cosh, tanh=np.tanh, atan=np.arctan,
+    floor=np.floor, ceil=np.ceil, trunc=np.trunc, inf=math.inf, nan=math.nan,
 )  # fmt: skip
 
 
@@ -267,9 +269,13 @@ def plain_python():
         patch.setattr(machine, "step_at", plain.at("i8"))
         patch.setattr(loop, "loop", plain.loop)
         patch.setattr(loop, "larger", lambda x, y: x if x > y or x != x else y)
+        patch.setattr(loop, "smaller", lambda x, y: x if x < y or x != x else y)
+        patch.setattr(loop, "sign", lambda x: type(x)(np.sign(x)))
         patch.setattr(loop, "above", lambda x, y, tie: type(tie)(x > y) if x != y else tie)
         patch.setattr(loop, "choose", lambda condition, x, y: x if condition else y)
         patch.setattr(machine, "math", MATH)
+        patch.setattr(machine, "exp2", np.exp2)
+        patch.setattr(machine, "log2", np.log2)
         for kind in C_TYPES:
             patch.setattr(machine, f"p_{kind}", plain.pointer(kind))
         for kind in ("f4", "f8"):

@@ -75,14 +75,15 @@ class Primitive:
         forward: `forward(*arrays, **params)` → array.
         vjp: one rule an input, `rule(g, out, *inputs, **params)` → the cotangent of that input, where g is the
             cotangent of the output. `None`: not differentiable (comparisons, argmax); the derivative stops there.
+        elementwise: each element of the output is made of one element of each input, which broadcast.
 
     A rule must not read values, only combine them: whatever depends on a value is an operation too.
     """
 
     registry: dict[str, Primitive] = {}
 
-    def __init__(self, name: str, forward: Callable, vjp: Any = None):
-        self.name, self.forward, self.vjp = name, forward, vjp
+    def __init__(self, name: str, forward: Callable, vjp: Any = None, elementwise: bool = False):
+        self.name, self.forward, self.vjp, self.elementwise = name, forward, vjp, elementwise
         Primitive.registry[name] = self
 
     def __call__(self, *inputs, **params):
@@ -271,6 +272,10 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
 
     Returns:
         The gradient has the nest, shapes and dtypes of the argument (a tuple of these for a tuple of argnums).
+
+    Raises:
+        ValueError: f returns no scalar.
+        TypeError: f returns an integer (other than one written down, `0`) or a boolean, or an argument holds them.
     """
     wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -291,6 +296,11 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
             if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
                 seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
                 raise ValueError(f"{_name(f)} must return a scalar to be differentiated, it returned {seen}")
+            if (dtype := np.result_type(value_of(value))).kind not in "fc" and type(value) is not int:
+                raise TypeError(
+                    f"{_name(f)} must return a floating-point number to be differentiated, it returned {dtype}:"
+                    " a count or a comparison has no slope"
+                )
             return out
 
         out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))

@@ -9,6 +9,7 @@ their kin are in `products`. Read next: `nn`.
 from __future__ import annotations
 
 import builtins
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Sequence
@@ -122,8 +123,10 @@ Tensor.__format__ = lambda x, spec: format(x.value, spec) if spec else repr(x)  
 
 for _f, _ours in {
     np.add: ops.add, np.subtract: ops.subtract, np.multiply: ops.multiply, np.divide: ops.divide, np.power: ops.power,
-    np.exp: ops.exp, np.expm1: ops.expm1, np.log: ops.log, np.log1p: ops.log1p, np.logaddexp: ops.logaddexp,
-    np.sqrt: ops.sqrt, np.sin: ops.sin, np.cos: ops.cos, np.tanh: ops.tanh, np.arctan: ops.arctan,
+    np.exp: ops.exp, np.expm1: ops.expm1, np.exp2: ops.exp2, np.log: ops.log, np.log1p: ops.log1p,
+    np.log2: ops.log2, np.log10: ops.log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: ops.hypot,
+    np.sin: ops.sin, np.cos: ops.cos, np.tan: ops.tan, np.arctan: ops.arctan,
+    np.sinh: ops.sinh, np.cosh: ops.cosh, np.tanh: ops.tanh,
     np.sign: ops.sign, np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
     np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: ops.isfinite,
     np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
@@ -161,27 +164,38 @@ def _holds_tensor(x) -> bool:
 
 # ── elementwise ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-numpy_function(np.negative)(lambda x: ops.multiply(x, -1))
-numpy_function(np.positive)(lambda x: x)
-numpy_function(np.square)(lambda x: x * x)
-numpy_function(np.reciprocal)(lambda x: 1 / x)
-numpy_function(np.absolute, np.fabs)(lambda x: x * np.sign(x))
-numpy_function(np.tan)(lambda x: np.sin(x) / np.cos(x))
-numpy_function(np.sinh)(lambda x: (np.expm1(x) - np.expm1(-x)) / 2)
-numpy_function(np.cosh)(lambda x: (np.exp(x) + np.exp(-x)) / 2)
-numpy_function(np.exp2)(lambda x: 2.0**x)
-numpy_function(np.log2)(lambda x: np.log(x) / float(np.log(2)))
-numpy_function(np.log10)(lambda x: np.log(x) / float(np.log(10)))
-numpy_function(np.hypot)(lambda x, y: np.sqrt(x * x + y * y))
+
+def _computed(f: np.ufunc, x):
+    """x in the dtype that NumPy's function of one array computes in; NumPy's own error where it has none."""
+    dtype = f.resolve_dtypes((x.dtype, None))[0]
+    return x if x.dtype == dtype else ops.astype(x, dtype=dtype)
+
+
+numpy_function(np.negative)(ops.negative)
+numpy_function(np.positive)(ops.positive)
+numpy_function(np.square)(ops.square)
+numpy_function(np.absolute)(ops.absolute)
+numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else _computed(np.fabs, x)))
 numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
-numpy_function(np.minimum)(lambda x, y: -ops.maximum(-1 * x, -1 * y))
+numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
+
+
+@numpy_function(np.reciprocal)
+def reciprocal(x):
+    return 1 / x if x.dtype.kind in "fc" else ops.reciprocal(_computed(np.reciprocal, x))
 
 
 @numpy_function(np.clip)
 def clip(a, a_min=None, a_max=None, *, min=None, max=None):
-    low, high = (a_min if min is None else min), (a_max if max is None else max)
+    low, high, a = (a_min if min is None else min), (a_max if max is None else max), as_array(a)
+    if a.dtype.kind in "iu":  # a Python integer that no element exceeds is as good as none
+        low = None if type(low) is int and low <= np.iinfo(a.dtype).min else low
+        high = None if type(high) is int and high >= np.iinfo(a.dtype).max else high
+    like = [x if x is None or type(x) in (int, float) else np.ones(1, np.result_type(value_of(x))) for x in (low, high)]
+    dtype = np.clip(np.ones(1, a.dtype), *like).dtype  # of all three, and NumPy's own errors
+    a = a if a.dtype == dtype else ops.astype(a, dtype=dtype)
     a = a if low is None else ops.maximum(a, low)
-    return a if high is None else np.minimum(a, high)
+    return a if high is None else ops.minimum(a, high)
 
 
 @numpy_function(np.where)
@@ -209,10 +223,30 @@ def max(a, axis=None, *, keepdims=False):
 
 @numpy_function(np.min, np.amin)
 def min(a, axis=None, *, keepdims=False):
-    return -ops.max(-a, axis, keepdims) if a.dtype != bool else all_(a, axis, keepdims=keepdims)
+    if a.dtype.kind in "iub":  # ~x turns the order of all integers round; −x is not to be had for the least
+        return ops.invert(ops.max(ops.invert(a), axis, keepdims))
+    return -ops.max(-a, axis, keepdims)
+
+
+def _floating(a):
+    """a, where NumPy would compute in floating point: integers and booleans as float64."""
+    return a if a.dtype.kind in "fc" else ops.astype(a, dtype=np.dtype(np.float64))
+
+
+def _widened(f: Callable) -> Callable:
+    """A mean of `a` as NumPy has it: integers in float64, and float16 by way of float32."""
+
+    @functools.wraps(f)
+    def of_wider(a, *args, **kwargs):
+        if a.dtype != np.float16:
+            return f(_floating(a), *args, **kwargs)
+        return ops.astype(f(ops.astype(a, dtype=np.dtype(np.float32)), *args, **kwargs), dtype=a.dtype)
+
+    return of_wider
 
 
 @numpy_function(np.mean)
+@_widened
 def mean(a, axis=None, *, keepdims=False):
     return ops.sum(a, axis, keepdims) / _count(a, axis)
 
@@ -222,27 +256,30 @@ def _count(a, axis) -> int:
 
 
 @numpy_function(np.var)
+@_widened
 def var(a, axis=None, *, ddof=0, keepdims=False):
     centred = a - mean(a, axis, keepdims=True)
     return ops.sum(centred * centred, axis, keepdims) / builtins.max(_count(a, axis) - ddof, 0)
 
 
 @numpy_function(np.std)
+@_widened
 def std(a, axis=None, *, ddof=0, keepdims=False):
     return np.sqrt(var(a, axis, ddof=ddof, keepdims=keepdims))
 
 
 @numpy_function(np.prod)
 def prod(a, axis=None, *, keepdims=False):
-    """By multiplying halves, so that zeros are no special case, at any order."""
+    """By multiplying neighbours, so that zeros are no special case, at any order."""
+    a = ops.astype(a, dtype=np.prod(np.ones(1, a.dtype)).dtype) if a.dtype.kind in "iub" else a
     where_ = normal_axes(axis, a.ndim)
     rest = tuple(i for i in range(a.ndim) if i not in where_)
     shape = tuple(1 if i in where_ else n for i, n in enumerate(a.shape))
     a = ops.reshape(ops.transpose(a, where_ + rest), (_count(a, where_), *(a.shape[i] for i in rest)))
     while len(a) > 1:
-        half = len(a) // 2
-        pairs = a[:half] * a[half : 2 * half]
-        a = np.concatenate([pairs, a[2 * half :]]) if len(a) % 2 else pairs
+        even = len(a) // 2 * 2
+        pairs = a[:even:2] * a[1:even:2]
+        a = np.concatenate([pairs, a[even:]]) if len(a) % 2 else pairs
     a = a[0] if len(a) else np.ones(a.shape[1:], a.dtype)
     return ops.reshape(a, shape if keepdims else tuple(n for i, n in enumerate(shape) if i not in where_))
 
@@ -263,7 +300,8 @@ def argmin(a, axis=None, *, keepdims=False):
 
 
 @numpy_function(np.argsort)
-def argsort(a, axis=-1):
+def argsort(a, axis=-1, kind=None, *, stable=None):
+    """Always stable, whatever `kind` asks for."""
     return ops.argsort(a, axis=axis)
 
 
@@ -280,7 +318,10 @@ def all_(a, axis=None, *, keepdims=False):
 @numpy_function(np.linalg.norm)
 def norm(x, ord=None, axis=None, keepdims=False):
     """The 2-norm (Frobenius for a matrix or for all of x), and for vectors 1, 2, any p > 0 and ±inf."""
+    x = _floating(x)
     dims = x.ndim if axis is None else len(normal_axes(axis, x.ndim))
+    if axis is not None and dims > 2:
+        raise ValueError(f"linalg.norm: axis is {axis}, wanted one or two axes")
     if ord is None or (ord == 2 and dims == 1) or (ord == "fro" and dims == 2):
         return np.sqrt(ops.sum(x * x, axis, keepdims))
     if dims != 1:
@@ -451,7 +492,7 @@ def pad(array, pad_width, mode="constant", constant_values=0):
     shape = tuple(a + n + b for n, (a, b) in zip(array.shape, widths, strict=True))
     inside = tuple(slice(a, a + n) for n, (a, _) in zip(array.shape, widths, strict=True))
     padded = ops.scatter_add(array, template=inside, shape=shape)
-    if not isinstance(constant_values, Tensor) and constant_values == 0:
+    if not isinstance(constant_values, Tensor) and constant_values == 0 and not np.signbit(constant_values):
         return padded
     mask = np.ones(shape, bool)
     mask[inside] = False
@@ -499,8 +540,11 @@ def take_along_axis(arr, indices, axis=-1):
 @numpy_function(np.diff)
 def diff(a, n=1, axis=-1):
     axis = one_axis(axis, a.ndim)
+    if n < 0:
+        raise ValueError(f"diff: n is {n}, wanted an integer of at least 0")
+    minus = ops.not_equal if a.dtype == bool else ops.subtract
     for _ in range(n):
-        a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
+        a = minus(_along(a, axis, slice(1, None)), _along(a, axis, slice(None, -1)))
     return a
 
 
@@ -509,26 +553,56 @@ def diff(a, n=1, axis=-1):
 
 def getitem(x, index):
     """x[index] as NumPy has it, basic or advanced; index arrays may be integer tensors (an argmax)."""
-    template, arrays, masked = [], [], False
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = [_index_part(part) for part in (index if isinstance(index, tuple) else (index,))]
+    if any(type(part) is bool or _is_mask(part) for part in parts):  # NumPy's own error for a mask that does not fit
+        np.broadcast_to(False, x.shape)[tuple(map(value_of, parts))]
+    if any(type(part) is bool for part in parts):
+        x, parts = _truths_as_places(x, parts)
+    template, arrays = [], []
     for part in parts:
-        if part is None or part is ... or isinstance(part, (slice, int, np.integer, np.bool_)):
-            template.append(part)
-            continue
-        if not isinstance(part, (Tensor, np.ndarray)):  # a list, a range, a tuple in the tuple
-            part = np.asarray(part)
-            part = part if part.size else part.astype(int)
-        if part.dtype != bool:
+        if _is_mask(part):
+            arrays.extend(np.nonzero(part))
+            template.extend([ops.ARRAY] * part.ndim)
+        elif isinstance(part, (Tensor, np.ndarray)):
             arrays.append(part)
             template.append(ops.ARRAY)
-            continue
-        masked = True  # the shape of the result depends on the mask's value
-        part = _decide(part, "the shape of x[mask]") if isinstance(part, Tensor) else part
-        arrays.extend(np.nonzero(part) if part.ndim else ())
-        template.extend([ops.ARRAY] * part.ndim if part.ndim else [bool(part)])
-    if masked:  # NumPy's own error for a mask that does not fit
-        np.broadcast_to(False, x.shape)[tuple(map(value_of, parts))]
+        else:
+            template.append(part)
     return ops.getitem(x, *arrays, template=tuple(template))
+
+
+def _index_part(part):
+    """One part of an index: None, ..., a slice, an int, a truth as a Python bool; or an array, a tensor of integers."""
+    if isinstance(part, Tensor) and part.dtype == bool:  # the shape of the result depends on the mask's value
+        part = _decide(part, "the shape of x[mask]")
+    if part is None or part is ... or isinstance(part, (slice, int, np.integer, Tensor)):
+        return part
+    if not isinstance(part, np.ndarray):  # a list, a range, a tuple in the tuple, a NumPy truth
+        part = np.asarray(part)
+        part = part if part.size else part.astype(int)
+    return bool(part) if part.dtype == bool and not part.ndim else part
+
+
+def _is_mask(part) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == bool
+
+
+def _truths_as_places(x, parts: list):
+    """x and the index without truths: a truth stands for a new axis, of which True takes all and False nothing."""
+    truths = [part for part in parts if type(part) is bool]
+    if truths == [True] and all(part is None or part is ... or type(part) in (bool, slice) for part in parts):
+        return x, [None if part is True else part for part in parts]
+    used = [0 if part is None or part is ... or type(part) is bool else part.ndim if _is_mask(part) else 1
+            for part in parts]  # fmt: skip
+    used = [x.ndim - builtins.sum(used) if part is ... else n for part, n in zip(parts, used, strict=True)]
+    at, axes, places = 0, [], []
+    for part, n in zip(parts, used, strict=True):
+        if type(part) is bool:
+            axes.append(at + len(axes))
+            part = np.zeros(int(part), int)
+        places.append(np.asarray(part) if isinstance(part, (int, np.integer)) else part)  # as beside any index array
+        at += n
+    return ops.expand_dims(x, tuple(axes)), places
 
 
 # ── matrices ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -554,19 +628,19 @@ def diag(v, k=0):
     if v.ndim != 1:
         raise ValueError(f"diag: an array of shape {v.shape}, wanted a vector or a matrix")
     n = v.shape[0] + abs(k)
-    rows = np.arange(v.shape[0])
-    at = (rows + builtins.max(-k, 0), rows + builtins.max(k, 0))
-    return ops.scatter_add(v, *at, template=(ops.ARRAY, ops.ARRAY), shape=(n, n))
+    first = builtins.max(k, -k * n)  # in the flat matrix, where one on the diagonal is n + 1 after the other
+    flat = slice(first, first + v.shape[0] * (n + 1), n + 1)
+    return ops.reshape(ops.scatter_add(v, template=(flat,), shape=(n * n,)), (n, n))
 
 
 @numpy_function(np.tril)
 def tril(m, k=0):
-    return ops.where(np.tri(*m.shape[-2:], k=k, dtype=bool), m, 0)
+    return ops.where(np.tri(*m.shape[-2:], k=k, dtype=bool), m, m.dtype.type(0))
 
 
 @numpy_function(np.triu)
 def triu(m, k=0):
-    return ops.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), 0, m)
+    return ops.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), m.dtype.type(0), m)
 
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────────────

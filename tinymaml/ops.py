@@ -23,6 +23,7 @@ complex step in `check` needs. Read next: `nn`; every other NumPy function is bu
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -35,12 +36,12 @@ from .engine import Primitive, Tensor
 
 
 def elementwise(name: str, forward: Callable, *rules: Callable | None) -> Primitive:
-    """A primitive that broadcasts: each rule's result is summed back to the shape of its input."""
+    """A primitive that broadcasts: each rule's result is summed back to the shape of its input. No rules: no slope."""
 
     def summed(i: int, rule: Callable) -> Callable:
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
-    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)))
+    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)), elementwise=True)
 
 
 def sum_to(g, shape: tuple[int, ...]):
@@ -60,28 +61,41 @@ exp      = elementwise("exp",      np.exp,      lambda g, z, x: g * z)
 expm1    = elementwise("expm1",    np.expm1,    lambda g, z, x: g * exp(x))
 log      = elementwise("log",      np.log,      lambda g, z, x: g / x)
 log1p    = elementwise("log1p",    np.log1p,    lambda g, z, x: g / (1 + x))
+exp2     = elementwise("exp2",     np.exp2,     lambda g, z, x: g * (z * math.log(2)))
+log2     = elementwise("log2",     np.log2,     lambda g, z, x: g / (x * math.log(2)))
+log10    = elementwise("log10",    np.log10,    lambda g, z, x: g / (x * math.log(10)))
 sqrt     = elementwise("sqrt",     np.sqrt,     lambda g, z, x: g / (2 * z))
 sin      = elementwise("sin",      np.sin,      lambda g, z, x: g * cos(x))
 cos      = elementwise("cos",      np.cos,      lambda g, z, x: -g * sin(x))
+tan      = elementwise("tan",      np.tan,      lambda g, z, x: g * (1 + z * z))
+sinh     = elementwise("sinh",     np.sinh,     lambda g, z, x: g * cosh(x))
+cosh     = elementwise("cosh",     np.cosh,     lambda g, z, x: g * sinh(x))
 tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z))
 arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x))
 
 # z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = z log x, and 0 where x = 0
 power = elementwise("power", np.power,
-                    lambda g, z, x, y: g * y * power(x, _lowered(y)),
-                    lambda g, z, x, y: g * z * _log_or_zero(x))
+                    lambda g, z, x, y: g * y * power(x, _lowered(y, z.dtype)),
+                    lambda g, z, x, y: g * z * _log_or_zero(x, z.dtype))
 
 
-def _lowered(y):
+def _lowered(y, dtype):
     """y − 1, and 0 where y = 0; a Python number stays one (as an array it would promote float32)."""
-    return (y - 1 if y else y) if isinstance(y, (int, float)) else y - not_equal(y, 0)
+    if isinstance(y, (int, float)):
+        return y - 1 if y else y
+    y = _in(dtype, y)  # the least integer less one would be the largest
+    return y - not_equal(y, 0)
 
 
-def _log_or_zero(x):
+def _log_or_zero(x, dtype):
     """log x, and 0 where x = 0; of a Python number, a Python number."""
     if isinstance(x, (int, float)):
         return float(np.log(x)) if x else 0.0
-    return log(where(equal(x, 0), 1, x))
+    return log(_in(dtype, where(equal(x, 0), 1, x)))
+
+
+def _in(dtype, x):
+    return x if x.dtype == dtype else astype(x, dtype=dtype)
 
 
 def _logaddexp(x, y):
@@ -98,6 +112,23 @@ logaddexp = elementwise("logaddexp", _logaddexp, lambda g, z, x, y: g * exp(x - 
 maximum = elementwise("maximum", lambda x, y, *, tie=0.5: np.maximum(x, y),
                       lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=tie, dtype=g.dtype),
                       lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=1 - tie, dtype=g.dtype))
+
+# z = min(x, y)
+minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),
+                      lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=tie, dtype=g.dtype),
+                      lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=1 - tie, dtype=g.dtype))
+
+
+def _absolute(x):
+    return x * np.sign(np.real(x)) if np.iscomplexobj(x) else np.absolute(x)
+
+
+def _hypot(x, y):
+    return np.sqrt(x * x + y * y) if np.iscomplexobj(x) or np.iscomplexobj(y) else np.hypot(x, y)
+
+
+absolute = elementwise("absolute", _absolute, lambda g, z, x: g * sign(x))
+hypot = elementwise("hypot", _hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z))
 
 # z = x where c, else y.  A choice, not a product: what is not chosen may be infinite
 where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g))
@@ -127,20 +158,21 @@ def _max_share(x, *, axis, ties):
     return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)
 
 
-above = Primitive("above", _above)
+above = elementwise("above", _above)
 max_share = Primitive("max_share", _max_share)
 pool_argmax = Primitive("pool_argmax", kernels.pool_argmax)
 argmax = Primitive("argmax", lambda x, *, axis, keepdims: np.argmax(x, axis, keepdims=keepdims))
 argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, keepdims=keepdims))
 argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"))
-sign = Primitive("sign", lambda x: np.sign(np.real(x)))
+sign = elementwise("sign", lambda x: np.sign(np.real(x)))
+reciprocal = elementwise("reciprocal", np.reciprocal)  # of integers: 1, −1, or 0; floats are divided
 floor, ceil, rint, trunc, isnan, isinf, isfinite, logical_not, invert = (
-    Primitive(f.__name__, f)
+    elementwise(f.__name__, f)
     for f in (np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite, np.logical_not, np.invert)
 )
 (equal, not_equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor,
  bitwise_and, bitwise_or, bitwise_xor) = (
-    Primitive(f.__name__, f)
+    elementwise(f.__name__, f)
     for f in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
               np.logical_and, np.logical_or, np.logical_xor, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
 )
@@ -173,6 +205,27 @@ def normal_axes(axis, ndim: int) -> tuple[int, ...]:
     if len(set(axes)) != len(axes):
         raise ValueError(f"repeated axis in {tuple(axis)}")
     return axes
+
+
+def negative(x):
+    """−x; of integers 0 − x, which wraps as NumPy's does; of booleans NumPy's own error."""
+    if x.dtype.kind in "fc":
+        return multiply(x, -1)
+    np.negative(np.zeros(1, x.dtype))
+    return subtract(0, x)
+
+
+def square(x):
+    """x²; of booleans an int8, as NumPy's."""
+    dtype = np.square.resolve_dtypes((x.dtype, None))[0]
+    x = _in(dtype, x)
+    return x * x
+
+
+def positive(x):
+    """x; of booleans NumPy's own error."""
+    np.positive(np.zeros(1, x.dtype))
+    return x
 
 
 def sum(x, axis=None, keepdims=False):
@@ -294,15 +347,18 @@ unpick = Primitive("unpick", kernels.unpick,
 
 def _attach_operators() -> None:
     binary = dict(add=add, sub=subtract, mul=multiply, truediv=divide, pow=power, matmul=matmul)
+    binary |= {"and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}
     for name, f in binary.items():
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
         setattr(Tensor, f"__r{name}__", lambda x, y, f=f: f(y, x))
     compare = dict(eq=equal, ne=not_equal, lt=less, le=less_equal, gt=greater, ge=greater_equal)
-    for name, f in (compare | {"and": bitwise_and, "or": bitwise_or, "xor": bitwise_xor}).items():
+    for name, f in compare.items():
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
-    Tensor.__neg__ = lambda x: multiply(x, -1)
-    Tensor.__pos__ = lambda x: x
-    Tensor.__abs__ = lambda x: multiply(x, sign(x))
+    # of booleans the operator squares, and np.power does not
+    Tensor.__pow__ = lambda x, y: square(x) if x.dtype == bool and type(y) is int and y == 2 else power(x, y)
+    Tensor.__neg__ = lambda x: negative(x)
+    Tensor.__pos__ = lambda x: positive(x)
+    Tensor.__abs__ = lambda x: absolute(x)
     Tensor.__invert__ = lambda x: invert(x)
     Tensor.astype = lambda x, dtype: astype(x, dtype=np.dtype(dtype))
 

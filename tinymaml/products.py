@@ -67,6 +67,8 @@ def einsum(subscripts, *operands, optimize=False):
     if not isinstance(subscripts, str):
         raise unsupported("einsum", "takes subscripts as a string")
     operands = [as_array(x) for x in operands]
+    dtype = np.result_type(*(x.dtype for x in operands))
+    operands = [x if x.dtype == dtype else ops.astype(x, dtype=dtype) for x in operands]
     terms, out = _einsum_terms(subscripts.replace(" ", ""), operands)
     x, of_x = operands[0], terms[0]
     for i in range(1, len(operands)):
@@ -111,7 +113,13 @@ def _reduce(x, letters: str, keep: str):
             x = diagonal(x, 0, i, j)
             letters = letters[:i] + letters[i + 1 : j] + letters[j + 1 :] + c
     drop = tuple(i for i, c in enumerate(letters) if c not in keep)
-    return (ops.sum(x, drop) if drop else x), "".join(c for c in letters if c in keep)
+    return (_sum(x, drop) if drop else x), "".join(c for c in letters if c in keep)
+
+
+def _sum(x, axis: tuple[int, ...]):
+    """The sum in the dtype of x, as products have it: integers wrap, and booleans are joined by "or"."""
+    total = ops.sum(x, axis)
+    return total if total.dtype == x.dtype else ops.astype(total, dtype=x.dtype)
 
 
 def contract(x, of_x: str, y, of_y: str, out: str):

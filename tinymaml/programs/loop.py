@@ -33,7 +33,8 @@ from numba.extending import intrinsic
 
 TYPES = {
     "f4": types.float32, "f8": types.float64, "i8": types.int64, "i4": types.int32, "i2": types.int16,
-    "i1": types.int8, "u1": types.uint8, "b1": types.uint8,
+    "i1": types.int8, "u1": types.uint8, "u2": types.uint16, "u4": types.uint32, "u8": types.uint64,
+    "b1": types.uint8,
 }  # fmt: skip
 WORD = ir.IntType(64)
 
@@ -224,24 +225,30 @@ def _llvm(number: types.Type) -> ir.Type:
 # Without branches: Numba takes long over these too.
 
 
-def _compare(builder: ir.IRBuilder, relation: str, x: ir.Value, y: ir.Value, signed: bool) -> ir.Value:
-    if not isinstance(x.type, ir.IntType):
+def _compare(builder: ir.IRBuilder, relation: str, x: ir.Value, y: ir.Value, number: types.Type) -> ir.Value:
+    """Whether the relation holds between two of a type of number; not for NaN."""
+    if isinstance(number, types.Float):
         return builder.fcmp_ordered(relation, x, y)
-    return (builder.icmp_signed if signed else builder.icmp_unsigned)(relation, x, y)
+    return (builder.icmp_signed if number.signed else builder.icmp_unsigned)(relation, x, y)
 
 
-@intrinsic
-def larger(typingctx, x, y):
-    """x if x > y or x is NaN, else y"""
+def _extreme(relation: str):
+    @intrinsic
+    def extreme(typingctx, x, y):
+        def codegen(context, builder, signature, args):
+            x, y = args
+            chosen = _compare(builder, relation, x, y, signature.return_type)
+            if isinstance(signature.return_type, types.Float):
+                chosen = builder.or_(chosen, builder.fcmp_unordered("uno", x, x))
+            return builder.select(chosen, x, y)
 
-    def codegen(context, builder, signature, args):
-        x, y = args
-        chosen = _compare(builder, ">", x, y, signature.return_type is not types.uint8)
-        if not isinstance(x.type, ir.IntType):
-            chosen = builder.or_(chosen, builder.fcmp_unordered("uno", x, x))
-        return builder.select(chosen, x, y)
+        return x(x, x), codegen
 
-    return x(x, x), codegen
+    return extreme
+
+
+larger = _extreme(">")  # x if x > y or x is NaN, else y
+smaller = _extreme("<")
 
 
 @intrinsic
@@ -251,11 +258,27 @@ def above(typingctx, x, y, tie):
     def codegen(context, builder, signature, args):
         x, y, tie = args
         one, zero = (context.get_constant(signature.return_type, n) for n in (1, 0))
-        signed = signature.args[0] is not types.uint8
-        low = builder.select(_compare(builder, "==", x, y, signed), tie, zero)
-        return builder.select(_compare(builder, ">", x, y, signed), one, low)
+        number = signature.args[0]
+        low = builder.select(_compare(builder, "==", x, y, number), tie, zero)
+        return builder.select(_compare(builder, ">", x, y, number), one, low)
 
     return tie(x, x, tie), codegen
+
+
+@intrinsic
+def sign(typingctx, x):
+    """1 where x > 0, 0 where x = 0, −1 where x < 0, NaN where x is"""
+
+    def codegen(context, builder, signature, args):
+        (x,), number = args, signature.return_type
+        one, zero = (context.get_constant(number, n) for n in (1, 0))
+        low = builder.select(_compare(builder, "==", x, zero, number), zero, x)
+        if getattr(number, "signed", True):
+            below = _compare(builder, "<", x, zero, number)
+            low = builder.select(below, context.get_constant(number, -1), low)
+        return builder.select(_compare(builder, ">", x, zero, number), one, low)
+
+    return x(x), codegen
 
 
 @intrinsic

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import platform
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -21,39 +22,10 @@ from numba.extending import register_jitable as jitable
 
 from .loop import repeat
 from .schedule import ARRAYS, CHUNK, END, TASK
-from .threads import (
-    ACQUIRE,
-    ASLEEP,
-    BELL,
-    BOARD,
-    BUDGET,
-    CONSTANTS,
-    CONSTANTS_AT,
-    CONSTANTS_BYTES,
-    CREW,
-    DONE,
-    FAILED,
-    FIRST_HELPER,
-    FIRST_OF,
-    FIRST_SLOT,
-    HEAD,
-    HEAD_COUNT,
-    HELPERS,
-    HOLDS,
-    JOB,
-    LINE,
-    LOCK,
-    MEMORY,
-    MOVE_COUNT,
-    MOVES,
-    NBYTES,
-    OFFER,
-    PROGRAM,
-    RELEASE,
-    SIZE,
-    SLOTS,
-    TICKET,
-    WAITING,
+from .threads import (  # noqa: I001
+    ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW, DONE, FAILED, FIRST_HELPER,
+    FIRST_OF, FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVE_COUNT, MOVES, NBYTES, OFFER,
+    PROGRAM, RELEASE, SIZE, SLOTS, TICKET, WAITING,
 )  # fmt: skip
 
 # Inlined, a kernel can raise nothing, so that its page calls nothing of Numba's: see `cache`.
@@ -94,7 +66,8 @@ step_at, f4_at, f8_at = _at(types.int64), _at(types.float32), _at(types.float64)
 
 p_f4, p_f8 = _pointer(types.float32), _pointer(types.float64)
 p_i8, p_i4, p_i2, p_i1 = map(_pointer, (types.int64, types.int32, types.int16, types.int8))
-p_u1 = p_b1 = _pointer(types.uint8)  # a boolean is a byte
+p_u8, p_u4, p_u2, p_u1 = map(_pointer, (types.uint64, types.uint32, types.uint16, types.uint8))
+p_b1 = p_u1  # a boolean is a byte
 
 
 @intrinsic
@@ -178,7 +151,7 @@ gemm_f4, gemm_f8 = _gemm(types.float32), _gemm(types.float64)
 # ── looks and sums ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@jitable
+@register_jitable
 def not_finite(x, n, ones):
     """Whether one of n numbers, read as integers, is infinite or NaN: has an exponent of ones."""
     found = 0
@@ -187,17 +160,17 @@ def not_finite(x, n, ones):
     return found
 
 
-@jitable
+@register_jitable
 def add(z, x, n):
     for i in range(n):
         z[i] += x[i]
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# z is what is written. Sizes as in `kernels`, whose NumPy functions have the same results.
+# z is what is written. Sizes as in `kernels`, whose results these are.
 
 
-@jitable
+@register_jitable
 def patches(z, x, n, h, w, c, rows, columns, height, width, stride, top, left):
     """z, x are addresses and c is in bytes: a window's row of pixels lies in order, so patches are copies."""
     zero(z, n * rows * columns * height * width * c)
@@ -213,7 +186,7 @@ def patches(z, x, n, h, w, c, rows, columns, height, width, stride, top, left):
                     z += width * c
 
 
-@jitable
+@register_jitable
 def unpatches(z, g, n, h, w, c, rows, columns, height, width, stride, top, left):
     for q in range(n * h * w * c):
         z[q] = 0
@@ -232,7 +205,13 @@ def unpatches(z, g, n, h, w, c, rows, columns, height, width, stride, top, left)
                     at += width * c
 
 
-@jitable
+@register_jitable
+def exceeds(x, best):
+    """Whether x takes the place of the best so far: NaN is the largest, and the first of equals stays."""
+    return (not x <= best) & (best == best)
+
+
+@register_jitable
 def pool_argmax(z, x, n, h, w, c, size):
     rows, columns = h // size, w // size
     at = 0
@@ -244,23 +223,22 @@ def pool_argmax(z, x, n, h, w, c, size):
                     below = corner + w * c
                     for q in range(c):
                         v0, v1, v2, v3 = x[corner + q], x[corner + c + q], x[below + q], x[below + c + q]
-                        right = (v1 > v0) | (v1 != v1) & (v0 == v0)  # of a tie the first, and of NaN
-                        upper, of_upper = v1 if right else v0, 1 if right else 0
-                        right = (v3 > v2) | (v3 != v3) & (v2 == v2)
-                        lower, of_lower = v3 if right else v2, 3 if right else 2
-                        z[at + q] = of_lower if (lower > upper) | (lower != lower) & (upper == upper) else of_upper
+                        right_upper, right_lower = exceeds(v1, v0), exceeds(v3, v2)
+                        upper, lower = v1 if right_upper else v0, v3 if right_lower else v2
+                        of_upper, of_lower = 1 if right_upper else 0, 3 if right_lower else 2
+                        z[at + q] = of_lower if exceeds(lower, upper) else of_upper
                 else:
                     for q in range(c):
                         best, k = x[corner + q], 0
                         for m in range(1, size * size):
                             v = x[corner + ((m // size) * w + m % size) * c + q]
-                            if (v > best) | (v != v) & (best == best):
+                            if exceeds(v, best):
                                 best, k = v, m
                         z[at + q] = k
                 at += c
 
 
-@jitable
+@register_jitable
 def pick(z, x, k, n, h, w, c, size):
     rows, columns = h // size, w // size
     at = 0
@@ -282,7 +260,7 @@ def pick(z, x, k, n, h, w, c, size):
                 at += c
 
 
-@jitable
+@register_jitable
 def unpick(z, g, k, n, h, w, c, size):
     rows, columns = h // size, w // size
     if rows * size < h or columns * size < w:  # what no window covers
@@ -300,7 +278,7 @@ def unpick(z, g, k, n, h, w, c, size):
                 at += c
 
 
-@jitable
+@register_jitable
 def rows_in(t, lengths, axes):
     """How many rows index arrays can name."""
     rows = 1
@@ -309,7 +287,7 @@ def rows_in(t, lengths, axes):
     return rows
 
 
-@jitable
+@register_jitable
 def row_of(memory, t, indices, axes, i):
     """The row that the i-th of some index arrays name, −1 where an index is out of range."""
     row = 0
@@ -322,7 +300,7 @@ def row_of(memory, t, indices, axes, i):
     return row
 
 
-@jitable
+@register_jitable
 def gather(memory, t):
     """z[o, i] = x[o, row i]: the step is (…, z, x, outer, picked, bytes of a row, axes, places of the indices, lengths
     of the axes)"""
@@ -337,7 +315,7 @@ def gather(memory, t):
     return 0
 
 
-@jitable
+@register_jitable
 def scatter(z, g, memory, t):
     """z[o, row i] += g[o, i], from zero: the transpose of `gather`."""
     outer, picked, block, axes = t[5], t[6], t[7], t[8]
@@ -354,7 +332,7 @@ def scatter(z, g, memory, t):
     return 0
 
 
-@jitable
+@register_jitable
 def largest(z, x, before, length, after):
     for b in range(before):
         for q in range(after):
@@ -366,29 +344,55 @@ def largest(z, x, before, length, after):
                 z[b * after + q] = v if v > best or v != v else best
 
 
-@jitable
-def _arg(z, x, before, length, after, sign):
+@register_jitable
+def argmax(z, x, before, length, after):
     for b in range(before):
         for q in range(after):
-            best, k = sign * x[b * length * after + q], 0
+            best, k = x[b * length * after + q], 0
             for i in range(1, length):
-                v = sign * x[(b * length + i) * after + q]
-                if v > best or (v != v and best == best):
+                v = x[(b * length + i) * after + q]
+                if exceeds(v, best):
                     best, k = v, i
             z[b * after + q] = k
 
 
-@jitable
-def argmax(z, x, before, length, after):
-    _arg(z, x, before, length, after, 1)
-
-
-@jitable
+@register_jitable
 def argmin(z, x, before, length, after):
-    _arg(z, x, before, length, after, -1)
+    for b in range(before):
+        for q in range(after):
+            best, k = x[b * length * after + q], 0
+            for i in range(1, length):
+                v = x[(b * length + i) * after + q]
+                if (not v >= best) & (best == best):  # NaN is the least, too
+                    best, k = v, i
+            z[b * after + q] = k
 
 
-@jitable
+@register_jitable
+def product(z, x, y, count, m, n, k, x0, x1, x2, y0, y1, y2):
+    """z[i] = x[i] y[i], matrices of integers, which wrap: `count` of m × k by k × n; then the strides of x and of y."""
+    for i in range(count):
+        for row in range(m):
+            for column in range(n):
+                total = 0
+                for j in range(k):
+                    total += x[i * x0 + row * x1 + j * x2] * y[i * y0 + j * y1 + column * y2]
+                z[(i * m + row) * n + column] = total
+
+
+@register_jitable
+def product_of_truths(z, x, y, count, m, n, k, x0, x1, x2, y0, y1, y2):
+    """Likewise: "or" over j of "and"."""
+    for i in range(count):
+        for row in range(m):
+            for column in range(n):
+                total = 0
+                for j in range(k):
+                    total |= x[i * x0 + row * x1 + j * x2] & y[i * y0 + j * y1 + column * y2]
+                z[(i * m + row) * n + column] = total
+
+
+@register_jitable
 def cumsum(z, x, before, length, after):
     for b in range(before):
         for q in range(after):
@@ -397,7 +401,44 @@ def cumsum(z, x, before, length, after):
             z[at] = z[at - after] + x[at]
 
 
-@jitable
+def _of_base_2(name: str):
+    """exp2 or log2. Numba's own are one function for both floating types, and fit the first."""
+
+    @intrinsic
+    def f(typingctx, x):
+        def codegen(context, builder, signature, args):
+            return builder.call(builder.module.declare_intrinsic(f"llvm.{name}", [args[0].type]), args)
+
+        return x(x), codegen
+
+    return f
+
+
+exp2, log2 = _of_base_2("exp2"), _of_base_2("log2")
+
+
+@register_jitable
+def power(x, n):
+    """xⁿ of integers, which wraps, for n ≥ 0."""
+    z = x * 0 + 1
+    while n > 0:
+        if n & 1:
+            z *= x
+        x *= x
+        n >>= 1
+    return z
+
+
+@register_jitable
+def order(x, y):
+    """−1, 0 or 1, as the signed x is less than the unsigned y, equal, or greater."""
+    if x < 0:
+        return -1
+    z = np.uint64(x)
+    return int(z > y) - int(z < y)
+
+
+@register_jitable
 def logaddexp(x, y):
     if x == y:
         return x + math.log(2)
@@ -477,7 +518,7 @@ def pause(typingctx):
     return types.void(), codegen
 
 
-@jitable
+@register_jitable
 def take(slot, generation, joining):
     """Take a chunk: the ticket that names it, or −1 where none is left, or the job is another one by now."""
     while True:
@@ -491,7 +532,7 @@ def take(slot, generation, joining):
             return ticket
 
 
-@jitable
+@register_jitable
 def run_chunks(slot, arena, ticket, budget):
     """The chunk that a ticket names, and more of its job, at most `budget` of them: every step for every task."""
     s, a = step_at(slot), step_at(arena)
@@ -522,7 +563,7 @@ def run_chunks(slot, arena, ticket, budget):
         ticket = take(slot, generation, 0) if budget > 0 else -1
 
 
-@jitable
+@register_jitable
 def wait(slot):
     """Until all chunks that were taken are complete. The caller sleeps, after some microseconds of looking."""
     s = step_at(slot)
@@ -540,7 +581,7 @@ def wait(slot):
 LOOKS = 2000  # looks at a word before a thread sleeps: some microseconds
 
 
-@jitable
+@register_jitable
 def wake(board, wanted):
     """As many helpers as are wanted, of those that sleep."""
     for i in range(word(board + 8 * HELPERS)):
@@ -550,7 +591,7 @@ def wake(board, wanted):
             wanted -= 1
 
 
-@jitable
+@register_jitable
 def work(slot, arena, first):
     """What the caller does: whether there is more to do."""
     s = step_at(slot)
@@ -567,7 +608,7 @@ def work(slot, arena, first):
     return 0
 
 
-@jitable
+@register_jitable
 def cancel(slot):
     """No more chunks are taken; those that were are waited for."""
     while True:
@@ -577,7 +618,7 @@ def cancel(slot):
             return wait(slot)
 
 
-@jitable
+@register_jitable
 def joinable(board):
     """A slot whose job has chunks left and room for a helper; 0 if there is none."""
     for i in range(word(board + 8 * SLOTS)):
@@ -588,7 +629,7 @@ def joinable(board):
     return 0
 
 
-@jitable
+@register_jitable
 def serve(helper, arena):
     """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few."""
     h, a = step_at(helper), step_at(arena)

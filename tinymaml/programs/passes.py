@@ -2,15 +2,19 @@
 
     simplify(program)        two sweeps over the equations, and what nothing needs any more goes
 
-Every rule below is exact algebra; results differ by rounding at most. A rule sees one equation, whose inputs are
-simplified already, and returns what its output is instead: a variable, a constant, or None for "as it stands". Two
-equations that do the same to the same things become one (common subexpressions). To add a rule, write it and put
-`@rule("primitive")` above it. Read next: `schedule`.
+No rule changes what NumPy gives at 0, −0, ±inf and NaN, or where something overflows; results differ by rounding at
+most. Where a rule relies on more than it can see, it leaves a guard: a value that is finite where the rule is right
+(`Program.checked`); if it is not, the program gives up, and the function itself is asked.
+
+A rule sees one equation, whose inputs are simplified already, and returns what its output is instead: a variable, a
+constant, or None for "as it stands". Two equations that do the same to the same things become one (common
+subexpressions). To add a rule, write it and put `@rule(primitive)` above it. Read next: `schedule`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +22,17 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..engine import Primitive
+from ..engine import Primitive, alias, stop_gradient
 from .program import Equation, Program, Var, key_of
-from .shapes import ELEMENTWISE
 
-RULES: dict[str, Callable] = {}
+RULES: dict[Primitive, Callable] = {}
 
 
-def rule(*names: str) -> Callable[[Callable], Callable]:
+def rule(*primitives: Primitive) -> Callable[[Callable], Callable]:
     """Register a rule `f(b, inputs, params, output)` for equations of these primitives; b is the `Builder`."""
 
     def register(f: Callable) -> Callable:
-        RULES.update(dict.fromkeys(names, f))
+        RULES.update(dict.fromkeys(primitives, f))
         return f
 
     return register
@@ -37,10 +40,10 @@ def rule(*names: str) -> Callable[[Callable], Callable]:
 
 def simplify(program: Program) -> Program:
     """The same function in fewer and cheaper equations: first what is computed twice, so that all uses are known."""
-    return _swept(_swept(program, {"alias": _nothing, "stop_gradient": _nothing}), RULES)
+    return _swept(_swept(program, {alias: _nothing, stop_gradient: _nothing}), RULES)
 
 
-def _swept(program: Program, rules: dict[str, Callable]) -> Program:
+def _swept(program: Program, rules: dict[Primitive, Callable]) -> Program:
     b = Builder(program, rules)
     with np.errstate(all="ignore"):  # of constants
         for e in program.equations:
@@ -49,6 +52,7 @@ def _swept(program: Program, rules: dict[str, Callable]) -> Program:
         [b.values.get(x, x) if isinstance(x, Var) else x for x in part] for part in (program.outputs, program.checked)
     )
     checked = [x for x in checked if isinstance(x, Var)]
+    checked = [*dict.fromkeys([*checked, *b.guards])]
     alive = _alive(b.equations, [*outputs, *checked])
     return dataclasses.replace(program, equations=alive, outputs=outputs, checked=checked, first_order=None)
 
@@ -67,27 +71,29 @@ def _alive(equations: list[Equation], outputs: list) -> list[Equation]:
 class Builder:
     """The new equations so far, and what the old variables have become."""
 
-    def __init__(self, program: Program, rules: dict[str, Callable]):
+    def __init__(self, program: Program, rules: dict[Primitive, Callable]):
         self.rules = rules
         self.equations: list[Equation] = []
         self.values: dict[Var, Any] = {}
         self.made: dict[Var, Equation] = {}
         self.known: dict[tuple, Var] = {}
+        self.guards: list[Var] = []  # what must be finite
         self.uses = Counter(x for e in program.equations for x in e.inputs if isinstance(x, Var))
         self.uses.update(x for x in (*program.outputs, *program.checked) if isinstance(x, Var))
 
     def simplified(self, e: Equation):
         inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
-        if e.primitive.name in ELEMENTWISE and self.rules is RULES:
+        if e.primitive.elementwise and self.rules is RULES:
             for i in range(len(inputs)):
-                inputs[i] = self.narrow(i, inputs, e.output)
+                if e.primitive is not ops.power or i == 0:  # np.power takes one number, ½, for np.sqrt, an array not
+                    inputs[i] = self.narrow(i, inputs, e.output)
         return self.make(e.primitive, inputs, e.params, e.output)
 
     def make(self, primitive: Primitive, inputs: list, params: dict, like: Var):
         """What `primitive(*inputs, **params)` is, of the shape and dtype of `like`: known, or a new equation."""
         if not any(isinstance(x, Var) for x in inputs):
             return primitive.forward(*inputs, **params)
-        rule = self.rules.get(primitive.name)
+        rule = self.rules.get(primitive)
         if rule and (simpler := rule(self, inputs, params, like)) is not None:
             return simpler
         key = (primitive, tuple(map(key_of, inputs)), key_of(params))
@@ -98,17 +104,23 @@ class Builder:
         self.uses[self.known[key]] += self.uses[like]
         return self.known[key]
 
-    def by(self, x, name: str) -> Equation | None:
+    def ensure(self, condition: Var) -> None:
+        """The program gives up where the condition does not hold everywhere."""
+        float64, over = np.dtype(np.float64), {"axis": tuple(range(condition.ndim)), "keepdims": False}
+        outside = self.make(ops.where, [condition, 0.0, np.inf], {}, Var(condition.shape, float64))
+        self.guards.append(self.make(ops._sum, [outside], over, Var((), float64)))
+
+    def by(self, x, primitive: Primitive) -> Equation | None:
         """The equation that made x, if it is of that primitive."""
         e = self.made.get(x) if isinstance(x, Var) else None
-        return e if e and e.primitive.name == name else None
+        return e if e and e.primitive is primitive else None
 
     def narrow(self, i: int, inputs: list, output: Var):
         """Input i without needless copies of one number, as long as the others still give the output's shape."""
         x = inputs[i]
         if isinstance(x, np.ndarray) and x.size > 1 and x.tobytes() == x.ravel()[:1].tobytes() * x.size:
             small = x.ravel()[0]
-        elif e := self.by(x, "broadcast_to"):
+        elif e := self.by(x, ops._broadcast_to):
             small = e.inputs[0]
         else:
             return x
@@ -142,38 +154,60 @@ def _same(x, like: Var):
 # ── what moves nothing ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@rule("alias", "stop_gradient")
+@rule(alias, stop_gradient)
 def _nothing(b, inputs, params, output):
     return inputs[0]
 
 
-@rule("astype")
+@rule(ops.astype)
 def _astype(b, inputs, params, output):
-    return _same(inputs[0], output)
+    (x,) = inputs
+    if x.dtype.kind == "f" and output.dtype.kind in "iu":  # what lies outside becomes what the processor makes of it
+        limits, truth = np.iinfo(output.dtype), Var(x.shape, np.dtype(bool))
+        above = b.make(ops.greater, [x, float(limits.min) - 1], {}, truth)
+        below = b.make(ops.less, [x, float(limits.max) + 1], {}, truth)
+        b.ensure(b.make(ops.logical_and, [above, below], {}, truth))
+    return _same(x, output)
 
 
-@rule("reshape")
+@rule(ops.reciprocal)
+def _reciprocal(b, inputs, params, output):
+    (x,) = inputs  # of integers: 1 / 0 is what the processor makes of it
+    b.ensure(b.make(ops.not_equal, [x, 0], {}, Var(x.shape, np.dtype(bool))))
+    return None
+
+
+@rule(ops._matmul)
+def _matmul(b, inputs, params, output):
+    # NumPy multiplies matrices of one dtype
+    if all(x.dtype == output.dtype for x in inputs):
+        return None
+    inputs = [b.make(ops.astype, [x], {"dtype": output.dtype}, Var(_shape(x), output.dtype)) for x in inputs]
+    return b.make(ops._matmul, inputs, params, output)
+
+
+@rule(ops._reshape)
 def _reshape(b, inputs, params, output):
     (x,) = inputs
-    if inner := b.by(x, "reshape"):
+    if inner := b.by(x, ops._reshape):
         return b.make(ops._reshape, list(inner.inputs), params, output)
     return _same(x, output)
 
 
-@rule("broadcast_to")
+@rule(ops._broadcast_to)
 def _broadcast_to(b, inputs, params, output):
     (x,) = inputs
-    if inner := b.by(x, "broadcast_to"):
+    if inner := b.by(x, ops._broadcast_to):
         return b.make(ops._broadcast_to, list(inner.inputs), params, output)
     return _same(x, output)
 
 
-@rule("transpose")
+@rule(ops._transpose)
 def _transpose(b, inputs, params, output):
     (x,), axes = inputs, params["axes"]
     if axes == tuple(range(len(axes))):
         return x
-    if inner := b.by(x, "transpose"):
+    if inner := b.by(x, ops._transpose):
         axes = tuple(inner.params["axes"][i] for i in axes)
         return b.make(ops._transpose, list(inner.inputs), {"axes": axes}, output)
     return _transposed_product(b, x, axes, output)
@@ -181,7 +215,7 @@ def _transpose(b, inputs, params, output):
 
 def _transposed_product(b, x, axes, output):
     # (A B)ᵀ = Bᵀ Aᵀ, where nobody wants A B itself
-    product = b.by(x, "matmul")
+    product = b.by(x, ops._matmul)
     swap = (*range(len(axes) - 2), len(axes) - 1, len(axes) - 2)
     if not product or axes != swap or b.uses[x] > 1:
         return None
@@ -196,30 +230,36 @@ def _transposed(b, x, axes):
     return b.make(ops._transpose, [x], {"axes": axes}, Var(shape, x.dtype))
 
 
-@rule("sum")
+@rule(ops._sum)
 def _sum(b, inputs, params, output):
     (x,) = inputs
-    if all(x.shape[i] == 1 for i in params["axis"]) and x.dtype == output.dtype:
-        return b.make(ops._reshape, [x], {"shape": output.shape}, output)
-    return None
+    if not all(x.shape[i] == 1 for i in params["axis"]) or x.dtype != output.dtype:
+        return None
+    x = b.make(ops._reshape, [x], {"shape": output.shape}, output)
+    return b.make(ops.add, [x, 0.0], {}, output) if output.dtype.kind == "f" else x  # 0 + x is not x where x = −0
 
 
 # ── arithmetic with constants ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@rule("add")
+@rule(ops.add)
 def _add(b, inputs, params, output):
-    x, y = inputs
-    return _same(x, output) if _number(y) == 0 else _same(y, output) if _number(x) == 0 else None
+    x, y = inputs if not isinstance(inputs[0], Var) else inputs[::-1]  # a constant first
+    return _same(y, output) if _is_zero(x, "-", output) else None
 
 
-@rule("subtract")
+@rule(ops.subtract)
 def _subtract(b, inputs, params, output):
     x, y = inputs
-    return _same(x, output) if _number(y) == 0 else None
+    return _same(x, output) if _is_zero(y, "+", output) else None
 
 
-@rule("multiply")
+def _is_zero(x, sign: str, output: Var) -> bool:
+    """Whether x is 0, of integers; of floating-point numbers, the zero of that sign."""
+    return _number(x) == 0 and (output.dtype.kind in "iu" or bool(np.signbit(_number(x))) == (sign == "-"))
+
+
+@rule(ops.multiply)
 def _multiply(b, inputs, params, output):
     x, y = inputs if not isinstance(inputs[0], Var) else inputs[::-1]  # a constant first
     c = _number(x)
@@ -227,30 +267,48 @@ def _multiply(b, inputs, params, output):
         return None
     if c == 1:
         return y
-    inner = b.by(y, "multiply")
+    inner = b.by(y, ops.multiply)
     d = _number(inner.inputs[0]) if inner and _same(inner.inputs[1], output) else None
-    if d is not None and _ordinary(c * d, output.dtype):
+    if d is not None and _one_for_both(c, d, output.dtype):
         # c (d z) = (c d) z
         return b.make(ops.multiply, [c * d, inner.inputs[1]], {}, output)
     return None if x is inputs[0] and _plain(x) else b.make(ops.multiply, [float(c), y], {}, output)
 
 
-@rule("divide")
+def _one_for_both(c: float, d: float, dtype: np.dtype) -> bool:
+    """Whether c (d z) overflows, or vanishes, only where (c d) z does."""
+    if not _ordinary(c * d, dtype) or (c * d == 0 and c and d):
+        return False
+    c, d = abs(c), abs(d)
+    return c == 1 or d == 1 or (c <= 1 and d <= 1) or (c >= 1 and d >= 1)
+
+
+@rule(ops.divide)
 def _divide(b, inputs, params, output):
     x, y = inputs
     c = _number(y)
     if isinstance(y, Var) and y.dtype == output.dtype and 4 * y.size <= output.size and _same(x, output):
-        # x / y = x (1 / y): one division for many elements
-        return b.make(ops.multiply, [x, b.make(ops.divide, [1.0, y], {}, y)], {}, output)
-    if c and output.dtype.kind == "f" and _same(x, output) and all(_ordinary(a, output.dtype) for a in (c, 1 / c)):
+        # x / y = x (1 / y), one division for many elements, where neither y nor 1 / y is 0 or nearly
+        inverse = b.make(ops.divide, [1.0, y], {}, y)
+        b.guards.append(b.make(ops.add, [inverse, b.make(ops.multiply, [4.0, y], {}, y)], {}, y))
+        return b.make(ops.multiply, [x, inverse], {}, output)
+    if c and output.dtype.kind == "f" and _same(x, output) and math.frexp(c)[0] in (0.5, -0.5):
+        # by a power of two
+        if not _ordinary(1 / c, output.dtype):
+            return None
         return b.make(ops.multiply, [1 / c, x], {}, output)
     return None
 
 
-@rule("power")
+@rule(ops.power)
 def _power(b, inputs, params, output):
     x, y = inputs
     n = _number(y)
+    if output.dtype.kind in "iu":  # to negative powers NumPy has an error
+        if not isinstance(y, Var):
+            np.power(np.ones(1, output.dtype), y)
+        elif y.dtype.kind == "i":
+            b.ensure(b.make(ops.greater_equal, [y, 0], {}, Var(y.shape, np.dtype(bool))))
     if n == 0:
         return np.ones(output.shape, output.dtype)
     if n == 1:
@@ -258,12 +316,30 @@ def _power(b, inputs, params, output):
     if n in (2, 3) and _same(x, output):
         square = b.make(ops.multiply, [x, x], {}, output)
         return square if n == 2 else b.make(ops.multiply, [square, x], {}, output)
+    if n == 0.5 and _same(x, output) and np.isnan(np.power(np.full(1, -np.inf), 0.5)):
+        return b.make(ops.sqrt, [x], {}, output)
     if n == -1 and output.dtype.kind == "f" and _same(x, output):
         return b.make(ops.divide, [1.0, x], {}, output)
     return None
 
 
-@rule("max_share")
+def _compare(primitive: Primitive) -> Callable:
+    def compare(b, inputs, params, output):
+        # a Python integer beyond the dtype of integers compares with all of them alike
+        n, x = inputs if type(inputs[0]) is int else inputs[::-1]
+        if type(n) is not int or x.dtype.kind not in "iu" or np.iinfo(x.dtype).min <= n <= np.iinfo(x.dtype).max:
+            return None
+        any_ = [y if y is n else np.zeros((), x.dtype) for y in inputs]
+        return np.broadcast_to(primitive.forward(*any_, **params), output.shape)
+
+    return compare
+
+
+for _primitive in (ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater, ops.greater_equal, ops.above):
+    rule(_primitive)(_compare(_primitive))
+
+
+@rule(ops.max_share)
 def _max_share(b, inputs, params, output):
     # the share of x in its maximum: [x = max x] / #[x = max x]
     (x,) = inputs

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..engine import Primitive, Tensor, value_of
+from ..engine import Primitive, Tensor, alias, stop_gradient, value_of
 from ..inputs import as_tasks, watching
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
@@ -57,7 +57,7 @@ class Program:
         inputs: one `Var` for each leaf of the arguments that is not fixed.   names: what each is called there.
         outputs: for each leaf of the result a `Var` or a constant.
         arguments, result: the nests these belong into; a leaf of `arguments` is `INPUT`, or what it was and has to be.
-        checked: what is looked at while f runs: inner losses, which must be finite.
+        checked: what must be finite while f runs: inner losses, and what `passes` and machine code rely on.
         first_order: the variables that first-order MAML has too; None where the question makes no sense.
         fixed_floats: whether Python floats among the arguments had to be fixed, as other Python scalars are.
     """
@@ -310,7 +310,7 @@ def _shared(program: Program, other: Program) -> set[Var]:
         of = {x: numbers.setdefault(("input", i), len(numbers)) for i, x in enumerate(p.inputs)}
         for e in p.equations:
             inputs = tuple(of[x] if isinstance(x, Var) else key_of(x) for x in e.inputs)
-            if e.primitive.name in ("alias", "stop_gradient"):
+            if e.primitive in (alias, stop_gradient):
                 of[e.output] = inputs[0]
             else:
                 of[e.output] = numbers.setdefault((e.primitive, inputs, key_of(e.params)), len(numbers))

@@ -18,7 +18,7 @@ Read next: `source`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -26,18 +26,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
-from ..engine import alias
+from ..engine import Primitive, alias
 from .program import Equation, Program, Var
-from .shapes import ELEMENTWISE
 from .task import Task
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
-CHEAP = {"add", "subtract", "multiply", "maximum", "above", "where", "astype", "equal", "greater", "less"}
-DEPTH = 5  # equations that are computed again at most
-KERNELS = {
-    "reshape", "transpose", "broadcast_to", "getitem", "scatter_add", "concatenate", "matmul", "patches", "unpatches",
-    "pool_argmax", "pick", "unpick", "max", "argmax", "argmin", "cumsum",
+CHEAP = {
+    ops.add, ops.subtract, ops.multiply, ops.maximum, ops.minimum, ops.above, ops.where, ops.astype, ops.equal,
+    ops.greater, ops.less,
 }  # fmt: skip
+DEPTH = 5  # equations that are computed again at most
+KINDS = "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"  # what a dtype is called: `source.code`
 REACH = 60  # steps back in which a loop to join is looked for
 SMALL, FEW = 10**6, 20  # multiplications up to which OpenBLAS does not copy matrices first; rows for which that pays
 LARGE, TILE = 1 << 21, 1 << 19  # bytes: patches of more are made in pieces, of about so many if an image has fewer
@@ -110,6 +109,8 @@ class View(NamedTuple):
 
     def sliced(self, template: tuple) -> View:
         """x[template], for ints, slices, None and ..."""
+        if any(isinstance(part, (bool, np.bool_)) for part in template):
+            raise Unsupported(f"an index like {template} has no kernel")  # NumPy would read what lies there
         probe = np.lib.stride_tricks.as_strided(np.empty(0, np.int8), self.shape, self.strides)
         part = probe[template if ... in template else (*template, ...)]  # with ... it is an array, if it is one number
         at = part.__array_interface__["data"][0] - probe.__array_interface__["data"][0]
@@ -181,7 +182,7 @@ class Loop:
     def append(self, e: Equation, operands: list, out: View, cuts: frozenset[int]) -> None:
         self.equations.append((e, operands))
         self.cuts |= cuts
-        if e.primitive.name == "sum":
+        if e.primitive is ops._sum:
             self.sums[e.output] = out
         else:
             self.values[e.output] = out
@@ -218,10 +219,10 @@ def schedule(program: Program, inputs: list[Buffer]) -> Schedule:
 
 class _Scheduler:
     def __init__(self, program: Program, inputs: list[Buffer]):
-        self.users: dict[Var, set[str]] = {}
+        self.users: dict[Var, set[Primitive | None]] = {}  # None: it is a result
         results = [x for x in (*program.outputs, *program.checked) if isinstance(x, Var)]
-        pairs = [(x, e.primitive.name) for e in program.equations for x in e.inputs if isinstance(x, Var)]
-        for x, user in [*pairs, *((x, "output") for x in results)]:
+        pairs = [(x, e.primitive) for e in program.equations for x in e.inputs if isinstance(x, Var)]
+        for x, user in [*pairs, *((x, None) for x in results)]:
             self.users.setdefault(x, set()).add(user)
         self.steps: list[Call | Loop] = []
         self.views: dict[Var, View] = {}
@@ -239,13 +240,12 @@ class _Scheduler:
     # ── equations ──
 
     def add(self, e: Equation) -> None:
-        name = e.primitive.name
-        if name in ELEMENTWISE or name in ("sum", "alias"):
+        if e.primitive.elementwise or e.primitive in (ops._sum, alias):
             self.fuse(e)
-        elif name in KERNELS:
-            getattr(self, f"_{name}")(e)
+        elif kernel := KERNELS.get(e.primitive):
+            kernel(self, e)
         else:
-            raise Unsupported(f"the primitive {name} has no kernel")
+            raise Unsupported(f"the primitive {e.primitive.name} has no kernel")
 
     def view(self, x) -> View:
         """Of a variable, or of an array that is constant."""
@@ -303,7 +303,7 @@ class _Scheduler:
         domain = _range_of(e)
         operands = [self._operand(x, domain) for x in e.inputs]
         out = self.new(e)
-        if e.primitive.name == "sum":
+        if e.primitive is ops._sum:
             kept = tuple(1 if i in e.params["axis"] else n for i, n in enumerate(domain))
             out = View(out.buffer, 0, domain, _strides(kept))
         size, cuts = _volume(domain), _cuts(domain, [*operands, out])
@@ -322,7 +322,7 @@ class _Scheduler:
                 self._recompute(loop, best, x)
         loop.append(e, operands, out, cuts)
         self.ready[out.buffer] = best
-        if e.primitive.name == "sum":
+        if e.primitive is ops._sum:
             self.stored.add(out.buffer)
         else:
             self.made[e.output] = (e, operands, best)
@@ -369,7 +369,7 @@ class _Scheduler:
 
         def visit(x: Var) -> bool:
             e, operands, _ = self.made[x]
-            if e.primitive.name not in CHEAP or len(chain) >= DEPTH:
+            if e.primitive not in CHEAP or len(chain) >= DEPTH:
                 return False
             for y in operands:
                 if not isinstance(y, View):
@@ -431,6 +431,8 @@ class _Scheduler:
     def _scatter_add(self, e):
         g, *arrays = e.inputs
         if arrays:
+            if e.output.dtype == bool:
+                raise Unsupported("booleans that are added at an index have no kernel")
             view, indices, sizes = self._indexed(e, g, arrays, e.params["shape"])
             self.call(e, "scatter", [view, *indices], *sizes)
             return
@@ -467,6 +469,12 @@ class _Scheduler:
         lead = e.output.shape[:-2]
         a, b = (self._matrices(x, self.view(x), lead) for x in e.inputs)
         count, rows, inner = a.shape
+        if e.output.dtype.kind != "f":
+            if {a.buffer.dtype, b.buffer.dtype} != {e.output.dtype}:
+                raise Unsupported(f"a matrix product of {a.buffer.dtype} and {b.buffer.dtype} has no kernel")
+            kernel = "product_of_truths" if e.output.dtype == bool else "product"
+            self.call(e, kernel, [a, b], count, rows, b.shape[2], inner, *a.strides, *b.strides)
+            return
         if count == 1 and rows <= FEW and rows * inner * b.shape[-1] > SMALL:
             return self._product_of_few_rows(e, a, b)
         self.call(e, "matmul", [a, b])
@@ -529,7 +537,7 @@ class _Scheduler:
 
     def _pool_argmax(self, e):
         out = self.call(e, "pool_argmax", [self.dense(e.inputs[0])], *e.inputs[0].shape, e.params["size"])
-        if self.users[e.output] <= {"pick", "unpick"} and e.params["size"] <= 11:
+        if self.users[e.output] <= {ops.pick, ops.unpick} and e.params["size"] <= 11:
             out.buffer.dtype = np.dtype(np.int8)  # nobody else sees it, and it is an eighth of the memory
 
     def _pick(self, e):
@@ -538,7 +546,19 @@ class _Scheduler:
     def _unpick(self, e):
         self.call(e, "unpick", [self.dense(x) for x in e.inputs], *e.output.shape, e.params["size"])
 
-    def _reduction(self, e):
+    def _max(self, e):
+        self._reduction(e, "largest")
+
+    def _argmax(self, e):
+        self._reduction(e, "argmax")
+
+    def _argmin(self, e):
+        self._reduction(e, "argmin")
+
+    def _cumsum(self, e):
+        self._reduction(e, "cumsum")
+
+    def _reduction(self, e, kernel: str):
         """Over axes that lie together: sizes (before, of them, after)."""
         axis = e.params["axis"]
         shape = e.inputs[0].shape
@@ -547,10 +567,7 @@ class _Scheduler:
         if not axis or axis != list(range(axis[0], axis[-1] + 1)):
             raise Unsupported(f"{e.primitive.name} over the axes {axis} has no kernel")
         sizes = _volume(shape[: axis[0]]), _volume(shape[axis[0] : axis[-1] + 1]), _volume(shape[axis[-1] + 1 :])
-        kernel = "largest" if e.primitive.name == "max" else e.primitive.name
         self.call(e, kernel, [self.dense(e.inputs[0])], *sizes)
-
-    _max = _argmax = _argmin = _cumsum = _reduction
 
     # ── the end ──
 
@@ -597,6 +614,17 @@ class _Scheduler:
         self.steps = [s for s in self.steps if isinstance(s, Call) or s.equations]
 
 
+KERNELS: dict[Primitive, Callable[[_Scheduler, Equation], Any]] = {
+    ops._reshape: _Scheduler._reshape, ops._transpose: _Scheduler._transpose,
+    ops._broadcast_to: _Scheduler._broadcast_to, ops.getitem: _Scheduler._getitem,
+    ops.scatter_add: _Scheduler._scatter_add, ops.concatenate: _Scheduler._concatenate,
+    ops._matmul: _Scheduler._matmul, ops.patches: _Scheduler._patches, ops.unpatches: _Scheduler._unpatches,
+    ops.pool_argmax: _Scheduler._pool_argmax, ops.pick: _Scheduler._pick, ops.unpick: _Scheduler._unpick,
+    ops._max: _Scheduler._max, ops.argmax: _Scheduler._argmax, ops.argmin: _Scheduler._argmin,
+    ops._cumsum: _Scheduler._cumsum,
+}  # fmt: skip
+
+
 def _pieces(numbers: list[int], dtype: np.dtype) -> Iterator[tuple[slice, list[int], slice, View]]:
     """Some images at a time: which they are, the numbers of the kernel for them, which rows of all patches are theirs,
     and a place for these rows, the same for all pieces."""
@@ -624,7 +652,7 @@ def _part(view: View, rows: slice, axis: int) -> View:
 
 def _range_of(e: Equation) -> tuple[int, ...]:
     """The shape of the elements that an equation goes over."""
-    return e.inputs[0].shape if e.primitive.name == "sum" else e.output.shape
+    return e.inputs[0].shape if e.primitive is ops._sum else e.output.shape
 
 
 def _is_flat(view: View) -> bool:
@@ -650,7 +678,7 @@ def _chain(cuts: frozenset[int]) -> bool:
 
 
 def _check_dtype(dtype: np.dtype) -> None:
-    if dtype.str[1:] not in ("f4", "f8", "i8", "i4", "i2", "i1", "u1", "b1") or not dtype.isnative:
+    if dtype.str[1:] not in KINDS or not dtype.isnative:
         raise Unsupported(f"the dtype {dtype} has no kernels")
 
 

@@ -10,27 +10,23 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .. import ops
 from ..engine import Primitive
 from ..ops import normal_axes
 
-ELEMENTWISE = {
-    "add", "subtract", "multiply", "divide", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "arctan",
-    "power", "logaddexp", "maximum", "where", "astype", "above", "sign", "floor", "ceil", "rint", "trunc", "isnan",
-    "isinf", "isfinite", "logical_not", "invert", "equal", "not_equal", "less", "less_equal", "greater",
-    "greater_equal", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
-}  # fmt: skip
-SHAPES: dict[str, Callable] = {  # (shapes of the inputs, params) → the shape of the output, of the first input's dtype
-    "reshape": lambda x, *, shape: shape,
-    "broadcast_to": lambda x, *, shape: shape,
-    "transpose": lambda x, *, axes: tuple(x[i] for i in axes),
-    "patches": lambda x, *, size, stride, padding: (
+# (shapes of the inputs, params) → the shape of the output, whose dtype is the first input's
+SHAPES: dict[Primitive, Callable] = {
+    ops._reshape: lambda x, *, shape: shape,
+    ops._broadcast_to: lambda x, *, shape: shape,
+    ops._transpose: lambda x, *, axes: tuple(x[i] for i in axes),
+    ops.patches: lambda x, *, size, stride, padding: (
         x[0], *((n + sum(pad) - k) // stride + 1 for n, k, pad in zip(x[1:3], size, padding, strict=True)),
         size[0] * size[1] * x[3]),
-    "unpatches": lambda g, *, shape, **how: shape,
-    "pick": lambda x, k, *, size: k,
-    "unpick": lambda g, k, *, size, shape: shape,
-    "max_share": lambda x, *, axis, ties: x,
-    "max": lambda x, *, axis, keepdims, ties: _reduced(x, axis, keepdims),
+    ops.unpatches: lambda g, *, shape, **how: shape,
+    ops.pick: lambda x, k, *, size: k,
+    ops.unpick: lambda g, k, *, size, shape: shape,
+    ops.max_share: lambda x, *, axis, ties: x,
+    ops._max: lambda x, *, axis, keepdims, ties: _reduced(x, axis, keepdims),
 }  # fmt: skip
 
 
@@ -41,19 +37,18 @@ def result_of(primitive: Primitive, inputs: list, params: dict, filled: Callable
         filled: `filled(shape, dtype)` → an array of that number.
     """
     given = [np.shape(x) for x in inputs]
-    name = primitive.name
-    if name in SHAPES:
-        return filled(SHAPES[name](*given, **params), inputs[0].dtype)
+    if primitive in SHAPES:
+        return filled(SHAPES[primitive](*given, **params), inputs[0].dtype)
     # the dtype is that of the same on one element of each; a number stays one, since it promotes as one
     ones = [np.ones((1,) * x.ndim, x.dtype) if isinstance(x, (np.ndarray, np.generic)) else x for x in inputs]
     with np.errstate(all="ignore"):
-        if name in ELEMENTWISE:
+        if primitive.elementwise:
             return filled(np.broadcast_shapes(*given), np.asarray(primitive.forward(*ones, **params)).dtype)
-        if name == "matmul":
+        if primitive is ops._matmul:
             batch = np.broadcast_shapes(given[0][:-2], given[1][:-2])
             if given[0][-1] == given[1][-2]:
                 return filled((*batch, given[0][-2], given[1][-1]), primitive.forward(*ones).dtype)
-        if name in ("sum", "argmax", "argmin"):
+        if primitive in (ops._sum, ops.argmax, ops.argmin):
             reduced = _reduced(given[0], params["axis"], params["keepdims"])
             return filled(reduced, primitive.forward(*ones, **params).dtype)
         out = primitive.forward(*inputs, **params)

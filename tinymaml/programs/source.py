@@ -21,25 +21,38 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import ops
+from ..engine import Primitive, alias
 from .program import Equation, Var
 from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
 from .threads import CANCEL, SERVE, START, WAKE
 
 EXPRESSIONS = {  # on scalars of the dtype that is computed in
-    "add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}", "power": "{0} ** {1}",
-    "exp": "math.exp({0})", "expm1": "math.expm1({0})", "log": "math.log({0})", "log1p": "math.log1p({0})",
-    "sqrt": "math.sqrt({0})", "sin": "math.sin({0})", "cos": "math.cos({0})", "tanh": "math.tanh({0})",
-    "arctan": "math.atan({0})", "logaddexp": "machine.logaddexp({0}, {1})", "alias": "{0}", "astype": "{0}",
-    "maximum": "larger({0}, {1})", "above": "above({0}, {1}, {tie})", "where": "choose({0}, {1}, {2})",
-    "sign": "{0} if {0} == 0 or {0} != {0} else ({type}(1) if {0} > 0 else {type}(-1))",
-    "floor": "np.floor({0})", "ceil": "np.ceil({0})", "trunc": "np.trunc({0})", "rint": "np.rint({0})",
-    "isnan": "{0} != {0}", "isinf": "{0} == {0} and {0} - {0} != {0} - {0}", "isfinite": "{0} - {0} == {0} - {0}",
-    "equal": "{0} == {1}", "not_equal": "{0} != {1}", "less": "{0} < {1}", "less_equal": "{0} <= {1}",
-    "greater": "{0} > {1}", "greater_equal": "{0} >= {1}",
-    "logical_not": "not {0}", "logical_and": "bool({0}) and bool({1})", "logical_or": "bool({0}) or bool({1})",
-    "logical_xor": "bool({0}) != bool({1})",
-    "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "invert": "~{0}",
+    alias: "{0}", ops.astype: "{0}",
+    ops.add: "{0} + {1}", ops.subtract: "{0} - {1}", ops.multiply: "{0} * {1}", ops.divide: "{0} / {1}",
+    ops.power: "{0} ** {1}", ops.exp: "math.exp({0})", ops.expm1: "math.expm1({0})", ops.exp2: "machine.exp2({0})",
+    ops.log: "math.log({0})", ops.log1p: "math.log1p({0})", ops.log2: "machine.log2({0})", ops.log10: "math.log10({0})",
+    ops.logaddexp: "machine.logaddexp({0}, {1})", ops.sqrt: "math.sqrt({0})", ops.hypot: "math.hypot({0}, {1})",
+    ops.sin: "math.sin({0})", ops.cos: "math.cos({0})", ops.tan: "math.tan({0})", ops.arctan: "math.atan({0})",
+    ops.sinh: "math.sinh({0})", ops.cosh: "math.cosh({0})", ops.tanh: "math.tanh({0})",
+    ops.maximum: "larger({0}, {1})", ops.minimum: "smaller({0}, {1})", ops.above: "above({0}, {1}, {tie})",
+    ops.where: "choose({0}, {1}, {2})", ops.sign: "sign({0})", ops.absolute: "abs({0})",
+    ops.floor: "np.floor({0})", ops.ceil: "np.ceil({0})", ops.trunc: "np.trunc({0})", ops.rint: "np.rint({0})",
+    ops.isnan: "{0} != {0}", ops.isinf: "{0} == {0} and {0} - {0} != {0} - {0}", ops.isfinite: "{0} - {0} == {0} - {0}",
+    ops.equal: "{0} == {1}", ops.not_equal: "{0} != {1}", ops.less: "{0} < {1}", ops.less_equal: "{0} <= {1}",
+    ops.greater: "{0} > {1}", ops.greater_equal: "{0} >= {1}",
+    ops.logical_not: "not {0}", ops.logical_and: "bool({0}) and bool({1})",
+    ops.logical_or: "bool({0}) or bool({1})", ops.logical_xor: "bool({0}) != bool({1})",
+    ops.bitwise_and: "{0} & {1}", ops.bitwise_or: "{0} | {1}", ops.bitwise_xor: "{0} ^ {1}", ops.invert: "~{0}",
 }  # fmt: skip
+SAME = dict.fromkeys((ops.floor, ops.ceil, ops.trunc), "{0}")
+OF_INTEGERS = SAME | {  # where these differ
+    ops.power: "machine.power({0}, {1})", ops.absolute: "{0} if {0} >= 0 else {type}(-{0})",
+    ops.reciprocal: "{type}({0} == 1) - {type}({0} == -1)",
+}  # fmt: skip
+OF_TRUTHS = SAME | {ops.add: "{0} | {1}", ops.absolute: "{0}", ops.invert: "not {0}"}
+ORDER = {ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater, ops.greater_equal, ops.above}
+ASKS = {ops.isnan, ops.isinf, ops.isfinite, ops.logical_not, ops.logical_and, ops.logical_or, ops.logical_xor}
 
 
 def code(dtype: np.dtype) -> str:
@@ -72,40 +85,37 @@ class Body:
         self.lines.append(f"return {', '.join(self.names[x] for x in (*loop.stores, *loop.sums))}")
 
     def equation(self, loop: Loop, e: Equation, operands: list) -> None:
-        name, out = e.primitive.name, e.output
-        computed = out.dtype
-        if name in COMPARISONS:
-            computed = np.result_type(*(x.dtype if isinstance(x, Var) else x for x in e.inputs))
+        out = e.output
+        kinds = _computed_in(e)
         arguments = [self.scalar(loop, x, v) for x, v in zip(e.inputs, operands, strict=True)]
-        kinds = [computed] * len(arguments)
-        if name == "where":
-            kinds[0] = np.dtype(bool)
-        elif name in ("isnan", "isinf", "isfinite", "logical_not", "logical_and", "logical_or", "logical_xor", "above"):
-            kinds = [x.dtype if isinstance(x, Var) else np.result_type(computed) for x in e.inputs]
-        numbers = [float(text) for text, was in arguments if was is None]
-        if computed.kind in "iu" and any(not np.iinfo(computed).min <= x <= np.iinfo(computed).max for x in numbers):
-            # as NumPy does it: a comparison of integers of any size
-            if name not in COMPARISONS:
-                raise Unsupported(f"a number beyond {computed} has no kernel")
-            kinds = [np.dtype(np.int64)] * len(arguments)
+        for i, ((text, was), kind) in enumerate(zip(arguments, kinds, strict=True)):
+            if was is None and kind.kind in "iu" and not np.iinfo(kind).min <= int(text) <= np.iinfo(kind).max:
+                if e.primitive is not ops.where:
+                    raise Unsupported(f"a number beyond {kind} has no kernel")
+                arguments[i] = repr(np.asarray(int(text)).astype(kind).item()), None  # np.where lets it wrap
         texts = [
             self.constant(text, kind) if was is None and kind.kind == "f" else _cast(text, was, kind)
             for (text, was), kind in zip(arguments, kinds, strict=True)
         ]
-        if name == "sum":
+        if e.primitive is ops._sum:
             self.names[out] = texts[0]
             return
-        if name == "invert" and out.dtype.kind == "b":
-            name = "logical_not"
-        tie = f"{code(out.dtype)}({e.params.get('tie')!r})"
-        text = EXPRESSIONS[name].format(*texts, type=code(computed), tie=tie)
+        if e.primitive in ORDER and kinds[0] != kinds[1]:
+            x, y = texts
+            texts = [f"machine.order({x}, {y})", "0"] if kinds[1].kind == "u" else ["0", f"machine.order({y}, {x})"]
+        special = {"b": OF_TRUTHS, "i": OF_INTEGERS, "u": OF_INTEGERS}.get(out.dtype.kind, {})
+        text = special.get(e.primitive) or EXPRESSIONS.get(e.primitive)
+        if text is None:
+            raise Unsupported(f"the primitive {e.primitive.name} has no kernel")
+        kind = code(out.dtype)
+        text = text.format(*texts, type=kind, tie=f"{kind}({e.params.get('tie')!r})")
         self.names[out] = f"v{len(self.lines)}"
-        self.lines.append(f"{self.names[out]} = {_typed(text, name, out.dtype)}")
+        self.lines.append(f"{self.names[out]} = {_typed(text, e.primitive, out.dtype)}")
 
     def scalar(self, loop: Loop, x, view) -> tuple[str, np.dtype | None]:
         """The text of an operand, and its dtype (None: a number, of whatever dtype is wanted)."""
         if not isinstance(view, View):
-            return repr(view), None
+            return repr(int(view) if isinstance(view, bool) else view), None
         inside = loop.local(view)
         if inside in self.names:
             return self.names[inside], inside.dtype
@@ -151,25 +161,36 @@ class Body:
         return "\n".join(lines)
 
 
-COMPARISONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+def _computed_in(e: Equation) -> list[np.dtype]:
+    """The dtype in which each operand is computed with."""
+    if e.primitive in ORDER or e.primitive in ASKS:
+        own = [x.dtype if isinstance(x, (Var, np.ndarray, np.generic)) else x for x in e.inputs]
+        if e.primitive in ASKS:
+            return [np.result_type(x) for x in own]
+        if {getattr(x, "str", "")[1:] for x in own} & {"u8"} and any(getattr(x, "kind", "") == "i" for x in own):
+            return own  # no dtype holds both: `machine.order`
+        return [np.result_type(*own)] * 2
+    if e.primitive is ops.where:
+        return [np.dtype(bool), e.output.dtype, e.output.dtype]
+    return [e.output.dtype] * len(e.inputs)
 
 
 def _cast(text: str, was: np.dtype | None, wanted: np.dtype) -> str:
     if was is not None and was == wanted:
         return text
     if wanted.kind == "b":
-        return f"({text} != 0)"
+        return f"b1({text} != 0)"
     return f"{code(wanted)}({text})" if text not in ("inf", "-inf", "nan") else f'{code(wanted)}(float("{text}"))'
 
 
-def _typed(text: str, name: str, dtype: np.dtype) -> str:
+def _typed(text: str, primitive: Primitive, dtype: np.dtype) -> str:
     """The expression as a number of the dtype, where Numba would make another of it."""
-    if dtype.kind == "b":
-        return f"b1({text})"
-    if name in ("floor", "ceil", "trunc", "rint", "power", "add", "subtract", "multiply", "invert", "astype", "alias",
-                "logaddexp"):  # fmt: skip
-        return text if dtype.kind == "f" and name in ("add", "subtract", "multiply") else f"{code(dtype)}({text})"
-    return text
+    typed = dtype.kind == "f" and primitive not in WIDENED
+    return text if typed else f"{code(dtype)}({text})"
+
+
+WIDENED = {ops.power, ops.floor, ops.ceil, ops.trunc, ops.rint, ops.hypot, ops.logaddexp, alias,
+           ops.astype}  # fmt: skip
 
 
 # ── a program ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -367,11 +388,11 @@ import math
 
 import numpy as np
 from numba import cfunc, float32 as f4, float64 as f8, int8 as i1, int16 as i2, int32 as i4, int64 as i8
-from numba import uint8 as b1, uint8 as u1
+from numba import uint8 as b1, uint8 as u1, uint16 as u2, uint32 as u4, uint64 as u8
 
 from tinymaml.programs import machine
-from tinymaml.programs.loop import above, choose, larger, loop
-from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, step_at
+from tinymaml.programs.loop import above, choose, larger, loop, sign, smaller
+from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, p_u2, p_u4, p_u8, step_at
 from tinymaml.programs.schedule import ARRAYS, CHUNK, TASK'''
 
 

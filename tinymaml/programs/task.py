@@ -127,11 +127,14 @@ def task_of(of_task: partial, params: Nest, support: Nest, query: Nest) -> Task:
 
 
 def _last_part(program: Program, slots: list[Var], reads: list[int], thetas: int, shared: int) -> Task:
-    """The task of one part, whose outputs are the value's leaves and the gradient; constants of the value are fixed."""
+    """The task of one part, whose outputs are the value's leaves and the gradient.
+
+    Constants of the value are fixed, but for a meta-gradient's loss, which is summed over tasks.
+    """
     inputs, values = len(slots), len(program.outputs) - thetas
     outputs, where = [], []
     for i, x in enumerate(program.outputs):
-        if i < values and not isinstance(x, Var):
+        if i < values and not isinstance(x, Var) and not (thetas and i == 0):
             where.append(Fixed(x))
             continue
         where.append(len(slots))

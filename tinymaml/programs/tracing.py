@@ -21,7 +21,7 @@ import numpy as np
 from .. import ops
 from ..engine import Primitive, Tensor, alias, evaluation, recorded, refusal, unchanging
 from ..numpy_api import placeholder
-from .shapes import ELEMENTWISE, result_of
+from .shapes import result_of
 
 _FLOAT = np.dtype(float)
 
@@ -335,7 +335,7 @@ class Recording:
         """Numbers as arrays: in the precision of the arrays they meet, or in their own."""
         numbers = [0.5 if type(x) is Number else x for x in inputs]
         dtype = _FLOAT
-        if primitive.name in ELEMENTWISE and primitive is not ops.astype:
+        if primitive.elementwise and primitive is not ops.astype:
             dtype = np.result_type(*(x.dtype if isinstance(x, Tensor) else x for x in numbers))
         strong = [x.twin(Data) if type(x) is Number else x for x in inputs]
         return tuple(

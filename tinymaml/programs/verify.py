@@ -156,12 +156,13 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
 
 ADDS_UP = {ops._sum, ops._matmul, ops.scatter_add, ops.unpatches, ops._cumsum}
 EXACT = {ops._reshape, ops._transpose, ops._broadcast_to, ops.getitem, ops.concatenate, ops.patches, ops.pick,
-         ops.unpick, ops.where, ops.maximum, ops._max, ops.floor, ops.ceil, ops.rint, ops.trunc, ops.sign}  # fmt: skip
-COMPARISONS = {ops.maximum, ops.above, ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater,
+         ops.unpick, ops.where, ops.maximum, ops.minimum, ops.absolute, ops._max,
+         ops.floor, ops.ceil, ops.rint, ops.trunc, ops.sign}  # fmt: skip
+COMPARISONS = {ops.maximum, ops.minimum, ops.above, ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater,
                ops.greater_equal}  # fmt: skip
 CHOICES = {ops._max, ops.max_share, ops.argmax, ops.argmin, ops.argsort, ops.pool_argmax}
-STEPS = {ops.floor: np.rint, ops.ceil: np.rint, ops.trunc: np.rint, ops.sign: np.zeros_like,
-         ops.rint: lambda x: np.floor(x) + 0.5}  # fmt: skip
+STEPS = {ops.absolute: np.zeros_like, ops.sign: np.zeros_like, ops.floor: np.rint, ops.ceil: np.rint,
+         ops.trunc: np.rint, ops.rint: lambda x: np.floor(x) + 0.5}  # fmt: skip
 
 
 def _tied(primitive, given: list, params: dict, near: float) -> bool:

@@ -250,8 +250,15 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
     with Recording(number, integer) as recording, watching(checked):
         given = [x if fixed is not INPUT else recording.argument(x)
                  for x, fixed in zip(tree_leaves(examples), tree_leaves(arguments), strict=True)]  # fmt: skip
-        result = f(*tree_fill(examples, given))
+        try:
+            result = f(*tree_fill(examples, given))
+        except Exception as error:
+            for question in recording.questions.values():  # whose answer may have led there
+                raise question from error
+            raise
     results = tree_leaves(result)
+    for question in recording.questions.values():
+        raise question
     if recording.refused:
         cause = recording.refused[0]
         raise RecordError(

@@ -106,10 +106,11 @@ class Traced(Tensor):
 
     def twin(self, kind: type) -> Traced:
         """The same value of the same program, as what it is at another place."""
-        x = _value.__get__(self)
-        return kind(x, _primitive.__get__(self), _inputs.__get__(self), _params.__get__(self), _index.__get__(self))
+        value, *record = (slot.__get__(self) for slot in (_value, _primitive, _inputs, _params, _index))
+        return kind(np.asarray(value) if type(self) is Number else value, *record)
 
     def __array_function__(self, function, types, args, kwargs):
+        _answered(sys._getframe(1))
         if function not in (np.where, np.clip):  # all others take a number for an array
             args = [x.twin(Data) if type(x) is Number else x for x in args]
         try:
@@ -118,6 +119,7 @@ class Traced(Tensor):
             raise refusal(error)  # noqa: B904 (it is the error itself)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        _answered(sys._getframe(1))
         if not any(isinstance(x, (np.ndarray, np.generic, Taped, Data)) for x in inputs):
             inputs = tuple(x.twin(Data) if type(x) is Number else x for x in inputs)  # the result is a NumPy scalar
         try:
@@ -133,6 +135,12 @@ class Traced(Tensor):
     __str__ = __repr__
     __format__ = _refuse("a value is printed")
     __reduce_ex__ = __deepcopy__ = __copy__ = _refuse("a tensor is copied or stored")
+
+
+def _answered(frame) -> None:
+    """What was asked in this call was asked by NumPy."""
+    if (recording := evaluation.get()) is not None and recording.questions:
+        recording.questions.pop((frame, frame.f_lasti), None)
 
 
 def _next_index() -> int:
@@ -158,7 +166,13 @@ class Data(Traced):
             return Data
         if self.ndim:
             return np.ndarray
-        raise refusal(RecordError("isinstance, or x.__class__, asks whether a number is an array or a NumPy scalar"))
+        # NumPy asks too, before it calls __array_function__, and must get an answer: so the question is kept
+        if (recording := evaluation.get()) is not None:
+            frame = sys._getframe(1)
+            recording.questions[frame, frame.f_lasti] = RecordError(
+                "isinstance, or x.__class__, asks whether a number is an array or a NumPy scalar, which is not known"
+            )
+        return np.ndarray
 
     def as_data(self) -> Traced:
         return self
@@ -275,11 +289,13 @@ class Recording:
     Attributes:
         number, integer: the value of all that is floating-point, and of all integers and booleans.
         refused: the errors that a recording raises and a run would not, or of which that is not known.
+        questions: what was asked without an answer that is true of all, by where it was asked.
     """
 
     def __init__(self, number: float, integer: int):
         self.number, self.integer = number, integer
         self.refused: list[Exception] = []
+        self.questions: dict[tuple, RecordError] = {}
         self._ones: dict[Any, np.ndarray] = {}
 
     def __enter__(self) -> Recording:

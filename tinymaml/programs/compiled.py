@@ -56,7 +56,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -269,7 +269,7 @@ class Compiled:
             if v.ahead and t == 0:
                 wanted, wanted_grads = v.ahead.result()
             else:
-                with blas.one_thread(blas.libraries()):  # more would not help these sizes, and stall on a busy machine
+                with _one_thread():  # more would not help these sizes, and stall on a busy machine
                     wanted, wanted_grads = self.f(params, [one])
             took = time.perf_counter() - started
             wanted = (wanted[0], tree_leaves(wanted[1][0])) if has_aux else (wanted, [])
@@ -429,6 +429,14 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _one_thread():
+    """BLAS on one thread, where the library that limits it is installed."""
+    try:
+        return blas.one_thread(blas.libraries())
+    except ImportError:
+        return nullcontext()
 
 
 @contextmanager

@@ -194,7 +194,7 @@ class Outside:
         self._named: set[type] = set()  # the classes that it names, and may call
         self._objects: list[tuple[Any, str, set]] = []  # whose attributes are looked at, and which already are
         self._queue: collections.deque = collections.deque()
-        f = getattr(f, "of_task", f)
+        f = getattr(f, "of_task", None) or f
         if isinstance(f, functools.partial):
             self._skip(f.keywords.get("inner_lr"))
         self._reach(f, "the function" if isinstance(f, (types.FunctionType, functools.partial)) else "self")

@@ -7,6 +7,7 @@
     python -m bench kernels [W1] [W5]                  # where the time of a compiled meta-gradient goes
     python -m bench overhead
     python -m bench load [W1] [W5] [--busy 0,1,2]      # single calls, beside processes that keep the cores busy
+    python -m bench fuzz [--minutes 60] [--seed 0]     # random losses: is compiled what NumPy is?
 
 Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
 the ratio, which compares neighbouring turns. Before the clocks run, everyone's gradient is compared in float64 with the
@@ -34,13 +35,15 @@ from collections.abc import Callable, Sequence
 
 from tinymaml.files import write_atomically
 
-from . import kernels, load, overhead, peers, picture, scaling, timing
+from . import fuzz, kernels, load, overhead, peers, picture, scaling, timing
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["fuzz"]:
+        return fuzz.main(argv[1:])
     study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"
     names = {"scaling": list(scaling.STUDIES), "overhead": []}.get(study, list(WORKLOADS))
     what = "study" if study == "scaling" else "workload"

@@ -97,13 +97,15 @@ class Program:
         """Defines `run`, and `change`, which changes what `run` closes over."""
         lines = [make for make, _ in self.setup.values()]
         rebound = [name for name, (_, change) in self.setup.items() if change.startswith(f"{name} =")]
-        changes = [change for _, change in self.setup.values() if change] or ["pass"]
+        changes = [change for _, change in self.setup.values() if change]
         if rebound:
             changes.insert(0, f"{'nonlocal' if self.closure else 'global'} {', '.join(rebound)}")
-        lines += [self._function(), self._run(), _define("change()", changes)]
+        lines += ["", self._function(), "", self._run()]
+        lines += ["", _define("change()", changes)] if changes else []
         if not self.closure:
-            return "\n".join(lines) + "\n"
-        return _define("build()", ["\n".join(lines), "return run, change"]) + "\n\n\nrun, change = build()\n"
+            return "\n".join(lines).strip("\n") + "\n"
+        names = "run, change" if changes else "run"
+        return _define("build()", ["\n".join(lines).strip("\n"), f"return {names}"]) + f"\n\n{names} = build()\n"
 
     def _function(self) -> str:
         body = [text for _, text in self.body]
@@ -144,8 +146,10 @@ run = tm.value_and_grad(slope, {wanted})"""
 
     def text(self) -> str:
         """A script: source and calls."""
-        calls = [f"print({name}({', '.join(map(literal, self.nested(call)))}))"
-                 for call in self.calls for name in ("run", "fast")]  # fmt: skip
+        calls = [f"for way in (run, fast):\n    print(way({', '.join(map(literal, self.nested(call)))}))"
+                 for call in self.calls]  # fmt: skip
+        if any(change for _, change in self.setup.values()):
+            calls += ["change()", calls[-1]]
         return "\n".join([PRELUDE, self.source(), "fast = tm.compile(run)", *calls])
 
     def nested(self, call: list) -> list:
@@ -209,6 +213,7 @@ class Draw:
         self.choices, self.jax = choices, jax
         self.form = self.of(["value_and_grad", "plain", "nested"]) if jax else self.of(FORMS)
         self.awkward = not jax and self.chance(4)
+        self.changes = not jax and self.chance(2)
         self.setup: dict[str, tuple[str, str]] = {}
         self.body: list[tuple[str, str]] = []
         self.count = 0
@@ -221,7 +226,7 @@ class Draw:
         for i in range(self.integer(1, 2)):
             self._argument(f"x{i}f", self.floats, self.dtype)
         allowed = ["int64", "bool", "float64"] if jax else DTYPES
-        for i in range(self.integer(1, 2) if self.form == "meta" else self.integer(0, 2)):
+        for i in range(2 if self.form == "meta" else self.integer(0, 2)):
             dtype = self.of(allowed)
             self._argument(f"d{i}{'f' if dtype[0] == 'f' else 'i'}", self.others, dtype)
         if self.form != "meta" and not jax and self.chance(4):
@@ -330,7 +335,8 @@ class Draw:
         """The name of something that is closed over; `change` is what is written after the name."""
         name = self.name("c", "i")
         change = change.replace("{0}", name)
-        self.setup[name] = (f"{name} = {make}", f"{name} {change}" if change.startswith("=") else f"{name}{change}")
+        change = f"{name} {change}" if change.startswith("=") else f"{name}{change}"
+        self.setup[name] = (f"{name} = {make}", change if self.changes else "")
         for space in self.spaces:
             exec(self.setup[name][0], space)
         return name
@@ -755,7 +761,8 @@ SHAPES = [_of("np.reshape({x}, {shape})"), _of("np.ravel({x})"), _of("np.transpo
           _of_axis("np.diff({x}, axis={axis})", none=False), _of("np.diff({x}, 2)", least=1), _of("np.copy({x})"),
           _of("np.trace({x})", least=2), _of("np.trace({x}, {i})", least=2), _of("np.diagonal({x}, {i})", least=2),
           _of("np.diag({x}, {i})", least=1, most=2), _of("np.tril({x}, {i})", least=2), _of("np.triu({x})", least=2),
-          *map(_joined, ("concatenate", "stack", "vstack", "hstack")), *map(_split, ("split", "array_split"))]  # fmt: skip
+          *map(_joined, ("concatenate", "stack", "vstack", "hstack")),
+          *map(_split, ("split", "array_split"))]  # fmt: skip
 PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n})"), _of("np.vdot({x}, {same})"),
             _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _tensordot, _einsum, _einsum]  # fmt: skip
 CHOOSING = [_of("np.clip({x}, {n}, {m})"), _of("np.clip({x}, None, {y})"), _of("np.clip({x}, {y}, {z})"),
@@ -969,11 +976,12 @@ class Finding:
         """The same for programs that differ in names, numbers and shapes; after a change, in what was done with it."""
 
         def plain(text: str) -> str:
-            return re.sub(r"\[[^a-z]*\]|-?\d[\d.e+]*", "#", re.sub(r"\b[xdnvc]\d+\w*\b", "x", text))
+            text = re.sub(r"np.array\(.*, ", "np.array(", re.sub(r"\b[xdnvc]\d+[fi]\b", "x", text))
+            return re.sub(r"\[[^a-z]*\]|(?<![a-z\d])-?\d[\d.e+]*", "#", text)
 
         after = self.what.startswith("after a change")
         lines = [make for make, _ in self.program.setup.values()] if after else [text for _, text in self.program.body]
-        return f"{self.way}, {self.kind}{', after a change' * after}: {plain('; '.join(lines))[:150]}"
+        return f"{self.way}, {self.kind}{', after a change' * after}: {'; '.join(map(plain, lines))[:150]}"
 
     def __str__(self) -> str:
         return f"{self.way} differs ({self.kind}): {self.what}\n\n{textwrap.indent(self.program.text(), '    ')}"
@@ -1001,6 +1009,8 @@ def called(f: Callable, args: list):
 def sequence(program: Program, space: dict, run: Callable) -> list:
     """The results of all calls; then, what is closed over is changed, of the last call again."""
     results = [called(run, program.nested(call)) for call in program.calls]
+    if not any(change for _, change in program.setup.values()):
+        return results
     space["change"]()
     return [*results, called(run, program.nested(program.calls[-1]))]
 
@@ -1068,7 +1078,7 @@ def _seen(program: Program, way: str, outcome: Outcome) -> list:
 def _general(text: str) -> str:
     """A message without what differs from program to program."""
     text = re.sub(r"^\w+ (runs as it is|is replayed)", r"\1", text.split("\n")[0])
-    return re.sub(r"(?<![a-z])\d+", "#", text)[:160]
+    return re.sub(r"(?<![a-z\d])\d+", "#", text)[:160]
 
 
 def _finite(seen, wanted) -> tuple:
@@ -1118,7 +1128,7 @@ def smaller(program: Program) -> list[Program]:
         if not any(uses.search(text) for _, text in rest) and name not in program.outputs:
             found.insert(0, replace(program, body=rest))
         elif any(uses.search(text) for _, text in rest):
-            if i and name not in program.outputs:  # its uses use something before it
+            if name not in program.outputs:  # its uses use something before it
                 for other in [*program.floats, *program.others, *(n for n, _ in program.body[:i])]:
                     if other[-1] == name[-1]:
                         body = [(n, uses.sub(other, text)) for n, text in rest]
@@ -1142,7 +1152,8 @@ def smaller(program: Program) -> list[Program]:
                 found.append(replace(program, settings=program.settings | {key: value}))
     for kind, names in (("floats", program.floats), ("others", program.others)):
         for name in names:
-            if len(names) > 1 - (kind == "others" and program.form != "meta") and not re.search(rf"\b{name}\b", text):
+            needed = {"floats": 1, "others": 2 if program.form == "meta" else 0}[kind]
+            if len(names) > needed and not re.search(rf"\b{name}\b", text):
                 at = [*program.floats, *program.others].index(name)
                 calls = [call[:at] + call[at + 1 :] for call in program.calls]
                 found.append(replace(program, calls=calls, **{kind: [n for n in names if n != name]}))
@@ -1192,7 +1203,8 @@ def program_of(seed: int, jax: bool = False) -> tuple[Program, tuple[str, ...]]:
     """The program of a seed, and the ways it is run in."""
     if jax and seed % 8 == 7:
         return draw(random.Random(seed), jax=True), ("jax",)
-    ways = ("tensors", "record", "replay", *(["compiled"] if seed % 2 == 0 and _installed("numba") else []))
+    compiled = ["compiled"] if seed % 2 == 0 and _installed("numba") else []
+    ways = ("tensors", "record", "replay", *compiled)
     return draw(random.Random(seed)), ways
 
 

@@ -1253,19 +1253,20 @@ def _end(process: subprocess.Popen) -> None:
 
 def run_batch(first: int, count: int, tell: Callable[[dict], None], patience: float = PATIENCE) -> int:
     """Run a batch in a child, and tell what it answers; the seed with which to go on, after the one that ended it."""
-    running = None
+    running, rest = None, b""
     with tempfile.TemporaryDirectory() as cache:
         child = _child("--batch", str(first), str(count), cache=cache, stdout=subprocess.PIPE)
         try:
             while True:
                 ready = select.select([child.stdout], [], [], patience)[0]
-                line = child.stdout.readline() if ready else ""
-                if not line:
+                some = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
+                if not some:
                     break
-                answer = json.loads(line)
-                running = answer.get("seed")
-                if "done" in answer:
-                    tell(answer)
+                *lines, rest = (rest + some).split(b"\n")
+                for answer in map(json.loads, lines):
+                    running = answer.get("seed")
+                    if "done" in answer:
+                        tell(answer)
             how = "crashed" if ready else "hangs"
             code = child.wait() if ready else None
         finally:

@@ -763,7 +763,7 @@ SHAPES = [_of("np.reshape({x}, {shape})"), _of("np.ravel({x})"), _of("np.transpo
           _of("np.diag({x}, {i})", least=1, most=2), _of("np.tril({x}, {i})", least=2), _of("np.triu({x})", least=2),
           *map(_joined, ("concatenate", "stack", "vstack", "hstack")),
           *map(_split, ("split", "array_split"))]  # fmt: skip
-PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n})"), _of("np.vdot({x}, {same})"),
+PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n}) + 1"), _of("np.vdot({x}, {same})"),
             _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _tensordot, _einsum, _einsum]  # fmt: skip
 CHOOSING = [_of("np.clip({x}, {n}, {m})"), _of("np.clip({x}, None, {y})"), _of("np.clip({x}, {y}, {z})"),
             _where, _where, _take("take"), _take("along"), _take("index"), _index, _index, _index]  # fmt: skip
@@ -781,7 +781,7 @@ METHODS = [*(_of(f"{{x}}.{m}()")
            _of("{x}.reshape({shape})"), _of("{x}.astype({dtype})"), _of("{x}.astype({dtype})"),
            _of("{x}.clip({n}, {m})"),
            _of("{x}.swapaxes(0, -1)", least=1), _of("{x}.take([0, 0])", least=1), _of("{x}.repeat(2)"),
-           _of("{x}.trace()", least=2), _of("{x}.diagonal()", least=2), _of("{x}.dot({n})")]  # fmt: skip
+           _of("{x}.trace()", least=2), _of("{x}.diagonal()", least=2), _of("{x}.dot({n}) + 1")]  # fmt: skip
 ASKING = [_of("np.zeros_like({x}) + {y}"), _of("np.ones_like({x}) * {y}"), _of("np.full_like({x}, {n})"),
           _of("np.full_like({x}, np.sum({other}))"), _of("np.shape({x})[-1] * {x}", least=1), _of("np.ndim({x}) + {x}"),
           _of("np.size({x}) * {x}"), _of("{x} * np.iscomplexobj({x})")]  # fmt: skip
@@ -930,6 +930,11 @@ def _distance(x: np.ndarray, y: np.ndarray, allowed) -> tuple[str, str] | None:
         apart = np.abs(np.where(np.isfinite(a), a, 0) - np.where(np.isfinite(b), b, 0))
         with np.errstate(invalid="ignore"):
             wrong = asked & ~(_alike(a, b) & (apart <= allowed))
+        unmoved = allowed <= 5 * float(np.finfo(y.dtype).tiny)
+        signs = unmoved & (a == 0) & (b == 0) & (np.signbit(a) != np.signbit(b))
+        if np.any(signs) and not np.any(wrong):
+            at = tuple(int(i) for i in np.argwhere(signs)[0])
+            return "sign of zero", f"at {at} {x[at]!r}, wanted {y[at]!r}"
     if not np.any(wrong):
         return None
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -1140,6 +1145,8 @@ def smaller(program: Program) -> list[Program]:
             found.insert(0, replace(program, setup={k: v for k, v in program.setup.items() if k != name}))
         elif change:
             found.append(replace(program, setup=program.setup | {name: (make, "")}))
+    if len(program.calls) > 1:
+        found += [replace(program, calls=[call]) for call in program.calls]
     if program.closure:
         found.append(replace(program, closure=False))
     if program.form not in ("plain", "meta"):
@@ -1229,7 +1236,7 @@ def batch(first: int, count: int) -> None:
         for one in outcome.findings:
             sort = one.way, one.kind, one.what.split(":")[0]
             met[sort] += 1
-            one = small(one, 30) if met[sort] <= 10 else one
+            one = small(one, 20) if met[sort] <= 5 else one
             findings.append({"key": one.key, "text": str(one)})
         done = {"done": seed, "findings": findings, "fallbacks": outcome.fallbacks, "notes": outcome.notes,
                 "compiled": outcome.compiled}  # fmt: skip
@@ -1258,7 +1265,8 @@ def run_batch(first: int, count: int, tell: Callable[[dict], None], patience: fl
         child = _child("--batch", str(first), str(count), cache=cache, stdout=subprocess.PIPE)
         try:
             while True:
-                ready = select.select([child.stdout], [], [], patience)[0]
+                waiting = patience if running is not None else max(patience, 60)  # for its imports
+                ready = select.select([child.stdout], [], [], waiting)[0]
                 some = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
                 if not some:
                     break

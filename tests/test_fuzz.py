@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -30,25 +31,35 @@ class Decisions:
         return self.data.draw(st.integers(low, high)) if low < high else low
 
 
-def agrees(program: fuzz.Program, *ways: str) -> None:
-    for finding in fuzz.examine(program, ways).findings:
+def agrees(program: fuzz.Program, *ways: str) -> fuzz.Outcome:
+    outcome = fuzz.examine(program, ways)
+    for finding in outcome.findings:
         raise AssertionError(f"\n{finding}")
+    return outcome
 
 
 # ── random losses ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=600, phases=[Phase.generate, Phase.shrink])
+@settings(max_examples=500, phases=[Phase.generate, Phase.shrink])
 @given(st.data())
 def test_random_losses_replayed_are_what_numpy_computes(data):
     agrees(fuzz.draw(Decisions(data)), "tensors", "record", "replay")
 
 
-@settings(max_examples=60, phases=[Phase.generate, Phase.shrink])
-@given(st.data())
-def test_random_losses_compiled_are_what_numpy_computes(data):
+def test_random_losses_compiled_are_what_numpy_computes():
+    """And most are compiled: on those that are not, the message is about."""
     pytest.importorskip("numba")
-    agrees(fuzz.draw(Decisions(data)), "compiled")
+    outcomes = []
+
+    @settings(max_examples=60, phases=[Phase.generate, Phase.shrink])
+    @given(st.data())
+    def examples(data):
+        outcomes.append(agrees(fuzz.draw(Decisions(data)), "compiled"))
+
+    examples()
+    compiled = sum(outcome.compiled for outcome in outcomes)
+    assert compiled > len(outcomes) / 2, Counter(reason for outcome in outcomes for reason in outcome.fallbacks)
 
 
 @settings(max_examples=40, phases=[Phase.generate, Phase.shrink])
@@ -219,7 +230,7 @@ def test_a_finding_is_made_small(monkeypatch):
 
 @pytest.mark.parametrize(
     "action, said",
-    [("os.kill(os.getpid(), 11)", f"crashed ({-signal.SIGSEGV})"), ("time.sleep(600)", "hangs (for 20 s)")],
+    [("os.kill(os.getpid(), 11)", f"crashed ({-signal.SIGSEGV})"), ("time.sleep(600)", "hangs (for 8 s)")],
 )
 def test_a_program_that_crashes_or_hangs_is_told_and_the_others_run(action, said, monkeypatch):
     calls = []
@@ -239,7 +250,7 @@ def test_a_program_that_crashes_or_hangs_is_told_and_the_others_run(action, said
     monkeypatch.setattr(fuzz, "_child", child)
     told, seed = [], 0
     while seed < 3:
-        seed = fuzz.run_batch(seed, 3 - seed, told.append, patience=20)
+        seed = fuzz.run_batch(seed, 3 - seed, told.append, patience=8)
     assert [answer["done"] for answer in told] == [0, 1, 2] and len(calls) == 2
     assert [answer.get("died") for answer in told] == [None, said, None]
 

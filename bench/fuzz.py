@@ -74,6 +74,7 @@ class Program:
     Attributes:
         floats, others: the names of arguments that are differentiated, and of those that are not.
         setup: for each thing that is closed over, the lines that make it, and those that change it.
+        defaults: arguments that are never given, with the source of their defaults.
         body: for each statement the name it defines, and its lines.
         outputs: names, which are returned, and of which the loss is made.
         form: "plain", "grad", "value_and_grad", "hvp", "nested" or "meta".
@@ -120,10 +121,11 @@ class Program:
         if self.form != "meta":
             return _define(f"f({self._signature()})", [*body, result])
         unpack = f"{', '.join(self.floats)}, = (params[name] for name in {self.floats!r})"
-        return _define(f"f({', '.join(['params', *self.others])})", [unpack, *body, result])
+        return _define(f"f({self._signature()})", [unpack, *body, result])
 
     def _signature(self) -> str:
-        return ", ".join([*self.floats, *self.others, *(f"{name}={text}" for name, text in self.defaults.items())])
+        first = ["params"] if self.form == "meta" else self.floats
+        return ", ".join([*first, *self.others, *(f"{name}={text}" for name, text in self.defaults.items())])
 
     def _run(self) -> str:
         wanted = tuple(range(len(self.floats)))
@@ -215,6 +217,7 @@ class Draw:
         self.awkward = not jax and self.chance(4)
         self.changes = not jax and self.chance(2)
         self.setup: dict[str, tuple[str, str]] = {}
+        self.defaults: dict[str, str] = {}
         self.body: list[tuple[str, str]] = []
         self.count = 0
         self.seeds = np.random.default_rng(self.integer(0, 999))
@@ -314,7 +317,7 @@ class Draw:
         return self.of(AWKWARD) if self.awkward and self.chance(3) else self.of(NUMBERS)
 
     def closed_number(self) -> str:
-        kind = self.integer(0, 3)
+        kind = self.integer(0, 4)
         first, then = self.of([("2", "3"), ("0.5", "-1.5"), ("1", "2"), ("0", "1.5"), ("np.int8(2)", "np.int8(1)"),
                                ("np.float32(0.5)", "np.float32(2)")])  # fmt: skip
         if kind == 0:
@@ -323,6 +326,12 @@ class Draw:
             return self.close(f"type('Settings', (), {{'rate': {first}}})()", f".rate = {then}") + ".rate"
         if kind == 2:
             return self.close(f"[1.0, {first}]", f"[1] = {then}") + "[1]"
+        if kind == 3:
+            name = self.name("p", "i")
+            self.defaults[name] = first
+            for space in self.spaces:
+                space[name] = eval(first, space)
+            return name
         return self.close(f"{{'rate': {first}}}", f"['rate'] = {then}") + "['rate']"
 
     def closed_array(self, shape: tuple, dtype: str | None = None, small: bool = False) -> str:
@@ -429,7 +438,7 @@ class Draw:
             settings = dict(inner_lr=self.of([0.1, 0.5]), inner_steps=self.integer(0, 3), has_aux=self.chance(2),
                             first_order=self.chance(4), memory="flat" if self.chance(3) else "unrolled")  # fmt: skip
         return Program(self.floats, self.others, self.setup, self.body, outputs, self.form, settings,
-                       not self.jax and self.chance(2), self.arguments)  # fmt: skip
+                       not self.jax and self.chance(2), self.arguments, self.defaults)  # fmt: skip
 
 
 def _broadcasts(x: tuple, y: tuple) -> bool:
@@ -650,6 +659,8 @@ def _branch(d: Draw) -> str | None:
                   f"len({x}.shape) == {d.integer(0, 2)}", f"float(np.sum(value({x}))) > 0.5",
                   f"isinstance({x}, np.ndarray)", f"hasattr({x}, 'value')",
                   f"{d.closed_number()} > 1", f"int(np.argmax(np.ravel(value({x})))) > 0"]  # fmt: skip
+    if not d.jax and d.chance(8):
+        return f"try:\n    k = float({x})\nexcept TypeError:\n    k = 2.0\n{{target}} = {x} * k"
     condition = d.of(conditions[1:5] if d.jax else conditions)
     return f"if {condition}:\n    {{target}} = {x} * 2.0\nelse:\n    {{target}} = {x} - 0.5"
 
@@ -981,7 +992,7 @@ class Finding:
         """The same for programs that differ in names, numbers and shapes; after a change, in what was done with it."""
 
         def plain(text: str) -> str:
-            text = re.sub(r"np.array\(.*, ", "np.array(", re.sub(r"\b[xdnvc]\d+[fi]\b", "x", text))
+            text = re.sub(r"np.array\(.*, ", "np.array(", re.sub(r"\b[xdnvcp]\d+[fi]\b", "x", text))
             return re.sub(r"\[[^a-z]*\]|(?<![a-z\d])-?\d[\d.e+]*", "#", text)
 
         after = self.what.startswith("after a change")
@@ -1058,7 +1069,8 @@ def _seen(program: Program, way: str, outcome: Outcome) -> list:
     space = program.load()
     run = space["run"]
     if way == "tensors":
-        return sequence(program, space, on_tensors(run)) if program.form == "plain" else []
+        asks = re.search(r"isinstance|hasattr|except", program.source())  # whether it is given tensors
+        return sequence(program, space, on_tensors(run)) if program.form == "plain" and not asks else []
     if way == "record":
         if program.form == "meta":
             return []
@@ -1145,6 +1157,9 @@ def smaller(program: Program) -> list[Program]:
             found.insert(0, replace(program, setup={k: v for k, v in program.setup.items() if k != name}))
         elif change:
             found.append(replace(program, setup=program.setup | {name: (make, "")}))
+    unused = [name for name in program.defaults if not re.search(rf"\b{name}\b", text)]
+    if unused:
+        found.insert(0, replace(program, defaults={k: v for k, v in program.defaults.items() if k not in unused}))
     if len(program.calls) > 1:
         found += [replace(program, calls=[call]) for call in program.calls]
     if program.closure:

@@ -52,7 +52,7 @@ def test_random_losses_compiled_are_what_numpy_computes():
     pytest.importorskip("numba")
     outcomes = []
 
-    @settings(max_examples=60, phases=[Phase.generate, Phase.shrink])
+    @settings(max_examples=120, phases=[Phase.generate, Phase.shrink])
     @given(st.data())
     def examples(data):
         outcomes.append(agrees(fuzz.draw(Decisions(data)), "compiled"))
@@ -89,8 +89,8 @@ def test_every_function_is_drawn(drawn):
                                "sigmoid", "softplus", "mse", "cross_entropy", "binary_cross_entropy")),
      *(f", np.{x})" for x in fuzz.DTYPES if x != "bool"), ", bool)", "tm.meta_value_and_grad(", "memory='flat'",
      "inner_steps=3", "tm.hvp(", "has_aux=True", "tm.stop_gradient(", "nonlocal ", "global ", "value(", "isinstance(",
-     "hasattr(", "for i in range(", "buffer[...] = ", "def f(", " @ ", " & ", ".astype(", ".T", "'rate'", ".rate",
-     "-0.0", "inf", "nan", "-128"],
+     "hasattr(", "p1i=", "except TypeError", "for i in range(", "buffer[...] = ", " @ ", " & ", ".astype(", ".T",
+     "'rate'", ".rate", "-0.0", "inf", "nan", "-128"],
 )  # fmt: skip
 def test_every_construct_is_drawn(drawn, what):
     assert any(what in program.text() for program in drawn)
@@ -106,7 +106,8 @@ def test_most_programs_return_values(drawn):
     assert 0 < count < 60
 
 
-def test_what_is_printed_can_be_run(drawn, capsys):
+def test_what_is_printed_can_be_run(drawn, capsys, monkeypatch):
+    monkeypatch.setattr(tm, "compile", lambda f: f)
     for program in drawn[:10]:
         try:
             with np.errstate(all="ignore"):

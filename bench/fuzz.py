@@ -1058,7 +1058,7 @@ def examine(program: Program, ways: tuple[str, ...]) -> Outcome:
                 if way == "jax":
                     one, right = _finite(one, right)
                 if found := difference(one, right, bound):
-                    when = ["first call", "second call", "after a change"][i]
+                    when = ["first call", "second call"][i] if i < len(program.calls) else "after a change"
                     outcome.findings.append(Finding(way, found[0], f"{when}: {found[1]}", program))
                     return outcome  # the other ways mostly differ for the same reason
     return outcome

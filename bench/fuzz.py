@@ -593,14 +593,27 @@ def _take(name: str) -> Rule:
             return None
         if name == "take":
             return f"np.take({x}, {indices}, axis={d.axis(x)})"
-        if name == "along":
-            axis = d.axis(x, none=False)
-            arg = d.of(["argsort", "argmax", "argmin"])
-            extra = "" if arg == "argsort" else ", keepdims=True"
-            return f"np.take_along_axis({x}, np.{arg}({x}, axis={axis}{extra}), axis={axis})"
         return f"{x}[{indices}]" if d.chance(2) else f"{x}[..., {indices}]"
 
     return rule
+
+
+def _argsort(text: str) -> Rule:
+    """Of numbers that are distinct: NumPy sorts equal ones in any order."""
+
+    def rule(d: Draw) -> str | None:
+        x = d.array(least=1)
+        if x is None or any(np.unique(space[x]).size < np.size(space[x]) for space in d.spaces):
+            return None
+        return text.format(x=x, axis=d.axis(x, none=False))
+
+    return rule
+
+
+def _along(d: Draw) -> str | None:
+    x = d.array(least=1)
+    axis = x and d.axis(x, none=False)
+    return x and f"np.take_along_axis({x}, np.{d.of(['argmax', 'argmin'])}({x}, {axis}, keepdims=True), {axis})"
 
 
 def _index(d: Draw) -> str | None:
@@ -755,7 +768,7 @@ def _by_label(d: Draw) -> str | None:
 ELEMENTWISE = [_ufunc(f) for f in NUMPY if isinstance(f, np.ufunc) and f is not np.matmul]
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
               _reduction("argmax"), _reduction("argmin"), _of("np.var({x}, ddof=1)"), _of("np.std({x}, ddof={i})"),
-              _of_axis("np.cumsum({x}, axis={axis})"), _of_axis("np.argsort({x}, axis={axis})", none=False),
+              _of_axis("np.cumsum({x}, axis={axis})"), _argsort("np.argsort({x}, axis={axis})"),
               _of_axis("np.linalg.norm({x}, axis={axis})"),
               _of("np.linalg.norm({x})"), _of("np.linalg.norm({x}, 1)", least=1, most=1),
               _of("np.linalg.norm({x}, np.inf, axis=0)", least=1),
@@ -777,7 +790,8 @@ SHAPES = [_of("np.reshape({x}, {shape})"), _of("np.ravel({x})"), _of("np.transpo
 PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n}) + 1"), _of("np.vdot({x}, {same})"),
             _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _tensordot, _einsum, _einsum]  # fmt: skip
 CHOOSING = [_of("np.clip({x}, {n}, {m})"), _of("np.clip({x}, None, {y})"), _of("np.clip({x}, {y}, {z})"),
-            _where, _where, _take("take"), _take("along"), _take("index"), _index, _index, _index]  # fmt: skip
+            _where, _where, _take("take"), _along, _argsort("np.take_along_axis({x}, np.argsort({x}, {axis}), {axis})"),
+            _take("index"), _index, _index, _index]  # fmt: skip
 OPERATORS = [_of("{x} + {y}"), _of("{y} + {x}"), _of("{x} - {y}"), _of("{y} - {x}"), _of("{x} * {y}"), _of("{y} * {x}"),
              _of("{x} / {y}"), _of("{y} / {x}"), _of("{x} ** {y}"), _of("{n} ** {x}"), _of("-{x}"), _of("+{x}"),
              _of("abs({x})"), _of("~{x}", "biu"), _of("{x} & {y}", "biu"), _of("{x} | {y}", "biu"),
@@ -1108,7 +1122,10 @@ def _finite(seen, wanted) -> tuple:
         return None, None
     for i, (x, y) in enumerate(zip(ours, right, strict=True)):
         comparable = np.result_type(y) == np.float64 and np.shape(x) == np.shape(y)
-        ours[i] = np.where(np.isfinite(y), x, y) if comparable else y
+        if comparable:  # but for which of two zeros it is
+            ours[i], right[i] = np.where(np.isfinite(y), x, y) + 0.0, y + 0.0
+        else:
+            ours[i] = y
     return ours, right
 
 

@@ -6,6 +6,8 @@
     python -m bench scaling [tasks] [steps] [width] [threads]
     python -m bench kernels [W1] [W5]                  # where the time of a compiled meta-gradient goes
     python -m bench overhead
+    python -m bench load [W1] [W5] [--busy 0,1,2]      # single calls, beside processes that keep the cores busy
+    python -m bench fuzz [--minutes 60] [--seed 0]     # random losses: is compiled what NumPy is?
 
 Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
 the ratio, which compares neighbouring turns. Before the clocks run, everyone's gradient is compared in float64 with the
@@ -29,25 +31,30 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tinymaml.files import write_atomically
 
-from . import kernels, overhead, peers, picture, scaling, timing
+from . import fuzz, kernels, load, overhead, peers, picture, scaling, timing
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
 def main(argv: list[str]) -> int:
-    study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead") else "workloads"
+    if argv[:1] == ["fuzz"]:
+        return fuzz.main(argv[1:])
+    study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"
     names = {"scaling": list(scaling.STUDIES), "overhead": []}.get(study, list(WORKLOADS))
     what = "study" if study == "scaling" else "workload"
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (all)" if names else "none")
-    parser.add_argument("--turns", type=int, default=11, help="rounds in which each has a turn (11)")
+    usual = ", ".join(load.NAMES) if study == "load" else "all"
+    which = f"of {', '.join(names)} ({usual})" if names else "none"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=which)
+    turns = 5 if study == "load" else 11
+    parser.add_argument("--turns", type=int, default=turns, help=f"rounds in which each has a turn ({turns})")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     if study == "workloads":
         parser.add_argument("--patience", type=float, default=300, help="seconds until a first call is given up (300)")
@@ -55,6 +62,10 @@ def main(argv: list[str]) -> int:
         parser.add_argument("--dtype", choices=DTYPES, default="float32")
     if study in ("workloads", "scaling"):
         parser.add_argument("--threads", type=int, default=_cores(), help="for everyone (all cores)")
+    if study == "load":
+        parser.add_argument("--busy", default="0,1,2", metavar="NUMBERS", help="of busy processes, with commas (0,1,2)")
+        parser.set_defaults(threads=_cores())
+    if study in ("workloads", "scaling", "load"):
         parser.add_argument("--only", metavar="NAMES", help=f"contenders, with commas: of {', '.join(_contenders())}")
         parser.add_argument("--plot", metavar="FILE", help="a PNG")
         parser.add_argument("--out", metavar="FILE", help="the JSON objects, as lines of a file")
@@ -71,6 +82,13 @@ def main(argv: list[str]) -> int:
         return _kernels(args, args.names or names)
     if not 1 <= args.threads <= _cores():
         parser.error(f"--threads is {args.threads}, wanted 1 … {_cores()}")
+    if study == "load":
+        try:
+            args.busy = sorted({int(n) for n in args.busy.split(",")})
+        except ValueError:
+            parser.error(f"--busy is {args.busy}, wanted numbers with commas, as in 0,1,2")
+        if args.busy[0] < 0:
+            parser.error(f"--busy is {args.busy[0]}, wanted at least 0")
     args.only = args.only.split(",") if args.only else None
     if unknown := [n for n in args.only or () if n not in _contenders()]:
         parser.error(f"no contender {', '.join(unknown)}; wanted of {', '.join(_contenders())}")
@@ -80,12 +98,12 @@ def main(argv: list[str]) -> int:
             parser.error(f"cannot write {file}: {folder} is not a folder one may write to")
     if args.plot:
         picture.require("matplotlib", "plot")
-    chosen = args.names or names
+    chosen = args.names or (load.NAMES if study == "load" else names)
     if not args.json:
         m = timing.machine(args.threads)
         print(f"{m['cpu']}, {m['cores']} cores, {m['threads']} of them used; {m['system']}, Python {m['python']}\n")
     try:
-        return _workloads(args, chosen) if study == "workloads" else _scaling(args, chosen)
+        return {"workloads": _workloads, "scaling": _scaling, "load": _load}[study](args, chosen)
     except KeyboardInterrupt:
         timing.say()
         print("stopped", file=sys.stderr)
@@ -125,6 +143,19 @@ def _scaling(args: argparse.Namespace, names: list[str]) -> int:
     return 0
 
 
+def _load(args: argparse.Namespace, names: Sequence[str]) -> int:
+    records: list[dict] = []
+    for name in names:
+        able, skipped = load.contenders(WORKLOADS[name].kind, args.only)
+        for who, why in skipped.items():
+            print(f"left out: {who}: {why}", file=sys.stderr)
+        for dtype in DTYPES[args.dtype]:
+            how = dict(loads=args.busy, turns=args.turns, cores=args.threads)
+            record = load.measure(name, WORKLOADS[name], dtype, able, **how) | {"skipped": skipped}
+            _keep(args, records, record, load.table, picture.load)
+    return 0
+
+
 def _overhead(args: argparse.Namespace) -> int:
     found = overhead.measure(args.turns)
     if args.json:
@@ -153,7 +184,8 @@ def _keep(args: argparse.Namespace, records: list[dict], record: dict, show: Cal
     records.append(record)
     if args.out:
         write_atomically(args.out, "".join(json.dumps(r) + "\n" for r in records).encode())
-    drawn = [r for r in records if any("median" in c or c.get("seconds") for c in r["contenders"].values())]
+    timed = ("median", "seconds", "loads")
+    drawn = [r for r in records if any(c.get(key) for c in r["contenders"].values() for key in timed)]
     if args.plot and drawn:
         picture.save(draw(drawn), args.plot)
     if record["interrupted"]:

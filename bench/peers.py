@@ -322,6 +322,7 @@ CONTENDERS = {
     "reference": Contender(_reference(), **_engine),
     "replay": Contender(_compiled({"backend": "replay"}), **_engine),
     "compiled": Contender(_compiled({}), **_engine),
+    "compiled-1": Contender(_compiled({"threads": 1}), kinds=(), **_engine),
     "reference-flat": Contender(_reference(memory="flat"), kinds=(), **_engine),
     "compiled-flat": Contender(_compiled({}, memory="flat"), kinds=(), **_engine),
     "jax": Contender(_jax("patches"), kinds=MLP, **_jax_only),

@@ -1,4 +1,4 @@
-"""Pictures of what `timing` and `scaling` measured. Each function returns a Matplotlib figure.
+"""Pictures of what `timing`, `scaling` and `load` measured. Each function returns a Matplotlib figure.
 
     save(workloads(records), "bench.png")
 """
@@ -143,3 +143,49 @@ def scaling(results: list[dict]) -> Figure:
         figure.suptitle(f"{m['cpu']}, {m['threads']} threads · dotted: the expected exponent, through the largest size",
                         x=0.01, ha="left")  # fmt: skip
         return figure
+
+
+def load(records: list[dict]) -> Figure:
+    """A panel per workload and dtype: milliseconds per call against the number of busy processes, a dot at the median,
+    and a bar from there to the 90th percentile."""
+    with require("matplotlib", "plot").rc_context(STYLE):
+        across = min(2, len(records))
+        down = -(-len(records) // across)
+        figure = require("matplotlib.figure", "plot").Figure(
+            (0.3 + 4.7 * across, 0.8 + 3 * down), layout="constrained"
+        )
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for ax, record in zip(panels, records, strict=False):
+            _load_panel(ax, record)
+        for ax in panels[len(records) :]:
+            ax.set_axis_off()
+        m = records[0]["machine"]
+        figure.suptitle(
+            f"Single calls beside busy processes · {m['cpu']}, {m['threads']} threads\n"
+            f"{records[0]['date'][:10]} · dot: median · bar: to the 90th percentile",
+            x=0.01, ha="left",
+        )  # fmt: skip
+        return figure
+
+
+def _load_panel(ax, record: dict) -> None:
+    measured = {who: one["loads"] for who, one in record["contenders"].items() if one["loads"]}
+    seen = []
+    for i, (who, loads) in enumerate(measured.items()):
+        colour = SHADES[i % len(SHADES)]
+        place = [record["busy"].index(int(n)) + 0.09 * (i - (len(measured) - 1) / 2) for n in loads]
+        medians = [1e3 * here["seconds"] for here in loads.values()]
+        highest = [1e3 * here["percentile"] for here in loads.values()]
+        ax.vlines(place, medians, highest, color=colour, lw=2.5, alpha=0.45)
+        ax.plot(place, medians, "o-", color=colour, ms=4.5, lw=0.8, label=who)
+        seen += [*medians, *highest]
+    ax.set_yscale("log")
+    middle = (min(seen) * max(seen)) ** 0.5
+    room = (max(seen) / min(seen)) ** 0.25  # for the names above
+    ax.set_ylim(min(min(seen) / 1.3, middle / 2), max(max(seen) * 1.3 * room, middle * 3))
+    _logarithmic(ax.yaxis, max(seen) / min(seen))
+    ax.set_xticks(range(len(record["busy"])), record["busy"])
+    ax.set_xlim(-0.5, len(record["busy"]) - 0.5)
+    ax.set(xlabel="busy processes", ylabel="ms per call")
+    ax.set_title(f"{record['workload']} {record['dtype']}: {_about(record)}", fontsize=8)
+    ax.legend(loc="upper center", ncols=3, fontsize=7)

@@ -7,6 +7,7 @@
     {"do": "first"}             → seconds to build, record or trace, compile and run once
     {"do": "save", "to": file}  {"do": "compare", "to": file}         the last gradient, and its distance from another
     {"do": "turn", "seconds": 0.05}                                   calls, and the seconds each took
+    {"do": "calls", "most": 300, "seconds": 2}                        the seconds of every single call
 
 An answer is given once the threads behind it sleep, so that what spins on, spins before another's turn.
 """
@@ -119,6 +120,17 @@ class Contest:
             took = time.perf_counter() - start
         peak = memory("VmHWM") - self.baseline
         return {"seconds": took / calls, "calls": calls, "idle_cpu": spinning, "peak": peak, "cpu": time.process_time()}
+
+    def calls(self, most: int, seconds: float) -> dict:
+        """What each call took, until there are `most` of them, or `seconds` are over; the first one is not timed."""
+        self.call()
+        each: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while len(each) < most and (not each or time.perf_counter() < deadline):
+            start = time.perf_counter()
+            self.call()
+            each.append(time.perf_counter() - start)
+        return {"each": each}
 
 
 def main() -> None:

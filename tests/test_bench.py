@@ -1,15 +1,19 @@
 """The benchmark: everyone computes the same gradient, work is counted right, and so is the arithmetic on times."""
 
 import importlib.util
+import json
 import os
 import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 import tinymaml as tm
 from bench import __main__ as command
-from bench import kernels, peers, picture, scaling, timing
+from bench import kernels, load, peers, picture, scaling, timing
 from bench.workloads import WORKLOADS, Workload, flops
 
 SMALL = Workload("mlp", (1,), (5, 4), 1, tasks=3, support=4, query=6, inner_steps=2, inner_lr=0.1)
@@ -225,6 +229,125 @@ def test_tables_and_pictures_show_everyone_measured(measure):
     assert {"500 ms  ×1.00", "250 ms  ×0.50"} <= {text.get_text() for text in ax.texts}
 
 
+# ── beside busy processes ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ended(pid: int, within: float = 30) -> bool:
+    """Whether a process that is not a child of ours is gone soon."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_busy_processes_count_and_end_with_their_block_whatever_ends_it():
+    for cause in (KeyboardInterrupt, ValueError):
+        with pytest.raises(cause), load.busy(2) as processes:
+            assert len({os.getsid(p.pid) for p in processes} - {os.getsid(0)}) == 2  # not reached by Ctrl-C
+            assert all(p.poll() is None for p in processes)
+            raise cause
+        assert all(p.poll() is not None for p in processes)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks into /proc")
+def test_busy_processes_end_when_the_bench_is_killed():
+    lines = "from bench import load", "with load.busy(1) as (p,):", "    print(p.pid, flush=True)", "    input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=os.path.dirname(os.path.dirname(load.__file__)),
+    )  # fmt: skip
+    spinning = int(child.stdout.readline())
+    assert not ended(spinning, within=0.1)
+    child.kill()
+    child.communicate()
+    assert ended(spinning)
+
+
+def test_a_worker_times_every_call(tmp_path):
+    with timing.Worker("reference", SMALL, "float64", 1, str(tmp_path)) as worker:
+        worker.ask("first")
+        each = worker.ask("calls", most=3, seconds=60)["each"]
+        assert len(each) == 3 and all(seconds > 0 for seconds in each)
+        assert len(worker.ask("calls", most=1000, seconds=0.0)["each"]) == 1
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    monkeypatch.setattr(timing, "Worker", Puppet)
+
+    def measured(script, names=("compiled", "compiled-1", "jax"), loads=(0, 1)):
+        answer = lambda name, what, nth: {"warnings": [], "each": [1.0]} | (script(name, what, nth) or {})  # noqa: E731
+        monkeypatch.setattr(Puppet, "script", staticmethod(answer))
+        return load.measure("W0", SMALL, "float32", list(names), loads=list(loads), turns=3, cores=1)
+
+    yield measured
+    assert Puppet.alive == 0
+
+
+def test_medians_are_of_all_calls_and_ratios_of_the_medians_under_the_same_load(beside, monkeypatch):
+    running = []
+    spin = load.busy
+    monkeypatch.setattr(load, "busy", lambda count: running.append(count) or spin(count))
+    each = {"compiled": [0.001, 0.002, 0.009], "compiled-1": [0.001], "jax-map": [0.004], "jax-lax": [0.003]}
+
+    def script(name, what, nth):
+        slower = 10 if running and running[-1] else 1
+        return {"each": [slower * seconds for seconds in each[name]]}
+
+    record = beside(script, names=list(each))
+    assert running == [0, 1, 1, 0, 0, 1]
+    quiet, loaded = (record["contenders"]["compiled"]["loads"][n] for n in ("0", "1"))
+    assert (quiet["seconds"], quiet["percentile"], quiet["calls"], quiet["turns"]) == (0.002, 0.009, 9, [0.002] * 3)
+    assert np.isclose(quiet["jax"], 2 / 3) and np.isclose(quiet["single"], 2)
+    assert np.isclose(loaded["seconds"], 0.02) and np.isclose(loaded["jax"], 2 / 3)
+    lines = load.table(json.loads(json.dumps(record))).splitlines()
+    assert re.fullmatch(r"  compiled +0 +2 \(9\) +0\.67 +2\.00 +9", lines[2])
+    assert re.fullmatch(r"  compiled +1 +20 \(90\) +0\.67 +2\.00 +9", lines[3])
+    ax = picture.load([record]).axes[0]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1"]
+    (line,) = (line for line in ax.lines if line.get_label() == "compiled")
+    assert np.allclose(line.get_ydata(), [2, 20])
+
+
+def test_without_jax_there_is_no_ratio_to_it(beside):
+    record = beside(lambda name, what, nth: None, names=["compiled"])
+    here = record["contenders"]["compiled"]["loads"]["0"]
+    assert here["jax"] is None and here["single"] is None
+    assert "compiled" in load.table(record)
+
+
+def test_ctrl_c_keeps_the_calls_there_are_and_who_fails_is_left_out(beside, capsys):
+    def script(name, what, nth):
+        if name == "jax" and nth == 3:
+            raise timing.Failed("jax: no memory")
+        if name == "compiled" and nth == 5:
+            raise KeyboardInterrupt
+
+    record = beside(script)
+    assert record["interrupted"] and record["contenders"]["jax"]["error"] == "jax: no memory"
+    assert "W0 float32: jax: no memory" in capsys.readouterr().err
+    assert [len(record["contenders"][who]["loads"]["0"]["turns"]) for who in ("compiled", "jax")] == [1, 1]
+    assert "interrupted" in load.table(record) and re.search(r"jax +failed", load.table(record))
+
+
+def test_the_command_measures_load_and_keeps_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(WORKLOADS, "W1", SMALL)
+    file, plot = tmp_path / "load.json", tmp_path / "load.png"
+    line = f"load W1 --busy 1,0 --only reference --turns 1 --json --out {file} --plot {plot}"
+    monkeypatch.setattr(load, "CALLS", 3)
+    assert command.main(line.split()) == 0
+    record = json.loads(file.read_text())
+    assert record == json.loads(capsys.readouterr().out) and record["busy"] == [0, 1]
+    assert {n: one["calls"] for n, one in record["contenders"]["reference"]["loads"].items()} == {"0": 3, "1": 3}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -238,6 +361,8 @@ def test_tables_and_pictures_show_everyone_measured(measure):
         ("W1 --turns 0", "--turns is 0, wanted at least 1"),
         ("W1 --threads 0", "--threads is 0, wanted 1 … "),
         ("W1 --plot nowhere/a.png", "cannot write nowhere/a.png: "),
+        ("load W1 --busy two", "--busy is two, wanted numbers with commas"),
+        ("load W1 --busy 0,-1", "--busy is -1, wanted at least 0"),
         ("W1 --dtype float16", "invalid choice: 'float16'"),
     ],
 )

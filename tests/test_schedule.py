@@ -256,7 +256,7 @@ def plain_python():
     """`compile` with all that is below the generated source in Python."""
     plain = PlainMachine()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_address", plain.address)
+        patch.setattr(compiled, "address_of", plain.address)
         patch.setattr(compiled, "load", plain.load)
         patch.setattr(blas, "gemm", lambda code: 0)
         patch.setattr(compiled, "crew", plain.crew)

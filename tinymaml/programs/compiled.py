@@ -62,7 +62,7 @@ from typing import Any
 import numpy as np
 
 from .. import blas
-from ..engine import Tensor
+from ..engine import Tensor, recorded
 from ..inputs import as_tasks, is_listed
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
 from .cache import load
@@ -71,7 +71,7 @@ from .program import RecordError, split
 from .schedule import END, Unsupported, lay_out
 from .source import generate
 from .task import Fixed, Task, task_of, whole
-from .threads import SHORT, cores, crew
+from .threads import SHORT, address_of, cores, crew
 from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, chooses, differs, explain, products, unlike
 
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
@@ -80,6 +80,7 @@ VARIANTS = 8  # programs for one signature, as what the function reads changes
 LONG = 1e10  # multiplications and additions of a task, above which the reference's result is computed ahead
 EXPLAINING = 5  # times as long as a result takes it to say what rounding may do to it
 SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
+_TENSORS = {Tensor, *recorded}
 
 
 class CompileWarning(UserWarning):
@@ -166,7 +167,7 @@ class Compiled:
 
     def _any(self, args: tuple):
         signature, leaves = split(args)
-        if any(isinstance(x, Tensor) for x in leaves):
+        if not _TENSORS.isdisjoint(map(type, leaves)):
             return self.f(*args)
         v = self._variant(signature, lambda: whole(self.f, args))
         if v.runner and v.runner.task.parts["query"].program.fixed_floats:
@@ -174,12 +175,12 @@ class Compiled:
             v = self._variant(signature, lambda: whole(self.f, args))
         if v.runner is None:
             return self._as_it_is(signature, v, *args)
-        with np.errstate(all="ignore"), self._falling_back(v):
-            results, _, failed = v.runner.run([], [x[None] for x in leaves], 1)
-            if not failed:
-                out = _nested(v.runner.task, results, 0)
-        if v.runner is None:
-            return self._as_it_is(signature, v, *args)
+        try:
+            with np.errstate(all="ignore"):
+                results, _, failed = v.runner.run([], [x[None] for x in leaves], 1)
+                out = None if failed else _nested(v.runner.task, results, 0)
+        except Exception as cause:
+            return self._fall_back(signature, v, cause, *args)
         if failed:
             return self.f(*args)
         if v.checked:
@@ -209,7 +210,7 @@ class Compiled:
         rates: list = []
         outline = _outline(params, thetas), _outline(tasks, data), _outline(settings["inner_lr"], rates)
         numbers = [x for x in rates if not isinstance(x, np.ndarray)]  # these are part of the program
-        if any(isinstance(x, Tensor) for x in (*thetas, *data, *numbers)):
+        if not _TENSORS.isdisjoint(map(type, (*thetas, *data, *numbers))):
             return self.f(params, tasks)
         rates = [x for x in rates if isinstance(x, np.ndarray)]
         thetas, data = [*map(np.asarray, thetas)], [*map(np.asarray, data)]
@@ -235,11 +236,12 @@ class Compiled:
         if v.runner is None:
             return self._as_it_is(signature, v, params, tasks)
         apart: list | None = None if v.checked else []
-        with np.errstate(all="ignore"), self._falling_back(v):
-            results, grads, failed = v.runner.run([*thetas, *rates], data, count, apart)
-            value = np.asarray(np.nan if failed else np.add.reduce(results[0]) / count)
-        if v.runner is None:
-            return self._as_it_is(signature, v, params, tasks)
+        try:
+            with np.errstate(all="ignore"):
+                results, grads, failed = v.runner.run([*thetas, *rates], data, count, apart)
+                value = np.asarray(np.nan if failed else np.add.reduce(results[0]) / count)
+        except Exception as cause:
+            return self._fall_back(signature, v, cause, params, tasks)
         if not np.isfinite(value):
             return self.f(params, tasks)  # which says what is wrong, and with which task
         if apart is not None and (found := self._compared(v, params, tasks, [*thetas, *rates], data, results, apart)):
@@ -374,15 +376,12 @@ class Compiled:
             self._warn(v)
         return out
 
-    @contextmanager
-    def _falling_back(self, v: Variant) -> Iterator[None]:
+    def _fall_back(self, signature, v: Variant, cause: Exception, *args):
         """Whatever goes wrong in a program, the function itself is still there."""
-        try:
-            yield
-        except Warning:  # which the caller has made an error
-            raise
-        except Exception as cause:
-            v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
+        if isinstance(cause, Warning):  # which the caller has made an error
+            raise cause
+        v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
+        return self._as_it_is(signature, v, *args)
 
     def _wrong(self, found: Difference) -> str:
         return (f"{self.__name__} runs as it is: the program's first result is not the function's: {found.text};"
@@ -549,7 +548,7 @@ class Machine:
             name: np.array([number(n) for step in steps for n in step] + [END], np.int64)
             for name, steps in source.steps.items()
         }
-        self.moves = np.array([_address(self.steps[move]) for move in source.moves], np.int64)
+        self.moves = np.array([address_of(self.steps[move]) for move in source.moves], np.int64)
         gradient = max(sum(run.size * run.first.dtype.itemsize for run in self.layout.sums), 1)
         self.chunks = min(max(SUMS // gradient, FEWEST), CHUNKS)  # whatever the number of threads: so are the sums
         self.results = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
@@ -578,7 +577,7 @@ class Machine:
         for x in sums:
             x.fill(0)
         arrays = [*map(np.ascontiguousarray, (*shared, *data)), *results]
-        place.head[: len(arrays)] = [*map(_address, arrays)]
+        place.head[: len(arrays)] = [*map(address_of, arrays)]
         started = time.perf_counter()
         with blas.one_thread(self.blas):
             failed = crew().run(job, self.layout.nbytes, threads, self.seconds * count, (place, arrays))
@@ -623,17 +622,14 @@ class Place:
             chunks = min(count, m.chunks)
             self.first_of = np.arange(chunks + 1) * count // chunks
             self.sums = [np.empty((chunks, run.size), run.first.dtype) for run in m.layout.sums]
-            self.head[len(self.head) - len(self.sums) :] = [*map(_address, self.sums)]
+            self.head[len(self.head) - len(self.sums) :] = [*map(address_of, self.sums)]
             self.chunks = chunks
             self.numbers = np.array([
-                _address(m.moves), len(m.moves), _address(self.first_of), chunks, _address(self.head), len(self.head),
-                _address(m.constants), m.constants_at, m.constants.nbytes, m.number,
+                address_of(m.moves), len(m.moves), address_of(self.first_of), chunks,
+                address_of(self.head), len(self.head),
+                address_of(m.constants), m.constants_at, m.constants.nbytes, m.number,
             ])  # fmt: skip
         return self.numbers, self.sums
 
 
 _numbers = itertools.count(1)
-
-
-def _address(x: np.ndarray) -> int:
-    return x.__array_interface__["data"][0]

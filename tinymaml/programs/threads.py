@@ -102,14 +102,14 @@ class Arena:
 
     def __init__(self):
         self.numbers = np.zeros(3, np.int64)
-        self.address = _address(self.numbers)
+        self.address = address_of(self.numbers)
 
     def grow(self, nbytes: int) -> None:
         """Room for at least so many bytes, from a multiple of 64 on."""
         if self.numbers[SIZE] < nbytes:
             self.memory = np.zeros(nbytes + 64, np.uint8)  # NumPy's allocator asks for large pages
-            start = -_address(self.memory) % 64
-            self.numbers[:] = _address(self.memory) + start, nbytes, 0
+            start = -address_of(self.memory) % 64
+            self.numbers[:] = address_of(self.memory) + start, nbytes, 0
 
 
 class Crew:
@@ -153,7 +153,7 @@ class Crew:
         self.live[slot] = job, refers_to
         words = slot.words
         words[DONE:LOCK] = 0
-        words[JOB], words[NBYTES], words[BUDGET] = _address(job), nbytes, 1 + int(VISIT / seconds * chunks)
+        words[JOB], words[NBYTES], words[BUDGET] = address_of(job), nbytes, 1 + int(VISIT / seconds * chunks)
         words[OFFER] = (slot.next_generation() << 24) + (helpers << 16) + (chunks << 8)
         what, complete = START, False
         try:
@@ -205,7 +205,7 @@ class Slot:
         self.seen = number < MOST
         at = FIRST_SLOT + LINE * number
         self.words = crew.board[at : at + LINE] if self.seen else np.zeros(LINE, np.int64)
-        self.address = _address(self.words)
+        self.address = address_of(self.words)
         self.words[LOCK], self.words[BOARD] = _lock(), crew.address
         self.generation = 0
         if self.seen:
@@ -255,5 +255,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _address(x: np.ndarray) -> int:
+def _slow_address(x: np.ndarray) -> int:
     return x.__array_interface__["data"][0]
+
+
+def _fast_address(x: np.ndarray) -> int:
+    # an array begins with what every object has, then comes the pointer to its data
+    return _pointer_at(id(x) + object.__basicsize__).value
+
+
+_pointer_at = ctypes.c_ssize_t.from_address
+_here = np.zeros(3)
+# Where the data of an array lies.
+address_of = _fast_address if _fast_address(_here) == _slow_address(_here) else _slow_address

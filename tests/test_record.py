@@ -382,6 +382,30 @@ def test_no_argument_is_written_to():
         assert not x.any()
 
 
+@pytest.mark.parametrize(
+    "write",
+    [lambda d: d.update(w=d["w"] * 2), lambda d: d.pop("w"), lambda d: d["l"].append(1.0), lambda d: d["l"].reverse()],
+)
+def test_dicts_and_lists_among_the_arguments_are_not_written_to(write):
+    nest = {"w": X, "l": [X, X * 2]}
+
+    def f(d):
+        y = d["w"] * 2
+        write(d)
+        return y
+
+    with pytest.raises(RecordError, match="writes to the dicts or lists among its arguments"):
+        record(f, nest)
+    assert list(nest) == ["w", "l"] and nest["w"] is X and len(nest["l"]) == 2
+
+
+@pytest.mark.parametrize("result", [object, lambda: {1, 2}, lambda: iter([1]), lambda: np.array([None])])
+def test_a_result_that_is_no_number_is_refused(result):
+    """It would be the same object at each call."""
+    with pytest.raises(RecordError, match="returns a"):
+        record(lambda x: (x, result()), X)
+
+
 def test_what_is_recorded_does_not_outlive_the_recording():
     kept = []
 

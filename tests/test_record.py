@@ -269,7 +269,7 @@ def finally_(x):
     try:
         return x if x[0] > 0 else -x
     finally:
-        return x * 7.0  # noqa: B012
+        return x * 7.0  # noqa: B012, SIM107
 
 
 SWALLOWED = {

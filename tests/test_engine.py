@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tinymaml import grad, hvp, jvp, value_and_grad, vjp
+from tinymaml import grad, hvp, jvp, ops, value_and_grad, vjp
 
 Layer = namedtuple("Layer", "w b")
 X = np.array([0.3, -0.7, 1.1])
@@ -550,3 +550,190 @@ def test_one_argument_needs_no_tuple_and_a_list_is_one():
 def test_a_jvp_of_large_numbers_overflows_only_where_its_result_does():
     value, slope = jvp(np.exp, (400.0,), (1.0,))  # RuntimeWarnings are errors here
     assert value == slope == np.exp(400.0)
+
+
+# ── constants ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def buffer(x):
+    """Σᵢ x i, with one buffer for all i."""
+    buf, total = np.empty(3), 0.0
+    for i in range(3):
+        buf[:] = i + 1
+        total = total + np.sum(x * buf)
+    return total
+
+
+def centred(x):
+    d = np.array([1.0, 2.0, 6.0])
+    y = x * d
+    d -= d.mean()
+    return np.sum(y) + np.sum(x * d)
+
+
+def through_a_view(x):
+    buf = np.ones((2, 3))
+    row = buf[0]
+    y = x * row
+    buf[:] = 7
+    return np.sum(y * y)
+
+
+def broadcast(x):
+    buf = np.ones(3)
+    y = x * np.broadcast_to(buf, (2, 3))
+    buf[:] = 7
+    return np.sum(y * y)
+
+
+def read_only_view(x):
+    buf = np.ones(3)
+    row = buf[:]
+    row.flags.writeable = False
+    y = x * row
+    buf[:] = 7
+    return np.sum(y * y)
+
+
+def out(x):
+    buf = np.ones(3)
+    y = np.sin(x) * buf
+    np.add(buf, 6, out=buf)
+    return np.sum(y * y)
+
+
+def a_list(x):
+    c = [1.0, 2.0, 3.0]
+    y = np.multiply(x, c)
+    c[0] = 70.0
+    return np.sum(y * y)
+
+
+def indices(x):
+    at = np.array([0, 1, 1])
+    y = x[at] ** 3
+    at[:] = 2
+    return np.sum(y)
+
+
+def a_mask(x):
+    mask = np.array([True, False, True])
+    y = np.where(mask, x * x, x) + x[mask].sum()
+    mask[:] = ~mask
+    return np.sum(y)
+
+
+def a_product(x):
+    a = np.arange(9.0).reshape(3, 3)
+    y = a @ x
+    z = np.einsum("ij,j->i", a, x)
+    a[:] = 1
+    return np.sum(y * y) + np.sum(z**3)
+
+
+def stacked(x):
+    buf = np.ones(3)
+    y = np.concatenate([x, buf]) * np.stack([buf, buf]).ravel()
+    buf[:] = 7
+    return np.sum(y**3)
+
+
+def in_an_inner_gradient(x):
+    buf = np.ones(3)
+    g = grad(lambda y: np.sum(buf * y**3))(x)
+    buf[:] = 7
+    h = grad(lambda y: np.sum(buf * y**3))(x)
+    return np.sum(g * x) + np.sum(h * x)
+
+
+def scattered(x):
+    at, buf = np.array([0, 2]), np.ones(2)
+    y = ops.scatter_add(x[:2] * buf, at, template=(ops.ARRAY,), shape=(3,))
+    at[:], buf[:] = 1, 7
+    return np.sum(y**3)
+
+
+def reshaped(x):
+    buf = np.ones((3, 1))
+    y = x * buf.T.reshape(3)
+    buf[:] = 7
+    return np.sum(y**3)
+
+
+def memory_of_bytes(x):
+    store = bytearray(np.ones(3).tobytes())
+    row = np.frombuffer(store)
+    row.flags.writeable = False
+    y = x * row
+    store[:] = bytes(24)
+    return np.sum(y**3)
+
+
+WRITTEN = [buffer, centred, through_a_view, broadcast, read_only_view, out, a_list, indices, a_mask, a_product, stacked,
+           in_an_inner_gradient, scattered, reshaped, memory_of_bytes]  # fmt: skip
+
+
+def by_differences(f, x, h=1e-6):
+    steps = np.eye(3) * h
+    return np.array([(f(x + s) - f(x - s)) / (2 * h) for s in steps])
+
+
+def derivatives(f) -> list:
+    """f, and the derivatives of f, of Σ X ∇f, and so on: of order one to three."""
+    functions = [f, grad(f)]
+    for _ in range(2):
+        functions.append(grad(lambda x, g=functions[-1]: np.sum(g(x) * np.array([3.0, 0.5, -5.0]))))
+    return functions
+
+
+@pytest.mark.parametrize("f", WRITTEN)
+def test_a_constant_is_what_it_was_when_it_was_used(f):
+    """NumPy computes f, whose derivative is a limit of differences; so is that of the derivative, and the next."""
+    x, h = np.array([0.7, -0.4, 1.3]), 1e-6
+    functions = derivatives(f)
+    for lower, upper in zip(functions, functions[1:], strict=False):
+        y = lower if lower is f else lambda x, g=lower: np.sum(g(x) * np.array([3.0, 0.5, -5.0]))
+        wanted = [(y(x + step) - y(x - step)) / (2 * h) for step in np.eye(3) * h]
+        np.testing.assert_allclose(upper(x), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_buffers_that_are_reused_in_numbers():
+    x = np.array([3.0, 0.5, -5.0])
+    np.testing.assert_array_equal(grad(buffer)(x), [6, 6, 6])
+    np.testing.assert_array_equal(grad(centred)(x), [1 - 2, 2 - 1, 6 + 3])
+
+
+def test_constants_that_nobody_can_write_to_are_not_copied():
+    c = np.ones(3)
+    c.flags.writeable = False
+    x = tm.Tensor(np.arange(3.0))
+    assert (x * c).inputs[1] is c
+    view = c[None].T[:, 0]
+    assert (x * view).inputs[1] is view
+    literal = np.frombuffer(bytes(24))
+    assert (x * literal).inputs[1] is literal
+    c = np.ones(3)
+    assert (x * c).inputs[1] is not c and not (x * c).inputs[1].flags.writeable
+
+
+def test_what_is_broadcast_stays_as_small_as_it_was():
+    row = np.broadcast_to(np.arange(3.0), (10**9, 3))
+    kept = tm.engine.unchanging(row)
+    assert kept.shape == row.shape and kept.strides == row.strides and not np.shares_memory(kept, row)
+    np.testing.assert_array_equal(kept[-1], row[-1])
+    x = tm.Tensor(np.ones((2, 3)))
+    np.testing.assert_array_equal((x * np.broadcast_to(np.arange(2.0)[:, None], (2, 3))).inputs[1], [[0] * 3, [1] * 3])
+
+
+def test_a_copy_has_the_order_of_what_is_copied():
+    c = np.arange(6.0).reshape(2, 3).T
+    assert (tm.Tensor(np.ones((3, 2))) * c).inputs[1].strides == c.strides
+
+
+def test_a_leaf_cannot_be_written_to():
+    def f(x):
+        x.value -= 1
+        return np.sum(x)
+
+    with pytest.raises(ValueError, match="read-only"):
+        grad(f)(np.arange(3.0))

@@ -552,6 +552,23 @@ def test_what_does_not_change_is_no_write():
     np.testing.assert_array_equal(record(f, X)(X), 2 * X)
 
 
+class Lazy:
+    @functools.cached_property
+    def w(self):
+        return np.arange(3.0)
+
+    def __call__(self, x):
+        return x * self.w
+
+
+def test_what_is_computed_once_and_kept_is_no_write():
+    lazy = Lazy()
+    np.testing.assert_array_equal(record(lazy, X)(X), X * np.arange(3.0))
+    outside = Outside(lazy)
+    lazy.w[0] = 5
+    assert outside.changed() == "self.w"
+
+
 # ── what it costs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -120,10 +120,9 @@ def unchanging(x):
         root = root.base
     if not root.flags.writeable and (root.base is None or isinstance(root.base, bytes)):
         return x
-    repeated = 0 in x.strides and x.size > 1  # what was broadcast is copied once, and broadcast again
-    copy = x[tuple([slice(1 if step == 0 else None) for step in x.strides])].copy("K") if repeated else x.copy("K")
+    copy = x[tuple([slice(None if step else 1) for step in x.strides])].copy("K")  # what was broadcast is copied once
     copy.setflags(write=False)
-    return np.broadcast_to(copy, x.shape, subok=True) if repeated else copy
+    return copy if copy.shape == x.shape else np.broadcast_to(copy, x.shape)
 
 
 def _recording():

@@ -2,11 +2,13 @@
 
 Read in this order:
 
-    program     record, print, replay                  passes      fewer and cheaper equations
-    task        what is run for each task              schedule    equations → fused loops, kernels, buffers
-    source      loops → Numba source                   loop        a function of one element → a loop over all
-    machine     pointers, BLAS, kernels, all tasks     cache       source → machine code, kept in a folder
-    blas        SciPy's, on one thread                 compiled    the call, and what happens when it cannot be done
+    program     record, print, replay                  tracing     what a function meets while it is recorded
+    guards      what it reads besides its arguments    shapes      what a primitive returns, without computing it
+    passes      fewer and cheaper equations            task        what is run for each task
+    schedule    equations → fused loops, kernels       source      loops → Numba source
+    loop        a function of one element → of all     machine     pointers, BLAS, kernels, what threads do
+    cache       source → machine code, kept on disk    threads     who runs which tasks
+    verify      is a result the function's own?        compiled    the call, and what happens when it cannot be done
 """
 
 from .cache import CacheWarning

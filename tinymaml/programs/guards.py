@@ -7,12 +7,14 @@
 A program holds numbers and arrays of this kind as constants. What is reached is found by reading the code of f and of
 the functions it reaches: which globals it names, and which attributes; not the code of NumPy, SciPy, the standard
 library and tinymaml. What can neither be compared nor put back (an iterator, the clock) is a reason against recording.
+Read next: `shapes`.
 """
 
 from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import dis
 import functools
 import operator
@@ -470,6 +472,10 @@ class Outside:
                     [f"{label}.{n}" for n in ordered],
                 )
             names = sorted((names | extra) - slots) if space or hasattr(x, "__dict__") else []
+            for name in names:  # what is computed once and then kept is kept now, so that it is no write
+                if isinstance(getattr(type(x), name, None), functools.cached_property):
+                    with contextlib.suppress(Exception):
+                        getattr(x, name)
         if not names:
             return
         labels = [f"{label}.{n}" for n in names]

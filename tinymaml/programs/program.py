@@ -6,7 +6,7 @@
 
 A tensor remembers what it was made by, so a function need only be run once, on tensors, and the list is there: the
 gradient of a gradient like anything else. For a function made by `meta_value_and_grad` the program is one task's
-meta-gradient, the exact one on a page; what first-order MAML leaves out of it is marked. Read next: `passes`.
+meta-gradient, the exact one on a page; what first-order MAML leaves out of it is marked. Read next: `tracing`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,9 @@ class Program:
 
 INPUT = object()  # a leaf of the arguments that is an input of the program
 FIXED = (bool, int, complex, str, bytes, np.dtype, type, Enum)  # what is a part of a signature, by its value
+
+
+RESULTS = (Tensor, np.ndarray, np.generic, float, *FIXED)  # what a leaf of a result may be
 
 
 def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
@@ -250,13 +253,20 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
     with Recording(number, integer) as recording, watching(checked):
         given = [x if fixed is not INPUT else recording.argument(x)
                  for x, fixed in zip(tree_leaves(examples), tree_leaves(arguments), strict=True)]  # fmt: skip
+        nest = tree_fill(examples, given)
+        before = tree_items(nest)
         try:
-            result = f(*tree_fill(examples, given))
+            result = f(*nest)
         except Exception as error:
             for question in recording.questions.values():  # whose answer may have led there
                 raise question from error
             raise
     results = tree_leaves(result)
+    if [(path, id(x)) for path, x in before] != [(path, id(x)) for path, x in tree_items(nest)]:
+        raise RecordError(f"{_name(f)} writes to the dicts or lists among its arguments, which a program does not do")
+    for x in results:
+        if not isinstance(x, RESULTS) or (isinstance(x, np.ndarray) and x.dtype.hasobject):
+            raise RecordError(f"{_name(f)} returns a {type(x).__name__}, which a program cannot make anew at each call")
     for question in recording.questions.values():
         raise question
     if recording.refused:

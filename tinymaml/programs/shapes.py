@@ -1,7 +1,7 @@
 """Shapes: what a primitive returns, without computing it, so that recording costs neither time nor memory.
 
 While a function is recorded, the values of its tensors are of no use: the program is for any. An array of one number
-has strides 0 and holds one element. Read next: `tracing`.
+has strides 0 and holds one element. Read next: `passes`.
 """
 
 from __future__ import annotations

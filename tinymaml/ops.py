@@ -41,7 +41,7 @@ def elementwise(name: str, forward: Callable, *rules: Callable | None) -> Primit
     def summed(i: int, rule: Callable) -> Callable:
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
-    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)), elementwise=True)
+    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)) or None, True)
 
 
 def sum_to(g, shape: tuple[int, ...]):

@@ -124,7 +124,7 @@ ONE = {
         np.exp, np.expm1, np.exp2, np.log, np.log1p, np.log2, np.log10, np.sin, np.cos, np.tan, np.arctan, np.sinh,
         np.cosh, np.tanh,
     )},
-    np.reciprocal: exact(lambda v, m: np.reciprocal(v[1:6])),
+    np.reciprocal: exact(lambda v, m: np.reciprocal(np.where(v == 0, v == 0, v))),
     np.clip: exact(
         lambda v, m: np.clip(v, 1, 3), lambda v, m: np.clip(v, None, 2), lambda v, m: np.clip(v, 0.5, None),
         lambda v, m: np.clip(v, 0, np.uint8(2)), lambda v, m: np.clip(v, False, True), lambda v, m: np.clip(v, v[2], 9),
@@ -220,7 +220,7 @@ OPERATORS = {
         lambda v, m: (v > 0) ^ (v > 1)),
     "comparisons": exact(
         lambda v, m: v == 300, lambda v, m: v < 2**31, lambda v, m: v >= -(2**63), lambda v, m: v != 1.0,
-        lambda v, m: v <= 2**63, lambda v, m: -1 < v, lambda v, m: v > np.int8(-1), lambda v, m: v == np.uint64(3),
+        lambda v, m: v <= 2**63, lambda v, m: v > -1, lambda v, m: v > np.int8(-1), lambda v, m: v == np.uint64(3),
         lambda v, m: v < 0.5, lambda v, m: v > np.float32(2.5)),
     "powers": rounded(
         lambda v, m: v**2, lambda v, m: v**3, lambda v, m: v**0, lambda v, m: v**1, lambda v, m: v**5,

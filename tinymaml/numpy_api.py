@@ -165,24 +165,18 @@ def _holds_tensor(x) -> bool:
 # ── elementwise ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _computed(f: np.ufunc, x):
-    """x in the dtype that NumPy's function of one array computes in; NumPy's own error where it has none."""
-    dtype = f.resolve_dtypes((x.dtype, None))[0]
-    return x if x.dtype == dtype else ops.astype(x, dtype=dtype)
-
-
 numpy_function(np.negative)(ops.negative)
 numpy_function(np.positive)(ops.positive)
 numpy_function(np.square)(ops.square)
 numpy_function(np.absolute)(ops.absolute)
-numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else _computed(np.fabs, x)))
+numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else ops.as_computed(np.fabs, x)))
 numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
 numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
 
 
 @numpy_function(np.reciprocal)
 def reciprocal(x):
-    return 1 / x if x.dtype.kind in "fc" else ops.reciprocal(_computed(np.reciprocal, x))
+    return 1 / x if x.dtype.kind in "fc" else ops.reciprocal(ops.as_computed(np.reciprocal, x))
 
 
 @numpy_function(np.clip)
@@ -194,7 +188,7 @@ def clip(a, a_min=None, a_max=None, *, min=None, max=None):
     bounds = value_of(low), value_of(high)
     like = [x if x is None or type(x) in (int, float) else np.ones(1, np.result_type(x)) for x in bounds]
     dtype = np.clip(np.ones(1, a.dtype), *like).dtype  # of all three, and NumPy's own errors
-    a = a if a.dtype == dtype else ops.astype(a, dtype=dtype)
+    a = ops.in_dtype(a, dtype)
     a = a if low is None else ops.maximum(a, low)
     return a if high is None else ops.minimum(a, high)
 
@@ -231,7 +225,7 @@ def min(a, axis=None, *, keepdims=False):
 
 def _floating(a):
     """a, where NumPy would compute in floating point: integers and booleans as float64."""
-    return a if a.dtype.kind in "fc" else ops.astype(a, dtype=np.dtype(np.float64))
+    return a if a.dtype.kind in "fc" else ops.in_dtype(a, np.dtype(np.float64))
 
 
 def _widened(f: Callable) -> Callable:
@@ -272,7 +266,7 @@ def std(a, axis=None, *, ddof=0, keepdims=False):
 @numpy_function(np.prod)
 def prod(a, axis=None, *, keepdims=False):
     """By multiplying neighbours, so that zeros are no special case, at any order."""
-    a = ops.astype(a, dtype=np.prod(np.ones(1, a.dtype)).dtype) if a.dtype.kind in "iub" else a
+    a = ops.in_dtype(a, np.prod(np.ones(1, a.dtype)).dtype)  # of short integers a long one
     where_ = normal_axes(axis, a.ndim)
     rest = tuple(i for i in range(a.ndim) if i not in where_)
     shape = tuple(1 if i in where_ else n for i, n in enumerate(a.shape))

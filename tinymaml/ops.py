@@ -41,7 +41,7 @@ def elementwise(name: str, forward: Callable, *rules: Callable | None) -> Primit
     def summed(i: int, rule: Callable) -> Callable:
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
-    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)), elementwise=True)
+    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)) or None, True)
 
 
 def sum_to(g, shape: tuple[int, ...]):
@@ -83,7 +83,7 @@ def _lowered(y, dtype):
     """y − 1, and 0 where y = 0; a Python number stays one (as an array it would promote float32)."""
     if isinstance(y, (int, float)):
         return y - 1 if y else y
-    y = _in(dtype, y)  # the least integer less one would be the largest
+    y = in_dtype(y, dtype)  # the least integer less one would be the largest
     return y - not_equal(y, 0)
 
 
@@ -91,11 +91,16 @@ def _log_or_zero(x, dtype):
     """log x, and 0 where x = 0; of a Python number, a Python number."""
     if isinstance(x, (int, float)):
         return float(np.log(x)) if x else 0.0
-    return log(_in(dtype, where(equal(x, 0), 1, x)))
+    return log(in_dtype(where(equal(x, 0), 1, x), dtype))
 
 
-def _in(dtype, x):
+def in_dtype(x, dtype: np.dtype):
     return x if x.dtype == dtype else astype(x, dtype=dtype)
+
+
+def as_computed(f: np.ufunc, x):
+    """x in the dtype that NumPy's function of one array computes in; NumPy's own error where it has none."""
+    return in_dtype(x, f.resolve_dtypes((x.dtype, None))[0])
 
 
 def _logaddexp(x, y):
@@ -217,8 +222,7 @@ def negative(x):
 
 def square(x):
     """x²; of booleans an int8, as NumPy's."""
-    dtype = np.square.resolve_dtypes((x.dtype, None))[0]
-    x = _in(dtype, x)
+    x = as_computed(np.square, x)
     return x * x
 
 

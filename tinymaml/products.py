@@ -68,7 +68,7 @@ def einsum(subscripts, *operands, optimize=False):
         raise unsupported("einsum", "takes subscripts as a string")
     operands = [as_array(x) for x in operands]
     dtype = np.result_type(*(x.dtype for x in operands))
-    operands = [x if x.dtype == dtype else ops.astype(x, dtype=dtype) for x in operands]
+    operands = [ops.in_dtype(x, dtype) for x in operands]
     terms, out = _einsum_terms(subscripts.replace(" ", ""), operands)
     x, of_x = operands[0], terms[0]
     for i in range(1, len(operands)):
@@ -118,8 +118,7 @@ def _reduce(x, letters: str, keep: str):
 
 def _sum(x, axis: tuple[int, ...]):
     """The sum in the dtype of x, as products have it: integers wrap, and booleans are joined by "or"."""
-    total = ops.sum(x, axis)
-    return total if total.dtype == x.dtype else ops.astype(total, dtype=x.dtype)
+    return ops.in_dtype(ops.sum(x, axis), x.dtype)
 
 
 def contract(x, of_x: str, y, of_y: str, out: str):

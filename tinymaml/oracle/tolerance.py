@@ -17,6 +17,7 @@ import operator
 
 import numpy as np
 
+from .. import ops
 from ..engine import Tensor, value_of
 from ..maml import meta_value_and_grad
 from .models import NumPy, loss_in
@@ -116,7 +117,7 @@ def _made_from(out: Tensor) -> list[Tensor]:
 def _squares(z: Tensor) -> np.ndarray:
     """z² of the value, and of the terms inside it."""
     squares = z.value * z.value
-    if z.primitive is not None and z.primitive.name in ("matmul", "sum"):
+    if z.primitive in (ops._matmul, ops._sum):
         squares = squares + z.primitive.forward(*[value_of(x) ** 2 for x in z.inputs], **z.params)
     return squares
 

@@ -22,11 +22,13 @@ from numba.extending import register_jitable as jitable
 
 from .loop import repeat
 from .schedule import ARRAYS, CHUNK, END, TASK
-from .threads import (  # noqa: I001
+# isort: off
+from .threads import (
     ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW, DONE, FAILED, FIRST_HELPER,
     FIRST_OF, FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVE_COUNT, MOVES, NBYTES, OFFER,
     PROGRAM, RELEASE, SIZE, SLOTS, TICKET, WAITING,
 )  # fmt: skip
+# isort: on
 
 # Inlined, a kernel can raise nothing, so that its page calls nothing of Numba's: see `cache`.
 register_jitable = jitable(forceinline=True)

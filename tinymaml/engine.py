@@ -112,7 +112,10 @@ _UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
 
 
 def unchanging(x):
-    """x; an array that somebody could write to later as a copy that nobody can write to."""
+    """x; an array or list that somebody could write to later as a copy that nobody can write to."""
+    if isinstance(x, (list, tuple)):
+        x = np.array(x)
+        x.setflags(write=False)
     if not isinstance(x, np.ndarray):
         return x
     root = x

@@ -185,6 +185,7 @@ def clip(a, a_min=None, a_max=None, *, min=None, max=None):
     if a.dtype.kind in "iu":  # a Python integer that no element exceeds is as good as none
         low = None if type(low) is int and low <= np.iinfo(a.dtype).min else low
         high = None if type(high) is int and high >= np.iinfo(a.dtype).max else high
+    low, high = (np.asarray(x) if isinstance(x, (list, tuple)) else x for x in (low, high))
     bounds = value_of(low), value_of(high)
     like = [x if x is None or type(x) in (int, float) else np.ones(1, np.result_type(x)) for x in bounds]
     dtype = np.clip(np.ones(1, a.dtype), *like).dtype  # of all three, and NumPy's own errors

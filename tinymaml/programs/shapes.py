@@ -6,6 +6,7 @@ has strides 0 and holds one element. Read next: `passes`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,6 +38,8 @@ def result_of(primitive: Primitive, inputs: list, params: dict, filled: Callable
         filled: `filled(shape, dtype)` → an array of that number.
     """
     given = [np.shape(x) for x in inputs]
+    if primitive is ops._reshape and math.prod(given[0]) != math.prod(params["shape"]):
+        raise ValueError(f"cannot reshape array of size {math.prod(given[0])} into shape {params['shape']}")
     if primitive in SHAPES:
         return filled(SHAPES[primitive](*given, **params), inputs[0].dtype)
     # the dtype is that of the same on one element of each; a number stays one, since it promotes as one

@@ -1,0 +1,522 @@
+"""Nothing that a loss reads is frozen: what is closed over, globals, chance, values, types; one run of f per call.
+
+Each case is called several times, while what it reads changes; the compiled function is what the function is, every
+time. Where it says so, it is machine code all along; elsewhere a warning says why it is not.
+"""
+
+import copy
+import pickle
+import random
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+
+import tinymaml as tm
+from tinymaml import models, nn
+from tinymaml.nest import tree_leaves
+from tinymaml.programs import CompileWarning, compiled, verify
+
+pytest.importorskip("numba")
+pytest.importorskip("scipy")
+
+X = np.array([3.0, 0.5, -5.0])
+V = tm.value_and_grad
+BACKENDS = ["numba", "replay"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def strict():
+    """What falls back says so; here that is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompileWarning)
+        yield
+
+
+def same(ours, wanted) -> None:
+    """The same nest, types, dtypes and numbers."""
+    assert verify.differs(ours, wanted) is None
+
+
+# ── what is closed over, and changes ────────────────────────────────────────────────────────────────────────────────
+
+SCALE, FLAG, NAME, TABLE = 2.0, True, "sum", np.arange(3.0)
+HERE = sys.modules[__name__]
+KEPT = (SCALE, FLAG, NAME, TABLE)
+
+
+def of_globals(x):
+    y = np.sum(x * TABLE) if NAME == "sum" else np.max(x * TABLE)
+    return y * SCALE if FLAG else -y
+
+
+def changing():
+    """name → (function, changes to make between calls)."""
+    number, array, listed, named, box = 1.0, np.ones(3), [1.0, 2.0], {"a": 1.0}, types.SimpleNamespace(beta=1.0)
+    part = types.SimpleNamespace(inner=types.SimpleNamespace(values=[np.ones(3)]))
+
+    def of_number(x):
+        return np.sum(x) * number
+
+    def set_number(to):
+        nonlocal number
+        number = to
+
+    def of_array(x):
+        return np.sum(x * array)
+
+    def set_array(to):
+        nonlocal array
+        array = to
+
+    def of_default(x, k=[1.0]):  # noqa: B006
+        return np.sum(x) * k[0]
+
+    class Loss:
+        gamma = 1.0
+
+        def __init__(self):
+            self.alpha, self.mask = 1.0, np.array([True, True, False])
+
+        def __call__(self, x):
+            return np.sum(np.where(self.mask, x, 0.0)) * self.alpha * self.gamma
+
+        def method(self, x):
+            return self(x) * 2
+
+    loss = Loss()
+    return {
+        "a number": (of_number, [lambda: set_number(2.0), lambda: set_number(-0.0), lambda: set_number(0.0)]),
+        "an array written to": (of_array, [lambda: array.__setitem__(0, 7.0), lambda: array.__imul__(2)]),
+        "another array": (of_array, [lambda: set_array(np.array([1.0, 0, 0])),
+                                     lambda: set_array(np.float32([1, 2, 3]))]),
+        "a list": (lambda x: np.sum(x) * listed[0] + len(listed), [lambda: listed.append(3.0),
+                   lambda: listed.__setitem__(0, 5.0)]),
+        "a dict": (lambda x: np.sum(x) * named["a"], [lambda: named.update(a=3.0)]),
+        "an attribute": (lambda x: np.sum(x) * box.beta, [lambda: setattr(box, "beta", 4.0)]),
+        "an array of attributes of attributes": (
+            lambda x: np.sum(x * part.inner.values[0]), [lambda: part.inner.values[0].__setitem__(1, 9.0)]),
+        "a mutable default": (of_default, [lambda: of_default.__defaults__[0].__setitem__(0, 3.0)]),
+        "an object that is called": (loss, [lambda: setattr(loss, "alpha", 3.0), lambda: loss.mask.fill(True)]),
+        "a method": (loss.method, [lambda: setattr(loss, "alpha", 5.0), lambda: setattr(Loss, "gamma", 2.0)]),
+        "globals": (of_globals, [lambda: setattr(HERE, "SCALE", 3.0), lambda: setattr(HERE, "NAME", "max"),
+                    lambda: setattr(HERE, "FLAG", False), lambda: TABLE.__setitem__(0, 5.0)]),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def put_back():
+    yield
+    HERE.SCALE, HERE.FLAG, HERE.NAME, HERE.TABLE = KEPT
+    KEPT[3][:] = np.arange(3.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("what", changing())
+def test_what_is_closed_over_is_followed(what, backend, strict, put_back):
+    for around in (lambda f: f, V, lambda f: tm.grad(lambda x: f(x) * 2)):
+        f, changes = changing()[what]
+        f = around(f)
+        fast = tm.compile(f, backend=backend)
+        for change in (lambda: None, lambda: None, *changes):
+            change()
+            same(fast(X), f(X))
+            same(fast(X), f(X))
+        assert all(runner is not None for runner in fast.runners.values())
+
+
+def test_a_flag_that_alternates_is_recorded_twice_only(strict, put_back):
+    fast = tm.compile(V(of_globals))
+    for i in range(10):
+        HERE.FLAG = bool(i % 2)
+        same(fast(X), V(of_globals)(X))
+    assert len(fast.runners) == 2
+
+
+def test_what_changes_at_every_call_is_named_and_the_function_runs_as_it_is():
+    state = [0.0]
+    fast = tm.compile(lambda x: np.sum(x) + state[0])
+    with pytest.warns(CompileWarning, match="state has changed 8 times; pass what changes from call to call"):
+        for i in range(12):
+            state[0] = float(i)
+            assert fast(X) == np.sum(X) + i
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state[0] = 99.0
+        assert fast(X) == np.sum(X) + 99
+
+
+@pytest.mark.parametrize("memory", ["unrolled", "flat"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_arrays_among_the_rates_are_inputs(backend, memory, strict):
+    """Meta-SGD by hand: the rates are updated in place, in a nest with numbers."""
+    rng = np.random.default_rng(0)
+    net = models.mlp((2,), (4,), 1)
+    params = net.init(rng, np.float64)
+    rates = tm.tree_map(lambda p: np.full(p.shape, 0.05), params)
+    rates["linear0"]["b"] = 0.1
+    tasks = tuple((rng.standard_normal((3, 5, 2)), rng.standard_normal((3, 5, 1))) for _ in range(2))
+    f = tm.meta_value_and_grad(
+        lambda p, x, y: nn.mse(net.apply(p, x), y), inner_lr=rates, inner_steps=2, memory=memory
+    )
+    fast = tm.compile(f, backend=backend)
+    values = set()
+    for _ in range(4):
+        (ours, ours_grads), (wanted, grads) = fast(params, tasks), f(params, tasks)
+        np.testing.assert_allclose(ours, wanted, rtol=1e-13)
+        for a, b in zip(tree_leaves(ours_grads), tree_leaves(grads), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+        values.add(float(ours))
+        rates["linear0"]["w"] *= 1.5
+    assert len(values) == 4 and len(fast.runners) == 1
+    rates["linear0"]["b"] = 0.2  # a number is a part of the program
+    np.testing.assert_allclose(fast(params, tasks)[0], f(params, tasks)[0], rtol=1e-13)
+    assert len(fast.runners) == 2
+
+
+def test_rates_that_are_not_finite_are_refused_as_by_the_reference():
+    rates = {"w": np.full(2, 0.1)}
+    f = tm.meta_value_and_grad(lambda p, x, y: np.mean((x @ p["w"] - y) ** 2), inner_lr=rates)
+    fast, params = tm.compile(f), {"w": np.ones(2)}
+    tasks = tuple((np.ones((2, 3, 2)), np.ones((2, 3))) for _ in range(2))
+    fast(params, tasks)
+    rates["w"][1] = np.nan
+    with pytest.raises(ValueError, match=r"inner_lr\['w'\] is not finite"):
+        fast(params, tasks)
+
+
+# ── constants that are written to later ─────────────────────────────────────────────────────────────────────────────
+
+
+def reused(x):
+    buffer, total = np.zeros(3), 0.0
+    for i in range(3):
+        buffer[:] = i + 1
+        total = total + np.sum(x * buffer)
+    return total
+
+
+def centred_later(x):
+    d = np.array([1.0, 2.0, 6.0])
+    total = np.sum(x * d)
+    d -= d.mean()
+    return total
+
+
+def through_a_view(x):
+    d = np.ones(3)
+    total = np.sum(x * d[::-1] + np.broadcast_to(d[:1], (3,)) * x)
+    np.multiply(d, 0, out=d)
+    return total
+
+
+@pytest.mark.parametrize("f", [reused, centred_later, through_a_view])
+def test_constants_are_what_they_were_when_they_were_used(f, strict):
+    gradient = {reused: [6.0] * 3, centred_later: [1.0, 2, 6], through_a_view: [2.0] * 3}[f]
+    for way in (V(f), tm.compile(V(f)), tm.compile(V(f), backend="replay")):
+        value, grad = way(np.ones(3))
+        np.testing.assert_array_equal(grad, gradient)
+        assert value == np.sum(gradient)
+    np.testing.assert_array_equal(tm.hvp(lambda x: f(x * x), (np.ones(3),), np.ones(3)), 2 * np.array(gradient))
+
+
+# ── chance ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RNG = np.random.default_rng(0)
+CHANCE = {
+    "a generator, as a coin": lambda x: np.sum(x) if RNG.random() < 0.5 else -np.sum(x),
+    "a generator, as noise": lambda x: np.sum(x * RNG.standard_normal(3)),
+    "NumPy's global state": lambda x: np.sum(x) * np.random.rand(),
+    "Python's random": lambda x: np.sum(x) * (1 if random.random() < 0.5 else 2),
+    "a fresh generator": lambda x: np.sum(x) * np.random.default_rng().random(),
+}
+
+
+@pytest.mark.parametrize("what", CHANCE)
+def test_chance_is_not_frozen(what):
+    f = CHANCE[what]
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match="runs as it is.*random numbers.*masks, noise or keys"):
+        fast(X)
+    assert len({float(fast(X)) for _ in range(50)}) > 1
+
+
+def test_recording_leaves_generators_as_they_were():
+    f = CHANCE["a generator, as noise"]
+    RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+    wanted = [f(X) for _ in range(4)]
+    RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match="random"):
+        assert [fast(X) for _ in range(4)] == wanted
+
+
+def test_generators_that_are_seeded_inside_are_no_chance(strict):
+    f = lambda x: np.sum(x * np.random.default_rng(3).standard_normal(3))  # noqa: E731
+    same(tm.compile(f)(X), f(X))
+
+
+# ── what is written outside ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_running_mean_is_kept_and_not_frozen():
+    mean, seen, counts = np.zeros(3), [], {"n": 0}
+
+    def f(x):
+        mean[:] = 0.9 * mean + 0.1
+        seen.append(1)
+        counts["n"] += 1
+        return np.sum(x * mean)
+
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match="runs as it is.*writes to"):
+        values = [float(fast(np.ones(3))) for _ in range(3)]
+    np.testing.assert_allclose(values, [0.3, 0.57, 0.813])
+    assert len(seen) == counts["n"] == 3
+
+
+@pytest.mark.filterwarnings("ignore::tinymaml.CompileWarning")
+def test_what_cannot_be_recorded_runs_once_per_call():
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        np.add(x, 1, out=x)
+        return np.sum(x)
+
+    x, fast = np.zeros(2), tm.compile(f)
+    for i in range(1, 4):
+        assert fast(x) == 2 * i and len(calls) == i
+        np.testing.assert_array_equal(x, i)
+
+
+# ── values and types ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "right"),
+    {
+        "a branch on a value": (tm.grad(lambda x: x[0] * 2 if x.value.max() > 2 else x[0]), X, [2.0, 0, 0]),
+        "an index of a value": (lambda x: x[int(np.argmax(x.value))] ** 2, np.array([1.0, 2.0]), None),
+        "clipping by values": (tm.grad(lambda x: np.sum(x * min(1.0, 1 / np.linalg.norm(x.value)))), X, None),
+        "type": (lambda x: x / 255 if type(x) is np.ndarray else x, X, X / 255),
+        "an error that is caught": (lambda x: _caught(x), X, X * 2),
+    }.values(),
+)
+def test_reads_of_values_are_refused_and_the_function_runs_as_it_is(f, x, right):
+    fast = tm.compile(f)
+    try:
+        right = f(x) if right is None else right
+    except AttributeError as error:  # an array has no value: a compiled function says so as well
+        with pytest.raises(AttributeError, match=str(error)):
+            fast(x)
+        return
+    with pytest.warns(CompileWarning, match="runs as it is"):
+        np.testing.assert_array_equal(fast(x), right)
+    np.testing.assert_array_equal(fast(x), right)
+
+
+def _caught(x):
+    try:
+        return x * float(np.sum(x) * 0 + 2)
+    except TypeError:
+        return x
+
+
+@pytest.mark.parametrize(
+    "f",
+    {
+        "isinstance of data": lambda w, x: np.sum(w * (x / 255 if isinstance(x, np.ndarray) else x)),
+        "isinstance of a result": lambda w, x: np.sum(w) * (2.0 if isinstance(x * 2, np.ndarray) else 1.0),
+        "hasattr": lambda w, x: np.sum(w * x) * (2.0 if hasattr(x, "value") else 1.0),
+        "a class": lambda w, x: np.sum(w * x) * (2.0 if x.__class__ is np.ndarray else 1.0),
+    }.values(),
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_types_are_what_they_are_when_the_loss_runs(f, backend, strict):
+    w, x = np.ones(3), np.array([255.0, 510.0, 0])
+    fast = tm.compile(V(f), backend=backend)
+    same(fast(w, x), V(f)(w, x))
+    assert all(runner is not None for runner in fast.runners.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_python_numbers_promote_as_python_numbers(backend, strict):
+    step = lambda p, lr: p - lr * p  # noqa: E731
+    fast = tm.compile(step, backend=backend)
+    for dtype in (np.float32, np.float64):
+        p = np.ones(2, dtype)
+        for lr in (0.1, 0.2, 3, True):
+            same(fast(p, lr), step(p, lr))
+            assert fast(p, lr).dtype == dtype
+        same(fast(p, np.float64(0.1)), step(p, np.float64(0.1)))
+    assert tm.compile(lambda u, n: u + n, backend=backend)(np.full(1, 100, np.uint8), 200).tolist() == [44]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_results_have_the_types_of_the_function_s(backend, strict):
+    def f(x):
+        return np.sum(x), x[0], x[:1].reshape(()), np.sum(x > 0), np.max(x) > 1, 3, x.shape, np.argmax(x), (x, [None])
+
+    fast = tm.compile(f, backend=backend)
+    for _ in range(2):
+        ours, wanted = fast(X), f(X)
+        same(ours, wanted)
+        assert [type(a) for a in tree_leaves(ours)] == [type(a) for a in tree_leaves(wanted)]
+    hash(fast(X)[0])
+
+
+def test_a_float_that_decides_is_a_part_of_the_program(strict):
+    f = lambda x, p: np.sum(x) * 2 if p > 0.5 else np.sum(x)  # noqa: E731
+    fast = tm.compile(f)
+    for p in (0.7, 0.2, 0.7, 0.9):
+        same(fast(X, p), f(X, p))
+
+
+# ── the first result is compared ────────────────────────────────────────────────────────────────────────────────────
+
+
+def spoil(monkeypatch, change) -> None:
+    """Machine code that gets one thing wrong."""
+    run = compiled.Machine.run
+
+    def wrong(self, *args):
+        results, grads, failed = run(self, *args)
+        return change(self, results, grads, *args) or (results, grads, failed)
+
+    monkeypatch.setattr(compiled.Machine, "run", wrong)
+
+
+def test_a_wrong_value_is_noticed_and_named(monkeypatch):
+    spoil(monkeypatch, lambda self, results, grads, *_: results[0].__imul__(1 + 1e-9) and None)
+    f = V(lambda x: np.sum(np.sin(x)))
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match=r"the result\[0\] is off by .*please report"):
+        same(fast(X), f(X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(fast(X), f(X))
+    assert not np.allclose(tm.compile(f, check=False)(X)[0], f(X)[0], rtol=1e-10, atol=0)
+
+
+def problem(count=40):
+    rng = np.random.default_rng(0)
+    f = tm.meta_value_and_grad(lambda w, x, y: (np.mean((np.tanh(x @ w) - y) ** 2), np.sum(y)), inner_lr=0.1,
+                               has_aux=True)  # fmt: skip
+    return f, rng.standard_normal((3, 2)), tuple(
+        (rng.standard_normal((count, 5, 3)), rng.integers(0, 2, (count, 5, 2)) * 1.0) for _ in range(2)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize("what", ["value", "gradient", "aux"])
+def test_a_wrong_task_is_noticed_in_a_meta_gradient(monkeypatch, what, count):
+    def change(self, results, grads, shared, data, n, apart=None):
+        if what == "value":
+            results[0] *= 1 + 1e-9
+        elif what == "aux":
+            results[1] += 1
+        else:
+            for g in (*grads, *(g for row in apart or () for g in row)):
+                g[0] *= 1 + 1e-9
+
+    f, w, tasks = problem(count)
+    spoil(monkeypatch, change)
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match=r"task \d+: the result"):
+        same(fast(w, tasks), f(w, tasks))
+
+
+def test_what_is_right_is_compared_once(monkeypatch, strict):
+    f, w, tasks = problem()
+    calls = []
+    counted = lambda *args: calls.append(1) or f(*args)  # noqa: E731
+    counted.of_task = f.of_task
+    fast = tm.compile(counted)
+    fast(w, tasks)
+    first = len(calls)
+    assert 1 <= first <= 8
+    fast(w, tasks)
+    assert len(calls) == first
+    unchecked = tm.compile(counted, check=False)
+    unchecked(w, tasks)
+    assert len(calls) == first
+
+
+def test_tasks_that_are_compared_differ_in_masks_labels_and_ties():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, 6))
+    labels, mask = np.zeros((20, 6), int), np.ones((20, 6), bool)
+    labels[13], mask[7, 3:], x[5, :4] = 2, False, 0.0
+    assert verify.unlike([x, labels, mask], 20)[0] == 0
+    assert {0, 5, 7, 13} <= set(verify.unlike([x, labels, mask], 20))
+
+
+def test_a_tie_within_rounding_is_no_fault(strict):
+    """In float32 a ReLU may fall on either side of 0: the check looks for that before it gives up."""
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((50, 40)).astype(np.float32), rng.standard_normal((30, 50)).astype(np.float32)
+    f = lambda w: np.sum(nn.relu((x - np.mean(x, 0)) @ w @ w.T))  # noqa: E731
+    for _ in range(3):
+        tm.compile(V(f))(w)
+        w = w * np.float32(0.9)
+
+
+# ── whatever goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("where", ["lay_out", "generate", "load", "record", "run", "crew"])
+def test_whatever_goes_wrong_the_function_runs_and_a_report_is_asked_for(monkeypatch, where):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("a fault of ours")
+
+    if where == "run":
+        monkeypatch.setattr(compiled.Machine, "run", broken)
+    elif where == "record":
+        monkeypatch.setattr(compiled, "task_of", broken)
+    else:
+        monkeypatch.setattr(compiled, where, broken)
+    f, w, tasks = problem(3)
+    fast = tm.compile(f)
+    place = r"test_frozen.py, line \d+, in broken"
+    with pytest.warns(CompileWarning, match=rf"ZeroDivisionError: a fault of ours \({place}\).*please report") as said:
+        (value, aux), grads = fast(w, tasks)
+    assert len(said) == 1 and said[0].filename == __file__
+    (value_, aux_), grads_ = f(w, tasks)
+    np.testing.assert_allclose(value, value_, rtol=1e-12)
+    np.testing.assert_allclose(grads, grads_, rtol=1e-9, atol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        fast(w, tasks)
+
+
+def test_an_error_of_the_function_s_own_is_its_own_and_nothing_is_remembered():
+    fast = tm.compile(lambda x: x @ np.ones((2, 2)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="matmul"):
+            fast(np.ones(3))
+    assert not fast.runners
+    np.testing.assert_array_equal(fast(np.ones(2)), [2, 2])
+
+
+def test_tasks_as_lists_of_lists_are_compiled(strict):
+    f, w, tasks = problem(3)
+    fast = tm.compile(f)
+    same(fast(w, [[*part] for part in tasks]), fast(w, tasks))
+    assert all(isinstance(runner, compiled.Machine) for runner in fast.runners.values())
+
+
+def test_a_compiled_function_can_be_pickled_and_copied(strict):
+    fast = tm.compile(of_globals)
+    wanted = fast(X)
+    for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast), copy.copy(fast)):
+        assert other(X) == wanted

@@ -147,7 +147,6 @@ NOT_COMPILED = {
     "the primitive max_share has no kernel",  # the first of some ties
     "max over the axes [0, 2] has no kernel",
     "a matrix product that broadcasts over several axes has no kernel",
-    "an index like (Ellipsis, 'array', 'array') has no kernel",  # np.diagonal, np.trace, np.diag
 }
 
 
@@ -158,7 +157,6 @@ NOT_COMPILED = {
         "complex numbers": (lambda x: x * x, (np.ones(3) * 1j,), "complex128"),
         "another byte order": (lambda x: x * x, (np.ones(3, ">f8"),), ">f8|float64"),
         "nothing": (lambda x: np.sum(x[:0]) + x, (np.ones(3),), "length 0"),
-        "no axes": (lambda x: np.max(x), (np.array(3.0),), "max"),
         "two kinds of index": (lambda x, k: x[k, 1], (np.eye(3), np.array([0, 2])), "index like"),
     }.values(),
 )
@@ -232,6 +230,24 @@ def test_any_function_keeps_its_nests_its_types_and_its_constants(backend, stric
         np.testing.assert_array_equal(ours["rest"][2][2], [0, 1])
         ours["rest"][2][2][:] = 7  # the caller's own
         ours["y"][:] = 7
+
+
+@pytest.mark.parametrize(
+    "f",
+    {
+        "diagonals": lambda x: (np.trace(x, axis1=1, axis2=2), np.diagonal(x, 1, 0, 2), np.einsum("bii->bi", x)),
+        "a diagonal matrix": lambda x: np.diag(x[0, 0]),
+        "an index after an ellipsis": lambda x: x[..., np.array([0, 1]), np.array([2, -1])],
+        "the largest of one number": lambda x: (np.max(x[0, 0, 0]), np.min(x[0, 0, 0]), np.argmax(x[0, 0, 0])),
+        "the slope of these": tm.grad(lambda x: np.sum(np.trace(x, 1, 1, 2) ** 2) + np.max(x[0, 0, 0])),
+    }.values(),
+)
+def test_indices_after_an_ellipsis_and_the_largest_of_one_number(f, strict):
+    fast, x = tm.compile(f), np.random.default_rng(0).standard_normal((3, 4, 4))
+    for x in (x, -x):
+        for a, b in zip(tree_leaves(fast(x)), tree_leaves(f(x)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-14)
+    assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
 
 def test_shapes_and_dtypes_it_has_not_met_are_compiled_anew(strict):

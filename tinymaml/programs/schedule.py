@@ -409,6 +409,9 @@ class _Scheduler:
     def _indexed(self, e, x, arrays: list, shape: tuple[int, ...]):
         """x, the index arrays in order, and the sizes (outer, picked, block, length of each indexed axis)."""
         template = e.params["template"]
+        if ... in template and None not in template:
+            at = template.index(...)
+            template = template[:at] + (slice(None),) * (len(shape) - len(template) + 1) + template[at + 1 :]
         while template[-1] == slice(None):
             template = template[:-1]
         start = next(i for i, part in enumerate(template) if part is ops.ARRAY)
@@ -564,7 +567,9 @@ class _Scheduler:
         shape = e.inputs[0].shape
         axis = tuple(range(len(shape))) if axis is None else (axis,) if isinstance(axis, int) else axis
         axis = sorted(i % len(shape) for i in axis)
-        if not axis or axis != list(range(axis[0], axis[-1] + 1)):
+        if not axis:  # of one element: it is the largest, and the first
+            return self._layout(e, self.view(e.inputs[0])) if kernel == "largest" else self.call(e, "zero", [])
+        if axis != list(range(axis[0], axis[-1] + 1)):
             raise Unsupported(f"{e.primitive.name} over the axes {axis} has no kernel")
         sizes = _volume(shape[: axis[0]]), _volume(shape[axis[0] : axis[-1] + 1]), _volume(shape[axis[-1] + 1 :])
         self.call(e, kernel, [self.dense(e.inputs[0])], *sizes)

@@ -39,7 +39,7 @@ from .. import blas
 #   FAILED: whether one of them has failed.   WAITING: the caller sleeps on LOCK until all chunks are complete.
 #   JOB: where the job's description lies.   NBYTES: the memory that a thread needs for it.
 #   BUDGET: how many chunks the caller runs in one visit, so that Ctrl-C is heard between visits.   BOARD: its address.
-TICKET, DONE, FAILED, WAITING, LOCK, JOB, NBYTES, BUDGET, BOARD, OFFER = range(10)
+TICKET, LOCK, JOB, NBYTES, BUDGET, BOARD, OFFER, _, DONE, FAILED, WAITING = range(11)  # DONE begins a cache line
 # Words of a job.
 #   MOVES, MOVE_COUNT: the lists of steps.   FIRST_OF, CHUNKS: the number of each chunk's first task, how many chunks.
 #   HEAD, HEAD_COUNT: what belongs into the head of a memory.
@@ -152,7 +152,7 @@ class Crew:
             self.hire(helpers)
         self.live[slot] = job, refers_to
         words = slot.words
-        words[DONE:LOCK] = 0
+        words[DONE : WAITING + 1] = 0
         words[JOB], words[NBYTES], words[BUDGET] = address_of(job), nbytes, 1 + int(VISIT / seconds * chunks)
         words[OFFER] = (slot.next_generation() << 24) + (helpers << 16) + (chunks << 8)
         what, complete = START, False

@@ -18,8 +18,10 @@ import contextlib
 import dis
 import functools
 import operator
+import os
 import random
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,8 +46,18 @@ LIVE = {"time", "secrets", "uuid", "datetime"}  # modules whose functions give s
 RANDOM = {"default_rng", "RandomState", "Random", "SeedSequence", "SystemRandom", "PCG64", "MT19937", "Philox",
           "SFC64", "PCG64DXSM"}  # fmt: skip
 MAKERS = {"__init__", "__new__", "__post_init__"}  # methods of a class that are run where it is called, not an object
+_lock = threading.RLock()
 MISSING = type("Missing", (), {"__repr__": lambda self: "nothing"})()
 _REMEDY = "draw masks, noise or keys outside and pass them as part of the task"
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # another thread may have held the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # ── what is looked at ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -209,9 +221,10 @@ class Outside:
 
     def changed(self) -> str | None:
         """None, or the name of something that is no longer what it was."""
-        for x in self.watched:
-            if (name := x.changed()) is not None:
-                return name
+        with _lock:  # what is equal is remembered as it is now
+            for x in self.watched:
+                if (name := x.changed()) is not None:
+                    return name
         return None
 
     @contextmanager

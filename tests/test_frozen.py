@@ -452,6 +452,32 @@ def test_what_is_right_is_compared_once(monkeypatch, strict):
     assert len(calls) == first
 
 
+def test_long_programs_are_compared_in_the_background(monkeypatch):
+    monkeypatch.setattr(compiled, "LONG", 0)
+    f, w, tasks = problem(3)
+    fast = tm.compile(f)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(100):
+            fast(w, tasks)
+            ((v,),) = fast.variants.values()
+            if v.checked:
+                break
+            v.ahead.thread.join()
+    assert v.checked and v.ahead is None
+
+    def a_little_more(self, results, *_):
+        results[0] *= 1.001
+
+    spoil(monkeypatch, a_little_more)
+    fast = tm.compile(f)
+    fast(w, tasks)
+    ((v,),) = fast.variants.values()
+    v.ahead.thread.join()
+    with pytest.warns(CompileWarning, match="task 0 of an earlier call: the result"):
+        same(fast(w, tasks), f(w, tasks))
+
+
 def test_tasks_that_are_compared_differ_in_masks_labels_and_ties():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 6))

@@ -77,7 +77,7 @@ from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, chooses, diffe
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
 VARIANTS = 8  # programs for one signature, as what the function reads changes
-LONG = 1e10  # multiplications and additions of a task, above which the reference's result is computed ahead
+LONG = 1e10  # multiplications and additions of a task, above which it is compared in the background
 EXPLAINING = 5  # times as long as a result takes it to say what rounding may do to it
 SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
 _TENSORS = {Tensor, *recorded}
@@ -105,7 +105,8 @@ def compile(  # noqa: A001
             its container, `NUMBA_NUM_THREADS`); at most 32, or 8 where the gradient is long. The results are bit for
             bit the same for any number.
         check: compare the first result for each signature with what `f` returns, on a few of the tasks. If they differ
-            by more than rounding, a `CompileWarning` says where, and `f` runs as it is.
+            by more than rounding, a `CompileWarning` says where, and `f` runs as it is. Where one task takes seconds,
+            `f` computes it in a thread of its own, and a later call hears of a difference.
 
     Raises:
         What `f` raises: where arguments are refused or something diverges, `f` itself is asked.
@@ -126,7 +127,7 @@ class Variant:
         checked: the runner's result was compared with the function's.
         why: a warning that has not been given yet.
         kinds: for each leaf of the result, what makes it of the type that the function returns.
-        seconds: what it took to make it.   ahead: the function's result on the first task, on its way.
+        seconds: what it took to make it.   ahead: the function's result on a task, which is on its way.
     """
 
     def __init__(self, outside: Outside | None, checked: bool, why: str = ""):
@@ -188,14 +189,11 @@ class Compiled:
         wanted = self.f(*args)
         v.kinds = [*map(_kind, tree_leaves(wanted))]
         out = _of_kinds(v, out)
-        if found := differs(out, wanted):
-            task = v.runner.task
-            how = explain(task, leaves)
-            scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in task.results]
-            if (found := differs(out, wanted, scales)) and (found.certain or not how.ties or found.share > SMALL):
-                v.give_up(self._wrong(found))
-                self._warn(v)
-                return wanted
+        found, ties = _judged(v.runner.task, out, wanted, leaves)
+        if found and (found.certain or not ties or found.share > SMALL):
+            v.give_up(self._wrong(found))
+            self._warn(v)
+            return wanted
         v.checked = True
         return out
 
@@ -228,14 +226,11 @@ class Compiled:
         def task(t: int) -> tuple:
             return tuple(tree_map(lambda x: np.asarray(x)[t], tasks))
 
-        v = self._variant(
-            signature,
-            record=lambda: task_of(self.of_task, tree_map(np.asarray, params), *task(0)),
-            first=lambda: self.f(params, [task(0)]),
-        )
+        v = self._variant(signature, lambda: task_of(self.of_task, tree_map(np.asarray, params), *task(0)))
         if v.runner is None:
             return self._as_it_is(signature, v, params, tasks)
-        apart: list | None = None if v.checked else []
+        ahead = v.ahead
+        apart: list | None = None if v.checked or (ahead and not ahead.arrived()) else []
         try:
             with np.errstate(all="ignore"):
                 results, grads, failed = v.runner.run([*thetas, *rates], data, count, apart)
@@ -244,9 +239,11 @@ class Compiled:
             return self._fall_back(v, cause, params, tasks)
         if not np.isfinite(value):
             return self.f(params, tasks)  # which says what is wrong, and with which task
-        if apart is not None and (found := self._compared(v, params, tasks, [*thetas, *rates], data, results, apart)):
-            v.give_up(self._wrong(found))
-            return self._as_it_is(signature, v, params, tasks)
+        if apart is not None:
+            compared = self._compared_later if products(v.runner.task) > LONG else self._compared
+            if found := compared(v, params, tasks, [*thetas, *rates], data, results, apart):
+                v.give_up(self._wrong(found))
+                return self._as_it_is(signature, v, params, tasks)
         grads = tree_fill(params, grads)
         if not settings["has_aux"]:
             return value, grads
@@ -254,46 +251,55 @@ class Compiled:
 
     def _compared(self, v: Variant, params, tasks, shared: list, data: list, results: list, apart: list):
         """Some tasks beside the reference's: what differs, or None."""
-        count, has_aux, task = len(data[0]), self.of_task.keywords["has_aux"], v.runner.task
         patience = Patience(SHARE * v.seconds)
         agreed, doubtful = 0, None
-        for t in unlike(data, count):
+        for t in unlike(data, len(data[0])):
             if (agreed or doubtful) and not patience.allows(0):
                 break
             one = tuple(tree_map(lambda x, t=t: np.asarray(x)[t], tasks))
-            rows, grads = [x[t] for x in results], apart[t] if len(apart) == count else None
-            if grads is None:  # it was added to others'
-                rows, grads, _ = v.runner.run(shared, [x[t : t + 1] for x in data], 1)
-                rows = [x[0] for x in rows]
-            value, *aux = tree_leaves(_nested(task, [x[None] for x in rows], 0))
-            ours = (np.asarray(value), aux, tree_leaves(grads))
             started = time.perf_counter()
-            if v.ahead and t == 0:
-                wanted, wanted_grads = v.ahead.result()
-            else:
-                with _one_thread():  # more would not help these sizes, and stall on a busy machine
-                    wanted, wanted_grads = self.f(params, [one])
-            took = time.perf_counter() - started
-            wanted = (wanted[0], tree_leaves(wanted[1][0])) if has_aux else (wanted, [])
-            wanted = (*wanted, tree_leaves(wanted_grads))
-            found = differs(ours, wanted)
-            if found and not found.certain:
-                if v.ahead is None and patience.allows(EXPLAINING * took):
-                    how = explain(task, [*shared, *tree_leaves(one)])
-                    scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
-                    found, ties = differs(ours, wanted, scales), how.ties
-                else:
-                    found, ties = (None if found.share <= ROUNDING * found.eps else found), chooses(task)
-                if found and ties and not found.certain:
-                    doubtful = found
-                    continue
-            if found:
+            with _one_thread():  # more would not help these sizes, and stall on a busy machine
+                wanted = self._parts(*self.f(params, [one]))
+            enough = patience.allows(EXPLAINING * (time.perf_counter() - started))
+            ours = self._ours(v, t, shared, data, results, apart)
+            found, ties = _judged(v.runner.task, ours, wanted, [*shared, *tree_leaves(one)] if enough else None)
+            if found and ties and not found.certain:
+                doubtful = found
+            elif found:
                 return found._replace(text=f"task {t}: {found.text}")
-            agreed += 1
-        if not agreed and doubtful.share > SMALL:
-            return doubtful
-        v.checked = True
-        return None
+            else:
+                agreed += 1
+        v.checked = bool(agreed) or doubtful.share <= SMALL
+        return None if v.checked else doubtful
+
+    def _compared_later(self, v: Variant, params, tasks, shared: list, data: list, results: list, apart: list):
+        """The first task of a long program: the reference computes it in the background, until a later call."""
+        ahead, v.ahead = v.ahead, None
+        if ahead is None:
+            one = tuple(tree_map(lambda x: np.asarray(x)[0], tasks))
+            theta, one = tree_map(np.array, (params, one))  # the caller may write to them
+            ours = self._ours(v, 0, shared, data, results, apart)
+            v.ahead = Ahead(lambda: self._parts(*self.f(theta, [one])), ours)
+            return None
+        ours, wanted = ahead.ours, ahead.wanted
+        if wanted is None or (v.outside and v.outside.changed()):  # it is begun again by the next call
+            return None
+        found, ties = _judged(v.runner.task, ours, wanted, None)
+        v.checked = found is None or (ties and not found.certain and found.share <= SMALL)
+        return None if v.checked else found._replace(text=f"task 0 of an earlier call: {found.text}")
+
+    def _ours(self, v: Variant, t: int, shared: list, data: list, results: list, apart: list) -> tuple:
+        """Task t of a program's results, as `_parts`."""
+        rows, grads = [x[t : t + 1] for x in results], apart[t] if len(apart) == len(data[0]) else None
+        if grads is None:  # it was added to others'
+            rows, grads, _ = v.runner.run(shared, [x[t : t + 1] for x in data], 1)
+        value, *aux = tree_leaves(_nested(v.runner.task, rows, 0))
+        return np.asarray(value), aux, tree_leaves(grads)
+
+    def _parts(self, value, grads) -> tuple:
+        """Value, aux and gradient of one task, of what the function returns for it alone."""
+        value, aux = (value[0], tree_leaves(value[1][0])) if self.of_task.keywords["has_aux"] else (value, [])
+        return value, aux, tree_leaves(grads)
 
     def _listed(self, params: Nest, tasks: list):
         """Tasks of unequal sizes: each one a stack of one, added up in their order."""
@@ -317,12 +323,8 @@ class Compiled:
 
     # ── programs ──
 
-    def _variant(self, signature, record: Callable[[], Task], first: Callable | None = None) -> Variant:
-        """The program for these arrays and for what f reads now; made, if there is none.
-
-        Args:
-            record: gives the task to be made a program of.   first: the function's result on the first task.
-        """
+    def _variant(self, signature, record: Callable[[], Task]) -> Variant:
+        """The program for these arrays and for what f reads now; if there is none, one is made of `record()`."""
         changed = ""
         for v in self.variants.get(signature, ()):
             if v.outside is None or not (changed := v.outside.changed()):
@@ -336,14 +338,14 @@ class Compiled:
                 v = Variant(None, True, f"{self.__name__} runs as it is: {changed} has changed {VARIANTS} times; pass"
                                         " what changes from call to call as an argument")  # fmt: skip
             else:
-                v = self._made(record, first)
+                v = self._made(record)
             if v.runner is not None:  # what runs as it is, is remembered once it has run
                 self.variants[signature] = [*known, v]
         if v.runner is not None and v.why:
             self._warn(v)
         return v
 
-    def _made(self, record: Callable[[], Task], first: Callable | None) -> Variant:
+    def _made(self, record: Callable[[], Task]) -> Variant:
         started = time.perf_counter()
         v = Variant(Outside(self.f if self.of_task is None else self.of_task.args[0]), not self.check)
         try:
@@ -352,8 +354,6 @@ class Compiled:
             v.why = f"{self.__name__} runs as it is: {_described(cause)}"
             return v
         if self.backend == "numba":
-            if first and not v.checked and products(task) > LONG:
-                v.ahead = Ahead(first)
             try:
                 with _no_collection():
                     v.runner = Machine(task, self.threads)
@@ -450,6 +450,21 @@ def _no_collection():
     finally:
         if enabled:
             gc.enable()
+
+
+def _judged(task: Task, ours: Nest, wanted: Nest, arrays: list | None) -> tuple[Difference | None, bool]:
+    """What differs between two results of a task, and whether it may be a tie that rounding has broken.
+
+    `arrays` are its inputs, from which it is found out what rounding may do; None: that would take too long.
+    """
+    found = differs(ours, wanted)
+    if found is None or found.certain:
+        return found, False
+    if arrays is None:
+        return None if found.share <= ROUNDING * found.eps else found, chooses(task)
+    how = explain(task, arrays)
+    scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
+    return differs(ours, wanted, scales), how.ties
 
 
 def _kind(wanted) -> Callable:

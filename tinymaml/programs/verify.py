@@ -11,11 +11,10 @@ called one (`Explained`); where there are any, a program is accepted if the diff
 from __future__ import annotations
 
 import contextvars
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,48 +232,24 @@ def products(task: Task) -> float:
 
 
 class Ahead:
-    """A call that is made in a thread of its own, while this one compiles: both take their time, and there are cores.
+    """A call that is made in a thread of its own.
 
-    The interpreter is asked to switch between threads often: the call needs it for moments between long operations.
+    Attributes:
+        ours: what its result is to be compared with.   wanted: the result, None if there is none yet, or an error.
     """
 
-    running, usual = 0, sys.getswitchinterval()
-    lock = threading.Lock()
-
-    def __init__(self, call: Callable):
-        self.outcome: tuple[Any, BaseException | None] = None, None
+    def __init__(self, call: Callable, ours: Any):
+        self.ours, self.wanted = ours, None
         context = contextvars.copy_context()
         self.thread = threading.Thread(target=lambda: context.run(self.run, call), daemon=True)
         self.thread.start()
 
     def run(self, call: Callable) -> None:
-        with self.switching():
-            try:
-                self.outcome = call(), None
-            except BaseException as error:
-                self.outcome = None, error
+        with suppress(Exception):  # the next call meets it as well
+            self.wanted = call()
 
-    @contextmanager
-    def switching(self) -> Iterator[None]:
-        with Ahead.lock:
-            if not Ahead.running:
-                Ahead.usual = sys.getswitchinterval()
-                sys.setswitchinterval(1e-4)
-            Ahead.running += 1
-        try:
-            yield
-        finally:
-            with Ahead.lock:
-                Ahead.running -= 1
-                if not Ahead.running:
-                    sys.setswitchinterval(Ahead.usual)
-
-    def result(self):
-        self.thread.join()
-        out, error = self.outcome
-        if error:
-            raise error
-        return out
+    def arrived(self) -> bool:
+        return not self.thread.is_alive()
 
 
 class Patience:

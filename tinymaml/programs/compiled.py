@@ -187,15 +187,19 @@ class Compiled:
         if v.checked:
             return _of_kinds(v, out)
         wanted = self.f(*args)
-        v.kinds = [*map(_kind, tree_leaves(wanted))]
-        out = _of_kinds(v, out)
-        found, ties = _judged(v.runner.task, out, wanted, leaves)
-        if found and (found.certain or not ties or found.share > SMALL):
+        try:
+            v.kinds = [*map(_kind, tree_leaves(wanted))]
+            out = _of_kinds(v, out)
+            found, ties = _judged(v.runner.task, out, wanted, leaves)
+        except Exception as cause:
+            v.give_up(self._described(cause))
+        else:
+            v.checked = found is None or (ties and not found.certain and found.share <= SMALL)
+            if v.checked:
+                return out
             v.give_up(self._wrong(found))
-            self._warn(v)
-            return wanted
-        v.checked = True
-        return out
+        self._warn(v)
+        return wanted
 
     # ── meta-gradients ──
 
@@ -241,7 +245,11 @@ class Compiled:
             return self.f(params, tasks)  # which says what is wrong, and with which task
         if apart is not None:
             compared = self._compared_later if products(v.runner.task) > LONG else self._compared
-            if found := compared(v, params, tasks, [*thetas, *rates], data, results, apart):
+            try:
+                found = compared(v, params, tasks, [*thetas, *rates], data, results, apart)
+            except Exception as cause:
+                return self._fall_back(v, cause, params, tasks)
+            if found:
                 v.give_up(self._wrong(found))
                 return self._as_it_is(signature, v, params, tasks)
         grads = tree_fill(params, grads)
@@ -381,9 +389,12 @@ class Compiled:
         if isinstance(cause, Warning):  # which the caller has made an error
             raise cause
         out = self.f(*args)
-        v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
+        v.give_up(self._described(cause))
         self._warn(v)
         return out
+
+    def _described(self, cause: Exception) -> str:
+        return f"{self.__name__} runs as it is from now on: {_described(cause)}"
 
     def _wrong(self, found: Difference) -> str:
         return (f"{self.__name__} runs as it is: the program's first result is not the function's: {found.text};"
@@ -479,7 +490,7 @@ def _kind(wanted) -> Callable:
 
 
 def _of_kinds(v: Variant, out: Nest) -> Nest:
-    if v.kinds is None:
+    if v.kinds is None or len(v.kinds) != len(tree_leaves(out)):
         return out
     return tree_fill(out, [kind(x) for kind, x in zip(v.kinds, tree_leaves(out), strict=True)])
 

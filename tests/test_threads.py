@@ -19,7 +19,10 @@ from tinymaml.nest import tree_leaves
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
-from tinymaml.programs import threads  # noqa: E402
+from test_schedule import plain_python  # noqa: E402
+
+from tinymaml.programs import machine, threads  # noqa: E402
+from tinymaml.programs.schedule import CHUNK, TASK  # noqa: E402
 
 HERE = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -71,15 +74,44 @@ def test_results_are_the_same_bits_for_any_number_of_threads(count):
         assert all(bits(fast(params, tasks)) == wanted for _ in range(20))
 
 
-def test_helpers_take_part(ready):
-    fast, params, tasks, wanted = ready
-    crew = threads.crew()
-    assert crew.board[threads.HELPERS] >= 1
-    seen = set()
-    for _ in range(300):
-        assert bits(fast(params, tasks)) == wanted
-        seen.add(int(crew.board[threads.FIRST_HELPER + threads.ASLEEP]))
-    assert 0 in seen  # awake, at least once
+class Asleep(Exception):
+    """A helper has gone to sleep."""
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "beside the caller", "unknown"])
+def test_a_helper_takes_chunks_unless_it_is_on_the_caller_s_processor(place, monkeypatch):
+    """`machine.serve` in Python: a job of three chunks of two tasks each is on the board, with room for one helper."""
+    with plain_python() as plain:
+        tasks, memory = [], np.zeros(64, np.int64)
+
+        def step(kernel, memory_, at):
+            tasks.append((int(memory[CHUNK]), int(memory[TASK])))
+            return 0
+
+        plain.functions.append(step)
+        steps = np.array([len(plain.functions), 0, 3, 0], np.int64)
+        moves, first_of, head = np.array([plain.address(steps)]), np.array([0, 2, 4, 6]), np.zeros(1, np.int64)
+        job = np.array([plain.address(moves), 1, plain.address(first_of), 3, plain.address(head), 1, 0, 0, 0, 7])
+        board = np.zeros(threads.FIRST_HELPER + threads.LINE, np.int64)
+        at = plain.address(board)
+        board[[threads.SLOTS, threads.HELPERS, threads.CALLERS]] = 1, 1, 5
+        slot, helper = board[threads.FIRST_SLOT :], board[threads.FIRST_HELPER :]
+        slot[[threads.JOB, threads.BOARD]] = plain.address(job), at
+        slot[threads.TICKET] = (1 << 24) + (1 << 16) + (3 << 8)
+        helper[threads.CREW] = at
+        arena = np.array([plain.address(memory), memory.nbytes, 7])
+
+        def sleep(function, lock):
+            raise Asleep
+
+        monkeypatch.setattr(machine, "call_with", sleep)
+        monkeypatch.setattr(machine, "pause", lambda: None)
+        monkeypatch.setattr(machine, "processor", lambda board: {"elsewhere": 4, "unknown": -1}.get(place, 5))
+        with pytest.raises(Asleep):
+            machine.serve(at + 8 * threads.FIRST_HELPER, plain.address(arena))
+    took = 0 if place == "beside the caller" else 3
+    assert tasks == [(task // 2, task) for task in range(2 * took)]
+    assert slot[threads.DONE] == took and helper[threads.ASLEEP] == 1
 
 
 def test_a_call_does_not_wait_for_helpers_that_never_come(ready, monkeypatch):

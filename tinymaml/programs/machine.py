@@ -25,9 +25,9 @@ from .schedule import ARRAYS, CHUNK, END, TASK
 
 # isort: off
 from .threads import (
-    ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW, DONE, FAILED, FIRST_HELPER,
-    FIRST_OF, FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVE_COUNT, MOVES, NBYTES, OFFER,
-    PROGRAM, RELEASE, SIZE, SLOTS, TICKET, WAITING,
+    ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CALLERS, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW, DONE, FAILED,
+    FIRST_HELPER, FIRST_OF, FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVES,
+    MOVE_COUNT, NBYTES, OFFER, PROCESSOR, PROGRAM, RELEASE, SIZE, SLOTS, TICKET, WAITING,
 )  # fmt: skip
 # isort: on
 
@@ -521,6 +521,31 @@ def pause(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def ask(typingctx, function):
+    """Call a function of no arguments that returns an int."""
+
+    def codegen(context, builder, signature, args):
+        function = builder.inttoptr(args[0], ir.FunctionType(ir.IntType(32), []).as_pointer())
+        return builder.sext(builder.call(function, []), ir.IntType(64))
+
+    return types.int64(types.int64), codegen
+
+
+@register_jitable
+def processor(board):
+    """The processor on which this thread runs, −1 where that cannot be told."""
+    function = step_at(board)[PROCESSOR]
+    return ask(function) if function else -1
+
+
+@register_jitable
+def beside_caller(board):
+    """Whether this thread is on the processor of the last caller."""
+    here = processor(board)
+    return here >= 0 and here == step_at(board)[CALLERS]
+
+
 @register_jitable
 def take(slot, generation, joining):
     """Take a chunk: the ticket that names it, or −1 where none is left, or the job is another one by now."""
@@ -599,6 +624,7 @@ def work(slot, arena, first):
     """What the caller does: whether there is more to do."""
     s = step_at(slot)
     if first:
+        step_at(s[BOARD])[CALLERS] = processor(s[BOARD])
         exchanged(slot + 8 * TICKET, s[OFFER])
         wake(s[BOARD], (s[OFFER] >> 16) & 255)
     ticket = take(slot, word(slot + 8 * TICKET) >> 24, 0)
@@ -634,18 +660,23 @@ def joinable(board):
 
 @register_jitable
 def serve(helper, arena):
-    """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few."""
+    """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few.
+
+    On a busy machine it may have been put on the caller's processor, where it only takes time away: then it sleeps.
+    """
     h, a = step_at(helper), step_at(arena)
     board, looks = h[CREW], HELPERS_LOOKS
     while True:
         slot = joinable(board)
-        if slot == 0:
+        misplaced = (slot != 0 or looks % 64 == 0) and beside_caller(board)
+        if slot == 0 and not misplaced:
             looks -= 1
             if looks > 0:
                 pause()
                 continue
+        if slot == 0 or misplaced:
             exchanged(helper + 8 * ASLEEP, 1)
-            slot = joinable(board)  # once more: nobody would wake it for what came in between
+            slot = 0 if misplaced else joinable(board)  # once more: nobody would wake it for what came in between
             if slot == 0 or exchanged(helper + 8 * ASLEEP, 0) == 0:
                 call_with(step_at(board)[ACQUIRE], h[BELL])  # it sleeps, or somebody has rung already
             looks = HELPERS_LOOKS

@@ -49,9 +49,10 @@ MOVES, MOVE_COUNT, FIRST_OF, CHUNKS, HEAD, HEAD_COUNT, CONSTANTS, CONSTANTS_AT, 
 # Words of an arena, the memory of one thread.  HOLDS: the program whose constants are in it.
 MEMORY, SIZE, HOLDS = range(3)
 # Words of a helper: whether it sleeps, the lock it sleeps on, its board.
-# Words of the board: how many slots and helpers are in use, and two functions of Python's locks.
+# Words of the board: how many slots and helpers are in use, two functions of Python's locks, one that tells on which
+# processor a thread runs (0: there is none), and the processor of the last caller.
 ASLEEP, BELL, CREW = range(3)
-SLOTS, HELPERS, ACQUIRE, RELEASE = range(4)
+SLOTS, HELPERS, ACQUIRE, RELEASE, PROCESSOR, CALLERS = range(6)
 LINE = 16  # words of a slot, of a helper: two cache lines, so that they do not disturb each other
 MOST = 64  # slots on the board, and helpers
 FIRST_SLOT, FIRST_HELPER = LINE, LINE * (1 + MOST)
@@ -128,6 +129,8 @@ class Crew:
         self.board = np.frombuffer((ctypes.c_int64 * words).from_address(self.address), np.int64)
         for word, name in ((ACQUIRE, "PyThread_acquire_lock"), (RELEASE, "PyThread_release_lock")):
             self.board[word] = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        with suppress(AttributeError, OSError, TypeError):  # Linux has it
+            self.board[PROCESSOR] = ctypes.cast(ctypes.CDLL(None).sched_getcpu, ctypes.c_void_p).value
         self.slots: deque[Slot] = deque()
         self.arenas: list[Arena] = []
         self.numbers = itertools.count()

@@ -541,6 +541,8 @@ SAID = {
     "a number that NumPy reads": (filled, "a number is read from an array.*in filled"),
     "a value that is printed": (lambda x: (f"{x[0]}", x * 2)[1], "a value is printed"),
     "an operation that there is not": (lambda x: x // 2, "// is not among the operations of a program"),
+    "an array that is indexed": (lambda x: np.eye(5)[x.astype(int)], "where y.:, None. == np.arange"),
+    "an array that is made": (lambda x: np.array([x, x]), "where np.stack"),
     "what is written": (counting, "writes to.*in counting"),
     "an argument that is no array": (lambda x: x, "has dtype <U1"),
 }
@@ -614,6 +616,21 @@ def test_a_wrong_task_is_noticed_in_a_meta_gradient(monkeypatch, what, count):
     fast = tm.compile(f)
     with pytest.warns(CompileWarning, match=r"task \d+: the result"):
         same(fast(w, tasks), f(w, tasks))
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_change_between_the_two_results_is_no_fault(meta, strict, monkeypatch):
+    """Another thread's, while the first result is compared."""
+    box = types.SimpleNamespace(k=1.0)
+    loss = lambda w, *data: np.sum(w * w) * box.k  # noqa: E731
+    f = tm.meta_value_and_grad(loss, inner_lr=0.1) if meta else loss
+    args = (X, tuple((np.ones((2, 1)), np.ones((2, 1))) for _ in range(2))) if meta else (X,)
+
+    spoil(monkeypatch, lambda *_: setattr(box, "k", 2.0))
+    fast = tm.compile(f)
+    same(fast(*args), f(*args))
+    same(fast(*args), f(*args))
+    assert box.k == 2.0 and all(runner is not None for runner in fast.runners.values())
 
 
 def test_what_is_right_is_compared_once(monkeypatch, strict):

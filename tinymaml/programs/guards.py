@@ -100,6 +100,9 @@ class _Items:
         parts = _parts(self.container)
         if [*map(id, parts)] == self.ids:
             return None
+        if isinstance(self.container, set) and {*map(id, parts)} == {*self.ids}:  # a set has no order
+            self.parts, self.ids = parts, [*map(id, parts)]
+            return None
         pairs = zip(self.parts, parts, strict=False)
         if len(parts) == len(self.parts) and all(x is y or (isinstance(x, PLAIN) and _same(x, y)) for x, y in pairs):
             self.parts, self.ids = parts, [*map(id, parts)]

@@ -4,12 +4,16 @@ Each case is called several times, while what it reads changes; the compiled fun
 time. Where it says so, it is machine code all along; elsewhere a warning says why it is not.
 """
 
+import collections
 import copy
+import operator
 import pickle
 import random
 import sys
+import threading
 import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -111,6 +115,74 @@ def changing():
         "globals": (of_globals, [lambda: setattr(HERE, "SCALE", 3.0), lambda: setattr(HERE, "NAME", "max"),
                     lambda: setattr(HERE, "FLAG", False), lambda: TABLE.__setitem__(0, 5.0)]),
     }  # fmt: skip
+
+
+class Kept:
+    pass
+
+
+def hidden():
+    """name → (function, a change): what is read by ways that do not name it."""
+    box, getter, local = types.SimpleNamespace(alpha=1.0, w0=1.0, w1=1.0), operator.attrgetter("alpha"), "alpha"
+    inner, thread, table = Kept(), threading.local(), {"a": 1.0}
+    weak, proxy, values = weakref.ref(inner), types.MappingProxyType(table), table.values()
+    inner.beta = thread.rate = 1.0
+
+    class Attributes(dict):
+        __getattr__ = dict.__getitem__  # a KeyError for what is missing
+
+    class Made:
+        def __init__(self):
+            self.store = {"rate": 1.0}
+
+        def __getattr__(self, name):
+            return self.store[name]
+
+    def own(x):
+        return x * 2
+
+    made, attributes = Made(), Attributes(rate=1.0)
+    return {
+        "getattr by a name that is read": (lambda x: x * getattr(box, local), lambda: setattr(box, "alpha", 2.0)),
+        "getattr by a name that is made": (
+            lambda x: x * sum(getattr(box, f"w{i}") for i in range(2)), lambda: setattr(box, "w1", 2.0)),
+        "attrgetter": (lambda x: x * getter(box), lambda: setattr(box, "alpha", 3.0)),
+        "vars": (lambda x: x * vars(box)["alpha"], lambda: setattr(box, "alpha", 4.0)),
+        "a weak reference": (lambda x: x * weak().beta, lambda: setattr(inner, "beta", 2.0)),
+        "what a thread has": (lambda x: x * thread.rate, lambda: setattr(thread, "rate", 2.0)),
+        "a view of a dict": (lambda x: x * proxy["a"] * sum(values), lambda: table.update(a=2.0)),
+        "attributes that are items": (lambda x: x * attributes.rate, lambda: attributes.update(rate=2.0)),
+        "attributes that are made": (lambda x: x * made.rate, lambda: made.store.update(rate=2.0)),
+        "the code": (own, lambda: setattr(own, "__code__", (lambda x: x * 3).__code__)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", hidden())
+def test_what_is_read_without_its_name_is_followed(what, strict):
+    f, change = hidden()[what]
+    fast = tm.compile(f)
+    before = fast(X)
+    change()
+    same(fast(X), f(X))
+    assert not np.array_equal(before, f(X))
+    assert all(isinstance(runner, compiled.Machine) for runner in fast.runners.values())
+
+
+def of_text(x):
+    return eval("x * SCALE")
+
+
+def of_all_globals(x):
+    return x * globals()["SCALE"]
+
+
+@pytest.mark.parametrize("f", [of_text, of_all_globals])
+def test_what_reads_by_text_runs_as_it_is(f, put_back):
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match="is called: what it reads cannot be seen"):
+        same(fast(X), X * 2)
+    HERE.SCALE = 5.0
+    same(fast(X), X * 5)
 
 
 @pytest.fixture
@@ -260,6 +332,18 @@ def test_recording_leaves_generators_as_they_were():
         assert [fast(X) for _ in range(4)] == wanted
 
 
+@pytest.mark.parametrize("source", [np.random.default_rng, np.random.SeedSequence])
+def test_spawned_generators_are_not_frozen_nor_used_up(source):
+    def drawing():
+        parent = source(7)
+        return lambda x: x * np.random.default_rng(parent.spawn(1)[0]).random()
+
+    f, fast = drawing(), tm.compile(drawing())
+    with pytest.warns(CompileWarning, match="spawns generators.*masks, noise or keys"):
+        same(fast(X), f(X))
+    same(fast(X), f(X))
+
+
 def test_generators_that_are_seeded_inside_are_no_chance(strict):
     f = lambda x: np.sum(x * np.random.default_rng(3).standard_normal(3))  # noqa: E731
     same(tm.compile(f)(X), f(X))
@@ -382,6 +466,104 @@ def test_a_float_that_decides_is_a_part_of_the_program(strict):
         same(fast(X, p), f(X, p))
 
 
+class Scaled(dict):
+    scale = 2.0
+
+
+class Attributes(dict):
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dicts_of_other_classes_are_of_their_class(backend, strict):
+    f = lambda p: p["a"] * (p.scale if isinstance(p, Scaled) else 1.0)  # noqa: E731
+    fast = tm.compile(f, backend=backend)
+    for p in ({"a": X}, Scaled(a=X), {"a": X}):
+        same(fast(p), f(p))
+    same(tm.compile(lambda p: p.a * 2, backend=backend)(Attributes(a=X)), X * 2)
+    missing = collections.defaultdict(lambda: np.ones(3), a=X)
+    same(tm.compile(lambda p: p["a"] + p.get("b", 1.0), backend=backend)(missing), X + 1)
+
+
+def test_a_dict_that_holds_more_than_its_items_is_not_recorded():
+    p, f = Scaled(a=X), lambda p: p["a"] * p.scale
+    fast = tm.compile(f)
+    for scale in (3.0, 4.0):
+        p.scale = scale
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            same(fast(p), X * scale)
+        assert len(said) == (scale == 3.0) and all("more than its items" in str(w.message) for w in said)
+
+
+@pytest.mark.parametrize("kind", [Scaled, type("Listed", (list,), {})])
+def test_results_of_other_classes_are_of_their_class(kind):
+    f = lambda x: kind({"a": x * 2}) if kind is Scaled else kind([x])  # noqa: E731
+    fast = tm.compile(f)
+    with pytest.warns(CompileWarning, match="which a program does not make.*test_frozen.py, line"):
+        assert type(fast(X)) is kind
+    assert type(fast(X)) is kind
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("around", [lambda f: f, V])
+def test_errors_that_errstate_makes_are_raised(around, backend, strict):
+    fast = tm.compile(around(lambda x: np.sum(np.log(x))), backend=backend)
+    fast(np.ones(3))
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="invalid value encountered in log"):
+        fast(-np.ones(3))
+    assert not fast.runners or all(runner is not None for runner in fast.runners.values())
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps == np.finfo(float).eps, reason="long doubles are doubles here")
+def test_long_doubles_are_compared_in_their_precision():
+    x = np.exp(np.arange(1, 4, dtype=np.longdouble))
+    assert verify.differs(x, x.copy()) is None
+    assert verify.differs(x + x * 1e-17, x) is not None
+
+
+# ── what a warning says ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def filled(x):
+    row = np.zeros(3)
+    row[0] = x[1]
+    return row
+
+
+def counting(x, seen=[]):  # noqa: B006
+    seen.append(1)
+    return x * len(seen)
+
+
+SAID = {
+    "a number that is read": (lambda x: x * float(x[0]), "a number is read from an array"),
+    "a number that NumPy reads": (filled, "a number is read from an array.*in filled"),
+    "a value that is printed": (lambda x: (f"{x[0]}", x * 2)[1], "a value is printed"),
+    "an operation that there is not": (lambda x: x // 2, "// is not among the operations of a program"),
+    "an array that is indexed": (lambda x: np.eye(5)[x.astype(int)], "where y.:, None. == np.arange"),
+    "an array that is made": (lambda x: np.array([x, x]), "where np.stack"),
+    "what is written": (counting, "writes to.*in counting"),
+    "an argument that is no array": (lambda x: x, "has dtype <U1"),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_warning_names_the_place_in_the_user_s_code(what):
+    f, message = SAID[what]
+    x = np.array(["a"]) if what == "an argument that is no array" else X
+    with pytest.warns(CompileWarning, match=message) as said:
+        tm.compile(f)(x)
+    text = str(said[0].message)
+    assert "(test_frozen.py, line " in text and "please report" not in text and said[0].filename == __file__
+
+
+def test_a_comparison_with_none_is_replayed_and_no_fault():
+    with pytest.warns(CompileWarning, match="is replayed, not compiled: None is not a number") as said:
+        same(tm.compile(lambda x: x == None)(X), np.zeros(3, bool))  # noqa: E711
+    assert "please report" not in str(said[0].message)
+
+
 # ── the first result is compared ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -434,6 +616,21 @@ def test_a_wrong_task_is_noticed_in_a_meta_gradient(monkeypatch, what, count):
     fast = tm.compile(f)
     with pytest.warns(CompileWarning, match=r"task \d+: the result"):
         same(fast(w, tasks), f(w, tasks))
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_change_between_the_two_results_is_no_fault(meta, strict, monkeypatch):
+    """Another thread's, while the first result is compared."""
+    box = types.SimpleNamespace(k=1.0)
+    loss = lambda w, *data: np.sum(w * w) * box.k  # noqa: E731
+    f = tm.meta_value_and_grad(loss, inner_lr=0.1) if meta else loss
+    args = (X, tuple((np.ones((2, 1)), np.ones((2, 1))) for _ in range(2))) if meta else (X,)
+
+    spoil(monkeypatch, lambda *_: setattr(box, "k", 2.0))
+    fast = tm.compile(f)
+    same(fast(*args), f(*args))
+    same(fast(*args), f(*args))
+    assert box.k == 2.0 and all(runner is not None for runner in fast.runners.values())
 
 
 def test_what_is_right_is_compared_once(monkeypatch, strict):

@@ -44,6 +44,7 @@ result is compared with the function's own (`verify`); what the function reads b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import itertools
@@ -95,7 +96,8 @@ def compile(  # noqa: A001
     What `f` reads besides its arguments (numbers, arrays and flags that it closes over, globals, attributes) is
     watched: when it changes, `f` is recorded again. Arrays in the `inner_lr` of a meta-gradient are arguments. A
     function that draws random numbers or writes to something outside runs as it is. Called with keyword arguments or
-    tensors (inside a derivative), it is `f` itself. Any number of threads may call it at the same time.
+    tensors (inside a derivative), it is `f` itself; so is any function that is no meta-gradient where `np.errstate`
+    makes errors of what is not finite. Any number of threads may call it at the same time.
 
     Args:
         f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
@@ -149,6 +151,9 @@ class Compiled:
         self.of_task = getattr(f, "of_task", None)
         self.variants: dict[Any, list[Variant]] = {}
         self.__name__ = getattr(f, "__name__", type(f).__name__)
+        loss = self.of_task.args[0] if self.of_task else None
+        name = getattr(loss, "__name__", type(loss).__name__)
+        self.called = f"the meta-gradient of {name}" if self.of_task else self.__name__  # in warnings
         self.__doc__ = f.__doc__
 
     def __reduce__(self):
@@ -168,7 +173,7 @@ class Compiled:
 
     def _any(self, args: tuple):
         signature, leaves = split(args)
-        if not _TENSORS.isdisjoint(map(type, leaves)):
+        if not _TENSORS.isdisjoint(map(type, leaves)) or not {"raise", "call"}.isdisjoint(np.geterr().values()):
             return self.f(*args)
         v = self._variant(signature, lambda: whole(self.f, args))
         if v.runner and v.runner.task.parts["query"].program.fixed_floats:
@@ -197,6 +202,8 @@ class Compiled:
             v.checked = found is None or (ties and not found.certain and found.share <= SMALL)
             if v.checked:
                 return out
+            if v.outside and v.outside.changed():  # by another thread, between the two results
+                return wanted
             v.give_up(self._wrong(found))
         self._warn(v)
         return wanted
@@ -249,6 +256,8 @@ class Compiled:
                 found = compared(v, params, tasks, [*thetas, *rates], data, results, apart)
             except Exception as cause:
                 return self._fall_back(v, cause, params, tasks)
+            if found and v.outside and v.outside.changed():  # by another thread, between the two results
+                return self.f(params, tasks)
             if found:
                 v.give_up(self._wrong(found))
                 return self._as_it_is(signature, v, params, tasks)
@@ -343,7 +352,7 @@ class Compiled:
                 if v.outside is None or not v.outside.changed():  # another thread has made it
                     return v
             if len(known) >= VARIANTS:
-                v = Variant(None, True, f"{self.__name__} runs as it is: {changed} has changed {VARIANTS} times; pass"
+                v = Variant(None, True, f"{self.called} runs as it is: {changed} has changed {VARIANTS} times; pass"
                                         " what changes from call to call as an argument")  # fmt: skip
             else:
                 v = self._made(record)
@@ -355,22 +364,24 @@ class Compiled:
 
     def _made(self, record: Callable[[], Task]) -> Variant:
         started = time.perf_counter()
-        v = Variant(Outside(self.f if self.of_task is None else self.of_task.args[0]), not self.check)
+        loss = self.f if self.of_task is None else self.of_task.args[0]
+        v = Variant(None, not self.check)
         try:
+            v.outside = Outside(loss)
             task = record()
         except Exception as cause:
-            v.why = f"{self.__name__} runs as it is: {_described(cause)}"
+            v.why = f"{self.called} runs as it is: {_described(cause, loss)}"
             return v
         if self.backend == "numba":
             try:
                 with _no_collection():
                     v.runner = Machine(task, self.threads)
             except (Unsupported, ImportError) as cause:
-                v.why = f"{self.__name__} is replayed, not compiled: {cause}"
+                v.why = f"{self.called} is replayed, not compiled: {cause}"
             except Warning:  # which the caller has made an error
                 raise
             except Exception as cause:
-                v.why = f"{self.__name__} is replayed, not compiled: {_described(cause)}"
+                v.why = f"{self.called} is replayed, not compiled: {_described(cause, loss)}"
         v.runner = v.runner or Replay(task)
         v.seconds = time.perf_counter() - started
         return v
@@ -394,10 +405,10 @@ class Compiled:
         return out
 
     def _described(self, cause: Exception) -> str:
-        return f"{self.__name__} runs as it is from now on: {_described(cause)}"
+        return f"{self.called} runs as it is from now on: {_described(cause, self.f)}"
 
     def _wrong(self, found: Difference) -> str:
-        return (f"{self.__name__} runs as it is: the program's first result is not the function's: {found.text};"
+        return (f"{self.called} runs as it is: the program's first result is not the function's: {found.text};"
                 f" {_REPORT}")  # fmt: skip
 
     def _warn(self, v: Variant) -> None:
@@ -411,13 +422,32 @@ class Compiled:
 _REPORT = "this is a fault of tinymaml's: please report it, with the function"
 
 
-def _described(cause: Exception) -> str:
-    """What went wrong and where; what is not meant to happen asks for a report."""
-    frames = traceback.extract_tb(cause.__traceback__)
-    theirs = [x for x in frames if f"{os.sep}tinymaml{os.sep}" not in x.filename] or frames
+_NOT_THEIRS = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(np.__file__), contextlib.__file__)
+
+
+def _described(cause: Exception, f: Callable) -> str:
+    """What went wrong and where; what is not meant to happen asks for a report.
+
+    What a recording refuses is found in the code of f's author: where the error, or one that led to it, was raised,
+    or else where f begins.
+    """
     meant = isinstance(cause, RecordError) or getattr(cause, "refused", False)
-    place = (theirs if meant else frames)[-1]
-    text = f"{type(cause).__name__}: {cause} ({os.path.basename(place.filename)}, line {place.lineno}, in {place.name})"
+    places = [(x.filename, x.lineno, x.name) for x in traceback.extract_tb(cause.__traceback__)]
+    if meant:
+        error: BaseException | None = cause
+        theirs: list = []
+        while error is not None and not theirs:
+            frames = traceback.extract_tb(error.__traceback__)
+            theirs = [(x.filename, x.lineno, x.name) for x in frames if not x.filename.startswith(_NOT_THEIRS)]
+            error = error.__cause__
+        code = getattr(f, "__code__", None)
+        if not theirs and code and not code.co_filename.startswith(_NOT_THEIRS):
+            theirs = [(code.co_filename, code.co_firstlineno, code.co_name)]
+        places = theirs
+    text = f"{type(cause).__name__}: {cause}"
+    if places:
+        file, line, name = places[-1]
+        text += f" ({os.path.basename(file)}, line {line}, in {name})"
     return text if meant else f"{text}; {_REPORT}"
 
 

@@ -17,12 +17,14 @@ import collections
 import contextlib
 import dis
 import functools
+import gc
 import operator
 import os
 import random
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,7 +41,8 @@ MOST = 100_000  # things that are looked at, at each call
 WORDS = 1 << 12  # bytes; a longer array is compared in words of eight bytes
 FOREIGN = {"numpy", "scipy", "numba", "tinymaml", *sys.stdlib_module_names} - {"__main__"}
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), np.generic, np.dtype,
-         range, slice)  # fmt: skip
+         range, slice, types.CodeType)  # fmt: skip
+VIEWS = (types.MappingProxyType, *(type(view) for view in ({}.keys(), {}.values(), {}.items())))  # of one dict each
 OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, Enum, types.MethodWrapperType,
           types.WrapperDescriptorType, types.MethodDescriptorType, types.GetSetDescriptorType)  # fmt: skip
 LIVE = {"time", "secrets", "uuid", "datetime"}  # modules whose functions give something else at each call
@@ -108,6 +111,9 @@ class _Items:
     def changed(self) -> str | None:
         parts = _parts(self.container)
         if [*map(id, parts)] == self.ids:
+            return None
+        if isinstance(self.container, set) and {*map(id, parts)} == {*self.ids}:  # a set has no order
+            self.parts, self.ids = parts, [*map(id, parts)]
             return None
         pairs = zip(self.parts, parts, strict=False)
         if len(parts) == len(self.parts) and all(x is y or (isinstance(x, PLAIN) and _same(x, y)) for x, y in pairs):
@@ -204,6 +210,7 @@ class Outside:
         self._times: collections.Counter[int] = collections.Counter()  # how often each thing is reached
         self._seen: dict[int, Any] = {}  # kept, so that identities stay what they are
         self._attributes: set[str] = set()  # that the code reached so far names
+        self._by_any_name = False  # it makes names of attributes as it runs
         self._written: set[str] = set()  # and those of them that it writes
         self._named: set[type] = set()  # the classes that it names, and may call
         self._objects: list[tuple[Any, str, set]] = []  # whose attributes are looked at, and which already are
@@ -291,6 +298,8 @@ class Outside:
 
     def _reach(self, x, label: str) -> None:
         if isinstance(x, PLAIN) or x is MISSING:
+            if isinstance(x, str) and x.isidentifier():  # perhaps the name of an attribute, for getattr
+                self._attributes.add(x)
             return
         self._times[id(x)] += 1
         if id(x) in self._seen:
@@ -335,7 +344,8 @@ class Outside:
                 self._against(f"{label} holds more than {MOST:,} things that may change")
                 return
             self.watched.append(_Items(x, label))
-            self._reach(getattr(x, "default_factory", None), label)
+            if isinstance(x, collections.defaultdict):
+                self._reach(x.default_factory, label)
             for key, part in x.items() if isinstance(x, dict) else enumerate(x):
                 self._reach(part, f"{label}[{key!r}]")
             self._look_at_object(x, label)
@@ -345,6 +355,15 @@ class Outside:
             self._against(f"{label} is an iterator, which gives something else at each call")
         elif isinstance(x, OPAQUE):
             self._look_at_opaque(x, label)
+        elif isinstance(x, VIEWS):
+            for part in gc.get_referents(x):
+                self._reach(part, label)
+        elif isinstance(x, weakref.ReferenceType):
+            self._watch(lambda: [x()], lambda i, value: None, [label])
+        elif isinstance(x, (operator.attrgetter, operator.itemgetter, operator.methodcaller)):
+            for part in x.__reduce__()[1]:
+                for name in part.split(".") if isinstance(part, str) else (part,):
+                    self._reach(name, label)
         else:
             self._look_at_object(x, label)
 
@@ -375,9 +394,9 @@ class Outside:
         self._reach(getattr(f, "__wrapped__", None), label)
         if not own:
             return
-        parts = ("__defaults__", "__kwdefaults__")
+        parts = ("__defaults__", "__kwdefaults__", "__code__")
         self._watch(lambda: [getattr(f, p) for p in parts], lambda i, value: setattr(f, parts[i], value),
-                    [f"a default of {f.__name__}"] * 2)  # fmt: skip
+                    [*[f"a default of {f.__name__}"] * 2, f"the code of {f.__name__}"])  # fmt: skip
         self._objects.append((f, f.__name__, set()))
         read: set[str] = set()
         for code in _codes(f.__code__):
@@ -416,11 +435,17 @@ class Outside:
                 self._against("type(x) is asked for, which is another while a program is recorded: use isinstance")
             if x is Tensor or x is value_of or (name in ("Tensor", "value_of") and x is MISSING):
                 self._against(f"{name} is named: what is a tensor is another while a program is recorded")
+            if any(x is asked for asked in (eval, exec, globals)):
+                self._against(f"{name} is called: what it reads cannot be seen in the code of the function")
+            if x is getattr or x is vars:
+                self._by_any_name = self._by_any_name or not _is_of_constant(calls[at + 1 :])
             if isinstance(x, type):
                 self._named.update(x.__mro__)
             module = x.__name__ if isinstance(x, types.ModuleType) else getattr(x, "__module__", None)
             if isinstance(module, str) and module in LIVE and x is not MISSING:
                 self._against(f"it reads the module {module}, which gives something else at each call: {_REMEDY}")
+            if name == "spawn":  # how many there were is counted, and cannot be put back
+                self._against(f"it spawns generators of random numbers, others at each call: {_REMEDY}")
             if name in ("environ", "getenv", "urandom"):
                 self._against(f"it reads os.{name}, which may give something else at each call")
             if name in RANDOM and at + 1 < len(calls) and _unseeded(calls[at + 1 : at + 3]):
@@ -453,8 +478,8 @@ class Outside:
             return
         self._objects.append((x, label, set()))
         self._reach(type(x), type(x).__name__)
-        self._reach(getattr(x, "__wrapped__", None), label)
-        if hasattr(x, "__array__") and not isinstance(x, (list, dict, tuple, set)):
+        self._reach(_own(x).get("__wrapped__"), label)
+        if hasattr(type(x), "__array__") and not isinstance(x, (list, dict, tuple, set)):
             try:
                 self.watched.append(_Content(x, label, np.asarray))
             except Exception:
@@ -463,8 +488,10 @@ class Outside:
     def _look_at_attributes(self, x, label: str, known: set[str]) -> None:
         """Attributes that some code names; of a class its operators and methods of that name too."""
         names = self._attributes - known
+        space = _own(x)
+        if self._by_any_name and not isinstance(x, (types.ModuleType, types.FunctionType)):
+            names |= {n for n in space if isinstance(n, str) and not n.startswith("__")} - known
         known |= names
-        space = getattr(x, "__dict__", {})
         if isinstance(x, (type, types.ModuleType)):
             operators = {n for n in space if n.startswith("__") and isinstance(space[n], types.FunctionType)}
             operators -= known if x in self._named else known | MAKERS
@@ -484,7 +511,7 @@ class Outside:
                     lambda i, value: _set_attribute(x, ordered[i], value),
                     [f"{label}.{n}" for n in ordered],
                 )
-            names = sorted((names | extra) - slots) if space or hasattr(x, "__dict__") else []
+            names = sorted((names | extra) - slots) if space or "__dict__" in dir(type(x)) else []
             for name in names:  # what is computed once and then kept is kept now, so that it is no write
                 if isinstance(getattr(type(x), name, None), functools.cached_property):
                     with contextlib.suppress(Exception):
@@ -554,6 +581,22 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     for x in code.co_consts:
         if isinstance(x, types.CodeType):
             yield from _codes(x)
+
+
+def _is_of_constant(following: list[dis.Instruction]) -> bool:
+    """Is what was just named called with a name that stands in the code?"""
+    call = next((n for n, i in enumerate(following) if i.opname.startswith("CALL")), 0)
+    parts = following[:call]
+    made = any(i.opname.startswith(("BUILD_STRING", "FORMAT_", "BINARY_")) for i in parts)
+    return not made and any(i.opname == "LOAD_CONST" and isinstance(i.argval, str) for i in parts)
+
+
+def _own(x) -> dict:
+    """An object's attributes of its own, whatever its `__getattr__` would say."""
+    with contextlib.suppress(Exception):
+        if isinstance(space := x.__dict__, (dict, types.MappingProxyType)):
+            return space
+    return {}
 
 
 def _unseeded(following: list[dis.Instruction]) -> bool:

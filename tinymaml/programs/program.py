@@ -11,7 +11,8 @@ meta-gradient, the exact one on a page; what first-order MAML leaves out of it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -21,7 +22,7 @@ import numpy as np
 
 from ..engine import Primitive, Tensor, alias, stop_gradient, value_of
 from ..inputs import as_tasks, watching
-from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
+from ..nest import Nest, _like, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
 from .guards import Outside
 from .tracing import RecordError, Recording, Traced
@@ -130,7 +131,9 @@ def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
     are fixed, and a part of the outline, with their type.
     """
     if isinstance(tree, dict):
-        return tuple(tree), *[outline(child, leaves, fixed_floats) for child in tree.values()]
+        keys = tuple(k if type(k) is str else (type(k), k) for k in tree)  # 1 and True are equal, and not the same
+        keys = keys if type(tree) is dict else (type(tree), *keys)
+        return keys, *[outline(child, leaves, fixed_floats) for child in tree.values()]
     if isinstance(tree, (list, tuple)):
         return type(tree), *[outline(child, leaves, fixed_floats) for child in tree]
     kind = type(tree)
@@ -253,15 +256,18 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
     with Recording(number, integer) as recording, watching(checked):
         given = [x if fixed is not INPUT else recording.argument(x)
                  for x, fixed in zip(tree_leaves(examples), tree_leaves(arguments), strict=True)]  # fmt: skip
-        nest = tree_fill(examples, given)
+        nest = _filled(examples, iter(given))
         before = tree_items(nest)
         try:
             result = f(*nest)
         except Exception as error:
             for question in recording.questions.values():  # whose answer may have led there
                 raise question from error
+            if recording.refused and not getattr(error, "refused", False):  # as may what was refused before
+                raise recording.refused[-1] from error
             raise
     results = tree_leaves(result)
+    _check_nest(result, f"{_name(f)} returns")
     if [(path, id(x)) for path, x in before] != [(path, id(x)) for path, x in tree_items(nest)]:
         raise RecordError(f"{_name(f)} writes to the dicts or lists among its arguments, which a program does not do")
     for x in results:
@@ -304,6 +310,31 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
         [of(x) for x in results], arguments, tree_map(lambda _: 0, result),
         [of(x) for x in checked if isinstance(x, Traced)], fixed_floats=fixed_floats,
     )  # fmt: skip
+
+
+def _check_nest(tree: Nest, what: str) -> None:
+    """Raises: RecordError, where a nest is made of more than dicts, lists, tuples and namedtuples."""
+    if not isinstance(tree, (dict, list, tuple)):
+        return
+    kind = type(tree)
+    if kind not in (dict, list, tuple) and not hasattr(tree, "_fields"):
+        raise RecordError(f"{what} a {kind.__name__}, which a program does not make: use a dict, a list or a tuple")
+    for child in tree.values() if isinstance(tree, dict) else tree:
+        _check_nest(child, what)
+
+
+def _filled(tree: Nest, leaves: Iterator) -> Nest:
+    """As `tree_fill`, but a dict of another class stays one: the function may ask for what the class has."""
+    if isinstance(tree, dict):
+        if getattr(tree, "__dict__", None):
+            raise RecordError(f"an argument is a {type(tree).__name__}, which holds more than its items")
+        filled = {} if type(tree) is dict else copy.copy(tree)
+        for key, child in tree.items():
+            filled[key] = _filled(child, leaves)
+        return filled
+    if isinstance(tree, (list, tuple)):
+        return _like(tree, [_filled(child, leaves) for child in tree])
+    return None if tree is None else next(leaves)
 
 
 def key_of(x):

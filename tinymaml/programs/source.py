@@ -115,6 +115,8 @@ class Body:
     def scalar(self, loop: Loop, x, view) -> tuple[str, np.dtype | None]:
         """The text of an operand, and its dtype (None: a number, of whatever dtype is wanted)."""
         if not isinstance(view, View):
+            if not isinstance(view, (bool, int, float)):
+                raise Unsupported(f"{view!r} is not a number, and has no kernel")
             return repr(int(view) if isinstance(view, bool) else view), None
         inside = loop.local(view)
         if inside in self.names:

@@ -185,6 +185,15 @@ class Data(Traced):
         raise refusal(TypeError("unhashable type: 'numpy.ndarray'"))
 
     __copy__ = __deepcopy__ = lambda self, *memo: self  # it is never written to
+    __float__ = __int__ = __complex__ = item = tolist = _refuse("a number is read from an array")
+    __round__ = _refuse("a number is rounded by Python")
+    __array__ = _refuse("an argument becomes an array of NumPy, as in np.eye(5)[y], where y[:, None] == np.arange(5)"
+                        " would do, or in np.array([x, y]), where np.stack would")  # fmt: skip
+
+
+for _name, _symbol in {"floordiv": "//", "mod": "%", "divmod": "divmod", "lshift": "<<", "rshift": ">>"}.items():
+    for _side in ("", "r"):
+        setattr(Data, f"__{_side}{_name}__", _refuse(f"{_symbol} is not among the operations of a program"))
 
 
 class Number(Traced):

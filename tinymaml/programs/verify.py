@@ -73,7 +73,7 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
             found = found or Difference(f"{name} has NaN or infinity where the other has not", False, 1.0, 0.0)
             continue
         finite = np.isfinite(y)
-        x, y = x[finite].astype(complex if y.dtype.kind == "c" else float), y[finite]
+        x, y = x[finite].astype(np.result_type(y.dtype, float)), y[finite]
         eps = max(eps, float(np.finfo(y.dtype).eps))
         largest = float(np.max(np.abs(y), initial=0))
         distance = float(np.max(np.abs(x - y), initial=0))

@@ -243,8 +243,8 @@ def test_any_function_keeps_its_nests_its_types_and_its_constants(backend, stric
     }.values(),
 )
 def test_indices_after_an_ellipsis_and_the_largest_of_one_number(f, strict):
-    fast, x = tm.compile(f), np.random.default_rng(0).standard_normal((3, 4, 4))
-    for x in (x, -x):
+    fast, example = tm.compile(f), np.random.default_rng(0).standard_normal((3, 4, 4))
+    for x in (example, -example):
         for a, b in zip(tree_leaves(fast(x)), tree_leaves(f(x)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-14)
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]

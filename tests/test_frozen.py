@@ -499,6 +499,20 @@ def test_whatever_goes_wrong_the_function_runs_and_a_report_is_asked_for(monkeyp
         fast(w, tasks)
 
 
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_program_stays_where_the_function_raises_too(meta, strict):
+    """The replayed power of integers has NumPy's error of its own."""
+    f = lambda w, k, *_: np.sum(w) * np.sum(2**k)  # noqa: E731
+    f = tm.meta_value_and_grad(f, inner_lr=0.1) if meta else f
+    fast = tm.compile(f, backend="replay")
+    good, bad = (((k, k), (k, k)) if meta else k for k in (np.ones((3, 2), int), -np.ones((3, 2), int)))
+    for _ in range(2):
+        same(fast(X, good), f(X, good))
+        with pytest.raises(ValueError, match="negative integer powers"):
+            fast(X, bad)
+    assert all(fast.runners.values())
+
+
 def test_an_error_of_the_function_s_own_is_its_own_and_nothing_is_remembered():
     fast = tm.compile(lambda x: x @ np.ones((2, 2)))
     for _ in range(2):

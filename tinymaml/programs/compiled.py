@@ -180,7 +180,7 @@ class Compiled:
                 results, _, failed = v.runner.run([], [x[None] for x in leaves], 1)
                 out = None if failed else _nested(v.runner.task, results, 0)
         except Exception as cause:
-            return self._fall_back(signature, v, cause, *args)
+            return self._fall_back(v, cause, *args)
         if failed:
             return self.f(*args)
         if v.checked:
@@ -241,7 +241,7 @@ class Compiled:
                 results, grads, failed = v.runner.run([*thetas, *rates], data, count, apart)
                 value = np.asarray(np.nan if failed else np.add.reduce(results[0]) / count)
         except Exception as cause:
-            return self._fall_back(signature, v, cause, params, tasks)
+            return self._fall_back(v, cause, params, tasks)
         if not np.isfinite(value):
             return self.f(params, tasks)  # which says what is wrong, and with which task
         if apart is not None and (found := self._compared(v, params, tasks, [*thetas, *rates], data, results, apart)):
@@ -376,12 +376,14 @@ class Compiled:
             self._warn(v)
         return out
 
-    def _fall_back(self, signature, v: Variant, cause: Exception, *args):
-        """Whatever goes wrong in a program, the function itself is still there."""
+    def _fall_back(self, v: Variant, cause: Exception, *args):
+        """Whatever goes wrong in a program, the function is still there; if it raises, too, the program stays."""
         if isinstance(cause, Warning):  # which the caller has made an error
             raise cause
+        out = self.f(*args)
         v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
-        return self._as_it_is(signature, v, *args)
+        self._warn(v)
+        return out
 
     def _wrong(self, found: Difference) -> str:
         return (f"{self.__name__} runs as it is: the program's first result is not the function's: {found.text};"

@@ -22,6 +22,7 @@ from numba.extending import register_jitable as jitable
 
 from .loop import repeat
 from .schedule import ARRAYS, CHUNK, END, TASK
+
 # isort: off
 from .threads import (
     ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW, DONE, FAILED, FIRST_HELPER,

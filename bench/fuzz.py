@@ -17,7 +17,8 @@ and it is called once more, in each of these ways, which must agree:
 Agree means: the same nest, Python types, dtypes and shapes, the same integers, booleans, infinities and NaNs, and
 numbers that rounding explains: `Rounding` runs the program with noise of the size of rounding after every equation, and
 allows for a multiple of what that changes. An error must have the same type everywhere. Of JAX nothing is asked but
-finite numbers. Batches of programs run in child processes, so that one that crashes or hangs is found, too. Each
+finite numbers. A warning of `compile` that asks for a report is a finding, too: there the function itself has made good
+what went wrong. Batches of programs run in child processes, so that one that crashes or hangs is found, too. Each
 finding is made small by leaving out statements.
 """
 
@@ -1068,6 +1069,8 @@ def examine(program: Program, ways: tuple[str, ...]) -> Outcome:
         bounds.append(tolerances(program, space["run"], program.calls[-1]))
         for way in ways:
             seen = _seen(program, way, outcome)
+            if outcome.findings:
+                return outcome
             for i, (one, right, bound) in enumerate(zip(seen, wanted, bounds, strict=False)):
                 if way == "jax":
                     one, right = _finite(one, right)
@@ -1105,6 +1108,8 @@ def _seen(program: Program, way: str, outcome: Outcome) -> list:
         results = sequence(program, space, fast)
     reasons = [_general(str(w.message)) for w in said if issubclass(w.category, tm.CompileWarning)]
     outcome.fallbacks += [f"{way}: {reason}" for reason in dict.fromkeys(reasons)]
+    faults = [str(w.message) for w in said if "this is a fault of tinymaml's" in str(w.message)]
+    outcome.findings += [Finding(way, "fault", text, program) for text in faults[:1]]
     outcome.compiled |= way == "compiled" and not reasons
     return results
 

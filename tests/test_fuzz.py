@@ -19,6 +19,7 @@ from bench import __main__ as command
 from bench import fuzz
 from tinymaml import ops
 from tinymaml.numpy_api import NUMPY
+from tinymaml.programs.compiled import Replay
 
 
 class Decisions:
@@ -194,6 +195,17 @@ def test_what_is_closed_over_and_changed_is_seen(closure, monkeypatch):
     monkeypatch.setattr(tm, "compile", Once)
     (found,) = fuzz.examine(one, ("replay",)).findings
     assert found.what.startswith("after a change: [0]: at (0,) ")
+
+
+def test_a_wrong_result_that_compile_notices_is_found(monkeypatch):
+    run = Replay.run
+
+    def wrong(self, *args):
+        results, *rest = run(self, *args)
+        return [x * 1.001 for x in results], *rest
+
+    monkeypatch.setattr(Replay, "run", wrong)
+    assert findings(program("np.tanh(x0f)"), "replay") == [("replay", "fault")]
 
 
 def test_rounding_allows_for_another_order_of_a_sum_and_for_nothing_else():

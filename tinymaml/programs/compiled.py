@@ -72,7 +72,7 @@ from .schedule import END, Unsupported, lay_out
 from .source import generate
 from .task import Fixed, Task, task_of, whole
 from .threads import SHORT, address_of, cores, crew
-from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, chooses, differs, explain, products, unlike
+from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_worst, differs, explain, products, unlike
 
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
@@ -191,7 +191,7 @@ class Compiled:
         if found := differs(out, wanted):
             task = v.runner.task
             how = explain(task, leaves)
-            scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in task.results]
+            scales = [Scale() if isinstance(i, Fixed) else how.scales[i] for i in task.results]
             if (found := differs(out, wanted, scales)) and (found.certain or not how.ties or found.share > SMALL):
                 v.give_up(self._wrong(found))
                 self._warn(v)
@@ -280,10 +280,11 @@ class Compiled:
             if found and not found.certain:
                 if v.ahead is None and patience.allows(EXPLAINING * took):
                     how = explain(task, [*shared, *tree_leaves(one)])
-                    scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
+                    scales = [Scale() if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
                     found, ties = differs(ours, wanted, scales), how.ties
                 else:
-                    found, ties = (None if found.share <= ROUNDING * found.eps else found), chooses(task)
+                    eps, ties = at_worst(task)
+                    found = None if found.share <= ROUNDING * max(found.eps, eps) else found
                 if found and ties and not found.certain:
                     doubtful = found
                     continue

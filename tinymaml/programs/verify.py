@@ -3,7 +3,8 @@
     differs(ours, wanted, explain) -> None, or a sentence that names the leaf and the size of the difference
 
 Nests, types, dtypes, shapes, integers and booleans have to be the same; floats to within UNITS ε of the largest number
-that is added up on the way to them, which is what compiled programs promise. Rounding can also decide a comparison: a
+that is added up on the way to them, which is what compiled programs promise. ε is that of the least exact float there:
+a float64 that was made of float32 has its digits, no more. Rounding can also decide a comparison: a
 ReLU whose input is 1e-8 here and −1e-8 there has another slope. Such ties are looked for before a difference is
 called one (`Explained`); where there are any, a program is accepted if the difference is small as a whole.
 """
@@ -32,6 +33,13 @@ ROUNDING = 1024  # ε of the length of all results, where it would take too long
 SMALL = 0.1  # of the length of all results, if there are ties
 
 
+class Scale(NamedTuple):
+    """How inexact a number is: the largest that is added up on the way to it; the largest ε there, 0 if none rounds."""
+
+    largest: float = 0.0
+    eps: float = 0.0
+
+
 class Difference(NamedTuple):
     """What differs, in words; `certain` if no bound on rounding could excuse it."""
 
@@ -41,11 +49,11 @@ class Difference(NamedTuple):
     eps: float  # the rounding of these floats
 
 
-def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Difference | None:
+def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Difference | None:
     """The first leaf in which two results differ.
 
     Args:
-        scales: for each leaf the largest number that is added up on the way to it; without, the largest of the leaf.
+        scales: for each leaf how inexact it is; without, by its own largest number and its own ε.
     """
     a, b = tree_items(ours), tree_items(wanted)
     if [path for path, _ in a] != [path for path, _ in b]:
@@ -75,12 +83,13 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
             continue
         finite = np.isfinite(y)
         x, y = x[finite].astype(complex if y.dtype.kind == "c" else float), y[finite]
-        eps = max(eps, float(np.finfo(y.dtype).eps))
+        scale = scales[i] if scales else Scale()
+        rounding = max(float(np.finfo(y.dtype).eps), scale.eps)
+        eps = max(eps, rounding)
         largest = float(np.max(np.abs(y), initial=0))
         distance = float(np.max(np.abs(x - y), initial=0))
         apart, length = apart + float(np.sum(np.abs(x - y) ** 2)), length + float(np.sum(np.abs(y) ** 2.0))
-        scale = max(largest, scales[i] if scales else 0.0)
-        allowed = UNITS * float(np.finfo(y.dtype).eps) * scale + float(np.finfo(y.dtype).smallest_subnormal)
+        allowed = UNITS * rounding * max(largest, scale.largest) + float(np.finfo(y.dtype).smallest_subnormal)
         if distance > allowed and found is None:
             text = f"{name} is off by {distance:.2g}, the largest entry is {largest:.2g}; {allowed:.2g} is rounding"
             found = Difference(text, False, 0.0, 0.0)
@@ -88,16 +97,18 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
     return found and found._replace(share=max(found.share, share), eps=eps)
 
 
-def chooses(task: Task) -> bool:
-    """Whether a task compares numbers anywhere."""
+def at_worst(task: Task) -> tuple[float, bool]:
+    """What may round in a task, without running it: the largest ε there, and whether numbers are compared anywhere."""
     deciding = COMPARISONS | STEPS.keys() | CHOICES
-    return any(e.primitive in deciding for part in task.parts.values() for e in part.program.equations)
+    equations = [e for part in task.parts.values() for e in part.program.equations]
+    eps = max((_eps(np.empty(0, e.output.dtype)) for e in equations), default=0.0)
+    return eps, any(e.primitive in deciding for e in equations)
 
 
 class Explained(NamedTuple):
     """What rounding may do to a task: a scale for each slot, and whether a comparison is within rounding of a tie."""
 
-    scales: list[float]
+    scales: list[Scale]
     ties: bool
 
 
@@ -107,7 +118,7 @@ def explain(task: Task, arrays: list[np.ndarray]) -> Explained:
     A sum is as exact as its summands are small: Σ x is off by ε Σ |x|, a matrix product by ε |A| |B|, however small the
     result. So the scale of an equation is that of its summands, and a result's the largest among all it depends on.
     """
-    rounded = [(_largest(x), False) for x in arrays] + [(0.0, False)] * (len(task.slots) - len(arrays))
+    rounded = [Scale(_largest(x)) for x in arrays] + [Scale()] * (len(task.slots) - len(arrays))
     slots: list[Any] = [*arrays, *[None] * (len(task.slots) - len(arrays))]
     stack, ties = [], False
     with np.errstate(all="ignore"):
@@ -123,11 +134,11 @@ def explain(task: Task, arrays: list[np.ndarray]) -> Explained:
                 ties = ties or tied
                 for slot, x, r in zip(part.writes, outputs, how, strict=False):
                     slots[slot], rounded[slot] = x, r
-    return Explained([scale for scale, _ in rounded], ties)
+    return Explained(rounded, ties)
 
 
 def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list, bool]:
-    """The outputs; for each its scale, and whether it is rounded at all; whether there is a tie."""
+    """The outputs; the scale of each; whether there is a tie."""
     values = dict(zip(program.inputs, arrays, strict=True))
     known = dict(zip(program.inputs, rounded, strict=True))
     ties = False
@@ -135,7 +146,7 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
     last |= {x: len(program.equations) for x in program.outputs if isinstance(x, Var)}
     for i, (primitive, inputs, params, output) in enumerate(program.equations):
         given = [values[x] if isinstance(x, Var) else x for x in inputs]
-        before = [known[x] if isinstance(x, Var) else (_largest(x), False) for x in inputs]
+        before = [known[x] if isinstance(x, Var) else Scale(_largest(x)) for x in inputs]
         out = values[output] = primitive.forward(*given, **params)
         own = _largest(out)
         if primitive in (ops.add, ops.subtract):
@@ -143,15 +154,16 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
         elif primitive in ADDS_UP:
             sizes = [np.abs(x) if np.asarray(x).dtype.kind == "f" else x for x in given]
             own = _largest(primitive.forward(*sizes, **params))
-        scale, inexact = max([own, *(s for s, _ in before)]), any(r for _, r in before)
-        if inexact and not ties:
-            ties = _tied(primitive, given, params, NEAR * max(map(_eps, given)) * scale)
+        scale, eps = max([own, *(x.largest for x in before)]), max((x.eps for x in before), default=0.0)
+        if eps and not ties:
+            ties = _tied(primitive, given, params, NEAR * eps * scale)
         for x in {x for x in inputs if isinstance(x, Var) and last[x] == i}:
             del values[x]
-        known[output] = scale, inexact or (primitive not in EXACT and np.asarray(out).dtype.kind == "f")
+        if np.asarray(out).dtype.kind in "iub":  # exact, if nothing is tied
+            eps = 0.0
+        known[output] = Scale(scale, eps if primitive in EXACT else max(eps, _eps(np.asarray(out))))
     outputs = [values[x] if isinstance(x, Var) else x for x in program.outputs]
-    return outputs, [known.get(x, (_largest(x), False)) if isinstance(x, Var) else (0.0, False)
-                     for x in program.outputs], ties  # fmt: skip
+    return outputs, [known[x] if isinstance(x, Var) else Scale() for x in program.outputs], ties
 
 
 ADDS_UP = {ops._sum, ops._matmul, ops.scatter_add, ops.unpatches, ops._cumsum}

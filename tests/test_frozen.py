@@ -479,6 +479,19 @@ def test_a_float64_is_as_exact_as_the_float32_it_is_made_of(backend, strict, mon
     assert tm.compile(f, backend=backend)(x).dtype == np.float64
 
 
+def test_rounding_that_a_power_amplifies_is_no_fault(strict):
+    """Two sums in different orders are an ε apart, and their powers hundreds."""
+    x = np.random.default_rng(0).random(1000).astype(np.float32)
+    x /= np.sum(x)
+    apart = []
+    for i in range(5):
+        fast = tm.compile(lambda x: np.sum(x) ** 500)
+        y = np.roll(x, i)
+        apart.append(abs(fast(y) / np.sum(y) ** 500 - 1))
+        assert [*map(type, fast.runners.values())] == [compiled.Machine]
+    assert max(apart) > 8 * np.finfo(np.float32).eps
+
+
 def test_a_float64_that_is_wrong_in_its_last_digits_is_noticed_beside_a_float32(monkeypatch):
     """Only what a float32 has part in is allowed its rounding."""
     spoil(monkeypatch, lambda self, results, grads, *_: results[0].__imul__(1 + 1e-9) and None)

@@ -78,7 +78,7 @@ from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_wors
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
 VARIANTS = 8  # programs for one signature, as what the function reads changes
 LONG = 1e10  # multiplications and additions of a task, above which the reference's result is computed ahead
-EXPLAINING = 5  # times as long as a result takes it to say what rounding may do to it
+EXPLAINING = 10  # times as long as a result takes it to say what rounding may do to it
 SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
 _TENSORS = {Tensor, *recorded}
 

@@ -551,6 +551,23 @@ def test_a_program_stays_where_the_function_raises_too(meta, strict):
     assert all(fast.runners.values())
 
 
+def test_threads_that_run_a_program_give_up_once(monkeypatch):
+    """Here, another thread has while this one was in it."""
+    f, w, tasks = problem(3)
+    fast = tm.compile(f)
+    fast(w, tasks)
+    ((v,),) = fast.variants.values()
+
+    def broken(*args):
+        v.give_up("")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(compiled.Machine, "run", broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(fast(w, tasks), f(w, tasks))
+
+
 def test_an_error_of_the_function_s_own_is_its_own_and_nothing_is_remembered():
     fast = tm.compile(lambda x: x @ np.ones((2, 2)))
     for _ in range(2):

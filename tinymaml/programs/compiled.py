@@ -382,8 +382,9 @@ class Compiled:
         if isinstance(cause, Warning):  # which the caller has made an error
             raise cause
         out = self.f(*args)
-        v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
-        self._warn(v)
+        if v.runner is not None:  # no other thread has given up in the meantime, and said why
+            v.give_up(f"{self.__name__} runs as it is from now on: {_described(cause)}")
+            self._warn(v)
         return out
 
     def _wrong(self, found: Difference) -> str:

@@ -17,7 +17,8 @@ and it is called once more, in each of these ways, which must agree:
 Agree means: the same nest, Python types, dtypes and shapes, the same integers, booleans, infinities and NaNs, and
 numbers that rounding explains: `Rounding` runs the program with noise of the size of rounding after every equation, and
 allows for a multiple of what that changes. An error must have the same type everywhere. Of JAX nothing is asked but
-finite numbers. Batches of programs run in child processes, so that one that crashes or hangs is found, too. Each
+finite numbers. A warning of `compile` that asks for a report is a finding, too: there the function itself has made good
+what went wrong. Batches of programs run in child processes, so that one that crashes or hangs is found, too. Each
 finding is made small by leaving out statements.
 """
 
@@ -914,10 +915,13 @@ def _row(data: tuple, t: int) -> tuple:
     return tuple(x[t] for x in data)
 
 
-def difference(seen, wanted, allowed: list | None) -> tuple[str, str] | None:
+def difference(seen, wanted, allowed: list | None, coarsest: float = 0.0) -> tuple[str, str] | None:
     """What differs first, and how: a kind, and a sentence; None if nothing does.
 
     A NumPy scalar and an array of shape () are the same here; Python's numbers are neither.
+
+    Args:
+        allowed: distances, see `tolerances`; None: as many ε as are few.   coarsest: the largest ε on the way.
     """
     if isinstance(wanted, Raised) or isinstance(seen, Raised):
         if isinstance(wanted, Raised) and isinstance(seen, Raised) and wanted.type == seen.type:
@@ -938,15 +942,16 @@ def difference(seen, wanted, allowed: list | None) -> tuple[str, str] | None:
         distance = next(distances, None)
         if (np.shape(x), np.result_type(x)) != (np.shape(y), np.result_type(y)):
             return "dtype", f"{path}: {np.result_type(x)} {np.shape(x)}, wanted {np.result_type(y)} {np.shape(y)}"
-        if found := _distance(np.asarray(x), np.asarray(y), distance):
+        if found := _distance(np.asarray(x), np.asarray(y), distance, coarsest):
             return found[0], f"{path}: {found[1]}"
     return None
 
 
-def _distance(x: np.ndarray, y: np.ndarray, allowed) -> tuple[str, str] | None:
+def _distance(x: np.ndarray, y: np.ndarray, allowed, coarsest: float) -> tuple[str, str] | None:
     if allowed is None or np.shape(allowed) != y.shape:
         finite = np.abs(y[np.isfinite(y)]) if y.dtype.kind == "f" else np.zeros(0)
-        allowed = np.full(y.shape, 1000 * np.finfo(y.dtype).eps * finite.max(initial=0) if finite.size else 0.0)
+        eps = max(float(np.finfo(y.dtype).eps), coarsest) if finite.size else 0.0
+        allowed = np.full(y.shape, 1000 * eps * finite.max(initial=0))
     asked = np.isfinite(allowed)
     if y.dtype.kind != "f":
         wrong = asked & (x != y)
@@ -1059,6 +1064,7 @@ def on_tensors(run: Callable) -> Callable:
 def examine(program: Program, ways: tuple[str, ...]) -> Outcome:
     """Run a program in these ways, beside the reference."""
     outcome = Outcome()
+    coarsest = float(np.finfo(np.float32).eps) if "float32" in program.text() else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         space = program.load()
@@ -1068,10 +1074,12 @@ def examine(program: Program, ways: tuple[str, ...]) -> Outcome:
         bounds.append(tolerances(program, space["run"], program.calls[-1]))
         for way in ways:
             seen = _seen(program, way, outcome)
+            if outcome.findings:
+                return outcome
             for i, (one, right, bound) in enumerate(zip(seen, wanted, bounds, strict=False)):
                 if way == "jax":
                     one, right = _finite(one, right)
-                if found := difference(one, right, bound):
+                if found := difference(one, right, bound, coarsest):
                     when = ["first call", "second call"][i] if i < len(program.calls) else "after a change"
                     outcome.findings.append(Finding(way, found[0], f"{when}: {found[1]}", program))
                     return outcome  # the other ways mostly differ for the same reason
@@ -1105,6 +1113,8 @@ def _seen(program: Program, way: str, outcome: Outcome) -> list:
         results = sequence(program, space, fast)
     reasons = [_general(str(w.message)) for w in said if issubclass(w.category, tm.CompileWarning)]
     outcome.fallbacks += [f"{way}: {reason}" for reason in dict.fromkeys(reasons)]
+    faults = [str(w.message) for w in said if "this is a fault of tinymaml's" in str(w.message)]
+    outcome.findings += [Finding(way, "fault", text, program) for text in faults[:1]]
     outcome.compiled |= way == "compiled" and not reasons
     return results
 

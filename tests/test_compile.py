@@ -145,7 +145,6 @@ def test_every_case_that_is_not_supported_is_replayed_and_says_why():
 NOT_COMPILED = {
     "the primitive argsort has no kernel",
     "the primitive max_share has no kernel",  # the first of some ties
-    "max over the axes [0, 2] has no kernel",
     "a matrix product that broadcasts over several axes has no kernel",
 }
 
@@ -239,12 +238,14 @@ def test_any_function_keeps_its_nests_its_types_and_its_constants(backend, stric
         "a diagonal matrix": lambda x: np.diag(x[0, 0]),
         "an index after an ellipsis": lambda x: x[..., np.array([0, 1]), np.array([2, -1])],
         "the largest of one number": lambda x: (np.max(x[0, 0, 0]), np.min(x[0, 0, 0]), np.argmax(x[0, 0, 0])),
+        "the largest over axes apart": lambda x: (np.max(x, (0, 2)), np.min(x * x, (2, 0), keepdims=True)),
+        "its slope": tm.grad(lambda x: np.sum(np.max(np.maximum(x, 0.5), (0, 2)) ** 2)),
         "the slope of these": tm.grad(lambda x: np.sum(np.trace(x, 1, 1, 2) ** 2) + np.max(x[0, 0, 0])),
     }.values(),
 )
-def test_indices_after_an_ellipsis_and_the_largest_of_one_number(f, strict):
-    fast, cube = tm.compile(f), np.random.default_rng(0).standard_normal((3, 4, 4))
-    for x in (cube, -cube):
+def test_indices_after_an_ellipsis_and_what_is_largest_over_any_axes(f, strict):
+    fast, example = tm.compile(f), np.random.default_rng(0).standard_normal((3, 4, 4))
+    for x in (example, -example):
         for a, b in zip(tree_leaves(fast(x)), tree_leaves(f(x)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-14)
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]

@@ -684,6 +684,44 @@ def test_tasks_that_are_compared_differ_in_masks_labels_and_ties():
     assert {0, 5, 7, 13} <= set(verify.unlike([x, labels, mask], 20))
 
 
+@pytest.mark.parametrize("backend", ["numba", "replay"])
+def test_a_float64_is_as_exact_as_the_float32_it_is_made_of(backend, strict, monkeypatch):
+    """Data in float32, normalised, and parameters in float64: even where there is no time to look into a difference."""
+    rng = np.random.default_rng(0)
+    tasks = tuple((rng.standard_normal((3, 50, 4)).astype(np.float32), rng.integers(0, 2, (3, 50))) for _ in range(2))
+
+    def loss(w, x, y):
+        return np.mean((np.mean(np.tanh(x - np.mean(x, 0)) ** 2, 1) * w - y) ** 2)
+
+    f, w = tm.meta_value_and_grad(loss, inner_lr=0.1), np.array(0.5)
+    for explaining in (compiled.EXPLAINING, np.inf):
+        monkeypatch.setattr(compiled, "EXPLAINING", explaining)
+        tm.compile(f, backend=backend)(w, tasks)
+    x = tasks[0][0][0]
+    f = lambda x: np.sin(np.sum(x * x)) + np.sum(x > 0)  # noqa: E731
+    assert tm.compile(f, backend=backend)(x).dtype == np.float64
+
+
+def test_rounding_that_a_power_amplifies_is_no_fault(strict):
+    """Two sums in different orders are an ε apart, and their powers hundreds."""
+    x = np.random.default_rng(0).random(1000).astype(np.float32)
+    x /= np.sum(x)
+    apart = []
+    for i in range(5):
+        fast = tm.compile(lambda x: np.sum(x) ** 500)
+        y = np.roll(x, i)
+        apart.append(abs(fast(y) / np.sum(y) ** 500 - 1))
+        assert [*map(type, fast.runners.values())] == [compiled.Machine]
+    assert max(apart) > 8 * np.finfo(np.float32).eps
+
+
+def test_a_float64_that_is_wrong_in_its_last_digits_is_noticed_beside_a_float32(monkeypatch):
+    """Only what a float32 has part in is allowed its rounding."""
+    spoil(monkeypatch, lambda self, results, grads, *_: results[0].__imul__(1 + 1e-9) and None)
+    with pytest.warns(CompileWarning, match=r"the result\[0\] is off by .*please report"):
+        tm.compile(lambda x, z: (np.sum(np.sin(x)), np.sum(np.sin(z)), np.sum(z > 0) * x))(X, X.astype(np.float32))
+
+
 def test_a_tie_within_rounding_is_no_fault(strict):
     """In float32 a ReLU may fall on either side of 0: the check looks for that before it gives up."""
     rng = np.random.default_rng(0)
@@ -720,6 +758,37 @@ def test_whatever_goes_wrong_the_function_runs_and_a_report_is_asked_for(monkeyp
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         fast(w, tasks)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_program_stays_where_the_function_raises_too(meta, strict):
+    """The replayed power of integers has NumPy's error of its own."""
+    f = lambda w, k, *_: np.sum(w) * np.sum(2**k)  # noqa: E731
+    f = tm.meta_value_and_grad(f, inner_lr=0.1) if meta else f
+    fast = tm.compile(f, backend="replay")
+    good, bad = (((k, k), (k, k)) if meta else k for k in (np.ones((3, 2), int), -np.ones((3, 2), int)))
+    for _ in range(2):
+        same(fast(X, good), f(X, good))
+        with pytest.raises(ValueError, match="negative integer powers"):
+            fast(X, bad)
+    assert all(fast.runners.values())
+
+
+def test_threads_that_run_a_program_give_up_once(monkeypatch):
+    """Here, another thread has while this one was in it."""
+    f, w, tasks = problem(3)
+    fast = tm.compile(f)
+    fast(w, tasks)
+    ((v,),) = fast.variants.values()
+
+    def broken(*args):
+        v.give_up("")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(compiled.Machine, "run", broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(fast(w, tasks), f(w, tasks))
 
 
 def test_an_error_of_the_function_s_own_is_its_own_and_nothing_is_remembered():

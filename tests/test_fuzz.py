@@ -19,6 +19,7 @@ from bench import __main__ as command
 from bench import fuzz
 from tinymaml import ops
 from tinymaml.numpy_api import NUMPY
+from tinymaml.programs.compiled import Replay
 
 
 class Decisions:
@@ -66,7 +67,7 @@ def test_random_losses_compiled_are_what_numpy_computes():
 
     examples()
     compiled = sum(outcome.compiled for outcome in outcomes)
-    assert compiled > len(outcomes) / 2, Counter(reason for outcome in outcomes for reason in outcome.fallbacks)
+    assert compiled > 0.8 * len(outcomes), Counter(reason for outcome in outcomes for reason in outcome.fallbacks)
 
 
 @settings(max_examples=40, phases=[Phase.generate, Phase.shrink])
@@ -196,6 +197,17 @@ def test_what_is_closed_over_and_changed_is_seen(closure, monkeypatch):
     assert found.what.startswith("after a change: [0]: at (0,) ")
 
 
+def test_a_wrong_result_that_compile_notices_is_found(monkeypatch):
+    run = Replay.run
+
+    def wrong(self, *args):
+        results, *rest = run(self, *args)
+        return [x * 1.001 for x in results], *rest
+
+    monkeypatch.setattr(Replay, "run", wrong)
+    assert findings(program("np.tanh(x0f)"), "replay") == [("replay", "fault")]
+
+
 def test_rounding_allows_for_another_order_of_a_sum_and_for_nothing_else():
     sum_ = program("np.sum(x0f * 1.1) - 1e-14", x=(1e9, 1.0, -1e9))
     run, call = sum_.load()["run"], sum_.calls[0]
@@ -207,6 +219,13 @@ def test_rounding_allows_for_another_order_of_a_sum_and_for_nothing_else():
     flips = program("(x0f * 1.1 >= np.sum(x0f) * 1.1) * 1.0", x=(0.7, 0.0, 0.0))  # a tie, but for rounding
     (allowed,) = fuzz.tolerances(flips, flips.load()["run"], flips.calls[0])
     assert allowed[0] > 1 > allowed[1]
+
+
+def test_a_float64_that_is_made_of_float32_may_be_as_far_off_as_one():
+    """Where nothing is recorded that could say more."""
+    x = np.array([2.0])
+    assert fuzz.difference(x * (1 + 1e-6), x, None)[0] == "value"
+    assert not fuzz.difference(x * (1 + 1e-6), x, None, float(np.finfo(np.float32).eps))
 
 
 @pytest.mark.parametrize("form", ["value_and_grad", "grad", "hvp", "nested", "plain", "meta"])

@@ -336,6 +336,20 @@ def test_norms(x_axis, order, keepdims):
     check(lambda x: np.linalg.norm(x, order, axis, keepdims), x, roundings=64)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (2, 0), (0, 0)])
+@pytest.mark.parametrize("order", [np.inf, -np.inf, 1, 2])
+def test_norms_of_nothing(shape, order):
+    """Which NumPy has for the largest, or not, as its version is."""
+    def outcome(x):
+        try:
+            return tm.engine.value_of(np.linalg.norm(x, order, axis=0))
+        except ValueError as error:
+            return str(error)
+
+    x = np.zeros(shape, np.float32)
+    np.testing.assert_array_equal(outcome(Tensor(x)), outcome(x), strict=True)
+
+
 # ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -309,6 +309,17 @@ def test_a_refusal_cannot_be_swallowed(what):
         record(SWALLOWED[what], X)
 
 
+def test_an_array_is_not_filled_with_a_tensor():
+    """NumPy writes the number into an array like the one it is given, which no tensor is."""
+    f = tm.grad(lambda w, x: np.sum(np.full_like(x, np.sum(w))))
+    args = np.ones(2), np.ones(3)
+    for call in (f, functools.partial(tm.record, f), functools.partial(tm.record, lambda *args: f(*args))):
+        with pytest.raises(NotImplementedError, match="np.copyto on tensors"):
+            call(*args)
+    filled = tm.record(lambda w, x: np.full_like(x, np.sum(w)), *args)  # two arrays, to NumPy
+    np.testing.assert_array_equal(filled(*args), [2, 2, 2])
+
+
 def test_an_error_that_has_nothing_to_do_with_values_may_be_caught():
     f = except_(KeyError, lambda x: {"a": 1}["b"] * x)
     assert_same_function(f, X)

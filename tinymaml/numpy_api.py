@@ -149,6 +149,8 @@ numpy_function(np.copy)(alias)
 @numpy_function(np.full_like)
 def full_like(a, fill_value, dtype=None):
     if isinstance(fill_value, Tensor):
+        if a._is_data and not fill_value._is_data:  # in truth `a` is an array, and NumPy writes into one like it
+            raise unsupported("copyto")
         return broadcast_to(fill_value.astype(dtype or a.dtype), a.shape)
     return np.full(a.shape, fill_value, dtype or a.dtype)
 
@@ -323,6 +325,8 @@ def norm(x, ord=None, axis=None, keepdims=False):
     if dims != 1:
         raise unsupported("linalg.norm", f"takes no ord={ord!r} over {dims} axes")
     if ord in (np.inf, -np.inf):
+        if not x.size:  # NumPy's own zeros, or its error
+            return np.linalg.norm(np.zeros(x.shape, x.dtype), ord, axis, keepdims)
         return (max if ord > 0 else min)(np.abs(x), axis, keepdims=keepdims)
     if ord == 1:
         return ops.sum(np.abs(x), axis, keepdims)

@@ -73,13 +73,13 @@ from .schedule import END, Unsupported, lay_out
 from .source import generate
 from .task import Fixed, Task, task_of, whole
 from .threads import SHORT, address_of, cores, crew
-from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, chooses, differs, explain, products, unlike
+from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_worst, differs, explain, products, unlike
 
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
 VARIANTS = 8  # programs for one signature, as what the function reads changes
 LONG = 1e10  # multiplications and additions of a task, above which it is compared in the background
-EXPLAINING = 5  # times as long as a result takes it to say what rounding may do to it
+EXPLAINING = 10  # times as long as a result takes it to say what rounding may do to it
 SHARE = 0.05  # of the time until there is a program, which may be spent on checking it
 _TENSORS = {Tensor, *recorded}
 
@@ -400,8 +400,9 @@ class Compiled:
         if isinstance(cause, Warning):  # which the caller has made an error
             raise cause
         out = self.f(*args)
-        v.give_up(self._described(cause))
-        self._warn(v)
+        if v.runner is not None:  # no other thread has given up in the meantime, and said why
+            v.give_up(self._described(cause))
+            self._warn(v)
         return out
 
     def _described(self, cause: Exception) -> str:
@@ -502,9 +503,10 @@ def _judged(task: Task, ours: Nest, wanted: Nest, arrays: list | None) -> tuple[
     if found is None or found.certain:
         return found, False
     if arrays is None:
-        return None if found.share <= ROUNDING * found.eps else found, chooses(task)
+        eps, ties = at_worst(task)
+        return None if found.share <= ROUNDING * max(found.eps, eps) else found, ties
     how = explain(task, arrays)
-    scales = [0.0 if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
+    scales = [Scale() if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
     return differs(ours, wanted, scales), how.ties
 
 

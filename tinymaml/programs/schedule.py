@@ -289,11 +289,11 @@ class _Scheduler:
 
     def dense(self, x) -> View:
         """A view of x in order, copied if need be."""
-        view = self.view(x)
+        view = x if isinstance(x, View) else self.view(x)
         if view.flat:
             return view
         z = Var(view.shape, view.buffer.dtype)
-        self.fuse(Equation(alias, (x,), {}, z))
+        self.fuse(Equation(alias, (view,), {}, z))
         return self.views[z]
 
     # ── loops ──
@@ -562,17 +562,20 @@ class _Scheduler:
         self._reduction(e, "cumsum")
 
     def _reduction(self, e, kernel: str):
-        """Over axes that lie together: sizes (before, of them, after)."""
+        """Over axes that lie together, or are made to: sizes (before, of them, after)."""
         axis = e.params["axis"]
         shape = e.inputs[0].shape
         axis = tuple(range(len(shape))) if axis is None else (axis,) if isinstance(axis, int) else axis
         axis = sorted(i % len(shape) for i in axis)
         if not axis:  # of one element: it is the largest, and the first
             return self._layout(e, self.view(e.inputs[0])) if kernel == "largest" else self.call(e, "zero", [])
+        x = e.inputs[0]
         if axis != list(range(axis[0], axis[-1] + 1)):
-            raise Unsupported(f"{e.primitive.name} over the axes {axis} has no kernel")
+            kept = [i for i in range(len(shape)) if i not in axis]
+            x = self.view(x).transpose((*kept, *axis))
+            shape, axis = x.shape, range(len(kept), len(shape))
         sizes = _volume(shape[: axis[0]]), _volume(shape[axis[0] : axis[-1] + 1]), _volume(shape[axis[-1] + 1 :])
-        self.call(e, kernel, [self.dense(e.inputs[0])], *sizes)
+        self.call(e, kernel, [self.dense(x)], *sizes)
 
     # ── the end ──
 

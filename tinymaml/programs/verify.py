@@ -3,9 +3,11 @@
     differs(ours, wanted, explain) -> None, or a sentence that names the leaf and the size of the difference
 
 Nests, types, dtypes, shapes, integers and booleans have to be the same; floats to within UNITS ε of the largest number
-that is added up on the way to them, which is what compiled programs promise. Rounding can also decide a comparison: a
-ReLU whose input is 1e-8 here and −1e-8 there has another slope. Such ties are looked for before a difference is
-called one (`Explained`); where there are any, a program is accepted if the difference is small as a whole.
+that is added up on the way to them, which is what compiled programs promise, or of what an ε there grows to. ε is that
+of the least exact float on the way: a float64 that was made of float32 has its digits, no more. Rounding can also
+decide a comparison: a ReLU whose input is 1e-8 here and −1e-8 there has another slope. Such ties are looked for before
+a difference is called one (`Explained`); where there are any, a program is accepted if the difference is small as a
+whole.
 """
 
 from __future__ import annotations
@@ -28,7 +30,22 @@ from .task import Task
 UNITS = 8  # ε of the largest number that is added up
 NEAR = 64  # ε of the same: two numbers so close may compare either way
 ROUNDING = 1024  # ε of the length of all results, where it would take too long to find out how large its summands are
+TRIES = 3  # runs with an ε of noise
 SMALL = 0.1  # of the length of all results, if there are ties
+
+
+class Scale(NamedTuple):
+    """How inexact an array is.
+
+    Attributes:
+        largest: the largest number that is added up on the way to it.
+        eps: the largest ε there; 0 if nothing rounds.
+        moved: how far it is moved by an ε everywhere on the way, which powers and quotients may amplify.
+    """
+
+    largest: float = 0.0
+    eps: float = 0.0
+    moved: float = 0.0
 
 
 class Difference(NamedTuple):
@@ -40,11 +57,11 @@ class Difference(NamedTuple):
     eps: float  # the rounding of these floats
 
 
-def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Difference | None:
+def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Difference | None:
     """The first leaf in which two results differ.
 
     Args:
-        scales: for each leaf the largest number that is added up on the way to it; without, the largest of the leaf.
+        scales: for each leaf how inexact it is; without, by its own largest number and its own ε.
     """
     a, b = tree_items(ours), tree_items(wanted)
     if [path for path, _ in a] != [path for path, _ in b]:
@@ -74,12 +91,14 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
             continue
         finite = np.isfinite(y)
         x, y = x[finite].astype(np.result_type(y.dtype, float)), y[finite]
-        eps = max(eps, float(np.finfo(y.dtype).eps))
+        scale = scales[i] if scales else Scale()
+        rounding = max(float(np.finfo(y.dtype).eps), scale.eps)
+        eps = max(eps, rounding)
         largest = float(np.max(np.abs(y), initial=0))
         distance = float(np.max(np.abs(x - y), initial=0))
         apart, length = apart + float(np.sum(np.abs(x - y) ** 2)), length + float(np.sum(np.abs(y) ** 2.0))
-        scale = max(largest, scales[i] if scales else 0.0)
-        allowed = UNITS * float(np.finfo(y.dtype).eps) * scale + float(np.finfo(y.dtype).smallest_subnormal)
+        allowed = UNITS * max(rounding * max(largest, scale.largest), scale.moved)
+        allowed += float(np.finfo(y.dtype).smallest_subnormal)
         if distance > allowed and found is None:
             text = f"{name} is off by {distance:.2g}, the largest entry is {largest:.2g}; {allowed:.2g} is rounding"
             found = Difference(text, False, 0.0, 0.0)
@@ -87,16 +106,18 @@ def differs(ours: Nest, wanted: Nest, scales: list[float] | None = None) -> Diff
     return found and found._replace(share=max(found.share, share), eps=eps)
 
 
-def chooses(task: Task) -> bool:
-    """Whether a task compares numbers anywhere."""
+def at_worst(task: Task) -> tuple[float, bool]:
+    """What may round in a task, without running it: the largest ε there, and whether numbers are compared anywhere."""
     deciding = COMPARISONS | STEPS.keys() | CHOICES
-    return any(e.primitive in deciding for part in task.parts.values() for e in part.program.equations)
+    equations = [e for part in task.parts.values() for e in part.program.equations]
+    eps = max((_eps(np.empty(0, e.output.dtype)) for e in equations), default=0.0)
+    return eps, any(e.primitive in deciding for e in equations)
 
 
 class Explained(NamedTuple):
     """What rounding may do to a task: a scale for each slot, and whether a comparison is within rounding of a tie."""
 
-    scales: list[float]
+    scales: list[Scale]
     ties: bool
 
 
@@ -105,28 +126,72 @@ def explain(task: Task, arrays: list[np.ndarray]) -> Explained:
 
     A sum is as exact as its summands are small: Σ x is off by ε Σ |x|, a matrix product by ε |A| |B|, however small the
     result. So the scale of an equation is that of its summands, and a result's the largest among all it depends on.
+    Powers and quotients may make much of an ε: how much, some runs with noise say.
     """
-    rounded = [(_largest(x), False) for x in arrays] + [(0.0, False)] * (len(task.slots) - len(arrays))
-    slots: list[Any] = [*arrays, *[None] * (len(task.slots) - len(arrays))]
-    stack, ties = [], False
+    rng, ties = np.random.default_rng(0), []
+
+    def seen(program: Program, given: list) -> list:
+        outputs, scales, tied = _explain(program, [x for x, _ in given], [scale for _, scale in given])
+        ties.append(tied)
+        return [*zip(outputs, scales, strict=True)]
+
     with np.errstate(all="ignore"):
-        for move in task.moves:
-            if move == "push":
-                stack.append((slots[: task.thetas], rounded[: task.thetas]))
-            elif move == "pop":
-                slots[: task.thetas], rounded[: task.thetas] = stack.pop()
-            else:
-                part = task.parts[move]
-                given = [slots[i] for i in part.reads], [rounded[i] for i in part.reads]
-                outputs, how, tied = _explain(part.program, *given)
-                ties = ties or tied
-                for slot, x, r in zip(part.writes, outputs, how, strict=False):
-                    slots[slot], rounded[slot] = x, r
-    return Explained([scale for scale, _ in rounded], ties)
+        given = [(x, Scale(_largest(x))) for x in arrays]
+        slots = _played(task, given, (None, Scale()), seen)
+        exact, scales = [x for x, _ in slots], [scale for _, scale in slots]
+        if not any(ties):  # at a tie it may jump
+            for _ in range(TRIES):
+                noisy = _played(task, arrays, None, lambda program, given: _disturbed(program, given, rng))
+                moved = [_apart(x, y) for x, y in zip(exact, noisy, strict=True)]
+                scales = [s._replace(moved=max(s.moved, far)) for s, far in zip(scales, moved, strict=True)]
+    return Explained(scales, any(ties))
+
+
+def _played(task: Task, given: list, empty, run: Callable) -> list:
+    """All slots after the last part: `run(program, inputs)` → outputs, for each part in its turn."""
+    slots = [*given, *[empty] * (len(task.slots) - len(given))]
+    stack = []
+    for move in task.moves:
+        if move == "push":
+            stack.append(slots[: task.thetas])
+        elif move == "pop":
+            slots[: task.thetas] = stack.pop()
+        else:
+            part = task.parts[move]
+            for slot, x in zip(part.writes, run(part.program, [slots[i] for i in part.reads]), strict=False):
+                slots[slot] = x
+    return slots
+
+
+def _disturbed(program: Program, arrays: list, rng: np.random.Generator) -> list:
+    """The outputs, where every equation that rounds is off by up to an ε of what it adds up, as it happens."""
+    values = dict(zip(program.inputs, arrays, strict=True))
+    for primitive, inputs, params, output in program.equations:
+        given = [values[x] if isinstance(x, Var) else x for x in inputs]
+        out = primitive.forward(*given, **params)
+        if primitive not in EXACT and (eps := _eps(np.asarray(out))):
+            noise = rng.uniform(-eps, eps, np.shape(out)) * _added_up(primitive, given, params, out)
+            out = (out + np.where(np.isfinite(noise), noise, 0)).astype(out.dtype)
+        values[output] = out
+    return [values[x] if isinstance(x, Var) else x for x in program.outputs]
+
+
+def _added_up(primitive, given: list, params: dict, out):
+    """Σ |x| of a sum Σ x, for each element; of anything else its own size."""
+    if primitive not in ADDS_UP:
+        return np.abs(out)
+    return primitive.forward(*[np.abs(x) if np.asarray(x).dtype.kind == "f" else x for x in given], **params)
+
+
+def _apart(x, y) -> float:
+    """The largest distance of two arrays, where both are finite."""
+    if x is None or np.asarray(x).dtype.kind != "f":
+        return 0.0
+    return float(np.max(np.abs(np.subtract(x, y, dtype=float)), initial=0, where=np.isfinite(x) & np.isfinite(y)))
 
 
 def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list, bool]:
-    """The outputs; for each its scale, and whether it is rounded at all; whether there is a tie."""
+    """The outputs; the scale of each; whether there is a tie."""
     values = dict(zip(program.inputs, arrays, strict=True))
     known = dict(zip(program.inputs, rounded, strict=True))
     ties = False
@@ -134,23 +199,21 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
     last |= {x: len(program.equations) for x in program.outputs if isinstance(x, Var)}
     for i, (primitive, inputs, params, output) in enumerate(program.equations):
         given = [values[x] if isinstance(x, Var) else x for x in inputs]
-        before = [known[x] if isinstance(x, Var) else (_largest(x), False) for x in inputs]
+        before = [known[x] if isinstance(x, Var) else Scale(_largest(x)) for x in inputs]
         out = values[output] = primitive.forward(*given, **params)
-        own = _largest(out)
+        own = _largest(_added_up(primitive, given, params, out))
         if primitive in (ops.add, ops.subtract):
             own = _largest(1.0 * np.abs(given[0]) + np.abs(given[1]))
-        elif primitive in ADDS_UP:
-            sizes = [np.abs(x) if np.asarray(x).dtype.kind == "f" else x for x in given]
-            own = _largest(primitive.forward(*sizes, **params))
-        scale, inexact = max([own, *(s for s, _ in before)]), any(r for _, r in before)
-        if inexact and not ties:
-            ties = _tied(primitive, given, params, NEAR * max(map(_eps, given)) * scale)
+        scale, eps = max([own, *(x.largest for x in before)]), max((x.eps for x in before), default=0.0)
+        if eps and not ties:
+            ties = _tied(primitive, given, params, NEAR * eps * scale)
         for x in {x for x in inputs if isinstance(x, Var) and last[x] == i}:
             del values[x]
-        known[output] = scale, inexact or (primitive not in EXACT and np.asarray(out).dtype.kind == "f")
+        if np.asarray(out).dtype.kind in "iub":  # exact, if nothing is tied
+            eps = 0.0
+        known[output] = Scale(scale, eps if primitive in EXACT else max(eps, _eps(np.asarray(out))))
     outputs = [values[x] if isinstance(x, Var) else x for x in program.outputs]
-    return outputs, [known.get(x, (_largest(x), False)) if isinstance(x, Var) else (0.0, False)
-                     for x in program.outputs], ties  # fmt: skip
+    return outputs, [known[x] if isinstance(x, Var) else Scale() for x in program.outputs], ties
 
 
 ADDS_UP = {ops._sum, ops._matmul, ops.scatter_add, ops.unpatches, ops._cumsum}

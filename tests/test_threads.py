@@ -78,8 +78,9 @@ class Asleep(Exception):
     """A helper has gone to sleep."""
 
 
-@pytest.mark.parametrize("place", ["elsewhere", "beside the caller", "unknown"])
-def test_a_helper_takes_chunks_unless_it_is_on_the_caller_s_processor(place, monkeypatch):
+@pytest.mark.parametrize("place", ["elsewhere", "unknown", "the caller's", "the caller's; another is free",
+                                   "the caller's; another is full"])  # fmt: skip
+def test_a_helper_takes_chunks_unless_it_cannot_leave_the_caller_s_processor(place, monkeypatch):
     """`machine.serve` in Python: a job of three chunks of two tasks each is on the board, with room for one helper."""
     with plain_python() as plain:
         tasks, memory = [], np.zeros(64, np.int64)
@@ -98,18 +99,28 @@ def test_a_helper_takes_chunks_unless_it_is_on_the_caller_s_processor(place, mon
         slot, helper = board[threads.FIRST_SLOT :], board[threads.FIRST_HELPER :]
         slot[[threads.JOB, threads.BOARD]] = plain.address(job), at
         slot[threads.TICKET] = (1 << 24) + (1 << 16) + (3 << 8)
-        helper[threads.CREW] = at
+        allowed = np.zeros(2 * threads.SET, np.int64)
+        allowed[0] = 1 << 5 if place == "the caller's" else 1 << 4 | 1 << 5
+        helper[[threads.CREW, threads.ALLOWED]] = at, plain.address(allowed)
         arena = np.array([plain.address(memory), memory.nbytes, 7])
+
+        places = [{"elsewhere": 4, "unknown": -1}.get(place, 5)]
+
+        def choose(function, processors):
+            places.append({"free": 4, "full": 5}[place.partition("; another is ")[2]])
+            return 0
 
         def sleep(function, lock):
             raise Asleep
 
         monkeypatch.setattr(machine, "call_with", sleep)
         monkeypatch.setattr(machine, "pause", lambda: None)
-        monkeypatch.setattr(machine, "processor", lambda board: {"elsewhere": 4, "unknown": -1}.get(place, 5))
+        monkeypatch.setattr(machine, "processor", lambda board: places[-1])
+        monkeypatch.setattr(machine, "choose_from", choose)
         with pytest.raises(Asleep):
             machine.serve(at + 8 * threads.FIRST_HELPER, plain.address(arena))
-    took = 0 if place == "beside the caller" else 3
+    took = 3 if place in ("elsewhere", "unknown", "the caller's; another is free") else 0
+    assert allowed[threads.SET] == (1 << 4 if "another" in place else 0)
     assert tasks == [(task // 2, task) for task in range(2 * took)]
     assert slot[threads.DONE] == took and helper[threads.ASLEEP] == 1
 

@@ -25,9 +25,9 @@ from .schedule import ARRAYS, CHUNK, END, TASK
 
 # isort: off
 from .threads import (
-    ACQUIRE, ASLEEP, BELL, BOARD, BUDGET, CALLERS, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW, DONE, FAILED,
-    FIRST_HELPER, FIRST_OF, FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY, MOVES,
-    MOVE_COUNT, NBYTES, OFFER, PROCESSOR, PROGRAM, RELEASE, SIZE, SLOTS, TICKET, WAITING,
+    ACQUIRE, ALLOWED, ASLEEP, BELL, BOARD, BUDGET, CALLERS, CHOOSE, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, CREW,
+    DONE, FAILED, FIRST_HELPER, FIRST_OF, FIRST_SLOT, HEAD, HEAD_COUNT, HELPERS, HOLDS, JOB, LINE, LOCK, MEMORY,
+    MOVES, MOVE_COUNT, NBYTES, OFFER, PROCESSOR, PROGRAM, RELEASE, SET, SIZE, SLOTS, TICKET, WAITING,
 )  # fmt: skip
 # isort: on
 
@@ -539,6 +539,29 @@ def processor(board):
     return ask(function) if function else -1
 
 
+@intrinsic
+def choose_from(typingctx, function, processors):
+    """sched_setaffinity(0, …): this thread runs on one of these from now on. 0 if that worked."""
+
+    def codegen(context, builder, signature, args):
+        flag, integer = ir.IntType(32), ir.IntType(64)
+        function = builder.inttoptr(args[0], ir.FunctionType(flag, [flag, integer, integer]).as_pointer())
+        return builder.sext(builder.call(function, [flag(0), integer(8 * SET), args[1]]), integer)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@register_jitable
+def leave(board, processors, one):
+    """Leave a processor for another of those that are allowed; whether there is another."""
+    allowed, chosen = step_at(processors), step_at(processors + 8 * SET)
+    others = 0
+    for i in range(SET):
+        chosen[i] = allowed[i] & ~(1 << one % 64) if i == one // 64 else allowed[i]
+        others |= chosen[i]
+    return others != 0 and choose_from(step_at(board)[CHOOSE], processors + 8 * SET) == 0
+
+
 @register_jitable
 def beside_caller(board):
     """Whether this thread is on the processor of the last caller."""
@@ -662,13 +685,16 @@ def joinable(board):
 def serve(helper, arena):
     """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few.
 
-    On a busy machine it may have been put on the caller's processor, where it only takes time away: then it sleeps.
+    On the caller's processor it would only take time away: it leaves for another one, or sleeps if there is none.
     """
     h, a = step_at(helper), step_at(arena)
-    board, looks = h[CREW], HELPERS_LOOKS
+    board, looks, moved = h[CREW], HELPERS_LOOKS, False
     while True:
         slot = joinable(board)
         misplaced = (slot != 0 or looks % 64 == 0) and beside_caller(board)
+        if misplaced and not moved and leave(board, h[ALLOWED], step_at(board)[CALLERS]):
+            moved = True
+            continue
         if slot == 0 and not misplaced:
             looks -= 1
             if looks > 0:
@@ -679,7 +705,7 @@ def serve(helper, arena):
             slot = 0 if misplaced else joinable(board)  # once more: nobody would wake it for what came in between
             if slot == 0 or exchanged(helper + 8 * ASLEEP, 0) == 0:
                 call_with(step_at(board)[ACQUIRE], h[BELL])  # it sleeps, or somebody has rung already
-            looks = HELPERS_LOOKS
+            looks, moved = HELPERS_LOOKS, False
             continue
         ticket = word(slot + 8 * TICKET)
         nbytes = step_at(slot)[NBYTES]
@@ -688,8 +714,8 @@ def serve(helper, arena):
         ticket = take(slot, ticket >> 24, 1)
         if ticket >= 0:
             run_chunks(slot, arena, ticket, MOST_CHUNKS)
-            looks = AFTER
+            looks, moved = HELPERS_LOOKS, False
 
 
 MOST_CHUNKS = 255
-HELPERS_LOOKS, AFTER = 10000, 10000
+HELPERS_LOOKS = 10000  # some tenths of a millisecond: the next call may follow soon

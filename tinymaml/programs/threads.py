@@ -48,11 +48,13 @@ TICKET, LOCK, JOB, NBYTES, BUDGET, BOARD, OFFER, _, DONE, FAILED, WAITING = rang
 MOVES, MOVE_COUNT, FIRST_OF, CHUNKS, HEAD, HEAD_COUNT, CONSTANTS, CONSTANTS_AT, CONSTANTS_BYTES, PROGRAM = range(10)
 # Words of an arena, the memory of one thread.  HOLDS: the program whose constants are in it.
 MEMORY, SIZE, HOLDS = range(3)
-# Words of a helper: whether it sleeps, the lock it sleeps on, its board.
-# Words of the board: how many slots and helpers are in use, two functions of Python's locks, one that tells on which
-# processor a thread runs (0: there is none), and the processor of the last caller.
-ASLEEP, BELL, CREW = range(3)
-SLOTS, HELPERS, ACQUIRE, RELEASE, PROCESSOR, CALLERS = range(6)
+# Words of a helper: whether it sleeps, the lock it sleeps on, its board, and two sets of processors: those on which it
+# may run, and a place for another set.
+# Words of the board: how many slots and helpers are in use; two functions of Python's locks; two of Linux, which tell
+# and choose the processor of a thread (0: there are none); the processor of the last caller.
+ASLEEP, BELL, CREW, ALLOWED = range(4)
+SLOTS, HELPERS, ACQUIRE, RELEASE, PROCESSOR, CHOOSE, CALLERS = range(7)
+SET = 16  # words of a set of processors
 LINE = 16  # words of a slot, of a helper: two cache lines, so that they do not disturb each other
 MOST = 64  # slots on the board, and helpers
 FIRST_SLOT, FIRST_HELPER = LINE, LINE * (1 + MOST)
@@ -130,7 +132,9 @@ class Crew:
         for word, name in ((ACQUIRE, "PyThread_acquire_lock"), (RELEASE, "PyThread_release_lock")):
             self.board[word] = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
         with suppress(AttributeError, OSError, TypeError):  # Linux has it
-            self.board[PROCESSOR] = ctypes.cast(ctypes.CDLL(None).sched_getcpu, ctypes.c_void_p).value
+            linux = ctypes.CDLL(None)
+            chosen = [ctypes.cast(f, ctypes.c_void_p).value for f in (linux.sched_getcpu, linux.sched_setaffinity)]
+            self.board[[PROCESSOR, CHOOSE]] = chosen
         self.slots: deque[Slot] = deque()
         self.arenas: list[Arena] = []
         self.numbers = itertools.count()
@@ -192,7 +196,13 @@ class Crew:
         for library in blas.scipys():
             if library.each_thread:
                 library.write(1)
-        np.frombuffer((ctypes.c_int64 * LINE).from_address(helper), np.int64)[CREW] = self.address
+        sets = np.zeros(2 * SET, np.int64)
+        if hasattr(os, "sched_getaffinity"):
+            for processor in os.sched_getaffinity(0):
+                if processor < 64 * SET:
+                    sets[:SET].view(np.uint64)[processor // 64] |= np.uint64(1 << processor % 64)
+        words = np.frombuffer((ctypes.c_int64 * LINE).from_address(helper), np.int64)
+        words[[CREW, ALLOWED]] = self.address, address_of(sets)
         while True:
             try:
                 arena.grow(self.entry(SERVE, helper, arena.address))

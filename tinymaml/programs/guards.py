@@ -80,18 +80,17 @@ class _Names:
                  moved: Callable[[Any, Any], bool]):  # fmt: skip
         self.read, self.write, self.labels, self.moved = read, write, labels, moved
         self.kept = read()
-        self.ids = [*map(id, self.kept)]
 
     def changed(self) -> str | None:
         now = self.read()
-        if [*map(id, now)] == self.ids:
+        if all(map(operator.is_, now, self.kept)):
             return None
         for i, (old, new) in enumerate(zip(self.kept, now, strict=True)):
             if old is new:
                 continue
             if not (isinstance(old, PLAIN) and _same(old, new)) and not self.moved(old, new):
                 return self.labels[i]
-            self.kept[i], self.ids[i] = new, id(new)
+            self.kept[i] = new
         return None
 
     def restore(self) -> None:

@@ -860,7 +860,11 @@ class Rounding:
         return [values[x] if isinstance(x, Var) else x for x in self.program.outputs]
 
     def _disturbed(self, e, inputs: list, out, noise: float):
-        if np.result_type(out).kind != "f" or e.primitive.name in EXACT or not np.size(out):
+        if np.result_type(out).kind != "f" or not np.size(out):
+            return out
+        if e.primitive.name == "max" and len({*np.signbit(inputs[0][inputs[0] == 0])}) > 1:  # NumPy takes either zero
+            return np.where(out == 0, self.rng.uniform(1, 2, np.shape(out)) * np.finfo(out.dtype).tiny, out)
+        if e.primitive.name in EXACT:
             return out
         size = np.abs(out)
         if e.primitive.name in SUMS:
@@ -870,6 +874,8 @@ class Rounding:
             return out  # whole numbers are not rounded
         u = self.rng.uniform(-1, 1, np.shape(out))
         moved = out + u * noise * np.finfo(out.dtype).eps * np.where(np.isfinite(size), size, 0)
+        if e.primitive.name == "matmul":  # of infinity times 0 BLAS makes NaN or 0
+            moved = np.where(np.isfinite(out), moved, u)
         return moved.astype(out.dtype)
 
     @staticmethod

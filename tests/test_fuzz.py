@@ -221,6 +221,19 @@ def test_rounding_allows_for_another_order_of_a_sum_and_for_nothing_else():
     assert allowed[0] > 1 > allowed[1]
 
 
+def test_nothing_is_asked_of_what_numpy_decides_by_the_way():
+    """Which zero is the largest; what BLAS makes of infinity times 0. Of other zeros, and infinities, all is."""
+    def allowed(one):
+        with np.errstate(invalid="ignore"):
+            return fuzz.tolerances(one, one.load()["run"], one.calls[0])[0]
+
+    tiny = np.finfo(float).tiny
+    assert allowed(program("np.max(x0f, keepdims=True)", x=(0.0, -0.0, -0.0))) > 5 * tiny
+    assert allowed(program("np.max(x0f, keepdims=True)", x=(0.0, 0.0, -1.0))) <= 5 * tiny
+    product = allowed(program("np.dot(x0f[:, None], np.zeros((1, 1)))", x=(np.inf, 1.0, 2.0)))
+    assert np.isinf(product[0]) and np.isfinite(product[1:]).all()
+
+
 def test_a_float64_that_is_made_of_float32_may_be_as_far_off_as_one():
     """Where nothing is recorded that could say more."""
     x = np.array([2.0])

@@ -21,7 +21,7 @@ import tinymaml as tm
 from tinymaml import models, nn
 from tinymaml.engine import Primitive
 from tinymaml.nest import tree_leaves, tree_map
-from tinymaml.programs import CompileWarning, compiled, record, schedule
+from tinymaml.programs import CompileWarning, compiled, record, runners, schedule
 from tinymaml.programs.schedule import Unsupported, lay_out
 from tinymaml.programs.task import whole
 
@@ -478,7 +478,7 @@ def test_threads_and_runs_give_the_same_bits(count, strict):
 
 
 def test_a_long_gradient_is_added_up_in_fewer_parts(strict, monkeypatch):
-    monkeypatch.setattr(compiled, "SUMS", 1)
+    monkeypatch.setattr(runners, "SUMS", 1)
     problem = Problem("mlp")
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05)
     one, three = (tm.compile(f, threads=n) for n in (1, 3))
@@ -488,7 +488,7 @@ def test_a_long_gradient_is_added_up_in_fewer_parts(strict, monkeypatch):
         agree(one, f, params, tasks)
         assert same_bits(three(params, tasks), one(params, tasks))
         (runner,) = one.runners.values()
-        assert {len(x) for x in runner.idle[0].sums} == {min(count, compiled.FEWEST)}
+        assert {len(x) for x in runner.idle[0].sums} == {min(count, runners.FEWEST)}
 
 
 def test_results_and_arguments_are_the_callers_own(strict):

@@ -21,7 +21,7 @@ import pytest
 import tinymaml as tm
 from tinymaml import models, nn
 from tinymaml.nest import tree_leaves
-from tinymaml.programs import CompileWarning, compiled, verify
+from tinymaml.programs import CompileWarning, compiled, runners, verify
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
@@ -745,7 +745,7 @@ def test_whatever_goes_wrong_the_function_runs_and_a_report_is_asked_for(monkeyp
     elif where == "record":
         monkeypatch.setattr(compiled, "task_of", broken)
     else:
-        monkeypatch.setattr(compiled, where, broken)
+        monkeypatch.setattr(runners, where, broken)
     f, w, tasks = problem(3)
     fast = tm.compile(f)
     place = r"test_frozen.py, line \d+, in broken"

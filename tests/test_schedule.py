@@ -27,7 +27,7 @@ from tinymaml.programs.program import Var
 
 pytest.importorskip("numba")
 from tinymaml import blas  # noqa: E402
-from tinymaml.programs import compiled, loop, machine, schedule, threads  # noqa: E402
+from tinymaml.programs import compiled, loop, machine, runners, schedule, threads  # noqa: E402
 from tinymaml.programs.passes import simplify  # noqa: E402
 from tinymaml.programs.schedule import Call, Unsupported, lay_out  # noqa: E402
 from tinymaml.programs.task import whole  # noqa: E402
@@ -256,10 +256,10 @@ def plain_python():
     """`compile` with all that is below the generated source in Python."""
     plain = PlainMachine()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "address_of", plain.address)
-        patch.setattr(compiled, "load", plain.load)
+        patch.setattr(runners, "address_of", plain.address)
+        patch.setattr(runners, "load", plain.load)
         patch.setattr(blas, "gemm", lambda code: 0)
-        patch.setattr(compiled, "crew", plain.crew)
+        patch.setattr(runners, "crew", plain.crew)
         patch.setattr(machine, "word", plain.word)
         patch.setattr(machine, "replaced", lambda address, old, new: plain.changed(lambda was: new)(address) == old)
         for name, operation in (("added", operator.add), ("united", operator.or_), ("exchanged", lambda x, y: y)):
@@ -290,7 +290,7 @@ def spoiled_memory():
     run = compiled.Machine.run
 
     def spoil_and_run(self, *args):
-        for arena in compiled.crew().arenas:
+        for arena in runners.crew().arenas:
             if arena.numbers[threads.SIZE]:
                 arena.memory[:] = 255
                 arena.numbers[threads.HOLDS] = 0

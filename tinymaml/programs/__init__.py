@@ -8,7 +8,8 @@ Read in this order:
     schedule    equations → fused loops, kernels       source      loops → Numba source
     loop        a function of one element → of all     machine     pointers, BLAS, kernels, what threads do
     cache       source → machine code, kept on disk    threads     who runs which tasks
-    verify      is a result the function's own?        compiled    the call, and what happens when it cannot be done
+    runners     all tasks, in NumPy or machine code    verify      is a result the function's own?
+    compiled    the call, and what happens when it cannot be done
 """
 
 from .cache import CacheWarning

@@ -25,11 +25,11 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,13 @@ class _Names:
         moved: `moved(old, new)`: is the one array that the name stands for now another, with the same content?
     """
 
-    def __init__(self, read: Callable[[], list], write: Callable[[int, Any], None], labels: list[str],
+    def __init__(self, read: Callable[[], Iterable], write: Callable[[int, Any], None], labels: list[str],
                  moved: Callable[[Any, Any], bool]):  # fmt: skip
         self.read, self.write, self.labels, self.moved = read, write, labels, moved
-        self.kept = read()
+        self.kept = [*read()]
 
     def changed(self) -> str | None:
-        now = self.read()
-        if all(map(operator.is_, now, self.kept)):
-            return None
+        now = [*self.read()]
         for i, (old, new) in enumerate(zip(self.kept, now, strict=True)):
             if old is new:
                 continue
@@ -219,6 +217,8 @@ class Outside:
             self._skip(f.keywords.get("inner_lr"))
         self._reach(f, "the function" if isinstance(f, (types.FunctionType, functools.partial)) else "self")
         self._walk()
+        self._names = [x for x in self.watched if isinstance(x, _Names)]
+        self._others = [x for x in self.watched if not isinstance(x, _Names)]
 
     def check(self) -> None:
         """Raises: RecordError, where f reads what cannot be compared."""
@@ -228,7 +228,11 @@ class Outside:
     def changed(self) -> str | None:
         """None, or the name of something that is no longer what it was."""
         with _lock:  # what is equal is remembered as it is now
-            for x in self.watched:
+            # at each call: first whether every name still stands for the very same thing, without a loop in Python
+            same = chain.from_iterable([x.read() for x in self._names]), chain.from_iterable(
+                [x.kept for x in self._names]
+            )
+            for x in self._others if all(map(operator.is_, *same)) else self.watched:
                 if (name := x.changed()) is not None:
                     return name
         return None
@@ -366,7 +370,7 @@ class Outside:
         else:
             self._look_at_object(x, label)
 
-    def _watch(self, read: Callable[[], list], write: Callable[[int, Any], None], labels: list[str]) -> None:
+    def _watch(self, read: Callable[[], Iterable], write: Callable[[int, Any], None], labels: list[str]) -> None:
         if not labels:
             return
         watch = _Names(read, write, labels, self._moved)
@@ -389,12 +393,12 @@ class Outside:
         if cells:
             names = [f"the closed-over {_kind(_cell(c))}{name}"
                      for name, c in zip(f.__code__.co_freevars, cells, strict=True)]  # fmt: skip
-            self._watch(lambda: [*map(_cell, cells)], lambda i, value: _set_cell(cells[i], value), names)
+            self._watch(functools.partial(map, _cell, cells), lambda i, value: _set_cell(cells[i], value), names)
         self._reach(getattr(f, "__wrapped__", None), label)
         if not own:
             return
         parts = ("__defaults__", "__kwdefaults__", "__code__")
-        self._watch(lambda: [getattr(f, p) for p in parts], lambda i, value: setattr(f, parts[i], value),
+        self._watch(functools.partial(operator.attrgetter(*parts), f), lambda i, value: setattr(f, parts[i], value),
                     [*[f"a default of {f.__name__}"] * 2, f"the code of {f.__name__}"])  # fmt: skip
         self._objects.append((f, f.__name__, set()))
         read: set[str] = set()
@@ -524,11 +528,11 @@ class Outside:
             self._watch(_reader(space, names), lambda i, value: _set_attribute(x, names[i], value), labels)
 
 
-def _reader(space, names: list[str]) -> Callable[[], list]:
-    return lambda: [*map(space.get, names, repeat(MISSING))]
+def _reader(space, names: list[str]) -> Callable[[], Iterable]:
+    return functools.partial(map, space.get, names, repeat(MISSING))
 
 
-def _in_dict(space: dict, names: list[str]) -> tuple[Callable[[], list], Callable[[int, Any], None]]:
+def _in_dict(space: dict, names: list[str]) -> tuple[Callable[[], Iterable], Callable[[int, Any], None]]:
     def write(i: int, value) -> None:
         if value is MISSING:
             space.pop(names[i], None)

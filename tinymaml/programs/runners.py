@@ -19,7 +19,7 @@ from .cache import load
 from .schedule import END, lay_out
 from .source import generate
 from .task import Fixed, Task
-from .threads import SHORT, address_of, cores, crew
+from .threads import SHORT, address_of, cores_lately, crew
 
 # Parts that a sum over tasks has, so that as many threads can be used; but if they take more bytes than SUMS, FEWEST.
 CHUNKS, FEWEST, SUMS = 32, 8, 1 << 24
@@ -135,7 +135,7 @@ class Machine:
         """How many threads are worth while for so many tasks."""
         if self.threads == 1 or count == 1 or self.seconds * count < SHORT:
             return 1
-        return min(self.threads or cores(), self.chunks, count)
+        return min(self.threads or cores_lately(), self.chunks, count)
 
 
 class Place:

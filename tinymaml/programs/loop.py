@@ -51,6 +51,16 @@ class _Short(CompilerBase):
         return [passes]
 
 
+def compile_short(context, body, arguments, result):
+    """A function of scalars, compiled as part of the function that calls it, where it will be inlined."""
+    flags = Flags()
+    flags.error_model = "numpy"
+    flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    return compile_extra(
+        context.typing_context, context, body, arguments, result, flags, {}, context.active_code_library, _Short
+    )
+
+
 def loop(form: str):
     """A decorator: see above."""
     axes, operands = form.split(": ")
@@ -63,13 +73,7 @@ def loop(form: str):
         @intrinsic
         def run(typingctx, memory, t):
             def codegen(context, builder, _, args):
-                flags = Flags()
-                flags.error_model = "numpy"
-                flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-                compiled = compile_extra(  # as part of the function that has the loop, where it will be inlined
-                    context.typing_context, context, body, signature.args, signature.return_type, flags, {},
-                    context.active_code_library, _Short,
-                )  # fmt: skip
+                compiled = compile_short(context, body, signature.args, signature.return_type)
 
                 def call(values: list) -> list:
                     _, result = context.call_internal_no_propagate(builder, compiled.fndesc, signature, values)

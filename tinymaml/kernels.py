@@ -16,6 +16,7 @@ import os
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -87,6 +88,9 @@ def scatter_rows_numpy(g, rows, shape) -> np.ndarray:
 FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)  # kernel, memory, step
 
 
+in_a_hurry: ContextVar[bool] = ContextVar("in_a_hurry", default=False)  # True: nothing is compiled for a few calls
+
+
 class Kernel:
     """A kernel of `programs.machine`, called on arrays; its NumPy twin where there is no machine code for the call.
 
@@ -112,6 +116,8 @@ class Kernel:
         return self.twin(x, *args, **kwargs)
 
     def _load(self, kind: str, step: list) -> Callable | None:
+        if in_a_hurry.get():
+            return None
         from .programs.cache import load
         from .programs.schedule import Unsupported
 

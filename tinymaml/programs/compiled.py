@@ -63,6 +63,7 @@ import numpy as np
 from .. import blas
 from ..engine import Tensor, recorded
 from ..inputs import as_tasks, is_listed
+from ..kernels import in_a_hurry
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
 from .guards import Outside
 from .program import RecordError, split
@@ -269,7 +270,7 @@ class Compiled:
                 break
             one = tuple(tree_map(lambda x, t=t: np.asarray(x)[t], tasks))
             started = time.perf_counter()
-            with _one_thread():  # more would not help these sizes, and stall on a busy machine
+            with _briefly():
                 wanted = self._parts(*self.f(params, [one]))
             enough = patience.allows(EXPLAINING * (time.perf_counter() - started))
             ours = self._ours(v, t, shared, data, results, apart)
@@ -470,12 +471,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _one_thread():
-    """BLAS on one thread, where the library that limits it is installed."""
+@contextmanager
+def _briefly() -> Iterator[None]:
+    """For a few calls of the reference: on one thread of BLAS, where that can be limited, and nothing is compiled.
+
+    More threads would not help one task, and stall on a busy machine; kernels are NumPy's if they are not there yet.
+    """
     try:
-        return blas.one_thread(blas.libraries())
+        limited = blas.one_thread(blas.libraries())
     except ImportError:
-        return nullcontext()
+        limited = nullcontext()
+    token = in_a_hurry.set(True)
+    try:
+        with limited:
+            yield
+    finally:
+        in_a_hurry.reset(token)
 
 
 @contextmanager

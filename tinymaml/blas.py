@@ -1,6 +1,6 @@
 """BLAS: the libraries of this process, limited to one thread while we use them.
 
-    with one_thread(libraries()): ...       # NumPy's, SciPy's, everybody's
+    with one_thread(libraries()): ...       # all that are loaded
     with one_thread(scipys()): ...          # SciPy's alone, which machine code calls
     gemm("f4")                              # the address of SciPy's sgemm
 
@@ -9,7 +9,7 @@ before, and no thread or fork in between can lose it. OpenBLAS is asked directly
 in version 3.8 it obeys only the first thread that sets a limit.
 
 OpenBLAS reads `OPENBLAS_CORETYPE` when it is loaded, and takes AVX2 kernels on some AMD processors that have AVX-512.
-If nobody has set the variable, and SciPy's BLAS is not loaded yet, it is loaded with AVX-512 kernels.
+If the variable is not set, and SciPy's BLAS is not loaded yet, it is loaded with AVX-512 kernels.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ _UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
 
 
 def unchanging(x):
-    """x; an array or list that somebody could write to later as a copy that nobody can write to."""
+    """x; for an array or list that may be written to later, a copy that is read-only."""
     if isinstance(x, (list, tuple)):
         x = np.array(x)
         x.setflags(write=False)

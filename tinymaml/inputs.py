@@ -92,7 +92,7 @@ def check_data(what: str, data: tuple) -> None:
 
 
 def read_only(data: Nest) -> Nest:
-    """The data with arrays that nobody can write to: neither the loss, nor later whoever made them."""
+    """The data with read-only arrays: neither the loss can write to them, nor later the caller."""
     return tree_map(lambda x: unchanging(x) if isinstance(x, np.ndarray) else x, data)
 
 

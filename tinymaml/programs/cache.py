@@ -42,7 +42,7 @@ MAGIC = b"tinymaml code 1\n"
 LIMIT = 1 << 30  # bytes that the folder may take, unless TINYMAML_CACHE_SIZE says otherwise
 LARGEST = 1 << 28  # bytes of a file that may be ours
 WRITABLE = stat.S_IWGRP | stat.S_IWOTH  # by others
-ABANDONED = 3600  # seconds after which a temporary file is nobody's any more
+ABANDONED = 3600  # seconds after which a temporary file is taken for a dead process's
 # Settings of Numba that change the machine code.
 SETTINGS = "OPT", "CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DISABLE_INTEL_SVML"
 

@@ -191,7 +191,7 @@ def _same(x, y) -> bool:
 class Outside:
     """What a function reads besides its arguments, as it is now.
 
-    `inner_lr`, where `meta_value_and_grad` made the function, is not looked at: it is an input. An array that nobody
+    `inner_lr`, where `meta_value_and_grad` made the function, is not looked at: it is an input. An array that no code
     can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy is kept and compared.
 
     Attributes:

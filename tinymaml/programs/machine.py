@@ -654,7 +654,7 @@ def wait(slot):
     while word(slot + 8 * DONE) != chunks:
         exchanged(slot + 8 * WAITING, 1)
         if word(slot + 8 * DONE) == chunks and exchanged(slot + 8 * WAITING, 0):
-            return  # nobody has rung, and nobody will
+            return  # the lock has not been released, and will not be
         call_with(step_at(s[BOARD])[ACQUIRE], s[LOCK])
 
 
@@ -732,9 +732,9 @@ def serve(helper, arena):
                 continue
         if slot == 0 or misplaced:
             exchanged(helper + 8 * ASLEEP, 1)
-            slot = 0 if misplaced else joinable(board)  # once more: nobody would wake it for what came in between
+            slot = 0 if misplaced else joinable(board)  # once more: no caller would wake it for what came in between
             if slot == 0 or exchanged(helper + 8 * ASLEEP, 0) == 0:
-                call_with(step_at(board)[ACQUIRE], h[BELL])  # it sleeps, or somebody has rung already
+                call_with(step_at(board)[ACQUIRE], h[BELL])  # it sleeps, or a caller has rung already
             looks, moved = HELPERS_LOOKS, False
             continue
         ticket = word(slot + 8 * TICKET)

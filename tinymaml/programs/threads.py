@@ -14,7 +14,7 @@ words of 64 bits that are read and written atomically; the most important one is
     bits 0-7    the next chunk            bits 16-23   how many helpers may still join
     bits 8-15   how many chunks there are     24-62    the generation: which job of this slot it is
 
-To take a chunk is to replace the ticket by one with the next chunk, if nobody else has done so in between. A ticket of
+To take a chunk is to replace the ticket by one with the next chunk, if no other thread has done so in between. A ticket of
 another generation cannot be replaced, so a thread that comes late can do no harm, however late it comes.
 """
 
@@ -186,7 +186,7 @@ class Crew:
         finally:
             if not complete and _crew is self:  # Ctrl-C, for example
                 self.entry(CANCEL, slot.address, arena.address)
-            del self.live[slot]  # nobody has the job any more
+            del self.live[slot]  # no thread has the job any more
             self.slots.append(slot)
             self.arenas.append(arena)
 

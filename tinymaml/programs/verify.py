@@ -1,6 +1,8 @@
 """Verify: is what a program returns what the function returns?
 
-    differs(ours, wanted, explain) -> None, or a sentence that names the leaf and the size of the difference
+    differs(ours, wanted)         None, or a `Difference`: a sentence that names the leaf and the size
+    explain(task, arrays)         what rounding may do to the results of a task
+    unlike(data, count)           the tasks to compare: those that differ most from one another
 
 Nests, types, dtypes, shapes, integers and booleans have to be the same; floats to within UNITS ε of the largest number
 that is added up on the way to them, which is what compiled programs promise, or of what an ε there grows to. ε is that

@@ -14,8 +14,8 @@ words of 64 bits that are read and written atomically; the most important one is
     bits 0-7    the next chunk            bits 16-23   how many helpers may still join
     bits 8-15   how many chunks there are     24-62    the generation: which job of this slot it is
 
-To take a chunk is to replace the ticket by one with the next chunk, if no other thread has done so in between. A ticket of
-another generation cannot be replaced, so a thread that comes late can do no harm, however late it comes.
+To take a chunk is to replace the ticket by one with the next chunk, if no other thread has done so in between. A
+ticket of another generation cannot be replaced, so a thread that comes late can do no harm, however late it comes.
 """
 
 from __future__ import annotations

@@ -290,8 +290,7 @@ class Compiled:
         if ahead is None:
             one = tuple(tree_map(lambda x: np.asarray(x)[0], tasks))
             theta, one = tree_map(np.array, (params, one))  # the caller may write to them
-            ours = self._ours(v, 0, shared, data, results, apart)
-            v.ahead = Ahead(lambda: self._parts(*self.f(theta, [one])), ours)
+            v.ahead = Ahead(lambda: self._alone(theta, one), self._ours(v, 0, shared, data, results, apart))
             return None
         ours, wanted = ahead.ours, ahead.wanted
         if wanted is None or (v.outside and v.outside.changed()):  # it is begun again by the next call
@@ -307,6 +306,12 @@ class Compiled:
             rows, grads, _ = v.runner.run(shared, [x[t : t + 1] for x in data], 1)
         value, *aux = tree_leaves(_nested(v.runner.task, rows, 0))
         return np.asarray(value), aux, tree_leaves(grads)
+
+    def _alone(self, params, task: tuple) -> tuple:
+        """The reference's result for one task, as `_parts`; in flat memory, since its graphs may need gigabytes."""
+        with np.errstate(all="ignore"):
+            value, grads = self.of_task(params, *task, memory="flat")
+        return self._parts((value[0], [value[1]]) if self.of_task.keywords["has_aux"] else value, grads)
 
     def _parts(self, value, grads) -> tuple:
         """Value, aux and gradient of one task, of what the function returns for it alone."""

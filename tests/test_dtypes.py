@@ -484,6 +484,7 @@ def test_a_meta_loss_that_is_constant_has_no_slope(memory):
 
 
 @pytest.mark.parametrize(("f", "args", "error"), [
+    (lambda x: np.concatenate([np.sum(x), x]), (X,), ValueError),
     (lambda x: -(x > 0), (X,), TypeError),
     (lambda x: (x > 0) - (x < 1), (X,), TypeError),
     (lambda k: k**-1, (np.array([1, 2]),), ValueError),

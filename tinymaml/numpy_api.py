@@ -423,6 +423,8 @@ def concatenate(arrays, axis=0):
     arrays = [as_array(a) for a in arrays]
     if axis is None:
         arrays, axis = [ravel(a) for a in arrays], 0
+    if not all(a.ndim for a in arrays):
+        raise ValueError("zero-dimensional arrays cannot be concatenated")
     return ops.concatenate(*arrays, axis=one_axis(axis, arrays[0].ndim))
 
 

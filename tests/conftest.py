@@ -1,6 +1,7 @@
 """Where real data lies, and how long hypothesis may think."""
 
 import os
+import warnings
 from pathlib import Path
 
 for _library in ("OPENBLAS", "OMP", "MKL"):  # tiny arrays want one thread a process
@@ -13,6 +14,24 @@ settings.register_profile(
     "tinymaml", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 settings.load_profile("tinymaml")
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """A cache folder of the module's own: nothing that an earlier run has compiled is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def strict():
+    """A function that is not compiled says so in a warning; here that is an error."""
+    from tinymaml.programs import CompileWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompileWarning)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,20 +32,7 @@ UNITS = 8
 DTYPES = [np.float64, np.float32]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    """Nothing that an earlier run has compiled is used."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture
-def strict():
-    """What falls back says so; here that is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CompileWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def outcome(call):

@@ -34,12 +34,7 @@ DTYPES = [BOOL, *INTEGERS, *FLOATS]
 COUNT = 12  # awkward numbers of each dtype
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    """Nothing that an earlier run has compiled is used."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────

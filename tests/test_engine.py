@@ -703,7 +703,7 @@ def test_buffers_that_are_reused_in_numbers():
     np.testing.assert_array_equal(grad(centred)(x), [1 - 2, 2 - 1, 6 + 3])
 
 
-def test_constants_that_nobody_can_write_to_are_not_copied():
+def test_constants_that_are_read_only_are_not_copied():
     c = np.ones(3)
     c.flags.writeable = False
     x = tm.Tensor(np.arange(3.0))

@@ -17,6 +17,7 @@ import weakref
 
 import numpy as np
 import pytest
+from test_engine import buffer, centred
 
 import tinymaml as tm
 from tinymaml import models, nn
@@ -31,19 +32,7 @@ V = tm.value_and_grad
 BACKENDS = ["numba", "replay"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture
-def strict():
-    """What falls back says so; here that is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CompileWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def same(ours, wanted) -> None:
@@ -269,21 +258,6 @@ def test_rates_that_are_not_finite_are_refused_as_by_the_reference():
 # ── constants that are written to later ─────────────────────────────────────────────────────────────────────────────
 
 
-def reused(x):
-    buffer, total = np.zeros(3), 0.0
-    for i in range(3):
-        buffer[:] = i + 1
-        total = total + np.sum(x * buffer)
-    return total
-
-
-def centred_later(x):
-    d = np.array([1.0, 2.0, 6.0])
-    total = np.sum(x * d)
-    d -= d.mean()
-    return total
-
-
 def through_a_view(x):
     d = np.ones(3)
     total = np.sum(x * d[::-1] + np.broadcast_to(d[:1], (3,)) * x)
@@ -291,9 +265,9 @@ def through_a_view(x):
     return total
 
 
-@pytest.mark.parametrize("f", [reused, centred_later, through_a_view])
+@pytest.mark.parametrize("f", [buffer, centred, through_a_view])
 def test_constants_are_what_they_were_when_they_were_used(f, strict):
-    gradient = {reused: [6.0] * 3, centred_later: [1.0, 2, 6], through_a_view: [2.0] * 3}[f]
+    gradient = {buffer: [6.0] * 3, centred: [-1.0, 1, 9], through_a_view: [2.0] * 3}[f]
     for way in (V(f), tm.compile(V(f)), tm.compile(V(f), backend="replay")):
         value, grad = way(np.ones(3))
         np.testing.assert_array_equal(grad, gradient)
@@ -673,6 +647,23 @@ def test_long_programs_are_compared_in_the_background(monkeypatch):
     v.ahead.thread.join()
     with pytest.warns(CompileWarning, match="task 0 of an earlier call: the result"):
         same(fast(w, tasks), f(w, tasks))
+
+
+def test_an_error_in_the_background_falls_back(monkeypatch):
+    monkeypatch.setattr(compiled, "LONG", 0)
+    f, w, tasks = problem(3)
+    fast = tm.compile(f)
+
+    def out_of_memory(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(compiled.Compiled, "_alone", out_of_memory)
+    fast(w, tasks)
+    ((v,),) = fast.variants.values()
+    v.ahead.thread.join()
+    with pytest.warns(CompileWarning, match="MemoryError: no room"):
+        same(fast(w, tasks), f(w, tasks))
+    assert v.ahead is None and v.runner is None
 
 
 def test_tasks_that_are_compared_differ_in_masks_labels_and_ties():

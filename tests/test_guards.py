@@ -368,7 +368,7 @@ def test_what_is_not_named_is_not_looked_at():
     assert outside.changed() is None
 
 
-def test_an_array_that_nobody_can_write_to_is_neither_copied_nor_compared():
+def test_an_array_that_is_read_only_is_neither_copied_nor_compared():
     frozen = np.ones(10**6)
     frozen.flags.writeable = False
     view, f = frozen[::2], lambda x: x * frozen[0] * view[0]

@@ -1,4 +1,4 @@
-"""What a function meets while it is recorded: the same types as when it runs, or a refusal that nobody can swallow.
+"""What a function meets while it is recorded: the same types as when it runs, or a refusal that no code can swallow.
 
 A program is compared with the function itself, to the bit and the dtype, on numbers other than the recorded ones.
 """

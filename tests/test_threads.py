@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -28,11 +29,7 @@ HERE = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def loss(w, x, y):
@@ -127,7 +124,7 @@ def test_a_helper_takes_chunks_unless_it_cannot_leave_the_caller_s_processor(pla
 
 def test_a_call_does_not_wait_for_helpers_that_never_come(ready, monkeypatch):
     fast, params, tasks, wanted = ready
-    crew = threads.Crew(threads.crew().entry_address)
+    crew = threads.Crew(ctypes.cast(threads.crew().entry, ctypes.c_void_p).value)
     monkeypatch.setattr(threads, "_crew", crew)
     monkeypatch.setattr(crew, "serve", lambda helper: time.sleep(60))  # it has been started, and is not scheduled
     done = []

@@ -292,6 +292,8 @@ class Compiled:
             theta, one = tree_map(np.array, (params, one))  # the caller may write to them
             v.ahead = Ahead(lambda: self._alone(theta, one), self._ours(v, 0, shared, data, results, apart))
             return None
+        if ahead.error:
+            raise ahead.error
         ours, wanted = ahead.ours, ahead.wanted
         if wanted is None or (v.outside and v.outside.changed()):  # it is begun again by the next call
             return None

@@ -457,7 +457,7 @@ def logaddexp(x, y):
 
 
 def scalars(form: str):
-    """A decorator for functions of integers, which Numba compiles in a third of its usual time: see `loop._Short`."""
+    """A decorator for functions of integers, for which Numba leaves out most of its work: see `loop._Short`."""
     arguments, result = sigutils.normalize_signature(form)
 
     def decorate(body):

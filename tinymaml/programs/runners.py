@@ -157,7 +157,6 @@ class Place:
             self.first_of = np.arange(chunks + 1) * count // chunks
             self.sums = [np.empty((chunks, run.size), run.first.dtype) for run in m.layout.sums]
             self.head[len(self.head) - len(self.sums) :] = [*map(address_of, self.sums)]
-            self.chunks = chunks
             self.numbers = np.array([
                 address_of(m.moves), len(m.moves), address_of(self.first_of), chunks,
                 address_of(self.head), len(self.head),

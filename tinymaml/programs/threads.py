@@ -135,7 +135,6 @@ class Crew:
     """
 
     def __init__(self, entry: int):
-        self.entry_address = entry
         self.entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(entry)
         words = FIRST_HELPER + LINE * MOST
         allocate = ctypes.pythonapi.PyMem_RawCalloc  # never freed: a helper may sleep on when the interpreter ends

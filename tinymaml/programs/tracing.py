@@ -4,8 +4,8 @@
 
 Everything made of an argument is a `Traced`: it has the shape and the dtype of what it stands for, and one number for
 a value. It is one of three kinds, as what it stands for is: `Data` for an array, `Taped` for a tensor, which is what a
-derivative makes of an array, `Number` for a Python float. Each kind tells whoever asks the truth about its type, and
-refuses what it cannot answer for all values; `refused` remembers that, so that no `except` can swallow the refusal.
+derivative makes of an array, `Number` for a Python float. Each kind tells the truth about its type to code that asks,
+and refuses what it cannot answer for all values; `refused` remembers that, so that no `except` can swallow the refusal.
 tinymaml's own code (`ours`) sees tensors in all three. Read next: `guards`.
 """
 

@@ -18,7 +18,6 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -300,18 +299,20 @@ class Ahead:
     """A call that is made in a thread of its own.
 
     Attributes:
-        ours: what its result is to be compared with.   wanted: the result, None if there is none yet, or an error.
+        ours: what its result is to be compared with.   wanted: the result, None if there is none.   error: of the call.
     """
 
     def __init__(self, call: Callable, ours: Any):
-        self.ours, self.wanted = ours, None
+        self.ours, self.wanted, self.error = ours, None, None
         context = contextvars.copy_context()
         self.thread = threading.Thread(target=lambda: context.run(self.run, call), daemon=True)
         self.thread.start()
 
     def run(self, call: Callable) -> None:
-        with suppress(Exception):  # the next call meets it as well
+        try:
             self.wanted = call()
+        except Exception as error:
+            self.error = error
 
     def arrived(self) -> bool:
         return not self.thread.is_alive()

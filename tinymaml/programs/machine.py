@@ -375,27 +375,18 @@ def argmin(z, x, before, length, after):
 
 
 @register_jitable
-def product(z, x, y, count, m, n, k, x0, x1, x2, y0, y1, y2):
-    """z[i] = x[i] y[i], matrices of integers, which wrap: `count` of m × k by k × n; then the strides of x and of y."""
+def product(z, x, y, truths, count, m, n, k, x0, x1, x2, y0, y1, y2):
+    """z[i] = x[i] y[i], matrices of integers, which wrap: `count` of m × k by k × n; then the strides of x and of y.
+
+    Of truths, the sum over j is an "or".
+    """
     for i in range(count):
         for row in range(m):
             for column in range(n):
                 total = 0
                 for j in range(k):
                     total += x[i * x0 + row * x1 + j * x2] * y[i * y0 + j * y1 + column * y2]
-                z[(i * m + row) * n + column] = total
-
-
-@register_jitable
-def product_of_truths(z, x, y, count, m, n, k, x0, x1, x2, y0, y1, y2):
-    """Likewise: "or" over j of "and"."""
-    for i in range(count):
-        for row in range(m):
-            for column in range(n):
-                total = 0
-                for j in range(k):
-                    total |= x[i * x0 + row * x1 + j * x2] & y[i * y0 + j * y1 + column * y2]
-                z[(i * m + row) * n + column] = total
+                z[(i * m + row) * n + column] = min(total, 1) if truths else total
 
 
 @register_jitable

@@ -475,8 +475,8 @@ class _Scheduler:
         if e.output.dtype.kind != "f":
             if {a.buffer.dtype, b.buffer.dtype} != {e.output.dtype}:
                 raise Unsupported(f"a matrix product of {a.buffer.dtype} and {b.buffer.dtype} has no kernel")
-            kernel = "product_of_truths" if e.output.dtype == bool else "product"
-            self.call(e, kernel, [a, b], count, rows, b.shape[2], inner, *a.strides, *b.strides)
+            truths = int(e.output.dtype == bool)
+            self.call(e, "product", [a, b], truths, count, rows, b.shape[2], inner, *a.strides, *b.strides)
             return
         if count == 1 and rows <= FEW and rows * inner * b.shape[-1] > SMALL:
             return self._product_of_few_rows(e, a, b)

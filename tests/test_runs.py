@@ -22,8 +22,8 @@ from hypothesis.extra import numpy as hnp
 pytest.importorskip("safetensors")
 pytest.importorskip("filelock")
 
-from tinymaml import runs  # noqa: E402
-from tinymaml.runs import KEEP, Run, write_atomically  # noqa: E402
+from tinymaml.runs import folder as runs  # noqa: E402
+from tinymaml.runs.folder import KEEP, Run, write_atomically  # noqa: E402
 
 posix = pytest.mark.skipif(os.name != "posix", reason="fork, SIGKILL and limits are POSIX")
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .extras import require
-from .files import naming, sync, write_atomically
+from ..extras import require
+from ..files import naming, sync, write_atomically
 
 FORMAT = 1  # of the folder; a greater one is refused
 KEEP = 3  # checkpoints

@@ -1,0 +1,194 @@
+"""What is done for one task, done for all of them: the frame around every algorithm.
+
+    f = mean_over_tasks(of_task)        f(meta, tasks, *shared) → the mean value, the mean gradient
+    g = over_tasks(of_task)             g(meta, tasks, *shared) → what each task gives, stacked
+
+Whoever has an algorithm writes one function for one task, in plain NumPy and `grad`. Checks, sums, clear errors, and,
+by `compile`, machine code and threads, are the frame's. Reptile (Nichol, Achiam and Schulman, 2018), complete:
+
+    def reptile(theta, support, query, alpha):
+        phi = theta
+        for _ in range(5):
+            phi = tm.tree_map(lambda p, g: p - alpha * g, phi, tm.grad(loss)(phi, *support))
+        return loss(phi, *query), tm.tree_map(lambda p, q: p - q, theta, phi)
+
+    fast = tm.compile(tm.mean_over_tasks(reptile))
+    value, gradient = fast(theta, tasks, 0.01)
+
+Read next: `maml`.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .engine import Tensor
+from .inputs import as_tasks, check_arrays, check_converging, check_tree, read_only
+from .nest import Nest, tree_items, tree_leaves, tree_map
+from .numpy_api import as_array
+
+_quietly = np.errstate(all="ignore")  # what diverges is an error below, and says where
+
+
+@dataclass(frozen=True)
+class PerTask:
+    """One task's part of a function over tasks: what `record` and `compile` take up.
+
+    Attributes:
+        of_task: (meta, support, query, *shared) → the task's result.
+        gradient: the result is (value, gradient) or ((value, aux), gradient), and the mean is wanted.
+        bound: shared inputs that are given once, and follow those of each call.
+        check: `check(meta)` raises where the function's own settings do not fit.
+        cheaper: what first-order MAML computes in the place of `of_task`, for the listing.
+        flat: `flat(*shared)` → the parts of a gradient in flat memory, `flat.Parts`; None: there are none.
+        loss: the function that the user wrote, whose name warnings give.
+    """
+
+    of_task: Callable
+    gradient: bool
+    bound: tuple = ()
+    check: Callable | None = None
+    cheaper: Callable | None = None
+    flat: Callable | None = None
+    loss: Callable | None = None
+
+    @property
+    def named(self) -> Callable:
+        return self.loss or self.of_task
+
+
+def mean_over_tasks(of_task: Callable) -> Callable:
+    """The function `f(meta, tasks, *shared)` → the means over tasks of what `of_task` returns for each.
+
+    Args:
+        of_task: `of_task(meta, support, query, *shared)` → (value, gradient), or ((value, aux), gradient): a scalar,
+            anything of arrays, and a nest of arrays with the structure, shapes and dtypes of `meta`.
+
+    The function takes:
+        meta: what is learned, a nest of floating-point arrays: θ; or θ and rates.
+        tasks: ((xs, ys), (xq, yq)), support and query, every array with the tasks stacked on axis 0; or, for tasks of
+            unequal sizes, a list of such pairs, unstacked. xs, ys, xq and yq may be nests of arrays themselves.
+        shared: nests that are the same for all tasks, and are not learned. Once it is compiled, arrays and floats may
+            change from call to call; booleans, integers and strings select a program each.
+
+    It returns the mean value and the mean gradient; with aux the pair (mean value, list of each task's aux) in the
+    place of the value. Tasks go one at a time: memory is one task's, and the sums are the same bits from run to run.
+    `compile` makes it fast.
+
+    Raises:
+        TypeError: `of_task` returns something else; the message shows it. `meta` is not floating-point.
+        ValueError: NaN or infinity in meta or the data; an empty set; arrays that disagree on the number of tasks.
+        FloatingPointError: a value or a gradient that is not finite; the task is named.
+    """
+    return over(PerTask(of_task, gradient=True))
+
+
+def over_tasks(of_task: Callable) -> Callable:
+    """The function `g(meta, tasks, *shared)` → the nest that `of_task` returns, each leaf with the tasks on axis 0.
+
+    For what needs no mean: evaluation, predictions. Arguments and errors as in `mean_over_tasks`, but that results
+    need not be finite.
+    """
+    return over(PerTask(of_task, gradient=False))
+
+
+def over(per_task: PerTask) -> Callable:
+    """The function over tasks of what is done for one."""
+    each = _mean if per_task.gradient else _stacked
+
+    @_quietly
+    def f(meta: Nest, tasks: tuple | list, *shared: Nest):
+        tasks = as_tasks(meta, tasks)
+        if per_task.check:
+            per_task.check(meta)
+        check_tree("shared", shared)
+        return each(per_task.of_task, meta, tasks, (*shared, *per_task.bound))
+
+    f.__name__ = getattr(per_task.named, "__name__", type(per_task.named).__name__)
+    f.per_task = per_task
+    return f
+
+
+def _results(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
+    for t, (support, query) in enumerate(map(read_only, tasks)):
+        try:
+            yield t, of_task(meta, support, query, *shared)
+        except FloatingPointError as cause:
+            raise FloatingPointError(f"task {t}, {cause}") from cause
+
+
+def _stacked(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple) -> Nest:
+    rows = [result for _, result in _results(of_task, meta, tasks, shared)]
+    return tree_map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def _mean(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
+    values, aux, total = [], [], None
+    for t, result in _results(of_task, meta, tasks, shared):
+        value, grads = checked(result, meta)
+        if isinstance(value, tuple):
+            value, extra = value
+            aux.append(extra)
+        check_converging(value, f"task {t}: the query loss")
+        check_arrays(grads, f"task {t}: the meta-gradient of params")
+        values.append(value)
+        total = grads if total is None else tree_map(operator.add, total, grads)
+
+    # 1/T Σₜ
+    value = as_array(functools.reduce(operator.add, values) / len(tasks))
+    grads = tree_map(lambda g: as_array(g / len(tasks)), total)
+    return ((value, aux) if aux else value), grads
+
+
+def checked(result, meta: Nest) -> tuple:
+    """What `of_task` returned, if it keeps the contract.
+
+    Raises:
+        TypeError: it does not; the message shows what it returned and what is wanted.
+    """
+    pair = isinstance(result, tuple) and len(result) == 2
+    value = result[0][0] if pair and isinstance(result[0], tuple) and len(result[0]) == 2 else result[0] if pair else 0
+    number = isinstance(value, (Tensor, np.ndarray, np.generic, float)) and np.shape(value) == ()
+    if not pair or not number:
+        raise TypeError(f"of_task returned {outlined(result)}, wanted {_WANTED}")
+    wanted, seen = ({path: _typed(x) for path, x in tree_items(nest)} for nest in (meta, result[1]))
+    if wanted != seen or not _alike(meta, result[1]):
+        path = next((p for p in (*wanted, *seen) if wanted.get(p) != seen.get(p)), "")
+        raise TypeError(
+            f"of_task returned a gradient with {seen.get(path, 'nothing') if path in (*wanted, *seen) else outlined(result[1])}"
+            f" at meta{path}, wanted {wanted.get(path, 'nothing') if path in (*wanted, *seen) else outlined(meta)}:"
+            " the gradient is shaped like meta"
+        )  # fmt: skip
+    return result
+
+
+_WANTED = "(value, gradient) or ((value, aux), gradient), the value a scalar and the gradient a nest shaped like meta"
+
+
+def _typed(x) -> str:
+    x = x if isinstance(x, Tensor) else np.asarray(x)
+    return f"{x.dtype} {x.shape}"
+
+
+def _alike(a: Nest, b: Nest) -> bool:
+    try:
+        tree_map(lambda x, y: None, a, b)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def outlined(tree: Nest) -> str:
+    """A nest with a dtype and a shape in the place of each array, for errors."""
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{k!r}: {outlined(v)}" for k, v in tree.items()) + "}"
+    if isinstance(tree, tuple):
+        return f"({', '.join(map(outlined, tree))}{',' * (len(tree) == 1)})"
+    if isinstance(tree, list):
+        return f"[{', '.join(map(outlined, tree))}]"
+    return _typed(tree) if isinstance(tree, (Tensor, np.ndarray, np.generic)) else repr(tree)

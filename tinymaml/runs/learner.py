@@ -133,10 +133,8 @@ class Learner:
             if not (isinstance(result, tuple) and isinstance(result[0], tuple) and len(result) == len(result[0]) == 2):
                 raise TypeError(f"of_task of {called} returned {outlined(result)}, wanted ((loss, aux), gradient)")
             (value, aux), gradient = result
-            aux = {**aux, "metric": aux["aux"]} if carries else {"metric": aux}
-            aux.pop("aux", None)
-            if collect:
-                aux.update(aux["metric"])
+            state, aux = ({"carried": aux["carried"]}, aux["aux"]) if carries else ({}, aux)
+            aux = {**(aux if collect else {"metric": aux}), **state}
             if "weight" in given:
                 gradient = tree_map(lambda g: given["weight"] * g, gradient)
             return (value, aux), gradient
@@ -211,7 +209,7 @@ def forward(f: Callable, theta: Nest, x: Nest, collect: bool = False) -> tuple[N
     """
     given = x.keys() if isinstance(x, dict) else set()
     if given == {"x", "support"}:
-        first = len(tree_leaves(x["support"])[0])
+        first = tree_leaves(x["support"])[0].shape[0]
         rows = tree_map(lambda s, q: np.concatenate([s, q]), x["support"], x["x"])
         outputs = f(theta, rows, lambda _, h, gamma, beta: nn.batch_norm(h, gamma, beta, first=first))
         return tree_map(lambda y: y[first:], outputs), {}
@@ -239,7 +237,7 @@ def make_view(statistics: str) -> Callable:
             return {"x": xq, "support": xs}, yq
         if statistics == "running" and norms:
             # those of step k, if there are K of them, are of the query after that step; before the first, the first's
-            at = min(max(step - 1, 0), len(tree_leaves(norms)[0]) - 1)
+            at = min(max(step - 1, 0), tree_leaves(norms)[0].shape[0] - 1)
             return {"x": xq, "norms": tree_map(lambda kept: kept[at], norms)}, yq
         return query
 

@@ -1,7 +1,7 @@
 """The outer loop's options: its rate over the iterations, its optimiser, and how the tasks' gradients become one step.
 
     meta, state = optimizer(settings, i).update(meta, gradient, state)          β at iteration i
-    losses, gradient = sharp(f, settings.sharpness)(meta, ...)                   G(θ + ρ G/‖G‖)
+    value, gradient = sharp(f, settings.sharpness)(meta, ...)                    G(θ + ρ G/‖G‖)
 
 Read next: `learner`.
 """
@@ -75,6 +75,13 @@ def rate(settings: Settings, iteration: int) -> float:
 def optimizer(settings: Settings, iteration: int = 0) -> optim.Optimizer:
     """The optimiser of an iteration. Its state does not depend on the rate."""
     return getattr(optim, settings.optimizer)(rate(settings, iteration))
+
+
+def task_weights(losses: np.ndarray, eta: float) -> np.ndarray:
+    """(tasks,): T p, by which the tasks' gradients are multiplied, so that their mean is Σ p ∇F (`proximal`)."""
+    from ..algorithms.proximal import robust_weights
+
+    return len(losses) * np.asarray(robust_weights(losses, eta))
 
 
 def sharp(gradient: Callable, rho: float) -> Callable:

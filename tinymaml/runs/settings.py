@@ -20,7 +20,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -201,12 +201,13 @@ class Config:
             ValueError: no part has such an option; or a value is not allowed.
         """
         parts = {role: getattr(self, role) for role in TABLES}
-        self._refuse_unknown(changes)
+        self.require(changes)
         for role, part in parts.items():
             parts[role] = Part(part.name, _replaced(part.settings, changes))
         return Config(**parts, outer=_replaced(self.outer, changes))
 
-    def _refuse_unknown(self, names) -> None:
+    def require(self, names: Iterable[str]) -> None:
+        """Raises: ValueError: no part has an option of one of these names; the message says which others have it."""
         for name in names:
             if name not in self.options():
                 raise ValueError(f"no part of this run has an option {name}: {self._chosen()}{_elsewhere(name)}")
@@ -235,7 +236,7 @@ class Config:
                for role in TABLES},
             outer=_made(outer_settings(), {**defaults, **changes}, "the outer loop"),
         )  # fmt: skip
-        config._refuse_unknown(changes)
+        config.require(changes)
         return config
 
     def to_json(self) -> dict[str, Any]:

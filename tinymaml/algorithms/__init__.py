@@ -40,9 +40,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import maml
+from . import cavia, joint, maml, meta_sgd, reptile
+from .partial import ANIL, BOIL
 
 # By the names of the command line.
 ALGORITHMS: dict[str, Any] = {
     "maml": maml,
+    "reptile": reptile,
+    "anil": ANIL,
+    "boil": BOIL,
+    "cavia": cavia,
+    "meta-sgd": meta_sgd,
+    "joint": joint,
 }

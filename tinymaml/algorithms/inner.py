@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,10 +80,15 @@ def descend(loss: Callable, theta: Nest, support: tuple, settings: Settings) -> 
     Raises:
         FloatingPointError: a support loss is not finite; the step is named.
     """
+    return (theta for theta, _ in steps(loss, theta, itertools.repeat(support), settings))
+
+
+def steps(loss: Callable, theta: Nest, supports: Iterable[tuple], settings: Settings, state: Nest = None):
+    """(θₖ, the optimiser's state) of `descend`, with a support set per step, and from a given state (None: zero)."""
     opt = optimizer(settings)
-    state = opt.init(theta)
-    for k in itertools.count():
-        yield theta
+    state = opt.init(theta) if state is None else state
+    for k, support in enumerate(supports):
+        yield theta, state
         grads = clipped(support_gradient(loss, theta, support, k), settings)
         if settings.inner_decay and settings.inner_optimizer != "adamw":
             # g ← g + λθ, the gradient of λ/2 ‖θ‖²

@@ -22,11 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import models, nn, optim
+from . import nn, optim
 from .blas import libraries, one_thread
 from .extras import require
 from .maml import adapt, meta_value_and_grad
 from .nest import Nest, tree_fill, tree_items, tree_map
+from .networks import Network
+from .networks.conv import conv
+from .networks.mlp import mlp
 from .programs import compile
 from .runs import Run
 from .tasks.omniglot import OmniglotTasks
@@ -114,11 +117,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build(config: Config) -> tuple[models.Network, Any, Callable]:
+def build(config: Config) -> tuple[Network, Any, Callable]:
     """The network, the task family and the loss `loss(params, x, y)` → (scalar, metric) of a configuration."""
     if config.family == "sinusoid":
         family: Any = SinusoidTasks(config.shots, config.queries, config.dtype)
-        network = models.mlp(family.input_shape, config.hidden, family.outputs)
+        network = mlp(family.input_shape, config.hidden, family.outputs)
         return network, family, lambda params, x, y: (nn.mse(network.apply(params, x), y),) * 2  # loss and metric
     if not config.data:
         raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
@@ -126,9 +129,9 @@ def build(config: Config) -> tuple[models.Network, Any, Callable]:
         config.data, config.ways, config.shots, config.queries, config.scheme, config.rotations, config.dtype
     )
     if config.model == "conv":
-        network = models.conv(family.input_shape, config.filters, family.outputs)
+        network = conv(family.input_shape, config.filters, family.outputs)
     else:
-        network = models.mlp(family.input_shape, config.hidden, family.outputs, norm=True)
+        network = mlp(family.input_shape, config.hidden, family.outputs, norm="batch")
 
     def loss(params, x, y):
         logits = network.apply(params, x)
@@ -234,7 +237,7 @@ class Trained(NamedTuple):
     """What a run has learned: its settings, what `build` makes of them, θ, and after how many iterations."""
 
     config: Config
-    network: models.Network
+    network: Network
     family: Any
     loss: Callable
     params: Nest

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinymaml as tm
-from tinymaml.models import conv, mlp
 from tinymaml.nest import tree_items, tree_leaves, tree_map
+from tinymaml.networks.conv import conv
+from tinymaml.networks.mlp import mlp
 from tinymaml.tasks.sinusoid import SinusoidTasks, Waves
 
 counts = st.integers(1, 6)
@@ -119,7 +120,7 @@ def test_an_unknown_split_is_named():
 
 NETWORKS = {
     "sinusoid": (mlp((1,), (40, 40), 1), (1,), 1),
-    "omniglot mlp": (mlp((28, 28, 1), (256, 128, 64, 64), 5, norm=True), (28, 28, 1), 5),
+    "omniglot mlp": (mlp((28, 28, 1), (256, 128, 64, 64), 5, norm="batch"), (28, 28, 1), 5),
     "omniglot conv": (conv((28, 28, 1), 64, 5), (28, 28, 1), 5),
     "small conv": (conv((12, 12, 3), 4, 7, blocks=2), (12, 12, 3), 7),
     "miniimagenet conv": (conv((84, 84, 3), 32, 5, pool=True), (84, 84, 3), 5),

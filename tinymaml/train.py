@@ -25,12 +25,12 @@ import numpy as np
 from . import models, nn, optim
 from .blas import libraries, one_thread
 from .extras import require
+from .families.omniglot import OmniglotTasks
+from .families.sinusoid import SinusoidTasks
 from .maml import adapt, meta_value_and_grad
 from .nest import Nest, tree_fill, tree_items, tree_map
 from .programs import compile
 from .runs import Run
-from .tasks.omniglot import OmniglotTasks
-from .tasks.sinusoid import SinusoidTasks
 
 INIT, TRAIN, VALIDATE, TEST = range(4)  # streams of random numbers, apart from each other
 
@@ -187,9 +187,9 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
                     raise FloatingPointError(f"meta-iteration {i + 1}, {cause}") from None
                 params, state = optim.adam(meta_lr(config, i)).update(params, grads, state)
                 _check_finite({"params": params, "optimizer": state}, i + 1)
-                record = {"iteration": i + 1, "loss": float(value), family.metric: float(np.mean(metrics))}
+                record = {"iteration": i + 1, "loss": float(value), family.metric.name: float(np.mean(metrics))}
                 if (i + 1) % config.validate_every == 0:
-                    record[f"validation_{family.metric}"] = _validate(config, family, loss, params)
+                    record[f"validation_{family.metric.name}"] = _validate(config, family, loss, params)
                 run.log(record)
                 bar.update()
                 bar.set_postfix_str(_shown(record, getattr(bar, "postfix", None)), refresh=False)

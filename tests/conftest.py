@@ -63,9 +63,9 @@ def omniglot_data(tmp_path_factory):
         with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
             for c in range(characters):
                 pattern = np.kron(rng.random((5, 5)) < 0.7, np.ones((21, 21), bool))  # true is white
-                for drawing in range(20):
+                for drawing, move in enumerate(rng.choice(13 * 13, 20, replace=False)):
                     stream = io.BytesIO()
-                    moved = np.roll(pattern, rng.integers(-6, 7, 2), (0, 1))
+                    moved = np.roll(pattern, (move // 13 - 6, move % 13 - 6), (0, 1))
                     Image.fromarray(moved).save(stream, "PNG", compress_level=1)
                     member = f"{name}/{name[7:].title()}/character{c + 1:03d}/{c:04d}_{drawing + 1:02d}.png"
                     archive.writestr(member, stream.getvalue())

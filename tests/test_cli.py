@@ -20,8 +20,8 @@ import tinymaml  # noqa: E402
 from tinymaml import train as training  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.evaluate import evaluate  # noqa: E402
-from tinymaml.runs import Run  # noqa: E402
 from tinymaml.families import fetch  # noqa: E402
+from tinymaml.runs import Run  # noqa: E402
 from tinymaml.train import Config, restore  # noqa: E402
 
 SMALL = ["--tasks", "2", "--hidden", "6", "--iterations", "4", "--validation-tasks", "2", "--validate-every", "4",

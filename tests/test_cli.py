@@ -20,8 +20,8 @@ import tinymaml  # noqa: E402
 from tinymaml import train as training  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.evaluate import evaluate  # noqa: E402
+from tinymaml.families import fetch  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
-from tinymaml.tasks import download  # noqa: E402
 from tinymaml.train import Config, restore  # noqa: E402
 
 SMALL = ["--tasks", "2", "--hidden", "6", "--iterations", "4", "--validation-tasks", "2", "--validate-every", "4",
@@ -416,14 +416,14 @@ def test_ctrl_c_in_an_evaluation_is_130(capsys, monkeypatch, run):
 
 
 def test_data_downloads_and_prints_where(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(download, "omniglot", lambda to: Path(to) / "here")
+    monkeypatch.setattr(fetch, "omniglot", lambda to: Path(to) / "here")
     assert main(["data", "omniglot", "--to", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'here'}\n"
 
     def refused(to):
         raise ConnectionError("https://example.org/a.zip: HTTP 404 Not Found")
 
-    monkeypatch.setattr(download, "omniglot", refused)
+    monkeypatch.setattr(fetch, "omniglot", refused)
     assert "HTTP 404 Not Found" in fails(capsys, "data", "omniglot", "--to", tmp_path)
 
 

@@ -23,10 +23,10 @@ from tinymaml import maml  # noqa: E402
 from tinymaml import train as training  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.evaluate import evaluate  # noqa: E402
+from tinymaml.families import omniglot  # noqa: E402
+from tinymaml.families.sinusoid import SinusoidTasks  # noqa: E402
 from tinymaml.nest import tree_items, tree_leaves  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
-from tinymaml.tasks import omniglot  # noqa: E402
-from tinymaml.tasks.sinusoid import SinusoidTasks  # noqa: E402
 from tinymaml.train import TEST, TRAIN, VALIDATE, Config, build, generator, meta_lr, restore, resumed, train  # noqa: E402
 
 posix = pytest.mark.skipif(os.name != "posix", reason="these signals are POSIX")

@@ -189,9 +189,9 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from .tasks import download
+    from .families import fetch
 
-    print(download.omniglot(args.to))
+    print(fetch.omniglot(args.to))
     return 0
 
 

@@ -20,11 +20,11 @@ import numpy as np
 from .engine import value_and_grad
 from .evaluate import interval, thetas
 from .extras import require
+from .families.sinusoid import X
 from .files import naming, write_atomically
 from .nest import Nest, tree_map
 from .optim import adam
 from .runs import Run
-from .tasks.sinusoid import X
 from .train import INIT, TEST, TRAIN, VALIDATE, Config, Trained, generator, meta_lr, restore
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def predictions(trained: Trained, net: Net, tasks: int = 2) -> Figure:
     left = np.cumsum([3.2, shots + 0.5, queries + 0.5, queries])  # where the three blocks begin, and the last ends
     figure = _figure(8, 0.5 + tasks * (1.4 * rows + 1) * 8 / left[-1])
     for i, ax in enumerate(figure.subplots(tasks, 1, squeeze=False).ravel()):
-        characters = family.episodes(generator(config, TEST, i), 1, "test").characters[0]
+        characters = family.episodes(generator(config, TEST, i), 1, "test").classes[0] // 4
         support, (xq, yq) = _task(trained, "test", i)
         path = _path(loss, net, support)
         before, after = (np.asarray(network.apply(params, xq)) for params in (path[0], path[-1]))
@@ -228,7 +228,7 @@ def _tiles(ax, left: float, images, labels, rows: int, columns: int, logits=None
 
 def after_steps(trained: Trained, nets: dict[str, Net], tasks: int) -> Figure:
     """The query metric of each net against the number of steps: its mean over test tasks, in a band of 95 %."""
-    config, accuracy = trained.config, trained.family.metric == "accuracy"
+    config, accuracy = trained.config, trained.family.metric.name == "accuracy"
     scale, unit = (100, " %") if accuracy else (1, "")
     figure = _figure(8, 4.4)
     ax, x = figure.subplots(), np.arange(STEPS + 1)

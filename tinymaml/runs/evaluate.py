@@ -47,7 +47,7 @@ def evaluate(
                 raise FloatingPointError(f"{split} task {t}: {cause}") from None
     mean, ci95 = interval(measured)
     return {
-        "metric": family.metric,
+        "metric": family.metric.name,
         "tasks": tasks,
         "steps": list(range(steps + 1)),
         "mean": mean.tolist(),
@@ -55,7 +55,7 @@ def evaluate(
         "split": split,
         "iteration": iteration,
         "inner_lr": config.inner_lr,
-        "ways": config.ways if family.metric == "accuracy" else None,
+        "ways": config.ways if family.metric.name == "accuracy" else None,
         "shots": config.shots,
         "queries": config.queries,
     }

@@ -40,9 +40,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import maml
+from . import hessian_free, imaml, maml, mamlpp, perturbed, proximal
 
 # By the names of the command line.
 ALGORITHMS: dict[str, Any] = {
     "maml": maml,
+    "mamlpp": mamlpp,
+    "imaml": imaml,
+    "hessian-free": hessian_free,
+    "proximal": proximal,
+    "perturbed": perturbed,
 }

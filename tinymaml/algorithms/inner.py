@@ -68,7 +68,9 @@ def init(theta: Nest, settings) -> Nest:
     return theta
 
 
-def descend(loss: Callable, theta: Nest, support: tuple, settings: Settings) -> Iterator[Nest]:
+def descend(
+    loss: Callable, theta: Nest, support: tuple, settings: Settings, gradient: Callable | None = None
+) -> Iterator[Nest]:
     """θ₀ = θ, θ₁, θ₂, …, without end, each after one more step on the support set.
 
     Args:
@@ -76,15 +78,17 @@ def descend(loss: Callable, theta: Nest, support: tuple, settings: Settings) -> 
         theta: a nest of floating-point arrays.
         support: what the loss takes beside θ.
         settings: the optimiser and its rates; `inner_steps` is not read.
+        gradient: `gradient(loss, θₖ, support, k)`, in the place of `support_gradient`.
 
     Raises:
         FloatingPointError: a support loss is not finite; the step is named.
     """
+    gradient = gradient or support_gradient
     opt = optimizer(settings)
     state = opt.init(theta)
     for k in itertools.count():
         yield theta
-        grads = clipped(support_gradient(loss, theta, support, k), settings)
+        grads = clipped(gradient(loss, theta, support, k), settings)
         if settings.inner_decay and settings.inner_optimizer != "adamw":
             # g ← g + λθ, the gradient of λ/2 ‖θ‖²
             grads = tree_map(lambda g, p: g + settings.inner_decay * p, grads, theta)
@@ -130,6 +134,11 @@ def clipped(grads: Nest, settings: Settings) -> Nest:
 def dot(a: Nest, b: Nest):
     """⟨a, b⟩, over all leaves of two nests."""
     return functools.reduce(operator.add, [np.sum(x * y) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)])
+
+
+def plus(x: Nest, a, v: Nest) -> Nest:
+    """x + a v for a number or scalar a, in the dtypes of x."""
+    return tree_map(lambda x, v: x + (a if isinstance(a, (int, float)) else in_dtype(a, x.dtype)) * v, x, v)
 
 
 def nth(thetas: Iterator[Nest], k: int) -> Nest:

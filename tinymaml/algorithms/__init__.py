@@ -40,14 +40,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import hessian_free, imaml, maml, mamlpp, perturbed, proximal
+from . import cavia, hessian_free, imaml, joint, maml, mamlpp, meta_sgd, perturbed, proximal, reptile
+from .partial import ANIL, BOIL
 
 # By the names of the command line.
 ALGORITHMS: dict[str, Any] = {
     "maml": maml,
+    "reptile": reptile,
+    "anil": ANIL,
+    "boil": BOIL,
+    "cavia": cavia,
+    "meta-sgd": meta_sgd,
     "mamlpp": mamlpp,
     "imaml": imaml,
     "hessian-free": hessian_free,
     "proximal": proximal,
     "perturbed": perturbed,
+    "joint": joint,
 }

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from .. import optim
 from ..engine import value_and_grad
 from ..inputs import check_converging
 from ..nest import Nest, tree_leaves, tree_map
+from ..numpy_api import as_array
 from ..ops import in_dtype
 from ..runs.settings import option
 
@@ -83,11 +84,23 @@ def descend(
     Raises:
         FloatingPointError: a support loss is not finite; the step is named.
     """
+    return (theta for theta, _ in steps(loss, theta, itertools.repeat(support), settings, gradient=gradient))
+
+
+def steps(
+    loss: Callable,
+    theta: Nest,
+    supports: Iterable[tuple],
+    settings: Settings,
+    state: Nest = None,
+    gradient: Callable | None = None,
+) -> Iterator[tuple[Nest, Nest]]:
+    """(θₖ, the optimiser's state) of `descend`, with a support set per step, and from a given state (None: zero)."""
     gradient = gradient or support_gradient
     opt = optimizer(settings)
-    state = opt.init(theta)
-    for k in itertools.count():
-        yield theta
+    state = opt.init(theta) if state is None else state
+    for k, support in enumerate(supports):
+        yield theta, state
         grads = clipped(gradient(loss, theta, support, k), settings)
         if settings.inner_decay and settings.inner_optimizer != "adamw":
             # g ← g + λθ, the gradient of λ/2 ‖θ‖²
@@ -138,7 +151,8 @@ def dot(a: Nest, b: Nest):
 
 def plus(x: Nest, a, v: Nest) -> Nest:
     """x + a v for a number or scalar a, in the dtypes of x."""
-    return tree_map(lambda x, v: x + (a if isinstance(a, (int, float)) else in_dtype(a, x.dtype)) * v, x, v)
+    rate = lambda x: a if isinstance(a, (int, float)) else in_dtype(a, x.dtype)  # noqa: E731
+    return tree_map(lambda x, v: as_array(x + rate(x) * v), x, v)
 
 
 def nth(thetas: Iterator[Nest], k: int) -> Nest:

@@ -191,8 +191,8 @@ def _same(x, y) -> bool:
 class Outside:
     """What a function reads besides its arguments, as it is now.
 
-    `inner_lr`, where `meta_value_and_grad` made the function, is not looked at: it is an input. An array that no code
-    can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy is kept and compared.
+    An array that no code can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy
+    is kept and compared.
 
     Attributes:
         watched: what is compared.   generators: random generators, with their names.
@@ -212,9 +212,6 @@ class Outside:
         self._named: set[type] = set()  # the classes that it names, and may call
         self._objects: list[tuple[Any, str, set]] = []  # whose attributes are looked at, and which already are
         self._queue: collections.deque = collections.deque()
-        f = getattr(f, "of_task", None) or f
-        if isinstance(f, functools.partial):
-            self._skip(f.keywords.get("inner_lr"))
         self._reach(f, "the function" if isinstance(f, (types.FunctionType, functools.partial)) else "self")
         self._walk()
         self._names = [x for x in self.watched if isinstance(x, _Names)]
@@ -283,11 +280,6 @@ class Outside:
                 self._look_at_attributes(x, label, known)
             if not self._queue:
                 return
-
-    def _skip(self, tree) -> None:
-        self._seen[id(tree)] = tree
-        for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
-            self._skip(part)
 
     def _moved(self, old, new) -> bool:
         content = self._arrays.get(id(old))

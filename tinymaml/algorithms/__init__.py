@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import cavia, joint, maml, meta_sgd, reptile
+from . import cavia, hessian_free, imaml, joint, maml, mamlpp, meta_sgd, perturbed, proximal, reptile
 from .partial import ANIL, BOIL
 
 # By the names of the command line.
@@ -51,5 +51,10 @@ ALGORITHMS: dict[str, Any] = {
     "boil": BOIL,
     "cavia": cavia,
     "meta-sgd": meta_sgd,
+    "mamlpp": mamlpp,
+    "imaml": imaml,
+    "hessian-free": hessian_free,
+    "proximal": proximal,
+    "perturbed": perturbed,
     "joint": joint,
 }

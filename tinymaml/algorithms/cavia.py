@@ -18,9 +18,10 @@ import numpy as np
 from ..nest import tree_map
 from ..runs.settings import option
 from . import inner
-from .inner import descend, init, through  # noqa: F401
+from .inner import descend, through
 
 exact = True
+init = inner.init
 defaults = {"inner_lr": 1.0}
 
 

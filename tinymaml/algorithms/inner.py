@@ -31,6 +31,7 @@ from .. import optim
 from ..engine import value_and_grad
 from ..inputs import check_converging
 from ..nest import Nest, tree_leaves, tree_map
+from ..numpy_api import as_array
 from ..ops import in_dtype
 from ..runs.settings import option
 
@@ -68,7 +69,9 @@ def init(theta: Nest, settings) -> Nest:
     return theta
 
 
-def descend(loss: Callable, theta: Nest, support: tuple, settings: Settings) -> Iterator[Nest]:
+def descend(
+    loss: Callable, theta: Nest, support: tuple, settings: Settings, gradient: Callable | None = None
+) -> Iterator[Nest]:
     """θ₀ = θ, θ₁, θ₂, …, without end, each after one more step on the support set.
 
     Args:
@@ -76,20 +79,29 @@ def descend(loss: Callable, theta: Nest, support: tuple, settings: Settings) -> 
         theta: a nest of floating-point arrays.
         support: what the loss takes beside θ.
         settings: the optimiser and its rates; `inner_steps` is not read.
+        gradient: `gradient(loss, θₖ, support, k)`, in the place of `support_gradient`.
 
     Raises:
         FloatingPointError: a support loss is not finite; the step is named.
     """
-    return (theta for theta, _ in steps(loss, theta, itertools.repeat(support), settings))
+    return (theta for theta, _ in steps(loss, theta, itertools.repeat(support), settings, gradient=gradient))
 
 
-def steps(loss: Callable, theta: Nest, supports: Iterable[tuple], settings: Settings, state: Nest = None):
+def steps(
+    loss: Callable,
+    theta: Nest,
+    supports: Iterable[tuple],
+    settings: Settings,
+    state: Nest = None,
+    gradient: Callable | None = None,
+) -> Iterator[tuple[Nest, Nest]]:
     """(θₖ, the optimiser's state) of `descend`, with a support set per step, and from a given state (None: zero)."""
+    gradient = gradient or support_gradient
     opt = optimizer(settings)
     state = opt.init(theta) if state is None else state
     for k, support in enumerate(supports):
         yield theta, state
-        grads = clipped(support_gradient(loss, theta, support, k), settings)
+        grads = clipped(gradient(loss, theta, support, k), settings)
         if settings.inner_decay and settings.inner_optimizer != "adamw":
             # g ← g + λθ, the gradient of λ/2 ‖θ‖²
             grads = tree_map(lambda g, p: g + settings.inner_decay * p, grads, theta)
@@ -135,6 +147,12 @@ def clipped(grads: Nest, settings: Settings) -> Nest:
 def dot(a: Nest, b: Nest):
     """⟨a, b⟩, over all leaves of two nests."""
     return functools.reduce(operator.add, [np.sum(x * y) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)])
+
+
+def plus(x: Nest, a, v: Nest) -> Nest:
+    """x + a v for a number or scalar a, in the dtypes of x."""
+    rate = lambda x: a if isinstance(a, (int, float)) else in_dtype(a, x.dtype)  # noqa: E731
+    return tree_map(lambda x, v: as_array(x + rate(x) * v), x, v)
 
 
 def nth(thetas: Iterator[Nest], k: int) -> Nest:

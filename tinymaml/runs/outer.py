@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import optim
-from ..nest import Nest, tree_leaves, tree_map
+from ..algorithms.perturbed import sharpened
+from ..algorithms.proximal import robust_weights
 from .settings import option
 
 
@@ -29,8 +30,14 @@ class Settings:
         "inverse", "β over the iterations: β / (1 + i / decay), or linearly or by a cosine from β to final_lr",
         choices=("inverse", "linear", "cosine", "constant"),
     )  # fmt: skip
-    decay: int = option(2000, "with schedule inverse, β is divided by 1 + i / decay; 0 keeps it constant", least=0)
-    final_lr: float = option(0.0, "with schedule linear or cosine, β after the last iteration", least=0)
+    decay: int = option(
+        2000, "with schedule inverse, β is divided by 1 + i / decay; 0 keeps it constant", least=0,
+        where={"schedule": ("inverse",)},
+    )  # fmt: skip
+    final_lr: float = option(
+        0.0, "with schedule linear or cosine, β after the last iteration", least=0,
+        where={"schedule": ("linear", "cosine")},
+    )  # fmt: skip
     tasks: int = option(25, "tasks of a meta-gradient", least=1)
     iterations: int = option(6000, "meta-gradients in all", least=1)
     robust: float = option(0.0, "η of task-robust weights, larger for tasks with a larger loss; 0: all equal", least=0)
@@ -41,15 +48,6 @@ class Settings:
     validate_every: int = option(100, "iterations between validations", least=1)
     validation_tasks: int = option(100, "tasks of a validation", least=1)
     compile: bool = option(True, "meta-gradients in machine code; --no-compile: by the reference")
-
-
-def unused(settings: Settings) -> set[str]:
-    """The options that have no effect beside the others."""
-    used = {
-        "decay": settings.schedule == "inverse", "final_lr": settings.schedule in ("linear", "cosine"),
-        "robust": settings.robust > 0, "sharpness": settings.sharpness > 0,
-    }  # fmt: skip
-    return {name for name, is_used in used.items() if not is_used}
 
 
 def asks_for_the_end(settings: Settings) -> bool:
@@ -78,23 +76,15 @@ def optimizer(settings: Settings, iteration: int = 0) -> optim.Optimizer:
 
 
 def task_weights(losses: np.ndarray, eta: float) -> np.ndarray:
-    """(tasks,): T p, by which the tasks' gradients are multiplied, so that their mean is Σ p ∇F (`proximal`)."""
-    from ..algorithms.proximal import robust_weights
+    """(tasks,): T p, by which the tasks' gradients are multiplied, so that their mean is Σ pₜ ∇Fₜ.
 
-    return len(losses) * np.asarray(robust_weights(losses, eta))
+    p is a step of ascent from equal weights (Collins, Mokhtari and Shakkottai, NeurIPS 2020). There the tasks are the
+    same in each iteration, and p is kept; here they are new ones.
+    """
+    equal = np.full(len(losses), 1 / len(losses))
+    return len(losses) * robust_weights(equal, np.asarray(losses, float), eta)
 
 
 def sharp(gradient: Callable, rho: float) -> Callable:
-    """Sharpness-aware (Abbas et al., 2022): the gradient where the loss is nearly the largest within a distance ρ of θ.
-
-    Takes and returns a function `(meta, ...)` → (value, gradient). The value is that of θ itself.
-    """
-
-    def sharper(meta: Nest, *inputs):
-        value, grads = gradient(meta, *inputs)
-        # G(θ + ρ G/‖G‖)
-        norm = math.sqrt(sum(float(np.vdot(g, g)) for g in tree_leaves(grads)))
-        scale = rho / norm if norm else 0.0
-        return value, gradient(tree_map(lambda p, g: np.asarray(p + scale * g), meta, grads), *inputs)[1]
-
-    return sharper if rho else gradient
+    """`gradient(meta, tasks, *shared)`, with ρ > 0 taken at meta + ρ G/‖G‖ (Abbas et al., ICML 2022)."""
+    return sharpened(gradient, rho) if rho else gradient

@@ -1,4 +1,4 @@
-"""Pictures of what `timing`, `scaling` and `load` measured. Each function returns a Matplotlib figure.
+"""Pictures of what `timing`, `scaling`, `load` and `family` measured. Each function returns a Matplotlib figure.
 
     save(workloads(records), "bench.png")
 """
@@ -9,6 +9,8 @@ import io
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tinymaml.extras import require
 from tinymaml.files import write_atomically
 from tinymaml.plot import STYLE
@@ -17,6 +19,8 @@ from . import peers, timing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .family import Row
 
 OURS, THEIRS, LIMIT = "#1f6cb0", "#8a8f98", "#c2640a"
 SHADES = ("#1f6cb0", "#c2640a", "#1b8a5a", "#8a8f98", "#d1361f", "#6b3fa0")
@@ -189,3 +193,87 @@ def _load_panel(ax, record: dict) -> None:
     ax.set(xlabel="busy processes", ylabel="ms per call")
     ax.set_title(f"{record['workload']} {record['dtype']}: {_about(record)}", fontsize=8)
     ax.legend(loc="upper center", ncols=3, fontsize=7)
+
+
+# Of `family`. Second order in blues, without second derivatives in oranges, a part of the network in greens, proximal
+# points in purples, baselines in greys and dashed.
+COLOURS = {
+    "MAML": "#08306b", "Meta-SGD": "#2a74b6", "MAML++": "#00a0c8", "perturbed MAML": "#7fb2dd",
+    "FOMAML": "#c2640a", "Reptile": "#f0a02c", "HF-MAML": "#d1361f",
+    "ANIL": "#8cc63f", "BOIL": "#1b8a5a", "CAVIA": "#0b5d3b",
+    "iMAML": "#6b3fa0", "Meta-MinibatchProx": "#b58bd9", "joint training": "#8a8f98", "from scratch": "#3c4148",
+}  # fmt: skip
+BASELINES = ("joint training", "from scratch")
+AFTER = {1: "o", 5: "s", 10: "D"}  # steps, and how they are marked
+
+
+def family(rows: dict[str, Row], title: str) -> Figure:
+    """Two panels, for rows by their labels: the error over the steps of adaptation; and after 1, 5 and 10 steps, the
+    mean, its interval over tasks, and each seed. The smallest error after the last step stands at the top."""
+    order = sorted(rows, key=lambda label: rows[label].mean[-1])
+    with require("matplotlib", "plot").rc_context(STYLE):
+        size = (10, 1.6 + 0.27 * max(len(order), 9))
+        figure = require("matplotlib.figure", "plot").Figure(size, layout="constrained")
+        over_steps, ranked = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        _over_steps(over_steps, rows, order)
+        _ranked(ranked, rows, order)
+        figure.suptitle(title, x=0.01, ha="left")
+        return figure
+
+
+def _over_steps(ax, rows: dict[str, Row], order: list[str]) -> None:
+    steps = len(rows[order[0]].mean) - 1
+    for label in order:
+        ax.plot(rows[label].mean, color=COLOURS[label], lw=1.4, ls="--" if label in BASELINES else "-")
+    ends = np.log([rows[label].mean[-1] for label in order])
+    low, high = min(np.log(r.mean.min()) for r in rows.values()), max(np.log(r.mean.max()) for r in rows.values())
+    places = spread_out(ends, (high - low) / 26)
+    for label, end, place in zip(order, ends, places, strict=True):
+        ax.plot([steps, 1.04 * steps], np.exp([end, place]), color=COLOURS[label], lw=0.6, clip_on=False)
+        ax.text(1.05 * steps, np.exp(place), label, color=COLOURS[label], va="center", fontsize=8)
+    ax.set_yscale("log")
+    ax.set(xlim=(0, 1.42 * steps), xlabel="steps of adaptation", ylabel="query mean squared error")
+    ax.set_xticks(range(steps + 1))
+    ax.set_ylim(np.exp(min(low, places.min()) - 0.08), np.exp(high + 0.08))
+    _logarithmic(ax.yaxis, np.exp(high - low))
+
+
+def spread_out(values: np.ndarray, gap: float) -> np.ndarray:
+    """Increasing values, moved as little as need be until neighbours are `gap` apart."""
+    groups: list[list[float]] = []  # values that touch stand around their mean
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _bounds(groups[-2], gap)[1] + gap > _bounds(groups[-1], gap)[0]:
+            last = groups.pop()
+            groups[-1] += last
+    return np.concatenate([np.mean(g) + gap * (np.arange(len(g)) - (len(g) - 1) / 2) for g in groups])
+
+
+def _bounds(group: list[float], gap: float) -> tuple[float, float]:
+    half = gap * (len(group) - 1) / 2
+    return float(np.mean(group)) - half, float(np.mean(group)) + half
+
+
+def _ranked(ax, rows: dict[str, Row], order: list[str]) -> None:
+    steps = [k for k in AFTER if k < len(rows[order[0]].mean)]
+    for y, label in enumerate(order):
+        r = rows[label]
+        ax.axhline(y, color="0.93", lw=0.8, zorder=0)
+        for k in steps:
+            ax.plot([r.mean[k] - r.ci95[k], r.mean[k] + r.ci95[k]], [y, y], color=COLOURS[label], lw=3, alpha=0.35,
+                    solid_capstyle="butt")  # fmt: skip
+            ax.plot(r.seeds[:, k], [y] * len(r.seeds), "|", color=COLOURS[label], ms=9, mew=0.9)
+            ax.plot(r.mean[k], y, AFTER[k], color=COLOURS[label], ms=4.5)
+    ax.set_xscale("log")
+    seen = np.concatenate([rows[label].mean[steps] for label in order])
+    _logarithmic(ax.xaxis, seen.max() / seen.min())
+    ax.set_yticks(range(len(order)), order)
+    for tick, label in zip(ax.get_yticklabels(), order, strict=True):
+        tick.set_color(COLOURS[label])
+    ax.tick_params(axis="y", length=0)
+    ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="query mean squared error")
+    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=f"after {k} step" + "s" * (k > 1))[0] for k in steps]
+    marks += [ax.plot([], [], "|", color="0.35", ms=9, label="a seed")[0]]
+    marks += [ax.plot([], [], color="0.35", lw=3, alpha=0.35, label="95 % over tasks")[0]]
+    ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=len(marks), fontsize=7,
+              columnspacing=1, handletextpad=0.3)  # fmt: skip

@@ -61,6 +61,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which tasks (test)")
     evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
     evaluate.add_argument("--tune", action="store_true", help="adapt by the rate that is best on validation tasks")
+    evaluate.add_argument("--seed", type=int, help="of the tasks (the run's own)")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     evaluate.set_defaults(run=_eval)
 
@@ -227,7 +228,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     result = evaluate(
         args.path, tasks=args.tasks, steps=args.steps, split=args.split, data=args.data, iteration=args.iteration,
-        tune=args.tune, progress=sys.stderr.isatty(),
+        tune=args.tune, seed=args.seed, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     return 0

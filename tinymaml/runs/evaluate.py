@@ -27,13 +27,14 @@ RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.000
 
 def evaluate(
     path: str | os.PathLike, *, tasks: int = 600, steps: int = 10, split: str = "test", data: str | None = None,
-    iteration: int | None = None, tune: bool = False, progress: bool = False,
+    iteration: int | None = None, tune: bool = False, seed: int | None = None, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt what a run has learned to `tasks` fresh tasks of `split` and measure the query metric after each step.
 
     Args:
         iteration: which checkpoint, by default the newest; 0: the network before training, for which none is needed.
         tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks.
+        seed: of the tasks, by default the run's own; runs of any seeds meet the same tasks by the same one.
         data: where the run's data lies now, if it has moved.
 
     Returns:
@@ -48,9 +49,10 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     learned = restore(path, iteration, **({"data": data} if data else {}))
     config, learner = learned.config, learned.learner
+    asked = learned if seed is None else learned._replace(config=config.changed(seed=seed))
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         rate = tuned(learned, steps, progress) if tune else config.get("inner_lr")
-        chosen = [task(learned, split, t) for t in range(tasks)]
+        chosen = [task(asked, split, t) for t in range(tasks)]
         with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
             measured = measure(learned, chosen, steps, *([rate] if tune else []), called=f"{split} ", each=bar.update)
     mean, ci95 = interval(measured)

@@ -178,7 +178,7 @@ def test_tasks_are_drawn_with_frames_that_count_to_the_accuracy(omniglot):
         np.testing.assert_allclose(right.reshape(2, 15).mean(1), accuracy)
         before, after = (f"{100 * part:.0f} %" for part in accuracy)
         assert f"Test task {i + 1}: accuracy {before} before adaptation, {after} after" in texts(figure)
-        for character in run.family.episodes(generator(run.config, TEST, i), 1, "test").characters[0]:
+        for character in run.family.episodes(generator(run.config, TEST, i), 1, "test").classes[0] // 4:
             assert run.family.characters.names[character].replace("_", " ").replace("/", "\n") in texts(figure)
 
 

@@ -47,6 +47,8 @@ defaults: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Settings:
+    """Options of Omniglot."""
+
     data: str = option("", "folder of the archives", path=True)
     ways: int = option(5, "classes of a task", least=1)
     shots: int = option(1, "support drawings of each class", least=1)
@@ -56,7 +58,11 @@ class Settings:
 
 
 def make(settings: Settings) -> OmniglotTasks:
-    """Raises: as `OmniglotTasks`, and ValueError if `data` is empty."""
+    """The family with these settings.
+
+    Raises:
+        ValueError, FileNotFoundError: as `OmniglotTasks` raises; or `data` is empty.
+    """
     if not settings.data:
         raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
     s = settings

@@ -26,11 +26,14 @@ defaults: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Settings:
+    """Options of sine waves."""
+
     shots: int = option(5, "support points of each wave", least=1)
     queries: int = option(15, "query points of each wave", least=1)
 
 
 def make(settings: Settings) -> SinusoidTasks:
+    """The family with these settings."""
     return SinusoidTasks(settings.shots, settings.queries)
 
 

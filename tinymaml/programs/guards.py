@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import collections
 import contextlib
+import dataclasses
 import dis
 import functools
 import gc
@@ -35,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Tensor, unchanging, value_of
+from ..per_task import PerTask
 from .tracing import RecordError
 
 MOST = 100_000  # things that are looked at, at each call
@@ -315,6 +317,8 @@ class Outside:
             self.watched.append(_Content(x, label, lambda x: np.frombuffer(x, np.uint8)))
         elif isinstance(x, types.FunctionType):
             self._look_at_function(x, label)
+        elif isinstance(x, PerTask):  # its bound inputs are inputs of a program, too
+            self._reach(x.written or x.of_task, label)
         elif isinstance(x, types.MethodType):
             self._reach(x.__func__, label)
             self._reach(x.__self__, label if _root(type(x.__self__).__module__) in FOREIGN else "self")
@@ -465,7 +469,10 @@ class Outside:
         root = _root(type(x).__module__)
         if root in ("numpy", "scipy", "numba"):
             return
-        if root == "tinymaml":  # a primitive, a compiled function: what it was given by others
+        if root == "tinymaml":  # what it was given by others: a network its functions, a primitive its rules
+            if dataclasses.is_dataclass(x) and type(x).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                for f in dataclasses.fields(x):
+                    self._reach(getattr(x, f.name), f"{label}.{f.name}")
             given = [getattr(x, n, None) for n in ("f", "forward", "vjp", "rule")]
             for part in given:
                 if callable(part) or isinstance(part, tuple):

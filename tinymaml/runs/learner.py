@@ -25,6 +25,7 @@ import numpy as np
 
 from .. import nn
 from ..nest import Nest, tree_leaves, tree_map
+from ..numpy_api import as_array
 from ..per_task import outlined
 from .settings import Config, find
 
@@ -117,7 +118,7 @@ class Learner:
         The query may be (query, more): more["noise"] is the algorithm's, and more["weight"] multiplies the gradient.
         aux is {"metric": …}, and "carried" and "norms" if there are such.
         """
-        of_task, settings, called = self.algorithm.of_task, self.settings, self.config.algorithm.name
+        of_task, settings = self.algorithm.of_task, self.settings
         collect = self.statistics == "running"
         loss = make_loss(self.network, self.family.loss, collect)
         view = make_view(self.statistics)
@@ -126,19 +127,23 @@ class Learner:
             more = {}
             if carries:
                 more["carried"], *shared = shared
-            query, given = query if isinstance(query[1], dict) and query[1].keys() <= {"noise", "weight"} else (query, {})
+            given = query[1] if isinstance(query[1], dict) and query[1].keys() <= {"noise", "weight"} else {}
+            query = query[0] if given else query
             if "noise" in given:
                 more["noise"] = given["noise"]
             result = of_task(loss, meta, support, view(support, query), settings, *shared, **more)
-            if not (isinstance(result, tuple) and isinstance(result[0], tuple) and len(result) == len(result[0]) == 2):
-                raise TypeError(f"of_task of {called} returned {outlined(result)}, wanted ((loss, aux), gradient)")
-            (value, aux), gradient = result
+            try:
+                (value, aux), gradient = result
+            except (TypeError, ValueError):
+                seen = f"of_task of {one.__name__} returned {outlined(result)}"
+                raise TypeError(f"{seen}, wanted ((loss, aux), gradient)") from None
             state, aux = ({"carried": aux["carried"]}, aux["aux"]) if carries else ({}, aux)
-            aux = {**(aux if collect else {"metric": aux}), **state}
+            aux = tree_map(as_array, {**(aux if collect else {"metric": aux}), **state})
             if "weight" in given:
                 gradient = tree_map(lambda g: given["weight"] * g, gradient)
             return (value, aux), gradient
 
+        one.__name__ = self.config.algorithm.name  # which warnings give
         return one
 
     def metrics(self, at: Iterable[int], tuned: bool = False) -> Callable:

@@ -184,7 +184,7 @@ class Measure:
 
 
 def _renumbered(message: str, first: int) -> str:
-    """"task 3, …" of tasks that begin with the task `first`."""
+    """The message "task 3, …" of some tasks, the first of which has the number `first`."""
     task, comma, rest = message.partition(", ")
     number = task.removeprefix("task ")
     return f"task {first + int(number)}{comma}{rest}" if number.isdigit() else message
@@ -233,8 +233,8 @@ def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
         if name != "iterations":
             raise ValueError(f"--resume continues {out} as it was: its {name} is {was}, not {value}")
         if outer.asks_for_the_end(config.outer):
-            raise ValueError(f"--resume continues {out} as it was: its schedule is {config.outer.schedule}, which depends on"
-                             f" iterations, and these are {was}, not {value}")  # fmt: skip
+            schedule = f"its schedule is {config.outer.schedule}, which depends on iterations"
+            raise ValueError(f"--resume continues {out} as it was: {schedule}, and these are {was}, not {value}")
     return config.changed(**options)
 
 
@@ -293,8 +293,7 @@ def _flatten(state: State) -> dict[str, np.ndarray]:
 
 def _unflatten(like: State, arrays: dict[str, np.ndarray], where: Path) -> State:
     """A checkpoint's state. In the first format θ was called "params"."""
-    old = "params"
-    arrays = {f"meta{name[len(old):]}" if name.startswith(old) else name: x for name, x in arrays.items()}
+    arrays = {f"meta{name[6:]}" if name.startswith("params") else name: x for name, x in arrays.items()}
     wanted = _flatten(like)
     for name in sorted(wanted.keys() | arrays.keys()):
         both = arrays.get(name), wanted.get(name)
@@ -340,5 +339,3 @@ def _stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -29,8 +29,14 @@ class Settings:
         "inverse", "β over the iterations: β / (1 + i / decay), or linearly or by a cosine from β to final_lr",
         choices=("inverse", "linear", "cosine", "constant"),
     )  # fmt: skip
-    decay: int = option(2000, "with schedule inverse, β is divided by 1 + i / decay; 0 keeps it constant", least=0)
-    final_lr: float = option(0.0, "with schedule linear or cosine, β after the last iteration", least=0)
+    decay: int = option(
+        2000, "with schedule inverse, β is divided by 1 + i / decay; 0 keeps it constant", least=0,
+        where={"schedule": ("inverse",)},
+    )  # fmt: skip
+    final_lr: float = option(
+        0.0, "with schedule linear or cosine, β after the last iteration", least=0,
+        where={"schedule": ("linear", "cosine")},
+    )  # fmt: skip
     tasks: int = option(25, "tasks of a meta-gradient", least=1)
     iterations: int = option(6000, "meta-gradients in all", least=1)
     robust: float = option(0.0, "η of task-robust weights, larger for tasks with a larger loss; 0: all equal", least=0)
@@ -41,15 +47,6 @@ class Settings:
     validate_every: int = option(100, "iterations between validations", least=1)
     validation_tasks: int = option(100, "tasks of a validation", least=1)
     compile: bool = option(True, "meta-gradients in machine code; --no-compile: by the reference")
-
-
-def unused(settings: Settings) -> set[str]:
-    """The options that have no effect beside the others."""
-    used = {
-        "decay": settings.schedule == "inverse", "final_lr": settings.schedule in ("linear", "cosine"),
-        "robust": settings.robust > 0, "sharpness": settings.sharpness > 0,
-    }  # fmt: skip
-    return {name for name, is_used in used.items() if not is_used}
 
 
 def asks_for_the_end(settings: Settings) -> bool:

@@ -27,7 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-def option(default: Any, help: str, *, choices: tuple | None = None, least: float | None = None, path: bool = False):
+def option(
+    default: Any, help: str, *, choices: tuple | None = None, least: float | None = None, path: bool = False,
+    where: dict[str, tuple] | None = None,
+):  # fmt: skip
     """A field of a `Settings`, and an option of the command line.
 
     Args:
@@ -36,8 +39,10 @@ def option(default: Any, help: str, *, choices: tuple | None = None, least: floa
         choices: the values that are allowed.
         least: the smallest number that is allowed, in a tuple of each element.
         path: the option names a file or folder. It may change when a run is resumed.
+        where: {another option of the same part: values}, if it has an effect with one of these values only.
     """
-    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, least=least, path=path))
+    metadata = dict(help=help, choices=choices, least=least, path=path, where=where or {})
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def default_of(field: dataclasses.Field) -> Any:
@@ -183,6 +188,15 @@ class Config:
         """Every option and its value, by flat names."""
         return {f.name: getattr(settings, f.name) for _, settings in self.parts() for f in dataclasses.fields(settings)}
 
+    def used(self) -> dict[str, Any]:
+        """The options that have an effect beside the others, and their values."""
+        return {
+            f.name: getattr(settings, f.name)
+            for _, settings in self.parts()
+            for f in dataclasses.fields(settings)
+            if all(getattr(settings, other) in values for other, values in f.metadata.get("where", {}).items())
+        }
+
     def __getitem__(self, name: str) -> Any:
         """The value of an option, whichever part has it.
 
@@ -210,10 +224,7 @@ class Config:
         """Raises: ValueError: no part has an option of one of these names; the message says which others have it."""
         for name in names:
             if name not in self.options():
-                raise ValueError(f"no part of this run has an option {name}: {self._chosen()}{_elsewhere(name)}")
-
-    def _chosen(self) -> str:
-        return "the parts are " + ", ".join(called for called, _ in self.parts())
+                raise ValueError(no_option(name, [called for called, _ in self.parts()]))
 
     @classmethod
     def default(
@@ -227,20 +238,15 @@ class Config:
         Raises:
             ValueError, ImportError: there is no such part; no part has such an option; a value is not allowed.
         """
-        members = {"family": find("family", family), "algorithm": find("algorithm", algorithm)}
-        defaults = {**getattr(members["family"], "defaults", {}), **getattr(members["algorithm"], "defaults", {})}
-        names = {"family": family, "network": network or defaults.get("network", "mlp"), "algorithm": algorithm}
-        members["network"] = find("network", names["network"])
-        config = cls(
-            **{role: Part(names[role], _made(settings_of(members[role]), {**defaults, **changes}, names[role]))
-               for role in TABLES},
-            outer=_made(outer_settings(), {**defaults, **changes}, "the outer loop"),
-        )  # fmt: skip
+        names, defaults = choose(family, algorithm, network)
+        values = {**defaults, **changes}
+        parts = [Part(name, _made(settings_of(find(role, name)), values, name)) for role, name in names.items()]
+        config = cls(*parts, _made(outer_settings(), values, "the outer loop"))
         config.require(changes)
         return config
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads: {"family": {"name": …, option: value, …}, "network": …, "algorithm": …, "outer": …}."""
+        """What `from_json` reads: {"family": {"name": …, option: value, …}, "network", "algorithm", "outer": {…}}."""
         named = {role: getattr(self, role) for role in TABLES}
         record = {role: {"name": part.name, **dataclasses.asdict(part.settings)} for role, part in named.items()}
         return {**record, "outer": dataclasses.asdict(self.outer)}
@@ -266,6 +272,28 @@ class Config:
         return cls(**parts, outer=_read(outer_settings(), record["outer"], "the outer loop"))
 
 
+def choose(family: str, algorithm: str = "maml", network: str | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+    """The names of the parts by their roles, and the defaults that family and algorithm put in the place of others.
+
+    Raises:
+        ValueError, ImportError: as `find`.
+    """
+    members = find("family", family), find("algorithm", algorithm)
+    defaults = {name: x for member in members for name, x in getattr(member, "defaults", {}).items()}
+    network = network or defaults.get("network", "mlp")
+    find("network", network)
+    return {"family": family, "network": network, "algorithm": algorithm}, defaults
+
+
+def no_option(name: str, parts: list[str]) -> str:
+    """The error for an option that none of the chosen parts has: it names these, and others that have it."""
+    members = [(role, key, member) for role in TABLES for key, member in table(role).items()]
+    have = [f"{key} ({role})" for role, key, member in members
+            if name in {f.name for f in dataclasses.fields(settings_of(member))}]  # fmt: skip
+    elsewhere = f"; it is an option of {', '.join(have)}" if have else ""
+    return f"no part of this run has an option {name}: the parts are {', '.join(parts)}{elsewhere}"
+
+
 def _made(settings: type, values: dict[str, Any], called: str) -> Any:
     """Settings with those of the values that are options of them."""
     fields = dataclasses.fields(settings)
@@ -287,14 +315,6 @@ def _read(settings: type, given: dict[str, Any], called: str) -> Any:
     tuples = {name for name, f in fields.items() if isinstance(default_of(f), tuple)}  # JSON has lists alone
     values = {n: tuple(x) if n in tuples and isinstance(x, list) else x for n, x in given.items()}
     return _made(settings, values, called)
-
-
-def _elsewhere(name: str) -> str:
-    """Which members would have an option: "; omniglot (family) has it"."""
-    members = [(role, key, member) for role in TABLES for key, member in table(role).items()]
-    have = [f"{key} ({role})" for role, key, member in members
-            if name in {f.name for f in dataclasses.fields(settings_of(member))}]  # fmt: skip
-    return f"; it is an option of {', '.join(have)}" if have else ""
 
 
 def _of_format_1(record: dict[str, Any]) -> Config:

@@ -497,6 +497,8 @@ class Outside:
         if isinstance(x, (type, types.ModuleType)):
             operators = {n for n in space if n.startswith("__") and isinstance(space[n], types.FunctionType)}
             operators -= known if x in self._named else known | MAKERS
+            if getattr(space.get("__dataclass_params__"), "frozen", False):  # these two refuse, and are not the user's
+                operators -= {"__setattr__", "__delattr__"}
             known |= operators
             names = sorted((names & (space.keys() | self._written) | operators) - {"__dict__", "__class__"})
         elif isinstance(x, types.FunctionType):

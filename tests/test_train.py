@@ -95,7 +95,7 @@ def stopped(config: Config, out: Path, iteration: int, resume: bool = False) -> 
         trained(config, out, resume=resume)
 
 
-# ── settings ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_option_is_saved_with_the_run(whole):

@@ -151,7 +151,7 @@ def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
 
 
 def as_wanted(result, meta: Nest) -> tuple:
-    """What `of_task` returned, if it keeps the contract.
+    """What `of_task` returned, if it keeps the contract; NumPy's scalars in aux as arrays, which they are when compiled.
 
     Raises:
         TypeError: it does not; the message shows what it returned and what is wanted.
@@ -169,7 +169,9 @@ def as_wanted(result, meta: Nest) -> tuple:
     if not same:
         wanted = f"wanted one shaped like meta: {outlined(meta)}"
         raise TypeError(f"of_task returned the gradient {outlined(grads)}, {wanted}")
-    return result
+    if number is not value:
+        value = number, tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, value[1])
+    return value, grads
 
 
 def name_of(per_task: PerTask) -> str:

@@ -65,7 +65,7 @@ from ..engine import Tensor, recorded
 from ..inputs import as_tasks, check_learned, is_listed
 from ..kernels import in_a_hurry
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
-from ..per_task import PerTask
+from ..per_task import PerTask, as_wanted
 from .guards import Outside
 from .program import RecordError, outline, split
 from .runners import Machine, Replay
@@ -254,6 +254,8 @@ class Compiled:
             return self._fall_back(v, cause, meta, tasks, *shared)
         if failed or (self.gradient and not np.isfinite(value)):
             return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
+        if apart is not None and not self.gradient and not all(np.isfinite(x).all() for x in results):
+            return self.f(meta, tasks, *shared)  # an overflow is not worth a comparison: rounding may decide it
         if apart is not None:
             compared = self._compared_later if products(v.runner.task) > LONG else self._compared
             try:
@@ -365,7 +367,7 @@ class Compiled:
                 result = p.of_task(meta, *task, *shared, *p.bound)
         if not self.gradient:
             return ([*map(np.asarray, tree_leaves(result))],)
-        value, grads = result
+        value, grads = as_wanted(result, meta)
         return self._parts(((value[0], [value[1]]) if isinstance(value, tuple) else value, grads))
 
     def _parts(self, result) -> tuple:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import optim
-from ..nest import Nest, tree_leaves, tree_map
+from ..algorithms.perturbed import sharpened
+from ..algorithms.proximal import robust_weights
 from .settings import option
 
 
@@ -75,23 +76,15 @@ def optimizer(settings: Settings, iteration: int = 0) -> optim.Optimizer:
 
 
 def task_weights(losses: np.ndarray, eta: float) -> np.ndarray:
-    """(tasks,): T p, by which the tasks' gradients are multiplied, so that their mean is Σ p ∇F (`proximal`)."""
-    from ..algorithms.proximal import robust_weights
+    """(tasks,): T p, by which the tasks' gradients are multiplied, so that their mean is Σ pₜ ∇Fₜ.
 
-    return len(losses) * np.asarray(robust_weights(losses, eta))
+    p is a step of ascent from equal weights (Collins, Mokhtari and Shakkottai, NeurIPS 2020). There the tasks are the
+    same in each iteration, and p is kept; here they are new ones.
+    """
+    equal = np.full(len(losses), 1 / len(losses))
+    return len(losses) * robust_weights(equal, np.asarray(losses, float), eta)
 
 
 def sharp(gradient: Callable, rho: float) -> Callable:
-    """Sharpness-aware (Abbas et al., 2022): the gradient where the loss is nearly the largest within a distance ρ of θ.
-
-    Takes and returns a function `(meta, ...)` → (value, gradient). The value is that of θ itself.
-    """
-
-    def sharper(meta: Nest, *inputs):
-        value, grads = gradient(meta, *inputs)
-        # G(θ + ρ G/‖G‖)
-        norm = math.sqrt(sum(float(np.vdot(g, g)) for g in tree_leaves(grads)))
-        scale = rho / norm if norm else 0.0
-        return value, gradient(tree_map(lambda p, g: np.asarray(p + scale * g), meta, grads), *inputs)[1]
-
-    return sharper if rho else gradient
+    """`gradient(meta, tasks, *shared)`, with ρ > 0 taken at meta + ρ G/‖G‖ (Abbas et al., ICML 2022)."""
+    return sharpened(gradient, rho) if rho else gradient

@@ -356,7 +356,8 @@ def _ink(data: bytes, called: str) -> tuple[np.ndarray, tuple[int, int]]:
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             return 255 - np.asarray(grey), image.size
     except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{called} is not a readable PNG: {cause}") from cause
+        why = "it is something else" if type(cause).__name__ == "UnidentifiedImageError" else cause
+        raise ValueError(f"{called} is not a readable PNG: {why}") from cause
 
 
 def _cache_file(sources: dict[str, Path]) -> Path | None:

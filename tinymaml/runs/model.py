@@ -25,6 +25,7 @@ from ..extras import require
 from ..files import atomic_write
 from ..inputs import check_arrays
 from ..nest import Nest, tree_items, tree_leaves, tree_map
+from .learner import Learner
 from .loop import Learned, restore
 from .settings import Config
 from .trial import converted, usual, ways
@@ -48,20 +49,22 @@ class Model:
 
     Attributes:
         params: what the outer loop learned: θ, or a nest that holds it. Read-only arrays.
-        config: the run's configuration, `runs.settings.Config`.
+        config: the run's configuration, `runs.settings.Config`.   learner: its parts, joined.
         iteration: after how many meta-iterations.
         steps: K, the inner steps of training.
     """
 
     params: Nest
     config: Config
+    learner: Learner
     iteration: int
     steps: int
 
     def __init__(self, learned: Learned):
-        self._learned, self.config, self.iteration = learned, learned.config, learned.iteration
-        self.steps, self.params = learned.learner.steps, tree_map(unchanging, learned.meta)
-        self._example = learned.example or usual(learned.learner)
+        self.config, self.learner, self.iteration = learned.config, learned.learner, learned.iteration
+        self.params, self._norms = tree_map(unchanging, learned.meta), learned.state.norms
+        self.steps = self.learner.steps
+        self._example = learned.example or usual(self.learner)
 
     def __repr__(self) -> str:
         parts = (self.config.algorithm, self.config.network, self.config.family)
@@ -82,26 +85,30 @@ class Model:
         steps = self.steps if steps is None else steps
         if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 0:
             raise ValueError(f"steps is {steps!r}, wanted an integer of at least 0")
-        learner, support = self._learned.learner, (self._as("x", x), self._targets(y))
-        counts = [len(tree_leaves(part)[0]) for part in support]
-        if counts[0] != counts[1]:
-            raise ValueError(f"x has {counts[0]} examples, and y has {counts[1]} targets; wanted one each")
+        learner, support = self.learner, self.support(x, y)
         with _one_by_one():
-            path = learner.algorithm.adapt(learner.loss, self._learned.meta, support, learner.settings)
+            path = learner.algorithm.adapt(learner.loss, self.params, support, learner.settings)
             thetas = list(itertools.islice(path, steps, steps + 1))
             if not thetas:
                 raise ValueError(f"algorithm {self.config.algorithm.name}: adapt ended before step {steps}")
             check_arrays(thetas[0], f"the parameters after step {steps}: ")
         return Adapted(self, thetas[0], support, steps)
 
-    def _as(self, name: str, data: Any) -> Nest:
-        return tree_map(unchanging, converted(name, data, self._example[name]))
-
-    def _targets(self, y: Any) -> Nest:
-        y, classes = self._as("y", y), ways(self._learned.learner)
+    def support(self, x: Any, y: Any) -> tuple[Nest, Nest]:
+        """Support examples and targets as in training, read-only; errors as those of `adapt`."""
+        x, y, classes = self.inputs(x), self._as("y", y), ways(self.learner)
+        if len(tree_leaves(x)[0]) != len(tree_leaves(y)[0]):
+            raise ValueError(f"x has {len(tree_leaves(x)[0])} examples, and y has {len(tree_leaves(y)[0])} targets")
         if classes and (outside := [label for label in y.flat if not 0 <= label < classes]):
             raise ValueError(f"y has the label {outside[0]}, wanted 0 … {classes - 1}")
-        return y
+        return x, y
+
+    def inputs(self, x: Any) -> Nest:
+        """Examples as in training, read-only; errors as those of `adapt`."""
+        return self._as("x", x)
+
+    def _as(self, name: str, data: Any) -> Nest:
+        return tree_map(unchanging, converted(name, data, self._example[name]))
 
 
 class Adapted:
@@ -137,11 +144,10 @@ class Adapted:
         Raises:
             ValueError, TypeError: as `Model.adapt` raises for x.
         """
-        learned = self._model._learned
-        query = self._model._as("x", x), None
-        view, _ = learned.learner.view(self._support, query, learned.state.norms, self.steps)
+        model = self._model
+        query, _ = model.learner.view(self._support, (model.inputs(x), None), model._norms, self.steps)
         with _one_by_one():
-            return np.array(learned.learner.predict(self.params, view), learned.learner.dtype)
+            return np.array(model.learner.predict(self.params, query), model.learner.dtype)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the parameters to a file, by their paths: "params['linear0']['w']". `np.load` reads it.

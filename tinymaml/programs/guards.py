@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Tensor, unchanging, value_of
+from ..per_task import PerTask
 from .tracing import RecordError
 
 MOST = 100_000  # things that are looked at, at each call
@@ -315,6 +316,8 @@ class Outside:
             self.watched.append(_Content(x, label, lambda x: np.frombuffer(x, np.uint8)))
         elif isinstance(x, types.FunctionType):
             self._look_at_function(x, label)
+        elif isinstance(x, PerTask):  # its bound inputs are inputs of a program, too
+            self._reach(x.written or x.of_task, label)
         elif isinstance(x, types.MethodType):
             self._reach(x.__func__, label)
             self._reach(x.__self__, label if _root(type(x.__self__).__module__) in FOREIGN else "self")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tinymaml as tm
 from tinymaml import nn, tree_items, tree_leaves, tree_map
-from tinymaml.nest import tree_fill
 from tinymaml.algorithms import hessian_free, imaml, maml, mamlpp, perturbed, proximal
 from tinymaml.algorithms.inner import dot, nth, plus
+from tinymaml.nest import tree_fill
 from tinymaml.per_task import mean_over_tasks
 
 # ── losses and derivatives ──────────────────────────────────────────────────────────────────────────────────────────
@@ -269,7 +269,7 @@ def test_conjugate_gradients_go_on_after_the_solution_and_from_zero():
 def test_the_unrolled_gradient_tends_to_the_implicit_one_at_the_rate_of_the_inner_loop():
     q = Quadratic()
     mu = np.linalg.eigvalsh(q.A)[0]
-    steps = np.arange(40, 80, 5)
+    steps = np.arange(60, 90, 5)
     errors = []
     for K in steps:
         error = q.gradient(perturbed, inner_steps=int(K), strength=q.strength) - q.implicit
@@ -277,7 +277,7 @@ def test_the_unrolled_gradient_tends_to_the_implicit_one_at_the_rate_of_the_inne
     # ‖G_K − G‖ ~ (1 − α(μ + λ))^K
     seen = np.polyfit(steps, np.log(errors), 1)[0]
     np.testing.assert_allclose(seen, np.log(1 - q.lr * (mu + q.strength)), rtol=0.01)
-    assert errors[-1] < 1e-3 * errors[0] < 1e-5
+    assert errors[-1] < 1e-2 * errors[0] < 1e-8
 
 
 @pytest.mark.parametrize("solver, steps", [("cg", 20), ("neumann", 150)])
@@ -303,6 +303,12 @@ def test_the_inner_problem_is_solved_to_the_tolerance_and_stands_still_there():
     reached = next(k for k, norm in enumerate(norms) if norm <= 1e-3)
     assert 5 < reached < 150 and all((w == path[reached]).all() for w in path[reached:])
     assert all(norm > 1e-3 for norm in norms[:reached])
+
+
+def test_a_second_pull_inside_is_refused():
+    with pytest.raises(ValueError, match="imaml: inner_decay is 0.1, wanted 0"):
+        imaml.check(None, imaml.Settings(inner_decay=0.1))
+    imaml.check(None, imaml.Settings())
 
 
 # ── HF-MAML ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -509,6 +515,7 @@ def test_noise_is_new_at_every_step_and_none_where_none_is_wanted():
 
 
 # ── compiled ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 
 @pytest.mark.usefixtures("own_cache", "strict")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -555,7 +555,7 @@ def test_compiled_with_every_option_it_is_machine_code_with_the_numbers_of_the_r
     for iteration in (0, 2500, 6000) if algorithm is mamlpp else (0, 0):
         shared = algorithm.shared(iteration, settings) if algorithm is mamlpp else ()
         seen, wanted = fast(meta, tasks, *shared), f(meta, tasks, *shared)
-        rtol = 1e-10 if dtype is np.float64 else 2e-3
+        rtol = 1e-11 if dtype is np.float64 else 1e-4
         for (path, a), b in zip(tree_items(seen), tree_leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=path)
     kinds = [type(runner) for runner in fast.runners.values()]

@@ -4,7 +4,7 @@
     nth(descend(...), K)                                            θ_K
     of_task = through(adapt)                                        the exact gradient of L_q(θ_K) through `adapt`
 
-    g ← ∇L_s(θₖ),   clipped by value, then by norm
+    g ← ∇L_s(θₖ),   clipped by value, then by norm;   g ← g + λθₖ   (weight decay, as L2 in PyTorch; not for AdamW)
     SGD        θₖ₊₁ = θₖ − α g
     momentum   m ← μ m + g,   θₖ₊₁ = θₖ − α m
     Nesterov   m ← μ m + g,   θₖ₊₁ = θₖ − α (g + μ m)

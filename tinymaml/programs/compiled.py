@@ -374,7 +374,7 @@ class Compiled:
         """Value, aux and gradient of one task, of what the function returns for it alone; or the leaves it returns."""
         if not self.gradient:
             return ([np.asarray(x[0]) for x in tree_leaves(result)],)
-        value, grads = result
+        value, grads = tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, result)
         value, aux = (value[0], tree_leaves(value[1][0])) if isinstance(value, tuple) else (value, [])
         return value, aux, tree_leaves(grads)
 

@@ -151,7 +151,7 @@ def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
 
 
 def as_wanted(result, meta: Nest) -> tuple:
-    """What `of_task` returned, if it keeps the contract; NumPy's scalars in aux as arrays, which they are when compiled.
+    """What `of_task` returned, if it keeps the contract.
 
     Raises:
         TypeError: it does not; the message shows what it returned and what is wanted.
@@ -169,9 +169,7 @@ def as_wanted(result, meta: Nest) -> tuple:
     if not same:
         wanted = f"wanted one shaped like meta: {outlined(meta)}"
         raise TypeError(f"of_task returned the gradient {outlined(grads)}, {wanted}")
-    if number is not value:
-        value = number, tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, value[1])
-    return value, grads
+    return result
 
 
 def name_of(per_task: PerTask) -> str:

@@ -65,7 +65,7 @@ from ..engine import Tensor, recorded
 from ..inputs import as_tasks, check_learned, is_listed
 from ..kernels import in_a_hurry
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
-from ..per_task import PerTask, as_wanted
+from ..per_task import PerTask
 from .guards import Outside
 from .program import RecordError, outline, split
 from .runners import Machine, Replay

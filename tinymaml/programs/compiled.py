@@ -367,7 +367,7 @@ class Compiled:
                 result = p.of_task(meta, *task, *shared, *p.bound)
         if not self.gradient:
             return ([*map(np.asarray, tree_leaves(result))],)
-        value, grads = as_wanted(result, meta)
+        value, grads = result
         return self._parts(((value[0], [value[1]]) if isinstance(value, tuple) else value, grads))
 
     def _parts(self, result) -> tuple:

@@ -138,7 +138,7 @@ def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
         value, grads = as_wanted(result, meta)
         if isinstance(value, tuple):
             value, extra = value
-            aux.append(extra)
+            aux.append(tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, extra))
         check_converging(value, f"task {t}: the query loss")
         check_arrays(grads, f"task {t}: the meta-gradient of {per_task.called}")
         values.append(value)
@@ -151,7 +151,7 @@ def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
 
 
 def as_wanted(result, meta: Nest) -> tuple:
-    """What `of_task` returned, if it keeps the contract; NumPy's scalars in aux as arrays, which they are when compiled.
+    """What `of_task` returned, if it keeps the contract.
 
     Raises:
         TypeError: it does not; the message shows what it returned and what is wanted.
@@ -169,9 +169,7 @@ def as_wanted(result, meta: Nest) -> tuple:
     if not same:
         wanted = f"wanted one shaped like meta: {outlined(meta)}"
         raise TypeError(f"of_task returned the gradient {outlined(grads)}, {wanted}")
-    if number is not value:
-        value = number, tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, value[1])
-    return value, grads
+    return result
 
 
 def name_of(per_task: PerTask) -> str:

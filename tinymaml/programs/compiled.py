@@ -65,7 +65,7 @@ from ..engine import Tensor, recorded
 from ..inputs import as_tasks, check_learned, is_listed
 from ..kernels import in_a_hurry
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
-from ..per_task import PerTask, as_wanted
+from ..per_task import PerTask
 from .guards import Outside
 from .program import RecordError, outline, split
 from .runners import Machine, Replay
@@ -367,14 +367,14 @@ class Compiled:
                 result = p.of_task(meta, *task, *shared, *p.bound)
         if not self.gradient:
             return ([*map(np.asarray, tree_leaves(result))],)
-        value, grads = as_wanted(result, meta)
+        value, grads = result
         return self._parts(((value[0], [value[1]]) if isinstance(value, tuple) else value, grads))
 
     def _parts(self, result) -> tuple:
         """Value, aux and gradient of one task, of what the function returns for it alone; or the leaves it returns."""
         if not self.gradient:
             return ([np.asarray(x[0]) for x in tree_leaves(result)],)
-        value, grads = result
+        value, grads = tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, result)
         value, aux = (value[0], tree_leaves(value[1][0])) if isinstance(value, tuple) else (value, [])
         return value, aux, tree_leaves(grads)
 

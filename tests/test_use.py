@@ -1,13 +1,12 @@
 """What users do: their own family, network and algorithm, and what was trained on examples of theirs."""
 
-import dataclasses
 import io
 import itertools
-import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +15,12 @@ for library in ("safetensors", "filelock", "tqdm", "threadpoolctl"):
     pytest.importorskip(library)
 
 import tinymaml as tm  # noqa: E402
+from tinymaml import nn  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
-from tinymaml.nest import tree_items, tree_leaves, tree_map  # noqa: E402
-from tinymaml.runs import Run, trial  # noqa: E402
-from tinymaml.runs.evaluate import evaluate, task  # noqa: E402
-from tinymaml.runs.learner import Learner  # noqa: E402
-from tinymaml.runs.loop import restore, resumed, train  # noqa: E402
+from tinymaml.nest import tree_items, tree_leaves  # noqa: E402
+from tinymaml.runs import Run  # noqa: E402
+from tinymaml.runs.evaluate import evaluate, measure, task  # noqa: E402
+from tinymaml.runs.loop import restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -94,7 +93,7 @@ def fails(capsys, *command) -> str:
     capsys.readouterr()
     assert main([str(word) for word in command]) == 1
     out, err = capsys.readouterr()
-    *_, line = [line for line in err.splitlines() if "=" not in line.partition("  ")[0]]
+    *_, line = [line for line in err.splitlines() if line.strip() and not line.startswith("family=")]
     assert line.startswith("tinymaml: ") and out == ""
     return line.removeprefix("tinymaml: ")
 
@@ -154,51 +153,134 @@ def changed(code: str, old: str, new: str) -> str:
 
 
 WRONG = {  # what is wrong: the role, the code, the message
-    "no such module": ("family", None, "family is 'absent_tasks', wanted one of sinusoid, omniglot, or a module of your own"),
+    "no such module": (
+        "family",
+        None,
+        "family is 'absent_tasks', wanted one of sinusoid, omniglot, or a module of your own",
+    ),
     "syntax": ("family", "def make(:\n", r"cannot be imported: SyntaxError: invalid syntax \(mine_\d+.py, line 1\)"),
-    "import": ("family", "import absent_library\n", r"the module mine_\d+ cannot be imported: No module named 'absent_library'"
-                         r" \(mine_\d+.py, line 1\)"),
-    "name": ("algorithm", "\nx = y\n", r"cannot be imported: NameError: name 'y' is not defined \(mine_\d+.py, line 2\)"),
+    "import": (
+        "family",
+        "import absent_library\n",
+        r"the module mine_\d+ cannot be imported: No module named 'absent_library'"
+        r" \(mine_\d+.py, line 1\)",
+    ),
+    "name": (
+        "algorithm",
+        "\nx = y\n",
+        r"cannot be imported: NameError: name 'y' is not defined \(mine_\d+.py, line 2\)",
+    ),
     "no make": ("family", "def makes(settings): pass", "has no function make; a family wants Settings, make"),
-    "no of_task": ("algorithm", ALGORITHM.partition("def of_task")[0],
-                   "has no function of_task; an algorithm wants Settings, init, adapt, of_task"),
+    "no of_task": (
+        "algorithm",
+        ALGORITHM.partition("def of_task")[0],
+        "has no function of_task; an algorithm wants Settings, init, adapt, of_task",
+    ),
     "settings": ("family", changed(FAMILY, "@dataclass(frozen=True)\n", ""), "its Settings is no dataclass"),
-    "two options of a name": ("algorithm", changed(ALGORITHM, "inner_lr: float = 0.05", "shots: int = 3"),
-                              r"sinusoid \(family\) and mine_\d+ \(algorithm\) both have an option shots"),
-    "make raises": ("family", changed(FAMILY, "self.settings = settings", "self.shots = settings.shot"),
-                    r"make: AttributeError: 'Settings' object has no attribute 'shot' \(mine_\d+.py, line 24\)"),
-    "make lacks": ("family", changed(FAMILY, "input_shape, outputs = (1,), 1", "outputs = 1"), "what make returns has no input_shape"),
+    "two options of a name": (
+        "algorithm",
+        changed(ALGORITHM, "inner_lr: float = 0.05", "shots: int = 3"),
+        r"sinusoid \(family\) and mine_\d+ \(algorithm\) both have an option shots",
+    ),
+    "make raises": (
+        "family",
+        changed(FAMILY, "self.settings = settings", "self.shots = settings.shot"),
+        r"make: AttributeError: 'Settings' object has no attribute 'shot' \(mine_\d+.py, line 21\)",
+    ),
+    "make lacks": (
+        "family",
+        changed(FAMILY, "input_shape, outputs = (1,), 1", "outputs = 1"),
+        "what make returns has no input_shape",
+    ),
     "metric": ("family", changed(FAMILY, '"name": "mse", ', ""), "and at least a name; seen label"),
-    "sample raises": ("family", changed(FAMILY, "rng.uniform(1, 3,", "rng.uniforms(1, 3,"),
-                      r"sample: AttributeError: .* has no attribute 'uniforms' \(mine_\d+.py, line 27\)"),
-    "sample lacks": ("family", changed(FAMILY, ", (xq, height * (xq > place))", ""),
-                     r"sample\(rng, 2, 'val'\) returned \(float32 \(2, 10, 1\), .*\), wanted \(\(xs, ys\), \(xq, yq\)\)"),
-    "no axis of tasks": ("family", changed(FAMILY, "return (xs, ", "return (xs[0], "),
-                         r"of 2 tasks, xs has shape \(10, 1\), wanted \(2, examples, …\): the tasks on axis 0"),
-    "another shape": ("family", changed(FAMILY, "(1,), 1", "(2,), 1"),
-                      r"xs has shape \(2, 10, 1\), wanted \(2, examples, 2\), as its input_shape says"),
-    "fewer targets": ("family", changed(FAMILY, "height * (xs > place))", "(height * (xs > place))[:, 1:])"),
-                      "xs has 10 examples, and ys has 9"),
-    "nan": ("family", changed(FAMILY, "height * (xq > place))", "np.nan * xq)").replace("from tinymaml", "import numpy as np\nfrom tinymaml"),
-            "the query set of task 0: .* is not finite"),
-    "loss": ("family", changed(FAMILY, "return error, error", "return error"), r"loss returned float32 \(\), wanted \(loss, metric\)"),
-    "loss raises": ("family", changed(FAMILY, "nn.mse(prediction, y)", "nn.mse(prediction, y[:1])"),
-                    r"loss: mse: .* \(mine_\d+.py, line 31\)"),
-    "network returns nothing": ("network", "def make(family, settings): pass", "what make returns has no function init, apply"),
-    "network's shape": ("network", changed(NETWORK, '@ params["v"],', '@ params["v"][:, :0],'),
-                        r"apply returned float32 \(4, 0\) for 4 examples, wanted the shape \(4, 1\)"),
-    "network raises": ("network", changed(NETWORK, '@ params["v"],', '@ params["u"],'), r"apply: KeyError: 'u' \(mine_\d+.py, line 10\)"),
-    "network's integers": ("network", changed(NETWORK, "nn.glorot_uniform(rng, (n, 8), dtype)", "np.ones((n, 8), int)"),
-                           r"what init returned\['w'\] has dtype int64, wanted floating point"),
-    "of_task": ("algorithm", changed(ALGORITHM, "return loss(adapted, *query), ", "return loss(adapted, *query)[0], "),
-                r"of_task of mine_\d+ returned \(float32 \(\), .*\), wanted \(\(loss, aux\), gradient\)"),
-    "gradient": ("algorithm", changed(ALGORITHM, "return loss(adapted, *query), ", "return loss(adapted, *query), 1.0 #"),
-                 "of_task returned the gradient 1.0, wanted one shaped like meta"),
-    "adapt ends": ("algorithm", changed(ALGORITHM, "while True:", "for _ in range(1):"), "adapt gave 1 of θ₀, θ₁, …; wanted a generator"),
-    "adapt gives": ("algorithm", changed(ALGORITHM, "yield theta", "yield [theta]"), "the loss of what adapt gave: TypeError: "),
-    "adapt raises": ("algorithm", changed(ALGORITHM, "settings.inner_lr * g", "settings.lr * g"),
-                     r"adapt: AttributeError: 'Settings' object has no attribute 'lr' \(mine_\d+.py, line 18\)"),
-}  # fmt: skip
+    "sample raises": (
+        "family",
+        changed(FAMILY, "rng.uniform(1, 3,", "rng.uniforms(1, 3,"),
+        r"sample: AttributeError: .* has no attribute 'uniforms' \(mine_\d+.py, line 24\)",
+    ),
+    "sample lacks": (
+        "family",
+        changed(FAMILY, ", (xq, height * (xq > place))", ""),
+        r"sample\(rng, 2, 'val'\) returned \(float32 \(2, 10, 1\), .*\), wanted \(\(xs, ys\), \(xq, yq\)\)",
+    ),
+    "no axis of tasks": (
+        "family",
+        changed(FAMILY, "return (xs, ", "return (xs[0], "),
+        r"of 2 tasks, xs has shape \(10, 1\), wanted \(2, examples, …\): the tasks on axis 0",
+    ),
+    "another shape": (
+        "family",
+        changed(FAMILY, "(1,), 1", "(2,), 1"),
+        r"xs has shape \(2, 10, 1\), wanted \(2, examples, 2\), as its input_shape says",
+    ),
+    "fewer targets": (
+        "family",
+        changed(FAMILY, "height * (xs > place))", "(height * (xs > place))[:, 1:])"),
+        "xs has 10 examples, and ys has 9",
+    ),
+    "nan": (
+        "family",
+        changed(FAMILY, "height * (xq > place))", "np.nan * xq)").replace(
+            "from tinymaml", "import numpy as np\nfrom tinymaml"
+        ),
+        "the query set of task 0: .* is not finite",
+    ),
+    "loss": (
+        "family",
+        changed(FAMILY, "return error, error", "return error"),
+        r"loss returned float32 \(\), wanted \(loss, metric\)",
+    ),
+    "loss raises": (
+        "family",
+        changed(FAMILY, "nn.mse(prediction, y)", "nn.mse(prediction, y[:1])"),
+        r"loss: mse: .* \(mine_\d+.py, line 29\)",
+    ),
+    "network returns nothing": (
+        "network",
+        "def make(family, settings): pass",
+        "what make returns has no function init, apply",
+    ),
+    "network's shape": (
+        "network",
+        changed(NETWORK, '@ params["v"],', '@ params["v"][:, :0],'),
+        r"apply returned float32 \(4, 0\) for 4 examples, wanted the shape \(4, 1\)",
+    ),
+    "network raises": (
+        "network",
+        changed(NETWORK, '@ params["v"],', '@ params["u"],'),
+        r"apply: KeyError: 'u' \(mine_\d+.py, line 10\)",
+    ),
+    "network's integers": (
+        "network",
+        changed(NETWORK, "nn.glorot_uniform(rng, (n, 8), dtype)", "np.ones((n, 8), int)"),
+        r"what init returned\['w'\] has dtype int64, wanted floating point",
+    ),
+    "of_task": (
+        "algorithm",
+        changed(ALGORITHM, "return loss(adapted, *query), ", "return loss(adapted, *query)[0], "),
+        r"of_task of mine_\d+ returned \(float32 \(\), .*\), wanted \(\(loss, aux\), gradient\)",
+    ),
+    "gradient": (
+        "algorithm",
+        changed(ALGORITHM, "return loss(adapted, *query), ", "return loss(adapted, *query), 1.0 #"),
+        "of_task returned the gradient 1.0, wanted one shaped like meta",
+    ),
+    "adapt ends": (
+        "algorithm",
+        changed(ALGORITHM, "while True:", "for _ in range(1):"),
+        "adapt gave 1 of θ₀, θ₁, …; wanted a generator",
+    ),
+    "adapt gives": (
+        "algorithm",
+        changed(ALGORITHM, "yield theta", "yield [theta]"),
+        "the loss does not accept what adapt gave, .*: TypeError: list indices",
+    ),
+    "adapt raises": (
+        "algorithm",
+        changed(ALGORITHM, "settings.inner_lr * g", "settings.lr * g"),
+        r"adapt: AttributeError: 'Settings' object has no attribute 'lr' \(mine_\d+.py, line 18\)",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -213,8 +295,6 @@ def test_a_part_that_is_wrong_is_named_while_there_is_no_run_yet(what, module, c
         code = exit.code
     line = capsys.readouterr().err.splitlines()[-1]
     assert code in (1, 2) and line.startswith("tinymaml") and not Path("run").exists()
-    import re
-
     assert re.search(message, line), line
 
 
@@ -235,26 +315,21 @@ def sine(tmp_path_factory):
 
 @pytest.mark.parametrize("algorithm", ["maml", "mamlpp", "cavia", "anil", "meta-sgd", "reptile", "imaml", "joint"])
 def test_what_is_loaded_adapts_and_predicts_as_evaluation_does(algorithm, tmp_path):
-    path = trained(tmp_path / "run", algorithm=algorithm)
+    path = trained(tmp_path / "run", algorithm=algorithm, compile=False)
     learned, model = restore(path), tm.load(path)
     (xs, ys), (xq, yq) = task(learned, "test", 0)
     measured = [float(np.mean((model.adapt(xs, ys, steps).predict(xq) - yq) ** 2)) for steps in range(3)]
-    expected = [float(np.mean(x)) for x in zip(*[evaluated(learned, t, 2) for t in (0,)], strict=True)]
-    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+    np.testing.assert_allclose(measured, measure(learned, [((xs, ys), (xq, yq))], 2)[0], rtol=1e-5)
     assert model.adapt(xs, ys).steps == model.steps == learned.learner.steps
-
-
-def evaluated(learned, t: int, steps: int) -> list[float]:
-    from tinymaml.runs.evaluate import measure
-
-    return measure(learned, [task(learned, "test", t)], steps)[0].tolist()
 
 
 def test_a_model_says_what_it_is_and_never_changes(sine):
     model = tm.load(sine)
     adapted = model.adapt(*wave(5))
     assert (model.iteration, model.steps, adapted.steps) == (4, 2, 2) and model.config == restore(sine).config
-    assert repr(adapted) == "<Adapted: 2 steps on 5 examples, from <Model: maml, mlp, sinusoid, after 4 meta-iterations>>"
+    assert (
+        repr(adapted) == "<Adapted: 2 steps on 5 examples, from <Model: maml, mlp, sinusoid, after 4 meta-iterations>>"
+    )
     for x in tree_leaves((model.params, adapted.params)):
         assert not x.flags.writeable
     x, y = wave(5)
@@ -401,6 +476,107 @@ def test_examples_may_be_nests_with_integers(module, tmp_path):
             model.adapt(bad, y)
 
 
+# ── the statistics of batch norm ────────────────────────────────────────────────────────────────────────────────────
+
+STATISTICS = ("transductive", "support", "running")
+K = 2
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """A function: the run of an algorithm with batch norm and its statistics; each is trained once, compiled."""
+    runs = {}
+
+    def of(statistics: str, algorithm: str) -> Path:
+        if (statistics, algorithm) not in runs:
+            runs[statistics, algorithm] = normed_run(tmp_path_factory.mktemp("normed") / "run", statistics, algorithm)
+        return runs[statistics, algorithm]
+
+    return of
+
+
+def normed_run(path: Path, statistics: str, algorithm: str, **options) -> Path:
+    options = {"norm": "batch", "inner_steps": K, "inner_lr": 0.01, **options}
+    return trained(path, algorithm=algorithm, statistics=statistics, **options)
+
+
+every_statistics = pytest.mark.parametrize("statistics", STATISTICS)
+two_algorithms = pytest.mark.parametrize("algorithm", ["maml", "mamlpp"])
+
+
+@every_statistics
+@two_algorithms
+def test_queries_see_each_other_in_transductive_batch_norm_alone(normed, statistics, algorithm):
+    adapted = tm.load(normed(statistics, algorithm)).adapt(*wave(5))
+    queries = wave(6, 1)[0]
+    together, alone = adapted.predict(queries), np.concatenate([adapted.predict(x[None]) for x in queries])
+    if statistics == "transductive":
+        assert np.abs(together - alone).max() > 1e-3
+    else:
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
+
+
+@every_statistics
+@two_algorithms
+def test_predictions_take_the_statistics_that_evaluation_takes(normed, statistics, algorithm, strict):
+    path = normed(statistics, algorithm)
+    learned, model = restore(path), tm.load(path)
+    (xs, ys), (xq, yq) = task(learned, "test", 1)
+    measured = [float(np.mean((model.adapt(xs, ys, steps).predict(xq) - yq) ** 2)) for steps in range(4)]
+    np.testing.assert_allclose(measured, measure(learned, [((xs, ys), (xq, yq))], 3)[0], rtol=1e-4)
+
+
+def test_support_statistics_are_those_of_the_support_set(normed):
+    adapted = tm.load(normed("support", "maml")).adapt(*wave(5))
+    layers, hidden = adapted.params, {}
+    for name, x in (("support", wave(5)[0]), ("query", wave(3, 1)[0])):
+        hidden[name] = x.astype(np.float32) @ layers["linear0"]["w"] + layers["linear0"]["b"]
+    mean, var = nn.moments(hidden["support"])
+    of_queries = nn.batch_norm(
+        hidden["query"], layers["linear0"]["gamma"], layers["linear0"]["beta"], mean=mean, var=var
+    )
+    expected = np.maximum(of_queries, 0) @ layers["linear1"]["w"] + layers["linear1"]["b"]
+    np.testing.assert_allclose(adapted.predict(wave(3, 1)[0]), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("per_step", [True, False])
+def test_running_averages_are_of_each_step_where_the_algorithm_keeps_them_so(tmp_path, per_step):
+    """After one meta-iteration: 0.9 of what was there, and 0.1 of the moments of the queries under θ of that step."""
+    options = dict(iterations=1, validate_every=9, dtype="float64", per_step_statistics=per_step, per_step_norm=False,
+                   learned_rates=False)  # fmt: skip
+    path = normed_run(tmp_path / "run", "running", "mamlpp", **options)
+    kept = restore(path).state.norms["linear0"]
+    before = restore(path, 0)
+    from tinymaml.runs.loop import TRAIN, generator
+
+    (xs, ys), (xq, _) = before.learner.sample(generator(before.config, TRAIN, 0), SMALL["tasks"], "train")
+    model, rows = tm.load(path, 0), range(1, K + 1) if per_step else [K]
+    moments = []
+    for steps in rows:
+        of_tasks = []
+        for x, y, q in zip(xs, ys, xq, strict=True):
+            layer = model.adapt(x, y, steps).params["linear0"]
+            of_tasks.append(nn.moments(q @ layer["w"] + layer["b"]))
+        moments.append(np.mean(of_tasks, 0))
+    assert kept["mean"].shape == kept["var"].shape == (len(rows), 6)
+    np.testing.assert_allclose(kept["mean"], [0.1 * mean for mean, _ in moments], rtol=1e-8)
+    np.testing.assert_allclose(kept["var"], [0.9 + 0.1 * var for _, var in moments], rtol=1e-8)
+
+
+@every_statistics
+@two_algorithms
+def test_training_with_each_is_compiled_and_resumes_bit_for_bit(normed, tmp_path, statistics, algorithm, strict):
+    whole = Run.open(normed(statistics, algorithm))
+    shutil.copytree(whole.path, tmp_path / "halves")
+    halves = Run.open(tmp_path / "halves")
+    with halves.lock():
+        halves.rewind(2)  # as if it had been stopped there
+    train(restore(whole.path).config, halves.path, resume=True, progress=False)
+    assert halves.read_log() == whole.read_log() and halves.load().iteration == 4
+    for name, x in whole.load().arrays.items():
+        assert x.tobytes() == halves.load().arrays[name].tobytes(), name
+
+
 # ── images, without those of training ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -429,7 +605,9 @@ def drawing(c: int, size: int, mode: str = "1"):
 
     image = Image.new(mode, (size, size), 1 if mode == "1" else (0, 0, 0, 0))
     top = (10 + 30 * c) * size // 105
-    ImageDraw.Draw(image).rectangle([size // 10, top, 9 * size // 10, top + size // 10], fill=0 if mode == "1" else "black")
+    ImageDraw.Draw(image).rectangle(
+        [size // 10, top, 9 * size // 10, top + size // 10], fill=0 if mode == "1" else "black"
+    )
     return image
 
 
@@ -532,8 +710,6 @@ def test_folders_that_cannot_be_read_are_named(letters, tmp_path, capsys, suppor
     support = letters / "support" if support is None else folder_of(tmp_path / "support", **images(support))
     query = letters / "query" if query is None else folder_of(tmp_path / "query", **images(query))
     line = fails(capsys, "adapt", letters / "run", "--support", support, "--query", query, "--to", tmp_path / "out.csv")
-    import re
-
     assert re.search(message, line), line
     assert not (tmp_path / "out.csv").exists()
 
@@ -579,7 +755,7 @@ def npy(x) -> bytes:
         (npz(x=X * np.nan, y=Y), None, "s.npz: x is not finite"),
         (None, npz(x=X * np.nan), "q.npz: x is not finite"),
         (None, npz(x=np.array([None] * 3)), "q.npz cannot be used: Object arrays cannot be loaded"),
-        (npy(X), None, "s.npz cannot be used: it is one array; wanted an .npz"),
+        (npy(X), None, "s.npz cannot be used: it is no .npz"),
         (b"", None, "s.npz cannot be used: "),
         (npz(x=X, y=Y)[:-30], None, "s.npz cannot be used: "),
         (b"text", None, "s.npz cannot be used: "),
@@ -589,15 +765,15 @@ def test_files_that_cannot_be_used_are_named(sine, tmp_path, capsys, support, qu
     (tmp_path / "s.npz").write_bytes(support if support is not None else npz(x=X, y=Y))
     (tmp_path / "q.npz").write_bytes(query if query is not None else npz(x=X))
     line = fails(capsys, "adapt", sine, "--support", tmp_path / "s.npz", "--query", tmp_path / "q.npz")
-    import re
-
     assert re.search(message, line), line
 
 
 def test_what_is_not_there_is_named(sine, tmp_path, capsys):
     (tmp_path / "q.npz").write_bytes(npz(x=X))
     words = ["adapt", sine, "--query", tmp_path / "q.npz", "--support"]
-    assert fails(capsys, *words, tmp_path / "none.npz").endswith(f"cannot read {tmp_path / 'none.npz'}: No such file or directory")
+    assert fails(capsys, *words, tmp_path / "none.npz").endswith(
+        f"cannot read {tmp_path / 'none.npz'}: No such file or directory"
+    )
     assert "sinusoid reads no example from a file; wanted an .npz" in fails(capsys, *words, tmp_path)
     line = fails(capsys, *words, tmp_path / "q.npz", "--to", tmp_path / "none" / "p.csv")
     assert line.endswith("none/p.csv: there is no such folder")

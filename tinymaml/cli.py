@@ -179,6 +179,7 @@ def _groups(family: str, chosen: argparse.Namespace) -> list[tuple[str, list[tup
     names, defaults = parts.choose(family, getattr(chosen, "algorithm", "maml"), getattr(chosen, "network", None))
     of_parts = {f"{name} ({role})": parts.settings_of(parts.find(role, name)) for role, name in names.items()}
     of_parts["the outer loop"] = parts.outer_settings()
+    parts.check_names(of_parts)
     return [(called, [(f, defaults.get(f.name, parts.default_of(f))) for f in dataclasses.fields(settings)])
             for called, settings in of_parts.items()]  # fmt: skip
 

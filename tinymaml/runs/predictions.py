@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,9 +84,11 @@ def _examples(model: Model, path: Path, is_support: bool) -> Examples:
 
 def _of_npz(path: Path, names: tuple[str, ...]) -> Examples:
     try:
-        with naming("read", path), np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is one array; wanted an .npz")
+        with naming("read", path), open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is no .npz")
+            stream.seek(0)
+            file = np.load(stream, allow_pickle=False)
             if not set(names) <= set(file.files):
                 raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}; wanted {' and '.join(names)}")
             arrays = [file[name] for name in names]

@@ -198,13 +198,9 @@ class Config:
     outer: Any  # the settings of the outer loop, `outer.Settings`
 
     def __post_init__(self) -> None:
-        owners: dict[str, str] = {}
-        for called, settings in self.parts():
+        for _, settings in self.parts():
             check(settings)
-            for field in dataclasses.fields(settings):
-                if field.name in owners:
-                    raise ValueError(f"{owners[field.name]} and {called} both have an option {field.name}")
-                owners[field.name] = called
+        check_names(dict(self.parts()))
 
     def parts(self) -> Iterator[tuple[str, Any]]:
         """(what a person calls the part, its settings), for the four parts."""
@@ -299,6 +295,16 @@ class Config:
                 raise ValueError(f"the configuration of the run does not say which {role} it has")
             parts[role] = Part(name, _read(settings_of(find(role, name)), given, f"{name} ({role})"))
         return cls(**parts, outer=_read(outer_settings(), record["outer"], "the outer loop"))
+
+
+def check_names(parts: dict[str, Any]) -> None:
+    """Raises: ValueError: two of the parts, each by what a person calls it, have an option of the same name."""
+    owners: dict[str, str] = {}
+    for called, settings in parts.items():
+        for field in dataclasses.fields(settings):
+            if field.name in owners:
+                raise ValueError(f"{owners[field.name]} and {called} both have an option {field.name}")
+            owners[field.name] = called
 
 
 def choose(family: str, algorithm: str = "maml", network: str | None = None) -> tuple[dict[str, str], dict[str, Any]]:

@@ -17,7 +17,7 @@ from ..inputs import as_tasks, check_finite, check_learned
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..per_task import mean_over_tasks, outlined
 from .learner import Learner
-from .settings import blaming, table
+from .settings import blaming, table, told
 
 Example = dict[str, list]  # of "x" and of "y": the path, the dtype and the shape of each array of one example
 
@@ -49,11 +49,10 @@ def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example:
 def _drawn(learner: Learner, rng: np.random.Generator, split: str) -> tuple:
     called, shape = f"family {learner.config.family.name}", tuple(learner.family.input_shape)
     tasks = learner.sample(rng, 2, split)
-    try:
-        ((xs, ys), (xq, yq)) = tasks
-    except (TypeError, ValueError):
+    if not (_is_pair(tasks) and _is_pair(tasks[0]) and _is_pair(tasks[1])):
         wanted = "wanted ((xs, ys), (xq, yq)), each with the tasks on axis 0"
-        raise ValueError(f"{called}: sample(rng, 2, {split!r}) returned {outlined(tasks)}, {wanted}") from None
+        raise ValueError(f"{called}: sample(rng, 2, {split!r}) returned {outlined(tasks)}, {wanted}")
+    (xs, ys), (xq, yq) = tasks
     for name, x, y in (("s", xs, ys), ("q", xq, yq)):
         for what, part in ((f"x{name}", x), (f"y{name}", y)):
             for path, leaf in tree_items(part):
@@ -70,6 +69,10 @@ def _drawn(learner: Learner, rng: np.random.Generator, split: str) -> tuple:
     except (ValueError, TypeError) as cause:  # empty, NaN
         raise type(cause)(f"{called}: {cause}") from None
     return tasks
+
+
+def _is_pair(x: Any) -> bool:
+    return isinstance(x, (tuple, list)) and len(x) == 2
 
 
 def _judged(learner: Learner, rng: np.random.Generator, support: tuple, query: tuple) -> None:
@@ -106,8 +109,11 @@ def _adapted(learner: Learner, rng: np.random.Generator, task: tuple) -> None:
         thetas = list(itertools.islice(learner.algorithm.adapt(learner.loss, meta, support, learner.settings), 2))
     if len(thetas) < 2:
         raise ValueError(f"algorithm {name}: adapt gave {len(thetas)} of θ₀, θ₁, …; wanted a generator that never ends")
-    with blaming(f"algorithm {name}: the loss of what adapt gave"):
+    try:
         learner.loss(thetas[1], *query)
+    except Exception as cause:
+        seen = f"the loss does not accept what adapt gave, {outlined(thetas[1])}"
+        raise ValueError(f"algorithm {name}: {seen}: {told(cause)}") from cause
     carries = carried is not None
     with blaming(f"algorithm {name}: of_task"):
         given = (task[0], (task[1], {"noise": noise}) if noise is not None else task[1])

@@ -405,6 +405,11 @@ def test_a_gradient_that_is_zero_makes_nothing_nan(optimizer):
         assert all(np.isfinite(g).all() for g in tree_leaves(gradient))
 
 
+def test_an_optimiser_that_is_none_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="inner_optimizer is 'rprop', wanted sgd, momentum, nesterov, adam or adamw"):
+        Case("maml", inner_optimizer="rprop").adapt(1)
+
+
 def test_clipping_bounds_the_norm_of_all_leaves_and_leaves_what_is_smaller():
     grads = {"a": np.array([3.0, -0.5]), "b": np.array(4.0)}
     by_norm, by_value = inner.Settings(inner_clip_norm=0.1), inner.Settings(inner_clip_value=1.0)

@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from PIL import Image
+from tinymaml.train import TEST, Config, build, generator, restore, train
 
 from tinymaml import plot as plots
 from tinymaml.maml import adapt
 from tinymaml.nest import tree_leaves
 from tinymaml.plot import PRETRAINED, Net, Trained, plot
 from tinymaml.runs import Run
-from tinymaml.train import TEST, Config, build, generator, restore, train
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,10 @@ A family is a module with
         dtype                                              optional: of the floating arrays; set before sampling
     published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
                                                            after so many steps of adaptation
+    read(path, settings) → x                               optional: one example from a file, such as an image, for
+                                                           `tinymaml adapt`; x is an array of `input_shape`
+
+If what `make` returns reads its data only when the first task is drawn, a trained network can be used without them.
 
 A module of your own that keeps this protocol is trained like a built-in family: `tinymaml train my_package.my_tasks`.
 To add a family here, write its file and add it to FAMILIES. Read next: `common`.

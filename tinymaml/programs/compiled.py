@@ -254,6 +254,8 @@ class Compiled:
             return self._fall_back(v, cause, meta, tasks, *shared)
         if failed or (self.gradient and not np.isfinite(value)):
             return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
+        if apart is not None and not self.gradient and not all(np.isfinite(x).all() for x in results):
+            return self.f(meta, tasks, *shared)  # an overflow is not worth a comparison: rounding may decide it
         if apart is not None:
             compared = self._compared_later if products(v.runner.task) > LONG else self._compared
             try:

@@ -131,6 +131,7 @@ def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
             before = losses(state.meta, _with(support, query, more), *shared)
             more["weight"] = outer.task_weights(before, options.robust).astype(learner.dtype)
         (loss, aux), grads = gradient(state.meta, _with(support, query, more), *shared)
+        grads = outer.clipped(grads, options.meta_clip)
         # θ ← θ − β G, or as the optimiser says
         meta, optimizer = outer.optimizer(options, i).update(state.meta, grads, state.optimizer)
         carried = _mean([x["carried"] for x in aux]) if carries else None

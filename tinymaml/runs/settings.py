@@ -314,7 +314,8 @@ def choose(family: str, algorithm: str = "maml", network: str | None = None) -> 
         ValueError, ImportError: as `find`.
     """
     members = find("family", family), find("algorithm", algorithm)
-    defaults = {name: x for member in members for name, x in getattr(member, "defaults", {}).items()}
+    pair = getattr(members[0], "defaults_for", {}).get(algorithm, {})
+    defaults = {**getattr(members[0], "defaults", {}), **getattr(members[1], "defaults", {}), **pair}
     network = network or defaults.get("network", "mlp")
     find("network", network)
     return {"family": family, "network": network, "algorithm": algorithm}, defaults

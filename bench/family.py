@@ -54,6 +54,7 @@ class Entry(NamedTuple):
         label: its name in table and picture.   algorithm: as the command line has it.
         options: beside the defaults.
         trained: False: it adapts as it was before training.   tune: it adapts by the rate best on validation tasks.
+        steps: it adapts that far. Beyond, rates that were learned for one step make some tasks diverge.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Entry(NamedTuple):
     options: dict[str, Any] = {}
     trained: bool = True
     tune: bool = False
+    steps: int = STEPS
 
 
 ENTRIES = {
@@ -70,7 +72,7 @@ ENTRIES = {
     "anil": Entry("ANIL", "anil"),
     "boil": Entry("BOIL", "boil"),
     "cavia": Entry("CAVIA", "cavia"),
-    "meta-sgd": Entry("Meta-SGD", "meta-sgd"),
+    "meta-sgd": Entry("Meta-SGD", "meta-sgd", steps=2),
     "mamlpp": Entry("MAML++", "mamlpp"),
     "imaml": Entry("iMAML", "imaml"),
     "hessian-free": Entry("HF-MAML", "hessian-free"),
@@ -79,24 +81,31 @@ ENTRIES = {
     "joint": Entry("joint training", "joint", tune=True),
     "scratch": Entry("from scratch", "maml", {"iterations": 1}, trained=False, tune=True),
 }
+# Zintgraf et al., 2019, and the settings of their code (lmzintgraf/cavia, regression): 10 points, not 5.
+THEIRS = {"shots": 10, "queries": 10, "meta_lr": 0.001, "schedule": "constant", "iterations": 50000}
+PUBLISHED = {
+    "cavia-published": Entry("CAVIA, published settings", "cavia", {**THEIRS, "context_clamp": 10.0}),
+}
+EVERY = ENTRIES | PUBLISHED
 
 
 def settings(name: str, seed: int, **changes: Any) -> Config:
     """What a run of an entry is trained with."""
-    entry = ENTRIES[name]
+    entry = EVERY[name]
     return Config.default("sinusoid", algorithm=entry.algorithm, **{**changes, **entry.options, "seed": seed})
 
 
 def commands(name: str, runs: str = "runs/family", seed: int = 0) -> list[str]:
     """The two commands that train an entry and measure it."""
-    entry, out = ENTRIES[name], shlex.quote(f"{runs}/{name}-{seed}")
+    entry, out = EVERY[name], shlex.quote(f"{runs}/{name}-{seed}")
     measured = f"tinymaml eval {out} --seed {TASK_SEED}" + (" --tune" if entry.tune else "")
+    measured += f" --steps {entry.steps}" if entry.steps != STEPS else ""
     return [f"{command(name)} --seed {seed} --out {out}", measured + ("" if entry.trained else " --iteration 0")]
 
 
 def command(name: str) -> str:
     """What a person types to train an entry."""
-    entry = ENTRIES[name]
+    entry = EVERY[name]
     options = (f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
                for key, value in entry.options.items())  # fmt: skip
     return " ".join([f"tinymaml train sinusoid --algorithm {entry.algorithm}", *options])
@@ -106,7 +115,7 @@ def command(name: str) -> str:
 
 
 def run(
-    name: str, seed: int, runs: Path, results: Path = RESULTS, *, tasks: int = TASKS, steps: int = STEPS, **changes: Any
+    name: str, seed: int, runs: Path, results: Path = RESULTS, *, tasks: int = TASKS, **changes: Any
 ) -> dict:
     """Train and measure an entry, as far as that is not done yet, and store the record.
 
@@ -114,15 +123,15 @@ def run(
         ValueError: the run's folder was trained with other settings.
         BlockingIOError: another process trains it at the moment.
     """
+    entry = EVERY[name]
     config, out, file = settings(name, seed, **changes), runs / f"{name}-{seed}", results / f"{name}-{seed}.json"
-    if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8"))) and is_of(kept, config, tasks, steps):
+    if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8"))) and is_of(kept, config, tasks, entry.steps):
         return kept
     started = (out / "config.json").exists()
     if started and configuration(Run.open(out)) != config:
         raise ValueError(f"{out} was trained with other settings: remove it, or take other --runs")
     train(config, out, resume=started, progress=sys.stderr.isatty())
-    entry = ENTRIES[name]
-    measured = evaluate(out, tasks=tasks, steps=steps, tune=entry.tune, seed=TASK_SEED,
+    measured = evaluate(out, tasks=tasks, steps=entry.steps, tune=entry.tune, seed=TASK_SEED,
                         iteration=None if entry.trained else 0)  # fmt: skip
     record = {
         "entry": name, "seed": seed, "commands": commands(name, runs.as_posix(), seed), "options": config.options(),
@@ -134,7 +143,7 @@ def run(
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def is_of(record: dict, config: Config, tasks: int = TASKS, steps: int = STEPS) -> bool:
+def is_of(record: dict, config: Config, tasks: int, steps: int) -> bool:
     """Whether a record was measured so, with the settings of `config`; options that one of them lacks do not count."""
     options = json.loads(json.dumps(config.options()))
     same = all(options[name] == value for name, value in record["options"].items() if name in options)
@@ -143,7 +152,7 @@ def is_of(record: dict, config: Config, tasks: int = TASKS, steps: int = STEPS) 
 
 def stored(results: Path = RESULTS) -> dict[str, list[dict]]:
     """The records of each entry, by seed."""
-    files = {name: sorted(results.glob(f"{name}-[0-9]*.json")) for name in ENTRIES}
+    files = {name: sorted(results.glob(f"{name}-[0-9]*.json")) for name in EVERY}
     return {name: [json.loads(f.read_text(encoding="utf-8")) for f in found] for name, found in files.items() if found}
 
 
@@ -158,7 +167,7 @@ def measure_time(names: Iterable[str], turns: int = 11, **changes: Any) -> dict:
     found: dict[str, list[float]] = {}
     steps, states = {}, {}
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
-        for name in (n for n in names if ENTRIES[n].trained):
+        for name in (n for n in names if EVERY[n].trained):
             timing.say(f"compiling {name}")
             learner = Learner(settings(name, 0, **changes))
             state = initial(learner)
@@ -212,24 +221,24 @@ def row(records: list[dict]) -> Row:
 
 def table(records: dict[str, list[dict]], times: dict | None = None) -> str:
     """As Markdown, a line per entry."""
-    at = [k for k in COLUMNS if k < min(len(r["mean"]) for found in records.values() for r in found)]
+    at = [k for k in COLUMNS if k < max(len(r["mean"]) for found in records.values() for r in found)]
     heads = ["", *(f"{k} steps" if k != 1 else "1 step" for k in at), "ms", "command"]
     lines = [heads, ["---", *["---:"] * (len(at) + 1), "---"]]
     for name, found in records.items():
         r = row(found)
-        cells = [f"{r.mean[k]:.3f} ± {r.ci95[k]:.3f} ± {r.spread[k]:.3f}" for k in at]
+        cells = [f"{r.mean[k]:.3f} ± {r.ci95[k]:.3f} ± {r.spread[k]:.3f}" if k < len(r.mean) else "–" for k in at]
         rates = sorted({record["inner_lr"] for record in found if record["tuned"]})
-        how = f"`{command(name)}`" if ENTRIES[name].trained else "no training"
+        how = f"`{command(name)}`" if EVERY[name].trained else "no training"
         how += f", `eval --tune` (α = {', '.join(f'{rate:g}' for rate in rates)})" if rates else ""
         ms = (times or {"ms": {}})["ms"].get(name)
-        lines.append([ENTRIES[name].label, *cells, timing.digits(ms[0]) if ms else "", how])
+        lines.append([EVERY[name].label, *cells, timing.digits(ms[0]) if ms else "", how])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def notes(records: dict[str, list[dict]], times: dict | None = None) -> list[str]:
     """What a reader must know beside the table: what is missing, what is not of today's defaults, what disturbed."""
     seeds = {name: [r["seed"] for r in found] for name, found in records.items()}
-    lacking = [name for name in ENTRIES if set(SEEDS) - set(seeds.get(name, []))]
+    lacking = [name for name in EVERY if set(SEEDS) - set(seeds.get(name, []))]
     stale = [f"{name}-{r['seed']}" for name, found in records.items() for r in found
              if not is_of(r, settings(name, r["seed"]), r["tasks"], r["steps"][-1])]  # fmt: skip
     said = [f"not all of the seeds {', '.join(map(str, SEEDS))}: {', '.join(lacking)}"] if lacking else []
@@ -257,14 +266,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench family", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENTRIES)} (all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVERY)} (all)")
     parser.add_argument("--runs", default="runs/family", metavar="FOLDER", help="where the runs are (runs/family)")
     parser.add_argument("--table", action="store_true", help="train nothing: show and draw what is stored")
     parser.add_argument("--time", action="store_true", help="train nothing: measure and store ms per meta-iteration")
     args = parser.parse_args(argv)
-    if unknown := [n for n in args.names if n not in ENTRIES]:
-        parser.error(f"no entry {', '.join(unknown)}; wanted of {', '.join(ENTRIES)}")
-    names, failed = args.names or list(ENTRIES), 0
+    if unknown := [n for n in args.names if n not in EVERY]:
+        parser.error(f"no entry {', '.join(unknown)}; wanted of {', '.join(EVERY)}")
+    names, failed = args.names or list(EVERY), 0
     try:
         if args.time:
             RESULTS.mkdir(parents=True, exist_ok=True)
@@ -281,9 +290,10 @@ def main(argv: list[str]) -> int:
         return 1
     times = json.loads(file.read_text(encoding="utf-8")) if (file := RESULTS / "time.json").exists() else None
     print("\n".join([table(records, times), "", *notes(records, times)]))
-    FIGURE.parent.mkdir(exist_ok=True)
-    rows = {ENTRIES[name].label: row(found) for name, found in records.items()}
-    picture.save(picture.family(rows, title(records)), FIGURE)
+    if drawn := {name: found for name, found in records.items() if name in ENTRIES}:
+        FIGURE.parent.mkdir(exist_ok=True)
+        rows = {ENTRIES[name].label: row(found) for name, found in drawn.items()}
+        picture.save(picture.family(rows, title(drawn)), FIGURE)
     return failed
 
 

@@ -54,14 +54,20 @@ def of_task(loss, theta, support, query, settings):
 
 
 def conjugate_gradients(times, g, steps):
-    """x ≈ A⁻¹ g for `times(v)` = A v, symmetric and positive (Hestenes and Stiefel, 1952)."""
+    """x ≈ A⁻¹ g for `times(v)` = A v, symmetric and positive (Hestenes and Stiefel, 1952).
+
+    It stops at a direction p in which A is not positive, pᵀAp ≤ 0, as in truncated Newton methods (Nocedal and Wright,
+    2006, algorithm 7.1); at the first, which is g itself, x is g.
+    """
     x, r, p, rr = tree_map(np.zeros_like, g), g, g, dot(g, g)
-    for _ in range(steps):
+    for k in range(steps):
         q = times(p)
-        a = ratio(rr, dot(p, q))
+        pq = dot(p, q)
+        a = np.where(pq > 0, ratio(rr, pq), 0.0 if k else 1.0)
         x, r = plus(x, a, p), plus(r, -a, q)
         rr, before = dot(r, r), rr
-        p = plus(r, ratio(rr, before), p)
+        # p ← r + (rr / before) p; 0 from where it stops
+        p = tree_map(lambda new, pq=pq: np.where(pq > 0, new, 0), plus(r, ratio(rr, before), p))
     return x
 
 

@@ -5,6 +5,7 @@ A family is a module with
     Settings          a frozen dataclass; each field is an option of `tinymaml train FAMILY` and is saved with the run.
                       `runs.settings.option` gives a field its help and limits; a plain dataclass will do.
     defaults          {option: value}: its network, rates, number of tasks, …, by the flat names of any part's options
+    defaults_for      optional, {algorithm: {option: value}}: what replaces these, and the algorithm's own defaults
     make(settings)    → an object with
         sample(rng, tasks, split) → ((xs, ys), (xq, yq))   support and query of `tasks` tasks, stacked on axis 0;
                                                            split is "train", "val" or "test". The same generator

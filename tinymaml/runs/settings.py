@@ -258,7 +258,8 @@ class Config:
         """The defaults of a choice of parts, with changes, which are options by their flat names.
 
         A default is that of the option itself, which the family's `defaults` replace, which the algorithm's `defaults`
-        replace. The network too may be among these.
+        replace, which those of the family for this algorithm replace, its `defaults_for`. The network too may be among
+        these.
 
         Raises:
             ValueError, ImportError: there is no such part; no part has such an option; a value is not allowed.

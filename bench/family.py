@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -40,6 +39,7 @@ from tinymaml.runs.settings import Config
 from . import picture, timing
 
 HERE = Path(__file__).parent
+RUNS = "runs/family"
 RESULTS, FIGURE = HERE / "results" / "family", HERE / "figures" / "family.png"
 SEEDS, TASKS, STEPS = (0, 1, 2), 600, 10
 TASK_SEED = 0  # of the test tasks, whatever the seed of the run
@@ -95,9 +95,9 @@ def settings(name: str, seed: int, **changes: Any) -> Config:
     return Config.default("sinusoid", algorithm=entry.algorithm, **{**changes, **entry.options, "seed": seed})
 
 
-def commands(name: str, runs: str = "runs/family", seed: int = 0) -> list[str]:
+def commands(name: str, seed: int) -> list[str]:
     """The two commands that train an entry and measure it."""
-    entry, out = EVERY[name], shlex.quote(f"{runs}/{name}-{seed}")
+    entry, out = EVERY[name], f"{RUNS}/{name}-{seed}"
     measured = f"tinymaml eval {out} --seed {TASK_SEED}" + (" --tune" if entry.tune else "")
     measured += f" --steps {entry.steps}" if entry.steps != STEPS else ""
     return [f"{command(name)} --seed {seed} --out {out}", measured + ("" if entry.trained else " --iteration 0")]
@@ -115,7 +115,7 @@ def command(name: str) -> str:
 
 
 def run(
-    name: str, seed: int, runs: Path, results: Path = RESULTS, *, tasks: int = TASKS, **changes: Any
+    name: str, seed: int, runs: Path, results: Path, *, tasks: int = TASKS, **changes: Any
 ) -> dict:
     """Train and measure an entry, as far as that is not done yet, and store the record.
 
@@ -125,7 +125,8 @@ def run(
     """
     entry = EVERY[name]
     config, out, file = settings(name, seed, **changes), runs / f"{name}-{seed}", results / f"{name}-{seed}.json"
-    if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8"))) and is_of(kept, config, tasks, entry.steps):
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if kept and is_of(kept, config, tasks, entry.steps):
         return kept
     started = (out / "config.json").exists()
     if started and configuration(Run.open(out)) != config:
@@ -134,7 +135,7 @@ def run(
     measured = evaluate(out, tasks=tasks, steps=entry.steps, tune=entry.tune, seed=TASK_SEED,
                         iteration=None if entry.trained else 0)  # fmt: skip
     record = {
-        "entry": name, "seed": seed, "commands": commands(name, runs.as_posix(), seed), "options": config.options(),
+        "entry": name, "seed": seed, "commands": commands(name, seed), "options": config.options(),
         **{key: measured[key] for key in ("metric", "tasks", "steps", "inner_lr", "tuned", "iteration")},
         "mean": [round(x, 5) for x in measured["mean"]], "ci95": [round(x, 5) for x in measured["ci95"]],
     }  # fmt: skip
@@ -150,7 +151,7 @@ def is_of(record: dict, config: Config, tasks: int, steps: int) -> bool:
     return same and record["tasks"] == tasks and record["steps"][-1] == steps
 
 
-def stored(results: Path = RESULTS) -> dict[str, list[dict]]:
+def stored(results: Path) -> dict[str, list[dict]]:
     """The records of each entry, by seed."""
     files = {name: sorted(results.glob(f"{name}-[0-9]*.json")) for name in EVERY}
     return {name: [json.loads(f.read_text(encoding="utf-8")) for f in found] for name, found in files.items() if found}
@@ -267,7 +268,7 @@ def main(argv: list[str]) -> int:
         prog="python -m bench family", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVERY)} (all)")
-    parser.add_argument("--runs", default="runs/family", metavar="FOLDER", help="where the runs are (runs/family)")
+    parser.add_argument("--runs", default=RUNS, metavar="FOLDER", help=f"where the runs are ({RUNS})")
     parser.add_argument("--table", action="store_true", help="train nothing: show and draw what is stored")
     parser.add_argument("--time", action="store_true", help="train nothing: measure and store ms per meta-iteration")
     args = parser.parse_args(argv)
@@ -284,7 +285,7 @@ def main(argv: list[str]) -> int:
         timing.say()
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    records = stored()
+    records = stored(RESULTS)
     if not records:
         print("nothing is stored yet", file=sys.stderr)
         return 1
@@ -304,7 +305,7 @@ def _train(names: list[str], runs: Path) -> int:
         for name in names:
             timing.say(f"{name}, seed {seed}")
             try:
-                run(name, seed, runs)
+                run(name, seed, runs, RESULTS)
             except BlockingIOError:
                 timing.say(f"{name}, seed {seed}: another process is at it")
             except (FloatingPointError, ValueError, OSError) as error:

@@ -77,7 +77,7 @@ ENTRIES = {
     "imaml": Entry("iMAML", "imaml"),
     "hessian-free": Entry("HF-MAML", "hessian-free"),
     "proximal": Entry("Meta-MinibatchProx", "proximal"),
-    "perturbed": Entry("perturbed MAML", "perturbed"),
+    "perturbed": Entry("Sharp-MAML, inside", "perturbed", {"inner_sharpness": 0.0005}),
     "joint": Entry("joint training", "joint", tune=True),
     "scratch": Entry("from scratch", "maml", {"iterations": 1}, trained=False, tune=True),
 }

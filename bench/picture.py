@@ -198,7 +198,7 @@ def _load_panel(ax, record: dict) -> None:
 # Of `family`. Second order in blues, without second derivatives in oranges, a part of the network in greens, proximal
 # points in purples, baselines in greys and dashed.
 COLOURS = {
-    "MAML": "#08306b", "Meta-SGD": "#2a74b6", "MAML++": "#00a0c8", "perturbed MAML": "#7fb2dd",
+    "MAML": "#08306b", "Meta-SGD": "#2a74b6", "MAML++": "#00a0c8", "Sharp-MAML, inside": "#7fb2dd",
     "FOMAML": "#c2640a", "Reptile": "#f0a02c", "HF-MAML": "#d1361f",
     "ANIL": "#8cc63f", "BOIL": "#1b8a5a", "CAVIA": "#0b5d3b",
     "iMAML": "#6b3fa0", "Meta-MinibatchProx": "#b58bd9", "joint training": "#8a8f98", "from scratch": "#3c4148",
@@ -222,19 +222,26 @@ def family(rows: dict[str, Row], title: str) -> Figure:
 
 
 def _over_steps(ax, rows: dict[str, Row], order: list[str]) -> None:
-    steps = len(rows[order[0]].mean) - 1
+    steps = max(len(r.mean) for r in rows.values()) - 1
     for label in order:
         ax.plot(rows[label].mean, color=COLOURS[label], lw=1.4, ls="--" if label in BASELINES else "-")
-    ends = np.log([rows[label].mean[-1] for label in order])
+    whole = [label for label in order if len(rows[label].mean) > steps]
+    ends = np.log([rows[label].mean[-1] for label in whole])
     low, high = min(np.log(r.mean.min()) for r in rows.values()), max(np.log(r.mean.max()) for r in rows.values())
     places = spread_out(ends, (high - low) / 26)
-    for label, end, place in zip(order, ends, places, strict=True):
+    for label, end, place in zip(whole, ends, places, strict=True):
         ax.plot([steps, 1.04 * steps], np.exp([end, place]), color=COLOURS[label], lw=0.6, clip_on=False)
         ax.text(1.05 * steps, np.exp(place), label, color=COLOURS[label], va="center", fontsize=8)
+    for label in set(order) - set(whole):  # it ends earlier, and its name stands there
+        last = len(rows[label].mean) - 1
+        ax.plot(last, rows[label].mean[-1], "x", color=COLOURS[label], ms=5)
+        ax.annotate(label, (last, rows[label].mean[-1]), (5, 0), textcoords="offset points", color=COLOURS[label],
+                    va="center", fontsize=8)  # fmt: skip
     ax.set_yscale("log")
     ax.set(xlim=(0, 1.42 * steps), xlabel="steps of adaptation", ylabel="query mean squared error")
     ax.set_xticks(range(steps + 1))
-    ax.set_ylim(np.exp(min(low, places.min()) - 0.08), np.exp(high + 0.08))
+    ax.spines.bottom.set_bounds(0, steps)
+    ax.set_ylim(np.exp(min(low, *places) - 0.08), np.exp(max(high, *places) + 0.08))
     _logarithmic(ax.yaxis, np.exp(high - low))
 
 
@@ -255,24 +262,24 @@ def _bounds(group: list[float], gap: float) -> tuple[float, float]:
 
 
 def _ranked(ax, rows: dict[str, Row], order: list[str]) -> None:
-    steps = [k for k in AFTER if k < len(rows[order[0]].mean)]
+    shown = [(label, k) for label in order for k in AFTER if k < len(rows[label].mean)]
     for y, label in enumerate(order):
         r = rows[label]
         ax.axhline(y, color="0.93", lw=0.8, zorder=0)
-        for k in steps:
+        for k in (k for name, k in shown if name == label):
             ax.plot([r.mean[k] - r.ci95[k], r.mean[k] + r.ci95[k]], [y, y], color=COLOURS[label], lw=3, alpha=0.35,
                     solid_capstyle="butt")  # fmt: skip
             ax.plot(r.seeds[:, k], [y] * len(r.seeds), "|", color=COLOURS[label], ms=9, mew=0.9)
             ax.plot(r.mean[k], y, AFTER[k], color=COLOURS[label], ms=4.5)
     ax.set_xscale("log")
-    seen = np.concatenate([rows[label].mean[steps] for label in order])
-    _logarithmic(ax.xaxis, seen.max() / seen.min())
+    seen = [rows[label].mean[k] for label, k in shown]
+    _logarithmic(ax.xaxis, max(seen) / min(seen))
     ax.set_yticks(range(len(order)), order)
     for tick, label in zip(ax.get_yticklabels(), order, strict=True):
         tick.set_color(COLOURS[label])
     ax.tick_params(axis="y", length=0)
     ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="query mean squared error")
-    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=f"after {k} step" + "s" * (k > 1))[0] for k in steps]
+    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=f"after {k} step" + "s" * (k > 1))[0] for k in AFTER]
     marks += [ax.plot([], [], "|", color="0.35", ms=9, label="a seed")[0]]
     marks += [ax.plot([], [], color="0.35", lw=3, alpha=0.35, label="95 % over tasks")[0]]
     ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=len(marks), fontsize=7,

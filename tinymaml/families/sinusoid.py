@@ -30,6 +30,7 @@ defaults_for: dict[str, dict[str, Any]] = {
     "anil": dict(inner_steps=5, inner_lr=0.01),
     "mamlpp": dict(inner_steps=3, meta_lr=0.003, multi_step_epochs=20, meta_clip=10.0),
     "hessian-free": dict(delta=0.01),
+    "proximal": dict(inner_lr=0.007),
 }
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from .engine import Tensor
 from .inputs import as_tasks, check_arrays, check_converging, check_tree, read_only
-from .nest import Nest, tree_items, tree_leaves, tree_map
+from .nest import Nest, tree_items, tree_map
 from .numpy_api import as_array
 
 _quietly = np.errstate(all="ignore")  # what diverges is an error below, and says where

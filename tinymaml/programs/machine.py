@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from numba.extending import register_jitable as jitable
 
 from .loop import compile_short, repeat
-from .schedule import ARRAYS, CHUNK, END, TASK
+from .placement import ARRAYS, CHUNK, END, TASK
 
 # isort: off
 from .threads import (
@@ -173,7 +173,7 @@ def add(z, x, n):
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# z is what is written. Sizes as in `kernels`, whose results these are.
+# z is what is written. The numbers are those of a step, see `kernels.Kernel.step`; the results are those of `kernels`.
 
 
 @register_jitable

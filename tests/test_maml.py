@@ -13,7 +13,7 @@ import pytest
 import tinymaml as tm
 from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, models, nn, tree_leaves, tree_map
 from tinymaml import stop_gradient as held
-from tinymaml.flat import flat_moves
+from tinymaml.flat import moves as flat_moves
 
 ALPHA = 0.3
 RATES = {"w1": 0.3, "b1": 0.1, "w2": 0.05 * np.arange(1.0, 5)[:, None], "b2": np.array([0.2])}

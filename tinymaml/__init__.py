@@ -24,11 +24,12 @@ from .check import GradientError, check_grads
 from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .maml import adapt, meta_loss, meta_value_and_grad
 from .nest import tree_items, tree_leaves, tree_map
+from .per_task import mean_over_tasks
 from .programs import CacheWarning, CompileWarning, Program, RecordError, compile, record
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheWarning", "CompileWarning", "GradientError", "Primitive", "Program", "RecordError", "Tensor", "adapt",
-    "check_grads", "compile", "grad", "hvp", "jvp", "meta_loss", "meta_value_and_grad", "nn", "ops", "optim", "record",
-    "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
+    "check_grads", "compile", "grad", "hvp", "jvp", "mean_over_tasks", "meta_loss", "meta_value_and_grad", "nn", "ops",
+    "optim", "record", "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """What `maml` is given: brought into one form, or refused with one clear error before any work.
 
-    as_tasks(params, tasks, α, K)      stacked or listed tasks → a list of (support, query), all checked
+    as_tasks(tasks)                    stacked or listed tasks → a list of (support, query), all checked
+    check_learned("params", params)    what is learned is floating-point and finite
     rates_like(α, params)              α at every leaf
     read_only(data)                    the data of one task, for its loss
     check_converging(value, what)      the check inside the loop: a loss that is not finite ends it
@@ -37,25 +38,27 @@ def rates_like(inner_lr: Nest, params: Nest) -> Nest:
     return rates
 
 
-def check_settings(params: Nest, inner_lr: Nest, inner_steps: int) -> None:
+def check_settings(inner_lr: Nest, inner_steps: int) -> None:
     if not isinstance(inner_steps, (int, np.integer)) or isinstance(inner_steps, bool) or inner_steps < 0:
         raise ValueError(f"inner_steps is {inner_steps!r}, wanted an integer of at least 0")
-    if not tree_items(params):
-        raise ValueError(f"params is {params!r}, wanted a nest with at least one array")
-    for path, leaf in tree_items(params):
-        dtype = np.result_type(value_of(leaf))
-        if dtype.kind not in "fc":
-            raise TypeError(f"params{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
-        check_finite(f"params{path}", leaf)
     if not tree_items(inner_lr):
         raise ValueError(f"inner_lr is {inner_lr!r}, wanted a number, or a nest of numbers or arrays like params")
-    for path, leaf in tree_items(inner_lr):
-        check_finite(f"inner_lr{path}", leaf)
+    check_numbers("inner_lr", inner_lr)
 
 
-def as_tasks(params: Nest, tasks: tuple | list, inner_lr: Nest, inner_steps: int) -> list[tuple]:
-    """The tasks as a list of (support, query)."""
-    check_settings(params, inner_lr, inner_steps)
+def check_learned(name: str, meta: Nest) -> None:
+    """What is learned: θ, or a nest that holds it."""
+    if not tree_items(meta):
+        raise ValueError(f"{name} is {meta!r}, wanted a nest with at least one array")
+    for path, leaf in tree_items(meta):
+        dtype = np.result_type(value_of(leaf))
+        if dtype.kind not in "fc":
+            raise TypeError(f"{name}{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
+        check_finite(f"{name}{path}", leaf)
+
+
+def as_tasks(tasks: tuple | list) -> list[tuple]:
+    """The tasks as a list of (support, query), each a pair of nests of arrays."""
     if is_listed(tasks):
         tasks = [tuple(t) for t in tasks]
     elif _is_pair(tasks) and _is_pair(tasks[0], tasks[1]):
@@ -94,6 +97,18 @@ def check_data(what: str, data: tuple) -> None:
 def read_only(data: Nest) -> Nest:
     """The data with read-only arrays: neither the loss can write to them, nor later the caller."""
     return tree_map(lambda x: unchanging(x) if isinstance(x, np.ndarray) else x, data)
+
+
+def check_shared(shared: tuple) -> None:
+    """Inputs that all tasks share: numbers, or what selects a program (booleans, integers, strings)."""
+    for path, leaf in tree_items(shared):
+        if not isinstance(leaf, str):
+            check_finite(f"shared{path}", leaf)
+
+
+def check_numbers(what: str, tree: Nest) -> None:
+    for path, leaf in tree_items(tree):
+        check_finite(f"{what}{path}", leaf)
 
 
 def check_finite(what: str, leaf) -> None:

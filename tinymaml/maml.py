@@ -16,14 +16,25 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .engine import Tensor, stop_gradient, value_and_grad
-from .inputs import as_tasks, check_arrays, check_converging, check_data, check_settings, rates_like, read_only
+from . import flat
+from .engine import Tensor, hvp, stop_gradient, value_and_grad
+from .inputs import (
+    as_tasks,
+    check_arrays,
+    check_converging,
+    check_data,
+    check_learned,
+    check_settings,
+    rates_like,
+    read_only,
+)  # fmt: skip
 from .nest import Nest, tree_map
 from .numpy_api import as_array
+from .per_task import PerTask, over
 
 _quietly = np.errstate(all="ignore")  # what diverges is an error below, and says where
 
@@ -50,25 +61,26 @@ def adapt(
         ValueError: NaN or infinity in θ, α or the data; an empty support set.
         FloatingPointError: the inner loop diverged. All name what and where.
     """
-    check_settings(params, inner_lr, inner_steps)
+    check_settings(inner_lr, inner_steps)
+    check_learned("params", params)
     check_data("the support set", support)
-    adapted = _adapt(loss, params, read_only(support), inner_lr, inner_steps, first_order, where="")
+    adapted = _adapt(loss, params, read_only(support), inner_lr, inner_steps, first_order)
     check_arrays(adapted, f"after {inner_steps} inner steps, params")
     return adapted
 
 
-def _adapt(loss, params, support, inner_lr, inner_steps, first_order, where):
+def _adapt(loss, params, support, inner_lr, inner_steps, first_order):
     params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
     alpha = rates_like(inner_lr, params)
     for k in range(inner_steps):
-        params = inner_step(loss, params, support, alpha, first_order, f"{where}inner step {k}")
+        params = inner_step(loss, params, support, alpha, first_order, k)
     return params
 
 
-def inner_step(loss, params, support, alpha, first_order, where):
+def inner_step(loss, params, support, alpha, first_order, k):
     """θₖ₊₁ after θₖ; with `first_order`, the gradient in it is held constant."""
     value, grads = value_and_grad(loss)(params, *support)
-    check_converging(value, f"{where}: the support loss")
+    check_converging(value, f"inner step {k}: the support loss")
     if first_order:
         grads = tree_map(stop_gradient, grads)
     # θₖ₊₁ = θₖ − α g_s(θₖ)
@@ -89,11 +101,14 @@ def meta_loss(
 
     Arguments and errors as in `meta_value_and_grad`. All tasks are in one graph: memory grows with their number.
     """
-    tasks = as_tasks(params, tasks, inner_lr, inner_steps)
+    check_settings(inner_lr, inner_steps)
+    check_learned("params", params)
     losses = []
-    for t, task in enumerate(tasks):
-        support, query = read_only(task)
-        adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order, f"task {t}, ")
+    for t, (support, query) in enumerate(map(read_only, as_tasks(tasks))):
+        try:
+            adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order)
+        except FloatingPointError as cause:
+            raise FloatingPointError(f"task {t}, {cause}") from cause
         losses.append(loss(adapted, *query))
         check_converging(losses[-1], f"task {t}: the query loss")
     # 1/T Σₜ L_q
@@ -117,71 +132,48 @@ def meta_value_and_grad(
         memory: "unrolled" keeps the graphs of all K inner steps; "flat" keeps log₂ K of the θₖ and makes the
             others again on the way back, one graph at a time: equal to rounding, in memory that hardly grows with K.
 
-    The function takes:
-        params: θ, a nest of floating-point arrays.
-        tasks: ((xs, ys), (xq, yq)), support and query, every array with the tasks stacked on axis 0; or, for tasks of
-            unequal sizes, a list of such pairs, unstacked.
-
-    It returns the mean query loss after adaptation, and a gradient with the nest, shapes and dtypes of `params`.
-    The gradient of a mean is the mean of the gradients, so tasks go one at a time: memory is one task's, and the sums
-    are the same bits from run to run. `compile` makes it fast.
-
-    Raises:
-        What `adapt` raises, with the task named; ValueError for arrays that disagree on the number of tasks.
+    The function takes and returns what every function of `mean_over_tasks` does, with `params`, θ, for `meta`, and
+    raises what it and `adapt` raise: the mean query loss after adaptation, and a gradient like θ. The gradient of a
+    mean is the mean of the gradients, so each task has one of its own.
     """
     if memory not in ("unrolled", "flat"):
         raise ValueError(f'memory is {memory!r}, wanted "unrolled" or "flat"')
-    settings = dict(inner_lr=inner_lr, inner_steps=inner_steps, first_order=first_order, has_aux=has_aux, memory=memory)
-    of_task = functools.partial(task_value_and_grad, loss, **settings)
 
-    @_quietly
-    def meta(params: Nest, tasks: tuple | list):
-        tasks = as_tasks(params, tasks, inner_lr, inner_steps)
-        values, aux, total = [], [], None
-        for t, task in enumerate(tasks):
-            support, query = read_only(task)
-            value, grads = of_task(params, support, query, where=f"task {t}, ")
-            if has_aux:
-                value, extra = value
-                aux.append(extra)
-            check_converging(value, f"task {t}: the query loss")
-            check_arrays(grads, f"task {t}: the meta-gradient of params")
-            values.append(value)
-            total = grads if total is None else tree_map(operator.add, total, grads)
+    def of_task(params, support, query, inner_lr, first_order=first_order):
+        """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q."""
+        if memory == "flat":
+            return flat.run(parts(inner_lr), moves(), params, support, query)
 
-        # 1/T Σₜ
-        value = as_array(functools.reduce(operator.add, values) / len(tasks))
-        grads = tree_map(lambda g: as_array(g / len(tasks)), total)
-        return ((value, aux) if has_aux else value), grads
+        @functools.wraps(loss)  # errors give its name
+        def query_loss(params):
+            return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order), *query)
 
-    meta.of_task = of_task  # what `record` and `compile` take up: one task, run for every task
-    return meta
-
-
-def task_value_and_grad(
-    loss, params, support, query, *, inner_lr, inner_steps, first_order, has_aux, memory, where=""
-) -> tuple:
-    """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q: a summand of the meta-gradient."""
-
-    @functools.wraps(loss)
-    def query_loss(params):
-        return loss(_adapt(scalar(loss, has_aux), params, support, inner_lr, inner_steps, first_order, where), *query)
-
-    if memory == "unrolled":
         return value_and_grad(query_loss, has_aux=has_aux)(params)
 
-    from .flat import flat_value_and_grad  # which is made of what is here
+    def parts(inner_lr) -> flat.Parts:
+        def step(params, support, k):
+            return inner_step(support_loss, params, support, rates_like(inner_lr, params), True, k)
 
-    settings = dict(inner_lr=inner_lr, inner_steps=inner_steps, first_order=first_order, has_aux=has_aux, where=where)
-    return flat_value_and_grad(loss, params, support, query, **settings)
+        def query_value_and_grad(params, query):
+            return value_and_grad(loss, has_aux=has_aux)(params, *query)
 
+        def back(params, support, v):
+            # v ← v − Hₖ (α v): from v = g_q(θ_K) back to θ₀ this is the product ∏(I − αHₖ) g_q
+            av = tree_map(operator.mul, rates_like(inner_lr, params), v)
+            return tree_map(operator.sub, v, hvp(lambda theta: support_loss(theta, *support), (params,), av))
 
-def scalar(loss: Callable, has_aux: bool) -> Callable:
-    """The loss without its aux."""
+        return flat.Parts(step, query_value_and_grad, back)
 
     @functools.wraps(loss)
     def support_loss(params, *support):
         value = loss(params, *support)
         return value[0] if has_aux else value
 
-    return support_loss
+    def moves() -> Iterator[str]:
+        return flat.moves(inner_steps, first_order)
+
+    return over(PerTask(
+        of_task, gradient=True, bound=(inner_lr,), check=lambda: check_settings(inner_lr, inner_steps),
+        cheaper=None if first_order else functools.partial(of_task, first_order=True),
+        parts=parts, moves=moves, flat=memory == "flat", written=loss, called="params",
+    ))  # fmt: skip

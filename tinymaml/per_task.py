@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .engine import Tensor
-from .inputs import as_tasks, check_arrays, check_converging, check_tree, read_only
-from .nest import Nest, tree_items, tree_map
+from .inputs import as_tasks, check_arrays, check_converging, check_learned, check_shared, read_only
+from .nest import Nest, tree_leaves, tree_map
 from .numpy_api import as_array
 
 _quietly = np.errstate(all="ignore")  # what diverges is an error below, and says where
@@ -43,10 +43,12 @@ class PerTask:
         of_task: (meta, support, query, *shared) → the task's result.
         gradient: the result is (value, gradient) or ((value, aux), gradient), and the mean is wanted.
         bound: shared inputs that are given once, and follow those of each call.
-        check: `check(meta)` raises where the function's own settings do not fit.
+        check: raises where the function's own settings do not fit.
         cheaper: what first-order MAML computes in the place of `of_task`, for the listing.
-        flat: `flat(*shared)` → the parts of a gradient in flat memory, `flat.Parts`; None: there are none.
-        loss: the function that the user wrote, whose name warnings give.
+        parts: `parts(*shared)` → the same gradient in parts, `flat.Parts`.   moves: `moves()` → their order.
+        flat: `of_task` runs the parts, and so shall what is compiled.
+        written: the function that the user wrote, in the place of `of_task`, for names and line numbers in warnings.
+        called: what errors call `meta`.
     """
 
     of_task: Callable
@@ -54,12 +56,15 @@ class PerTask:
     bound: tuple = ()
     check: Callable | None = None
     cheaper: Callable | None = None
-    flat: Callable | None = None
-    loss: Callable | None = None
+    parts: Callable | None = None
+    moves: Callable | None = None
+    flat: bool = False
+    written: Callable | None = None
+    called: str = "meta"
 
-    @property
-    def named(self) -> Callable:
-        return self.loss or self.of_task
+    def __call__(self, meta: Nest, support: Nest, query: Nest, *shared: Nest):
+        """One task's result, unchecked."""
+        return self.of_task(meta, support, query, *shared, *self.bound)
 
 
 def mean_over_tasks(of_task: Callable) -> Callable:
@@ -103,14 +108,14 @@ def over(per_task: PerTask) -> Callable:
 
     @_quietly
     def f(meta: Nest, tasks: tuple | list, *shared: Nest):
-        tasks = as_tasks(meta, tasks)
+        check_learned(per_task.called, meta)
         if per_task.check:
-            per_task.check(meta)
-        check_tree("shared", shared)
-        return each(per_task.of_task, meta, tasks, (*shared, *per_task.bound))
+            per_task.check()
+        check_shared(shared)
+        return each(per_task, meta, as_tasks(tasks), (*shared, *per_task.bound))
 
-    f.__name__ = getattr(per_task.named, "__name__", type(per_task.named).__name__)
-    f.per_task = per_task
+    f.__name__ = name_of(per_task)
+    f.of_task = per_task
     return f
 
 
@@ -122,20 +127,20 @@ def _results(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
             raise FloatingPointError(f"task {t}, {cause}") from cause
 
 
-def _stacked(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple) -> Nest:
-    rows = [result for _, result in _results(of_task, meta, tasks, shared)]
+def _stacked(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple) -> Nest:
+    rows = [result for _, result in _results(per_task.of_task, meta, tasks, shared)]
     return tree_map(lambda *leaves: np.stack(leaves), *rows)
 
 
-def _mean(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
+def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
     values, aux, total = [], [], None
-    for t, result in _results(of_task, meta, tasks, shared):
-        value, grads = checked(result, meta)
+    for t, result in _results(per_task.of_task, meta, tasks, shared):
+        value, grads = as_wanted(result, meta)
         if isinstance(value, tuple):
             value, extra = value
             aux.append(extra)
         check_converging(value, f"task {t}: the query loss")
-        check_arrays(grads, f"task {t}: the meta-gradient of params")
+        check_arrays(grads, f"task {t}: the meta-gradient of {per_task.called}")
         values.append(value)
         total = grads if total is None else tree_map(operator.add, total, grads)
 
@@ -145,42 +150,39 @@ def _mean(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
     return ((value, aux) if aux else value), grads
 
 
-def checked(result, meta: Nest) -> tuple:
+def as_wanted(result, meta: Nest) -> tuple:
     """What `of_task` returned, if it keeps the contract.
 
     Raises:
         TypeError: it does not; the message shows what it returned and what is wanted.
     """
-    pair = isinstance(result, tuple) and len(result) == 2
-    value = result[0][0] if pair and isinstance(result[0], tuple) and len(result[0]) == 2 else result[0] if pair else 0
-    number = isinstance(value, (Tensor, np.ndarray, np.generic, float)) and np.shape(value) == ()
-    if not pair or not number:
+    if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"of_task returned {outlined(result)}, wanted {_WANTED}")
-    wanted, seen = ({path: _typed(x) for path, x in tree_items(nest)} for nest in (meta, result[1]))
-    if wanted != seen or not _alike(meta, result[1]):
-        path = next((p for p in (*wanted, *seen) if wanted.get(p) != seen.get(p)), "")
-        raise TypeError(
-            f"of_task returned a gradient with {seen.get(path, 'nothing') if path in (*wanted, *seen) else outlined(result[1])}"
-            f" at meta{path}, wanted {wanted.get(path, 'nothing') if path in (*wanted, *seen) else outlined(meta)}:"
-            " the gradient is shaped like meta"
-        )  # fmt: skip
+    value, grads = result
+    number = value[0] if isinstance(value, tuple) and len(value) == 2 else value
+    if not isinstance(number, (Tensor, np.ndarray, np.generic, float)) or np.shape(number) != ():
+        raise TypeError(f"of_task returned the value {outlined(value)}, wanted {_WANTED}")
+    try:
+        same = all(tree_leaves(tree_map(lambda x, g: _type(x) == _type(g), meta, grads)))
+    except ValueError:
+        same = False
+    if not same:
+        wanted = f"wanted one shaped like meta: {outlined(meta)}"
+        raise TypeError(f"of_task returned the gradient {outlined(grads)}, {wanted}")
     return result
+
+
+def name_of(per_task: PerTask) -> str:
+    f = per_task.written or per_task.of_task
+    return getattr(f, "__name__", type(f).__name__)
 
 
 _WANTED = "(value, gradient) or ((value, aux), gradient), the value a scalar and the gradient a nest shaped like meta"
 
 
-def _typed(x) -> str:
+def _type(x) -> tuple:
     x = x if isinstance(x, Tensor) else np.asarray(x)
-    return f"{x.dtype} {x.shape}"
-
-
-def _alike(a: Nest, b: Nest) -> bool:
-    try:
-        tree_map(lambda x, y: None, a, b)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return x.dtype, x.shape
 
 
 def outlined(tree: Nest) -> str:
@@ -191,4 +193,4 @@ def outlined(tree: Nest) -> str:
         return f"({', '.join(map(outlined, tree))}{',' * (len(tree) == 1)})"
     if isinstance(tree, list):
         return f"[{', '.join(map(outlined, tree))}]"
-    return _typed(tree) if isinstance(tree, (Tensor, np.ndarray, np.generic)) else repr(tree)
+    return f"{tree.dtype} {tree.shape}" if isinstance(tree, (Tensor, np.ndarray, np.generic)) else repr(tree)

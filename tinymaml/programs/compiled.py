@@ -56,17 +56,18 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import blas
+from .. import blas, flat
 from ..engine import Tensor, recorded
-from ..inputs import as_tasks, is_listed
+from ..inputs import as_tasks, check_learned, is_listed
 from ..kernels import in_a_hurry
 from ..nest import Nest, tree_fill, tree_leaves, tree_map
+from ..per_task import PerTask
 from .guards import Outside
-from .program import RecordError, split
+from .program import RecordError, outline, split
 from .runners import Machine, Replay
 from .task import Fixed, Task, task_of, whole
 from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_worst, differs, explain, products, unlike
@@ -95,8 +96,8 @@ def compile(  # noqa: A001
     makes errors of what is not finite. Any number of threads may call it at the same time.
 
     Args:
-        f: what `meta_value_and_grad` returns: one task's program, run for every task. Or any function of nests of
-            arrays: then all of it is one program, run on one thread.
+        f: what `mean_over_tasks` or `meta_value_and_grad` returns: one task's program, run for every task. Or any
+            function of nests of arrays: then all of it is one program, run on one thread.
         backend: "numba": machine code; "replay": the simplified program in NumPy, equation by equation.
         threads: how many tasks go at a time; None: as many as this process may use at once (its affinity, the quota of
             its container, `NUMBA_NUM_THREADS`); at most 32, or 8 where the gradient is long. The results are bit for
@@ -138,17 +139,43 @@ class Variant:
         self.runner, self.why = None, why
 
 
+class Call(NamedTuple):
+    """One call of a function over tasks.
+
+    Attributes:
+        signature: what a program of these arguments is for.
+        shared, data: the arrays that all tasks have, those of meta first; those with the tasks stacked on axis 0.
+        count: of tasks.   floats: there are Python floats among the shared inputs.
+    """
+
+    per_task: PerTask
+    meta: Nest
+    tasks: tuple
+    shared_nests: tuple
+    signature: tuple
+    shared: list[np.ndarray]
+    data: list[np.ndarray]
+    count: int
+    floats: bool
+
+    def one(self, t: int) -> tuple:
+        """(support, query) of task t."""
+        return tuple(tree_map(lambda x: np.asarray(x)[t], self.tasks))
+
+    def task(self) -> Task:
+        return task_of(self.per_task, tree_map(np.asarray, self.meta), *self.one(0), self.shared_nests)
+
+
 class Compiled:
     """What `compile` returns: a program for each combination of shapes and dtypes it was called with."""
 
     def __init__(self, f: Callable, backend: str, threads: int | None, check: bool):
         self.f, self.backend, self.threads, self.check = f, backend, threads, check
-        self.of_task = getattr(f, "of_task", None)
+        self.per_task: PerTask | None = getattr(f, "of_task", None)
+        self.gradient = bool(self.per_task and self.per_task.gradient)
         self.variants: dict[Any, list[Variant]] = {}
         self.__name__ = getattr(f, "__name__", type(f).__name__)
-        loss = self.of_task.args[0] if self.of_task else None
-        name = getattr(loss, "__name__", type(loss).__name__)
-        self.called = f"the meta-gradient of {name}" if self.of_task else self.__name__  # in warnings
+        self.called = f"the meta-gradient of {self.__name__}" if self.gradient else self.__name__  # in warnings
         self.__doc__ = f.__doc__
 
     def __reduce__(self):
@@ -162,7 +189,7 @@ class Compiled:
     def __call__(self, *args: Nest, **kwargs):
         if kwargs:
             return self.f(*args, **kwargs)
-        return self._any(args) if self.of_task is None else self._meta(*args)
+        return self._any(args) if self.per_task is None else self._over_tasks(*args)
 
     # ── any function ──
 
@@ -203,78 +230,93 @@ class Compiled:
         self._warn(v)
         return wanted
 
-    # ── meta-gradients ──
+    # ── functions over tasks ──
 
-    def _meta(self, params: Nest, tasks: tuple | list):
+    def _over_tasks(self, meta: Nest, tasks: tuple | list, *shared: Nest):
         if is_listed(tasks):
-            return self._listed(params, tasks)
-        settings = self.of_task.keywords
-        thetas: list = []
-        data: list = []
-        rates: list = []
-        outline = _outline(params, thetas), _outline(tasks, data), _outline(settings["inner_lr"], rates)
-        numbers = [x for x in rates if not isinstance(x, np.ndarray)]  # these are part of the program
-        if not _TENSORS.isdisjoint(map(type, (*thetas, *data, *numbers))):
-            return self.f(params, tasks)
-        rates = [x for x in rates if isinstance(x, np.ndarray)]
-        thetas, data = [*map(np.asarray, thetas)], [*map(np.asarray, data)]
-        counts = {x.shape[:1] for x in data}
-        if len(counts) != 1 or counts <= {(), (0,)}:
-            return self.f(params, tasks)
-        ((count,),) = counts
-        signature = (
-            *outline, *((x.shape, x.dtype) for x in (*thetas, *rates)), *((x.shape[1:], x.dtype) for x in data),
-            *map(repr, numbers),
-        )  # fmt: skip
-        if signature not in self.variants:  # what is wrong with the arguments, the function says
-            as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])
-
-        def task(t: int) -> tuple:
-            return tuple(tree_map(lambda x: np.asarray(x)[t], tasks))
-
-        v = self._variant(signature, lambda: task_of(self.of_task, tree_map(np.asarray, params), *task(0)))
+            return self._listed(meta, tasks, shared)
+        call = self._call(meta, tasks, shared)
+        if call is None:
+            return self.f(meta, tasks, *shared)
+        v = self._variant(call.signature, call.task)
+        if v.runner and call.floats and any(part.program.fixed_floats for part in v.runner.task.parts.values()):
+            call = self._call(meta, tasks, shared, fixed_floats=True)
+            v = self._variant(call.signature, call.task)
         if v.runner is None:
-            return self._as_it_is(signature, v, params, tasks)
+            return self._as_it_is(call.signature, v, meta, tasks, *shared)
         ahead = v.ahead
         apart: list | None = None if v.checked or (ahead and not ahead.arrived()) else []
         try:
             with np.errstate(all="ignore"):
-                results, grads, failed = v.runner.run([*thetas, *rates], data, count, apart)
-                value = np.asarray(np.nan if failed else np.add.reduce(results[0]) / count)
+                results, grads, failed = v.runner.run(call.shared, call.data, call.count, apart)
+                value = np.asarray(np.add.reduce(results[0]) / call.count) if self.gradient and not failed else None
         except Exception as cause:
-            return self._fall_back(v, cause, params, tasks)
-        if not np.isfinite(value):
-            return self.f(params, tasks)  # which says what is wrong, and with which task
+            return self._fall_back(v, cause, meta, tasks, *shared)
+        if failed or (self.gradient and not np.isfinite(value)):
+            return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
         if apart is not None:
             compared = self._compared_later if products(v.runner.task) > LONG else self._compared
             try:
-                found = compared(v, params, tasks, [*thetas, *rates], data, results, apart)
+                found = compared(v, call, results, apart)
             except Exception as cause:
-                return self._fall_back(v, cause, params, tasks)
+                return self._fall_back(v, cause, meta, tasks, *shared)
             if found and v.outside and v.outside.changed():  # by another thread, between the two results
-                return self.f(params, tasks)
+                return self.f(meta, tasks, *shared)
             if found:
                 v.give_up(self._wrong(found))
-                return self._as_it_is(signature, v, params, tasks)
-        grads = tree_fill(params, grads)
-        if not settings["has_aux"]:
+                return self._as_it_is(call.signature, v, meta, tasks, *shared)
+        task = v.runner.task
+        if not self.gradient:
+            return _stacked(task, results, call.count)
+        grads = tree_fill(meta, grads)
+        if not isinstance(task.value, tuple):
             return value, grads
-        return (value, [_nested(v.runner.task, results, t)[1] for t in range(count)]), grads
+        return (value, [_nested(task, results, t)[1] for t in range(call.count)]), grads
 
-    def _compared(self, v: Variant, params, tasks, shared: list, data: list, results: list, apart: list):
+    def _call(self, meta: Nest, tasks: tuple, shared: tuple, fixed_floats: bool = False) -> Call | None:
+        """The arguments as arrays, and what a program of them is recorded for; None where f itself has to look."""
+        thetas: list = []
+        data: list = []
+        given: list = []
+        bound: list = []
+        key = (_outline(meta, thetas), _outline(tasks, data), outline(shared, given, fixed_floats),
+               outline(self.per_task.bound, bound, fixed_floats=True))  # fmt: skip
+        if not _TENSORS.isdisjoint(map(type, (*thetas, *data, *given, *bound))):
+            return None
+        floats = any(type(x) is float for x in given)
+        numbers = [x for x in bound if not isinstance(x, np.ndarray)]  # NumPy's numbers are part of the program
+        bound = [x for x in bound if isinstance(x, np.ndarray)]
+        shared_arrays, data = [*map(np.asarray, (*thetas, *given, *bound))], [*map(np.asarray, data)]
+        counts = {x.shape[:1] for x in data}
+        if len(counts) != 1 or counts <= {(), (0,)}:
+            return None
+        ((count,),) = counts
+        signature = (
+            *key, *((x.shape, x.dtype) for x in shared_arrays), *((x.shape[1:], x.dtype) for x in data),
+            *map(repr, numbers),
+        )  # fmt: skip
+        if signature not in self.variants:  # what is wrong with the arguments, the function says
+            check_learned(self.per_task.called, meta)
+            if self.per_task.check:
+                self.per_task.check()
+            as_tasks(tasks)
+        return Call(self.per_task, meta, tasks, shared, signature, shared_arrays, data, count, floats)
+
+    def _compared(self, v: Variant, call: Call, results: list, apart: list):
         """Some tasks beside the reference's: what differs, or None."""
         patience = Patience(SHARE * v.seconds)
         agreed, doubtful = 0, None
-        for t in unlike(data, len(data[0])):
+        for t in unlike(call.data, call.count):
             if (agreed or doubtful) and not patience.allows(0):
                 break
-            one = tuple(tree_map(lambda x, t=t: np.asarray(x)[t], tasks))
+            one = call.one(t)
             started = time.perf_counter()
             with _briefly():
-                wanted = self._parts(*self.f(params, [one]))
+                wanted = self._parts(self.f(call.meta, [one], *call.shared_nests))
             enough = patience.allows(EXPLAINING * (time.perf_counter() - started))
-            ours = self._ours(v, t, shared, data, results, apart)
-            found, ties = _judged(v.runner.task, ours, wanted, [*shared, *tree_leaves(one)] if enough else None)
+            ours = self._ours(v, t, call, results, apart)
+            arrays = [*call.shared, *tree_leaves(one)] if enough else None
+            found, ties = _judged(v.runner.task, ours, wanted, arrays)
             if found and ties and not found.certain:
                 doubtful = found
             elif found:
@@ -284,13 +326,14 @@ class Compiled:
         v.checked = bool(agreed) or doubtful.share <= SMALL
         return None if v.checked else doubtful
 
-    def _compared_later(self, v: Variant, params, tasks, shared: list, data: list, results: list, apart: list):
+    def _compared_later(self, v: Variant, call: Call, results: list, apart: list):
         """The first task of a long program: the reference computes it in the background, until a later call."""
         ahead, v.ahead = v.ahead, None
         if ahead is None:
-            one = tuple(tree_map(lambda x: np.asarray(x)[0], tasks))
-            theta, one = tree_map(np.array, (params, one))  # the caller may write to them
-            v.ahead = Ahead(lambda: self._alone(theta, one), self._ours(v, 0, shared, data, results, apart))
+            # the caller may write to them
+            meta, one, shared = tree_map(np.array, call.meta), tree_map(np.array, call.one(0)), call.shared_nests
+            shared = tree_map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, shared)
+            v.ahead = Ahead(lambda: self._alone(meta, one, shared), self._ours(v, 0, call, results, apart))
             return None
         if ahead.error:
             raise ahead.error
@@ -301,44 +344,61 @@ class Compiled:
         v.checked = found is None or (ties and not found.certain and found.share <= SMALL)
         return None if v.checked else found._replace(text=f"task 0 of an earlier call: {found.text}")
 
-    def _ours(self, v: Variant, t: int, shared: list, data: list, results: list, apart: list) -> tuple:
+    def _ours(self, v: Variant, t: int, call: Call, results: list, apart: list) -> tuple:
         """Task t of a program's results, as `_parts`."""
-        rows, grads = [x[t : t + 1] for x in results], apart[t] if len(apart) == len(data[0]) else None
+        task, rows = v.runner.task, [x[t : t + 1] for x in results]
+        if not self.gradient:
+            return ([*map(np.asarray, tree_leaves(_nested(task, rows, 0)))],)
+        grads = apart[t] if len(apart) == call.count else None
         if grads is None:  # it was added to others'
-            rows, grads, _ = v.runner.run(shared, [x[t : t + 1] for x in data], 1)
-        value, *aux = tree_leaves(_nested(v.runner.task, rows, 0))
+            rows, grads, _ = v.runner.run(call.shared, [x[t : t + 1] for x in call.data], 1)
+        value, *aux = tree_leaves(_nested(task, rows, 0))
         return np.asarray(value), aux, tree_leaves(grads)
 
-    def _alone(self, params, task: tuple) -> tuple:
+    def _alone(self, meta: Nest, task: tuple, shared: tuple) -> tuple:
         """The reference's result for one task, as `_parts`; in flat memory, since its graphs may need gigabytes."""
+        p = self.per_task
         with np.errstate(all="ignore"):
-            value, grads = self.of_task(params, *task, memory="flat")
-        return self._parts((value[0], [value[1]]) if self.of_task.keywords["has_aux"] else value, grads)
+            if p.parts:
+                result = flat.run(p.parts(*shared, *p.bound), p.moves(), meta, *task)
+            else:
+                result = p.of_task(meta, *task, *shared, *p.bound)
+        if not self.gradient:
+            return ([*map(np.asarray, tree_leaves(result))],)
+        value, grads = result
+        return self._parts(((value[0], [value[1]]) if isinstance(value, tuple) else value, grads))
 
-    def _parts(self, value, grads) -> tuple:
-        """Value, aux and gradient of one task, of what the function returns for it alone."""
-        value, aux = (value[0], tree_leaves(value[1][0])) if self.of_task.keywords["has_aux"] else (value, [])
+    def _parts(self, result) -> tuple:
+        """Value, aux and gradient of one task, of what the function returns for it alone; or the leaves it returns."""
+        if not self.gradient:
+            return ([np.asarray(x[0]) for x in tree_leaves(result)],)
+        value, grads = result
+        value, aux = (value[0], tree_leaves(value[1][0])) if isinstance(value, tuple) else (value, [])
         return value, aux, tree_leaves(grads)
 
-    def _listed(self, params: Nest, tasks: list):
+    def _listed(self, meta: Nest, tasks: list, shared: tuple):
         """Tasks of unequal sizes: each one a stack of one, added up in their order."""
-        total, values, aux = None, [], []
+        total, values, aux, rows = None, [], [], []
         try:
             for task in tasks:
-                value, grads = self._meta(params, tree_map(lambda x: np.asarray(x)[None], tuple(task)))
-                if self.of_task.keywords["has_aux"]:
+                result = self._over_tasks(meta, tree_map(lambda x: np.asarray(x)[None], tuple(task)), *shared)
+                if not self.gradient:
+                    rows.append(result)
+                    continue
+                value, grads = result
+                if isinstance(value, tuple):
                     value, extra = value
                     aux += extra
                 values.append(value)
                 total = grads if total is None else tree_map(operator.add, total, grads)
+            if not self.gradient:
+                return tree_map(lambda *xs: np.concatenate(xs), *rows)
         except (TypeError, ValueError, FloatingPointError):
-            total = None
-        if total is None:
-            return self.f(params, tasks)  # which says what is wrong, and with which task
+            return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
         # 1/T Σₜ
         value = np.asarray(functools.reduce(operator.add, values) / len(tasks))
         grads = tree_map(lambda g: np.asarray(g / len(tasks)), total)
-        return ((value, aux) if self.of_task.keywords["has_aux"] else value), grads
+        return ((value, aux) if aux else value), grads
 
     # ── programs ──
 
@@ -366,7 +426,7 @@ class Compiled:
 
     def _made(self, record: Callable[[], Task]) -> Variant:
         started = time.perf_counter()
-        loss = self.f if self.of_task is None else self.of_task.args[0]
+        loss = self.f if self.per_task is None else self.per_task.written or self.per_task.of_task
         v = Variant(None, not self.check)
         try:
             v.outside = Outside(loss)
@@ -549,6 +609,13 @@ def _nested(task: Task, results: list, t: int) -> Nest:
         np.array(x.leaf) if isinstance(x.leaf, np.ndarray) else x.leaf
         for x in task.results
     ]  # fmt: skip
+    return tree_fill(task.value, leaves)
+
+
+def _stacked(task: Task, results: list, count: int) -> Nest:
+    """All tasks' values, each leaf with the tasks on axis 0."""
+    stacked = iter(results)
+    leaves = [np.stack([np.asarray(x.leaf)] * count) if isinstance(x, Fixed) else next(stacked) for x in task.results]
     return tree_fill(task.value, leaves)
 
 

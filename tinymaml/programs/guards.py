@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Tensor, unchanging, value_of
+from ..per_task import PerTask
 from .tracing import RecordError
 
 MOST = 100_000  # things that are looked at, at each call
@@ -191,8 +192,8 @@ def _same(x, y) -> bool:
 class Outside:
     """What a function reads besides its arguments, as it is now.
 
-    `inner_lr`, where `meta_value_and_grad` made the function, is not looked at: it is an input. An array that no code
-    can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy is kept and compared.
+    An array that no code can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy
+    is kept and compared.
 
     Attributes:
         watched: what is compared.   generators: random generators, with their names.
@@ -212,9 +213,6 @@ class Outside:
         self._named: set[type] = set()  # the classes that it names, and may call
         self._objects: list[tuple[Any, str, set]] = []  # whose attributes are looked at, and which already are
         self._queue: collections.deque = collections.deque()
-        f = getattr(f, "of_task", None) or f
-        if isinstance(f, functools.partial):
-            self._skip(f.keywords.get("inner_lr"))
         self._reach(f, "the function" if isinstance(f, (types.FunctionType, functools.partial)) else "self")
         self._walk()
         self._names = [x for x in self.watched if isinstance(x, _Names)]
@@ -284,11 +282,6 @@ class Outside:
             if not self._queue:
                 return
 
-    def _skip(self, tree) -> None:
-        self._seen[id(tree)] = tree
-        for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ():
-            self._skip(part)
-
     def _moved(self, old, new) -> bool:
         content = self._arrays.get(id(old))
         if content is None or self._times[id(old)] != 1 or id(new) in self._arrays or not content.moved(new):
@@ -323,6 +316,8 @@ class Outside:
             self.watched.append(_Content(x, label, lambda x: np.frombuffer(x, np.uint8)))
         elif isinstance(x, types.FunctionType):
             self._look_at_function(x, label)
+        elif isinstance(x, PerTask):  # its bound inputs are inputs of a program, too
+            self._reach(x.written or x.of_task, label)
         elif isinstance(x, types.MethodType):
             self._reach(x.__func__, label)
             self._reach(x.__self__, label if _root(type(x.__self__).__module__) in FOREIGN else "self")

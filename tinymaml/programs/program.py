@@ -15,15 +15,16 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..engine import Primitive, Tensor, alias, stop_gradient, value_of
-from ..inputs import as_tasks, watching
+from ..inputs import as_tasks, check_learned, watching
 from ..nest import Nest, _like, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
+from ..per_task import PerTask
 from .guards import Outside
 from .tracing import RecordError, Recording, Traced
 
@@ -175,8 +176,9 @@ def record(f: Callable, *examples: Nest) -> Program:
     Recording leaves no trace: what f writes outside is put back.
 
     Args:
-        f: a function of nests of arrays. If `meta_value_and_grad` made it, what is recorded is what it does to the
-            first of the tasks: (θ, support, query) → (value, gradient), and the program knows what FOMAML drops.
+        f: a function of nests of arrays. If `mean_over_tasks` or `meta_value_and_grad` made it, what is recorded is
+            what it does to the first of the tasks: (meta, support, query) → (value, gradient). The program of a
+            meta-gradient knows what FOMAML drops.
         *examples: arguments; the program is for their shapes and dtypes, and for any values. A Python float may be any
             other; integers, booleans and strings are fixed.
 
@@ -185,17 +187,25 @@ def record(f: Callable, *examples: Nest) -> Program:
         RecordError: a program would be wrong for other values, or at another time. It reads values in a way that a
             program cannot follow (`x.value`, `type(x)`), draws random numbers, or writes to what is not its own.
     """
-    of_task = getattr(f, "of_task", None)
-    if of_task is None:
+    per_task = getattr(f, "of_task", None)
+    if per_task is None:
         return _record_twice(f, examples)
-    params, tasks = examples
-    settings = of_task.keywords
-    support, query = as_tasks(params, tasks, settings["inner_lr"], settings["inner_steps"])[0]
-    program = _record_twice(of_task, (params, support, query))
-    if not settings["first_order"]:
-        cheaper = partial(of_task.func, *of_task.args, **settings | {"first_order": True})
-        program.first_order = _shared(program, _record(cheaper, (params, support, query), 0.5, 0))
+    meta, tasks, *shared = examples
+    check_learned(per_task.called, meta)
+    support, query = as_tasks(tasks)[0]
+    one = (meta, support, query, *shared)
+    program = _record_twice(_of_one(per_task, per_task.of_task), one)
+    if per_task.cheaper:
+        program.first_order = _shared(program, _record(_of_one(per_task, per_task.cheaper), one, 0.5, 0))
     return program
+
+
+def _of_one(per_task: PerTask, of_task: Callable) -> Callable:
+    @wraps(per_task.written or of_task)
+    def f(meta, support, query, *shared):
+        return of_task(meta, support, query, *shared, *per_task.bound)
+
+    return f
 
 
 def _record_twice(f: Callable, examples: tuple) -> Program:

@@ -1,23 +1,24 @@
 """A task: the programs that are run for each task of a meta-gradient, and the slots they read and write.
 
-    task_of(of_task, params, support, query)        of a function that `meta_value_and_grad` made
-    whole(f, args)                                  any function, as one task that shares nothing with others
+    task_of(per_task, meta, support, query, shared)   of a function over tasks, see `per_task`
+    whole(f, args)                                    any function, as one task that shares nothing with others
 
 Unrolled, there is one part: all inputs → value and gradient. In flat memory there are three, over slots for θ, the data
-and v, and the moves between them are `flat.flat_moves`. Read next: `schedule`.
+and v, and the moves between them are `flat.moves`. Read next: `schedule`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..flat import flat_moves, flat_parts
+from ..flat import Parts
 from ..nest import Nest, tree_leaves, tree_map
+from ..per_task import PerTask, as_wanted
 from .passes import simplify
 from .program import Program, Var, record
 
@@ -83,45 +84,44 @@ def whole(f: Callable, args: tuple) -> Task:
     return _last_part(program, list(program.inputs), list(range(len(program.inputs))), 0, 0)
 
 
-def task_of(of_task: partial, params: Nest, support: Nest, query: Nest) -> Task:
-    """What a function made by `meta_value_and_grad` does for every task. Arrays among the rates are inputs."""
-    settings = of_task.keywords
-    inner_lr = settings["inner_lr"]
-    rates = [x for x in tree_leaves(inner_lr) if isinstance(x, np.ndarray)]
-    thetas, shared = len(tree_leaves(params)), len(tree_leaves(params)) + len(rates)
+def task_of(per_task: PerTask, meta: Nest, support: Nest, query: Nest, shared: tuple) -> Task:
+    """What a function over tasks does for each of them. Arrays among its bound inputs are inputs of the task, too."""
+    arrays = [x for x in tree_leaves(per_task.bound) if isinstance(x, np.ndarray)]
 
-    def with_rates(rates: list) -> Nest:
-        """α, with these arrays in the place of its own."""
-        supply = iter(rates)
-        return tree_map(lambda a: next(supply) if isinstance(a, np.ndarray) else a, inner_lr)
+    def bound(arrays: list) -> Nest:
+        """The bound inputs, with these arrays in the place of their own."""
+        supply = iter(arrays)
+        return tree_map(lambda a: next(supply) if isinstance(a, np.ndarray) else a, per_task.bound)
 
-    if settings["memory"] == "unrolled":
+    if not per_task.flat:
 
-        @wraps(of_task.args[0])
-        def of_all(params, rates, support, query):
-            return of_task(params, support, query, inner_lr=with_rates(rates))
+        @wraps(per_task.written or per_task.of_task)
+        def of_all(meta, shared, arrays, support, query):
+            result = per_task.of_task(meta, support, query, *shared, *bound(arrays))
+            return as_wanted(result, meta) if per_task.gradient else result
 
-        program = simplify(record(of_all, params, rates, support, query))
+        program = simplify(record(of_all, meta, shared, arrays, support, query))
+        learned, data = len(tree_leaves(meta)), len(tree_leaves((support, query)))
         reads = list(range(len(program.inputs)))
-        return _last_part(program, list(program.inputs), reads, thetas, shared)
+        thetas = learned if per_task.gradient else 0
+        return _last_part(program, list(program.inputs), reads, thetas, len(reads) - data)
 
-    def parts(rates: list) -> tuple[Callable, Callable, Callable]:
-        return flat_parts(*of_task.args, inner_lr=with_rates(rates), has_aux=settings["has_aux"])
+    def parts(arrays: list) -> Parts:
+        return per_task.parts(*bound(arrays))
 
-    last = simplify(record(lambda params, query: parts(rates)[1](params, query), params, query))
-    step = simplify(record(lambda params, rates, support: parts(rates)[0](params, support), params, rates, support))
+    params, thetas = meta, len(tree_leaves(meta))
+    last = simplify(record(lambda params, query: parts(arrays).query(params, query), params, query))
+    step = record(lambda params, arrays, support: parts(arrays).step(params, support, 0), params, arrays, support)
+    step = simplify(step)
     slots = [*step.inputs, *last.inputs[thetas:]]
     theta, given = list(range(thetas)), list(range(len(step.inputs)))
-    task = _last_part(last, slots, [*theta, *range(len(step.inputs), len(slots))], thetas, shared)
+    task = _last_part(last, slots, [*theta, *range(len(step.inputs), len(slots))], thetas, thetas + len(arrays))
     task.parts["step"] = Part(step, given, theta)
-    if not settings["first_order"]:
-
-        def of_back(params, rates, support, v):
-            return parts(rates)[2](params, support, v)
-
-        back = record(of_back, params, rates, support, params)
+    task.moves = [*per_task.moves()]
+    if "back" in task.moves:
+        back = record(lambda params, arrays, support, v: parts(arrays).back(params, support, v),
+                      params, arrays, support, params)  # fmt: skip
         task.parts["back"] = Part(simplify(back), [*given, *task.sums], task.sums)
-    task.moves = [*flat_moves(settings["inner_steps"], settings["first_order"])]
     task.parts = {name: part for name, part in task.parts.items() if name in task.moves}
     return task
 

@@ -38,13 +38,12 @@ from .engine import Primitive, Tensor
 
 def elementwise(name: str, forward: Callable, *rules: Callable | None, **description) -> Primitive:
     """A primitive that broadcasts: each rule's result is summed back to the shape of its input. No rules: no slope."""
-    description = {"elementwise": True, "lowering": "loop"} | description
 
     def summed(i: int, rule: Callable) -> Callable:
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
     vjp = tuple(rule and summed(i, rule) for i, rule in enumerate(rules))
-    return Primitive(name, forward, vjp or None, **description)
+    return Primitive(name, forward, vjp or None, elementwise=True, lowering="loop", **description)
 
 
 def sum_to(g, shape: tuple[int, ...]):
@@ -154,7 +153,8 @@ where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0
                     loop="choose({}, {}, {})", computed_in="choice", cheap=True, exact=True)
 
 astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
-                     lambda g, z, x, *, dtype: astype(g, dtype=x.dtype), loop="{type}({})", cheap=True)
+                     lambda g, z, x, *, dtype: astype(g, dtype=x.dtype),
+                     loop="{type}({})", cheap=True)
 
 
 # ── piecewise constant: records like any other, with derivative zero ────────────────────────────────────────────────
@@ -195,28 +195,29 @@ reciprocal = elementwise("reciprocal", np.reciprocal,  # of integers: 1, −1, o
                          of_integers="{type}({0} == 1) - {type}({0} == -1)")
 
 sign  = elementwise("sign", lambda x: np.sign(np.real(x)), loop="sign({})", exact=True, decides=np.zeros_like)
-_whole = dict(of_integers="{}", of_truths="{}", exact=True)
-floor = elementwise("floor", np.floor, loop="{type}(np.floor({}))", decides=np.rint, **_whole)
-ceil  = elementwise("ceil",  np.ceil,  loop="{type}(np.ceil({}))",  decides=np.rint, **_whole)
-trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", decides=np.rint, **_whole)
-rint  = elementwise("rint",  np.rint,  loop="{type}(np.rint({}))",  decides=lambda x: np.floor(x) + 0.5, exact=True)
+floor = elementwise("floor", np.floor, loop="{type}(np.floor({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+rint  = elementwise("rint", np.rint, loop="{type}(np.rint({}))", exact=True, decides=lambda x: np.floor(x) + 0.5)
 
-_compared = dict(computed_in="common", decides="comparison")
-equal         = elementwise("equal",         np.equal,         loop="{} == {}", cheap=True, **_compared)
-not_equal     = elementwise("not_equal",     np.not_equal,     loop="{} != {}",             **_compared)
-less          = elementwise("less",          np.less,          loop="{} < {}",  cheap=True, **_compared)
-less_equal    = elementwise("less_equal",    np.less_equal,    loop="{} <= {}",             **_compared)
-greater       = elementwise("greater",       np.greater,       loop="{} > {}",  cheap=True, **_compared)
-greater_equal = elementwise("greater_equal", np.greater_equal, loop="{} >= {}",             **_compared)
+equal      = elementwise("equal", np.equal, loop="{} == {}", computed_in="common", decides="comparison", cheap=True)
+not_equal  = elementwise("not_equal", np.not_equal, loop="{} != {}", computed_in="common", decides="comparison")
+less       = elementwise("less", np.less, loop="{} < {}", computed_in="common", decides="comparison", cheap=True)
+less_equal = elementwise("less_equal", np.less_equal, loop="{} <= {}", computed_in="common", decides="comparison")
+greater    = elementwise("greater", np.greater, loop="{} > {}", computed_in="common", decides="comparison", cheap=True)
+greater_equal = elementwise("greater_equal", np.greater_equal, loop="{} >= {}",
+                            computed_in="common", decides="comparison")
 
-_asked = dict(computed_in="own")
-isnan       = elementwise("isnan",       np.isnan,       loop="{0} != {0}",                               **_asked)
-isinf       = elementwise("isinf",       np.isinf,       loop="{0} == {0} and {0} - {0} != {0} - {0}",    **_asked)
-isfinite    = elementwise("isfinite",    np.isfinite,    loop="{0} - {0} == {0} - {0}",                   **_asked)
-logical_not = elementwise("logical_not", np.logical_not, loop="not {}",                                   **_asked)
-logical_and = elementwise("logical_and", np.logical_and, loop="bool({}) and bool({})",                    **_asked)
-logical_or  = elementwise("logical_or",  np.logical_or,  loop="bool({}) or bool({})",                     **_asked)
-logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})",                     **_asked)
+isnan       = elementwise("isnan", np.isnan, loop="{0} != {0}", computed_in="own")
+isinf       = elementwise("isinf", np.isinf, loop="{0} == {0} and {0} - {0} != {0} - {0}", computed_in="own")
+isfinite    = elementwise("isfinite", np.isfinite, loop="{0} - {0} == {0} - {0}", computed_in="own")
+logical_not = elementwise("logical_not", np.logical_not, loop="not {}", computed_in="own")
+logical_and = elementwise("logical_and", np.logical_and, loop="bool({}) and bool({})", computed_in="own")
+logical_or  = elementwise("logical_or", np.logical_or, loop="bool({}) or bool({})", computed_in="own")
+logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})", computed_in="own")
 
 bitwise_and = elementwise("bitwise_and", np.bitwise_and, loop="{} & {}")
 bitwise_or  = elementwise("bitwise_or",  np.bitwise_or,  loop="{} | {}")

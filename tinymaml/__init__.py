@@ -13,6 +13,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     tasks/       sinusoid, Omniglot                                  models     the networks of the papers
     train        the outer loop                                      evaluate   how well it adapts to new tasks
     runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
+    description  what programs know about a primitive               extras     packages that are optional
     init         initialisers                                        files      files that are whole or not there
     flat         meta-gradients whose memory does not grow with K    blas       the limit on its threads
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code

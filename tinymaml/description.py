@@ -26,9 +26,10 @@ class Description:
             in memory: for views this costs nothing. Elementwise primitives need no `shape`.
         dtype: `dtype(*dtypes of the inputs)` → the dtype of the output; without it, the dtype of the first input.
 
-        lowering: how a program computes it. "loop": in a fused loop, as all elementwise primitives are; "kernel": by
-            the kernel that `forward` is, see `kernels`; "replayed": not in machine code; any other name: by the
-            function of `programs.lowering` that is registered under it.
+        lowering: how machine code computes it. "loop": in a fused loop, as all elementwise primitives are; "kernel": by
+            the kernel that `forward` is, see `kernels`; any other name: by the function of `programs.lowering` that is
+            registered under it. "replayed": not at all, and None: nothing has been said; in both cases a program that
+            contains it is replayed.
         loop: the expression on one element of each input, as Numba source: "{} + {}". In it, {type} is the dtype of
             the output, and other names are parameters of the primitive, as numbers of that dtype. An expression that
             Numba would widen to float64 names its type: "{type}(np.floor({}))".

@@ -46,7 +46,7 @@ class Tensor(_Anything):
     """An array and how it was made. Operators and NumPy functions on tensors are attached by `ops` and `numpy_api`.
 
     Attributes:
-        value: the array (or NumPy scalar). Reading it leaves the graph: on purpose, or not at all.
+        value: the array (or NumPy scalar). Reading it cuts the graph; do so only on purpose.
         primitive, inputs, params: the record; `None, (), {}` for a leaf.
         index: creation order.
     """

@@ -1,6 +1,6 @@
 """Passes: programs to smaller programs with the same results.
 
-    simplify(program)        two sweeps over the equations, and what nothing needs any more goes
+    simplify(program)        two sweeps over the equations; those that no output needs are dropped
 
 No rule changes what NumPy gives at 0, −0, ±inf and NaN, or where something overflows; results differ by rounding at
 most. Where a rule relies on more than it can see, it leaves a guard: a value that is finite where the rule is right

@@ -230,8 +230,9 @@ def test_split_and_checkpoint_can_be_chosen(capsys, run):
         ("train cats", "family is 'cats', wanted one of sinusoid, omniglot, or a module of your own"),
         ("train sinusoid --algorithm sgd", "algorithm is 'sgd', wanted one of maml, reptile"),
         ("train sinusoid --speed 3", "unrecognized arguments: --speed 3"),
-        ("train sinusoid --ways 5", "--ways 5: no part of this run has an option ways: the parts are sinusoid (family), "
-         "mlp (network), maml (algorithm), the outer loop; it is an option of omniglot (family)"),
+        ("train sinusoid --ways 5", "unrecognized arguments: --ways 5: no part of this run has an option ways: the "
+         "parts are sinusoid (family), mlp (network), maml (algorithm), the outer loop;"
+         " it is an option of omniglot (family)"),
         ("train sinusoid --no-carry-state", "no part of this run has an option carry_state"),
         ("train sinusoid --model vit", "network is 'vit', wanted one of mlp, linear, conv, or a module of your own"),
         ("train sinusoid --dtype float16", "argument --dtype: invalid choice: 'float16'"),

@@ -144,9 +144,12 @@ def table(result: dict[str, Any]) -> str:
              result["label"]]  # fmt: skip
     on = f"{result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations"
     how = f"{result['algorithm']}, {result['network']}"
-    how += f", batch norm by {result['statistics']} statistics: {STATISTICS[result['statistics']]}" if result["statistics"] else ""
-    how += f", inner rate {result['inner_lr']:g}, tuned on validation tasks" if result["tuned"] else ""
-    how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}" if result["chance"] is not None else ""
+    if statistics := result["statistics"]:
+        how += f"; batch norm of queries by {statistics} statistics: {STATISTICS.get(statistics, 'its own')}"
+    if result["tuned"]:
+        how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
+    if result["chance"] is not None:
+        how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}"
     lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
         lines.append(f"{k:5d}   {mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}")

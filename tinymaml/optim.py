@@ -15,6 +15,7 @@ import numpy as np
 from .engine import Tensor
 from .nest import Nest, tree_map
 from .numpy_api import as_array
+from .ops import in_dtype
 
 
 class Optimizer(NamedTuple):
@@ -45,6 +46,17 @@ def momentum(lr: float, mu: float = 0.9) -> Optimizer:
     return Optimizer(lambda params: {"m": tree_map(_zeros, params)}, update)
 
 
+def nesterov(lr: float, mu: float = 0.9) -> Optimizer:
+    """m ← μ m + g,  θ ← θ − β (g + μ m) (Nesterov, 1983; PyTorch's form)."""
+    lr, mu = _number(lr), _number(mu)
+
+    def update(params, grads, state):
+        m = tree_map(lambda m, g: as_array(mu * m + g), state["m"], grads)
+        return tree_map(lambda p, g, m: as_array(p - lr * (g + mu * m)), params, grads, m), {"m": m}
+
+    return Optimizer(momentum(lr, mu).init, update)
+
+
 def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0) -> Optimizer:
     """Adam (Kingma and Ba, 2015, algorithm 1).
 
@@ -64,11 +76,28 @@ def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_r
         t = state["t"] + 1
         m = tree_map(lambda m, g: as_array(b1 * m + (1 - b1) * g), state["m"], grads)
         v = tree_map(lambda v, g: as_array(b2 * v + (1 - b2) * g * g), state["v"], grads)
-        c1, c2 = float(1 - b1**t), float(1 - b2**t)
-        step = lambda p, m, v: as_array(p - lr * (m / c1) / (np.sqrt(v / c2 + eps_root) + eps))  # noqa: E731
-        return tree_map(step, params, m, v), {"t": np.asarray(t), "m": m, "v": v}
+        c1, c2 = 1 - b1**t, 1 - b2**t
+
+        def step(p, m, v):
+            m, v = m / in_dtype(c1, m.dtype), v / in_dtype(c2, v.dtype)
+            return as_array(p - lr * m / (np.sqrt(v + eps_root) + eps))
+
+        return tree_map(step, params, m, v), {"t": as_array(t), "m": m, "v": v}
 
     return Optimizer(init, update)
+
+
+def adamw(
+    lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decay: float = 0.01
+) -> Optimizer:
+    """θ ← θ − β λ θ, then Adam's step (Loshchilov and Hutter, 2019, algorithm 2, in PyTorch's order); λ is `decay`."""
+    lr, decay = _number(lr), _number(decay)
+    plain = adam(lr, b1, b2, eps, eps_root)
+
+    def update(params, grads, state):
+        return plain.update(tree_map(lambda p: as_array(p - lr * decay * p), params), grads, state)
+
+    return Optimizer(plain.init, update)
 
 
 def _zeros(p) -> np.ndarray:

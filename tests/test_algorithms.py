@@ -1,0 +1,628 @@
+"""Every algorithm of the table keeps the protocol, is exact if it says so, and compiles to the same numbers.
+
+The suite runs over ALGORITHMS, on a network of two layers made by hand. What belongs to one algorithm alone follows.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinymaml as tm
+from tinymaml import grad, hvp, stop_gradient, tree_items, tree_leaves, tree_map
+from tinymaml.algorithms import ALGORITHMS, cavia, inner, joint, maml, meta_sgd, reptile
+from tinymaml.algorithms.inner import clipped, descend, nth
+from tinymaml.algorithms.partial import ANIL, BOIL
+from tinymaml.per_task import mean_over_tasks
+
+NAMES = list(ALGORITHMS)
+EXACT = [name for name in NAMES if getattr(ALGORITHMS[name], "exact", False)]
+
+# ── a network, a loss and tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    init: Callable
+    apply: Callable
+    body: Callable | None = None
+    head: Callable | None = None
+    last: tuple = ()
+    norms: dict = dataclasses.field(default_factory=dict)
+
+
+def two_layers(input_shape):
+    def init(rng, dtype):
+        draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
+        return {"first": {"w": draw(input_shape[-1], 3), "b": draw(3)}, "last": {"w": draw(3, 1), "b": draw(1)}}
+
+    def body(params, x):
+        return np.tanh(x @ params["first"]["w"] + params["first"]["b"])
+
+    def head(params, features):
+        return features @ params["last"]["w"] + params["last"]["b"]
+
+    return Network(init, lambda params, x: head(params, body(params, x)), body, head, ("last",))
+
+
+class Loss:
+    """(Mean squared error, mean absolute error) of a network."""
+
+    def __init__(self, network):
+        self.network, self.last = network, network.last
+
+    def __call__(self, theta, x, y):
+        if self.network.body is None:
+            return self.measured(self.network.apply(theta, x), y)
+        return self.head(theta, self.body(theta, x), y)
+
+    def body(self, theta, x):
+        return self.network.body(theta, x)
+
+    def head(self, theta, features, y):
+        return self.measured(self.network.head(theta, features), y)
+
+    def measured(self, prediction, y):
+        return np.mean((prediction - y) ** 2), np.mean(np.abs(prediction - y))
+
+
+class CountingLoss(Loss):
+    """Keeps the θ that each call of the body and of the head was given."""
+
+    def __init__(self, network):
+        super().__init__(network)
+        self.bodies, self.heads = [], []
+
+    def body(self, theta, x):
+        self.bodies.append(theta)
+        return super().body(theta, x)
+
+    def head(self, theta, features, y):
+        self.heads.append(theta)
+        return super().head(theta, features, y)
+
+
+class Case:
+    """An algorithm with settings, a loss, what is learned at its start, and tasks."""
+
+    def __init__(self, algorithm, seed=0, dtype=np.float64, tasks=3, loss=Loss, **options):
+        if isinstance(algorithm, str):
+            algorithm = ALGORITHMS[algorithm]
+        rng = np.random.default_rng(seed)
+        known = {field.name for field in dataclasses.fields(algorithm.Settings)}
+        options = {"inner_steps": 2, "inner_lr": 0.1, **options}
+        self.settings = algorithm.Settings(**{name: x for name, x in options.items() if name in known})
+        network = two_layers((2,))
+        if hasattr(algorithm, "network"):
+            network = algorithm.network(two_layers, (2,), self.settings)
+        if hasattr(algorithm, "check"):
+            algorithm.check(network, self.settings)
+        self.algorithm, self.loss = algorithm, loss(network)
+        self.theta = network.init(rng, dtype)
+        self.meta = algorithm.init(self.theta, self.settings)
+        draw = lambda n, width: rng.standard_normal((tasks, n, width)).astype(dtype)  # noqa: E731
+        self.tasks = (draw(5, 2), draw(5, 1)), (draw(7, 2), draw(7, 1))
+        self.support, self.query = tree_map(lambda x: x[0], self.tasks)
+        self.shared = algorithm.shared(0, self.settings) if hasattr(algorithm, "shared") else ()
+        self.hooks = {}
+        if hasattr(algorithm, "noise"):
+            self.hooks["noise"] = algorithm.noise(rng, self.meta, self.support, self.query, self.settings)
+        if hasattr(algorithm, "carried") and (carried := algorithm.carried(self.theta, self.settings)) is not None:
+            self.hooks["carried"] = carried
+
+    def of_task(self, meta, support, query, *shared):
+        return self.algorithm.of_task(self.loss, meta, support, query, self.settings, *shared, **self.hooks)
+
+    def one(self, meta=None):
+        """((loss, aux), gradient) of the first task."""
+        return self.of_task(self.meta if meta is None else meta, self.support, self.query, *self.shared)
+
+    def adapt(self, steps):
+        return nth(self.algorithm.adapt(self.loss, self.meta, self.support, self.settings), steps)
+
+
+def support_loss(case):
+    return lambda theta: case.loss(theta, *case.support)[0]
+
+
+def query_loss(case):
+    return lambda theta: case.loss(theta, *case.query)[0]
+
+
+def close(ours, wanted, rtol=1e-12):
+    for (path, a), b in zip(tree_items(ours), tree_leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b), initial=0), err_msg=path)
+
+
+def equal(ours, wanted):
+    for (path, a), b in zip(tree_items(ours), tree_leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+# ── exact: the gradient is the derivative of the value ──────────────────────────────────────────────────────────────
+
+
+def moved(nest, path, index, by):
+    """The nest with one element moved."""
+    leaves = []
+    for where, x in tree_items(nest):
+        x = np.array(x, np.result_type(x, by))
+        if where == path:
+            x[index] += by
+        leaves.append(x)
+    return tm.nest.tree_fill(nest, leaves)
+
+
+def numerical(case, how):
+    """The derivative of the query loss with respect to every element of meta."""
+    value = lambda path, i, by: case.one(moved(case.meta, path, i, by))[0][0]  # noqa: E731
+    h = 1e-5
+    by = {
+        "finite differences": lambda *at: (value(*at, h) - value(*at, -h)) / (2 * h),
+        "complex step": lambda *at: np.imag(value(*at, 1e-30j)) / 1e-30,
+    }[how]
+    return {path: np.array([by(path, i) for i in np.ndindex(x.shape)]) for path, x in tree_items(case.meta)}
+
+
+def assert_exact(case):
+    gradient = dict(tree_items(case.one()[1]))
+    scale = max(np.max(np.abs(g)) for g in gradient.values())
+    assert scale > 1e-3  # or there would be nothing to see
+    for how, rtol in ("finite differences", 1e-7), ("complex step", 1e-12):
+        for path, wanted in numerical(case, how).items():
+            seen = np.reshape(gradient[path], -1)
+            np.testing.assert_allclose(seen, wanted, rtol=0, atol=rtol * scale, err_msg=f"{path}, {how}")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("name", EXACT)
+def test_the_gradient_is_the_derivative_of_the_query_loss(name, steps):
+    assert_exact(Case(name, inner_steps=steps))
+
+
+def held_gradients(case):
+    case.algorithm = SimpleNamespace(of_task=lambda loss, theta, support, query, s: maml.of_task(
+        loss, theta, support, query, dataclasses.replace(s, first_order=True)))  # fmt: skip
+
+
+def held_body(case):
+    def adapt(loss, theta, support, s):
+        return ANIL.adapt(loss, {"first": tree_map(stop_gradient, theta["first"]), "last": theta["last"]}, support, s)
+
+    case.algorithm = SimpleNamespace(of_task=inner.through(adapt))
+
+
+def held_rates(case):
+    def adapt(loss, meta, support, s):
+        return meta_sgd.adapt(loss, {**meta, "alpha": tree_map(stop_gradient, meta["alpha"])}, support, s)
+
+    case.algorithm = SimpleNamespace(of_task=inner.through(adapt))
+
+
+PLANTED = {
+    "the inner gradients": ("maml", held_gradients),
+    "ANIL's body": ("anil", held_body),
+    "the rates": ("meta-sgd", held_rates),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_is_held_constant_is_not_exact(what):
+    name, plant = PLANTED[what]
+    case = Case(name)
+    plant(case)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_exact(case)
+
+
+def hold(monkeypatch, part):
+    """Hold a part of the inner loop constant: a mistake."""
+    if part == "the norm":
+        root = np.sqrt
+        fake = SimpleNamespace(**{f: getattr(np, f) for f in ("maximum", "clip", "sum")})
+        fake.sqrt = lambda x: stop_gradient(root(x))
+        monkeypatch.setattr(inner, "np", fake)
+    else:
+        whole = inner.optimizer
+
+        def holding(settings):
+            opt = whole(settings)
+            held = lambda state: {**state, part: tree_map(stop_gradient, state[part])}  # noqa: E731
+            return opt._replace(update=lambda params, grads, state: opt.update(params, grads, held(state)))
+
+        monkeypatch.setattr(inner, "optimizer", holding)
+
+
+@pytest.mark.parametrize(
+    "part, options",
+    [
+        ("the norm", {"inner_clip_norm": 0.1}),
+        ("m", {"inner_optimizer": "momentum"}),
+        ("m", {"inner_optimizer": "nesterov"}),
+        ("m", {"inner_optimizer": "adam"}),
+        ("v", {"inner_optimizer": "adam"}),
+        ("v", {"inner_optimizer": "adamw"}),
+    ],
+)
+def test_a_state_or_a_norm_that_is_held_constant_is_not_exact(part, options, monkeypatch):
+    assert_exact(Case("maml", **options))
+    hold(monkeypatch, part)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_exact(Case("maml", **options))
+
+
+# ── the protocol ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_frozen_options_with_a_help(name):
+    made = ALGORITHMS[name].Settings()
+    fields = dataclasses.fields(made)
+    assert fields and all(field.metadata["help"] for field in fields)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(made, fields[0].name, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapt_begins_with_theta_never_ends_and_writes_to_nothing(name):
+    case = Case(name, inner_steps=1)
+    before = tree_map(np.copy, (case.meta, case.support))
+    thetas = case.algorithm.adapt(case.loss, case.meta, case.support, case.settings)
+    path = list(itertools.islice(thetas, 8))
+    equal(path[0], case.theta)
+    losses = [float(case.loss(theta, *case.support)[0]) for theta in path]
+    assert np.all(np.isfinite(losses)) and losses[-1] < losses[0] and len(set(losses)) == 8
+    equal((case.meta, case.support), before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_means_over_tasks_are_finite_and_shaped_like_meta(name, steps, dtype):
+    case = Case(name, inner_steps=steps, dtype=dtype)
+    (value, aux), gradient = mean_over_tasks(case.of_task)(case.meta, case.tasks, *case.shared)
+    assert value.dtype == dtype and np.isfinite(value) and len(aux) == 3
+    for (path, g), (same, x) in zip(tree_items(gradient), tree_items(case.meta), strict=True):
+        assert path == same and (g.shape, g.dtype) == (x.shape, dtype) and np.isfinite(g).all()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_without_steps_it_is_the_query_loss_at_theta(name):
+    case = Case(name, inner_steps=0)
+    (value, aux), _ = case.one()
+    np.testing.assert_allclose([value, aux], case.loss(case.theta, *case.query), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_that_is_not_finite_is_named_with_its_task_and_step(name):
+    case = Case(name)
+    (xs, ys), query = case.tasks
+    ys[1] = 1e200  # whose square is infinite
+    with np.errstate(all="ignore"):
+        with pytest.raises(FloatingPointError, match=r"task 1[,:] "):
+            mean_over_tasks(case.of_task)(case.meta, case.tasks, *case.shared)
+        case.support = xs[1], ys[1]
+        with pytest.raises(FloatingPointError, match="inner step 0: the support loss is inf"):
+            case.adapt(2)
+
+
+@pytest.mark.usefixtures("own_cache", "strict")
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_it_is_machine_code_with_the_numbers_of_the_reference(name):
+    assert_compiled(Case(name))
+
+
+def assert_compiled(case):
+    pytest.importorskip("numba")
+    pytest.importorskip("scipy")
+    from tinymaml.programs.compiled import Machine
+
+    f = mean_over_tasks(case.of_task)
+    fast = tm.compile(f)
+    for meta in case.meta, tree_map(lambda x: x * 0.9, case.meta):
+        close(fast(meta, case.tasks, *case.shared), f(meta, case.tasks, *case.shared), rtol=1e-13)
+    assert [type(runner) for runner in fast.runners.values()] == [Machine]
+
+
+# ── the inner loop ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+
+
+@given(
+    optimizer=st.sampled_from(OPTIMIZERS),
+    clip_norm=st.sampled_from([0.0, 0.3, 100.0]),
+    clip_value=st.sampled_from([0.0, 0.2]),
+    decay=st.sampled_from([0.0, 0.1]),
+    steps=st.integers(1, 3),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=25)
+def test_every_inner_optimiser_with_clipping_and_decay_is_exact(optimizer, clip_norm, clip_value, decay, steps, seed):
+    options = dict(inner_optimizer=optimizer, inner_clip_norm=clip_norm, inner_clip_value=clip_value,
+                   inner_decay=decay, inner_steps=steps, inner_lr=0.05, inner_eps=1e-3)  # fmt: skip
+    assert_exact(Case("maml", seed=seed, **options))
+
+
+@pytest.mark.usefixtures("own_cache", "strict")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_inner_optimiser_compiles(optimizer):
+    options = dict(inner_optimizer=optimizer, inner_clip_norm=0.5, inner_clip_value=0.4, inner_decay=0.01)
+    assert_compiled(Case("maml", inner_eps=1e-3, **options))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_inside_are_those_of_pytorch(optimizer):
+    torch = pytest.importorskip("torch")
+    case = Case("maml", inner_optimizer=optimizer, inner_decay=0.1, inner_clip_norm=0.5, inner_clip_value=0.4)
+    leaves = [torch.tensor(x, requires_grad=True) for x in tree_leaves(case.theta)]
+    make = {
+        "sgd": lambda: torch.optim.SGD(leaves, 0.1, weight_decay=0.1),
+        "momentum": lambda: torch.optim.SGD(leaves, 0.1, 0.9, weight_decay=0.1),
+        "nesterov": lambda: torch.optim.SGD(leaves, 0.1, 0.9, weight_decay=0.1, nesterov=True),
+        "adam": lambda: torch.optim.Adam(leaves, 0.1, weight_decay=0.1),
+        "adamw": lambda: torch.optim.AdamW(leaves, 0.1, weight_decay=0.1),
+    }
+    theirs, theta = make[optimizer](), case.theta
+    for theta in itertools.islice(descend(case.loss, case.theta, case.support, case.settings), 6):
+        equal_to = [leaf.detach().numpy() for leaf in leaves]
+        for ours, leaf in zip(tree_leaves(theta), equal_to, strict=True):
+            np.testing.assert_allclose(ours, leaf, rtol=1e-5, atol=1e-6)  # PyTorch adds 1e-6 to the norm
+        gradients = grad(support_loss(case))(theta)
+        for leaf, g in zip(leaves, tree_leaves(gradients), strict=True):
+            leaf.grad = torch.tensor(g)
+        torch.nn.utils.clip_grad_value_(leaves, 0.4)
+        torch.nn.utils.clip_grad_norm_(leaves, 0.5)
+        theirs.step()
+
+
+def test_the_state_lasts_from_step_to_step():
+    case = Case("maml", inner_optimizer="adam")
+    restarted = case.theta
+    for _ in range(3):
+        restarted = nth(descend(case.loss, restarted, case.support, case.settings), 1)
+    differences = [np.max(np.abs(a - b)) for a, b in zip(*map(tree_leaves, (case.adapt(3), restarted)), strict=True)]
+    assert max(differences) > 1e-3
+    sgd = Case("maml")
+    once_more = nth(descend(sgd.loss, sgd.adapt(2), sgd.support, sgd.settings), 1)
+    equal(once_more, sgd.adapt(3))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gradient_that_is_zero_makes_nothing_nan(optimizer):
+    case = Case("maml", inner_optimizer=optimizer, inner_clip_norm=1.0, inner_clip_value=1.0)
+    flat = tree_map(lambda x: 0 * x, case.theta)  # with weights of 0, the first layer's gradient is exactly 0
+    assert not grad(support_loss(case))(flat)["first"]["w"].any()
+    nothing = (case.support[0], np.zeros_like(case.support[1]))  # and with targets of 0, every gradient is
+    assert not any(g.any() for g in tree_leaves(grad(lambda p: case.loss(p, *nothing)[0])(flat)))
+    for support in case.support, nothing:
+        _, gradient = case.of_task(flat, support, case.query)
+        assert all(np.isfinite(g).all() for g in tree_leaves(gradient))
+
+
+def test_an_optimiser_that_is_none_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="inner_optimizer is 'rprop', wanted sgd, momentum, nesterov, adam or adamw"):
+        Case("maml", inner_optimizer="rprop").adapt(1)
+
+
+def test_clipping_bounds_the_norm_of_all_leaves_and_leaves_what_is_smaller():
+    grads = {"a": np.array([3.0, -0.5]), "b": np.array(4.0)}
+    by_norm, by_value = inner.Settings(inner_clip_norm=0.1), inner.Settings(inner_clip_value=1.0)
+    short = clipped(grads, by_norm)
+    assert inner.dot(short, short) == pytest.approx(0.01)
+    close(tree_map(lambda g: g / 0.1 * np.sqrt(25.25), short), grads)
+    equal(clipped(grads, by_value), {"a": np.array([1.0, -0.5]), "b": 1.0})
+    equal(clipped(grads, inner.Settings(inner_clip_norm=6.0, inner_clip_value=5.0)), grads)
+    assert clipped({"a": np.ones(2, np.float32)}, by_norm)["a"].dtype == np.float32
+
+
+def test_one_step_of_adam_is_fomaml_up_to_epsilon():
+    def difference(eps):
+        options = dict(inner_steps=1, inner_optimizer="adam", inner_eps=eps)
+        exact, first = (Case("maml", first_order=f, **options).one()[1] for f in (False, True))
+        return max(np.max(np.abs(a - b)) for a, b in zip(tree_leaves(exact), tree_leaves(first), strict=True))
+
+    errors = [difference(eps) for eps in (1e-4, 1e-5, 1e-6)]
+    assert errors[0] > 1e-6
+    np.testing.assert_allclose(np.divide(errors[:2], errors[1:]), 10, rtol=0.02)
+    sgd, first = (Case("maml", inner_steps=1, first_order=f).one()[1] for f in (False, True))
+    assert np.max(np.abs(sgd["first"]["w"] - first["first"]["w"])) > 1e-2
+
+
+# ── MAML ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_maml_is_meta_value_and_grad_to_the_bit(first_order, dtype):
+    case = Case("maml", first_order=first_order, inner_steps=3, dtype=dtype)
+    options = dict(inner_lr=0.1, inner_steps=3, first_order=first_order, has_aux=True)
+    wanted = tm.meta_value_and_grad(case.loss, **options)(case.theta, case.tasks)
+    equal(mean_over_tasks(case.of_task)(case.theta, case.tasks), wanted)
+
+
+def test_fomaml_is_the_query_gradient_where_the_steps_end():
+    case = Case("maml", first_order=True, inner_optimizer="momentum", inner_steps=3)
+    equal(case.one()[1], grad(query_loss(case))(case.adapt(3)))
+
+
+# ── Reptile ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_reptile_is_the_way_to_where_the_steps_end():
+    case = Case("reptile", inner_steps=3, inner_optimizer="adam", inner_batch=2)
+    (value, aux), gradient = case.one()
+    adapted = case.adapt(3)
+    assert (value, aux) == case.loss(adapted, *case.query)
+    equal(gradient, tree_map(np.subtract, case.theta, adapted))
+    assert case.settings.inner_beta1 == 0
+
+
+def test_two_steps_of_reptile_are_the_sum_of_gradients_less_a_hessian_term():
+    def error(alpha):
+        """θ − θ₂ over α, less g₁ + g₂ − αHg₁."""
+        case = Case("reptile", inner_steps=2, inner_lr=alpha, inner_batch=2)
+        x, y = case.support
+        first, second = (lambda p, s=s: case.loss(p, x[s], y[s])[0] for s in (slice(0, 2), slice(2, 4)))
+        g1, g2 = grad(first)(case.theta), grad(second)(case.theta)
+        curved = hvp(second, (case.theta,), g1)
+        rest = tree_map(lambda d, a, b, h: d / alpha - (a + b - alpha * h), case.one()[1], g1, g2, curved)
+        return np.sqrt(inner.dot(rest, rest))
+
+    errors = [error(alpha) for alpha in (4e-3, 2e-3, 1e-3)]
+    np.testing.assert_allclose(np.log2(np.divide(errors[:2], errors[1:])), 2, atol=0.05)
+    assert errors[-1] > 1e-8
+
+
+@given(count=st.integers(1, 9), size=st.integers(0, 12), steps=st.integers(1, 6))
+def test_batches_follow_one_another_cyclically(count, size, steps):
+    x = np.arange(count)
+    seen = list(itertools.islice(reptile.batches((x, {"y": -x}), size), steps))
+    assert all((a == -b["y"]).all() for a, b in seen)
+    if 0 < size < count:
+        assert [len(a) for a, _ in seen] == [size] * steps
+        assert np.concatenate([a for a, _ in seen]).tolist() == [i % count for i in range(size * steps)]
+    else:
+        assert all(a.tolist() == x.tolist() for a, _ in seen)
+
+
+def test_a_carried_state_goes_on_where_the_last_task_ended():
+    options = dict(inner_optimizer="adam", inner_steps=2)
+    case = Case("reptile", carry_state=True, **options)
+    (_, aux), gradient = case.one()
+    assert set(aux) == {"aux", "carried"} and aux["carried"]["t"] == 2
+    equal(gradient, Case("reptile", **options).one()[1])  # the first task begins with zero
+    # Two tasks after one another are four steps, of which the last two have the other support set.
+    case.hooks["carried"] = aux["carried"]
+    other = tree_map(lambda x: x[1], case.tasks[0])
+    (_, aux), gradient = case.of_task(case.theta, other, case.query)
+    opt, theta, state = tm.optim.adam(0.1, 0.0, eps_root=1e-16), case.theta, None
+    state = opt.init(theta)
+    for support in (case.support,) * 2:
+        theta, state = opt.update(theta, grad(lambda p, s=support: case.loss(p, *s)[0])(theta), state)
+    theta = case.theta
+    for support in (other,) * 2:
+        theta, state = opt.update(theta, grad(lambda p, s=support: case.loss(p, *s)[0])(theta), state)
+    close(gradient, tree_map(np.subtract, case.theta, theta))
+    close(aux["carried"], state)
+    assert reptile.carried(case.theta, reptile.Settings()) is None
+    assert {x.dtype.kind for x in tree_leaves(case.hooks["carried"])} == {"f"}  # whose mean over tasks is taken
+
+
+@pytest.mark.usefixtures("own_cache", "strict")
+def test_a_carried_state_and_batches_compile():
+    case = Case("reptile", carry_state=True, inner_optimizer="adam", inner_batch=2, inner_steps=3, inner_eps=1e-3)
+    start = case.hooks.pop("carried")
+
+    def of_task(theta, support, query, carried):
+        return reptile.of_task(case.loss, theta, support, query, case.settings, carried=carried)
+
+    case.of_task, case.shared = of_task, (tree_map(lambda x: x + 0.5, start),)
+    assert_compiled(case)
+
+
+# ── ANIL, BOIL, CAVIA ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_anils_body_runs_once_per_set_whatever_the_steps(steps):
+    case = Case("anil", inner_steps=steps, loss=CountingLoss)
+    case.one()
+    assert len(case.loss.bodies) == 2
+    assert len(case.loss.heads) == steps + 1
+
+
+@pytest.mark.parametrize("name, frozen", [("anil", "first"), ("boil", "last")])
+def test_what_does_not_adapt_stays_and_its_inner_gradient_is_not_computed(name, frozen):
+    case = Case(name, loss=CountingLoss)
+    adapted = case.adapt(3)
+    (other,) = {"first", "last"} - {frozen}
+    equal(adapted[frozen], case.theta[frozen])
+    assert all((a != b).all() for a, b in zip(*(tree_leaves(p[other]) for p in (adapted, case.theta)), strict=True))
+    seen = case.loss.bodies + case.loss.heads
+    assert {layer for theta in seen for layer in theta if isinstance(theta[layer]["w"], tm.Tensor)} == {other}
+
+
+@pytest.mark.parametrize("algorithm", [ANIL, BOIL])
+def test_a_network_that_is_not_cut_is_refused(algorithm):
+    with pytest.raises(ValueError, match="anil and boil .* cut into the two"):
+        algorithm.check(Network(None, None), algorithm.Settings())
+    algorithm.check(two_layers((2,)), algorithm.Settings())
+
+
+def test_the_context_alone_adapts_and_begins_with_zero():
+    case = Case("cavia", inner_steps=1)
+    assert set(case.theta) == {"network", "context"} and case.theta["context"].tolist() == [0.0] * 5
+    assert case.theta["network"]["first"]["w"].shape == (7, 3)
+    g = grad(support_loss(case))(case.theta)["context"]
+    adapted = case.adapt(1)
+    equal(adapted, {"network": case.theta["network"], "context": -0.1 * g})
+    gradient = case.one()[1]
+    assert gradient["context"].tolist() == [0.0] * 5 and gradient["network"]["first"]["w"].all()
+    # Whatever context the meta-parameters hold, a task begins with zero.
+    elsewhere = {**case.theta, "context": np.ones(5)}
+    equal(case.one(elsewhere), case.one())
+
+
+def test_the_clamp_bounds_every_element_of_a_tasks_gradient():
+    whole, clamped = (Case("cavia", context_clamp=c).one()[1] for c in (0.0, 0.05))
+    equal(clamped, tree_map(lambda g: np.clip(g, -0.05, 0.05), whole))
+    assert max(np.max(np.abs(g)) for g in tree_leaves(whole)) > 0.05
+
+
+def test_the_context_of_images_is_further_channels():
+    def pixels(input_shape):
+        assert input_shape == (4, 4, 3)
+        return Network(lambda rng, dtype: {"w": np.ones(3, dtype)}, lambda params, x: np.mean(x * params["w"], (1, 2)))
+
+    network = cavia.network(pixels, (4, 4, 1), cavia.Settings(context=2))
+    params = network.init(np.random.default_rng(0), np.float32)
+    params["context"] += np.array([1, 2], np.float32)
+    x = np.full((5, 4, 4, 1), 7, np.float32)
+    equal(network.apply(params, x), np.tile(np.array([7, 1, 2], np.float32), (5, 1)))
+
+
+# ── Meta-SGD, joint training ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_gradient_of_the_rates_is_the_product_of_gradients():
+    case = Case("meta-sgd", inner_steps=1)
+    theta = case.theta
+    gs = grad(support_loss(case))(theta)
+    gq = grad(query_loss(case))(case.adapt(1))
+    gradient = case.one()[1]
+    close(gradient["alpha"], tree_map(lambda a, b: -a * b, gs, gq))
+    curved = hvp(support_loss(case), (theta,), tree_map(np.multiply, case.meta["alpha"], gq))
+    close(gradient["theta"], tree_map(np.subtract, gq, curved))
+
+
+def test_rates_begin_as_one_value_or_at_random_between_two():
+    theta = {"w": np.ones((50, 40), np.float32), "b": np.ones(40, np.float32)}
+    constant = meta_sgd.init(theta, meta_sgd.Settings(inner_lr=0.25))["alpha"]
+    equal(constant, tree_map(lambda p: np.full_like(p, 0.25), theta))
+    uniform, same, other = (
+        meta_sgd.init(theta, meta_sgd.Settings(alpha="uniform", alpha_seed=s))["alpha"] for s in (0, 0, 1)
+    )
+    equal(uniform, same)
+    assert (uniform["w"] != other["w"]).any() and uniform["w"].dtype == np.float32
+    assert 0.005 <= uniform["w"].min() < 0.006 and 0.099 < uniform["w"].max() <= 0.1
+
+
+def test_equal_rates_make_meta_sgd_maml():
+    ours, plain = (Case(name, inner_steps=3).one() for name in ("meta-sgd", "maml"))
+    equal((ours[0], ours[1]["theta"]), plain)
+
+
+def test_joint_training_is_the_gradient_of_all_examples_together():
+    case = Case("joint")
+    together = tuple(np.concatenate(pair) for pair in zip(case.support, case.query, strict=True))
+    (value, aux), gradient = case.one()
+    wanted, wanted_gradient = tm.value_and_grad(lambda p: case.loss(p, *together)[0])(case.theta)
+    close((value, gradient), (wanted, wanted_gradient))
+    assert aux == case.loss(case.theta, *case.query)[1]
+    assert joint.adapt is descend

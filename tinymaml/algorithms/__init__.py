@@ -1,0 +1,60 @@
+"""Algorithms: one file each, and each reads like its paper. An algorithm is a module, or any object, with
+
+    Settings                             a frozen dataclass, each field of which is an option of the command line
+    init(theta, settings) → meta         what the outer loop learns: θ itself, or any nest of float arrays that holds it
+    adapt(loss, meta, support, settings) a generator of θ₀, θ₁, θ₂, … on one task. It never ends, and its state (an
+                                         optimiser's, the number of the step) stays inside. `loss` accepts each θₖ
+    of_task(loss, meta, support, query, settings, *shared)
+                                         → ((query loss, aux), gradient), the gradient shaped like meta: one task's
+                                         part of the step of the outer loop, for `mean_over_tasks`
+
+The rest is optional:
+
+    defaults = {option: value}           other defaults of the family's and the outer loop's options
+    shared(iteration, settings)          → a tuple: what `of_task` gets as *shared at that meta-iteration (from 0). Its
+                                         arrays and floats may change without a new compilation
+    carried(theta, settings)             → a nest of arrays that goes from meta-iteration to meta-iteration. `of_task`
+                                         gets it as the keyword `carried`, and returns
+                                         ((query loss, {"aux": aux, "carried": new}), gradient); the loop takes the
+                                         mean of the new ones over tasks. None: these settings carry nothing, and
+                                         `of_task` is called without the keyword
+    noise(rng, meta, support, query, settings)
+                                         → a nest of random arrays for one task, which `of_task` gets as `noise`
+    network(make, input_shape, settings) → the network; `make(input_shape)` makes the one that the user chose
+    norm_steps(settings)                 → the number of inner steps that keep batch-norm statistics of their own
+    check(network, settings)             raises ValueError if the network cannot serve the algorithm
+    exact = True                         by default settings, the gradient is that of the mean query loss: tests compare
+                                         it with numerical derivatives
+
+A loss is `loss(theta, x, y)` → (scalar, aux), where aux is mostly the metric: an algorithm hands on that of its last
+query loss. `support` and `query` are tuples (x, y). If the network is cut into body and head, the loss also has
+
+    loss.body(theta, x) → features,   loss.head(theta, features, y) → (scalar, aux),   loss.last
+
+the last being the top-level keys of θ that the head reads. An algorithm knows nothing of the mean over tasks, of
+compilation, checkpoints and pictures. Whoever adds one writes one file, and one line in the table here; a user's own
+needs no line: `tinymaml train sinusoid --algorithm my_module`. Read next: `inner`, `maml`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import cavia, hessian_free, imaml, joint, maml, mamlpp, meta_sgd, perturbed, proximal, reptile
+from .partial import ANIL, BOIL
+
+# By the names of the command line.
+ALGORITHMS: dict[str, Any] = {
+    "maml": maml,
+    "reptile": reptile,
+    "anil": ANIL,
+    "boil": BOIL,
+    "cavia": cavia,
+    "meta-sgd": meta_sgd,
+    "mamlpp": mamlpp,
+    "imaml": imaml,
+    "hessian-free": hessian_free,
+    "proximal": proximal,
+    "perturbed": perturbed,
+    "joint": joint,
+}

@@ -1,0 +1,49 @@
+"""ANIL and BOIL: a part of the network adapts, and the outer gradient is exact, over all of it.
+
+    ANIL    (Raghu, Raghu, Bengio and Vinyals, 2020, arXiv 1909.09157)    the head adapts, the body does not
+    BOIL    (Oh, Yoo, Kim and Yun, 2021, arXiv 2008.08882)                the body adapts, the head does not
+
+Gradients that are not needed are not computed: ANIL's body runs once on the support set and once on the query set,
+whatever K is. (The code of BOIL sets the head's rate to 0, and computes the head's gradients still.)
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from .inner import Settings, descend, init, through
+
+
+def adapt_head(loss, theta, support, settings):
+    x, y = support
+    features = loss.body(theta, x)
+    first = {name: theta[name] for name in loss.last}
+
+    def head_loss(head, features, y):
+        return loss.head({**theta, **head}, features, y)
+
+    for head in descend(head_loss, first, (features, y), settings):
+        yield {**theta, **head}
+
+
+def adapt_body(loss, theta, support, settings):
+    first = {name: layer for name, layer in theta.items() if name not in loss.last}
+
+    def body_loss(body, x, y):
+        return loss({**theta, **body}, x, y)
+
+    for body in descend(body_loss, first, support, settings):
+        yield {**theta, **body}
+
+
+def check(network, settings):
+    if network.body is None or network.head is None or not network.last:
+        raise ValueError("anil and boil adapt the head or the body: they want a network that is cut into the two")
+
+
+ANIL = SimpleNamespace(
+    Settings=Settings, init=init, adapt=adapt_head, of_task=through(adapt_head), check=check, exact=True
+)
+BOIL = SimpleNamespace(
+    Settings=Settings, init=init, adapt=adapt_body, of_task=through(adapt_body), check=check, exact=True
+)

@@ -3,7 +3,7 @@
     layout = lay_out(task)
 
 Buffers live from their first step to their last, and others take their place afterwards, so that one task's program
-fits the cache. The memory begins with the words below; then come the slots, the stack and the constants, each at a
+fits the cache. The memory begins with the words below; then come the stack, the slots and the constants, each at a
 place of its own; behind them lies what the parts compute, one part's over another's. Read next: `source`.
 """
 
@@ -90,7 +90,7 @@ def lay_out(task: Task) -> Layout:
     stack = Buffer(np.int8, max(depth * theta_bytes, 1), keep=True)
     results = [slots[i] for i in task.results if isinstance(i, int)]
     end = _rounded(8 * (ARRAYS + task.inputs + len(results) + len(task.sums)))
-    for buffer in (*slots, stack, *constants):
+    for buffer in (stack, *slots, *constants):
         buffer.offset, end = end, end + _rounded(buffer.nbytes)
     for name, part in task.parts.items():  # an output is computed in its slot, unless the part still reads that
         for x, i in zip(parts[name].schedule.outputs, part.writes, strict=True):

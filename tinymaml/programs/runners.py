@@ -92,10 +92,17 @@ class Machine:
         self.seconds = np.inf  # what a task takes at least
 
     def _constants(self) -> tuple[np.ndarray, int]:
-        """What lies at the constants' place in every memory, and where that is."""
+        """What lies in every memory before a program runs, and where: constants; and zeros from the first sum on.
+
+        A block of sums is added up and checked as one array, with the gaps between its buffers. No step writes to a
+        gap, where another program may have left a NaN.
+        """
         buffers = self.layout.constants
-        start = min((x.offset for x in buffers), default=0)
-        block = np.zeros(max((x.offset + x.nbytes - start for x in buffers), default=0), np.uint8)
+        places = [x.offset for x in buffers] + [block.first.offset for block in self.layout.sums]
+        ends = [x.offset + x.nbytes for x in buffers]
+        ends += [block.first.offset + block.size * block.first.dtype.itemsize for block in self.layout.sums]
+        start = min(places, default=0)
+        block = np.zeros(max(ends, default=0) - start, np.uint8)
         for x in buffers:
             block[x.offset - start :][: x.nbytes] = np.frombuffer(x.value.tobytes(), np.uint8)
         return block, start

@@ -13,7 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 import tinymaml as tm
-from tinymaml import models, ops
+from tinymaml import ops
+from tinymaml.networks import Network
+from tinymaml.networks.conv import conv
+from tinymaml.networks.mlp import mlp
 
 
 class Workload(NamedTuple):
@@ -30,10 +33,10 @@ class Workload(NamedTuple):
     inner_lr: float
 
     @property
-    def network(self) -> models.Network:
+    def network(self) -> Network:
         if self.kind in ("mlp", "norm"):
-            return models.mlp(self.input_shape, self.widths, self.outputs, norm=self.kind == "norm")
-        return models.conv(self.input_shape, self.widths[0], self.outputs, len(self.widths), pool=self.kind == "pool")
+            return mlp(self.input_shape, self.widths, self.outputs, norm="batch" if self.kind == "norm" else "none")
+        return conv(self.input_shape, self.widths[0], self.outputs, len(self.widths), pool=self.kind == "pool")
 
     def loss(self, params, x, y):
         """One task's, in tinymaml."""

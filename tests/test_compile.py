@@ -18,12 +18,17 @@ from test_ops import SMOOTH, STEPS, floats, in_float32, squared
 from test_schedule import plain_python, scales, spoiled_memory, units
 
 import tinymaml as tm
-from tinymaml import models, nn
+from tinymaml import nn
 from tinymaml.engine import Primitive
 from tinymaml.nest import tree_leaves, tree_map
-from tinymaml.programs import CompileWarning, compiled, record, runners, schedule
-from tinymaml.programs.schedule import Unsupported, lay_out
+from tinymaml.networks import Network
+from tinymaml.networks.conv import conv
+from tinymaml.networks.mlp import mlp
+from tinymaml.programs import CompileWarning, compiled, lowering, record, runners
+from tinymaml.programs.fusion import Call
+from tinymaml.programs.placement import lay_out
 from tinymaml.programs.task import whole
+from tinymaml.programs.views import Unsupported
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
@@ -281,7 +286,7 @@ def with_labels(classes, shape):
 
 
 def pooled():
-    net = models.conv((4, 4, 1), filters=2, outputs=3, blocks=2)
+    net = conv((4, 4, 1), filters=2, outputs=3, blocks=2)
 
     def apply(params, x):
         for i in range(2):
@@ -290,21 +295,21 @@ def pooled():
             x = nn.max_pool2d(nn.relu(x))
         return nn.linear(np.reshape(x, (x.shape[0], -1)), params["linear"]["w"], params["linear"]["b"])
 
-    return models.Network(net.init, apply)
+    return Network(net.init, apply)
 
 
 def embedded():
     def init(rng, dtype):
         return {"table": nn.normal(rng, (9, 3), 0.5, dtype), "w": nn.normal(rng, (3, 4), 0.5, dtype)}
 
-    return models.Network(init, lambda p, ids: np.tanh(np.mean(nn.embedding(p["table"], ids), 1)) @ p["w"])
+    return Network(init, lambda p, ids: np.tanh(np.mean(nn.embedding(p["table"], ids), 1)) @ p["w"])
 
 
 NETS = {
-    "mlp": (models.mlp((1,), (5, 5), 1), nn.mse,
+    "mlp": (mlp((1,), (5, 5), 1), nn.mse,
             lambda rng, dtype, count, n: tuple(rng.uniform(-1, 1, (count, n, 1)).astype(dtype) for _ in range(2))),
-    "mlp with norm": (models.mlp((2, 2), (4,), 3, norm=True), nn.cross_entropy, with_labels(3, (2, 2))),
-    "convolution": (models.conv((4, 4, 1), 2, 3, blocks=1), nn.cross_entropy, with_labels(3, (4, 4, 1))),
+    "mlp with norm": (mlp((2, 2), (4,), 3, norm="batch"), nn.cross_entropy, with_labels(3, (2, 2))),
+    "convolution": (conv((4, 4, 1), 2, 3, blocks=1), nn.cross_entropy, with_labels(3, (4, 4, 1))),
     "convolution and pooling": (pooled(), nn.cross_entropy, with_labels(3, (4, 4, 1))),
     "embedding": (embedded(), nn.cross_entropy,
                   lambda rng, dtype, count, n: (rng.integers(0, 9, (count, n, 5)), rng.integers(0, 4, (count, n)))),
@@ -440,15 +445,15 @@ def test_aux_of_every_task_is_returned(backend, memory, listed, strict):
 @pytest.mark.parametrize("net", ["convolution", "convolution and pooling"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatch):
-    monkeypatch.setattr(schedule, "LARGE", 0)
-    monkeypatch.setattr(schedule, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
+    monkeypatch.setattr(lowering, "LARGE", 0)
+    monkeypatch.setattr(lowering, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
     problem = Problem(net, dtype)
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     fast = tm.compile(f)
     for _ in range(2):
         agree(fast, f, problem.params(), problem.tasks())
     (runner,) = fast.runners.values()
-    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, schedule.Call)]
+    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, Call)]
     assert any(x.numbers == [1] for x in steps if x.kernel == "matmul")
 
 

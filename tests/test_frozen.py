@@ -20,8 +20,9 @@ import pytest
 from test_engine import buffer, centred
 
 import tinymaml as tm
-from tinymaml import models, nn
+from tinymaml import nn
 from tinymaml.nest import tree_leaves
+from tinymaml.networks.mlp import mlp
 from tinymaml.programs import CompileWarning, compiled, runners, verify
 
 pytest.importorskip("numba")
@@ -221,7 +222,7 @@ def test_what_changes_at_every_call_is_named_and_the_function_runs_as_it_is():
 def test_arrays_among_the_rates_are_inputs(backend, memory, strict):
     """Meta-SGD by hand: the rates are updated in place, in a nest with numbers."""
     rng = np.random.default_rng(0)
-    net = models.mlp((2,), (4,), 1)
+    net = mlp((2,), (4,), 1)
     params = net.init(rng, np.float64)
     rates = tm.tree_map(lambda p: np.full(p.shape, 0.05), params)
     rates["linear0"]["b"] = 0.1

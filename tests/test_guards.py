@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tinymaml import models
+from tinymaml.networks.mlp import mlp
 from tinymaml.programs import RecordError, record
 from tinymaml.programs.guards import MOST, Outside
 
@@ -587,7 +587,7 @@ def test_a_frozen_dataclass_is_read_like_any_object():
 
 def test_objects_of_others_are_not_walked():
     """What NumPy, the standard library and this package hold is theirs."""
-    net = models.mlp((3,), (8,), 1)
+    net = mlp((3,), (8,), 1)
     outside = Outside(lambda p, x: tm.nn.mse(net.apply(p, x), np.linalg.norm(x) + itertools.chain([1])))
     assert len(outside.watched) < 20
 

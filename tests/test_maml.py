@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, models, nn, tree_leaves, tree_map
+from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, networks, nn, tree_leaves, tree_map
 from tinymaml import stop_gradient as held
 from tinymaml.flat import moves as flat_moves
 
@@ -596,7 +596,7 @@ def test_one_task_is_a_summand(memory):
 
 def peak(steps: int, width: int, examples: int) -> tuple[int, int]:
     """Bytes that the reference has allocated at most, in flat memory; and those of θ."""
-    net = models.mlp((20,), (width, width), 5)
+    net = networks.mlp.mlp((20,), (width, width), 5)
     loss = lambda params, x, y: nn.cross_entropy(net.apply(params, x), y)  # noqa: E731
     rng = np.random.default_rng(0)
     draw = lambda: (rng.standard_normal((1, examples, 20)), rng.integers(0, 5, (1, examples)))  # noqa: E731

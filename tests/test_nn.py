@@ -15,6 +15,7 @@ IMAGES = RNG.standard_normal((2, 5, 4, 2))
 FILTERS = RNG.standard_normal((3, 2, 2, 3))
 LOGITS = RNG.standard_normal((3, 4))
 LABELS = np.array([0, 3, 1])
+MASK = np.array([[True, False, True, True], [False, True, True, False], [True, True, False, True]])
 
 
 def close(ours, wanted, rtol=1e-13):
@@ -39,6 +40,23 @@ CASES = {
     "batch_norm": (nn.batch_norm, (LOGITS,)),
     "batch_norm, γ and β": (nn.batch_norm, (LOGITS, RNG.standard_normal(4), RNG.standard_normal(4))),
     "batch_norm, images": (nn.batch_norm, (IMAGES[:, :2, :2], np.array([1.0, 2]))),
+    "batch_norm, of the first": (lambda x: nn.batch_norm(x, first=2), (LOGITS,)),
+    "batch_norm, of the first, γ and β": (
+        lambda *args: nn.batch_norm(*args, first=1), (IMAGES[:, :2, :2], np.array([1.0, 2]), np.array([0.5, -1]))
+    ),
+    "batch_norm, mean and var": (
+        lambda x, mean, var: nn.batch_norm(x, mean=mean, var=var) ** 2, (LOGITS, LOGITS[0], 1 + LOGITS[1] ** 2)
+    ),
+    "moments": (nn.moments, (LOGITS,)),
+    "moments, images": (lambda x: [m**2 for m in nn.moments(x)], (IMAGES[:, :2, :2],)),
+    "layer_norm": (nn.layer_norm, (LOGITS,)),
+    "layer_norm, γ and β": (nn.layer_norm, (LOGITS.reshape(3, 1, 4), np.arange(1.0, 5), LOGITS[0])),
+    "group_norm": (lambda x: nn.group_norm(x, 2), (LOGITS[:2],)),
+    "group_norm, images, γ and β": (
+        lambda x, *scaled: nn.group_norm(x, 2, *scaled), (LOGITS.reshape(1, 1, 3, 4), np.arange(1.0, 5), LOGITS[0])
+    ),
+    "dropout": (lambda x: nn.dropout(x, MASK, 0.4) ** 3, (LOGITS,)),
+    "dropout, numbers": (lambda x: nn.dropout(x, MASK[:, :1] * 1.0, 0.4) ** 3, (LOGITS,)),
     "max_pool2d": (lambda x: nn.max_pool2d(x) ** 2, (IMAGES,)),
     "max_pool2d, split": (lambda x: nn.max_pool2d(x, 2, "split") ** 2, (IMAGES,)),
     "avg_pool2d": (lambda x: nn.avg_pool2d(x) ** 2, (IMAGES,)),
@@ -70,8 +88,9 @@ def test_each_layer_and_loss_has_a_case():
 def test_float32_stays_float32(case):
     f, args = CASES[case]
     args = tuple(a.astype(np.float32) if a.dtype == np.float64 else a for a in args)
-    value, grads = value_and_grad(lambda x: np.sum(f(x, *args[1:])))(args[0])
-    assert f(*args).dtype == value.dtype == grads.dtype == np.float32
+    value, grads = value_and_grad(lambda x: sum(np.sum(y) for y in tm.tree_leaves(f(x, *args[1:]))))(args[0])
+    assert value.dtype == grads.dtype == np.float32
+    assert all(y.dtype == np.float32 for y in tm.tree_leaves(f(*args)))
 
 
 # ── convolution ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,6 +200,107 @@ def test_batch_norm_whitens_and_its_gradient_is_orthogonal_to_what_it_removes():
     assert np.max(np.abs((g * y).sum((0, 1, 2)))) < 1e-13 * np.sum(np.abs(g))
     close(nn.batch_norm(x, 2.0 * np.ones(2), np.ones(2), eps=0.0), 2 * y + 1)
     close(nn.batch_norm(np.ones((3, 2))), np.zeros((3, 2)))  # a constant channel
+
+
+# ── normalisation, dropout ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_moments_are_numpys_and_what_batch_norm_normalises_with():
+    for x in (LOGITS, IMAGES):
+        over = tuple(range(x.ndim - 1))
+        mean, var = nn.moments(x)
+        close(mean, x.mean(over))
+        close(var, x.var(over))
+        np.testing.assert_array_equal(nn.batch_norm(x, mean=mean, var=var), nn.batch_norm(x))
+
+
+def test_the_first_examples_give_the_statistics_of_all():
+    first, rest = 3 * RNG.standard_normal((3, 2, 2, 2)) + 1, RNG.standard_normal((5, 2, 2, 2))
+    gamma, beta = np.array([0.5, 2]), np.array([1.0, -1])
+    mean, var = nn.moments(first)
+    together = nn.batch_norm(np.concatenate([first, rest]), gamma, beta, first=3)
+    close(together[:3], nn.batch_norm(first, gamma, beta))
+    close(together[3:], nn.batch_norm(rest, gamma, beta, mean=mean, var=var))
+    close(nn.batch_norm(first, gamma, beta, first=3), nn.batch_norm(first, gamma, beta))
+    # what comes after the first does not see the others, and the first do not see it
+    slope = grad(lambda x: np.sum(nn.batch_norm(x, gamma, beta, first=3)[4] ** 2))(np.concatenate([first, rest]))
+    assert np.abs(slope[:3]).min() > 0 and np.abs(slope[4]).min() > 0
+    assert not slope[3].any() and not slope[5:].any()
+
+
+def test_layer_and_group_norm_are_their_formulas():
+    x = 5 + 3 * RNG.standard_normal((4, 3, 5, 6))
+    close(nn.layer_norm(x), (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5))
+    for groups in (1, 2, 3, 6):
+        wanted = np.empty(x.shape)
+        for n, g in np.ndindex(4, groups):
+            of_group = x[n, :, :, (of := slice(g * 6 // groups, (g + 1) * 6 // groups))]
+            wanted[n, :, :, of] = (of_group - of_group.mean()) / np.sqrt(of_group.var() + 1e-5)
+        close(nn.group_norm(x, groups), wanted, 1e-12)
+    rows = RNG.standard_normal((4, 6))
+    close(nn.group_norm(rows, 1, np.arange(6.0), np.ones(6)), nn.layer_norm(rows, np.arange(6.0), np.ones(6)), 1e-12)
+
+
+def test_dropout_keeps_the_mean():
+    rng, x = np.random.default_rng(0), np.full((100, 1000), 2.0)
+    for rate in (0.0, 0.3, 0.9):
+        mask = rng.random(x.shape) >= rate
+        y = nn.dropout(x, mask, rate)
+        assert set(np.unique(y)) <= {0.0, 2 / (1 - rate)}
+        assert abs(y.mean() - 2) <= 5 * y.std() / np.sqrt(y.size)
+        np.testing.assert_array_equal(nn.dropout(x, mask.astype(int), rate), y)
+        np.testing.assert_array_equal(grad(lambda x, m=mask, r=rate: np.sum(nn.dropout(x, m, r)))(x), y / 2)
+    np.testing.assert_array_equal(nn.dropout(x, np.ones((100, 1), bool), 0), x)
+
+
+def in_torch(f, args):
+    """f's value on PyTorch tensors, the gradient of Σ f³, and the gradient of Σ of its squares: of second order."""
+    torch = pytest.importorskip("torch")
+    args = [torch.tensor(a, requires_grad=True) for a in args]
+    y = f(torch.nn.functional, *args)
+    grads = torch.autograd.grad((y**3).sum(), args, create_graph=True)
+    second = torch.autograd.grad(sum((g**2).sum() for g in grads), args)
+    return [x.detach().numpy() for x in (y, *grads, *second)]
+
+
+def in_ours(f, args):
+    first = grad(lambda args: np.sum(f(*args) ** 3))
+    second = grad(lambda args: sum(np.sum(g**2) for g in first(args)))
+    return [f(*args), *first(tuple(args)), *second(tuple(args))]
+
+
+SCALE, SHIFT = np.arange(1.0, 5), np.arange(4) - 1.0
+PICTURES = np.random.default_rng(1).standard_normal((3, 2, 5, 4))
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs", "args"),
+    {
+        "batch_norm, mean and var": (
+            lambda x, g, b: nn.batch_norm(x, g, b, mean=SHIFT, var=SCALE),
+            lambda f, x, g, b: f.batch_norm(x, *map(x.new_tensor, (SHIFT, SCALE)), g, b, training=False),
+            (LOGITS, SCALE, SHIFT),
+        ),
+        "batch_norm": (
+            nn.batch_norm,
+            lambda f, x, g, b: f.batch_norm(x.permute(0, 3, 1, 2), None, None, g, b, True).permute(0, 2, 3, 1),
+            (PICTURES, SCALE, SHIFT),
+        ),
+        "layer_norm": (nn.layer_norm, lambda f, x, g, b: f.layer_norm(x, (4,), g, b), (PICTURES, SCALE, SHIFT)),
+        "layer_norm, no γ and β": (nn.layer_norm, lambda f, x: f.layer_norm(x, (4,)), (LOGITS,)),
+        "group_norm": (
+            lambda x, g, b: nn.group_norm(x, 2, g, b),
+            lambda f, x, g, b: f.group_norm(x.permute(0, 3, 1, 2), 2, g, b).permute(0, 2, 3, 1),
+            (PICTURES, SCALE, SHIFT),
+        ),
+        "group_norm, one group": (
+            lambda x: nn.group_norm(x, 1), lambda f, x: f.layer_norm(x, tuple(x.shape[1:])), (PICTURES,)
+        ),
+    }.values(),
+)  # fmt: skip
+def test_normalisation_is_pytorchs_to_second_order(ours, torchs, args):
+    for a, b in zip(in_ours(ours, args), in_torch(torchs, args), strict=True):
+        close(a, b, 1e-10)
 
 
 def test_embedding_gathers_rows_and_adds_their_gradients():
@@ -345,6 +465,30 @@ def test_the_fan_of_a_matrix_is_its_rows():
         (lambda: nn.max_pool2d(IMAGES, 2.5), ValueError, r"max_pool2d.*size.* 2.5"),
         (lambda: nn.max_pool2d(IMAGES, ties="last"), ValueError, "ties is 'last'"),
         (lambda: nn.batch_norm(np.ones(3)), ValueError, r"batch_norm.*\(3,\)"),
+        (lambda: nn.batch_norm(LOGITS, first=0), ValueError, "first is 0, wanted an integer in 1 … 3"),
+        (lambda: nn.batch_norm(LOGITS, first=4), ValueError, "first is 4, wanted an integer in 1 … 3"),
+        (lambda: nn.batch_norm(LOGITS, first=True), ValueError, "first is True, wanted an integer"),
+        (lambda: nn.batch_norm(LOGITS, first=2.0), ValueError, "first is 2.0, wanted an integer"),
+        (lambda: nn.batch_norm(LOGITS, mean=np.ones(4)), ValueError, "given mean; wanted first, or both mean and var"),
+        (lambda: nn.batch_norm(LOGITS, var=np.ones(4)), ValueError, "given var; wanted first, or both mean and var"),
+        (lambda: nn.batch_norm(LOGITS, first=1, mean=SHIFT, var=SCALE), ValueError, "given first, mean, var; wanted"),
+        (lambda: nn.batch_norm(LOGITS, first=1, mean=SHIFT), ValueError, "given first, mean; wanted"),
+        (lambda: nn.batch_norm(LOGITS, mean=np.ones(3), var=np.ones(4)), ValueError, r"mean has shape \(3,\).* \(4,\)"),
+        (lambda: nn.batch_norm(LOGITS, np.ones((3, 1))), ValueError, r"batch_norm: gamma has shape \(3, 1\).* \(4,\)"),
+        (lambda: nn.moments(np.ones(3)), ValueError, r"moments.*\(3,\)"),
+        (lambda: nn.layer_norm(np.array(1.0)), ValueError, r"layer_norm.*\(\), wanted \(…, channels\)"),
+        (lambda: nn.layer_norm(LOGITS, None, np.ones(3)), ValueError, r"layer_norm: beta has shape \(3,\).* \(4,\)"),
+        (lambda: nn.group_norm(LOGITS, 3), ValueError, "groups is 3, wanted an integer that divides the 4 channels"),
+        (lambda: nn.group_norm(LOGITS, 0), ValueError, "groups is 0"),
+        (lambda: nn.group_norm(LOGITS, 2.0), ValueError, "groups is 2.0"),
+        (lambda: nn.group_norm(LOGITS[0], 2), ValueError, r"group_norm.*\(4,\)"),
+        (lambda: nn.group_norm(LOGITS, 2, np.ones(2)), ValueError, r"group_norm: gamma has shape \(2,\).* \(4,\)"),
+        (lambda: nn.dropout(LOGITS, MASK, 1), ValueError, r"rate is 1, wanted a number in \[0, 1\)"),
+        (lambda: nn.dropout(LOGITS, MASK, -0.1), ValueError, "rate is -0.1"),
+        (lambda: nn.dropout(LOGITS, MASK, np.nan), ValueError, "rate is nan"),
+        (lambda: nn.dropout(LOGITS, MASK.T, 0.5), ValueError, r"mask has shape \(4, 3\).*broadcast to x's \(3, 4\)"),
+        (lambda: nn.dropout(LOGITS, MASK[None], 0.5), ValueError, r"mask has shape \(1, 3, 4\)"),
+        (lambda: nn.dropout(LOGITS, MASK * 0.5, 0.5), ValueError, "mask holds 0.5, wanted booleans, or num"),
         (lambda: nn.he_normal(np.random.default_rng(0), (3,)), ValueError, r"\(3,\) has no fan-in"),
         (lambda: nn.glorot_uniform(np.random.default_rng(0), ()), ValueError, r"\(\) has no fan-in"),
     ],

@@ -1,5 +1,6 @@
 """Omniglot: what is read is what was drawn, splits hang on names alone, and a task gives nothing away."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinymaml.tasks import omniglot
-from tinymaml.tasks.omniglot import Characters, OmniglotTasks, load, split
+from tinymaml.families import omniglot
+from tinymaml.families.omniglot import Characters, OmniglotTasks, load, split
 
 Image = pytest.importorskip("PIL.Image")
 ImageDraw = pytest.importorskip("PIL.ImageDraw")
@@ -64,11 +65,7 @@ def source(tmp_path) -> Path:
 
 
 def same(a: Characters, b: Characters) -> bool:
-    return (
-        a.names == b.names
-        and np.array_equal(a.images, b.images)
-        and np.array_equal(a.background, b.background)
-    )
+    return a.names == b.names and np.array_equal(a.images, b.images) and np.array_equal(a.background, b.background)
 
 
 # Reading
@@ -153,9 +150,7 @@ def test_a_truncated_archive_is_named(source, keep):
 
 
 def test_an_archive_of_something_else_is_named(tmp_path):
-    archive = write_zip(
-        tmp_path / "data", "images_background", {"images_evaluation/A/character01/1.png": b""}
-    )
+    archive = write_zip(tmp_path / "data", "images_background", {"images_evaluation/A/character01/1.png": b""})
     with pytest.raises(ValueError, match=r"wanted images_background/.*found images_evaluation/A/character01"):
         load(archive)
 
@@ -273,9 +268,7 @@ def test_changed_archives_are_read_again(source, reads):
     assert len(load(source).names) == 3 and len(reads) == 3
 
 
-@pytest.mark.parametrize(
-    "damage", ["empty", "truncated", "flipped bit", "foreign", "array", "pickle", "other key"]
-)
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped bit", "foreign", "array", "pickle", "other key"])
 def test_a_damaged_cache_is_rebuilt_with_a_warning(source, cache, reads, tmp_path, damage):
     first = load(source)
     (file,) = cache.iterdir()
@@ -449,37 +442,84 @@ def test_a_task_has_distinct_classes_and_apart_drawings(seed, ways, shots, queri
 def test_every_turn_comes_up_in_training_and_two_turns_may_meet():
     tasks = tasks_of(ways=100, queries=1)
     episodes = tasks.episodes(np.random.default_rng(0), 40, "train")
-    shares = np.bincount(episodes.turns.ravel(), minlength=4) / episodes.turns.size
+    characters, turns = np.divmod(episodes.classes, 4)
+    shares = np.bincount(turns.ravel(), minlength=4) / turns.size
     np.testing.assert_allclose(shares, 0.25, atol=0.03)  # 4,000 draws: four standard deviations
-    assert any(len(set(row)) < 100 for row in episodes.characters.tolist())
+    assert any(len(set(row)) < 100 for row in characters.tolist())
 
 
 def test_labels_and_places_give_nothing_away():
     tasks = tasks_of(ways=5, shots=2, queries=3)
     episodes = tasks.episodes(np.random.default_rng(0), 4000, "test")
     # Five standard deviations of a share of 1/5 in 4,000 draws is 0.032.
-    for labels, _ in (episodes.support, episodes.query):
+    for _, _, labels in (episodes.support, episodes.query):
         for place in range(labels.shape[1]):
             np.testing.assert_allclose(np.bincount(labels[:, place], minlength=5) / 4000, 0.2, atol=0.032)
     # The earliest character of a task, and the one that comes first in support, have any label.
-    np.testing.assert_allclose(
-        np.bincount(episodes.characters.argmin(1), minlength=5) / 4000, 0.2, atol=0.032
-    )
+    np.testing.assert_allclose(np.bincount(episodes.classes.argmin(1), minlength=5) / 4000, 0.2, atol=0.032)
     # Support and query are shuffled apart: they agree at a place as often as chance has it.
-    agree = (episodes.support[0] == episodes.query[0][:, :10]).mean(0)
+    agree = (episodes.support.labels == episodes.query.labels[:, :10]).mean(0)
     np.testing.assert_allclose(agree, 0.2, atol=0.032)
     # Every drawing is used in support.
-    assert set(episodes.support[1].ravel().tolist()) == set(range(20))
+    assert set(episodes.support.numbers.ravel().tolist()) == set(range(20))
 
 
 def test_the_arrays_show_what_the_episodes_say():
     tasks = tasks_of(ways=7, shots=3, queries=2, dtype=np.float64)
     episodes = tasks.episodes(np.random.default_rng(1), 5, "train")
-    for (x, y), (labels, drawings) in zip(tasks.batch(episodes), episodes[2:], strict=True):
-        np.testing.assert_array_equal(y, labels)
-        rows = np.arange(5)[:, None]
-        expected = np.stack([episodes.characters[rows, y], drawings, episodes.turns[rows, y]], axis=-1)
+    for (x, y), part in zip(tasks.batch(episodes), episodes[1:], strict=True):
+        np.testing.assert_array_equal(y, part.labels)
+        np.testing.assert_array_equal(part.classes, np.take_along_axis(episodes.classes, y, 1))
+        characters, turns = np.divmod(part.classes, 4)
+        expected = np.stack([characters, part.numbers, turns], axis=-1)
         np.testing.assert_array_equal(untag(x), expected)
+
+
+def test_tasks_are_bit_for_bit_those_of_the_first_release():
+    """Labels, and (character, drawing, turns) of each image; recorded before the sampler was everybody's."""
+    (xs, ys), (xq, yq) = tasks_of(ways=3, shots=1, queries=2).sample(np.random.default_rng(7), 2, "train")
+    assert ys.tolist() == [[0, 2, 1], [0, 1, 2]]
+    assert untag(xs).tolist() == [
+        [[1515, 17, 3], [601, 7, 2], [1125, 12, 1]],
+        [[1497, 12, 3], [1279, 11, 2], [1030, 12, 3]],
+    ]
+    assert yq.tolist() == [[1, 2, 1, 2, 0, 0], [1, 0, 1, 0, 2, 2]]
+    assert untag(xq[0]).tolist() == [
+        [1125, 2, 1], [601, 3, 2], [1125, 7, 1], [601, 12, 2], [1515, 9, 3], [1515, 4, 3],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "scheme, rotations, digest",
+    [
+        ("1100/100/423", True, "882adab5ee073a9f2aa9fd38b6c65a2ed6844c175e8ad02a21b39054d966599b"),
+        ("1100/100/423", False, "89b583ec24a54c575df2820c7f248d60472e0543f577967201823eb9233780bb"),
+        ("official", True, "ee45342bf4ba7d30d588820e8c74617514154b0feabeb76a5dd31c3c525fcf0e"),
+        ("official", False, "c1c040dfac602f70aca818797edfd6275d9e98f6554ddc7d04597e6142a315fc"),
+    ],
+)
+def test_batches_of_all_splits_are_bit_for_bit_those_of_the_first_release(scheme, rotations, digest):
+    tasks, seen = tasks_of(ways=5, shots=2, queries=3, rotations=rotations, scheme=scheme), hashlib.sha256()
+    rng = np.random.default_rng([0, 1, 2])
+    for part in ("train", "val", "test"):
+        for x, y in tasks.sample(rng, 8, part):
+            seen.update(x.tobytes() + y.tobytes())
+    assert seen.hexdigest() == digest
+
+
+def test_a_class_has_a_name_that_tells_its_turn():
+    tasks = tasks_of()
+    assert tasks.name(4 * 41) == "Alphabet01/character01"
+    assert tasks.name(4 * 41 + 3) == "Alphabet01/character01 turned by 270°"
+
+
+def test_the_figures_of_the_paper_belong_to_ways_and_shots():
+    settings = omniglot.Settings
+    conv, mlp = omniglot.published(settings())
+    assert conv == ("MAML, conv net, Finn et al., 2017", {3: 0.987})
+    assert mlp == ("MAML, mlp, Finn et al., 2017", {3: 0.897})
+    assert omniglot.published(settings(ways=20, shots=5)) == [("MAML, conv net, Finn et al., 2017", {5: 0.989})]
+    assert omniglot.published(settings(ways=6)) == []
 
 
 def test_the_same_seed_gives_the_same_tasks_and_sampling_changes_no_image():

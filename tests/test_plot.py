@@ -1,6 +1,5 @@
 """The pictures of a run show what they say, and every run has them."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -13,9 +12,11 @@ from PIL import Image
 from tinymaml import plot as plots
 from tinymaml.maml import adapt
 from tinymaml.nest import tree_leaves
-from tinymaml.plot import PRETRAINED, Net, Trained, plot
+from tinymaml.plot import PRETRAINED, Flat, Net, Trained, generator, plot, restore
 from tinymaml.runs import Run
-from tinymaml.train import TEST, Config, build, generator, restore, train
+from tinymaml.runs.learner import Learner
+from tinymaml.runs.loop import TEST, train
+from tinymaml.runs.settings import Config
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,10 @@ def sinusoid(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def omniglot(tmp_path_factory, data_dir):
+def omniglot(tmp_path_factory, omniglot_data):
     path = tmp_path_factory.mktemp("run") / "omniglot"
-    settings = dict(iterations=2, tasks=2, filters=4, shots=2, queries=3, validation_tasks=2)
-    train(Config.default("omniglot", data=str(data_dir / "omniglot"), **settings), path)
+    settings = dict(iterations=2, tasks=2, filters=4, shots=2, queries=3, validation_tasks=2, scheme="official")
+    train(Config.default("omniglot", data=str(omniglot_data), **settings), path)
     return path
 
 
@@ -71,9 +72,9 @@ def test_a_sinusoid_run_has_three_pictures_in_its_own_folder(sinusoid):
     assert_pictures(plot(sinusoid), sinusoid / "plots", ["learning", "adaptation", "adaptation_mse"])
 
 
-def test_an_omniglot_run_has_three_pictures_in_the_folder_one_names(omniglot, data_dir, tmp_path, monkeypatch):
+def test_an_omniglot_run_has_three_pictures_in_the_folder_one_names(omniglot, omniglot_data, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "STEPS", 2)
-    paths = plot(omniglot, tmp_path / "a" / "b", data=str(data_dir / "omniglot"))
+    paths = plot(omniglot, tmp_path / "a" / "b", data=str(omniglot_data))
     assert_pictures(paths, tmp_path / "a" / "b", ["learning", "tasks", "accuracy"])
 
 
@@ -107,7 +108,7 @@ def test_learning_shows_every_logged_iteration_and_validation(sinusoid):
 
 def test_learning_to_classify_has_a_panel_in_nats_and_one_in_percent():
     records = [{"iteration": i, "loss": 1.0 / i, "accuracy": i / 4} for i in (1, 2, 3)]
-    loss, accuracy = plots.learning(Config.default("omniglot"), records).axes
+    loss, accuracy = plots.learning(Flat(Config.default("omniglot")), records).axes
     assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
     assert "nats" in loss.get_ylabel() and "(%)" in accuracy.get_ylabel()
     np.testing.assert_array_equal(line(accuracy, "training, each").get_ydata(), [25, 50, 75])
@@ -148,13 +149,13 @@ def test_the_published_points_stand_beside_a_5_shot_run_only(sinusoid):
     np.testing.assert_array_equal(line(ax, "MAML, Finn").get_xdata(), [1, 5, 10])
     np.testing.assert_array_equal(line(ax, "MAML, Finn").get_ydata(), [0.67, 0.38, 0.35])
     assert ax.get_yscale() == "log" and ax.get_ylabel() == "query mean squared error"
-    other = run._replace(config=dataclasses.replace(run.config, shots=10))
+    other = run._replace(config=Flat(run.config.whole.changed(shots=10)))
     (ax,) = plots.after_steps(other, nets_of(run), tasks=3).axes
     assert not [line for line in ax.lines if "Finn" in line.get_label()]
 
 
 def test_the_error_after_steps_is_what_evaluate_measures(sinusoid):
-    from tinymaml.evaluate import evaluate
+    from tinymaml.runs.evaluate import evaluate
 
     run, result = trained(sinusoid), evaluate(sinusoid, tasks=6)
     (ax,) = plots.after_steps(run, {"MAML": Net(run.params, run.config.inner_lr)}, tasks=6).axes
@@ -178,7 +179,7 @@ def test_tasks_are_drawn_with_frames_that_count_to_the_accuracy(omniglot):
         np.testing.assert_allclose(right.reshape(2, 15).mean(1), accuracy)
         before, after = (f"{100 * part:.0f} %" for part in accuracy)
         assert f"Test task {i + 1}: accuracy {before} before adaptation, {after} after" in texts(figure)
-        for character in run.family.episodes(generator(run.config, TEST, i), 1, "test").characters[0]:
+        for character in run.family.episodes(generator(run.config, TEST, i), 1, "test").classes[0] // 4:
             assert run.family.characters.names[character].replace("_", " ").replace("/", "\n") in texts(figure)
 
 
@@ -196,7 +197,8 @@ def test_accuracy_is_in_percent_and_chance_is_marked(omniglot, monkeypatch):
 
 def test_pretraining_regresses_towards_the_mean_wave():
     config = Config.default("sinusoid", validation_tasks=5)
-    run = Trained(config, *build(config), params=None, iteration=0)
+    learner = Learner(config)
+    run = Trained(Flat(config), learner.network, learner.family, learner.loss, params=None, iteration=0)
     x = np.linspace(-5, 5, 101)
     # E[A] E[sin(x − φ)] = 2.55 · 2/π · (−cos x), for A in [0.1, 5] and φ in [0, π]
     mean_wave = -2.55 * 2 / np.pi * np.cos(x)
@@ -230,7 +232,7 @@ def test_a_net_that_diverges_is_drawn_as_far_as_it_goes(sinusoid, tmp_path):
 
 
 def test_a_run_without_an_iteration_is_refused(tmp_path):
-    Run.create(tmp_path / "run", dataclasses.asdict(Config.default("sinusoid")))
+    Run.create(tmp_path / "run", Config.default("sinusoid").to_json())
     with pytest.raises(ValueError, match="run has nothing to draw yet: its log holds no iteration"):
         plot(tmp_path / "run")
     assert not (tmp_path / "run" / "plots").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .train import DEFAULTS, Config
+from .runs import settings as parts
 
 # Exit codes: 0 done, 1 something went wrong (one line says what), 2 wrong usage, 130 stopped by Ctrl-C, saved.
 
@@ -22,9 +22,12 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     argv = sys.argv[1:] if argv is None else argv
     argv, program = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    args = _parser().parse_args(argv)
-    args.program = program
     try:
+        parser = _parser(argv)
+        args, odd = parser.parse_known_args(argv)
+        if odd:
+            parser.error(_unrecognized(odd, getattr(args, "parts", None)))
+        args.program = program
         return args.run(args) or 0
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -43,30 +46,21 @@ def _message(error: BaseException) -> str:
     return str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tinymaml", description="Exact second-order MAML in NumPy: train, evaluate and draw few-shot learning."
     )
     parser.add_argument("--version", action="version", version=f"tinymaml {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="meta-train on a task family")
-    families = train.add_subparsers(dest="family", required=True, metavar="FAMILY")
-    for family in DEFAULTS:
-        sub = families.add_parser(
-            family, help=f"meta-train on {family} tasks", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        _add_options(sub, family)
-        sub.add_argument("--out", metavar="RUN", default=f"runs/{family}", help="folder of the run")
-        sub.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
-        sub.set_defaults(run=_train)
-
+    _add_train(commands, argv[1:] if argv[:1] == ["train"] else [])
     evaluate = commands.add_parser("eval", help="adapt to tasks never trained on, and measure")
     _add_run(evaluate)
     evaluate.add_argument("--tasks", type=int, default=600, help="how many tasks (600)")
     evaluate.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
     evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which tasks (test)")
-    evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest)")
+    evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
+    evaluate.add_argument("--tune", action="store_true", help="adapt by the rate that is best on validation tasks")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     evaluate.set_defaults(run=_eval)
 
@@ -129,40 +123,99 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="where the run's data lies now, if it has moved")
 
 
-def _add_options(parser: argparse.ArgumentParser, family: str) -> None:
-    """One option for each hyper-parameter; unset ones are left out of the parsed arguments."""
-    defaults = Config.default(family)
-    for f in dataclasses.fields(Config):
-        value = getattr(defaults, f.name)
-        if f.name == "family" or f.metadata.get("only", family) != family:
-            continue
-        flag = "--" + f.name.replace("_", "-")
-        shown = f"{f.metadata['help']} (default: {' '.join(map(str, value)) if isinstance(value, tuple) else value})"
-        common: dict[str, Any] = dict(default=argparse.SUPPRESS, help=shown if value != "" else f.metadata["help"])
-        if isinstance(value, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-        elif isinstance(value, tuple):
-            parser.add_argument(flag, type=int, nargs="+", **common)
-        else:
-            parser.add_argument(flag, type=type(value), choices=f.metadata.get("choices"), **common)
+def _add_train(commands, argv: list[str]) -> None:
+    """The command `train`, with the options of the parts that its arguments choose, a group per part.
+
+    Unset options are left out of the parsed arguments. A run that is resumed has the parts that it began with.
+    """
+    family = argv[0] if argv and not argv[0].startswith("-") else None
+    own = "or a module of your own: package.module, or module:name"
+    families, networks, algorithms = (", ".join(parts.table(role)) for role in parts.TABLES)
+    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    choice.add_argument("--algorithm", metavar="NAME", default=argparse.SUPPRESS,
+                        help=f"{algorithms}; {own} (default: maml)")  # fmt: skip
+    choice.add_argument("--network", "--model", metavar="NAME", default=argparse.SUPPRESS,
+                        help=f"{networks}; {own} (default: the family's)")  # fmt: skip
+    out = f"runs/{family.replace(':', '.')}" if family else "runs/FAMILY"
+    choice.add_argument("--out", metavar="RUN", default=out, help=f"folder of the run (default: {out})")
+    choice.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
+
+    train = commands.add_parser("train", help="meta-train on a task family", parents=[choice], allow_abbrev=False)
+    train.add_argument("family", metavar="FAMILY", help=f"where tasks come from: {families}; {own}")
+    train.set_defaults(run=_train)
+    if family is None:
+        train.epilog = "tinymaml train FAMILY [--algorithm NAME] [--network NAME] --help shows the options of each."
+        return
+    chosen, _ = choice.parse_known_args(argv[1:])
+    try:
+        groups = _groups(family, chosen)
+    except ValueError as error:
+        train.error(str(error))
+    for called, options in groups:
+        group = train.add_argument_group(called, None if options else "it has no options")
+        for field, default in options:
+            _add_option(group, field, default)
+    train.set_defaults(parts=[called for called, _ in groups])
+
+
+def _groups(family: str, chosen: argparse.Namespace) -> list[tuple[str, list[tuple[dataclasses.Field, Any]]]]:
+    """For each part what it is called, and its options, each with its default."""
+    if chosen.resume:
+        from .runs.folder import Run
+
+        run = Run.open(chosen.out)
+        config = parts.Config.from_json(run.config, run.format)
+        return [(called, [(f, getattr(s, f.name)) for f in dataclasses.fields(s)]) for called, s in config.parts()]
+    names, defaults = parts.choose(family, getattr(chosen, "algorithm", "maml"), getattr(chosen, "network", None))
+    of_parts = {f"{name} ({role})": parts.settings_of(parts.find(role, name)) for role, name in names.items()}
+    of_parts["the outer loop"] = parts.outer_settings()
+    return [(called, [(f, defaults.get(f.name, parts.default_of(f))) for f in dataclasses.fields(settings)])
+            for called, settings in of_parts.items()]  # fmt: skip
+
+
+def _add_option(group, field: dataclasses.Field, default: Any) -> None:
+    """One option, of the type of its default."""
+    flag = "--" + field.name.replace("_", "-")
+    required = default is dataclasses.MISSING
+    value = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    text = field.metadata.get("help", "")
+    shown = text if required or value in ("", None) else f"{text} (default: {value})"
+    common: dict[str, Any] = dict(default=argparse.SUPPRESS, required=required, help=shown.strip().replace("%", "%%"))
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    elif isinstance(default, tuple):
+        group.add_argument(flag, type=type(default[0]) if default else int, nargs="*", **common)
+    else:
+        kind = str if required or default is None else type(default)
+        group.add_argument(flag, type=kind, choices=field.metadata.get("choices"), **common)
+
+
+def _unrecognized(odd: list[str], chosen: list[str] | None) -> str:
+    """The error for arguments that no part understands: if one is an option of another part, it says of which."""
+    message = f"unrecognized arguments: {' '.join(odd)}"
+    if not chosen or not odd[0].startswith("--"):
+        return message
+    name = odd[0].partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+    return f"{message}: {parts.no_option(name, chosen)}"
 
 
 def _train(args: argparse.Namespace) -> int:
-    from .train import resumed, train
+    from .runs.loop import paths, resumed, train
 
-    names = {f.name for f in dataclasses.fields(Config)}
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k in names}
-    if "data" in changes:
-        changes["data"] = str(Path(changes["data"]).expanduser().absolute())
-    config = resumed(args.out, changes) if args.resume else Config.default(**changes)
-    used = [f.name for f in dataclasses.fields(Config) if f.metadata.get("only", config.family) == config.family]
-    print("  ".join(f"{name}={getattr(config, name)}" for name in used), file=sys.stderr)
+    mine = {"command", "family", "algorithm", "network", "out", "resume", "run", "parts", "program"}
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k not in mine}
+    chosen = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
+    config = resumed(args.out, {**chosen, **changes}) if args.resume else parts.Config.default(**chosen, **changes)
+    given = [name for name in paths(config) & changes.keys() if changes[name]]
+    config = config.changed(**{name: str(Path(changes[name]).expanduser().absolute()) for name in given})
+    shown = {role: getattr(config, role).name for role in parts.TABLES} | config.used()
+    print("  ".join(f"{name}={value}" for name, value in shown.items()), file=sys.stderr)
     try:
         train(config, args.out, resume=args.resume)
     except KeyboardInterrupt as stop:
         if not stop.args:  # before the first iteration, or by a second Ctrl-C: nothing new is saved
             raise
-        again = f"tinymaml train {config.family} --out {args.out} --resume"
+        again = f"tinymaml train {config.family.name} --out {args.out} --resume"
         print(f"\nstopped and saved; `{again}` goes on", file=sys.stderr)
         return 130
     print(f"saved in {args.out}; next: `tinymaml eval {args.out}`, `tinymaml plot {args.out}`", file=sys.stderr)
@@ -170,11 +223,11 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from .evaluate import evaluate, table
+    from .runs.evaluate import evaluate, table
 
     result = evaluate(
         args.path, tasks=args.tasks, steps=args.steps, split=args.split, data=args.data, iteration=args.iteration,
-        progress=sys.stderr.isatty(),
+        tune=args.tune, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     return 0
@@ -189,9 +242,9 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from .tasks import download
+    from .families import fetch
 
-    print(download.omniglot(args.to))
+    print(fetch.omniglot(args.to))
     return 0
 
 

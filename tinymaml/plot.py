@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .engine import value_and_grad
-from .evaluate import interval, thetas
 from .extras import require
+from .families.sinusoid import X
 from .files import naming, write_atomically
+from .maml import adapt
 from .nest import Nest, tree_map
 from .optim import adam
-from .runs import Run
-from .tasks.sinusoid import X
-from .train import INIT, TEST, TRAIN, VALIDATE, Config, Trained, generator, meta_lr, restore
+from .runs import Run, loop, outer
+from .runs.evaluate import interval
+from .runs.loop import INIT, TEST, TRAIN, VALIDATE
+from .runs.settings import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +52,44 @@ class Net(NamedTuple):
 
     params: Nest
     rate: float
+
+
+class Flat:
+    """A configuration whose options are attributes by their flat names."""
+
+    def __init__(self, config: Config):
+        self.whole, self.family, self.model = config, config.family.name, config.network.name
+
+    def __getattr__(self, name: str):
+        return self.whole[name]
+
+
+class Trained(NamedTuple):
+    """What a run has learned: its settings, what they describe, θ, and after how many iterations."""
+
+    config: Flat
+    network: Any
+    family: Any
+    loss: Callable
+    params: Nest
+    iteration: int
+
+
+def restore(path: str | os.PathLike, **moved: str) -> Trained:
+    config, learner, state, iteration, _ = loop.restore(path, **moved)
+    return Trained(Flat(config), learner.network, learner.family, learner.loss, state.meta, iteration)
+
+
+def generator(config: Flat, stream: int, index: int = 0) -> np.random.Generator:
+    return loop.generator(config.whole, stream, index)
+
+
+def thetas(loss: Callable, params: Nest, support: tuple, inner_lr: float, steps: int) -> Iterator[Nest]:
+    """θ₀ … θ_steps of one task, one gradient step at a time."""
+    yield params
+    for _ in range(steps):
+        params = adapt(lambda *args: loss(*args)[0], params, support, inner_lr=inner_lr, inner_steps=1)
+        yield params
 
 
 def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: str | None = None) -> list[Path]:
@@ -92,7 +132,7 @@ def _figures(trained: Trained, records: list[dict[str, Any]]) -> Iterator[tuple[
         yield "accuracy", after_steps(trained, nets, tasks=100)
 
 
-def learning(config: Config, records: list[dict[str, Any]]) -> Figure:
+def learning(config: Flat, records: list[dict[str, Any]]) -> Figure:
     """Loss and metric of the query examples at each iteration; one panel, where they are the same."""
     panels = {"mse": "mean squared error"}
     if config.family == "omniglot":
@@ -139,7 +179,7 @@ def pretrain(trained: Trained, iterations: int) -> Net:
         support, _ = family.sample(generator(config, TRAIN, i), config.tasks, "train")
         x, y = (points.reshape(-1, 1) for points in support)  # of (tasks, shots, 1)
         _, grads = value_and_grad(loss, has_aux=True)(params, x, y)
-        params, state = adam(meta_lr(config, i)).update(params, grads, state)
+        params, state = adam(outer.rate(config.whole.outer, i)).update(params, grads, state)
     nets = [Net(params, rate) for rate in RATES]
     tasks = [_task(trained, "val", i) for i in range(config.validation_tasks)]
     return min(_progress(nets, "tuning its rate"), key=lambda net: measure(trained, net, tasks)[:, -1].mean())
@@ -181,7 +221,7 @@ def predictions(trained: Trained, net: Net, tasks: int = 2) -> Figure:
     left = np.cumsum([3.2, shots + 0.5, queries + 0.5, queries])  # where the three blocks begin, and the last ends
     figure = _figure(8, 0.5 + tasks * (1.4 * rows + 1) * 8 / left[-1])
     for i, ax in enumerate(figure.subplots(tasks, 1, squeeze=False).ravel()):
-        characters = family.episodes(generator(config, TEST, i), 1, "test").characters[0]
+        characters = family.episodes(generator(config, TEST, i), 1, "test").classes[0] // 4
         support, (xq, yq) = _task(trained, "test", i)
         path = _path(loss, net, support)
         before, after = (np.asarray(network.apply(params, xq)) for params in (path[0], path[-1]))
@@ -228,7 +268,7 @@ def _tiles(ax, left: float, images, labels, rows: int, columns: int, logits=None
 
 def after_steps(trained: Trained, nets: dict[str, Net], tasks: int) -> Figure:
     """The query metric of each net against the number of steps: its mean over test tasks, in a band of 95 %."""
-    config, accuracy = trained.config, trained.family.metric == "accuracy"
+    config, accuracy = trained.config, trained.family.metric.name == "accuracy"
     scale, unit = (100, " %") if accuracy else (1, "")
     figure = _figure(8, 4.4)
     ax, x = figure.subplots(), np.arange(STEPS + 1)
@@ -287,7 +327,7 @@ def _figure(width: float, height: float) -> Figure:
     return require("matplotlib.figure", "plot").Figure((width, height), layout="constrained")
 
 
-def _titled(figure: Figure, config: Config, iteration: int | None = None, note: str = "") -> Figure:
+def _titled(figure: Figure, config: Flat, iteration: int | None = None, note: str = "") -> Figure:
     """Say what a reader must know to compare the picture with another."""
     task = f"{config.shots}-shot sinusoid"
     if config.family == "omniglot":
@@ -300,7 +340,7 @@ def _titled(figure: Figure, config: Config, iteration: int | None = None, note: 
     return figure
 
 
-def _label(config: Config, name: str = "MAML", net: Net | None = None) -> str:
+def _label(config: Flat, name: str = "MAML", net: Net | None = None) -> str:
     method = "first-order MAML" if name == "MAML" and config.first_order else name
     return f"{method}\nrate {net.rate:g}" if net else method
 

@@ -26,9 +26,9 @@ exact = True
 @dataclass(frozen=True)
 class Settings(Steps):
     alpha: str = option("constant", "α at the start: inner_lr, or uniform", choices=("constant", "uniform"))
-    alpha_low: float = option(0.005, "the least α at the start, if uniform", least=0)
-    alpha_high: float = option(0.1, "the greatest α at the start, if uniform", least=0)
-    alpha_seed: int = option(0, "seed of α at the start, if uniform", least=0)
+    alpha_low: float = option(0.005, "the least α at the start, if uniform", least=0, where={"alpha": ("uniform",)})
+    alpha_high: float = option(0.1, "the greatest α at the start, if uniform", least=0, where={"alpha": ("uniform",)})
+    alpha_seed: int = option(0, "seed of α at the start, if uniform", least=0, where={"alpha": ("uniform",)})
 
 
 def init(theta, settings):

@@ -37,7 +37,7 @@ defaults = {"optimizer": "sgd", "meta_lr": 1.0, "schedule": "linear"}
 @dataclass(frozen=True)
 class Settings(inner.Settings):
     inner_steps: int = option(5, "K, gradient steps of the inner loop in training", least=0)
-    inner_beta1: float = option(0.0, "β₁ of Adam inside: the mean of gradients", least=0)
+    inner_beta1: float = option(0.0, "β₁ of Adam inside: the mean of gradients", least=0, where=inner.ADAM)
     inner_batch: int = option(0, "support examples of an inner step, one slice after another; 0: all", least=0)
     carry_state: bool = option(False, "the inner optimiser's state goes on from task to task, as in the original code")
 

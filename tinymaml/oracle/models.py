@@ -92,7 +92,7 @@ def _log1p(x):
 
 def _conv(x, w, *, held, how, stride, padding):
     (_, rows, columns, _), (kh, kw, _, out) = x.shape, w.shape
-    (top, bottom), (left, right) = (nn._padding(padding, size, k, stride) for size, k in ((rows, kh), (columns, kw)))
+    (top, bottom), (left, right) = (_zeros_around(padding, n, k, stride) for n, k in ((rows, kh), (columns, kw)))
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     h, v = (padded.shape[1] - kh) // stride + 1, (padded.shape[2] - kw) // stride + 1
     windows = {
@@ -111,6 +111,15 @@ def _conv(x, w, *, held, how, stride, padding):
         return gx[:, top : top + rows, left : left + columns], [gw]
 
     return y, back
+
+
+def _zeros_around(padding: str | int, n: int, k: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis of length n, for a filter of length k."""
+    if padding != "SAME":
+        return (0, 0) if padding == "VALID" else (padding, padding)
+    out = (n + stride - 1) // stride
+    total = max(stride * (out - 1) + k - n, 0)
+    return total // 2, (total + 1) // 2  # the odd zero comes last
 
 
 def _batch_norm(x, gamma, beta, *, held, how):
@@ -330,7 +339,7 @@ class Torch(NumPy):
 
     def conv(self, x, w, stride, padding):
         (top, bottom), (left, right) = (
-            nn._padding(padding, n, k, stride) for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
+            _zeros_around(padding, n, k, stride) for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
         )
         x = self._f.pad(x.permute(0, 3, 1, 2), (left, right, top, bottom))
         return self._f.conv2d(x, w.permute(3, 2, 0, 1), stride=stride).permute(0, 2, 3, 1)

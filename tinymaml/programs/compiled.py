@@ -69,9 +69,9 @@ from ..per_task import PerTask
 from .guards import Outside
 from .program import RecordError, outline, split
 from .runners import Machine, Replay
-from .schedule import Unsupported
 from .task import Fixed, Task, task_of, whole
 from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_worst, differs, explain, products, unlike
+from .views import Unsupported
 
 VARIANTS = 8  # programs for one signature, as what the function reads changes
 LONG = 1e10  # multiplications and additions of a task, above which it is compared in the background
@@ -254,6 +254,8 @@ class Compiled:
             return self._fall_back(v, cause, meta, tasks, *shared)
         if failed or (self.gradient and not np.isfinite(value)):
             return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
+        if apart is not None and not self.gradient and not all(np.isfinite(x).all() for x in results):
+            return self.f(meta, tasks, *shared)  # an overflow is not worth a comparison: rounding may decide it
         if apart is not None:
             compared = self._compared_later if products(v.runner.task) > LONG else self._compared
             try:

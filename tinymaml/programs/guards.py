@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import collections
 import contextlib
+import dataclasses
 import dis
 import functools
 import gc
@@ -469,7 +470,10 @@ class Outside:
         root = _root(type(x).__module__)
         if root in ("numpy", "scipy", "numba"):
             return
-        if root == "tinymaml":  # a primitive, a compiled function: what it was given by others
+        if root == "tinymaml":  # what it was given by others: a network its functions, a primitive its rules
+            if dataclasses.is_dataclass(x) and type(x).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                for f in dataclasses.fields(x):
+                    self._reach(getattr(x, f.name), f"{label}.{f.name}")
             given = [getattr(x, n, None) for n in ("f", "forward", "vjp", "rule")]
             for part in given:
                 if callable(part) or isinstance(part, tuple):

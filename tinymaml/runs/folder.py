@@ -33,7 +33,7 @@ import numpy as np
 from ..extras import require
 from ..files import naming, sync, write_atomically
 
-FORMAT = 1  # of the folder; a greater one is refused
+FORMAT = 2  # of the folder; a greater one is refused
 KEEP = 3  # checkpoints
 
 
@@ -46,10 +46,14 @@ class Checkpoint(NamedTuple):
 
 
 class Run:
-    """A run folder, made by `create` or `open`: its `path`, and its `config` as JSON gives it back."""
+    """A run folder, made by `create` or `open`.
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self.path, self.config = path, config
+    Attributes:
+        path: the folder.   config: its configuration, as JSON gives it back.   format: that of the configuration.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], format: int = FORMAT) -> None:
+        self.path, self.config, self.format = path, config, format
         self._log, self._checkpoints = path / "log.jsonl", path / "checkpoints"
         self._locked = False
 
@@ -89,7 +93,7 @@ class Run:
         if record["format"] > FORMAT:
             seen = f"format {record['format']}, by tinymaml {record['tinymaml']}"
             raise ValueError(f"{path} was written in {seen}; this tinymaml reads up to format {FORMAT}")
-        return cls(path, record["config"])
+        return cls(path, record["config"], record["format"])
 
     @contextmanager
     def lock(self) -> Iterator[Run]:
@@ -121,7 +125,7 @@ class Run:
             ValueError: a value of `config` is not JSON, or not finite.
         """
         self._want_lock("configure")
-        self.config = _plain(config, "config")
+        self.config, self.format = _plain(config, "config"), FORMAT
         record = {"format": FORMAT, "tinymaml": _version(), "config": self.config}
         write_atomically(self.path / "config.json", _pretty(record))
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tinymaml.tasks import download
+from tinymaml.families import fetch
 
 pytest.importorskip("tqdm")
 
@@ -68,8 +68,8 @@ def server(monkeypatch):
         thread.join()
 
 
-def fetch(server, to, **options):
-    return download.omniglot(to, base_url=server.url, progress=False, checksums=MD5, **options)
+def fetched(server, to, **options):
+    return fetch.omniglot(to, base_url=server.url, progress=False, checksums=MD5, **options)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -78,28 +78,28 @@ def contents(folder) -> dict[str, bytes]:
 
 def test_both_archives_arrive_in_a_folder_that_did_not_exist(server, tmp_path):
     to = tmp_path / "data" / "omniglot"
-    assert fetch(server, to) == to
+    assert fetched(server, to) == to
     assert contents(to) == BODIES
 
 
 def test_a_new_file_has_the_permissions_of_any_other(server, tmp_path):
-    fetch(server, tmp_path / "data")
+    fetched(server, tmp_path / "data")
     (tmp_path / "plain").touch()
     mode = (tmp_path / "plain").stat().st_mode
     assert {file.stat().st_mode for file in (tmp_path / "data").iterdir()} == {mode}
 
 
 def test_right_files_are_kept_and_not_asked_for(server, tmp_path):
-    fetch(server, tmp_path)
+    fetched(server, tmp_path)
     server.asked.clear()
-    fetch(server, tmp_path)
+    fetched(server, tmp_path)
     assert server.asked == []
 
 
 def test_a_file_with_another_md5_is_replaced(server, tmp_path):
     (tmp_path / "images_background.zip").write_bytes(b"half of it")
     (tmp_path / "images_evaluation.zip").write_bytes(BODIES["images_evaluation.zip"])
-    fetch(server, tmp_path)
+    fetched(server, tmp_path)
     assert contents(tmp_path) == BODIES
     assert server.asked == ["images_background.zip"]
 
@@ -116,13 +116,13 @@ def test_a_file_with_another_md5_is_replaced(server, tmp_path):
 def test_what_goes_wrong_is_one_error_and_a_second_call_finishes(server, tmp_path, fault, error, message):
     server.faults["images_evaluation.zip"] = fault
     with pytest.raises(error, match=message) as caught:
-        fetch(server, tmp_path, timeout=1 if fault == "silent" else 30)
+        fetched(server, tmp_path, timeout=1 if fault == "silent" else 30)
     assert str(caught.value).startswith(server.url) and "\n" not in str(caught.value)
     assert contents(tmp_path) == {"images_background.zip": BODIES["images_background.zip"]}
 
     server.faults.clear()
     server.asked.clear()
-    fetch(server, tmp_path)
+    fetched(server, tmp_path)
     assert contents(tmp_path) == BODIES
     assert server.asked == ["images_evaluation.zip"]
 
@@ -131,7 +131,7 @@ def test_a_failed_replacement_leaves_the_older_file(server, tmp_path):
     (tmp_path / "images_background.zip").write_bytes(b"older")
     server.faults["images_background.zip"] = "truncated"
     with pytest.raises(ConnectionError):
-        fetch(server, tmp_path)
+        fetched(server, tmp_path)
     assert contents(tmp_path) == {"images_background.zip": b"older"}
 
 
@@ -139,7 +139,7 @@ def test_a_refused_connection_is_named(server, tmp_path):
     server.shutdown()
     server.server_close()
     with pytest.raises(ConnectionError, match=r"images_background\.zip: .*refused"):
-        fetch(server, tmp_path)
+        fetched(server, tmp_path)
     assert contents(tmp_path) == {}
 
 
@@ -147,9 +147,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(server, tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(download.os, "fsync", full)
+    monkeypatch.setattr(fetch.os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot save .*images_background\.zip: No space left") as caught:
-        fetch(server, tmp_path)
+        fetched(server, tmp_path)
     assert caught.value.errno == errno.ENOSPC and not isinstance(caught.value, ConnectionError)
     assert contents(tmp_path) == {}
 
@@ -157,26 +157,26 @@ def test_a_full_disk_is_named_and_leaves_nothing(server, tmp_path, monkeypatch):
 def test_a_file_in_place_of_the_folder_is_named(server, tmp_path):
     (tmp_path / "data").write_text("not a folder", encoding="utf-8")
     with pytest.raises(OSError, match="cannot save .*data"):
-        fetch(server, tmp_path / "data")
+        fetched(server, tmp_path / "data")
     assert server.asked == []
 
 
 def test_an_interrupted_write_leaves_the_older_file_alone(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"older")
-    with pytest.raises(KeyboardInterrupt), download.atomic_write(path) as file:
+    with pytest.raises(KeyboardInterrupt), fetch.atomic_write(path) as file:
         file.write(b"new")
         raise KeyboardInterrupt
     assert contents(tmp_path) == {"file": b"older"}
-    with download.atomic_write(path) as file:
+    with fetch.atomic_write(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"older"
     assert contents(tmp_path) == {"file": b"new"}
 
 
 def test_the_official_place_and_sums_are_the_known_ones():
-    assert download.OFFICIAL == "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
-    assert download.MD5 == {
+    assert fetch.OFFICIAL == "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+    assert fetch.MD5 == {
         "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
         "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
     }

@@ -2,7 +2,7 @@
 
     omniglot("data/omniglot")              # the two official archives, checked by MD5
 
-Next: `tinymaml/tasks/omniglot.py`, which reads the archives as they are.
+Read next: `omniglot`, which reads the archives as they are.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     split(characters)["test"]                               # the 423 characters that training never sees
 
 The archives are read as they are, and a small cache makes the next start fast.
-Next: `tinymaml/tasks/download.py`, which fetches them.
+Read next: `fetch`, which downloads them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
 from ..files import atomic_write, cache_folder, make_private
+from ..runs.settings import option
+from .common import accuracy, check_counts, check_dtype, classification
+from .episodes import Episodes, Examples, Sampler
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
@@ -35,6 +38,46 @@ DRAWINGS, DRAWN, SIDE = 20, 105, 28  # drawings of a character, their side in pi
 _CACHE_VERSION = 1  # to be raised when the pixels or the fields of the cache change
 _DRAWING = re.compile(r"(images_[^/]+)/([^/]+/character\d+)/[^/.][^/]*\.png")
 _ESCAPING = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
+
+defaults: dict[str, Any] = dict(
+    network="conv", hidden=(256, 128, 64, 64), norm="batch", inner_lr=0.4, meta_lr=0.005, decay=100, tasks=32,
+    iterations=300, save_every=20, validate_every=50,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of Omniglot."""
+
+    data: str = option("", "folder of the archives", path=True)
+    ways: int = option(5, "classes of a task", least=1)
+    shots: int = option(1, "support drawings of each class", least=1)
+    queries: int = option(5, "query drawings of each class", least=1)
+    scheme: str = option("1100/100/423", "split of characters", choices=SCHEMES)
+    rotations: bool = option(False, "training characters turned by 90° multiples are further classes")
+
+
+def make(settings: Settings) -> OmniglotTasks:
+    """The family with these settings.
+
+    Raises:
+        ValueError, FileNotFoundError: as `OmniglotTasks` raises; or `data` is empty.
+    """
+    if not settings.data:
+        raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
+    s = settings
+    return OmniglotTasks(s.data, s.ways, s.shots, s.queries, s.scheme, s.rotations)
+
+
+def published(settings: Settings) -> list[tuple[str, dict[int, float]]]:
+    """Finn et al., 2017, table 1: the accuracy after the paper's number of steps, 3 in 5-way and 5 in 20-way tasks."""
+    steps = {5: 3, 20: 5}.get(settings.ways, 0)
+    table = {
+        "conv net": {(5, 1): 0.987, (5, 5): 0.999, (20, 1): 0.958, (20, 5): 0.989},
+        "mlp": {(5, 1): 0.897, (5, 5): 0.975},
+    }
+    task = settings.ways, settings.shots
+    return [(f"MAML, {net}, Finn et al., 2017", {steps: row[task]}) for net, row in table.items() if task in row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,22 +150,11 @@ def split(characters: Characters, scheme: str = "1100/100/423", seed: int = 0) -
     background, evaluation = order[characters.background[order]], order[~characters.background[order]]
     if scheme == "official":
         if len(background) <= 100:
-            raise ValueError(
-                f"scheme {scheme!r} wants 101 background characters, not {len(background)}: {where}"
-            )
+            raise ValueError(f"scheme {scheme!r} wants 101 background characters, not {len(background)}: {where}")
         return {"train": background[:-100], "val": background[-100:], "test": evaluation}
     if len(order) != 1623:
         raise ValueError(f"scheme {scheme!r} wants 1623 characters, not {len(order)}: {where}")
     return {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]}
-
-
-class Episodes(NamedTuple):
-    """Which drawings make up a batch of tasks. All integers; label w of task t is class [t, w]."""
-
-    characters: np.ndarray  # (tasks, ways): the class is this character of Characters ...
-    turns: np.ndarray  # (tasks, ways): ... turned by so many times 90 degrees, counter-clockwise
-    support: tuple[np.ndarray, np.ndarray]  # (tasks, ways * shots): labels, and numbers of drawings
-    query: tuple[np.ndarray, np.ndarray]  # (tasks, ways * queries): likewise
 
 
 class OmniglotTasks:
@@ -147,9 +179,10 @@ class OmniglotTasks:
         FileNotFoundError, ValueError: as `load` and `split` raise.
     """
 
-    metric = "accuracy"
     input_shape = (SIDE, SIDE, 1)
+    loss = staticmethod(classification)
     outputs = property(lambda self: self.ways)
+    metric = property(lambda self: accuracy(self.ways))
 
     def __init__(
         self,
@@ -161,20 +194,18 @@ class OmniglotTasks:
         rotations: bool = True,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        for name, count in (("ways", ways), ("shots", shots), ("queries", queries)):
-            if not isinstance(count, int | np.integer) or count < 1:
-                raise ValueError(f"{name}={count!r}; wanted an integer of at least 1")
+        check_counts(ways=ways, shots=shots, queries=queries)
         if shots + queries > DRAWINGS:
             raise ValueError(f"shots={shots} + queries={queries} is more than a class's {DRAWINGS} drawings")
-        if np.dtype(dtype).kind != "f":
-            raise ValueError(f"dtype={np.dtype(dtype)}; wanted a floating type")
-        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, np.dtype(dtype)
+        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, check_dtype(dtype)
         self.characters = load(path)
         self.splits = split(self.characters, scheme)
-        self.turns = {"train": 4 if rotations else 1, "val": 1, "test": 1}
-        for name, members in self.splits.items():
-            if ways > len(members) * self.turns[name]:
-                raise ValueError(f"ways={ways}; split {name!r} has {len(members) * self.turns[name]} classes")
+        # Class 4 c + k is character c, turned k times by 90 degrees, counter-clockwise.
+        classes = {name: 4 * members for name, members in self.splits.items()}
+        if rotations:
+            classes["train"] = (classes["train"][:, None] + np.arange(4)).ravel()
+        sizes = np.full(4 * len(self.characters.names), DRAWINGS)
+        self.sampler = Sampler(sizes, classes, ways, shots, queries, self.name)
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """Draw `tasks` tasks from the classes of `split` ("train", "val" or "test").
@@ -187,38 +218,24 @@ class OmniglotTasks:
 
     def episodes(self, rng: np.random.Generator, tasks: int, split: str) -> Episodes:
         """Choose the drawings of `tasks` tasks. All randomness is here; `batch` makes the arrays."""
-        if split not in self.splits:
-            raise ValueError(f"unknown split {split!r}; wanted one of {', '.join(self.splits)}")
-        if tasks < 1:
-            raise ValueError(f"tasks={tasks}; wanted at least 1")
-        members, turns = self.splits[split], self.turns[split]
-        # Class c is member c // turns, turned c % turns times. Their order is random: label w is any class.
-        classes = np.stack([rng.choice(len(members) * turns, self.ways, replace=False) for _ in range(tasks)])
-        drawings = _shuffled(rng, tasks, self.ways, DRAWINGS)
-
-        def examples(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-            labels, nth = np.divmod(_shuffled(rng, tasks, self.ways * count), count)
-            return labels, drawings[np.arange(tasks)[:, None], labels, first + nth]
-
-        support, query = examples(0, self.shots), examples(self.shots, self.queries)
-        return Episodes(members[classes // turns], classes % turns, support, query)
+        return self.sampler.sample(rng, tasks, split)
 
     def batch(self, episodes: Episodes) -> tuple:
         """The arrays of chosen episodes, as `sample` returns them."""
-        return tuple((self._pictures(episodes, *part), part[0]) for part in episodes[2:])
+        return tuple((self.images_of(part), part.labels) for part in (episodes.support, episodes.query))
 
-    def _pictures(self, episodes: Episodes, labels: np.ndarray, drawings: np.ndarray) -> np.ndarray:
-        task = np.arange(len(labels))[:, None]
-        images = self.characters.images[episodes.characters[task, labels], drawings]  # (tasks, n, 28, 28)
-        turns = episodes.turns[task, labels]
+    def images_of(self, examples: Examples) -> np.ndarray:
+        """The drawings of chosen examples: (tasks, examples, 28, 28, 1) in [0, 1]."""
+        characters, turns = np.divmod(examples.classes, 4)
+        images = self.characters.images[characters, examples.numbers]  # (tasks, examples, 28, 28)
         for k in (1, 2, 3):
             images[turns == k] = np.rot90(images[turns == k], k, axes=(1, 2))
         return np.divide(images[..., None], 255, dtype=self.dtype)
 
-
-def _shuffled(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """int64 0 .. n - 1 along the last axis, in another random order in each row."""
-    return rng.permuted(np.broadcast_to(np.arange(shape[-1], dtype=np.int64), shape), axis=-1)
+    def name(self, c: int) -> str:
+        """The name of class c: "Greek/character03", or "Greek/character03 turned by 90°"."""
+        character, turns = divmod(int(c), 4)
+        return self.characters.names[character] + (f" turned by {90 * turns}°" if turns else "")
 
 
 # Reading. `content` is what a cache holds: images, names and background of all characters, as arrays.

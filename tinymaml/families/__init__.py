@@ -1,0 +1,31 @@
+"""Task families: where few-shot tasks come from. One file per family; `sinusoid` is the shortest.
+
+A family is a module with
+
+    Settings          a frozen dataclass; each field is an option of `tinymaml train FAMILY` and is saved with the run.
+                      `runs.settings.option` gives a field its help and limits; a plain dataclass will do.
+    defaults          {option: value}: its network, rates, number of tasks, …, by the flat names of any part's options
+    make(settings)    → an object with
+        sample(rng, tasks, split) → ((xs, ys), (xq, yq))   support and query of `tasks` tasks, stacked on axis 0;
+                                                           split is "train", "val" or "test". The same generator
+                                                           gives the same bits. x and y are arrays, or nests of them
+                                                           (padded rows and their mask).
+        loss(prediction, y) → (loss, metric)               of one task: the network's outputs (N, …), and ys or yq
+        input_shape, outputs                               of one example; of the network: dimensions, or classes
+        metric                                             a `Metric`, or a dict with its keys
+        dtype                                              optional: of the floating arrays; set before sampling
+    published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
+                                                           after so many steps of adaptation
+
+A module of your own that keeps this protocol is trained like a built-in family: `tinymaml train my_package.my_tasks`.
+To add a family here, write its file and add it to FAMILIES. Read next: `common`.
+"""
+
+from types import ModuleType
+
+from . import omniglot, sinusoid
+from .common import Metric, as_metric
+
+__all__ = ["FAMILIES", "Metric", "as_metric"]
+
+FAMILIES: dict[str, ModuleType] = {"sinusoid": sinusoid, "omniglot": omniglot}

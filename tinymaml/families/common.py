@@ -1,0 +1,100 @@
+"""What families share: the metric, the two usual losses, and the checks of what a user asks for.
+
+    Metric("accuracy", unit=" %", scale=100, better="higher", chance=1 / ways)
+    classification(logits, y), regression(prediction, y)      # → (loss, metric), what a family's `loss` returns
+    check_counts(ways=5, shots=1), check_dtype(np.float32), check_draw(tasks, split)
+
+Next: `episodes`, the sampler of every few-shot classification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import nn
+
+Array = np.ndarray
+SPLITS = ("train", "val", "test")
+
+
+class Metric(NamedTuple):
+    """What a family measures, and how a table or a picture shows it.
+
+    Attributes:
+        name: its key in a run's log ("mse" gives "mse" and "validation_mse").
+        unit: what follows a shown value, with its space: " %".
+        scale: shown value / measured value, 100 for percent.
+        better: "lower" or "higher".
+        chance: the value, measured and not scaled, that guessing reaches on average; None: there is none.
+        label: its name in words, as in "query mean squared error". Empty: `name`, with spaces for underscores.
+    """
+
+    name: str
+    unit: str = ""
+    scale: float = 1
+    better: str = "lower"
+    chance: float | None = None
+    label: str = ""
+
+
+def as_metric(metric: Metric | Mapping[str, Any]) -> Metric:
+    """A family's `metric`, which may be a mapping with the keys of `Metric`, as a `Metric` with a label.
+
+    Raises:
+        ValueError: a key that is missing or unknown; no name; `better` is neither "lower" nor "higher".
+    """
+    record = metric._asdict() if isinstance(metric, Metric) else metric
+    if not isinstance(record, Mapping) or "name" not in record or record.keys() - set(Metric._fields):
+        seen = ", ".join(record) if isinstance(record, Mapping) else repr(metric)
+        raise ValueError(f"a metric has {', '.join(Metric._fields)}, and at least a name; seen {seen}")
+    whole = Metric(**record)
+    if not isinstance(whole.name, str) or not whole.name:
+        raise ValueError(f"the name of a metric is {whole.name!r}, wanted a string")
+    if whole.better not in ("lower", "higher"):
+        raise ValueError(f"metric {whole.name}: better is {whole.better!r}, wanted 'lower' or 'higher'")
+    return whole._replace(label=whole.label or whole.name.replace("_", " "))
+
+
+def accuracy(ways: int) -> Metric:
+    """The metric of `classification` among so many classes."""
+    return Metric("accuracy", unit=" %", scale=100, better="higher", chance=1 / ways, label="accuracy")
+
+
+def classification(logits: Array, y: Array) -> tuple[Array, Array]:
+    """The cross-entropy of logits (N, classes) and labels (N,), in nats, and the share of right predictions."""
+    return nn.cross_entropy(logits, y), np.mean(np.argmax(logits, -1) == y)
+
+
+MSE = Metric("mse", label="mean squared error")
+
+
+def regression(prediction: Array, y: Array) -> tuple[Array, Array]:
+    """The mean squared error, as the loss and as the metric; both arguments have one shape."""
+    error = nn.mse(prediction, y)
+    return error, error
+
+
+def check_counts(**counts: Any) -> None:
+    """Each is an integer of at least 1, or a ValueError names it."""
+    for name, count in counts.items():
+        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name}={count!r}; wanted an integer of at least 1")
+
+
+def check_dtype(dtype: DTypeLike) -> np.dtype:
+    """`dtype` as a NumPy dtype, or a ValueError: it is not a floating type."""
+    if np.dtype(dtype).kind != "f":
+        raise ValueError(f"dtype={np.dtype(dtype)}; wanted a floating type")
+    return np.dtype(dtype)
+
+
+def check_draw(tasks: int, split: str, splits: Iterable[str] = SPLITS) -> None:
+    """What `sample` is asked for: at least one task, of a known split; otherwise a ValueError."""
+    if split not in tuple(splits):
+        raise ValueError(f"unknown split {split!r}; wanted one of {', '.join(splits)}")
+    if tasks < 1:
+        raise ValueError(f"tasks={tasks}; wanted at least 1")

@@ -1,0 +1,122 @@
+"""N-way K-shot episodes of any labelled classes: which examples make up a task, and which label each class has.
+
+    sampler = Sampler(sizes, {"train": [0, 1, 2, 3], "val": [4, 5], "test": [6, 7]}, ways=2, shots=1, queries=5)
+    episodes = sampler.sample(rng, 32, "train")
+    classes, numbers, labels = episodes.support               # each (tasks, ways * shots)
+    xs, ys = images[classes, numbers], labels                 # example `numbers[t, i]` of class `classes[t, i]`
+
+The sampler knows numbers alone: class c has the examples 0 … sizes[c] − 1. A family keeps the data, and decides what a
+class is: a character, a digit of one speaker, a picture turned by 90°. Next: `omniglot`, which uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .common import check_counts, check_draw
+
+Array = np.ndarray
+SMALL = 200  # examples per class up to which shuffling all of them at once is faster than a choice per class
+
+
+class Examples(NamedTuple):
+    """The support or the query examples of some tasks, in random order; each array is int64 (tasks, examples)."""
+
+    classes: Array
+    numbers: Array  # which example of its class, in 0 … size − 1
+    labels: Array  # in 0 … ways − 1
+
+
+class Episodes(NamedTuple):
+    """Which examples make up some tasks. Label w of task t is class `classes[t, w]`; int64 (tasks, ways)."""
+
+    classes: Array
+    support: Examples
+    query: Examples
+
+
+class Sampler:
+    """Draws tasks: `ways` classes of a split with random labels, `shots` and `queries` examples of each.
+
+    A task has no class twice, and no example in both support and query.
+
+    Args:
+        sizes: the number of examples of each class.
+        splits: the classes, as indices into `sizes`, that each split draws from; no class is in two splits.
+        ways, shots, queries: classes per task, and support and query examples per class.
+        name: what an error calls class c.
+
+    Raises:
+        ValueError: a count below 1, a split with fewer than `ways` classes, a class with fewer than `shots + queries`
+            examples, a class that does not exist or that two splits share.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int] | Array, splits: Mapping[str, Sequence[int] | Array],
+        ways: int, shots: int, queries: int, name: Callable[[int], str] = "class {}".format,
+    ) -> None:  # fmt: skip
+        check_counts(ways=ways, shots=shots, queries=queries)
+        self.sizes = np.asarray(sizes, np.int64)
+        self.splits = {split: np.asarray(classes, np.int64) for split, classes in splits.items()}
+        self.ways, self.shots, self.queries = ways, shots, queries
+        home: dict[int, str] = {}  # the split of each class
+        for split, classes in self.splits.items():
+            if ways > len(classes):
+                raise ValueError(f"ways={ways}; split {split!r} has {len(classes)} classes")
+            for c in classes.tolist():
+                if not 0 <= c < len(self.sizes):
+                    raise ValueError(f"split {split!r} has class {c}; wanted 0 … {len(self.sizes) - 1}")
+                if c in home:
+                    both = f"split {split!r} twice" if home[c] == split else f"the splits {home[c]!r} and {split!r}"
+                    raise ValueError(f"{name(c)} is in {both}; wanted each class once")
+                if shots + queries > self.sizes[c]:
+                    few = f"the {self.sizes[c]} examples of {name(c)}"
+                    raise ValueError(f"shots={shots} + queries={queries} is more than {few}")
+                home[c] = split
+
+    def sample(self, rng: np.random.Generator, tasks: int, split: str) -> Episodes:
+        """Draw `tasks` tasks from the classes of `split`.
+
+        Raises:
+            ValueError: no such split, or less than one task.
+        """
+        check_draw(tasks, split, self.splits)
+        classes = self.splits[split]
+        # Label w is any class: a choice without replacement comes in random order.
+        chosen = classes[np.stack([rng.choice(len(classes), self.ways, replace=False) for _ in range(tasks)])]
+        return draw(rng, chosen, self.sizes, self.shots, self.queries)
+
+
+def draw(rng: np.random.Generator, classes: Array, sizes: Array, shots: int, queries: int) -> Episodes:
+    """Draw the examples of tasks whose classes are chosen already; label w of task t is class `classes[t, w]`.
+
+    Args:
+        classes: int64 (tasks, ways), each in 0 … len(sizes) − 1.
+        sizes: int64, the number of examples of each class, at least `shots + queries`.
+    """
+    tasks, ways = classes.shape
+    numbers = _distinct(rng, sizes[classes], shots + queries)
+    task = np.arange(tasks)[:, None]
+
+    def examples(first: int, count: int) -> Examples:
+        labels, nth = np.divmod(_shuffled(rng, tasks, ways * count), count)
+        return Examples(classes[task, labels], numbers[task, labels, first + nth], labels)
+
+    return Episodes(classes, examples(0, shots), examples(shots, queries))
+
+
+def _distinct(rng: np.random.Generator, sizes: Array, count: int) -> Array:
+    """`count` different numbers below each of sizes (tasks, ways), in random order: int64 (tasks, ways, count)."""
+    size = sizes.flat[0]
+    if size <= SMALL and (sizes == size).all():
+        return _shuffled(rng, *sizes.shape, size)[..., :count]
+    chosen = [rng.choice(n, count, replace=False) for n in sizes.ravel().tolist()]
+    return np.array(chosen, np.int64).reshape(*sizes.shape, count)
+
+
+def _shuffled(rng: np.random.Generator, *shape: int) -> Array:
+    """int64 0 … n − 1 along the last axis, in another random order in each row."""
+    return rng.permuted(np.broadcast_to(np.arange(shape[-1], dtype=np.int64), shape), axis=-1)

@@ -1,0 +1,10 @@
+"""Training, from a configuration to a folder that can be resumed, evaluated, drawn and used.
+
+    settings     options, the parts of a run, `Config`         outer        rates and optimisers of the outer loop
+    learner      family, network and algorithm, joined         loop         train, resume, restore
+    evaluate     how well a run adapts to new tasks            folder       a run's folder: checkpoints, log
+
+None of them names a family, a network or an algorithm.
+"""
+
+from .folder import Run  # noqa: F401

@@ -1,0 +1,341 @@
+"""The outer loop: θ ← θ − β ∇𝓛(θ), from a `Config` to a run folder one can stop, resume, evaluate and draw.
+
+    run = train(Config.default("sinusoid", iterations=1000), "runs/sinusoid")
+    learned = restore("runs/sinusoid")                   # learned.meta, learned.learner, learned.config, ...
+
+It knows no family, no network and no algorithm by name. Every iteration draws its tasks from a generator of its own,
+seeded by (seed, stream, iteration), so that nothing random is carried along, and a run that was stopped goes on bit for
+bit as if it never had been. BLAS is limited to one thread: its sums then do not depend on how many the machine has.
+Read next: `evaluate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..blas import libraries, one_thread
+from ..extras import require
+from ..nest import Nest, tree_fill, tree_items, tree_map
+from ..per_task import mean_over_tasks, over_tasks
+from ..programs import compile
+from . import outer
+from .folder import Run
+from .learner import Learner, averaged
+from .settings import TABLES, Config
+
+INIT, TRAIN, VALIDATE, TEST, NOISE = range(5)  # streams of random numbers, apart from each other
+AT_ONCE, BYTES = 100, 1 << 28  # most tasks, and most bytes of their data, of a compiled evaluation
+
+
+def generator(config: Config, stream: int, index: int = 0) -> np.random.Generator:
+    """The generator of one iteration of one stream."""
+    return np.random.default_rng([config.outer.seed, stream, index])
+
+
+class State(NamedTuple):
+    """All that goes from iteration to iteration, and into a checkpoint.
+
+    Attributes:
+        meta: what is learned.   optimizer: the state of the outer optimiser.
+        carried: what the algorithm carries; None: nothing.   norms: the averages of batch norms' statistics, or {}.
+    """
+
+    meta: Nest
+    optimizer: Nest
+    carried: Nest
+    norms: Nest
+
+
+def initial(learner: Learner) -> State:
+    """The state before the first iteration."""
+    meta, carried, norms = learner.init(generator(learner.config, INIT))
+    return State(meta, outer.optimizer(learner.config.outer).init(meta), carried, norms)
+
+
+def train(config: Config, out: str | os.PathLike, resume: bool = False, progress: bool = True) -> Run:
+    """Train, and leave checkpoints and a log in `out`; `resume` goes on from its newest checkpoint.
+
+    Ctrl-C (SIGINT) or SIGTERM finishes the iteration, saves, and raises KeyboardInterrupt or SystemExit(143).
+
+    Raises:
+        ValueError, OSError: before any work, for settings, data or folders that cannot be used.
+        FloatingPointError: training diverged; the checkpoints before are kept.
+    """
+    tqdm, limited = require("tqdm", "train").tqdm, one_thread(libraries("train"))
+    learner, options = Learner(config), config.outer
+    run = Run.open(out) if resume else Run.create(out, config.to_json())
+    metric = learner.metric.name
+    state, done, seconds = initial(learner), 0, 0.0
+    step, validate = make_step(learner, state), Validation(learner)
+    with run.lock(), limited, _stop_signals() as stopped:
+        if run.checkpoints():
+            done, arrays, about = run.load()
+            state, seconds = _unflatten(state, arrays, run.path), about.get("seconds", 0.0)
+            if options.iterations < done:
+                raise ValueError(f"iterations is {options.iterations}, but {run.path} is at {done} already")
+        run.configure(config.to_json())
+        run.rewind(done if run.checkpoints() else -1)
+        bar = tqdm(total=options.iterations, initial=done, unit="it", disable=not progress, dynamic_ncols=True)
+        started = time.perf_counter() - seconds
+        with bar, np.errstate(over="ignore", invalid="ignore"):  # what diverges is an error, and says where
+            for i in range(done, options.iterations):
+                try:
+                    loss, metrics, state = step(i, state)
+                except FloatingPointError as cause:
+                    raise FloatingPointError(f"meta-iteration {i + 1}, {cause}") from None
+                _check_finite(state, i + 1)
+                record = {"iteration": i + 1, "loss": float(loss), metric: float(np.mean(metrics))}
+                if (i + 1) % options.validate_every == 0:
+                    record[f"validation_{metric}"] = validate(state)
+                run.log(record)
+                bar.update()
+                bar.set_postfix_str(_shown(record, getattr(bar, "postfix", None)), refresh=False)
+                stop = list(stopped)  # asked for after this, it is the next iteration's
+                if stop or (i + 1) % options.save_every == 0 or i + 1 == options.iterations:
+                    seconds = time.perf_counter() - started
+                    run.save(i + 1, _flatten(state), {"seconds": round(seconds, 3)})
+                if stop:
+                    break
+    if stopped:
+        raise KeyboardInterrupt("saved") if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+    return run
+
+
+def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
+    """`step(i, state)` → (the mean loss, each task's metric, the state after iteration i), for states like this one."""
+    config, options = learner.config, learner.config.outer
+    carries = state.carried is not None
+    of_task = learner.of_task(carries)
+    gradient, losses = mean_over_tasks(of_task), over_tasks(_loss_alone(of_task))
+    if options.compile:
+        gradient, losses = compile(gradient), compile(losses)
+    gradient = outer.sharp(gradient, options.sharpness)
+
+    def step(i: int, state: State) -> tuple:
+        support, query = tasks = learner.sample(generator(config, TRAIN, i), options.tasks, "train")
+        shared = (*([state.carried] if carries else []), *learner.shared(i))
+        noise = learner.noise(generator(config, NOISE, i), state.meta, tasks)
+        more = {} if noise is None else {"noise": noise}
+        if options.robust:
+            before = losses(state.meta, _with(support, query, more), *shared)
+            more["weight"] = outer.task_weights(before, options.robust).astype(learner.dtype)
+        (loss, aux), grads = gradient(state.meta, _with(support, query, more), *shared)
+        # θ ← θ − β G, or as the optimiser says
+        meta, optimizer = outer.optimizer(options, i).update(state.meta, grads, state.optimizer)
+        carried = _mean([x["carried"] for x in aux]) if carries else None
+        norms = averaged(state.norms, [x["norms"] for x in aux]) if state.norms else state.norms
+        return loss, [x["metric"] for x in aux], State(meta, optimizer, carried, norms)
+
+    return step
+
+
+def _loss_alone(of_task: Callable) -> Callable:
+    def loss(*inputs):
+        return of_task(*inputs)[0][0]
+
+    return loss
+
+
+def _with(support: tuple, query: tuple, more: dict[str, Nest]) -> tuple:
+    return (support, (query, more)) if more else (support, query)
+
+
+def _mean(trees: list[Nest]) -> Nest:
+    return tree_map(lambda *xs: np.mean(xs, 0, dtype=np.result_type(xs[0])), *trees)
+
+
+class Measure:
+    """`measure(meta, tasks, norms)` → (tasks, len(at)), the metric of each task after each number of steps in `at`.
+
+    It is compiled if the run is, and many tasks run at once.
+
+    Args:
+        tuned: there is a further argument, the rate that takes the place of `inner_lr`.
+        each: called with the number of tasks that have been measured since its last call.
+    """
+
+    def __init__(self, learner: Learner, at: tuple[int, ...], tuned: bool = False):
+        f = over_tasks(learner.metrics(at, tuned))
+        self.learner, self.f = learner, compile(f) if learner.config.outer.compile else f
+
+    def __call__(self, meta: Nest, tasks: tuple, norms: Nest, *rate: float, each: Callable = lambda n: None):
+        arrays = [x for _, x in tree_items(tasks)]
+        count = len(arrays[0])
+        size = max(1, min(AT_ONCE, BYTES * count // sum(x.nbytes for x in arrays)))
+        rate = tuple(np.asarray(x, self.learner.dtype) for x in rate)
+        rows = []
+        for first in range(0, count, size):
+            some = tree_map(lambda x, first=first: x[first : first + size], tasks)
+            try:
+                rows.append(np.stack(self.f(meta, some, norms, *rate), 1).astype(float))
+            except FloatingPointError as cause:
+                raise FloatingPointError(_renumbered(str(cause), first)) from None
+            each(len(rows[-1]))
+        return np.concatenate(rows)
+
+
+def _renumbered(message: str, first: int) -> str:
+    """The message "task 3, …" of some tasks, the first of which has the number `first`."""
+    task, comma, rest = message.partition(", ")
+    number = task.removeprefix("task ")
+    return f"task {first + int(number)}{comma}{rest}" if number.isdigit() else message
+
+
+class Validation:
+    """`validate(state)` → the mean query metric after the run's own steps, on the same validation tasks each time."""
+
+    def __init__(self, learner: Learner):
+        self.learner, self.measure = learner, Measure(learner, (learner.steps,))
+
+    def __call__(self, state: State) -> float:
+        config = self.learner.config
+        tasks = self.learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
+        try:
+            return float(np.mean(self.measure(state.meta, tasks, state.norms)))
+        except FloatingPointError as cause:
+            raise FloatingPointError(f"validation {cause}") from None
+
+
+# ── resuming and restoring ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def configuration(run: Run) -> Config:
+    """What a run was made with."""
+    return Config.from_json(run.config, run.format)
+
+
+def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
+    """The configuration of a run to go on with. Only how far it goes, and where its files lie, may change.
+
+    `changes` are options by their flat names, and may hold the names of the parts as "family", "network", "algorithm".
+
+    Raises:
+        ValueError: something else changes; the run has no such option; its rate depends on how far it goes.
+    """
+    config = configuration(Run.open(out))
+    names = {role: getattr(config, role).name for role in TABLES}
+    chosen = {name: changes[name] for name in names if changes.get(name) is not None}
+    options = {name: value for name, value in changes.items() if name not in names}
+    config.require(options)
+    for name, value in {**chosen, **options}.items():
+        was = names[name] if name in names else config[name]
+        if value == was or name in paths(config):
+            continue
+        if name != "iterations":
+            raise ValueError(f"--resume continues {out} as it was: its {name} is {was}, not {value}")
+        if outer.asks_for_the_end(config.outer):
+            schedule = f"its schedule is {config.outer.schedule}, which depends on iterations"
+            raise ValueError(f"--resume continues {out} as it was: {schedule}, and these are {was}, not {value}")
+    return config.changed(**options)
+
+
+def paths(config: Config) -> set[str]:
+    """The options that name files or folders."""
+    fields = (f for _, settings in config.parts() for f in dataclasses.fields(settings))
+    return {f.name for f in fields if f.metadata.get("path")}
+
+
+class Learned(NamedTuple):
+    """What a run has learned.
+
+    Attributes:
+        config: its configuration.   learner: what that describes.   state: as of the iteration; `meta` is in it.
+        iteration: after how many meta-iterations; 0: nothing is learned yet.   seconds: how long they took.
+    """
+
+    config: Config
+    learner: Learner
+    state: State
+    iteration: int
+    seconds: float
+
+    @property
+    def meta(self) -> Nest:
+        return self.state.meta
+
+
+def restore(path: str | os.PathLike, iteration: int | None = None, **moved: str) -> Learned:
+    """A run as it stands at its newest checkpoint or a given one; 0: before the first iteration, without a checkpoint.
+
+    Args:
+        moved: options that name files or folders, and where they lie now (`data=`).
+
+    Raises:
+        ValueError, OSError: no such run, checkpoint or data; it has no such option; its checkpoint does not fit.
+    """
+    run = Run.open(path)
+    config = configuration(run)
+    if odd := moved.keys() - paths(config):
+        raise ValueError(f"the run {path} has no option {', '.join(sorted(odd))} that names a file or folder")
+    config = config.changed(**moved)
+    learner = Learner(config)
+    state = initial(learner)
+    if iteration == 0:
+        return Learned(config, learner, state, 0, 0.0)
+    iteration, arrays, about = run.load(iteration)
+    state = _unflatten(state, arrays, run.path)
+    return Learned(config, learner, state, iteration, about.get("seconds", 0.0))
+
+
+def _flatten(state: State) -> dict[str, np.ndarray]:
+    """`State({"w": x}, …)` → `{"meta['w']": x, …}`: the names of a checkpoint's arrays."""
+    return {f"{part}{path}": np.asarray(x) for part, tree in state._asdict().items() for path, x in tree_items(tree)}
+
+
+def _unflatten(like: State, arrays: dict[str, np.ndarray], where: Path) -> State:
+    """A checkpoint's state. In the first format θ was called "params"."""
+    arrays = {f"meta{name[6:]}" if name.startswith("params") else name: x for name, x in arrays.items()}
+    wanted = _flatten(like)
+    for name in sorted(wanted.keys() | arrays.keys()):
+        both = arrays.get(name), wanted.get(name)
+        seen, want = ("nothing" if x is None else f"{x.dtype} {x.shape}" for x in both)
+        if seen != want:
+            raise ValueError(f"the checkpoint of {where} does not fit its settings: {name} is {seen}, wanted {want}")
+    fill = lambda part, tree: tree_fill(tree, [arrays[f"{part}{path}"] for path, _ in tree_items(tree)])  # noqa: E731
+    return State(*(fill(part, tree) for part, tree in like._asdict().items()))
+
+
+def _check_finite(state: State, iteration: int) -> None:
+    for path, x in _flatten(state).items():
+        if not np.isfinite(x).all():
+            raise FloatingPointError(f"training diverged at iteration {iteration}: {path} is not finite;"
+                                     " a smaller meta_lr or inner_lr helps")  # fmt: skip
+
+
+def _shown(record: dict[str, Any], before: str | None) -> str:
+    """What stands beside the progress bar; the last validation stays in sight."""
+    names = [name for name in record if name != "iteration" and record[name] != record["loss"] or name == "loss"]
+    parts = [f"{name.replace('_', ' ')} {record[name]:.4g}" for name in names]
+    if before and "validation" in before and not any("validation" in part for part in parts):
+        parts.append(before[before.index("validation") :])
+    return ", ".join(parts)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that fills when someone asks to stop; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number, frame):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

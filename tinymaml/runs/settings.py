@@ -1,0 +1,333 @@
+"""Settings: each part of a run declares its own options, and a `Config` is the choice of all of them.
+
+    @dataclass(frozen=True)
+    class Settings:
+        shots: int = option(5, "support examples of each class", least=1)
+
+    config = Config.default("sinusoid", algorithm="reptile", shots=10, meta_lr=0.5)
+    config["shots"]                              # 10, whichever part has the option
+    Config.from_json(config.to_json()) == config
+
+A run has four parts: a task family, a network, an algorithm, and the outer loop. The first three are found by name in
+the tables of `families`, `networks` and `algorithms`, or are modules of the user's: `my_package.my_tasks`, or
+`module:name` for something in a module. Read next: `outer`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+def option(
+    default: Any, help: str, *, choices: tuple | None = None, least: float | None = None, path: bool = False,
+    where: dict[str, tuple] | None = None,
+):  # fmt: skip
+    """A field of a `Settings`, and an option of the command line.
+
+    Args:
+        default: its type is the type of the option; a tuple takes any number of values of its elements' type.
+        help: one line for `--help`.
+        choices: the values that are allowed.
+        least: the smallest number that is allowed, in a tuple of each element.
+        path: the option names a file or folder. It may change when a run is resumed.
+        where: {another option of the same part: values}, if it has an effect with one of these values only.
+    """
+    metadata = dict(help=help, choices=choices, least=least, path=path, where=where or {})
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of an option; `dataclasses.MISSING` if it has none."""
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
+
+
+def check(settings: Any) -> None:
+    """Raises: ValueError: an option has a value of another type, or one that is not allowed."""
+    for field in dataclasses.fields(settings):
+        name, value, default = field.name, getattr(settings, field.name), default_of(field)
+        wanted, least, choices = type(default), field.metadata.get("least"), field.metadata.get("choices")
+        if default is None or default is dataclasses.MISSING:  # of no type that could be checked
+            continue
+        if not _is(value, wanted):
+            raise ValueError(f"{name} is {value!r}, wanted {wanted.__name__}")
+        kind = type(default[0]) if wanted is tuple and default else None
+        if kind and not all(_is(x, kind) for x in value):
+            raise ValueError(f"{name} is {value!r}, wanted a tuple of {kind.__name__}")
+        if choices and value not in choices:
+            raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(str, choices))}")
+        numbers = [x for x in (value if wanted is tuple else (value,)) if isinstance(x, (int, float))]
+        if not all(np.isfinite(x) and (least is None or x >= least) for x in numbers):
+            finite = "a finite number" if isinstance(numbers[0], float) or wanted is float else ""
+            bound = "" if least is None else f"at least {least:g}"
+            each = " each" if wanted is tuple else ""
+            raise ValueError(f"{name} is {value}, wanted {' of '.join(filter(None, (finite, bound)))}{each}")
+
+
+def _is(value: Any, wanted: type) -> bool:
+    kinds = (int, float) if wanted is float else wanted
+    return isinstance(value, kinds) and isinstance(value, bool) == (wanted is bool)
+
+
+# ── the members of a run, by name ───────────────────────────────────────────────────────────────────────────────────
+
+TABLES = {"family": "families", "network": "networks", "algorithm": "algorithms"}
+PROTOCOL = {"family": ("make",), "network": ("make",), "algorithm": ("init", "adapt", "of_task")}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """The settings of a member that declares none."""
+
+
+def table(role: str) -> dict[str, Any]:
+    """The members that tinymaml brings, by name: of families, networks or algorithms."""
+    module = importlib.import_module(f"..{TABLES[role]}", __package__)
+    return getattr(module, TABLES[role].upper())
+
+
+def find(role: str, name: str) -> Any:
+    """The family, network or algorithm of a name: one of its table's, or a module of the user's.
+
+    `package.module` is imported; `package.module:thing` is something in it. For a network, and for a family, the thing
+    may be the function `make` alone. The working directory is searched first.
+
+    Raises:
+        ValueError: there is nothing of this name; or it lacks something, which the message names.
+        ImportError: the user's module cannot be imported; the message says why.
+    """
+    if name in (known := table(role)):
+        return known[name]
+    module, _, thing = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if not (module and all(part.isidentifier() for part in module.split("."))) or (
+        module == name and "." not in name and importlib.util.find_spec(name) is None
+    ):
+        raise ValueError(f"{role} is {name!r}, wanted one of {', '.join(known)}, or a module of your own")
+    try:
+        member = importlib.import_module(module)
+    except Exception as cause:
+        why = cause if isinstance(cause, ImportError) else f"{type(cause).__name__}: {cause}"
+        raise ImportError(f"{role} {name}: the module {module} cannot be imported: {why}") from cause
+    if thing:
+        if not hasattr(member, thing):
+            raise ValueError(f"{role} {name}: the module {module} has nothing that is called {thing}")
+        member = getattr(member, thing)
+        if "make" in PROTOCOL[role] and callable(member) and not hasattr(member, "make"):
+            member = SimpleNamespace(make=member, Settings=getattr(sys.modules[module], "Settings", NoSettings))
+    if missing := [part for part in PROTOCOL[role] if not callable(getattr(member, part, None))]:
+        raise ValueError(f"{role} {name} has no function {', '.join(missing)}; {_AN[role]} wants"
+                         f" {', '.join(('Settings', *PROTOCOL[role]))}")  # fmt: skip
+    if not dataclasses.is_dataclass(settings_of(member)):
+        raise ValueError(f"{role} {name}: its Settings is no dataclass")
+    return member
+
+
+_AN = {"family": "a family", "network": "a network", "algorithm": "an algorithm"}
+
+
+def settings_of(member: Any) -> type:
+    """The class of a member's settings."""
+    return getattr(member, "Settings", NoSettings)
+
+
+def outer_settings() -> type:
+    return importlib.import_module(".outer", __package__).Settings  # which declares its options with this module
+
+
+# ── the choice of all of them ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Part(NamedTuple):
+    """A member that was chosen, and its settings."""
+
+    name: str
+    settings: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What decides a run: the parts that were chosen, and every option of each. It is saved with the run.
+
+    Raises:
+        ValueError: an option has a value that is not allowed, or two parts have an option of the same name.
+    """
+
+    family: Part
+    network: Part
+    algorithm: Part
+    outer: Any  # the settings of the outer loop, `outer.Settings`
+
+    def __post_init__(self) -> None:
+        owners: dict[str, str] = {}
+        for called, settings in self.parts():
+            check(settings)
+            for field in dataclasses.fields(settings):
+                if field.name in owners:
+                    raise ValueError(f"{owners[field.name]} and {called} both have an option {field.name}")
+                owners[field.name] = called
+
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """(what a person calls the part, its settings), for the four parts."""
+        for role in TABLES:
+            part = getattr(self, role)
+            yield f"{part.name} ({role})", part.settings
+        yield "the outer loop", self.outer
+
+    def options(self) -> dict[str, Any]:
+        """Every option and its value, by flat names."""
+        return {f.name: getattr(settings, f.name) for _, settings in self.parts() for f in dataclasses.fields(settings)}
+
+    def used(self) -> dict[str, Any]:
+        """The options that have an effect beside the others, and their values."""
+        return {
+            f.name: getattr(settings, f.name)
+            for _, settings in self.parts()
+            for f in dataclasses.fields(settings)
+            if all(getattr(settings, other) in values for other, values in f.metadata.get("where", {}).items())
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an option, whichever part has it.
+
+        Raises:
+            KeyError: no part has it.
+        """
+        return self.options()[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.options().get(name, default)
+
+    def changed(self, **changes: Any) -> Config:
+        """The same choice of parts, with these options.
+
+        Raises:
+            ValueError: no part has such an option; or a value is not allowed.
+        """
+        parts = {role: getattr(self, role) for role in TABLES}
+        self.require(changes)
+        for role, part in parts.items():
+            parts[role] = Part(part.name, _replaced(part.settings, changes))
+        return Config(**parts, outer=_replaced(self.outer, changes))
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raises: ValueError: no part has an option of one of these names; the message says which others have it."""
+        for name in names:
+            if name not in self.options():
+                raise ValueError(no_option(name, [called for called, _ in self.parts()]))
+
+    @classmethod
+    def default(
+        cls, family: str = "sinusoid", *, algorithm: str = "maml", network: str | None = None, **changes: Any
+    ) -> Config:
+        """The defaults of a choice of parts, with changes, which are options by their flat names.
+
+        A default is that of the option itself, which the family's `defaults` replace, which the algorithm's `defaults`
+        replace. The network too may be among these.
+
+        Raises:
+            ValueError, ImportError: there is no such part; no part has such an option; a value is not allowed.
+        """
+        names, defaults = choose(family, algorithm, network)
+        values = {**defaults, **changes}
+        parts = [Part(name, _made(settings_of(find(role, name)), values, name)) for role, name in names.items()]
+        config = cls(*parts, _made(outer_settings(), values, "the outer loop"))
+        config.require(changes)
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads: {"family": {"name": …, option: value, …}, "network", "algorithm", "outer": {…}}."""
+        named = {role: getattr(self, role) for role in TABLES}
+        record = {role: {"name": part.name, **dataclasses.asdict(part.settings)} for role, part in named.items()}
+        return {**record, "outer": dataclasses.asdict(self.outer)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], format: int = 2) -> Config:
+        """The configuration that a run was saved with; an option that it lacks has its default.
+
+        Raises:
+            ValueError, ImportError: a part is not there any more, or has no such option.
+        """
+        if format == 1:
+            return _of_format_1(record)
+        if missing := {*TABLES, "outer"} - record.keys():
+            raise ValueError(f"the configuration of the run lacks {', '.join(sorted(missing))}")
+        parts = {}
+        for role in TABLES:
+            given = {**record[role]}
+            name = given.pop("name", None)
+            if not isinstance(name, str):
+                raise ValueError(f"the configuration of the run does not say which {role} it has")
+            parts[role] = Part(name, _read(settings_of(find(role, name)), given, f"{name} ({role})"))
+        return cls(**parts, outer=_read(outer_settings(), record["outer"], "the outer loop"))
+
+
+def choose(family: str, algorithm: str = "maml", network: str | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+    """The names of the parts by their roles, and the defaults that family and algorithm put in the place of others.
+
+    Raises:
+        ValueError, ImportError: as `find`.
+    """
+    members = find("family", family), find("algorithm", algorithm)
+    defaults = {name: x for member in members for name, x in getattr(member, "defaults", {}).items()}
+    network = network or defaults.get("network", "mlp")
+    find("network", network)
+    return {"family": family, "network": network, "algorithm": algorithm}, defaults
+
+
+def no_option(name: str, parts: list[str]) -> str:
+    """The error for an option that none of the chosen parts has: it names these, and others that have it."""
+    members = [(role, key, member) for role in TABLES for key, member in table(role).items()]
+    have = [f"{key} ({role})" for role, key, member in members
+            if name in {f.name for f in dataclasses.fields(settings_of(member))}]  # fmt: skip
+    elsewhere = f"; it is an option of {', '.join(have)}" if have else ""
+    return f"no part of this run has an option {name}: the parts are {', '.join(parts)}{elsewhere}"
+
+
+def _made(settings: type, values: dict[str, Any], called: str) -> Any:
+    """Settings with those of the values that are options of them."""
+    fields = dataclasses.fields(settings)
+    for field in fields:
+        if default_of(field) is dataclasses.MISSING and field.name not in values:
+            raise ValueError(f"{called} wants the option {field.name}, which has no default")
+    return settings(**{f.name: values[f.name] for f in fields if f.name in values})
+
+
+def _replaced(settings: Any, values: dict[str, Any]) -> Any:
+    own = {f.name for f in dataclasses.fields(settings)}
+    return dataclasses.replace(settings, **{name: x for name, x in values.items() if name in own})
+
+
+def _read(settings: type, given: dict[str, Any], called: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(settings)}
+    if odd := given.keys() - fields.keys():
+        raise ValueError(f"the run was saved with options that {called} does not have: {', '.join(sorted(odd))}")
+    tuples = {name for name, f in fields.items() if isinstance(default_of(f), tuple)}  # JSON has lists alone
+    values = {n: tuple(x) if n in tuples and isinstance(x, list) else x for n, x in given.items()}
+    return _made(settings, values, called)
+
+
+def _of_format_1(record: dict[str, Any]) -> Config:
+    """A configuration of the first format: a flat record with the options of everything there was, used or not."""
+    record = {name: tuple(x) if isinstance(x, list) else x for name, x in record.items()}
+    if missing := {"family", "model"} - record.keys():
+        raise ValueError(f"the configuration of the run lacks {', '.join(sorted(missing))}")
+    family, network = record.pop("family"), record.pop("model")
+    record["schedule"] = "inverse"
+    if network == "mlp":
+        record["norm"] = "batch" if family == "omniglot" else "none"
+    members = [settings_of(find(*named)) for named in
+               (("family", family), ("network", network), ("algorithm", "maml"))]  # fmt: skip
+    values = [_made(settings, record, "the run") for settings in (*members, outer_settings())]
+    parts = [Part(*named) for named in zip((family, network, "maml"), values, strict=False)]
+    return Config(*parts, values[-1])

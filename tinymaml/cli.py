@@ -1,4 +1,7 @@
-"""The command line: `tinymaml train | eval | plot | compare | data | cache | oracle`. It parses, calls, prints; others work."""
+"""The command line: `tinymaml train | eval | plot | compare | data | cache | oracle`.
+
+It parses, calls and prints; others work.
+"""
 
 from __future__ import annotations
 

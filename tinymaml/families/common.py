@@ -63,7 +63,7 @@ def as_metric(metric: Metric | Mapping[str, Any]) -> Metric:
 
 def accuracy(ways: int) -> Metric:
     """The metric of `classification` among so many classes."""
-    return Metric("accuracy", unit=" %", scale=100, better="higher", chance=1 / ways, label="accuracy", picture="accuracy")
+    return Metric("accuracy", " %", 100, "higher", chance=1 / ways, label="accuracy", picture="accuracy")
 
 
 def classification(logits: Array, y: Array) -> tuple[Array, Array]:

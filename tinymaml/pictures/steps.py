@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,8 +33,8 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
     result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{metric.unit} after {style.count(steps, 'step')}"
     label = f"{config.algorithm.name}: {result if np.isfinite(mean[-1]) else 'diverges'}"
     ax.plot(x, mean, "o-", ms=3.5, color=colour, label=label)
-    draw_published(ax, published(config), metric.scale)
-    style.metric_axis(ax, metric, top=100 * np.nanmax(mean[:1], initial=0) or np.inf)
+    draw_published(ax, published(config), metric.scale, steps)
+    style.metric_axis(ax, metric, top=style.diverged(mean[0]))
     ax.set(xlabel="adaptation steps", xticks=x)
     figure.legend(loc="outside lower center", ncols=2)
     return style.titled(figure, learned, f"mean over {tasks} test tasks, with 95 % intervals")
@@ -46,8 +46,10 @@ def published(config: Config) -> list[tuple[str, dict[int, float]]]:
     return member.published(config.family.settings) if hasattr(member, "published") else []
 
 
-def draw_published(ax, rows: list[tuple[str, dict[int, float]]], scale: float) -> Any:
-    """Published values, as diamonds."""
+def draw_published(ax, rows: list[tuple[str, dict[int, float]]], scale: float, steps: int) -> None:
+    """Published values, as diamonds, as far as the picture goes."""
     for i, (label, values) in enumerate(rows):
-        shown = {step: scale * value for step, value in values.items()}
+        shown = {step: scale * value for step, value in values.items() if step <= steps}
+        if not shown:
+            continue
         ax.plot(shown.keys(), shown.values(), "D", ms=6, mfc="none", color=("black", GREY)[i % 2], label=label)

@@ -12,12 +12,13 @@ import dataclasses
 import textwrap
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..extras import require
 from ..families import Metric
+from ..runs.compare import WORK, in_words
 from ..runs.loop import Learned, paths
 from ..runs.settings import TABLES, Config, choose, default_of, table
 
@@ -45,13 +46,18 @@ def new(width: float, height: float) -> Figure:
 
 
 def colours(algorithms: Iterable[str]) -> list[str]:
-    """A colour for each algorithm: its own, or the next one that is free, for one that is there twice."""
-    known, taken = list(table("algorithm")), []
-    for name in algorithms:
-        first = known.index(name) if name in known else zlib.crc32(name.encode())
-        order = [PALETTE[(first + i) % len(PALETTE)] for i in range(len(PALETTE))]
-        taken.append(next((colour for colour in order if colour not in taken), order[0]))
-    return taken
+    """A colour for each algorithm: its own; for one that is there again, or is a user's, the next one that is free."""
+    names, known = list(algorithms), list(table("algorithm"))
+    own = [names.index(name) == i and name in known for i, name in enumerate(names)]
+    chosen = [
+        PALETTE[known.index(name) % len(PALETTE)] if is_own else "" for name, is_own in zip(names, own, strict=True)
+    ]
+    for i, name in enumerate(names):
+        if not own[i]:
+            first = known.index(name) if name in known else zlib.crc32(name.encode())
+            order = [PALETTE[(first + k) % len(PALETTE)] for k in range(len(PALETTE))]
+            chosen[i] = next((colour for colour in order if colour not in chosen), order[0])
+    return chosen
 
 
 # ── titles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,7 +84,6 @@ def titled(figure: Figure, learned: Learned, note: str = "", training: bool = Fa
 
 
 SAID = {"ways", "shots"}  # by `task_of`
-WORK = {"iterations", "save_every", "validate_every", "validation_tasks", "compile"}  # not what is learned from it
 
 
 def task_of(config: Config) -> str:
@@ -91,15 +96,9 @@ def changes(config: Config, without: set[str]) -> list[str]:
     """The options that are not as they are by default, in words."""
     _, defaults = choose(**{role: getattr(config, role).name for role in TABLES})
     fields = {f.name: f for _, settings in config.parts() for f in dataclasses.fields(settings)}
-    return [in_words(name, value) for name, value in config.used().items()
-            if name not in without | paths(config) and value != defaults.get(name, default_of(fields[name]))]  # fmt: skip
-
-
-def in_words(name: str, value: Any) -> str:
-    """An option and its value, to be read: "hidden 40 40", "first_order", "no rotations"."""
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+    usual = {name: defaults.get(name, default_of(field)) for name, field in fields.items()}
+    said = without | paths(config)
+    return [in_words(name, x) for name, x in config.used().items() if name not in said and x != usual[name]]
 
 
 def count(n: int, what: str) -> str:
@@ -110,7 +109,7 @@ def count(n: int, what: str) -> str:
 
 
 def metric_axis(ax, metric: Metric, top: float = np.inf, what: str = "query") -> None:
-    """The y axis of what is drawn in a family's metric, scaled; errors are on a logarithmic one, at most up to `top`."""
+    """The y axis of what is drawn in a family's metric, scaled; of errors a logarithmic one, at most up to `top`."""
     unit = f" ({metric.unit.strip()})" if metric.unit.strip() else ""
     ax.set_ylabel(f"{what} {metric.label}{unit}")
     if metric.chance is not None:
@@ -119,6 +118,11 @@ def metric_axis(ax, metric: Metric, top: float = np.inf, what: str = "query") ->
         ax.set_ylim(0, 102)
     elif metric.better == "lower":
         log_axis(ax, top)
+
+
+def diverged(first: float) -> float:
+    """From where on an error that begins with `first` is not worth a picture."""
+    return 10 * first if first > 0 else np.inf
 
 
 def log_axis(ax, top: float = np.inf) -> None:
@@ -130,8 +134,8 @@ def log_axis(ax, top: float = np.inf) -> None:
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     if low < top < high:
-        high = top
-    ax.set_ylim(low, high)
+        low, high = min(drawn[drawn > 0], default=low) / 1.5, top
+        ax.set_ylim(low, high)
     decades = ticker.LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,))
     ax.yaxis.set_major_locator(decades if high > 5 * low else ticker.AutoLocator())
     ax.yaxis.set_major_formatter("{x:g}")

@@ -54,6 +54,8 @@ def adaptation(
         ax.set_axis_off()
     margin = 0.3 * (high - low) / 2
     grid[0, 0].set_ylim(low - margin, high + margin)
-    handles = {label: handle for ax in grid.ravel() for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = {}
+    for ax in grid.ravel():  # where a task diverges, some curves are missing
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
     return style.titled(figure, learned, "error: mean squared, over the curve, before and after 10 steps")

@@ -11,7 +11,6 @@ alone are one line, with the spread between them. Read next: `pictures.compare`.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from typing import Any
 
@@ -29,6 +28,8 @@ from .settings import TABLES, Config, find
 
 SEED = 0  # of the test tasks
 SCRATCH = "from scratch"
+# Options that hardly change what is learned in an iteration: they tell lines apart if no other option does.
+WORK = ("iterations", "save_every", "validate_every", "validation_tasks", "compile")
 
 
 def compare(
@@ -184,21 +185,23 @@ def labels(configs: list[Config]) -> list[str]:
     """What tells lines apart: the algorithm; the network, if there are several; and of the lines that have these in
     common, the options that differ."""
     every = [facts(config) for config in configs]
-    roles = [role for role in ("algorithm", "network") if role == "algorithm" or len({f[role] for f in every}) > 1]
-    heads = [", ".join(f[role] for role in roles) for f in every]
-    found = []
-    for head, own in zip(heads, every, strict=True):
-        alike = [f for h, f in zip(heads, every, strict=True) if h == head]
-        differ = [name for name in own if any(f.get(name) != own[name] for f in alike)]
-        found.append(", ".join([head, *filter(None, (in_words(name, own[name]) for name in differ))]))
-    number = {label: itertools.count(1) for label in found if found.count(label) > 1}
-    return [f"{label}, {next(number[label])}" if label in number else label for label in found]
+    roles = ["algorithm"] + ["network"] * (len({f["network"] for f in every}) > 1)
+
+    def called(own: dict[str, Any], without: tuple[str, ...]) -> str:
+        alike = [f for f in every if all(f[role] == own[role] for role in roles)]
+        differ = [name for name in own if name not in without and any(f.get(name) != own[name] for f in alike)]
+        return ", ".join([own[role] for role in roles] + [in_words(n, own[n]) for n in differ if own[n] is not False])
+
+    short, full = ([called(own, without) for own in every] for without in (WORK, ()))
+    found = [one if short.count(one) == 1 else other for one, other in zip(short, full, strict=True)]
+    # the same settings and the same seed
+    return [f"{x}, {found[: i + 1].count(x)}" if found.count(x) > 1 else x for i, x in enumerate(found)]
 
 
 def in_words(name: str, value: Any) -> str:
-    """An option and its value: "inner_steps 5", "first_order"; nothing for a switch that is off."""
+    """An option and its value: "hidden 40 40", "first_order", "no rotations"."""
     if isinstance(value, bool):
-        return name if value else ""
+        return name if value else f"no {name}"
     return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 

@@ -63,14 +63,14 @@ def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: 
     return paths
 
 
-def figures(learned: Learned, records: list[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of each picture of a run, whose log has these records."""
+def figures(learned: Learned, records: list[dict[str, Any]], tasks: int = 200) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of each picture of a run, whose log has these records; curves are means over so many tasks."""
     metric, member = learned.learner.metric, find("family", learned.config.family.name)
     yield "learning", learning(learned, records)
     learned = settled(learned)
     if hasattr(member, "pictures"):
         yield from member.pictures(learned)
-    yield metric.picture or f"adaptation_{metric.name}", after_steps(learned)
+    yield metric.picture or f"adaptation_{metric.name}", after_steps(learned, tasks)
 
 
 def settled(learned: Learned) -> Learned:

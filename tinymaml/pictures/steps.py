@@ -29,12 +29,14 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
     stacked = tree_map(lambda *xs: np.stack(xs), *chosen)
     with require("tqdm", "train").tqdm(total=tasks, desc="test tasks", disable=None, leave=False) as bar:
         mean, ci = evaluate.interval(metric.scale * measured(learned, stacked, steps, each=bar.update))
-    ax.fill_between(x, mean - ci, mean + ci, color=colour, alpha=0.2, lw=0)
     result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{metric.unit} after {style.count(steps, 'step')}"
+    top = style.diverged(mean[0]) if metric.better == "lower" else np.inf
+    ci[~(mean <= top)] = np.nan
+    ax.fill_between(x, mean - ci, mean + ci, color=colour, alpha=0.2, lw=0)
     label = f"{config.algorithm.name}: {result if np.isfinite(mean[-1]) else 'diverges'}"
     ax.plot(x, mean, "o-", ms=3.5, color=colour, label=label)
     draw_published(ax, published(config), metric.scale, steps)
-    style.metric_axis(ax, metric, top=style.diverged(mean[0]))
+    style.metric_axis(ax, metric, top)
     ax.set(xlabel="adaptation steps", xticks=x)
     figure.legend(loc="outside lower center", ncols=2)
     return style.titled(figure, learned, f"mean over {tasks} test tasks, with 95 % intervals")

@@ -76,7 +76,10 @@ def titled(figure: Figure, learned: Learned, note: str = "", training: bool = Fa
     tuned = " (tuned on validation tasks)" if not training and getattr(learner.algorithm, "tuned", False) else ""
     shown = {"inner_steps": "K = {}", "inner_lr": f"α = {{:g}}{tuned}", "meta_lr": "β = {:g}"}
     settings = [text.format(config[name]) for name, text in shown.items() if config.get(name) is not None]
-    settings += [count(config.outer.tasks, "task"), *changes(config, {*shown, "tasks", "seed", *SAID, *WORK})]
+    settings += [
+        count(config.outer.tasks, "task"),
+        *changes(config, {*shown, "tasks", "seed", "statistics", *SAID, *WORK}),
+    ]
     lines = [" · ".join(parts), ", ".join(settings) + f" · after {count(learned.iteration, 'meta-iteration')}", note]
     width = int(15 * figure.get_figwidth())  # in letters
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines if line), x=0.01, ha="left")

@@ -222,13 +222,12 @@ def plain(x: Any) -> Any:
 def table(result: dict[str, Any]) -> str:
     """A comparison as a person reads it."""
     lines, settings, steps = result["lines"], result["settings"], result["steps"]
-    parts = [f"{settings['shots']}-shot" if settings.get("shots") else "",
-             f"{settings['ways']}-way" if settings.get("ways") else "", result["family"]]  # fmt: skip
+    parts = [f"{settings[name]}-{name[:-1]}" for name in ("ways", "shots") if settings.get(name)] + [result["family"]]
     seeds = any(line["spread"] for line in lines)
     meaning = "mean ± 95 % interval over tasks" + " ± standard deviation between seeds" * seeds
     statistics = sorted({line["statistics"] for line in lines} - {""})
     how = f"{meaning}; s / 1000: seconds of training per 1000 meta-iterations, with compilation and validation"
-    heads = [f"{' '.join(filter(None, parts))}: {result['label']} on {result['tasks']} {result['split']} tasks,"
+    heads = [f"{' '.join(parts)}: {result['label']} on {result['tasks']} {result['split']} tasks,"
              f" the same for all", how]  # fmt: skip
     if result["chance"] is not None:
         heads.append(f"chance: {_number(result['chance'], result)}{result['unit']}")

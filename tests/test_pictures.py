@@ -1,6 +1,5 @@
 """The pictures of a run show what they say, and every run has them, whatever its parts."""
 
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from PIL import Image  # noqa: E402
 
 from tinymaml import maml, pictures  # noqa: E402
 from tinymaml.algorithms import ALGORITHMS  # noqa: E402
+from tinymaml.engine import grad  # noqa: E402
 from tinymaml.families import FAMILIES  # noqa: E402
 from tinymaml.nest import tree_leaves, tree_map  # noqa: E402
 from tinymaml.pictures import figures, learning, plot, style, tiles, waves  # noqa: E402
@@ -77,9 +77,7 @@ def texts(figure) -> str:
 
 @pytest.mark.parametrize("family", [*FAMILIES, "user_family"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_family_can_be_drawn_with_every_algorithm(family, algorithm, request, tmp_path, monkeypatch):
-    monkeypatch.setattr(style, "STEPS", 2)
-    monkeypatch.setattr(tiles, "STEPS", 2)
+def test_every_family_can_be_drawn_with_every_algorithm(family, algorithm, request, tmp_path):
     settings = dict(algorithm=algorithm, compile=False, network="mlp")
     if family == "omniglot":
         data = str(request.getfixturevalue("omniglot_data"))
@@ -190,19 +188,14 @@ def test_adaptation_shows_the_wave_its_points_and_the_function_after_0_1_5_10_st
 
 def test_the_state_of_an_inner_optimiser_lasts_from_step_to_step(tmp_path):
     run = restore(trained(tmp_path / "run", inner_optimizer="momentum", compile=False))
-    support, query = evaluate.task(run, "test", 0)
-    loss, meta, velocity = run.learner.loss, run.meta, None
+    support, _ = evaluate.task(run, "test", 0)
+    gradient = grad(lambda theta: run.learner.loss(theta, *support)[0])
+    expected, velocity = run.meta, tree_map(np.zeros_like, run.meta)
     for theta in path(run, support, 3):
-        tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), theta, meta)
-        g = maml.grad(lambda p: loss(p, *support)[0])(meta) if hasattr(maml, "grad") else _grad(loss, meta, support)
-        velocity = g if velocity is None else tree_map(lambda m, g: 0.9 * m + g, velocity, g)
-        meta = tree_map(lambda p, m: p - 0.005 * m, meta, velocity)
-
-
-def _grad(loss, theta, support):
-    from tinymaml.engine import grad
-
-    return grad(lambda p: loss(p, *support)[0])(theta)
+        tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), theta, expected)
+        # m ← μ m + g,   θ ← θ − α m
+        velocity = tree_map(lambda m, g: 0.9 * m + g, velocity, gradient(expected))
+        expected = tree_map(lambda p, m: p - 0.005 * m, expected, velocity)
 
 
 def test_published_points_stand_beside_the_settings_that_they_were_published_for(sinusoid, omniglot):

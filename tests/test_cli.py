@@ -1,6 +1,5 @@
 """The command line: what is typed, what is printed, and one clear line when it cannot be done."""
 
-import dataclasses
 import importlib.util
 import io
 import json
@@ -17,12 +16,12 @@ for library in ("safetensors", "filelock", "tqdm", "threadpoolctl"):
     pytest.importorskip(library)
 
 import tinymaml  # noqa: E402
-from tinymaml import train as training  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
-from tinymaml.evaluate import evaluate  # noqa: E402
 from tinymaml.families import fetch  # noqa: E402
-from tinymaml.runs import Run  # noqa: E402
-from tinymaml.train import Config, restore  # noqa: E402
+from tinymaml.runs import Run, loop  # noqa: E402
+from tinymaml.runs.evaluate import evaluate  # noqa: E402
+from tinymaml.runs.loop import restore  # noqa: E402
+from tinymaml.runs.settings import Config  # noqa: E402
 
 SMALL = ["--tasks", "2", "--hidden", "6", "--iterations", "4", "--validation-tasks", "2", "--validate-every", "4",
          "--save-every", "2"]  # fmt: skip
@@ -82,15 +81,31 @@ def test_help_names_every_option_and_its_default(capsys, family):
         main(["train", family, "--help"])
     assert exit.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for f in dataclasses.fields(Config):
-        wanted = f.name != "family" and f.metadata.get("only", family) == family
-        assert (f"--{f.name.replace('_', '-')} " in shown) == wanted
-        if wanted and f.name not in ("data", "hidden"):
-            assert f"(default: {getattr(Config.default(family), f.name)})" in shown
+    for name, value in Config.default(family).options().items():
+        assert f"--{name.replace('_', '-')} " in shown
+        assert isinstance(value, tuple) or value == "" or f"(default: {value})" in shown
     assert "--out RUN" in shown and "--resume" in shown
+    assert ("--ways " in shown) == (family == "omniglot") and ("--hidden " in shown) == (family == "sinusoid")
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["data"]])
+@pytest.mark.parametrize("choice", [
+    ["sinusoid", "--algorithm", "reptile"], ["sinusoid", "--network", "linear"], ["omniglot", "--model", "mlp"],
+    ["omniglot", "--algorithm", "mamlpp"],
+])  # fmt: skip
+def test_help_is_of_the_parts_that_are_chosen_a_group_each(capsys, choice):
+    family, flag, name = choice
+    with pytest.raises(SystemExit):
+        main(["train", *choice, "--help"])
+    shown = capsys.readouterr().out
+    role = "algorithm" if flag == "--algorithm" else "network"
+    for part in (f"{family} (family):", f"{name} ({role}):", "the outer loop:"):
+        assert f"\n{part}\n" in shown
+    words = " ".join(shown.split())
+    for option in Config.default(family, **{role: name}).options():
+        assert f"--{option.replace('_', '-')} " in words
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["compare"], ["data"]])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])
@@ -100,10 +115,10 @@ def test_every_command_has_help(capsys, command):
 def test_options_become_the_settings_of_the_run(tmp_path):
     wanted = dict(
         shots=3, queries=4, inner_steps=2, inner_lr=0.02, meta_lr=1e-4, tasks=2, iterations=1, dtype="float64", seed=7,
-        model="mlp", decay=9, validation_tasks=2, save_every=3, validate_every=4,
+        decay=9, validation_tasks=2, save_every=3, validate_every=4,
     )  # fmt: skip
     options = [word for name, value in wanted.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    options += ["--first-order", "--hidden", "5", "6"]
+    options += ["--first-order", "--hidden", "5", "6", "--model", "mlp"]
     assert main(["train", "sinusoid", *options, "--out", str(tmp_path / "run")]) == 0
     assert restore(tmp_path / "run").config == Config.default("sinusoid", **wanted, first_order=True, hidden=(5, 6))
 
@@ -113,7 +128,8 @@ def test_training_shows_settings_progress_and_what_to_do_next_on_stderr(tmp_path
     out, err = capsys.readouterr()
     assert out == ""
     banner = err.splitlines()[0].split("  ")
-    assert {"family=sinusoid", "tasks=2", "hidden=(6,)", "seed=0", "inner_lr=0.005"} <= set(banner)
+    assert {"family=sinusoid", "algorithm=maml", "tasks=2", "hidden=(6,)", "seed=0", "inner_lr=0.005"} <= set(banner)
+    assert not {"final_lr", "inner_momentum", "statistics"} & {word.partition("=")[0] for word in banner}  # not used
     bar = [line for line in err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     for part in ("4/4", "<00:00", "it/s", "loss ", "validation mse "):  # done, time left, rate
         assert part in bar
@@ -143,8 +159,8 @@ def test_a_run_is_resumed_with_its_own_settings_and_may_grow(tmp_path, run):
     assert main(["train", "sinusoid", "--out", str(path), *SMALL, "--decay", "0", "--seed", "5"]) == 0
     assert main(["train", "sinusoid", "--out", str(path), "--resume", "--iterations", "6"]) == 0
     config = restore(path).config
-    assert (config.seed, config.hidden, config.iterations) == (5, (6,), 6)
-    assert json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]["iterations"] == 6
+    assert (config["seed"], config["hidden"], config["iterations"]) == (5, (6,), 6)
+    assert json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]["outer"]["iterations"] == 6
     assert [record["iteration"] for record in Run.open(path).read_log()] == [1, 2, 3, 4, 5, 6]
 
 
@@ -187,7 +203,8 @@ def test_table_and_json_are_the_same_numbers_each_time(capsys, run):
     result = json.loads(last)
     assert result == evaluate(run, tasks=5, steps=2)
     assert table[0] == "5-shot mean squared error on 5 test tasks, after 4 meta-iterations"
-    rows = [line.split() for line in table[3:]]
+    assert table[1] == "maml, mlp"
+    rows = [line.split() for line in table[4:]]
     for row, k, mean, ci in zip(rows, result["steps"], result["mean"], result["ci95"], strict=True):
         assert row == [str(k), f"{mean:.3f}", "±", f"{ci:.3f}"]
 
@@ -210,10 +227,14 @@ def test_split_and_checkpoint_can_be_chosen(capsys, run):
         ("", "the following arguments are required: COMMAND"),
         ("fly", "invalid choice: 'fly'"),
         ("train", "the following arguments are required: FAMILY"),
-        ("train cats", "invalid choice: 'cats'"),
+        ("train cats", "family is 'cats', wanted one of sinusoid, omniglot, or a module of your own"),
+        ("train sinusoid --algorithm sgd", "algorithm is 'sgd', wanted one of maml, reptile"),
         ("train sinusoid --speed 3", "unrecognized arguments: --speed 3"),
-        ("train sinusoid --ways 5", "unrecognized arguments: --ways"),
-        ("train sinusoid --model vit", "argument --model: invalid choice: 'vit'"),
+        ("train sinusoid --ways 5", "unrecognized arguments: --ways 5: no part of this run has an option ways: the "
+         "parts are sinusoid (family), mlp (network), maml (algorithm), the outer loop;"
+         " it is an option of omniglot (family)"),
+        ("train sinusoid --no-carry-state", "no part of this run has an option carry_state"),
+        ("train sinusoid --model vit", "network is 'vit', wanted one of mlp, linear, conv, or a module of your own"),
         ("train sinusoid --dtype float16", "argument --dtype: invalid choice: 'float16'"),
         ("train sinusoid --tasks two", "argument --tasks: invalid int value: 'two'"),
         ("train sinusoid --tasks 2.5", "argument --tasks: invalid int value: '2.5'"),
@@ -238,8 +259,8 @@ def test_wrong_usage_is_named_and_exits_with_2(capsys, command, message):
         ("--inner-steps -1", "inner_steps is -1"),
         ("--inner-lr nan", "inner_lr is nan, wanted a finite number of at least 0"),
         ("--meta-lr inf", "meta_lr is inf, wanted a finite number of at least 0"),
-        ("--hidden 0", "hidden is (0,), wanted widths of at least 1"),
-        ("--model conv", "sinusoid has no images for a conv net: wanted model mlp"),
+        ("--hidden 0", "hidden is (0,), wanted at least 1 each"),
+        ("--model conv", "conv wants images (height, width, channels)"),
         ("--seed -1", "seed is -1, wanted at least 0"),
     ],
 )
@@ -273,7 +294,7 @@ def test_what_is_not_a_run_is_named(tmp_path, capsys, command):
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path, capsys):
-    Run.create(tmp_path / "run", dataclasses.asdict(Config()))
+    Run.create(tmp_path / "run", Config.default().to_json())
     assert "no checkpoint in" in fails(capsys, "eval", tmp_path / "run")
     assert "nothing to draw yet" in fails(capsys, "plot", tmp_path / "run")
 
@@ -400,17 +421,17 @@ def test_ctrl_c_before_anything_is_saved_does_not_say_that_it_was(tmp_path, caps
     def interrupted(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "build", interrupted)
+    monkeypatch.setattr(loop, "Learner", interrupted)
     assert main(["train", "sinusoid", "--out", str(tmp_path / "run"), *SMALL]) == 130
     err = capsys.readouterr().err
     assert "stopped" in err and "saved" not in err and "Traceback" not in err
 
 
 def test_ctrl_c_in_an_evaluation_is_130(capsys, monkeypatch, run):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinymaml.evaluate.curve", interrupted)
+    monkeypatch.setattr("tinymaml.runs.evaluate.measure", interrupted)
     assert main(["eval", str(run)]) == 130
     assert capsys.readouterr() == ("", "\nstopped\n")
 
@@ -429,11 +450,10 @@ def test_data_downloads_and_prints_where(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="it draws")
 def test_plot_prints_the_pictures_it_drew(tmp_path, capsys, monkeypatch, run):
-    monkeypatch.setattr("tinymaml.plot.PRETRAIN_ITERATIONS", 1)
-    monkeypatch.setattr("tinymaml.plot._figures", lambda trained, records: [])
+    monkeypatch.setattr("tinymaml.pictures.figures", lambda learned, records: [])
     assert main(["plot", str(run), "--to", str(tmp_path / "pictures")]) == 0
     assert capsys.readouterr().out == "" and (tmp_path / "pictures").is_dir()
-    monkeypatch.setattr("tinymaml.plot.plot", lambda *_, **__: [tmp_path / "a.png", tmp_path / "b.png"])
+    monkeypatch.setattr("tinymaml.pictures.plot", lambda *_, **__: [tmp_path / "a.png", tmp_path / "b.png"])
     assert main(["plot", str(run)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\n{tmp_path / 'b.png'}\n"
 

@@ -212,7 +212,7 @@ def test_the_picture_has_validation_steps_and_seconds_with_the_spread_of_seeds(r
     drawn = set(steps.get_legend_handles_labels()[1])
     assert drawn == {"maml (2 seeds)", "reptile", "from scratch (2 seeds)"} | published
     for drawn, line in zip(steps.containers, result["lines"], strict=True):
-        np.testing.assert_allclose(drawn[0].get_data(), np.array([[0, 1, 2], line["mean"]], float))
+        np.testing.assert_allclose(*(np.array(xy, float) for xy in (drawn[0].get_data(), ([0, 1, 2], line["mean"]))))
         (bars,) = drawn[2]
         low, high = bars.get_segments()[1][:, 1]
         np.testing.assert_allclose([low, high], [line["mean"][1] - line["ci95"][1], line["mean"][1] + line["ci95"][1]])
@@ -230,7 +230,9 @@ def test_accuracy_is_compared_in_percent_beside_chance_with_the_statistics_named
     figure = comparison(result)
     assert all(ax.get_ylabel() == "query accuracy (%)" and ax.get_ylim() == (0, 102) for ax in figure.axes)
     assert "batch norm: support, transductive" in figure.get_suptitle()
-    assert "batch norm: statistics of the support set" in table(compare(paths[1:], tasks=3, steps=1))
+    assert "batch norm of queries by support statistics: those of the task's support set" in table(
+        compare(paths[1:], tasks=3, steps=1)
+    )
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -572,6 +572,19 @@ def test_what_is_computed_once_and_kept_is_no_write():
 # ── what it costs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_frozen_dataclass_is_read_like_any_object():
+    @dataclasses.dataclass(frozen=True)
+    class Frozen:
+        rate: float = 2.0
+
+    settings = Frozen()  # whose generated __setattr__ asks for a type
+    outside = Outside(lambda x: x * settings.rate)
+    outside.check()
+    assert outside.changed() is None
+    object.__setattr__(settings, "rate", 3.0)
+    assert outside.changed() == "settings.rate"
+
+
 def test_objects_of_others_are_not_walked():
     """What NumPy, the standard library and this package hold is theirs."""
     net = mlp((3,), (8,), 1)

@@ -5,15 +5,17 @@ import pytest
 
 import tinymaml as tm
 from tinymaml import check_grads, grad, tree_items, tree_leaves, tree_map
-from tinymaml.optim import adam, momentum, sgd
+from tinymaml.optim import adam, adamw, momentum, nesterov, sgd
 
 RNG = np.random.default_rng(0)
 PARAMS = {"layers": [RNG.standard_normal((3, 2)), RNG.standard_normal(2)], "scale": np.array(1.5)}
 OPTIMISERS = {  # name: ours, PyTorch's
     "sgd": (sgd(0.1), lambda torch, p: torch.optim.SGD(p, lr=0.1)),
     "momentum": (momentum(0.1, 0.8), lambda torch, p: torch.optim.SGD(p, lr=0.1, momentum=0.8)),
+    "nesterov": (nesterov(0.1, 0.8), lambda torch, p: torch.optim.SGD(p, lr=0.1, momentum=0.8, nesterov=True)),
     "adam": (adam(0.01), lambda torch, p: torch.optim.Adam(p, lr=0.01)),
     "adam, other settings": (adam(0.1, 0.5, 0.9, 1e-3), lambda torch, p: torch.optim.Adam(p, 0.1, (0.5, 0.9), 1e-3)),
+    "adamw": (adamw(0.01, decay=0.1), lambda torch, p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
 }
 
 
@@ -87,7 +89,7 @@ def test_nothing_given_is_modified(name):
         np.testing.assert_array_equal(x, b)
 
 
-@pytest.mark.parametrize("make", [sgd, momentum, adam])
+@pytest.mark.parametrize("make", [sgd, momentum, nesterov, adam, adamw])
 def test_a_rate_out_of_a_numpy_schedule_does_not_promote_float32(make):
     params = {"w": np.ones(3, np.float32)}
     optimizer = make(np.linspace(0.1, 0.2, 2)[0])
@@ -99,7 +101,9 @@ def test_a_rate_out_of_a_numpy_schedule_does_not_promote_float32(make):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [sgd(0.1), momentum(0.1), adam(0.1, eps_root=1e-16)], ids=["sgd", "momentum", "adam"]
+    "optimizer",
+    [sgd(0.1), momentum(0.1), nesterov(0.1), adam(0.1, eps_root=1e-16), adamw(0.1, eps_root=1e-16)],
+    ids=["sgd", "momentum", "nesterov", "adam", "adamw"],
 )
 def test_two_updates_can_be_differentiated_through(optimizer):
     f = lambda p: loss(run(optimizer, p, 2)[0]) + np.sum(run(optimizer, p, 2)[0]["layers"][0] ** 2)  # noqa: E731
@@ -116,6 +120,17 @@ def test_adam_without_eps_root_is_nan_there_as_documented():
 def test_eps_root_hardly_changes_the_step():
     for a, b in zip(*(tree_leaves(run(adam(0.1, eps_root=e), PARAMS, 5)[0]) for e in (0.0, 1e-16)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_an_update_whose_state_is_an_input_can_be_recorded(name):
+    optimizer, _ = OPTIMISERS[name]
+    params, state = run(optimizer, PARAMS, 2)
+    program = tm.record(optimizer.update, PARAMS, PARAMS, optimizer.init(PARAMS))
+    grads = grad(loss)(params)
+    ours, wanted = program(params, grads, state), optimizer.update(params, grads, state)
+    for a, b in zip(tree_leaves(ours), tree_leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_state_on_tensors_is_made_of_plain_arrays():

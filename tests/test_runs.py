@@ -198,7 +198,7 @@ def test_what_is_not_a_run_is_not_opened(tmp_path):
         (b"[1]", "not what tinymaml writes"),
         (b'{"hidden_size": 40}', "not what tinymaml writes: wanted a JSON object with format"),
         (b'{"format": 1, "tinymaml": "0.1", "config": 3}', "not what tinymaml writes"),
-        (b'{"format": 2, "tinymaml": "9.9", "config": {}}', r"format 2, by tinymaml 9\.9; .* up to format 1"),
+        (b'{"format": 3, "tinymaml": "9.9", "config": {}}', r"format 3, by tinymaml 9\.9; .* up to format 2"),
     ],
 )
 def test_a_foreign_or_newer_config_is_named(tmp_path, config, message):

@@ -12,7 +12,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     check        is a derivative right, at any order?                optim      SGD, momentum, Adam
     tasks/       sinusoid, Omniglot                                  networks/  those of the papers
     train        the outer loop                                      evaluate   how well it adapts to new tasks
-    runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
+    runs         a run's folder: checkpoints, log                    pictures/  of runs; cli: the command line
     init         initialisers                                        files      files that are whole or not there
     flat         meta-gradients whose memory does not grow with K    blas       the limit on its threads
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code

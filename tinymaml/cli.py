@@ -166,7 +166,7 @@ def _add_train(commands, argv: list[str]) -> None:
     except ValueError as error:
         train.error(str(error))
     for called, options in groups:
-        group = train.add_argument_group(called)
+        group = train.add_argument_group(called, None if options else "it has no options")
         for field, default in options:
             _add_option(group, field, default)
     train.set_defaults(parts=[called for called, _ in groups])

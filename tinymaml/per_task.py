@@ -138,7 +138,7 @@ def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
         value, grads = as_wanted(result, meta)
         if isinstance(value, tuple):
             value, extra = value
-            aux.append(extra)
+            aux.append(tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, extra))
         check_converging(value, f"task {t}: the query loss")
         check_arrays(grads, f"task {t}: the meta-gradient of {per_task.called}")
         values.append(value)

@@ -1,11 +1,11 @@
 """CAVIA (Zintgraf et al., 2019, arXiv 1810.03642): only a context adapts, a few further inputs of the network.
 
-    φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ        (equation 1)
-    G = ∂L_q(φ_K, θ)/∂θ                           (equation 2: through φ_K, which depends on θ)
+    φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ
+    G = dL_q(φ_K, θ)/dθ, also through φ_K, which depends on θ        (algorithm 1)
 
 φ is a leaf of what is learned, beside the network's θ; but it is 0 at the start of each task, and its gradient is 0.
-Published settings for sine waves: d = 4 or 5, K = 1, α = 1. There the original code clamps each element of each task's
-gradient to ±10 (`--context-clamp 10`), and the paper does not say so.
+The original code for sine waves has d = 5, K = 1, α = 1, 25 tasks, 10 + 10 points, and clamps each element of each
+task's gradient to ±10, as `--context-clamp 10` does; it takes the model that was best in validation.
 """
 
 from __future__ import annotations

@@ -35,6 +35,11 @@ class Settings(proximal.Settings):
     solver_steps: int = option(5, "products with the Hessian that the solver uses", least=1)
 
 
+def check(network, settings):
+    if settings.inner_decay:
+        raise ValueError(f"imaml: inner_decay is {settings.inner_decay}, wanted 0: strength is the only pull on φ*")
+
+
 def of_task(loss, theta, support, query, settings):
     phi = nth(adapt(loss, theta, support, settings), settings.inner_steps)
     value, g = value_and_grad(loss, has_aux=True)(phi, *query)

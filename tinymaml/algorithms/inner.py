@@ -4,7 +4,7 @@
     nth(descend(...), K)                                            θ_K
     of_task = through(adapt)                                        the exact gradient of L_q(θ_K) through `adapt`
 
-    g ← ∇L_s(θₖ),   clipped by value, then by norm
+    g ← ∇L_s(θₖ),   clipped by value, then by norm;   g ← g + λθₖ   (weight decay, as L2 in PyTorch; not for AdamW)
     SGD        θₖ₊₁ = θₖ − α g
     momentum   m ← μ m + g,   θₖ₊₁ = θₖ − α m
     Nesterov   m ← μ m + g,   θₖ₊₁ = θₖ − α (g + μ m)
@@ -36,6 +36,8 @@ from ..ops import in_dtype
 from ..runs.settings import option
 
 EPS_ROOT = 1e-16
+MOMENTUM = {"inner_optimizer": ("momentum", "nesterov")}
+ADAM = {"inner_optimizer": ("adam", "adamw")}
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Settings(Steps):
     inner_optimizer: str = option(
         "sgd", "optimiser of the inner loop", choices=("sgd", "momentum", "nesterov", "adam", "adamw")
     )
-    inner_momentum: float = option(0.9, "μ of momentum and Nesterov inside", least=0)
-    inner_beta1: float = option(0.9, "β₁ of Adam inside: the mean of gradients", least=0)
-    inner_beta2: float = option(0.999, "β₂ of Adam inside: the mean of their squares", least=0)
-    inner_eps: float = option(1e-8, "ε of Adam inside, outside of the root", least=0)
+    inner_momentum: float = option(0.9, "μ of momentum and Nesterov inside", least=0, where=MOMENTUM)
+    inner_beta1: float = option(0.9, "β₁ of Adam inside: the mean of gradients", least=0, where=ADAM)
+    inner_beta2: float = option(0.999, "β₂ of Adam inside: the mean of their squares", least=0, where=ADAM)
+    inner_eps: float = option(1e-8, "ε of Adam inside, outside of the root", least=0, where=ADAM)
     inner_decay: float = option(
         0.0, "λ, weight decay inside: λθ is added to the gradient, for adamw αλθ is taken off θ", least=0
     )

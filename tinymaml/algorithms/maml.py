@@ -1,6 +1,6 @@
 """MAML (Finn, Abbeel and Levine, 2017, arXiv 1703.03400): the gradient of the query loss through every inner step.
 
-    G = ∇_θ L_q(θ_K),   θₖ₊₁ = θₖ − α ∇L_s(θₖ)            (equations 1 and 4)
+    G = ∇_θ L_q(θ_K),   θₖ₊₁ = θₖ − α ∇L_s(θₖ)            (section 2.2, algorithm 2)
 
 By SGD, G = (I − αH₀) ⋯ (I − αH_{K−1}) g_q(θ_K), and `tinymaml.maml` has it as a function of its own; here the inner
 optimiser is a choice. FOMAML (section 5.2) leaves the H out: G = g_q(θ_K). (In the code of Reptile, `--foml` is

@@ -1,6 +1,6 @@
 """Meta-SGD (Li, Zhou, Chen and Li, 2017, arXiv 1707.09835): a rate for every element of θ, learned with it.
 
-    θₖ₊₁ = θₖ − α ∘ g_s(θₖ),   (θ, α) by the outer loop            (equations 2 and 3; the paper has K = 1)
+    θₖ₊₁ = θₖ − α ∘ g_s(θₖ),   (θ, α) by the outer loop            (algorithm 1, where K = 1)
     K = 1:   ∂L_q(θ′)/∂α = −g_s ∘ g_q(θ′),   ∂L_q(θ′)/∂θ = g_q(θ′) − H_s (α ∘ g_q(θ′))
 
 α is not bounded, and may become negative. The paper says that α is random at the start; implementations draw one value
@@ -26,9 +26,9 @@ exact = True
 @dataclass(frozen=True)
 class Settings(Steps):
     alpha: str = option("constant", "α at the start: inner_lr, or uniform", choices=("constant", "uniform"))
-    alpha_low: float = option(0.005, "the least α at the start, if uniform", least=0)
-    alpha_high: float = option(0.1, "the greatest α at the start, if uniform", least=0)
-    alpha_seed: int = option(0, "seed of α at the start, if uniform", least=0)
+    alpha_low: float = option(0.005, "the least α at the start, if uniform", least=0, where={"alpha": ("uniform",)})
+    alpha_high: float = option(0.1, "the greatest α at the start, if uniform", least=0, where={"alpha": ("uniform",)})
+    alpha_seed: int = option(0, "seed of α at the start, if uniform", least=0, where={"alpha": ("uniform",)})
 
 
 def init(theta, settings):

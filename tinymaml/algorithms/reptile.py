@@ -1,10 +1,13 @@
 """Reptile (Nichol, Achiam and Schulman, 2018, arXiv 1803.02999): θ moves to where the steps on a task lead.
 
-    θ ← θ + ε mean_t(θ_K − θ),   so that G = θ − θ_K stands for a gradient, with ε falling from `meta_lr` to 0 linearly
+    θ ← θ + ε mean_t(θ_K − θ)        (algorithms 1 and 2)
+
+G = θ − θ_K stands for a gradient, and ε, which is `meta_lr`, falls to 0 linearly.
 
 No derivative of an inner step is taken. With g₁, g₂ the gradients of the first two batches at θ, and H of the second,
-two steps of SGD give G = α (g₁ + g₂ − αHg₁) + O(α³): the term −Hg₁ is what the average over tasks learns from. (With
-K = 1, Reptile is joint training.) The paper's batched form is the mean over tasks; its serial form is `--tasks 1`.
+two steps of SGD give G = α (g₁ + g₂ − αHg₁) + O(α³): the term with H is what makes θ easy to adapt (section 5.1), and
+with K = 1, Reptile is joint training on the support sets. The paper's batched form is the mean over tasks; its serial
+form is `--tasks 1`.
 
 In the original code (openai/supervised-reptile), the inner optimiser is Adam with β₁ = 0, whose second moments and
 count of steps go on from task to task and from meta-iteration to meta-iteration; in the evaluation, every task begins
@@ -34,7 +37,7 @@ defaults = {"optimizer": "sgd", "meta_lr": 1.0, "schedule": "linear"}
 @dataclass(frozen=True)
 class Settings(inner.Settings):
     inner_steps: int = option(5, "K, gradient steps of the inner loop in training", least=0)
-    inner_beta1: float = option(0.0, "β₁ of Adam inside: the mean of gradients", least=0)
+    inner_beta1: float = option(0.0, "β₁ of Adam inside: the mean of gradients", least=0, where=inner.ADAM)
     inner_batch: int = option(0, "support examples of an inner step, one slice after another; 0: all", least=0)
     carry_state: bool = option(False, "the inner optimiser's state goes on from task to task, as in the original code")
 

@@ -19,8 +19,8 @@ class Settings:
     blocks: int = option(4, "blocks of convolution, normalisation and ReLU", least=1)
     pool: bool = option(False, "blocks of stride 1 that end with a 2×2 max-pool, instead of stride 2")
     norm: str = option("batch", "normalisation before each ReLU", choices=NORMS)
-    groups: int = option(8, "groups of channels of group norm", least=1)
-    statistics: str = option("transductive", STATISTICS_HELP, choices=tuple(STATISTICS))
+    groups: int = option(8, "groups of channels of group norm", least=1, where={"norm": ("group",)})
+    statistics: str = option("transductive", STATISTICS_HELP, choices=tuple(STATISTICS), where={"norm": ("batch",)})
 
 
 def make(family, settings: Settings) -> Network:

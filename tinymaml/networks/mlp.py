@@ -21,7 +21,7 @@ NORMS = ("none", "batch", "layer")
 class Settings:
     hidden: tuple[int, ...] = option((40, 40), "widths of the hidden layers", least=1)
     norm: str = option("none", "normalisation before each ReLU", choices=NORMS)
-    statistics: str = option("transductive", STATISTICS_HELP, choices=tuple(STATISTICS))
+    statistics: str = option("transductive", STATISTICS_HELP, choices=tuple(STATISTICS), where={"norm": ("batch",)})
 
 
 def make(family, settings: Settings) -> Network:

@@ -254,6 +254,8 @@ class Compiled:
             return self._fall_back(v, cause, meta, tasks, *shared)
         if failed or (self.gradient and not np.isfinite(value)):
             return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
+        if apart is not None and not self.gradient and not all(np.isfinite(x).all() for x in results):
+            return self.f(meta, tasks, *shared)  # an overflow is not worth a comparison: rounding may decide it
         if apart is not None:
             compared = self._compared_later if products(v.runner.task) > LONG else self._compared
             try:
@@ -372,7 +374,7 @@ class Compiled:
         """Value, aux and gradient of one task, of what the function returns for it alone; or the leaves it returns."""
         if not self.gradient:
             return ([np.asarray(x[0]) for x in tree_leaves(result)],)
-        value, grads = result
+        value, grads = tree_map(lambda x: np.asarray(x) if isinstance(x, np.generic) else x, result)
         value, aux = (value[0], tree_leaves(value[1][0])) if isinstance(value, tuple) else (value, [])
         return value, aux, tree_leaves(grads)
 

@@ -51,6 +51,7 @@ LIVE = {"time", "secrets", "uuid", "datetime"}  # modules whose functions give s
 RANDOM = {"default_rng", "RandomState", "Random", "SeedSequence", "SystemRandom", "PCG64", "MT19937", "Philox",
           "SFC64", "PCG64DXSM"}  # fmt: skip
 MAKERS = {"__init__", "__new__", "__post_init__"}  # methods of a class that are run where it is called, not an object
+WRITERS = {"__setattr__", "__delattr__"}
 _lock = threading.RLock()
 MISSING = type("Missing", (), {"__repr__": lambda self: "nothing"})()
 _REMEDY = "draw masks, noise or keys outside and pass them as part of the task"
@@ -497,6 +498,8 @@ class Outside:
         if isinstance(x, (type, types.ModuleType)):
             operators = {n for n in space if n.startswith("__") and isinstance(space[n], types.FunctionType)}
             operators -= known if x in self._named else known | MAKERS
+            if getattr(space.get("__dataclass_params__"), "frozen", False):
+                operators -= WRITERS  # they are `dataclass`'s own, and raise
             known |= operators
             names = sorted((names & (space.keys() | self._written) | operators) - {"__dict__", "__class__"})
         elif isinstance(x, types.FunctionType):

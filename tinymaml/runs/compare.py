@@ -19,8 +19,9 @@ import numpy as np
 from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
+from ..networks.network import STATISTICS
 from .adaptation import measured, rate_of
-from .evaluate import STATISTICS, interval
+from .evaluate import interval
 from .folder import Run
 from .learner import Learner
 from .loop import TEST, Learned, generator, initial, paths, restore
@@ -232,7 +233,8 @@ def table(result: dict[str, Any]) -> str:
     if result["chance"] is not None:
         heads.append(f"chance: {_number(result['chance'], result)}{result['unit']}")
     if len(statistics) == 1:
-        heads.append(f"batch norm: {STATISTICS.get(statistics[0], statistics[0])}")
+        what = STATISTICS.get(statistics[0], "its own")
+        heads.append(f"batch norm of queries by {statistics[0]} statistics: {what}")
     shown = sorted({k for k in (0, 1, 5, steps[-1]) if k <= steps[-1]})
     rows = [["run", *["batch norm"] * (len(statistics) > 1), "seeds", "iterations", "s / 1000", "inner rate",
              *(f"after {k} step{'' if k == 1 else 's'}" for k in shown)]]  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
+from ..networks.network import STATISTICS
 from .loop import TEST, VALIDATE, Learned, Measure, generator, restore
 
 # Of which one is taken where the inner rate is tuned, as "an automatically tuned step size" in the paper.
@@ -145,17 +146,14 @@ def table(result: dict[str, Any]) -> str:
              result["label"]]  # fmt: skip
     on = f"{result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations"
     how = f"{result['algorithm']}, {result['network']}"
-    how += f", batch norm: {STATISTICS.get(result['statistics'], result['statistics'])}" if result["statistics"] else ""
-    how += f", inner rate {result['inner_lr']:g}, tuned on validation tasks" if result["tuned"] else ""
-    how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}" if result["chance"] is not None else ""
+    if statistics := result["statistics"]:
+        how += f"; batch norm of queries by {statistics} statistics: {STATISTICS.get(statistics, 'its own')}"
+    if result["tuned"]:
+        how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
+    if result["chance"] is not None:
+        how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}"
     lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
         lines.append(f"{k:5d}   {mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}")
     return "\n".join(lines)
 
-
-STATISTICS = {
-    "transductive": "statistics of the queries (transductive)",
-    "support": "statistics of the support set",
-    "running": "running averages of training",
-}

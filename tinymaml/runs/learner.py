@@ -25,7 +25,6 @@ import numpy as np
 
 from .. import nn
 from ..nest import Nest, tree_leaves, tree_map
-from ..numpy_api import as_array
 from ..per_task import outlined
 from .settings import Config, find
 
@@ -138,7 +137,7 @@ class Learner:
                 seen = f"of_task of {one.__name__} returned {outlined(result)}"
                 raise TypeError(f"{seen}, wanted ((loss, aux), gradient)") from None
             state, aux = ({"carried": aux["carried"]}, aux["aux"]) if carries else ({}, aux)
-            aux = tree_map(as_array, {**(aux if collect else {"metric": aux}), **state})
+            aux = {**(aux if collect else {"metric": aux}), **state}
             if "weight" in given:
                 gradient = tree_map(lambda g: given["weight"] * g, gradient)
             return (value, aux), gradient

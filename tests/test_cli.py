@@ -218,6 +218,72 @@ def test_split_and_checkpoint_can_be_chosen(capsys, run):
     assert seen["--split val"]["split"] == "val" and seen["--iteration 2"]["iteration"] == 2
 
 
+def test_an_evaluation_by_a_tuned_rate_and_before_training(capsys, run):
+    assert main(["eval", str(run), "--tasks", "3", "--steps", "1", "--tune", "--iteration", "0"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "5-shot mean squared error on 3 test tasks, after 0 meta-iterations"
+    assert second.startswith("maml, mlp; inner rate ") and second.endswith(", tuned on validation tasks")
+
+
+# ── a user's own ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OWN_ALGORITHM = """
+import itertools, operator
+import tinymaml as tm
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Settings:
+    my_rate: float = 0.02
+def init(theta, settings):
+    return theta
+def adapt(loss, theta, support, settings):
+    while True:
+        yield theta
+        grads, _ = tm.grad(loss, has_aux=True)(theta, *support)
+        theta = tm.tree_map(lambda p, g: p - settings.my_rate * g, theta, grads)
+def of_task(loss, theta, support, query, settings):
+    adapted = next(itertools.islice(adapt(loss, theta, support, settings), 3, None))
+    return loss(adapted, *query), tm.tree_map(operator.sub, theta, adapted)
+"""
+OWN_NETWORK = """
+from types import SimpleNamespace
+import numpy as np
+def make(family, settings):
+    (n,) = family.input_shape
+    init = lambda rng, dtype: {"w": rng.standard_normal((n + 1, family.outputs)).astype(dtype)}
+    apply = lambda params, x: np.concatenate([x, x * x], 1) @ params["w"]
+    return SimpleNamespace(init=init, apply=apply)
+"""
+
+
+def test_a_family_an_algorithm_and_a_network_of_a_user_are_trained_evaluated_and_resumed(tmp_path):
+    """In processes of their own, whose working directory holds the modules."""
+    (tmp_path / "my_package").mkdir()
+    family = Path(__file__).with_name("user_family.py").read_text(encoding="utf-8")
+    (tmp_path / "my_package" / "my_tasks.py").write_text(family, encoding="utf-8")
+    (tmp_path / "my_algorithm.py").write_text(OWN_ALGORITHM, encoding="utf-8")
+    (tmp_path / "my_network.py").write_text(OWN_NETWORK, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(tinymaml.__file__).parents[1]), "PYTHONWARNINGS": "error"}
+
+    def tinymaml_(*command: str) -> str:
+        command = [sys.executable, "-c", "import sys; from tinymaml.cli import main; sys.exit(main())", *command]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    parts = ["--algorithm", "my_algorithm", "--network", "my_network:make"]
+    shown = tinymaml_("train", "my_package.my_tasks", *parts, "--help")
+    for words in ("my_package.my_tasks (family):", "--shots SHOTS", "my_network:make (network):", "--my-rate MY_RATE"):
+        assert words in shown
+    small = ["--iterations", "3", "--tasks", "2", "--shots", "4", "--validation-tasks", "2", "--my-rate", "0.05"]
+    err = tinymaml_("train", "my_package.my_tasks", *parts, *small)
+    assert "runs/my_package.my_tasks" in err and "my_rate=0.05" in err and "shots=4" in err
+    tinymaml_("train", "my_package.my_tasks", "--resume", "--iterations", "5")
+    result = json.loads(tinymaml_("eval", "runs/my_package.my_tasks", "--tasks", "3", "--steps", "2", "--json"))
+    assert (result["algorithm"], result["network"]) == ("my_algorithm", "my_network:make")
+    assert result["iteration"] == 5 and np.isfinite(result["mean"]).all() and result["inner_lr"] is None
+
+
 # ── what cannot be done ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -10,9 +10,9 @@ Read in this order; the first four, after `nest`, are everything there is to und
     numpy_api    NumPy's functions on tensors, table and rest        products   matmul to einsum
     kernels      NumPy twins of loops in machine code               inputs     what maml accepts, and refuses
     check        is a derivative right, at any order?                optim      SGD, momentum, Adam
-    tasks/       sinusoid, Omniglot                                  networks/  those of the papers
-    train        the outer loop                                      evaluate   how well it adapts to new tasks
-    runs         a run's folder: checkpoints, log                    pictures/  of runs; cli: the command line
+    per_task     what is done for one task, done for all             algorithms/  one file each, like its paper
+    families/    sinusoid, Omniglot                                  networks/  those of the papers
+    runs/        settings, the outer loop, evaluation, folders       pictures/, cli  of runs; the command line
     init         initialisers                                        files      files that are whole or not there
     flat         meta-gradients whose memory does not grow with K    blas       the limit on its threads
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code

@@ -105,7 +105,7 @@ def test_help_is_of_the_parts_that_are_chosen_a_group_each(capsys, choice):
         assert f"--{option.replace('_', '-')} " in words
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["data"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["compare"], ["data"]])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])
@@ -516,11 +516,10 @@ def test_data_downloads_and_prints_where(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="it draws")
 def test_plot_prints_the_pictures_it_drew(tmp_path, capsys, monkeypatch, run):
-    monkeypatch.setattr("tinymaml.plot.PRETRAIN_ITERATIONS", 1)
-    monkeypatch.setattr("tinymaml.plot._figures", lambda trained, records: [])
+    monkeypatch.setattr("tinymaml.pictures.figures", lambda learned, records: [])
     assert main(["plot", str(run), "--to", str(tmp_path / "pictures")]) == 0
     assert capsys.readouterr().out == "" and (tmp_path / "pictures").is_dir()
-    monkeypatch.setattr("tinymaml.plot.plot", lambda *_, **__: [tmp_path / "a.png", tmp_path / "b.png"])
+    monkeypatch.setattr("tinymaml.pictures.plot", lambda *_, **__: [tmp_path / "a.png", tmp_path / "b.png"])
     assert main(["plot", str(run)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\n{tmp_path / 'b.png'}\n"
 

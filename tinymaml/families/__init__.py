@@ -16,6 +16,8 @@ A family is a module with
         dtype                                              optional: of the floating arrays; set before sampling
     published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
                                                            after so many steps of adaptation
+    pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that
+                                                           every run has; learned is a `runs.loop.Learned`
 
 A module of your own that keeps this protocol is trained like a built-in family: `tinymaml train my_package.my_tasks`.
 To add a family here, write its file and add it to FAMILIES. Read next: `common`.

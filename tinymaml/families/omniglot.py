@@ -17,7 +17,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,18 @@ def published(settings: Settings) -> list[tuple[str, dict[int, float]]]:
     }
     task = settings.ways, settings.shots
     return [(f"MAML, {net}, Finn et al., 2017", {steps: row[task]}) for net, row in table.items() if task in row]
+
+
+def pictures(learned) -> Iterator[tuple[str, Any]]:
+    """Test tasks, and what is predicted for their queries before and after adaptation."""
+    from ..pictures import tiles
+
+    family = learned.learner.family
+
+    def names(rng: np.random.Generator) -> list[str]:
+        return [family.name(c) for c in family.episodes(rng, 1, "test").classes[0]]
+
+    yield "tasks", tiles.predictions(learned, names)
 
 
 @dataclass(frozen=True, eq=False)

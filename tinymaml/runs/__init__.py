@@ -3,6 +3,7 @@
     settings     options, the parts of a run, `Config`         outer        rates and optimisers of the outer loop
     learner      family, network and algorithm, joined         loop         train, resume, restore
     evaluate     how well a run adapts to new tasks            folder       a run's folder: checkpoints, log
+    compare      several runs on the same tasks                adaptation   as far as it goes
 
 None of them names a family, a network or an algorithm.
 """

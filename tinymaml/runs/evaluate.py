@@ -34,7 +34,8 @@ def evaluate(
 
     Args:
         iteration: which checkpoint, by default the newest; 0: the network before training, for which none is needed.
-        tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks.
+        tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks; so it
+            is always for an algorithm that leaves its rate open (`tuned`: joint training).
         data: where the run's data lies now, if it has moved.
 
     Returns:
@@ -49,6 +50,7 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     learned = restore(path, iteration, **({"data": data} if data else {}))
     config, learner = learned.config, learned.learner
+    tune = tune or getattr(learner.algorithm, "tuned", False)
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         rate = tuned(learned, steps, progress) if tune else config.get("inner_lr")
         chosen = [task(learned, split, t) for t in range(tasks)]

@@ -13,6 +13,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     per_task     what is done for one task, done for all             algorithms/  one file each, like its paper
     families/    sinusoid, Omniglot                                  networks/  those of the papers
     runs/        settings, the outer loop, evaluation, folders       plot, cli  pictures, the command line
+    description  what programs know about a primitive                extras    packages that are optional
     init         initialisers                                        files      files that are whole or not there
     flat         meta-gradients whose memory does not grow with K    blas       the limit on its threads
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code

@@ -14,7 +14,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     description  what programs know about a primitive                kernels    NumPy twins of loops in machine code
 
     algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
-    networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation, folders
+    networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation
     pictures/    of a run, and of several                            cli        the command line
     files        files that are whole or not there                   blas       the limit on its threads
     extras       packages that are optional

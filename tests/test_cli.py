@@ -136,9 +136,9 @@ def test_training_shows_settings_progress_and_what_to_do_next_on_stderr(tmp_path
     assert f"tinymaml eval {tmp_path / 'run'}" in lines_of(err)[-1]
 
 
-def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, data_dir):
-    path, data = tmp_path / "run", str(data_dir / "omniglot")
-    options = "--filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2 --validate-every 2"
+def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, omniglot_data):
+    path, data = tmp_path / "run", str(omniglot_data)
+    options = "--scheme official --filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2 --validate-every 2"
     assert main(["train", "omniglot", "--data", data, "--out", str(path), *options.split()]) == 0
     bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     assert "loss " in bar and ", accuracy " in bar and "validation accuracy" in bar
@@ -146,7 +146,8 @@ def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, 
     assert records[-1].keys() == {"iteration", "loss", "accuracy", "validation_accuracy"}
     assert main(["eval", str(path), "--tasks", "3", "--steps", "1"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("1-shot 3-way accuracy on 3 test tasks, after 2 meta-iterations") and out.count(" %") == 2
+    assert out.startswith("1-shot 3-way accuracy on 3 test tasks, after 2 meta-iterations") and out.count(" ± ") == 2
+    assert "batch norm of queries by transductive statistics" in out and out.splitlines()[1].endswith("chance: 33.33 %")
     assert main(["eval", str(path), "--tasks", "3", "--steps", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["metric"] == "accuracy" and f"{100 * result['mean'][1]:.2f} ±" in out

@@ -138,8 +138,9 @@ def test_training_shows_settings_progress_and_what_to_do_next_on_stderr(tmp_path
 
 def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, omniglot_data):
     path, data = tmp_path / "run", str(omniglot_data)
-    options = "--scheme official --filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2 --validate-every 2"
-    assert main(["train", "omniglot", "--data", data, "--out", str(path), *options.split()]) == 0
+    options = "--filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2 --validate-every 2"
+    command = ["train", "omniglot", "--data", data, "--scheme", "official", "--out", str(path)]
+    assert main([*command, *options.split()]) == 0
     bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     assert "loss " in bar and ", accuracy " in bar and "validation accuracy" in bar
     records = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tinymaml.extras import require
 from tinymaml.files import write_atomically
-from tinymaml.plot import STYLE
+from tinymaml.pictures.style import STYLE
 
 from . import peers, timing
 

@@ -35,8 +35,9 @@ from tinymaml.networks import Network
 
 def make(family, settings):
     n, outputs = int(np.prod(family.input_shape)), family.outputs
+    draw = nn.glorot_uniform
     return Network(
-        lambda rng, dtype: {"w": nn.glorot_uniform(rng, (n, 8), dtype), "v": nn.glorot_uniform(rng, (8, outputs), dtype)},
+        lambda rng, dtype: {"w": draw(rng, (n, 8), dtype), "v": draw(rng, (8, outputs), dtype)},
         lambda params, x: np.tanh(np.reshape(x, (x.shape[0], -1)) @ params["w"]) @ params["v"],
     )
 """
@@ -248,11 +249,11 @@ WRONG = {  # what is wrong: the role, the code, the message
     "network raises": (
         "network",
         changed(NETWORK, '@ params["v"],', '@ params["u"],'),
-        r"apply: KeyError: 'u' \(mine_\d+.py, line 10\)",
+        r"apply: KeyError: 'u' \(mine_\d+.py, line 11\)",
     ),
     "network's integers": (
         "network",
-        changed(NETWORK, "nn.glorot_uniform(rng, (n, 8), dtype)", "np.ones((n, 8), int)"),
+        changed(NETWORK, "draw(rng, (n, 8), dtype)", "np.ones((n, 8), int)"),
         r"what init returned\['w'\] has dtype int64, wanted floating point",
     ),
     "of_task": (
@@ -423,7 +424,8 @@ def test_saved_parameters_are_those_of_the_network(sine, tmp_path, name):
 
 
 def test_tinymaml_is_imported_with_numpy_alone():
-    code = "import sys, tinymaml; print(*({'safetensors', 'tqdm', 'filelock', 'numba', 'tinymaml.runs'} & sys.modules.keys()))"
+    heavy = {"safetensors", "tqdm", "filelock", "numba", "tinymaml.runs"}
+    code = f"import sys, tinymaml; print(*({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 

@@ -34,7 +34,8 @@ def evaluate(
 
     Args:
         iteration: which checkpoint, by default the newest; 0: the network before training, for which none is needed.
-        tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks.
+        tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks; so it
+            is always for an algorithm that leaves its rate open (`tuned`: joint training).
         data: where the run's data lies now, if it has moved.
 
     Returns:
@@ -49,6 +50,7 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     learned = restore(path, iteration, **({"data": data} if data else {}))
     config, learner = learned.config, learned.learner
+    tune = tune or getattr(learner.algorithm, "tuned", False)
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         rate = tuned(learned, steps, progress) if tune else config.get("inner_lr")
         chosen = [task(learned, split, t) for t in range(tasks)]
@@ -144,9 +146,12 @@ def table(result: dict[str, Any]) -> str:
              result["label"]]  # fmt: skip
     on = f"{result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations"
     how = f"{result['algorithm']}, {result['network']}"
-    how += f", batch norm by {result['statistics']} statistics: {STATISTICS[result['statistics']]}" if result["statistics"] else ""
-    how += f", inner rate {result['inner_lr']:g}, tuned on validation tasks" if result["tuned"] else ""
-    how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}" if result["chance"] is not None else ""
+    if statistics := result["statistics"]:
+        how += f"; batch norm of queries by {statistics} statistics: {STATISTICS.get(statistics, 'its own')}"
+    if result["tuned"]:
+        how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
+    if result["chance"] is not None:
+        how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}"
     lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
         lines.append(f"{k:5d}   {mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}")

@@ -3,15 +3,15 @@
     python -m bench family                     # trains what is not trained yet, measures it, prints the table, draws
     python -m bench family maml reptile        # these alone
     python -m bench family --time              # milliseconds per meta-iteration, everyone by turns
-    python -m bench family --table             # the table and the picture from what is stored
+    python -m bench family --table             # the table and the picture of what is stored
 
-A run is one command of `tinymaml train`, in a folder of its own below --runs; the algorithm's defaults for sine waves
-are its settings. A study that was stopped goes on where it was, and two at a time share the work. What is measured of a
-run is stored in bench/results/family, one small file per run.
+A run is one command of `tinymaml train`, in a folder of its own below --runs; its settings are the defaults of the
+algorithm for sine waves. A study that was stopped goes on where it was, and two at a time share the work. What is
+measured is `tinymaml compare` of the three runs of an entry; it is stored in bench/results/family, one small file each.
 
-Each run adapts to the same 600 test tasks, 10 steps, by its algorithm's own steps. Joint training and the untrained
-network ("scratch") adapt by the rate that is best on validation tasks after 10 steps. In the table, ± is first the 95 %
-interval over tasks (of one run, the mean over seeds), then the standard deviation over seeds.
+Each run adapts to the same 600 test tasks, 10 steps, by its algorithm's own steps; joint training and the untrained
+network ("scratch") by gradient descent at the rate that is best on validation tasks after 10 steps. In the table, ± is
+first the 95 % interval over tasks, then the standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 from tinymaml.blas import libraries, one_thread
 from tinymaml.files import write_atomically
 from tinymaml.runs import Run
-from tinymaml.runs.evaluate import evaluate
+from tinymaml.runs.compare import compare
 from tinymaml.runs.learner import Learner
 from tinymaml.runs.loop import configuration, initial, make_step, train
 from tinymaml.runs.settings import Config
@@ -42,27 +42,24 @@ HERE = Path(__file__).parent
 RUNS = "runs/family"
 RESULTS, FIGURE = HERE / "results" / "family", HERE / "figures" / "family.png"
 SEEDS, TASKS, STEPS = (0, 1, 2), 600, 10
-TASK_SEED = 0  # of the test tasks, whatever the seed of the run
 COLUMNS = (0, 1, 5, 10)  # steps, in the table
+FAR = 10  # a mean error of more than so many times the one before adaptation is said to diverge
 TURN = 0.2  # seconds of a turn of `--time`
 
 
 class Entry(NamedTuple):
-    """A line of the table: an algorithm on sine waves, and how it is measured.
+    """A line of the table: an algorithm on sine waves.
 
     Attributes:
         label: its name in table and picture.   algorithm: as the command line has it.
         options: beside the defaults.
-        trained: False: it adapts as it was before training.   tune: it adapts by the rate best on validation tasks.
-        steps: it adapts that far. Beyond, rates that were learned for one step make some tasks diverge.
+        trained: False: what is measured is the network before training, of the runs of the entry `maml`.
     """
 
     label: str
     algorithm: str
     options: dict[str, Any] = {}
     trained: bool = True
-    tune: bool = False
-    steps: int = STEPS
 
 
 ENTRIES = {
@@ -72,105 +69,118 @@ ENTRIES = {
     "anil": Entry("ANIL", "anil"),
     "boil": Entry("BOIL", "boil"),
     "cavia": Entry("CAVIA", "cavia"),
-    "meta-sgd": Entry("Meta-SGD", "meta-sgd", steps=2),
+    "meta-sgd": Entry("Meta-SGD", "meta-sgd"),
     "mamlpp": Entry("MAML++", "mamlpp"),
     "imaml": Entry("iMAML", "imaml"),
     "hessian-free": Entry("HF-MAML", "hessian-free"),
     "proximal": Entry("Meta-MinibatchProx", "proximal"),
     "perturbed": Entry("Sharp-MAML, inside", "perturbed", {"inner_sharpness": 0.0005}),
-    "joint": Entry("joint training", "joint", tune=True),
-    "scratch": Entry("from scratch", "maml", {"iterations": 1}, trained=False, tune=True),
+    "joint": Entry("joint training", "joint"),
+    "scratch": Entry("from scratch", "maml", trained=False),
 }
-# Zintgraf et al., 2019, and the settings of their code (lmzintgraf/cavia, regression): 10 points, not 5.
-THEIRS = {"shots": 10, "queries": 10, "meta_lr": 0.001, "schedule": "constant", "iterations": 50000}
+# On the settings of the code of Zintgraf et al., 2019 (lmzintgraf/cavia, regression): 10 points, not 5. Not drawn.
 PUBLISHED = {
-    "cavia-published": Entry("CAVIA, published settings", "cavia", {**THEIRS, "context_clamp": 10.0}),
-}
+    "cavia-published": Entry("CAVIA, its own settings", "cavia", dict(
+        shots=10, queries=10, meta_lr=0.001, schedule="constant", context_clamp=10.0, iterations=50000,
+    )),
+}  # fmt: skip
 EVERY = ENTRIES | PUBLISHED
 
 
-def settings(name: str, seed: int, **changes: Any) -> Config:
+def settings(name: str, seed: int) -> Config:
     """What a run of an entry is trained with."""
     entry = EVERY[name]
-    return Config.default("sinusoid", algorithm=entry.algorithm, **{**changes, **entry.options, "seed": seed})
-
-
-def commands(name: str, seed: int) -> list[str]:
-    """The two commands that train an entry and measure it."""
-    entry, out = EVERY[name], f"{RUNS}/{name}-{seed}"
-    measured = f"tinymaml eval {out} --seed {TASK_SEED}" + (" --tune" if entry.tune else "")
-    measured += f" --steps {entry.steps}" if entry.steps != STEPS else ""
-    return [f"{command(name)} --seed {seed} --out {out}", measured + ("" if entry.trained else " --iteration 0")]
+    return Config.default("sinusoid", algorithm=entry.algorithm, **entry.options, seed=seed)
 
 
 def command(name: str) -> str:
     """What a person types to train an entry."""
-    entry = EVERY[name]
     options = (f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
-               for key, value in entry.options.items())  # fmt: skip
-    return " ".join([f"tinymaml train sinusoid --algorithm {entry.algorithm}", *options])
+               for key, value in EVERY[name].options.items())  # fmt: skip
+    return " ".join([f"tinymaml train sinusoid --algorithm {EVERY[name].algorithm}", *options])
+
+
+def folder(name: str, seed: int, runs: str | Path) -> str:
+    """Where the run of an entry is."""
+    return f"{runs}/{name if EVERY[name].trained else 'maml'}-{seed}"
+
+
+def commands(name: str) -> list[str]:
+    """What trains an entry with every seed, and measures it."""
+    trained = [f"{command(name)} --seed {seed} --out {folder(name, seed, RUNS)}" for seed in SEEDS]
+    measured = " ".join(["tinymaml compare", *(folder(name, seed, RUNS) for seed in SEEDS)])
+    return [*trained, measured if EVERY[name].trained else f"{measured} --scratch"]
 
 
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(
-    name: str, seed: int, runs: Path, results: Path, *, tasks: int = TASKS, **changes: Any
-) -> dict:
-    """Train and measure an entry, as far as that is not done yet, and store the record.
+def run(name: str, seed: int, runs: Path) -> None:
+    """Train an entry, as far as that is not done yet.
 
     Raises:
         ValueError: the run's folder was trained with other settings.
         BlockingIOError: another process trains it at the moment.
     """
-    entry = EVERY[name]
-    config, out, file = settings(name, seed, **changes), runs / f"{name}-{seed}", results / f"{name}-{seed}.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    if kept and is_of(kept, config, tasks, entry.steps):
-        return kept
+    config, out = settings(name, seed), Path(folder(name, seed, runs))
     started = (out / "config.json").exists()
-    if started and configuration(Run.open(out)) != config:
-        raise ValueError(f"{out} was trained with other settings: remove it, or take other --runs")
+    if started:
+        kept = Run.open(out)
+        if configuration(kept) != config:
+            raise ValueError(f"{out} was trained with other settings: remove it, or take other --runs")
+        if max(kept.checkpoints(), default=0) == config.outer.iterations:
+            return
     train(config, out, resume=started, progress=sys.stderr.isatty())
-    measured = evaluate(out, tasks=tasks, steps=entry.steps, tune=entry.tune, seed=TASK_SEED,
-                        iteration=None if entry.trained else 0)  # fmt: skip
-    record = {
-        "entry": name, "seed": seed, "commands": commands(name, seed), "options": config.options(),
-        **{key: measured[key] for key in ("metric", "tasks", "steps", "inner_lr", "tuned", "iteration")},
-        "mean": [round(x, 5) for x in measured["mean"]], "ci95": [round(x, 5) for x in measured["ci95"]],
+
+
+def measure(name: str, runs: Path, tasks: int = TASKS) -> dict:
+    """What is stored of an entry: a line of `runs.compare`, and how it was made."""
+    paths = [folder(name, seed, runs) for seed in SEEDS]
+    line = compare(paths, tasks=tasks, steps=STEPS, scratch=not EVERY[name].trained)["lines"][-1]
+    kept = ("seed", "inner_lr", "tuned", "mean", "diverged")
+    return {
+        "entry": name, "commands": commands(name), "options": settings(name, SEEDS[0]).options(), "tasks": tasks,
+        **{key: _rounded(line[key]) for key in ("mean", "ci95", "spread")},
+        "runs": [{key: _rounded(one[key]) for key in kept} for one in line["runs"]],
     }  # fmt: skip
-    results.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
-def is_of(record: dict, config: Config, tasks: int, steps: int) -> bool:
-    """Whether a record was measured so, with the settings of `config`; options that one of them lacks do not count."""
-    options = json.loads(json.dumps(config.options()))
-    same = all(options[name] == value for name, value in record["options"].items() if name in options)
-    return same and record["tasks"] == tasks and record["steps"][-1] == steps
+def _rounded(x: Any) -> Any:
+    """Numbers of a nest of lists with the digits that count."""
+    return [_rounded(y) for y in x] if isinstance(x, list) else float(f"{x:.5g}") if isinstance(x, float) else x
 
 
-def stored(results: Path) -> dict[str, list[dict]]:
-    """The records of each entry, by seed."""
-    files = {name: sorted(results.glob(f"{name}-[0-9]*.json")) for name in EVERY}
-    return {name: [json.loads(f.read_text(encoding="utf-8")) for f in found] for name, found in files.items() if found}
+def is_of(record: dict, name: str) -> bool:
+    """Whether a record has today's settings of an entry; options that one of the two lacks do not count."""
+    options = json.loads(json.dumps(settings(name, SEEDS[0]).options()))
+    same = all(options[key] == value for key, value in record["options"].items() if key in options)
+    return same and [one["seed"] for one in record["runs"]] == list(SEEDS)
+
+
+def stored(results: Path) -> dict[str, dict]:
+    """The record of each entry that has one."""
+    files = {name: results / f"{name}.json" for name in EVERY}
+    return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in files.items() if f.exists()}
+
+
+def store(record: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, (json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
 # ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def measure_time(names: Iterable[str], turns: int = 11, **changes: Any) -> dict:
+def measure_time(names: Iterable[str], turns: int = 11) -> dict:
     """{"ms": {entry: [median, quartile, quartile]}, …}: a meta-iteration from drawing tasks to the new θ, by turns.
 
     The iterations are the first of a training. "others" is the share of all cores that other programs took meanwhile.
     """
-    found: dict[str, list[float]] = {}
-    steps, states = {}, {}
+    steps, states, found = {}, {}, {}
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         for name in (n for n in names if EVERY[n].trained):
             timing.say(f"compiling {name}")
-            learner = Learner(settings(name, 0, **changes))
+            learner = Learner(settings(name, SEEDS[0]))
             state = initial(learner)
             steps[name], found[name] = make_step(learner, state), []
             for i in range(3):
@@ -179,7 +189,7 @@ def measure_time(names: Iterable[str], turns: int = 11, **changes: Any) -> dict:
         own, all_, started = time.process_time(), timing.busy(), time.perf_counter()
         for turn in range(turns):
             timing.say(f"round {turn + 1} of {turns}")
-            for name in list(steps)[:: 1 if turn % 2 else -1]:
+            for name in list(steps)[:: -1 if turn % 2 else 1]:
                 begin, count = time.perf_counter(), 0
                 while not count or time.perf_counter() - begin < TURN:
                     i, state = states[name]
@@ -200,50 +210,44 @@ def measure_time(names: Iterable[str], turns: int = 11, **changes: Any) -> dict:
 # ── table ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Row(NamedTuple):
-    """An entry after 0 … 10 steps; each an array over steps.
-
-    Attributes:
-        mean: over tasks and seeds.   ci95: half the interval over tasks.   spread: over seeds; 0 if there is one.
-        seeds: (seeds, steps + 1), the mean over tasks for each seed.
-    """
-
-    mean: np.ndarray
-    ci95: np.ndarray
-    spread: np.ndarray
-    seeds: np.ndarray
-
-
-def row(records: list[dict]) -> Row:
-    seeds = np.array([r["mean"] for r in records])
-    spread = seeds.std(0, ddof=1) if len(seeds) > 1 else np.zeros(seeds.shape[1])
-    return Row(seeds.mean(0), np.mean([r["ci95"] for r in records], 0), spread, seeds)
-
-
-def table(records: dict[str, list[dict]], times: dict | None = None) -> str:
+def table(records: dict[str, dict], times: dict | None = None) -> str:
     """As Markdown, a line per entry."""
-    at = [k for k in COLUMNS if k < max(len(r["mean"]) for found in records.values() for r in found)]
-    heads = ["", *(f"{k} steps" if k != 1 else "1 step" for k in at), "ms", "command"]
-    lines = [heads, ["---", *["---:"] * (len(at) + 1), "---"]]
-    for name, found in records.items():
-        r = row(found)
-        cells = [f"{r.mean[k]:.3f} ± {r.ci95[k]:.3f} ± {r.spread[k]:.3f}" if k < len(r.mean) else "–" for k in at]
-        rates = sorted({record["inner_lr"] for record in found if record["tuned"]})
-        how = f"`{command(name)}`" if EVERY[name].trained else "no training"
-        how += f", `eval --tune` (α = {', '.join(f'{rate:g}' for rate in rates)})" if rates else ""
+    heads = ["", *(f"{k} steps" if k != 1 else "1 step" for k in COLUMNS), "ms", "command"]
+    lines = [heads, ["---", *["---:"] * (len(COLUMNS) + 1), "---"]]
+    for name, record in records.items():
+        rates = sorted({one["inner_lr"] for one in record["runs"] if one["tuned"]})
+        how = f"`{command(name)}`" if EVERY[name].trained else "`tinymaml compare … --scratch`"
+        how += f", α = {', '.join(f'{rate:g}' for rate in rates)}, tuned" if rates else ""
         ms = (times or {"ms": {}})["ms"].get(name)
+        cells = [_cell(record, k) for k in COLUMNS]
         lines.append([EVERY[name].label, *cells, timing.digits(ms[0]) if ms else "", how])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def notes(records: dict[str, list[dict]], times: dict | None = None) -> list[str]:
+def _cell(record: dict, k: int) -> str:
+    if k >= reached(record):
+        return "diverges"
+    parts = [record["mean"][k], record["ci95"][k], *([record["spread"][k]] if record["spread"] else [])]
+    return " ± ".join(f"{x:.3f}" for x in parts)
+
+
+def reached(record: dict) -> int:
+    """The number of means, from that of no step on, before a task diverges or the mean error is that of no network."""
+    mean = record["mean"]
+    return next((k for k, x in enumerate(mean) if x is None or x > FAR * mean[0]), len(mean))
+
+
+def notes(records: dict[str, dict], times: dict | None = None) -> list[str]:
     """What a reader must know beside the table: what is missing, what is not of today's defaults, what disturbed."""
-    seeds = {name: [r["seed"] for r in found] for name, found in records.items()}
-    lacking = [name for name in EVERY if set(SEEDS) - set(seeds.get(name, []))]
-    stale = [f"{name}-{r['seed']}" for name, found in records.items() for r in found
-             if not is_of(r, settings(name, r["seed"]), r["tasks"], r["steps"][-1])]  # fmt: skip
-    said = [f"not all of the seeds {', '.join(map(str, SEEDS))}: {', '.join(lacking)}"] if lacking else []
-    said += [f"not of today's defaults: {', '.join(stale)}"] if stale else []
+    missing = [name for name in EVERY if name not in records]
+    stale = [name for name, record in records.items() if not is_of(record, name)]
+    said = [f"not measured yet: {', '.join(missing)}"] if missing else []
+    said += [f"not of today's defaults, or seeds: {', '.join(stale)}"] if stale else []
+    for name, record in records.items():
+        if reached(record) <= STEPS:
+            most = max(one["diverged"] for one in record["runs"])
+            said.append(f"{EVERY[name].label} diverges after more than {reached(record) - 1} steps,"
+                        f" up to {most} of {record['tasks']} tasks beyond all numbers")  # fmt: skip
     if times:
         about = times["machine"]
         said.append(f"ms per meta-iteration: {about['cpu']}, {about['cores']} cores, {times['date'][:10]};"
@@ -251,13 +255,24 @@ def notes(records: dict[str, list[dict]], times: dict | None = None) -> list[str
     return said
 
 
-def title(records: dict[str, list[dict]]) -> str:
-    """Of the picture: what all records share."""
-    first = next(iter(records.values()))[0]
-    iterations = max(r["options"]["iterations"] for found in records.values() for r in found)
-    seeds = {r["seed"] for found in records.values() for r in found}
-    return (f"Sine waves, {first['options']['shots']}-shot, {first['tasks']} test tasks, seeds"
-            f" {', '.join(map(str, sorted(seeds)))}, {iterations:,} meta-iterations each")  # fmt: skip
+def rows(records: dict[str, dict]) -> dict[str, picture.Row]:
+    """What is drawn: by label, as far as the entry gets."""
+    drawn = {name: record for name, record in records.items() if name in ENTRIES}
+    return {
+        ENTRIES[name].label: picture.Row(
+            *(np.array(record[key][: reached(record)]) for key in ("mean", "ci95")),
+            np.array([one["mean"][: reached(record)] for one in record["runs"]], float),
+        )
+        for name, record in drawn.items()
+    }
+
+
+def title(records: dict[str, dict]) -> str:
+    """Of the picture: what all entries that are drawn share."""
+    record = next(record for name, record in records.items() if name in ENTRIES)
+    options = record["options"]
+    return (f"Sine waves, {options['shots']}-shot, {record['tasks']} test tasks, {len(record['runs'])} seeds, "
+            f"{options['iterations']:,} meta-iterations of {options['tasks']} tasks each")  # fmt: skip
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -277,39 +292,43 @@ def main(argv: list[str]) -> int:
     names, failed = args.names or list(EVERY), 0
     try:
         if args.time:
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            write_atomically(RESULTS / "time.json", (json.dumps(measure_time(names), indent=1) + "\n").encode())
+            store(measure_time(names), RESULTS / "time.json")
         elif not args.table:
-            failed = _train(names, Path(args.runs))
+            failed = _work(names, Path(args.runs))
     except KeyboardInterrupt:
         timing.say()
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    records = stored(RESULTS)
+    records, file = stored(RESULTS), RESULTS / "time.json"
     if not records:
         print("nothing is stored yet", file=sys.stderr)
         return 1
-    times = json.loads(file.read_text(encoding="utf-8")) if (file := RESULTS / "time.json").exists() else None
+    times = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     print("\n".join([table(records, times), "", *notes(records, times)]))
-    if drawn := {name: found for name, found in records.items() if name in ENTRIES}:
+    if drawn := rows(records):
         FIGURE.parent.mkdir(exist_ok=True)
-        rows = {ENTRIES[name].label: row(found) for name, found in drawn.items()}
-        picture.save(picture.family(rows, title(drawn)), FIGURE)
+        picture.save(picture.family(drawn, title(records)), FIGURE)
     return failed
 
 
-def _train(names: list[str], runs: Path) -> int:
-    """Train and measure all seeds of all; those that another process is at are left to it. 1: something failed."""
-    failed = 0
+def _work(names: list[str], runs: Path) -> int:
+    """Train and measure entries that are not stored yet; what another process is at is left to it. 1: some failed."""
+    kept = stored(RESULTS)
+    names = [name for name in names if name not in kept or not is_of(kept[name], name)]
+    undone: dict[str, str] = {}
     for seed in SEEDS:
         for name in names:
             timing.say(f"{name}, seed {seed}")
             try:
-                run(name, seed, runs, RESULTS)
+                run(name, seed, runs)
             except BlockingIOError:
-                timing.say(f"{name}, seed {seed}: another process is at it")
+                undone[name] = f"{name}, seed {seed}: another process is at it; the same command measures it later"
             except (FloatingPointError, ValueError, OSError) as error:
-                timing.say()
-                print(f"{name}, seed {seed}: {error}", file=sys.stderr)
-                failed = 1
-    return failed
+                undone[name] = f"{name}, seed {seed}: {error}"
+    for name in names:
+        if name not in undone:
+            timing.say(f"measuring {name}")
+            store(measure(name, runs), RESULTS / f"{name}.json")
+    timing.say()
+    print("\n".join(undone.values()), end="\n" * bool(undone), file=sys.stderr)
+    return int(bool(undone))

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tinymaml.extras import require
 from tinymaml.files import write_atomically
-from tinymaml.plot import STYLE
+from tinymaml.pictures.style import STYLE
 
 from . import peers, timing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from .family import Row
 
 OURS, THEIRS, LIMIT = "#1f6cb0", "#8a8f98", "#c2640a"
 SHADES = ("#1f6cb0", "#c2640a", "#1b8a5a", "#8a8f98", "#d1361f", "#6b3fa0")
@@ -205,6 +203,18 @@ COLOURS = {
 }  # fmt: skip
 BASELINES = ("joint training", "from scratch")
 AFTER = {1: "o", 5: "s", 10: "D"}  # steps, and how they are marked
+
+
+class Row(NamedTuple):
+    """A line of `family`: the error after 0, 1, … steps.
+
+    Attributes:
+        mean: (steps + 1,), over tasks and seeds.   ci95: half the interval over tasks.   seeds: (seeds, steps + 1).
+    """
+
+    mean: np.ndarray
+    ci95: np.ndarray
+    seeds: np.ndarray
 
 
 def family(rows: dict[str, Row], title: str) -> Figure:

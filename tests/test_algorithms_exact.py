@@ -177,7 +177,7 @@ def test_the_multi_step_loss_is_the_weighted_sum_of_query_losses():
 
 def test_each_step_has_its_rate_and_its_rows_and_the_last_serve_beyond():
     theta, support, query = network_task()
-    settings = mamlpp.Settings(inner_steps=2)
+    settings = mamlpp.Settings(inner_steps=2, inner_lr=0.1)
     meta = mamlpp.init(theta, settings)
     rng = np.random.default_rng(1)
     meta = tree_map(lambda x: x + 0.05 * rng.standard_normal(x.shape), meta)
@@ -189,7 +189,7 @@ def test_each_step_has_its_rate_and_its_rows_and_the_last_serve_beyond():
         for (path, a), b in zip(tree_items(ours), tree_leaves(with_rows(w, query_row)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-13, err_msg=path)
         grads = tm.grad(lambda w: network(w, *support)[0])(with_rows(w, step))
-        new = [p - meta["rates"][path][step] * g if path in meta["rates"] else p
+        new = [p - 0.1 * meta["rates"][path][step] * g if path in meta["rates"] else p
                for (path, p), g in zip(tree_items(w), tree_leaves(grads), strict=True)]  # fmt: skip
         w = tree_fill(w, new)
 
@@ -264,6 +264,17 @@ def test_conjugate_gradients_go_on_after_the_solution_and_from_zero():
                 assert x.dtype == dtype and x.tolist() == [s / 2 for s in start]
     q = Quadratic()
     np.testing.assert_allclose(q.gradient(imaml, solver_steps=100, **SOLVED), q.implicit, rtol=1e-9)
+
+
+def test_conjugate_gradients_end_at_a_direction_of_no_positive_curvature():
+    A = np.diag([3.0, 2.0, -1.0])
+    times = lambda v: {"w": A @ v["w"]}  # noqa: E731
+    for g in ([0.0, 0.0, 1.0], [1.0, -2.0, 5.0]):
+        g = {"w": np.array(g)}
+        few, many = (imaml.conjugate_gradients(times, g, steps)["w"] for steps in (3, 30))
+        assert few.tolist() == many.tolist() and np.isfinite(few).all()
+    positive = {"w": np.array([1.0, -2.0, 0.0])}
+    np.testing.assert_allclose(imaml.conjugate_gradients(times, positive, 2)["w"], [1 / 3, -1, 0], atol=1e-14)
 
 
 def test_the_unrolled_gradient_tends_to_the_implicit_one_at_the_rate_of_the_inner_loop():

@@ -20,11 +20,11 @@ from test_compile import RUN, result, start
 
 import tinymaml as tm
 from tinymaml import cli, kernels
-from tinymaml.programs import cache, source
+from tinymaml.programs import cache, direct, source
 from tinymaml.programs.cache import MAGIC, Objects, Store, key_of, load, pack, unpack
-from tinymaml.programs.schedule import Unsupported
+from tinymaml.programs.views import Unsupported
 
-FUNCTION = kernels.FUNCTION
+FUNCTION = direct.FUNCTION
 POSIX = pytest.mark.skipif(os.name != "posix", reason="there are no such rights here")
 ROOT = os.name == "posix" and os.geteuid() == 0
 
@@ -638,14 +638,19 @@ def test_the_command_without_a_home_is_one_line(options, capsys, monkeypatch):
 # ── the package's own kernels ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def never_called() -> kernels.Kernel:
+    """A kernel that has no machine code yet, and no NumPy function to fall back to."""
+    known = kernels.scatter_rows
+    return kernels.Kernel(known.name, None, known.shape, known.step)
+
+
 def test_kernels_are_kept_by_the_same_rule(tmp_path, fresh, monkeypatch):
     before = {*Path(kernels.__file__).parent.rglob("*.nb[ci]")}
     g, rows = np.ones((3, 2)), np.array([0, 2, 0])
-    wanted = kernels.scatter_rows.twin(g, rows, (3, 2))
+    wanted = kernels.scatter_rows.twin(g, rows, shape=(3, 2))
 
     def scattered():
-        kernel = kernels.Kernel(kernels.scatter_rows.name, kernels.scatter_rows.step, None)
-        np.testing.assert_array_equal(kernel(g, rows, (3, 2)), wanted)
+        np.testing.assert_array_equal(never_called()(g, rows, shape=(3, 2)), wanted)
 
     scattered()
     (path,) = tmp_path.rglob("*.code")
@@ -661,13 +666,13 @@ def test_kernels_are_kept_by_the_same_rule(tmp_path, fresh, monkeypatch):
 
 def test_a_kernel_is_machine_code_after_the_warning_was_an_error(tmp_path, fresh, monkeypatch):
     (tmp_path / "cache").write_bytes(b"")
-    kernel = kernels.Kernel(kernels.scatter_rows.name, kernels.scatter_rows.step, None)
-    args = np.ones((3, 2)), np.array([0, 2, 0]), (3, 2)
+    kernel, arrays, shape = never_called(), (np.ones((3, 2)), np.array([0, 2, 0])), (3, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(tm.CacheWarning):
-            kernel(*args)
-        np.testing.assert_array_equal(kernel(*args), kernels.scatter_rows.twin(*args))
+            kernel(*arrays, shape=shape)
+        wanted = kernels.scatter_rows.twin(*arrays, shape=shape)
+        np.testing.assert_array_equal(kernel(*arrays, shape=shape), wanted)
 
 
 # ── text files ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -105,7 +105,7 @@ def test_help_is_of_the_parts_that_are_chosen_a_group_each(capsys, choice):
         assert f"--{option.replace('_', '-')} " in words
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["data"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["compare"], ["data"]])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])
@@ -136,17 +136,19 @@ def test_training_shows_settings_progress_and_what_to_do_next_on_stderr(tmp_path
     assert f"tinymaml eval {tmp_path / 'run'}" in lines_of(err)[-1]
 
 
-def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, data_dir):
-    path, data = tmp_path / "run", str(data_dir / "omniglot")
+def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, omniglot_data):
+    path, data = tmp_path / "run", str(omniglot_data)
     options = "--filters 4 --iterations 2 --tasks 2 --queries 2 --ways 3 --validation-tasks 2 --validate-every 2"
-    assert main(["train", "omniglot", "--data", data, "--out", str(path), *options.split()]) == 0
+    command = ["train", "omniglot", "--data", data, "--scheme", "official", "--out", str(path)]
+    assert main([*command, *options.split()]) == 0
     bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     assert "loss " in bar and ", accuracy " in bar and "validation accuracy" in bar
     records = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert records[-1].keys() == {"iteration", "loss", "accuracy", "validation_accuracy"}
     assert main(["eval", str(path), "--tasks", "3", "--steps", "1"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("1-shot 3-way accuracy on 3 test tasks, after 2 meta-iterations") and out.count(" %") == 2
+    assert out.startswith("1-shot 3-way accuracy on 3 test tasks, after 2 meta-iterations") and out.count(" ± ") == 2
+    assert "batch norm of queries by transductive statistics" in out and out.splitlines()[1].endswith("chance: 33.33 %")
     assert main(["eval", str(path), "--tasks", "3", "--steps", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["metric"] == "accuracy" and f"{100 * result['mean'][1]:.2f} ±" in out
@@ -218,6 +220,72 @@ def test_split_and_checkpoint_can_be_chosen(capsys, run):
     assert seen["--split val"]["split"] == "val" and seen["--iteration 2"]["iteration"] == 2
 
 
+def test_an_evaluation_by_a_tuned_rate_and_before_training(capsys, run):
+    assert main(["eval", str(run), "--tasks", "3", "--steps", "1", "--tune", "--iteration", "0"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "5-shot mean squared error on 3 test tasks, after 0 meta-iterations"
+    assert second.startswith("maml, mlp; inner rate ") and second.endswith(", tuned on validation tasks")
+
+
+# ── a user's own ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OWN_ALGORITHM = """
+import itertools, operator
+import tinymaml as tm
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Settings:
+    my_rate: float = 0.02
+def init(theta, settings):
+    return theta
+def adapt(loss, theta, support, settings):
+    while True:
+        yield theta
+        grads, _ = tm.grad(loss, has_aux=True)(theta, *support)
+        theta = tm.tree_map(lambda p, g: p - settings.my_rate * g, theta, grads)
+def of_task(loss, theta, support, query, settings):
+    adapted = next(itertools.islice(adapt(loss, theta, support, settings), 3, None))
+    return loss(adapted, *query), tm.tree_map(operator.sub, theta, adapted)
+"""
+OWN_NETWORK = """
+from types import SimpleNamespace
+import numpy as np
+def make(family, settings):
+    (n,) = family.input_shape
+    init = lambda rng, dtype: {"w": rng.standard_normal((n + 1, family.outputs)).astype(dtype)}
+    apply = lambda params, x: np.concatenate([x, x * x], 1) @ params["w"]
+    return SimpleNamespace(init=init, apply=apply)
+"""
+
+
+def test_a_family_an_algorithm_and_a_network_of_a_user_are_trained_evaluated_and_resumed(tmp_path):
+    """In processes of their own, whose working directory holds the modules."""
+    (tmp_path / "my_package").mkdir()
+    family = Path(__file__).with_name("user_family.py").read_text(encoding="utf-8")
+    (tmp_path / "my_package" / "my_tasks.py").write_text(family, encoding="utf-8")
+    (tmp_path / "my_algorithm.py").write_text(OWN_ALGORITHM, encoding="utf-8")
+    (tmp_path / "my_network.py").write_text(OWN_NETWORK, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(tinymaml.__file__).parents[1]), "PYTHONWARNINGS": "error"}
+
+    def tinymaml_(*command: str) -> str:
+        command = [sys.executable, "-c", "import sys; from tinymaml.cli import main; sys.exit(main())", *command]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    parts = ["--algorithm", "my_algorithm", "--network", "my_network:make"]
+    shown = tinymaml_("train", "my_package.my_tasks", *parts, "--help")
+    for words in ("my_package.my_tasks (family):", "--shots SHOTS", "my_network:make (network):", "--my-rate MY_RATE"):
+        assert words in shown
+    small = ["--iterations", "3", "--tasks", "2", "--shots", "4", "--validation-tasks", "2", "--my-rate", "0.05"]
+    err = tinymaml_("train", "my_package.my_tasks", *parts, *small)
+    assert "runs/my_package.my_tasks" in err and "my_rate=0.05" in err and "shots=4" in err
+    tinymaml_("train", "my_package.my_tasks", "--resume", "--iterations", "5")
+    result = json.loads(tinymaml_("eval", "runs/my_package.my_tasks", "--tasks", "3", "--steps", "2", "--json"))
+    assert (result["algorithm"], result["network"]) == ("my_algorithm", "my_network:make")
+    assert result["iteration"] == 5 and np.isfinite(result["mean"]).all() and result["inner_lr"] is None
+
+
 # ── what cannot be done ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -230,8 +298,9 @@ def test_split_and_checkpoint_can_be_chosen(capsys, run):
         ("train cats", "family is 'cats', wanted one of sinusoid, omniglot, or a module of your own"),
         ("train sinusoid --algorithm sgd", "algorithm is 'sgd', wanted one of maml, reptile"),
         ("train sinusoid --speed 3", "unrecognized arguments: --speed 3"),
-        ("train sinusoid --ways 5", "--ways 5: no part of this run has an option ways: the parts are sinusoid (family), "
-         "mlp (network), maml (algorithm), the outer loop; it is an option of omniglot (family)"),
+        ("train sinusoid --ways 5", "unrecognized arguments: --ways 5: no part of this run has an option ways: the "
+         "parts are sinusoid (family), mlp (network), maml (algorithm), the outer loop;"
+         " it is an option of omniglot (family)"),
         ("train sinusoid --no-carry-state", "no part of this run has an option carry_state"),
         ("train sinusoid --model vit", "network is 'vit', wanted one of mlp, linear, conv, or a module of your own"),
         ("train sinusoid --dtype float16", "argument --dtype: invalid choice: 'float16'"),
@@ -449,11 +518,10 @@ def test_data_downloads_and_prints_where(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="it draws")
 def test_plot_prints_the_pictures_it_drew(tmp_path, capsys, monkeypatch, run):
-    monkeypatch.setattr("tinymaml.plot.PRETRAIN_ITERATIONS", 1)
-    monkeypatch.setattr("tinymaml.plot._figures", lambda trained, records: [])
+    monkeypatch.setattr("tinymaml.pictures.figures", lambda learned, records: [])
     assert main(["plot", str(run), "--to", str(tmp_path / "pictures")]) == 0
     assert capsys.readouterr().out == "" and (tmp_path / "pictures").is_dir()
-    monkeypatch.setattr("tinymaml.plot.plot", lambda *_, **__: [tmp_path / "a.png", tmp_path / "b.png"])
+    monkeypatch.setattr("tinymaml.pictures.plot", lambda *_, **__: [tmp_path / "a.png", tmp_path / "b.png"])
     assert main(["plot", str(run)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\n{tmp_path / 'b.png'}\n"
 

@@ -24,9 +24,11 @@ from tinymaml.nest import tree_leaves, tree_map
 from tinymaml.networks import Network
 from tinymaml.networks.conv import conv
 from tinymaml.networks.mlp import mlp
-from tinymaml.programs import CompileWarning, compiled, record, runners, schedule
-from tinymaml.programs.schedule import Unsupported, lay_out
+from tinymaml.programs import CompileWarning, compiled, lowering, record, runners
+from tinymaml.programs.fusion import Call
+from tinymaml.programs.placement import lay_out
 from tinymaml.programs.task import whole
+from tinymaml.programs.views import Unsupported
 
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
@@ -443,15 +445,15 @@ def test_aux_of_every_task_is_returned(backend, memory, listed, strict):
 @pytest.mark.parametrize("net", ["convolution", "convolution and pooling"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatch):
-    monkeypatch.setattr(schedule, "LARGE", 0)
-    monkeypatch.setattr(schedule, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
+    monkeypatch.setattr(lowering, "LARGE", 0)
+    monkeypatch.setattr(lowering, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
     problem = Problem(net, dtype)
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     fast = tm.compile(f)
     for _ in range(2):
         agree(fast, f, problem.params(), problem.tasks())
     (runner,) = fast.runners.values()
-    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, schedule.Call)]
+    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, Call)]
     assert any(x.numbers == [1] for x in steps if x.kernel == "matmul")
 
 

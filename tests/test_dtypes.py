@@ -556,6 +556,18 @@ def test_an_elementwise_primitive_of_ones_own_is_replayed(registry):
         np.testing.assert_allclose(gradient, [20, 2], rtol=1e-15)
 
 
+def test_a_primitive_of_ones_own_is_compiled_by_its_description(registry):
+    softsign = ops.elementwise(
+        "softsign", lambda x: x / (1 + np.abs(x)), lambda g, z, x: g * (1 - np.abs(z)) ** 2, loop="{0} / (1 + abs({0}))"
+    )
+    fast = tm.compile(V(lambda x: np.sum(softsign(x))))
+    for x in (np.array([0.5, -3.0]), np.array([0.5, -3.0], np.float32)):
+        value, gradient = fast(x)
+        np.testing.assert_allclose(value, 1 / 3 - 3 / 4, rtol=1e-6)
+        np.testing.assert_allclose(gradient, [4 / 9, 1 / 16], rtol=1e-6)
+    assert {type(runner).__name__ for runner in fast.runners.values()} == {"Machine"}
+
+
 # ── rules ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CONSTANTS = [0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 0.1, 1e20, 1e-20, 1e200, 1e-200, np.inf, np.nan, 5e-324, 1e308, 0, 1,

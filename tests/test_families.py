@@ -164,13 +164,13 @@ def test_a_family_is_imported_without_the_libraries_that_it_may_need_later():
 def test_a_metric_may_be_a_dict_and_gets_a_label():
     assert as_metric({"name": "squared_error"}) == Metric("squared_error", label="squared error")
     assert as_metric(MSE) is not None and as_metric(MSE) == MSE
-    assert as_metric(accuracy(5)) == Metric("accuracy", " %", 100, "higher", 0.2, "accuracy")
+    assert as_metric(accuracy(5)) == Metric("accuracy", " %", 100, "higher", 0.2, "accuracy", "accuracy")
 
 
 @pytest.mark.parametrize(
     "metric, message",
     [
-        ("mse", "a metric has name, unit, scale, better, chance, label, and at least a name; seen 'mse'"),
+        ("mse", "a metric has name, unit, scale, better, chance, label, picture, and at least a name; seen 'mse'"),
         ({"unit": "m"}, "and at least a name; seen unit"),
         ({"name": "mse", "units": "m"}, "seen name, units"),
         ({"name": ""}, "the name of a metric is '', wanted a string"),

@@ -20,6 +20,8 @@ from tinymaml.kernels import Kernel
 if importlib.util.find_spec("numba"):
     from test_schedule import plain_python
 
+    from tinymaml.programs import direct
+
 KERNELS = {name: k for name, k in vars(kernels).items() if isinstance(k, Kernel)}
 DTYPES = st.sampled_from([np.float64, np.float32])
 
@@ -75,18 +77,17 @@ def pooled(shape, size) -> tuple[int, ...]:
 
 
 @st.composite
-def arguments(draw, name: str) -> tuple:
+def arguments(draw, name: str) -> tuple[tuple, dict]:
+    """Arrays, and parameters."""
     if name in ("patches", "unpatches"):
         shape, how = draw(windows())
-        return (
-            (draw(numbers(shape)), *how.values())
-            if name == "patches"
-            else (draw(numbers(patched(shape, **how))), shape, *how.values())
-        )
+        if name == "patches":
+            return (draw(numbers(shape)),), how
+        return (draw(numbers(patched(shape, **how))),), how | {"shape": shape}
     if name == "scatter_rows":
         shape = draw(st.integers(1, 5)), draw(st.integers(0, 4))
         rows = np.array(draw(st.lists(st.integers(0, shape[0] - 1), max_size=8)), np.int64)
-        return draw(numbers((len(rows), shape[1]))), rows, shape
+        return (draw(numbers((len(rows), shape[1]))), rows), {"shape": shape}
     shape, size = draw(pools())
     k = draw(
         st.integers(0, 2**32 - 1).map(
@@ -95,16 +96,16 @@ def arguments(draw, name: str) -> tuple:
     )
     k = layout(k, draw(LAYOUTS))
     if name == "unpick":
-        return draw(numbers(pooled(shape, size))), k, size, shape
-    return (draw(numbers(shape)), size) if name == "pool_argmax" else (draw(numbers(shape)), k, size)
+        return (draw(numbers(pooled(shape, size))), k), {"size": size, "shape": shape}
+    return (draw(numbers(shape)), k)[: 1 if name == "pool_argmax" else 2], {"size": size}
 
 
 def bits(x: np.ndarray) -> tuple:
     return x.dtype, x.shape, x.tobytes()
 
 
-def frozen_bits(args) -> list:
-    return [bits(x) if isinstance(x, np.ndarray) else x for x in args]
+def frozen_bits(arrays) -> list:
+    return [bits(x) for x in arrays]
 
 
 # ── three ways equal ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,23 +115,22 @@ def test_every_kernel_is_tested():
     assert set(KERNELS) == {"patches", "unpatches", "pool_argmax", "pick", "unpick", "scatter_rows"}
 
 
-def compiled(kernel: Kernel, *args) -> np.ndarray:
+def compiled(kernel: Kernel, *arrays, **params) -> np.ndarray:
     """What the machine code gives: its NumPy twin is not asked."""
-    return Kernel(kernel.name, kernel.step, refuse)(*args)
+    return Kernel(kernel.name, refuse, kernel.shape, kernel.step, kernel.dtype, kernel.choices)(*arrays, **params)
 
 
-def refuse(*_):
+def refuse(*_, **__):
     raise AssertionError("NumPy was asked")
 
 
-def in_python(kernel: Kernel, *args) -> np.ndarray:
+def in_python(kernel: Kernel, x, *indices, **params) -> np.ndarray:
     """What the kernel's loops give, run as Python with every access checked."""
     pytest.importorskip("numba")
-    x, *rest = args
-    step = kernel.step(np.ascontiguousarray(x), *rest)
+    step = kernel._step(x, indices, params)
     step[0].view(np.uint8).fill(255)
     with plain_python() as plain:
-        code = plain.load(kernel.text(step))
+        code = plain.load(direct.text(kernel.name, step))
         numbers = np.array([0, 0, len(step) + 3, *(plain.address(n) if isinstance(n, np.ndarray) else n for n in step)])
         assert plain.invoke(code.address(0), 0, 0, plain.at("i8")(plain.address(numbers)).address) == 0
     return step[0]
@@ -140,39 +140,57 @@ def in_python(kernel: Kernel, *args) -> np.ndarray:
 @given(data=st.data())
 def test_machine_code_is_its_numpy_twin_bit_for_bit(name, data):
     pytest.importorskip("numba")
-    kernel, args = KERNELS[name], data.draw(arguments(name))
-    before = frozen_bits(args)
-    assert bits(compiled(kernel, *args)) == bits(kernel.twin(*args)) == bits(kernel(*args))
-    assert frozen_bits(args) == before
+    kernel, (arrays, params) = KERNELS[name], data.draw(arguments(name))
+    before = frozen_bits(arrays)
+    wanted = bits(kernel.twin(*arrays, **params))
+    assert bits(compiled(kernel, *arrays, **params)) == bits(kernel(*arrays, **params)) == wanted
+    assert frozen_bits(arrays) == before
 
 
 @pytest.mark.parametrize("name", KERNELS)
 @settings(max_examples=15)
 @given(data=st.data())
 def test_the_loops_in_python_stay_inside_their_arrays_and_are_the_twin(name, data):
-    kernel, args = KERNELS[name], data.draw(arguments(name))
-    assert bits(in_python(kernel, *args)) == bits(kernel.twin(*args))
+    kernel, (arrays, params) = KERNELS[name], data.draw(arguments(name))
+    assert bits(in_python(kernel, *arrays, **params)) == bits(kernel.twin(*arrays, **params))
 
 
+@pytest.mark.parametrize("name", KERNELS)
+@given(data=st.data())
+def test_the_shape_is_known_before(name, data):
+    kernel, (arrays, params) = KERNELS[name], data.draw(arguments(name))
+    z = kernel.twin(*arrays, **params)
+    assert kernel.shape(*(x.shape for x in arrays), **params) == z.shape
+    assert (kernel.dtype or arrays[0].dtype) == z.dtype
+
+
+def wrong(kernel: Kernel, *arrays, **params):
+    return kernel, arrays, params
+
+
+UNPADDED = dict(stride=1, padding=((0, 0), (0, 0)))
 WRONG = {
-    "an element that a window has not": (kernels.pick, (np.ones((1, 2, 2, 1)), np.full((1, 1, 1, 1), 4), 2)),
-    "an element before a window": (kernels.unpick, (np.ones((1, 1, 1, 1)), np.full((1, 1, 1, 1), -9), 2, (1, 2, 2, 1))),
-    "fewer choices than windows": (kernels.pick, (np.ones((1, 6, 6, 1)), np.zeros((1, 2, 3, 1), int), 2)),
-    "more windows than choices": (kernels.unpick, (np.ones((1, 3, 3, 1)), np.zeros((1, 2, 3, 1), int), 2, (1, 6, 6, 1))),  # noqa: E501
-    "windows of another size": (kernels.unpatches, (np.ones((1, 2, 2, 5)), (1, 3, 3, 1), (2, 2), 1, ((0, 0), (0, 0)))),
-    "a window that is too large": (kernels.patches, (np.ones((1, 2, 2, 1)), (3, 3), 1, ((0, 0), (0, 0)))),
-    "a row that is not there": (kernels.scatter_rows, (np.ones((1, 2)), np.array([3]), (3, 2))),
-    "a row of another length": (kernels.scatter_rows, (np.ones((1, 3)), np.array([1]), (3, 2))),
+    "an element that a window has not": wrong(kernels.pick, np.ones((1, 2, 2, 1)), np.full((1, 1, 1, 1), 4), size=2),
+    "an element before a window": wrong(
+        kernels.unpick, np.ones((1, 1, 1, 1)), np.full((1, 1, 1, 1), -9), size=2, shape=(1, 2, 2, 1)),
+    "fewer choices than windows": wrong(kernels.pick, np.ones((1, 6, 6, 1)), np.zeros((1, 2, 3, 1), int), size=2),
+    "more windows than choices": wrong(
+        kernels.unpick, np.ones((1, 3, 3, 1)), np.zeros((1, 2, 3, 1), int), size=2, shape=(1, 6, 6, 1)),
+    "windows of another size": wrong(
+        kernels.unpatches, np.ones((1, 2, 2, 5)), shape=(1, 3, 3, 1), size=(2, 2), **UNPADDED),
+    "a window that is too large": wrong(kernels.patches, np.ones((1, 2, 2, 1)), size=(3, 3), **UNPADDED),
+    "a row that is not there": wrong(kernels.scatter_rows, np.ones((1, 2)), np.array([3]), shape=(3, 2)),
+    "a row of another length": wrong(kernels.scatter_rows, np.ones((1, 3)), np.array([1]), shape=(3, 2)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_arguments_that_do_not_fit_are_numpys_error(what):
-    kernel, args = WRONG[what]
+    kernel, arrays, params = WRONG[what]
     with pytest.raises((ValueError, IndexError)) as wanted:
-        kernel.twin(*args)
+        kernel.twin(*arrays, **params)
     with pytest.raises(type(wanted.value)) as got:
-        kernel(*args)
+        kernel(*arrays, **params)
     assert str(got.value) == str(wanted.value)
 
 
@@ -180,11 +198,11 @@ def test_sums_of_many_are_added_in_the_same_order():
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 3, 2000)
     for dtype in (np.float64, np.float32):
-        args = (10.0 ** rng.uniform(-4, 4, (2000, 5))).astype(dtype), rows, (3, 5)
-        assert bits(kernels.scatter_rows(*args)) == bits(kernels.scatter_rows.twin(*args))
-        how = dict(size=(5, 5), stride=1, padding=((2, 2), (2, 2)))
+        g, shape = (10.0 ** rng.uniform(-4, 4, (2000, 5))).astype(dtype), (3, 5)
+        assert bits(kernels.scatter_rows(g, rows, shape=shape)) == bits(kernels.scatter_rows.twin(g, rows, shape=shape))
+        how = dict(shape=(2, 9, 9, 2), size=(5, 5), stride=1, padding=((2, 2), (2, 2)))
         g = (10.0 ** rng.uniform(-4, 4, (2, 9, 9, 50))).astype(dtype)
-        assert bits(kernels.unpatches(g, (2, 9, 9, 2), **how)) == bits(kernels.unpatches.twin(g, (2, 9, 9, 2), **how))
+        assert bits(kernels.unpatches(g, **how)) == bits(kernels.unpatches.twin(g, **how))
 
 
 @pytest.mark.parametrize("dtype", [np.complex128, np.float16, np.longdouble, ">f8", ">f4"])
@@ -193,7 +211,7 @@ def test_dtypes_numba_is_not_given_are_numpys(dtype):
     how = dict(size=(2, 2), stride=1, padding=((1, 0), (0, 1)))
     z = kernels.patches(x, **how)
     np.testing.assert_array_equal(z, kernels.patches(x.astype(complex), **how))
-    assert kernels.unpatches(z, x.shape, **how).dtype == x.dtype
+    assert kernels.unpatches(z, shape=x.shape, **how).dtype == x.dtype
     k = kernels.pool_argmax(x, size=2)
     np.testing.assert_array_equal(k, np.full((1, 2, 2, 1), 3))
     np.testing.assert_array_equal(
@@ -209,7 +227,7 @@ def test_patches_and_unpatches_are_transposed(case, data):
     shape, how = case
     x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(patched(shape, **how), st.just(float)))
     np.testing.assert_allclose(
-        np.vdot(kernels.patches(x, **how), y), np.vdot(x, kernels.unpatches(y, shape, **how)), atol=1e-12
+        np.vdot(kernels.patches(x, **how), y), np.vdot(x, kernels.unpatches(y, shape=shape, **how)), atol=1e-12
     )
 
 
@@ -217,9 +235,10 @@ def test_patches_and_unpatches_are_transposed(case, data):
 def test_pick_and_unpick_are_transposed(case, data):
     shape, size = case
     x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(pooled(shape, size), st.just(float)))
-    k = kernels.pool_argmax(data.draw(numbers(shape)), size)
+    k = kernels.pool_argmax(data.draw(numbers(shape)), size=size)
     np.testing.assert_allclose(
-        np.vdot(kernels.pick(x, k, size), y), np.vdot(x, kernels.unpick(y, k, size, shape)), atol=1e-12
+        np.vdot(kernels.pick(x, k, size=size), y),
+        np.vdot(x, kernels.unpick(y, k, size=size, shape=shape)), atol=1e-12
     )
 
 
@@ -250,7 +269,7 @@ def test_what_is_picked_is_the_largest_of_its_window(case, data):
     x = data.draw(numbers(shape))
     n, rows, columns, c = pooled(shape, size)
     largest = np.max(x[:, : rows * size, : columns * size].reshape(n, rows, size, columns, size, c), (2, 4))
-    np.testing.assert_array_equal(kernels.pick(x, kernels.pool_argmax(x, size), size), largest)
+    np.testing.assert_array_equal(kernels.pick(x, kernels.pool_argmax(x, size=size), size=size), largest)
 
 
 @pytest.mark.parametrize("window, where", [
@@ -263,7 +282,7 @@ def test_ties_and_nan_are_as_in_numpys_argmax(window, where, dtype):
     x = np.array(window, dtype).reshape(1, 2, 2, 1)
     assert np.argmax(x) == where
     for f in (kernels.pool_argmax, kernels.pool_argmax.twin, partial(in_python, kernels.pool_argmax)):
-        assert f(x, 2).item() == where
+        assert f(x, size=2).item() == where
 
 
 @given(st.data())
@@ -272,9 +291,9 @@ def test_ties_everywhere_go_to_the_first(data):
     x = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 2, shape).astype(data.draw(DTYPES))
     x[data.draw(st.integers(0, 1)) :: 3] = np.nan
     assert (
-        bits(kernels.pool_argmax(x, size))
-        == bits(kernels.pool_argmax.twin(x, size))
-        == bits(in_python(kernels.pool_argmax, x, size))
+        bits(kernels.pool_argmax(x, size=size))
+        == bits(kernels.pool_argmax.twin(x, size=size))
+        == bits(in_python(kernels.pool_argmax, x, size=size))
     )
 
 
@@ -407,14 +426,14 @@ def test_a_cache_folder_that_cannot_be_written_is_done_without(without_numba, tm
 def test_a_sum_in_another_order_has_other_bits():
     rng = np.random.default_rng(0)
     g, rows = 10.0 ** rng.uniform(-4, 4, (2000, 5)), rng.integers(0, 3, 2000)
-    backwards = kernels.scatter_rows(g[::-1], rows[::-1].copy(), (3, 5))
-    assert bits(backwards) != bits(kernels.scatter_rows(g, rows, (3, 5)))
-    np.testing.assert_allclose(backwards, kernels.scatter_rows(g, rows, (3, 5)))
+    backwards = kernels.scatter_rows(g[::-1], rows[::-1].copy(), shape=(3, 5))
+    assert bits(backwards) != bits(kernels.scatter_rows(g, rows, shape=(3, 5)))
+    np.testing.assert_allclose(backwards, kernels.scatter_rows(g, rows, shape=(3, 5)))
 
 
 def test_padding_on_the_wrong_side_is_not_transposed():
     x, how = np.arange(1.0, 10).reshape(1, 3, 3, 1), dict(size=(2, 2), stride=1)
     y = np.ones((1, 3, 3, 4)) * np.arange(1, 5)
     right = np.vdot(kernels.patches(x, padding=((1, 0), (0, 1)), **how), y)
-    assert right == np.vdot(x, kernels.unpatches(y, x.shape, padding=((1, 0), (0, 1)), **how))
-    assert right != np.vdot(x, kernels.unpatches(y, x.shape, padding=((0, 1), (1, 0)), **how))
+    assert right == np.vdot(x, kernels.unpatches(y, shape=x.shape, padding=((1, 0), (0, 1)), **how))
+    assert right != np.vdot(x, kernels.unpatches(y, shape=x.shape, padding=((0, 1), (1, 0)), **how))

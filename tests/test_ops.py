@@ -1,7 +1,8 @@
 """Every primitive and every NumPy function: the value is NumPy's, the derivatives are numerical differentiation's.
 
-Three tables, one line a case: SMOOTH (differentiated, orders 1 to 3), STEPS (piecewise constant, derivative zero) and
-PLAIN (numbers about an array). A primitive or a function of `NUMPY` without a case fails `test_..._has_a_case`.
+Three tables, one line per case: SMOOTH (differentiated, orders 1 to 3), STEPS (piecewise constant, derivative zero)
+and PLAIN (numbers about an array). A primitive or a function of `NUMPY` without a case fails `test_..._has_a_case`; a
+primitive whose description is incomplete fails `test_every_primitive_is_described`.
 """
 
 import numpy as np
@@ -11,8 +12,12 @@ import tinymaml as tm
 from tinymaml import check, ops
 from tinymaml.check import GradientError, check_grads
 from tinymaml.engine import Primitive, Tensor, stop_gradient, vjp
+from tinymaml.kernels import Kernel
 from tinymaml.nest import tree_leaves, tree_map
 from tinymaml.numpy_api import NUMPY, _numpy_name
+from tinymaml.programs import record
+from tinymaml.programs.lowering import LOWERINGS
+from tinymaml.programs.program import Var
 
 REGISTERED = dict(Primitive.registry)  # before any test plants one
 
@@ -389,6 +394,65 @@ def test_every_numpy_function_has_a_case():
 def test_what_is_differentiable_has_a_smooth_case_and_what_is_not_a_step():
     assert {c.key for c in SMOOTH if isinstance(c.key, str)} == {n for n, p in REGISTERED.items() if p.vjp}
     assert {c.key for c in STEPS if isinstance(c.key, str)} == {n for n, p in REGISTERED.items() if not p.vjp}
+
+
+def missing(p: Primitive) -> str:
+    """What a primitive's description lacks for it to be compiled; nothing if it is complete."""
+    d, known = p.description, ", ".join(sorted([*LOWERINGS, "replayed"]))
+    if d.lowering is None:
+        return f"{p.name}: say how it is compiled: lowering= one of {known}"
+    if d.lowering not in LOWERINGS and d.lowering != "replayed":
+        return f"{p.name}: there is no lowering {d.lowering!r}; known are {known}"
+    if d.lowering == "loop" and p is not ops._sum and not (d.loop or d.of_integers or d.of_truths):
+        return f"{p.name}: say which expression a loop has for it: loop='math.exp({{}})' or the like"
+    if d.lowering == "kernel" and not isinstance(p.forward, Kernel):
+        return f"{p.name}: lowering='kernel', but its function is not a `kernels.Kernel`"
+    return ""
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_every_primitive_is_described(name):
+    assert not missing(REGISTERED[name])
+
+
+@pytest.mark.parametrize(("wanted", "plant"), [
+    ("planted: say how it is compiled: lowering= one of argmax,", lambda: Primitive("planted", np.exp)),
+    ("planted: there is no lowering 'lop'; known are argmax,", lambda: Primitive("planted", np.exp, lowering="lop")),
+    ("planted: say which expression a loop has for it", lambda: ops.elementwise("planted", np.exp)),
+    ("not a `kernels.Kernel`", lambda: Primitive("planted", np.exp, lowering="kernel")),
+])  # fmt: skip
+def test_what_a_description_lacks_is_named(wanted, plant, monkeypatch):
+    monkeypatch.setattr(Primitive, "registry", dict(Primitive.registry))
+    assert wanted in missing(plant())
+
+
+def test_a_word_that_no_description_has_is_an_error():
+    with pytest.raises(TypeError, match="lop"):
+        ops.elementwise("planted", np.exp, lop="math.exp({})")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@table([c for c in SMOOTH + STEPS if c.key != "input"])
+def test_shapes_and_dtypes_are_known_without_computing(case, dtype):
+    args = case.args if dtype is np.float64 else in_float32(case.args)
+    program = record(lambda *args: on_tensors(squared(case.f), args)[0], *args)
+    values = dict(zip(program.inputs, args, strict=True))
+    for e in program.equations:
+        inputs = [values[x] if isinstance(x, Var) else x for x in e.inputs]
+        z = values[e.output] = e.primitive.forward(*inputs, **e.params)
+        assert (e.output.shape, e.output.dtype) == (np.shape(z), np.asarray(z).dtype), e.primitive
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: np.reshape(x, (4, 2)), lambda x: np.broadcast_to(x, (2, 4)), lambda x: x @ x, lambda x: np.max(x[:0]),
+    lambda x: np.argmax(x[:0], 0), lambda x: np.transpose(x, (0, 0)),
+])  # fmt: skip
+def test_where_no_result_has_a_shape_a_recording_raises_numpys_error(f):
+    with pytest.raises(ValueError) as wanted:
+        f(np.array(X))
+    with pytest.raises(type(wanted.value)) as got:
+        record(f, np.array(X))
+    assert str(got.value) == str(wanted.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

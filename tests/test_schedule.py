@@ -27,10 +27,12 @@ from tinymaml.programs.program import Var
 
 pytest.importorskip("numba")
 from tinymaml import blas  # noqa: E402
-from tinymaml.programs import compiled, loop, machine, runners, schedule, threads  # noqa: E402
+from tinymaml.programs import compiled, loop, lowering, machine, runners, threads  # noqa: E402
+from tinymaml.programs.fusion import Call  # noqa: E402
 from tinymaml.programs.passes import simplify  # noqa: E402
-from tinymaml.programs.schedule import Call, Unsupported, lay_out  # noqa: E402
+from tinymaml.programs.placement import lay_out  # noqa: E402
 from tinymaml.programs.task import whole  # noqa: E402
+from tinymaml.programs.views import Unsupported  # noqa: E402
 
 # ── how far apart two ways to compute one program may be ────────────────────────────────────────────────────────────
 
@@ -542,8 +544,8 @@ def test_random_programs_in_python(recipe, gradient):
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_products_of_few_rows_in_pieces(rows, monkeypatch):
-    monkeypatch.setattr(schedule, "SMALL", 16)
-    monkeypatch.setattr(schedule, "FEW", 3)
+    monkeypatch.setattr(lowering, "SMALL", 16)
+    monkeypatch.setattr(lowering, "FEW", 3)
     arrays = np.random.default_rng(0).standard_normal((rows, 7)), np.random.default_rng(1).standard_normal((7, 4))
     f = lambda x, w: np.tanh(x @ w) @ (w.T @ np.ones((7, 1)))  # noqa: E731
     everything = lambda x, w: (f(x, w), tm.grad(lambda x, w: np.sum(f(x, w)), (0, 1))(x, w))  # noqa: E731
@@ -569,8 +571,8 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_products_of_patches_in_pieces(name, tile, monkeypatch):
     """Values, gradients and gradients of gradients, of pieces of one image or several, and of a last one with fewer."""
-    monkeypatch.setattr(schedule, "LARGE", 0)
-    monkeypatch.setattr(schedule, "TILE", tile)
+    monkeypatch.setattr(lowering, "LARGE", 0)
+    monkeypatch.setattr(lowering, "TILE", tile)
     rng = np.random.default_rng(0)
     arrays = rng.standard_normal((5, 4, 3, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal((3, 3, 3, 4))
     f = CONVOLUTIONS[name]

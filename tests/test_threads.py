@@ -23,7 +23,7 @@ pytest.importorskip("scipy")
 from test_schedule import plain_python  # noqa: E402
 
 from tinymaml.programs import machine, threads  # noqa: E402
-from tinymaml.programs.schedule import CHUNK, TASK  # noqa: E402
+from tinymaml.programs.placement import CHUNK, TASK  # noqa: E402
 
 HERE = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

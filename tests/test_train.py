@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from tinymaml.runs import (  # noqa: E402
     loop,
     outer,
 )
-from tinymaml.runs.evaluate import evaluate  # noqa: E402
+from tinymaml.runs.evaluate import RATES, evaluate, table  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.loop import INIT, TEST, TRAIN, VALIDATE, generator, restore, resumed, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
@@ -264,6 +265,16 @@ def test_a_run_can_be_made_longer(tmp_path, whole):
     assert_same(run, whole(small(decay=7)))
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_whose_rate_depends_on_its_length_keeps_it(tmp_path, whole, schedule):
+    config = small(schedule=schedule, iterations=6)
+    stopped(config, tmp_path / "run", 3)
+    message = f"its schedule is {schedule}, which depends on iterations, and these are 6, not 12"
+    with pytest.raises(ValueError, match=message):
+        resumed(tmp_path / "run", {"iterations": 12})
+    assert_same(trained(resumed(tmp_path / "run", {"iterations": 6}), tmp_path / "run", resume=True), whole(config))
+
+
 def test_a_run_cannot_be_made_shorter_than_it_is(tmp_path):
     trained(small(iterations=5), tmp_path / "run")
     with pytest.raises(ValueError, match="iterations is 3.* 5"):
@@ -328,6 +339,44 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, whole
         with pytest.warns(UserWarning, match="checkpoint 10 of .* cannot be used: .*taking 8 instead"):
             run = trained(small(), tmp_path / "run", resume=True)
     assert_same(run, whole(small()))
+
+
+# ── runs of the first format ────────────────────────────────────────────────────────────────────────────────────────
+
+RECORDED = Path(__file__).with_name("data") / "run_format_1.json"  # by the version that made the run beside it
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A run that was made by the version before this one, and what that version evaluated."""
+    shutil.copytree(RECORDED.with_suffix(""), tmp_path / "old")
+    return tmp_path / "old", json.loads(RECORDED.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("iteration", [3, None])
+def test_a_run_of_the_first_format_is_evaluated(old, iteration):
+    path, recorded = old
+    wanted = recorded["evaluate(tasks=20, steps=3)"][str(iteration or 6)]
+    result = evaluate(path, tasks=20, steps=3, iteration=iteration)
+    for key, value in wanted.items():
+        if key in ("mean", "ci95"):
+            np.testing.assert_allclose(result[key], value, rtol=1e-5)
+        else:
+            assert result[key] == value, key
+
+
+def test_a_run_of_the_first_format_is_resumed(old):
+    path, recorded = old
+    assert json.loads((path / "config.json").read_text(encoding="utf-8"))["format"] == 1
+    run = trained(resumed(path, {"iterations": 9}), path, resume=True)
+    wanted = recorded["log after resuming to 9 iterations"]
+    assert [record.keys() for record in run.read_log()] == [record.keys() for record in wanted]
+    for record, known in zip(run.read_log(), wanted, strict=True):
+        assert record == pytest.approx(known, rel=1e-4)
+    assert json.loads((path / "config.json").read_text(encoding="utf-8"))["format"] == 2
+    result = evaluate(path, tasks=20, steps=3)
+    np.testing.assert_allclose(result["mean"], recorded["evaluate(tasks=20, steps=3)"]["9"]["mean"], rtol=1e-4)
+    assert evaluate(path, tasks=20, steps=3, iteration=6)["iteration"] == 6  # of the old version's own checkpoint
 
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -689,6 +738,74 @@ def test_an_evaluation_that_diverges_names_task_and_step(tmp_path):
         evaluate(run.path, tasks=2, steps=1)
     with pytest.raises(FloatingPointError, match="test task 0, inner step 1: the support loss is (inf|nan)"):
         evaluate(run.path, tasks=2, steps=2)
+
+
+def test_before_the_first_iteration_a_run_is_what_its_network_was(whole, tmp_path):
+    path = whole(small()).path
+    scratch = evaluate(path, tasks=3, steps=2, iteration=0)
+    assert scratch["iteration"] == 0 and scratch["seconds"] == 0
+    assert scratch["mean"] != evaluate(path, tasks=3, steps=2)["mean"]
+    Run.create(tmp_path / "run", small().to_json())  # it has no checkpoint yet
+    assert evaluate(tmp_path / "run", tasks=3, steps=2, iteration=0) == scratch
+
+
+def test_the_rate_can_be_tuned_on_validation_tasks(tmp_path, whole):
+    """The result is that of a run whose inner rate was the best on the validation tasks."""
+    path = whole(small()).path
+    result = evaluate(path, tasks=3, steps=2, tune=True)
+    assert result["tuned"] and f"inner rate {result['inner_lr']:g}, tuned on validation tasks" in table(result)
+    learned, errors = restore(path), {}
+    learner, meta = learned.learner, learned.meta
+    tasks = learner.sample(generator(learned.config, VALIDATE), 2, "val")
+    with np.errstate(all="ignore"):
+        for rate in RATES:
+            errors[rate] = 0
+            for t in range(2):
+                support, query = (tuple(x[t] for x in part) for part in tasks)
+                try:
+                    theta = tm.adapt(lambda *a: learner.loss(*a)[0], meta, support, inner_lr=rate, inner_steps=2)
+                    errors[rate] += learner.loss(theta, *query)[1]
+                except FloatingPointError:
+                    errors[rate] = np.inf
+    assert result["inner_lr"] == min(errors, key=errors.get)
+    config = learned.config.changed(inner_lr=result["inner_lr"])
+    other = Run.create(tmp_path / "other", config.to_json())
+    with other.lock():
+        iteration, arrays, about = Run.open(path).load()
+        other.save(iteration, arrays, about)
+    again = evaluate(other.path, tasks=3, steps=2)
+    np.testing.assert_allclose(again["mean"], result["mean"], rtol=1e-6)
+
+
+def test_what_has_no_rate_to_tune_says_so(tmp_path):
+    run = trained(small(iterations=1, algorithm="meta-sgd"), tmp_path / "run")
+    with pytest.raises(ValueError, match="no rate to tune: meta-sgd adapts alike whatever inner_lr is"):
+        evaluate(run.path, tasks=2, steps=2, tune=True)
+
+
+def test_many_tasks_are_measured_in_parts(whole, monkeypatch):
+    path = whole(small()).path
+    together = evaluate(path, tasks=7, steps=1)
+    for limit, value in ("AT_ONCE", 3), ("BYTES", 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, limit, value)
+            np.testing.assert_allclose(evaluate(path, tasks=7, steps=1)["mean"], together["mean"], rtol=1e-6)
+    monkeypatch.setattr(loop, "AT_ONCE", 3)
+    honest = SinusoidTasks.sample
+    calls = iter(range(100))
+
+    def steep(*args):
+        (xs, ys), query = honest(*args)
+        return (xs, ys * (1e30 if next(calls) == 5 else 1)), query
+
+    monkeypatch.setattr(SinusoidTasks, "sample", steep)
+    with pytest.raises(FloatingPointError, match="^test task 5, inner step 0: the support loss is inf"):
+        evaluate(path, tasks=7, steps=1)
+
+
+def test_where_data_lies_is_no_option_of_a_run_without_data(whole):
+    with pytest.raises(ValueError, match="has no option data that names a file or folder"):
+        evaluate(whole(small()).path, data="elsewhere")
 
 
 # ── Omniglot ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,13 +8,16 @@ Read in this order; the first four, after `nest`, are everything there is to und
     nn           layers and losses, composed of them                │
     maml         adapt, meta_loss, meta_value_and_grad              ┘
     numpy_api    NumPy's functions on tensors, table and rest        products   matmul to einsum
-    kernels      NumPy twins of loops in machine code               inputs     what maml accepts, and refuses
-    check        is a derivative right, at any order?                optim      SGD, momentum, Adam
-    tasks/       sinusoid, Omniglot                                  networks/  those of the papers
-    train        the outer loop                                      evaluate   how well it adapts to new tasks
-    runs         a run's folder: checkpoints, log                    plot, cli  pictures, the command line
-    init         initialisers                                        files      files that are whole or not there
-    flat         meta-gradients whose memory does not grow with K    blas       the limit on its threads
+    per_task     what is done for one task, done for all             flat       memory that does not grow with K
+    inputs       what a function of tasks accepts, and refuses       optim      SGD, momentum, Adam
+    check        is a derivative right, at any order?                init       initialisers
+    description  what programs know about a primitive                kernels    NumPy twins of loops in machine code
+
+    algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
+    networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation
+    pictures/    of a run, and of several                            cli        the command line
+    files        files that are whole or not there                   blas       the limit on its threads
+    extras       packages that are optional
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
     oracle/      is my meta-gradient right, and if not, which mistake is it?
 """

@@ -1,4 +1,7 @@
-"""The command line: `tinymaml train | eval | adapt | plot | data | cache | oracle`. It parses, calls and prints."""
+"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | oracle`.
+
+It parses, calls and prints; others work.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,6 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which tasks (test)")
     evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
     evaluate.add_argument("--tune", action="store_true", help="adapt by the rate that is best on validation tasks")
-    evaluate.add_argument("--seed", type=int, help="of the tasks (the run's own)")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     evaluate.set_defaults(run=_eval)
 
@@ -79,6 +81,17 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     _add_run(plot)
     plot.add_argument("--to", metavar="DIR", help="where the pictures go (RUN/plots)")
     plot.set_defaults(run=_plot)
+
+    compare = commands.add_parser("compare", help="measure runs on the same tasks: one table, one picture")
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs; those that differ in seed are a line")
+    compare.add_argument("--data", help="where the runs' data lies now, if it has moved")
+    compare.add_argument("--tasks", type=int, default=600, help="how many test tasks (600)")
+    compare.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
+    compare.add_argument("--to", metavar="FILE.png", help="draw the picture, too")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    compare.add_argument("--scratch", action="store_true", help="the first run's network untrained, too")
+    compare.add_argument("--tune", action="store_true", help="adapt by the rates that are best on validation tasks")
+    compare.set_defaults(run=_compare)
 
     data = commands.add_parser("data", help="download a data set")
     data.add_argument("dataset", choices=("omniglot",))
@@ -239,7 +252,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     result = evaluate(
         args.path, tasks=args.tasks, steps=args.steps, split=args.split, data=args.data, iteration=args.iteration,
-        tune=args.tune, seed=args.seed, progress=sys.stderr.isatty(),
+        tune=args.tune, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     return 0
@@ -254,10 +267,27 @@ def _adapt(args: argparse.Namespace) -> int:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from .plot import plot
+    from .pictures import plot
 
     for path in plot(args.path, args.to, data=args.data):
         print(path)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .runs.compare import compare, table
+
+    if args.to:
+        from .pictures.compare import check, draw
+
+        check(args.to)  # before the work
+    result = compare(
+        args.runs, tasks=args.tasks, steps=args.steps, data=args.data, scratch=args.scratch, tune=args.tune,
+        progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    print(json.dumps(result) if args.json else table(result))
+    if args.to:
+        print(draw(result, args.to), file=sys.stderr)
     return 0
 
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .description import Description
 from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 
 if TYPE_CHECKING:  # operators are attached by `ops` and `numpy_api`, out of a type checker's sight
@@ -45,7 +46,7 @@ class Tensor(_Anything):
     """An array and how it was made. Operators and NumPy functions on tensors are attached by `ops` and `numpy_api`.
 
     Attributes:
-        value: the array (or NumPy scalar). Reading it leaves the graph: on purpose, or not at all.
+        value: the array (or NumPy scalar). Reading it cuts the graph; do so only on purpose.
         primitive, inputs, params: the record; `None, (), {}` for a leaf.
         index: creation order.
     """
@@ -73,17 +74,17 @@ class Primitive:
     Args:
         name: as it is printed.
         forward: `forward(*arrays, **params)` → array.
-        vjp: one rule an input, `rule(g, out, *inputs, **params)` → the cotangent of that input, where g is the
+        vjp: one rule per input, `rule(g, out, *inputs, **params)` → the cotangent of that input, where g is the
             cotangent of the output. `None`: not differentiable (comparisons, argmax); the derivative stops there.
-        elementwise: each element of the output is made of one element of each input, which broadcast.
+        **description: how programs record and compile it, see `description`; the engine does not read it.
 
     A rule must not read values, only combine them: whatever depends on a value is an operation too.
     """
 
     registry: dict[str, Primitive] = {}
 
-    def __init__(self, name: str, forward: Callable, vjp: Any = None, elementwise: bool = False):
-        self.name, self.forward, self.vjp, self.elementwise = name, forward, vjp, elementwise
+    def __init__(self, name: str, forward: Callable, vjp: Any = None, **description):
+        self.name, self.forward, self.vjp, self.description = name, forward, vjp, Description(**description)
         Primitive.registry[name] = self
 
     def __call__(self, *inputs, **params):
@@ -103,8 +104,8 @@ class Primitive:
         return f"Primitive({self.name})"
 
 
-alias = Primitive("alias", lambda x: x, (lambda g, out, x: g,))
-stop_gradient = Primitive("stop_gradient", lambda x: x)
+alias = Primitive("alias", lambda x: x, (lambda g, out, x: g,), lowering="loop", loop="{type}({})")
+stop_gradient = Primitive("stop_gradient", lambda x: x, lowering="loop", loop="{type}({})")
 stop_gradient.__doc__ = "The same value, through which no derivative flows: what FOMAML does to the inner gradient."
 
 
@@ -143,7 +144,7 @@ def refusal(error: Exception) -> Exception:
 
 
 def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
-    """f(*args) and its pullback u ↦ uᵀJ, one cotangent an argument.
+    """f(*args) and its pullback u ↦ uᵀJ, one cotangent per argument.
 
     Args:
         f: from nests of floating-point arrays to a nest of arrays.

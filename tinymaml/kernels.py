@@ -1,21 +1,19 @@
-"""Kernels: the loops NumPy has no good word for, in NumPy, and as machine code where Numba is to be had.
+"""Kernels: the loops that NumPy has no good word for, in NumPy, and as machine code where Numba is available.
 
     patches, unpatches              windows of images, and their transpose (convolution)
     pool_argmax, pick, unpick       the largest element of every window, and the transpose of taking it (pooling)
-    scatter_add                     z[index] += g, with repeats (embedding, indexing)
+    scatter_rows                    z[rows] += g, with repeats (embedding, indexing)
 
-First the NumPy functions, then the same names as steps of `programs.machine`, whose loops are those of compiled
-programs. Each is compiled when it is first called, or taken from the cache. Without Numba, or with TINYMAML_NUMBA=0,
-NumPy gives the same results, bit for bit: each twin adds in its loop's order. Images are (N, H, W, C).
+First come the NumPy functions. Then each has a `Kernel` of the same name, which says what its result and its step look
+like; `programs.lowering` uses the same description for compiled programs. The loops themselves are in
+`programs.machine`. Without Numba, or with TINYMAML_NUMBA=0, NumPy gives the same results, bit for bit: each NumPy
+function adds in the order of its loop. Images are (N, H, W, C).
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 from array import array
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 
 import numpy as np
@@ -85,119 +83,116 @@ def scatter_rows_numpy(g, rows, shape) -> np.ndarray:
 
 # ── in machine code ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)  # kernel, memory, step
-
-
+# (name, step) → the C function that runs such steps, None if there is none: `programs.direct` puts it here.
+compiler: Callable[[str, list], Callable | None] | None = None
 in_a_hurry: ContextVar[bool] = ContextVar("in_a_hurry", default=False)  # True: nothing is compiled for a few calls
 
 
 class Kernel:
-    """A kernel of `programs.machine`, called on arrays; its NumPy twin where there is no machine code for the call.
+    """A kernel of `programs.machine`, called on arrays; its NumPy function where there is no machine code for the call.
 
     Attributes:
-        name: in `programs.machine`.   twin: the NumPy function with the same signature and results.
-        step: from the arguments to the numbers of a step: the result first, arrays for their addresses; None for
-            arguments that only the twin knows what to do with.
+        name: in `programs.machine`.
+        twin: the function with the same results, `twin(x, *indices, **params)`; x holds floats, indices hold
+            integers.
+        shape: `shape(*shapes, **params)` → that of the result, None where the arguments do not fit: NumPy says why.
+        step: `step(z, x, *indices, **params)` → what a step that computes z consists of: arrays, for their places in
+            memory, and numbers. It asks the arrays only for shapes and dtypes.
+        dtype: of the result, if it is not that of x.
+        choices: `choices(**params)` → indices are less than that number, or NumPy is asked; None: the kernel looks.
         functions: for each dtype the C function, None without Numba.
     """
 
-    def __init__(self, name: str, step: Callable[..., list | None], twin: Callable):
-        self.name, self.step, self.twin, self.__doc__ = name, step, twin, twin.__doc__
+    def __init__(self, name: str, twin: Callable, shape: Callable, step: Callable, dtype=None, choices=None):
+        self.name, self.twin, self.shape, self.step = name, twin, shape, step
+        self.dtype, self.choices, self.__doc__ = dtype and np.dtype(dtype), choices, twin.__doc__
         self.functions: dict[str, Callable | None] = {}
 
-    def __call__(self, x, *args, **kwargs):
+    def __call__(self, x, *indices, **params):
         kind = x.dtype.char
         if kind in "fd" and x.dtype.isnative and self.functions.get(kind, True):
-            step = self.step(np.ascontiguousarray(x), *args, **kwargs)
-            if step and (function := self.functions.get(kind) or self._load(kind, step)):
+            step = self._step(x, indices, params)
+            if step and (function := self.functions.get(kind) or self._compiled(kind, step)):
                 numbers = array("q", (0, 0, len(step) + 3, *map(_number, step)))
                 if not function(0, 0, numbers.buffer_info()[0]):  # nothing was out of range
                     return step[0]
-        return self.twin(x, *args, **kwargs)
+        return self.twin(x, *indices, **params)
 
-    def _load(self, kind: str, step: list) -> Callable | None:
-        if in_a_hurry.get():
+    def _step(self, x, indices: tuple, params: dict) -> list | None:
+        """The step of a call, its result first; None if NumPy has to be asked."""
+        shape = self.shape(x.shape, *(k.shape for k in indices), **params)
+        if shape is None:
             return None
-        from .programs.cache import load
-        from .programs.schedule import Unsupported
+        indices = [np.ascontiguousarray(k, np.int64) for k in indices]
+        if self.choices:
+            choices = self.choices(**params)
+            if any(k.view(np.uint64).max(initial=0) >= choices for k in indices):
+                return None
+        return self.step(np.empty(shape, self.dtype or x.dtype), np.ascontiguousarray(x), *indices, **params)
 
-        function = None
-        if os.environ.get("TINYMAML_NUMBA") != "0":
-            with suppress(ImportError, Unsupported):
-                function = FUNCTION(load(self.text(step)).address(0))
-        self.functions[kind] = function
+    def _compiled(self, kind: str, step: list) -> Callable | None:
+        if in_a_hurry.get() or compiler is None:
+            return None
+        function = self.functions[kind] = compiler(self.name, step)
         return function
-
-    def text(self, step: list) -> str:
-        """The source of the kernel for a step, as in a compiled program."""
-        from .programs.source import code, kernel_file, kernel_line
-
-        kinds = [code(x.dtype) for x in step if isinstance(x, np.ndarray)]
-        return kernel_file(kernel_line(self.name, kinds, len(step) - len(kinds)))
 
 
 def _number(x) -> int:
     return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x
 
 
-def kernel(name: str, twin: Callable) -> Callable[[Callable], Kernel]:
-    return lambda step: Kernel(name, step, twin)
-
-
-@kernel("patches", patches_numpy)
-def patches(x, size, stride, padding):
-    n, h, w, c = x.shape
+def _patches_shape(x, *, size, stride, padding):
+    n, h, w, c = x
     (top, bottom), (left, right) = padding
     rows, columns = (h + top + bottom - size[0]) // stride + 1, (w + left + right - size[1]) // stride + 1
-    if min(rows, columns) < 1:
-        return None
-    z = np.empty((n, rows, columns, size[0] * size[1] * c), x.dtype)
-    return [z, x, n, h, w, c * x.itemsize, rows, columns, *size, stride, top, left]
+    return (n, rows, columns, size[0] * size[1] * c) if min(rows, columns) > 0 else None
 
 
-@kernel("unpatches", unpatches_numpy)
-def unpatches(g, shape, size, stride, padding):
-    n, h, w, c = shape
-    (top, _), (left, _) = padding
-    rows, columns = g.shape[1:3]
-    if g.shape != (n, rows, columns, size[0] * size[1] * c):
-        return None
-    return [np.empty(shape, g.dtype), g, *shape, rows, columns, *size, stride, top, left]
+def _unpatches_shape(g, *, shape, size, **_):
+    return shape if (g[0], g[3]) == (shape[0], size[0] * size[1] * shape[3]) else None
 
 
-@kernel("pool_argmax", pool_argmax_numpy)
-def pool_argmax(x, size):
+def _patches_step(z, x, *, size, stride, padding):
     n, h, w, c = x.shape
-    return [np.empty((n, h // size, w // size, c), np.int64), x, *x.shape, size]
+    (top, _), (left, _) = padding
+    return [z, x, n, h, w, c * x.dtype.itemsize, *z.shape[1:3], *size, stride, top, left]
 
 
-@kernel("pick", pick_numpy)
-def pick(x, k, size):
-    k = _choices(k, x.shape, size)
-    return None if k is None else [np.empty(k.shape, x.dtype), x, k, *x.shape, size]
+def _unpatches_step(z, g, *, shape, size, stride, padding):
+    (top, _), (left, _) = padding
+    return [z, g, *shape, *g.shape[1:3], *size, stride, top, left]
 
 
-@kernel("unpick", unpick_numpy)
-def unpick(g, k, size, shape):
-    k = _choices(k, shape, size)
-    return None if k is None or g.shape != k.shape else [np.empty(shape, g.dtype), g, k, *shape, size]
+def _pooled(x, *, size):
+    n, h, w, c = x
+    return n, h // size, w // size, c
 
 
-def _choices(k, shape, size: int) -> np.ndarray | None:
-    """k as int64 in order; None if there is not one element of each window of images of `shape`."""
-    n, h, w, c = shape
-    if k.shape != (n, h // size, w // size, c):
-        return None
-    k = np.ascontiguousarray(k, np.int64)
-    return k if k.view(np.uint64).max(initial=0) < size * size else None
+def _rows_shape(g, rows, *, shape):
+    return shape if g == (*rows, shape[1]) else None
 
 
-@kernel("scatter", scatter_rows_numpy)
-def scatter_rows(g, rows, shape):
-    if g.shape != (rows.size, shape[1]):
-        return None
-    rows = np.ascontiguousarray(rows, np.int64)
-    return [np.empty(shape, g.dtype), g, 1, rows.size, shape[1], 1, rows, shape[0]]
+patches = Kernel("patches", patches_numpy, _patches_shape, _patches_step)
+unpatches = Kernel("unpatches", unpatches_numpy, _unpatches_shape, _unpatches_step)
+pool_argmax = Kernel(
+    "pool_argmax", pool_argmax_numpy, _pooled, lambda z, x, *, size: [z, x, *x.shape, size], dtype=np.int64
+)
+pick = Kernel(
+    "pick", pick_numpy,
+    shape=lambda x, k, *, size: k if k == _pooled(x, size=size) else None,
+    step=lambda z, x, k, *, size: [z, x, k, *x.shape, size],
+    choices=lambda *, size: size * size,
+)  # fmt: skip
+unpick = Kernel(
+    "unpick", unpick_numpy,
+    shape=lambda g, k, *, size, shape: shape if g == k == _pooled(shape, size=size) else None,
+    step=lambda z, g, k, *, size, shape: [z, g, k, *shape, size],
+    choices=lambda *, size, shape: size * size,
+)  # fmt: skip
+scatter_rows = Kernel(
+    "scatter", scatter_rows_numpy, _rows_shape,
+    step=lambda z, g, rows, *, shape: [z, g, 1, rows.size, shape[1], 1, rows, shape[0]],
+)  # fmt: skip
 
 
 def scatter_add(g, index: tuple, shape: tuple[int, ...]) -> np.ndarray:
@@ -210,7 +205,7 @@ def scatter_add(g, index: tuple, shape: tuple[int, ...]) -> np.ndarray:
         if rows.size and not -shape[0] <= rows.min() <= rows.max() < shape[0]:
             raise IndexError(f"scatter_add: rows {rows.min()} … {rows.max()} of an array with {shape[0]} rows")
         rows = np.where(rows < 0, rows + shape[0], rows)
-        return scatter_rows(np.reshape(g, (rows.size, width)), rows, (shape[0], width)).reshape(shape)
+        return scatter_rows(np.reshape(g, (rows.size, width)), rows, shape=(shape[0], width)).reshape(shape)
     z = np.zeros(shape, g.dtype)
     np.add.at(z, index, g)
     return z

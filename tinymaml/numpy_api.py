@@ -97,7 +97,8 @@ def _no(message: str) -> Callable:
     return refuse
 
 
-placeholder = Primitive("input", lambda x: x)  # an argument of a program that is being recorded, for any value of it
+# An argument of a program that is being recorded, for any value of it.
+placeholder = Primitive("input", lambda x: x, lowering="loop", loop="{type}({})")
 
 
 def _decide(x: Tensor, what: str):

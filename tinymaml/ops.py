@@ -17,7 +17,8 @@ Conventions at kinks, where a derivative is a choice:
     sqrt, linalg.norm        no convention: the derivative at 0 is infinite, or NaN
 
 Complex arrays are taken as holomorphic (no conjugation anywhere; order and sign by the real part): that is what the
-complex step in `check` needs. Read next: `nn`; every other NumPy function is built from these in `numpy_api`.
+complex step in `check` needs. What follows a primitive's rules (`loop=`, `shape=`, `decides=`, …) is for `programs`
+alone, and explained in `description`. Read next: `nn`; every other NumPy function is built from these in `numpy_api`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ from .engine import Primitive, Tensor
 # ── elementwise ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def elementwise(name: str, forward: Callable, *rules: Callable | None) -> Primitive:
+def elementwise(name: str, forward: Callable, *rules: Callable | None, **description) -> Primitive:
     """A primitive that broadcasts: each rule's result is summed back to the shape of its input. No rules: no slope."""
 
     def summed(i: int, rule: Callable) -> Callable:
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
-    return Primitive(name, forward, tuple(rule and summed(i, rule) for i, rule in enumerate(rules)) or None, True)
+    vjp = tuple(rule and summed(i, rule) for i, rule in enumerate(rules))
+    return Primitive(name, forward, vjp or None, elementwise=True, lowering="loop", **description)
 
 
 def sum_to(g, shape: tuple[int, ...]):
@@ -53,30 +55,35 @@ def sum_to(g, shape: tuple[int, ...]):
 
 
 # g is the cotangent of the output z                       …of x                         …of y
-add      = elementwise("add",      np.add,      lambda g, z, x, y: g,      lambda g, z, x, y: g)
-subtract = elementwise("subtract", np.subtract, lambda g, z, x, y: g,      lambda g, z, x, y: -g)
-multiply = elementwise("multiply", np.multiply, lambda g, z, x, y: g * y,  lambda g, z, x, y: g * x)
-divide   = elementwise("divide",   np.divide,   lambda g, z, x, y: g / y,  lambda g, z, x, y: -g * z / y)
-exp      = elementwise("exp",      np.exp,      lambda g, z, x: g * z)
-expm1    = elementwise("expm1",    np.expm1,    lambda g, z, x: g * exp(x))
-log      = elementwise("log",      np.log,      lambda g, z, x: g / x)
-log1p    = elementwise("log1p",    np.log1p,    lambda g, z, x: g / (1 + x))
-exp2     = elementwise("exp2",     np.exp2,     lambda g, z, x: g * (z * math.log(2)))
-log2     = elementwise("log2",     np.log2,     lambda g, z, x: g / (x * math.log(2)))
-log10    = elementwise("log10",    np.log10,    lambda g, z, x: g / (x * math.log(10)))
-sqrt     = elementwise("sqrt",     np.sqrt,     lambda g, z, x: g / (2 * z))
-sin      = elementwise("sin",      np.sin,      lambda g, z, x: g * cos(x))
-cos      = elementwise("cos",      np.cos,      lambda g, z, x: -g * sin(x))
-tan      = elementwise("tan",      np.tan,      lambda g, z, x: g * (1 + z * z))
-sinh     = elementwise("sinh",     np.sinh,     lambda g, z, x: g * cosh(x))
-cosh     = elementwise("cosh",     np.cosh,     lambda g, z, x: g * sinh(x))
-tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z))
-arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x))
+add      = elementwise("add",      np.add,      lambda g, z, x, y: g,      lambda g, z, x, y: g,
+                       loop="{} + {}", of_truths="{} | {}", cheap=True, adds_up=True)
+subtract = elementwise("subtract", np.subtract, lambda g, z, x, y: g,      lambda g, z, x, y: -g,
+                       loop="{} - {}", cheap=True, adds_up=True)
+multiply = elementwise("multiply", np.multiply, lambda g, z, x, y: g * y,  lambda g, z, x, y: g * x,
+                       loop="{} * {}", cheap=True)
+divide   = elementwise("divide",   np.divide,   lambda g, z, x, y: g / y,  lambda g, z, x, y: -g * z / y,
+                       loop="{} / {}")
+exp      = elementwise("exp",      np.exp,      lambda g, z, x: g * z,                  loop="math.exp({})")
+expm1    = elementwise("expm1",    np.expm1,    lambda g, z, x: g * exp(x),             loop="math.expm1({})")
+log      = elementwise("log",      np.log,      lambda g, z, x: g / x,                  loop="math.log({})")
+log1p    = elementwise("log1p",    np.log1p,    lambda g, z, x: g / (1 + x),            loop="math.log1p({})")
+exp2     = elementwise("exp2",     np.exp2,     lambda g, z, x: g * (z * math.log(2)),  loop="machine.exp2({})")
+log2     = elementwise("log2",     np.log2,     lambda g, z, x: g / (x * math.log(2)),  loop="machine.log2({})")
+log10    = elementwise("log10",    np.log10,    lambda g, z, x: g / (x * math.log(10)), loop="math.log10({})")
+sqrt     = elementwise("sqrt",     np.sqrt,     lambda g, z, x: g / (2 * z),            loop="math.sqrt({})")
+sin      = elementwise("sin",      np.sin,      lambda g, z, x: g * cos(x),             loop="math.sin({})")
+cos      = elementwise("cos",      np.cos,      lambda g, z, x: -g * sin(x),            loop="math.cos({})")
+tan      = elementwise("tan",      np.tan,      lambda g, z, x: g * (1 + z * z),        loop="math.tan({})")
+sinh     = elementwise("sinh",     np.sinh,     lambda g, z, x: g * cosh(x),            loop="math.sinh({})")
+cosh     = elementwise("cosh",     np.cosh,     lambda g, z, x: g * sinh(x),            loop="math.cosh({})")
+tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z),        loop="math.tanh({})")
+arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x),        loop="math.atan({})")
 
 # z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = z log x, and 0 where x = 0
 power = elementwise("power", np.power,
                     lambda g, z, x, y: g * y * power(x, _lowered(y, z.dtype)),
-                    lambda g, z, x, y: g * z * _log_or_zero(x, z.dtype))
+                    lambda g, z, x, y: g * z * _log_or_zero(x, z.dtype),
+                    loop="{type}({} ** {})", of_integers="machine.power({}, {})")
 
 
 def _lowered(y, dtype):
@@ -111,17 +118,20 @@ def _logaddexp(x, y):
 
 
 # z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  Smooth at ties, stable anywhere: softplus and sigmoid stand on it
-logaddexp = elementwise("logaddexp", _logaddexp, lambda g, z, x, y: g * exp(x - z), lambda g, z, x, y: g * exp(y - z))
+logaddexp = elementwise("logaddexp", _logaddexp, lambda g, z, x, y: g * exp(x - z), lambda g, z, x, y: g * exp(y - z),
+                        loop="{type}(machine.logaddexp({}, {}))")
 
 # z = max(x, y)
 maximum = elementwise("maximum", lambda x, y, *, tie=0.5: np.maximum(x, y),
                       lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=tie, dtype=g.dtype),
-                      lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=1 - tie, dtype=g.dtype))
+                      lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=1 - tie, dtype=g.dtype),
+                      loop="larger({}, {})", cheap=True, exact=True, decides="comparison")
 
 # z = min(x, y)
 minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),
                       lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=tie, dtype=g.dtype),
-                      lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=1 - tie, dtype=g.dtype))
+                      lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=1 - tie, dtype=g.dtype),
+                      loop="smaller({}, {})", cheap=True, exact=True, decides="comparison")
 
 
 def _absolute(x):
@@ -132,14 +142,19 @@ def _hypot(x, y):
     return np.sqrt(x * x + y * y) if np.iscomplexobj(x) or np.iscomplexobj(y) else np.hypot(x, y)
 
 
-absolute = elementwise("absolute", _absolute, lambda g, z, x: g * sign(x))
-hypot = elementwise("hypot", _hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z))
+absolute = elementwise("absolute", _absolute, lambda g, z, x: g * sign(x),
+                       loop="abs({})", of_integers="{0} if {0} >= 0 else {type}(-{0})", of_truths="{}",
+                       exact=True, decides=np.zeros_like)
+hypot = elementwise("hypot", _hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z),
+                    loop="{type}(math.hypot({}, {}))")
 
 # z = x where c, else y.  A choice, not a product: what is not chosen may be infinite
-where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g))
+where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g),
+                    loop="choose({}, {}, {})", computed_in="choice", cheap=True, exact=True)
 
 astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
-                     lambda g, z, x, *, dtype: astype(g, dtype=x.dtype))
+                     lambda g, z, x, *, dtype: astype(g, dtype=x.dtype),
+                     loop="{type}({})", cheap=True)
 
 
 # ── piecewise constant: records like any other, with derivative zero ────────────────────────────────────────────────
@@ -163,41 +178,85 @@ def _max_share(x, *, axis, ties):
     return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)
 
 
-above = elementwise("above", _above)
-max_share = Primitive("max_share", _max_share)
-pool_argmax = Primitive("pool_argmax", kernels.pool_argmax)
-argmax = Primitive("argmax", lambda x, *, axis, keepdims: np.argmax(x, axis, keepdims=keepdims))
-argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, keepdims=keepdims))
-argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"))
-sign = elementwise("sign", lambda x: np.sign(np.real(x)))
-reciprocal = elementwise("reciprocal", np.reciprocal)  # of integers: 1, −1, or 0; floats are divided
-floor, ceil, rint, trunc, isnan, isinf, isfinite, logical_not, invert = (
-    elementwise(f.__name__, f)
-    for f in (np.floor, np.ceil, np.rint, np.trunc, np.isnan, np.isinf, np.isfinite, np.logical_not, np.invert)
-)
-(equal, not_equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor,
- bitwise_and, bitwise_or, bitwise_xor) = (
-    elementwise(f.__name__, f)
-    for f in (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
-              np.logical_and, np.logical_or, np.logical_xor, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
-)
+above = elementwise("above", _above, loop="above({}, {}, {tie})",
+                    computed_in="common", cheap=True, decides="comparison")
+max_share = Primitive("max_share", _max_share, shape=lambda x, **_: x, lowering="replayed", decides="largest")
+pool_argmax = Primitive("pool_argmax", kernels.pool_argmax, shape=kernels.pool_argmax.shape,
+                        dtype=lambda x: kernels.pool_argmax.dtype, lowering="pool_argmax", decides="choice")
+argmax = Primitive("argmax", lambda x, *, axis, keepdims: np.argmax(x, axis, keepdims=keepdims),
+                   shape=lambda x, **how: _reduced_if_any(x, **how), dtype=lambda x: np.dtype(np.intp),
+                   lowering="argmax", decides="choice")
+argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, keepdims=keepdims),
+                   shape=lambda x, **how: _reduced_if_any(x, **how), dtype=lambda x: np.dtype(np.intp),
+                   lowering="argmin", decides="choice")
+argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"),
+                    lowering="replayed", decides="choice")
+reciprocal = elementwise("reciprocal", np.reciprocal,  # of integers: 1, −1, or 0; floats are divided
+                         of_integers="{type}({0} == 1) - {type}({0} == -1)")
+
+sign  = elementwise("sign", lambda x: np.sign(np.real(x)), loop="sign({})", exact=True, decides=np.zeros_like)
+floor = elementwise("floor", np.floor, loop="{type}(np.floor({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+rint  = elementwise("rint", np.rint, loop="{type}(np.rint({}))", exact=True, decides=lambda x: np.floor(x) + 0.5)
+
+equal      = elementwise("equal", np.equal, loop="{} == {}", computed_in="common", decides="comparison", cheap=True)
+not_equal  = elementwise("not_equal", np.not_equal, loop="{} != {}", computed_in="common", decides="comparison")
+less       = elementwise("less", np.less, loop="{} < {}", computed_in="common", decides="comparison", cheap=True)
+less_equal = elementwise("less_equal", np.less_equal, loop="{} <= {}", computed_in="common", decides="comparison")
+greater    = elementwise("greater", np.greater, loop="{} > {}", computed_in="common", decides="comparison", cheap=True)
+greater_equal = elementwise("greater_equal", np.greater_equal, loop="{} >= {}",
+                            computed_in="common", decides="comparison")
+
+isnan       = elementwise("isnan", np.isnan, loop="{0} != {0}", computed_in="own")
+isinf       = elementwise("isinf", np.isinf, loop="{0} == {0} and {0} - {0} != {0} - {0}", computed_in="own")
+isfinite    = elementwise("isfinite", np.isfinite, loop="{0} - {0} == {0} - {0}", computed_in="own")
+logical_not = elementwise("logical_not", np.logical_not, loop="not {}", computed_in="own")
+logical_and = elementwise("logical_and", np.logical_and, loop="bool({}) and bool({})", computed_in="own")
+logical_or  = elementwise("logical_or", np.logical_or, loop="bool({}) or bool({})", computed_in="own")
+logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})", computed_in="own")
+
+bitwise_and = elementwise("bitwise_and", np.bitwise_and, loop="{} & {}")
+bitwise_or  = elementwise("bitwise_or",  np.bitwise_or,  loop="{} | {}")
+bitwise_xor = elementwise("bitwise_xor", np.bitwise_xor, loop="{} ^ {}")
+invert      = elementwise("invert",      np.invert,      loop="~{}", of_truths="not {}")
 
 
 # ── linear: transposed pairs ────────────────────────────────────────────────────────────────────────────────────────
 
+def _reduced(shape, *, axis, keepdims, **_) -> tuple[int, ...]:
+    """The shape of a reduction over `axis`."""
+    axes = normal_axes(axis, len(shape))
+    return tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)
+
+
+def _reduced_if_any(shape, **how) -> tuple[int, ...] | None:
+    """The same for a reduction that needs an element: NumPy's own error where there is none."""
+    return None if 0 in shape else _reduced(shape, **how)
+
+
 _sum = Primitive("sum", lambda x, *, axis, keepdims: np.sum(x, axis, keepdims=keepdims),
-                 (lambda g, z, x, *, axis, keepdims: broadcast_to(g if keepdims else expand_dims(g, axis), x.shape),))
+                 (lambda g, z, x, *, axis, keepdims: broadcast_to(g if keepdims else expand_dims(g, axis), x.shape),),
+                 shape=_reduced, dtype=lambda x: np.sum(np.zeros(1, x)).dtype, lowering="loop", adds_up=True)
 _broadcast_to = Primitive("broadcast_to", lambda x, *, shape: np.broadcast_to(x, shape),
-                          (lambda g, z, x, *, shape: sum_to(g, x.shape),))
+                          (lambda g, z, x, *, shape: sum_to(g, x.shape),),
+                          lowering="broadcast_to", exact=True)
 _reshape = Primitive("reshape", lambda x, *, shape: np.reshape(x, shape),
-                     (lambda g, z, x, *, shape: reshape(g, x.shape),))
+                     (lambda g, z, x, *, shape: reshape(g, x.shape),),
+                     lowering="reshape", exact=True)
 _transpose = Primitive("transpose", lambda x, *, axes: np.transpose(x, axes),
-                       (lambda g, z, x, *, axes: transpose(g, sorted(range(len(axes)), key=axes.__getitem__)),))
+                       (lambda g, z, x, *, axes: transpose(g, sorted(range(len(axes)), key=axes.__getitem__)),),
+                       lowering="transpose", exact=True)
 _cumsum = Primitive("cumsum", lambda x, *, axis: np.cumsum(x, axis),
-                    (lambda g, z, x, *, axis: flip(cumsum(flip(g, axis), axis), axis),))
+                    (lambda g, z, x, *, axis: flip(cumsum(flip(g, axis), axis), axis),),
+                    lowering="cumsum", adds_up=True)
 _max = Primitive("max", lambda x, *, axis, keepdims, ties: np.max(x, axis, keepdims=keepdims),
                  (lambda g, z, x, *, axis, keepdims, ties:
-                     (g if keepdims else expand_dims(g, axis)) * max_share(x, axis=axis, ties=ties),))
+                     (g if keepdims else expand_dims(g, axis)) * max_share(x, axis=axis, ties=ties),),
+                 shape=_reduced_if_any, lowering="largest", exact=True, decides="largest")
 
 
 def normal_axes(axis, ndim: int) -> tuple[int, ...]:
@@ -269,7 +328,10 @@ def flip(x, axis: int):
 # z = x y, batched over the leading axes:  x̄ = g yᵀ,  ȳ = xᵀ g
 _matmul = Primitive("matmul", np.matmul,
                     (lambda g, z, x, y: sum_to(_matmul(g, matrix_transpose(y)), x.shape),
-                     lambda g, z, x, y: sum_to(_matmul(matrix_transpose(x), g), y.shape)))
+                     lambda g, z, x, y: sum_to(_matmul(matrix_transpose(x), g), y.shape)),
+                    shape=lambda x, y: (*np.broadcast_shapes(x[:-2], y[:-2]), x[-2], y[-1]) if x[-1] == y[-2] else None,
+                    dtype=lambda x, y: np.matmul(np.zeros((1, 1), x), np.zeros((1, 1), y)).dtype,
+                    lowering="matmul", adds_up=True)
 
 
 def matrix_transpose(x):
@@ -308,7 +370,8 @@ def _concatenate_rule(i, g, z, *xs, axis):
     return getitem(g, template=(slice(None),) * axis + (slice(start, start + xs[i].shape[axis]),))
 
 
-concatenate = Primitive("concatenate", lambda *xs, axis: np.concatenate(xs, axis), EachInput(_concatenate_rule))
+concatenate = Primitive("concatenate", lambda *xs, axis: np.concatenate(xs, axis), EachInput(_concatenate_rule),
+                        lowering="concatenate", exact=True)
 
 # z = x[index];  its transpose puts g back at the index, adding where the index repeats.
 # The index is a template of ints, slices, None and ... in which ARRAY marks the place of an index array.
@@ -329,21 +392,27 @@ def _scatter_add(g, *arrays, template, shape):
 
 
 getitem = Primitive("getitem", lambda x, *arrays, template: x[_filled(template, arrays)],
-                    (lambda g, z, x, *arrays, template: scatter_add(g, *arrays, template=template, shape=x.shape),))
+                    (lambda g, z, x, *arrays, template: scatter_add(g, *arrays, template=template, shape=x.shape),),
+                    lowering="getitem", exact=True)
 scatter_add = Primitive("scatter_add", _scatter_add,
-                        (lambda g, z, x, *arrays, template, shape: getitem(g, *arrays, template=template),))
+                        (lambda g, z, x, *arrays, template, shape: getitem(g, *arrays, template=template),),
+                        lowering="scatter_add", adds_up=True)
 
 # Images are (N, H, W, C).  A row of patches is a window of x, flattened; unpatches adds the windows back.
 patches = Primitive("patches", kernels.patches,
-                    (lambda g, z, x, **how: unpatches(g, shape=x.shape, **how),))
+                    (lambda g, z, x, **how: unpatches(g, shape=x.shape, **how),),
+                    shape=kernels.patches.shape, lowering="patches", exact=True)
 unpatches = Primitive("unpatches", kernels.unpatches,
-                      (lambda g, z, x, *, shape, **how: patches(g, **how),))
+                      (lambda g, z, x, *, shape, **how: patches(g, **how),),
+                      shape=kernels.unpatches.shape, lowering="unpatches", adds_up=True)
 
 # pick takes from every window of size × size the element that k = pool_argmax names; unpick puts it back.
 pick = Primitive("pick", kernels.pick,
-                 (lambda g, z, x, k, *, size: unpick(g, k, size=size, shape=x.shape),))
+                 (lambda g, z, x, k, *, size: unpick(g, k, size=size, shape=x.shape),),
+                 shape=kernels.pick.shape, lowering="kernel", exact=True)
 unpick = Primitive("unpick", kernels.unpick,
-                   (lambda g, z, x, k, *, size, shape: pick(g, k, size=size),))
+                   (lambda g, z, x, k, *, size, shape: pick(g, k, size=size),),
+                   shape=kernels.unpick.shape, lowering="kernel", exact=True)
 
 
 # ── operators ───────────────────────────────────────────────────────────────────────────────────────────────────────

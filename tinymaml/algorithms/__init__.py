@@ -25,6 +25,8 @@ The rest is optional:
     check(network, settings)             raises ValueError if the network cannot serve the algorithm
     exact = True                         by default settings, the gradient is that of the mean query loss: tests compare
                                          it with numerical derivatives
+    tuned = True                         training leaves `inner_lr` open: new tasks are adapted to at the rate that is
+                                         best on validation tasks
 
 A loss is `loss(theta, x, y)` → (scalar, aux), where aux is mostly the metric: an algorithm hands on that of its last
 query loss. `support` and `query` are tuples (x, y). If the network is cut into body and head, the loss also has

@@ -4,9 +4,10 @@
 
 For K steps, v ← v − αHₖv is done for each, from the last to the first. The error falls as δ², until rounding takes
 over, which grows as 1/δ. The paper multiplies v by δ, and its analysis takes that δ in proportion to 1/‖v‖. Here δ is
-the length of the displacement, ε = δ/‖v‖, so that one δ serves gradients of any size: in float32, an εv much smaller
-than θ displaces nothing. A kink of a ReLU between the two points, where the gradient jumps, makes the difference wrong
-by the jump/2δ: a small δ seldom meets one. The inner loop is SGD; for other optimisers HF-MAML is not defined.
+the length of the displacement, ε = δ/‖v‖, so that one δ serves gradients of any size. For networks with ReLU take a
+large one: a kink between the two points adds the jump of the gradient over 2ε, which is right on average, but rare and
+huge for a small δ. On sine waves, after 3000 meta-iterations, δ from 0.01 to 0.3 is as good as MAML, 0.001 is not.
+The inner loop is SGD; for other optimisers HF-MAML is not defined.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .inner import descend, dot, init, plus, support_gradient  # noqa: F401
 
 @dataclass(frozen=True)
 class Settings(inner.Steps):
-    delta: float = option(1e-4, "δ, length of the displacement of θ in the differences of gradients", least=1e-12)
+    delta: float = option(0.1, "δ, length of the displacement of θ in the differences of gradients", least=1e-12)
 
 
 def adapt(loss, theta, support, settings):

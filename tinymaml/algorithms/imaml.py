@@ -6,7 +6,8 @@
 G depends on φ* alone, not on the way to it: any inner optimiser will do, and memory does not grow with its steps. G is
 exact if ∇L_s(φ) = λ (θ − φ), which enough `inner_steps` bring about, and if I + H/λ is solved for:
 
-    cg        conjugate gradients, for positive H + λI: exact after as many steps as there are parameters
+    cg        conjugate gradients from g_q: exact after as many steps as there are parameters, for positive H + λI. They
+              end at a direction of no positive curvature (λ is then too small), as in Steihaug (1983)
     neumann   αλ Σⱼ (I − α(H + λI))ʲ g, j < J: what the last J steps of gradient descent at rate α contribute, if one
               goes back through them (Lorraine, Vicol and Duvenaud, AISTATS 2020)
 
@@ -32,7 +33,7 @@ from .proximal import adapt, defaults  # noqa: F401
 @dataclass(frozen=True)
 class Settings(proximal.Settings):
     solver: str = option("cg", "solver of the linear system of the implicit gradient", choices=("cg", "neumann"))
-    solver_steps: int = option(5, "products with the Hessian that the solver uses", least=1)
+    solver_steps: int = option(5, "steps of the solver, each with a product with the Hessian", least=1)
 
 
 def check(network, settings):
@@ -54,30 +55,22 @@ def of_task(loss, theta, support, query, settings):
 
 
 def conjugate_gradients(times, g, steps):
-    """x ≈ A⁻¹ g for `times(v)` = A v, symmetric and positive (Hestenes and Stiefel, 1952).
-
-    It stops at a direction p in which A is not positive, pᵀAp ≤ 0, as in truncated Newton methods (Nocedal and Wright,
-    2006, algorithm 7.1); at the first, which is g itself, x is g.
-    """
-    x, r, p, rr = tree_map(np.zeros_like, g), g, g, dot(g, g)
-    for k in range(steps):
+    """x ≈ A⁻¹ g for `times(v)` = A v, symmetric and positive (Hestenes and Stiefel, 1952), from x = g."""
+    x, r, going = g, plus(g, -1, times(g)), True
+    p, rr = r, dot(r, r)
+    for _ in range(steps):
         q = times(p)
-        pq = dot(p, q)
-        a = np.where(pq > 0, ratio(rr, pq), 0.0 if k else 1.0)
+        curvature = dot(p, q)
+        going = np.logical_and(going, curvature > 0)  # it is 0 when nothing is left to solve
+        a = np.where(going, rr / np.where(going, curvature, 1), 0)
         x, r = plus(x, a, p), plus(r, -a, q)
         rr, before = dot(r, r), rr
-        # p ← r + (rr / before) p; 0 from where it stops
-        p = tree_map(lambda new, pq=pq: np.where(pq > 0, new, 0), plus(r, ratio(rr, before), p))
+        p = plus(r, rr / np.where(before > 0, before, 1), p)
     return x
 
 
-def ratio(a, b):
-    """a / b; 0 where b is 0, as it is when nothing is left to solve."""
-    return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
-
-
 def neumann(times, g, steps, rate):
-    """x ≈ A⁻¹ g: rate Σⱼ (I − rate A)ʲ g, j from 0 to `steps` − 1; it converges if the rate is below 2 / ‖A‖."""
+    """x ≈ A⁻¹ g for `times(v)` = A v: rate Σⱼ (I − rate A)ʲ g, j < steps. It converges if the rate is below 2 / ‖A‖."""
     x = tree_map(lambda g: rate * g, g)
     for _ in range(steps - 1):
         x = plus(x, rate, plus(g, -1, times(x)))

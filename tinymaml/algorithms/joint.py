@@ -3,7 +3,8 @@
     G = ∇_θ [(n_s L_s(θ) + n_q L_q(θ)) / (n_s + n_q)]       the loss of both sets, weighted by their examples
 
 For a loss that is a mean over examples, that is the loss of the two sets put together. (Batch norm takes its statistics
-of each set apart, as it does when θ adapts.) Nothing adapts in training; a new task is fine-tuned like MAML's.
+of each set apart, as it does when θ adapts.) Nothing adapts in training. A new task is fine-tuned like MAML's, at the
+rate that is best on validation tasks ("an automatically tuned step size", section 5.1).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from ..engine import value_and_grad
 from ..nest import tree_leaves
 from .inner import Settings, init  # noqa: F401
 from .inner import descend as adapt  # noqa: F401
+
+tuned = True
 
 
 def of_task(loss, theta, support, query, settings):

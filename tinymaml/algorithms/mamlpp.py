@@ -10,10 +10,13 @@
 3. γ and β per step, (K, C), which do not adapt: the gradient of step k takes row k, the query loss of θₖ row k − 1,
    beyond K steps the last row. (Otherwise they adapt like any parameter.) `per_step_norm`
 4. Learned rates. The paper says per layer and step, the code has one per tensor and step, as here. It starts them from
-   `task_learning_rate`, .1, and never reads its option `init_inner_loop_learning_rate`. `learned_rates`
+   `task_learning_rate`, .1, and never reads its option `init_inner_loop_learning_rate`. Here α = `inner_lr` · a is
+   learned by a, from 1 on: a step of Adam, about β whatever the gradient, is then small for small rates too.
+   `learned_rates`
 5. First order at first: 50 epochs in the paper; none in all 36 configurations of the code, nor here.
    `first_order_epochs`
-6. Cosine outer rate from 1e-3 to 1e-5, here per iteration, in the code per epoch. `schedule` = constant leaves it out.
+6. Cosine outer rate to 1e-5 (from 1e-3), here per iteration, in the code per epoch. `schedule` = constant leaves it
+   out.
 
 The published accuracy is that of an ensemble of the five checkpoints that are best on validation.
 """
@@ -34,7 +37,7 @@ from ..runs.settings import option
 from . import inner
 from .inner import support_gradient
 
-defaults = {"inner_steps": 5, "schedule": "cosine", "meta_lr": 1e-3, "final_lr": 1e-5}
+defaults = {"inner_steps": 5, "schedule": "cosine", "final_lr": 1e-5}
 exact = True
 
 
@@ -66,11 +69,11 @@ def row(p, k):
 
 
 def init(theta, settings):
-    """{"theta": θ with γ and β of shape (K, C), "rates": {the path of a leaf that adapts: α, (K,)}}."""
+    """{"theta": θ with γ and β of shape (K, C), "rates": {the path of a leaf that adapts: a, (K,)}}."""
     K, leaves = rows(settings), [(path, p, is_per_step(path, settings)) for path, p in tree_items(theta)]
     meta = {"theta": tree_fill(theta, [np.stack([p] * K) if kept else p for _, p, kept in leaves])}
     if settings.learned_rates:
-        meta["rates"] = {path: np.full(K, settings.inner_lr, p.dtype) for path, p, kept in leaves if not kept}
+        meta["rates"] = {path: np.ones(K, p.dtype) for path, p, kept in leaves if not kept}
     return meta
 
 
@@ -87,9 +90,9 @@ def adapt(loss, meta, support, settings, first_order=False):
         grads = tree_map(stop_gradient, grads) if first_order else grads
 
         def moved(path, p, g, k=k):
-            # θₖ₊₁ = θₖ − αₖ g_s(θₖ)
-            alpha = row(meta["rates"][path], k) if settings.learned_rates else settings.inner_lr
-            return p - alpha * g
+            # θₖ₊₁ = θₖ − αₖ g_s(θₖ),   αₖ = α aₖ
+            g = row(meta["rates"][path], k) * g if settings.learned_rates else g
+            return p - settings.inner_lr * g
 
         leaves = zip(tree_items(theta), tree_leaves(grads), strict=True)
         theta = tree_fill(theta, [p if is_per_step(path, settings) else moved(path, p, g) for (path, p), g in leaves])

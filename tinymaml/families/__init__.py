@@ -17,6 +17,8 @@ A family is a module with
         dtype                                              optional: of the floating arrays; set before sampling
     published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
                                                            after so many steps of adaptation
+    pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that
+                                                           every run has; learned is a `runs.loop.Learned`
     read(path, settings) → x                               optional: one example from a file, such as an image, for
                                                            `tinymaml adapt`; x is an array of `input_shape`
 

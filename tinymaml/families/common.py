@@ -31,6 +31,7 @@ class Metric(NamedTuple):
         better: "lower" or "higher".
         chance: the value, measured and not scaled, that guessing reaches on average; None: there is none.
         label: its name in words, as in "query mean squared error". Empty: `name`, with spaces for underscores.
+        picture: the file of its picture over adaptation steps. Empty: "adaptation_mse", for the name "mse".
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric(NamedTuple):
     better: str = "lower"
     chance: float | None = None
     label: str = ""
+    picture: str = ""
 
 
 def as_metric(metric: Metric | Mapping[str, Any]) -> Metric:
@@ -61,7 +63,7 @@ def as_metric(metric: Metric | Mapping[str, Any]) -> Metric:
 
 def accuracy(ways: int) -> Metric:
     """The metric of `classification` among so many classes."""
-    return Metric("accuracy", unit=" %", scale=100, better="higher", chance=1 / ways, label="accuracy")
+    return Metric("accuracy", " %", 100, "higher", chance=1 / ways, label="accuracy", picture="accuracy")
 
 
 def classification(logits: Array, y: Array) -> tuple[Array, Array]:

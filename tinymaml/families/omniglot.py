@@ -17,7 +17,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,6 +93,18 @@ def read(path: Path, settings: Settings) -> np.ndarray:
     if width != height:
         raise ValueError(f"{path} is {width} x {height}, wanted a square image")
     return np.divide(ink[..., None], 255, dtype=np.float32)
+
+
+def pictures(learned) -> Iterator[tuple[str, Any]]:
+    """Test tasks, and what is predicted for their queries before and after adaptation."""
+    from ..pictures import tiles
+
+    family = learned.learner.family
+
+    def names(rng: np.random.Generator) -> list[str]:
+        return [family.name(c) for c in family.episodes(rng, 1, "test").classes[0]]
+
+    yield "tasks", tiles.predictions(learned, names)
 
 
 @dataclass(frozen=True, eq=False)

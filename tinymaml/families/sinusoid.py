@@ -8,6 +8,7 @@ A task is y = A sin(x − φ) with A in [0.1, 5] and φ in [0, π]; x is drawn f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,11 +27,11 @@ defaults: dict[str, Any] = dict(
 
 # Chosen on validation tasks, of few candidates each; what is not here did not need another value.
 defaults_for: dict[str, dict[str, Any]] = {
-    "reptile": dict(inner_steps=10, inner_lr=0.007),
+    "reptile": dict(inner_steps=10, inner_lr=0.01, inner_clip_norm=30.0),
     "anil": dict(inner_steps=5, inner_lr=0.01),
     "mamlpp": dict(inner_steps=3, meta_lr=0.003, multi_step_epochs=20, meta_clip=10.0),
     "hessian-free": dict(delta=0.01),
-    "proximal": dict(inner_lr=0.007),
+    "proximal": dict(inner_lr=0.01, inner_clip_norm=30.0),
 }
 
 
@@ -55,6 +56,13 @@ def published(settings: Settings) -> list[tuple[str, dict[int, float]]]:
         ("MAML, Finn et al., 2017", {1: 0.67, 5: 0.38, 10: 0.35}),
         ("pretrained, Finn et al., 2017", {1: 2.41, 5: 2.23, 10: 2.19}),
     ]
+
+
+def pictures(learned) -> Iterator[tuple[str, Any]]:
+    """Test waves, and what is predicted after 0, 1, 5 and 10 steps."""
+    from ..pictures import waves
+
+    yield "adaptation", waves.adaptation(learned, lambda rng: learned.learner.family.waves(rng, 1), X)
 
 
 class Waves(NamedTuple):

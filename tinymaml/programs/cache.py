@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 from ..extras import require
 from ..files import cache_folder, make_private, write_atomically
-from .schedule import Unsupported
+from .views import Unsupported
 
 MAGIC = b"tinymaml code 1\n"
 LIMIT = 1 << 30  # bytes that the folder may take, unless TINYMAML_CACHE_SIZE says otherwise

@@ -69,9 +69,9 @@ from ..per_task import PerTask
 from .guards import Outside
 from .program import RecordError, outline, split
 from .runners import Machine, Replay
-from .schedule import Unsupported
 from .task import Fixed, Task, task_of, whole
 from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_worst, differs, explain, products, unlike
+from .views import Unsupported
 
 VARIANTS = 8  # programs for one signature, as what the function reads changes
 LONG = 1e10  # multiplications and additions of a task, above which it is compared in the background

@@ -1,11 +1,11 @@
-"""The machine: what generated code stands on. Pointers, BLAS, kernels over pointers, and the run over all tasks.
+"""The machine: what generated code calls. Pointers, BLAS, kernels over pointers, and the run over all tasks.
 
 A program in machine code is a memory of some bytes for each thread, and a list of steps, all 64-bit integers:
 
     [address of a function, which of its kernels, length of the step, sizes, places in the memory, strides, …] … [0]
 
-`_run_tasks` is the replay loop again: take a step, call its kernel, go on to the next; for every task. What is fused is
-in `loop`; here is the rest.
+`run_chunks` is the replay loop again: take a step, call its kernel, go on to the next; for every task. Fused loops are
+made in `loop`; everything else is here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from numba.extending import register_jitable as jitable
 
 from .loop import compile_short, repeat
-from .schedule import ARRAYS, CHUNK, END, TASK
+from .placement import ARRAYS, CHUNK, END, TASK
 
 # isort: off
 from .threads import (
@@ -173,7 +173,7 @@ def add(z, x, n):
 
 
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# z is what is written. Sizes as in `kernels`, whose results these are.
+# z is what is written. The numbers are those of a step, see `kernels.Kernel.step`; the results are those of `kernels`.
 
 
 @register_jitable

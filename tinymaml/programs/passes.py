@@ -1,6 +1,6 @@
 """Passes: programs to smaller programs with the same results.
 
-    simplify(program)        two sweeps over the equations, and what nothing needs any more goes
+    simplify(program)        two sweeps over the equations; those that no output needs are dropped
 
 No rule changes what NumPy gives at 0, −0, ±inf and NaN, or where something overflows; results differ by rounding at
 most. Where a rule relies on more than it can see, it leaves a guard: a value that is finite where the rule is right
@@ -8,7 +8,7 @@ most. Where a rule relies on more than it can see, it leaves a guard: a value th
 
 A rule sees one equation, whose inputs are simplified already, and returns what its output is instead: a variable, a
 constant, or None for "as it stands". Two equations that do the same to the same things become one (common
-subexpressions). To add a rule, write it and put `@rule(primitive)` above it. Read next: `schedule`.
+subexpressions). To add a rule, write it and put `@rule(primitive)` above it. Read next: `task`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Builder:
 
     def simplified(self, e: Equation):
         inputs = [self.values.get(x, x) if isinstance(x, Var) else x for x in e.inputs]
-        if e.primitive.elementwise and self.rules is RULES:
+        if e.primitive.description.elementwise and self.rules is RULES:
             for i in range(len(inputs)):
                 if e.primitive is not ops.power or i == 0:  # np.power takes one number, ½, for np.sqrt, an array not
                     inputs[i] = self.narrow(i, inputs, e.output)
@@ -335,8 +335,9 @@ def _compare(primitive: Primitive) -> Callable:
     return compare
 
 
-for _primitive in (ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater, ops.greater_equal, ops.above):
-    rule(_primitive)(_compare(_primitive))
+for _primitive in Primitive.registry.values():
+    if _primitive.description.computed_in == "common":
+        rule(_primitive)(_compare(_primitive))
 
 
 @rule(ops.max_share)

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import blas
 from .cache import load
-from .schedule import END, lay_out
+from .placement import END, lay_out
 from .source import generate
 from .task import Fixed, Task
 from .threads import SHORT, address_of, cores_lately, crew
@@ -54,7 +54,7 @@ class Replay:
         results = [np.stack(column) for column in zip(*rows, strict=True)]
         grads = [np.asarray(g / count) for g in total or []]
         arrays = [*shared, *data, *grads]
-        negative = any(x.dtype.kind == "i" and (x < 0).any() for x in data)  # as in machine code: see `schedule`
+        negative = any(x.dtype.kind == "i" and (x < 0).any() for x in data)  # as in machine code: see `lowering`
         return results, grads, negative or not all(np.isfinite(x).all() for x in arrays if x.dtype.kind == "f")
 
 
@@ -83,7 +83,7 @@ class Machine:
             for name, steps in source.steps.items()
         }
         self.moves = np.array([address_of(self.steps[move]) for move in source.moves], np.int64)
-        gradient = max(sum(run.size * run.first.dtype.itemsize for run in self.layout.sums), 1)
+        gradient = max(sum(block.size * block.first.dtype.itemsize for block in self.layout.sums), 1)
         self.chunks = min(max(SUMS // gradient, FEWEST), CHUNKS)  # whatever the number of threads: so are the sums
         self.results = [task.slots[i] for i in task.results if not isinstance(i, Fixed)]
         self.constants, self.constants_at = self._constants()
@@ -92,10 +92,17 @@ class Machine:
         self.seconds = np.inf  # what a task takes at least
 
     def _constants(self) -> tuple[np.ndarray, int]:
-        """What lies at the constants' place in every memory, and where that is."""
+        """What lies in every memory before a program runs, and where: constants; and zeros from the first sum on.
+
+        A block of sums is added up and checked as one array, with the gaps between its buffers. No step writes to a
+        gap, where another program may have left a NaN.
+        """
         buffers = self.layout.constants
-        start = min((x.offset for x in buffers), default=0)
-        block = np.zeros(max((x.offset + x.nbytes - start for x in buffers), default=0), np.uint8)
+        places = [x.offset for x in buffers] + [block.first.offset for block in self.layout.sums]
+        ends = [x.offset + x.nbytes for x in buffers]
+        ends += [block.first.offset + block.size * block.first.dtype.itemsize for block in self.layout.sums]
+        start = min(places, default=0)
+        block = np.zeros(max(ends, default=0) - start, np.uint8)
         for x in buffers:
             block[x.offset - start :][: x.nbytes] = np.frombuffer(x.value.tobytes(), np.uint8)
         return block, start
@@ -127,8 +134,8 @@ class Machine:
         """The arrays of a gradient, which lie one after the other."""
         return [
             x[start : start + math.prod(shape)].reshape(shape)
-            for run, x in zip(self.layout.sums, sums, strict=True)
-            for start, shape in run.parts
+            for block, x in zip(self.layout.sums, sums, strict=True)
+            for start, shape in block.parts
         ]
 
     def _threads(self, count: int) -> int:
@@ -155,7 +162,7 @@ class Place:
             m, self.count = self.machine, count
             chunks = min(count, m.chunks)
             self.first_of = np.arange(chunks + 1) * count // chunks
-            self.sums = [np.empty((chunks, run.size), run.first.dtype) for run in m.layout.sums]
+            self.sums = [np.empty((chunks, block.size), block.first.dtype) for block in m.layout.sums]
             self.head[len(self.head) - len(self.sums) :] = [*map(address_of, self.sums)]
             self.numbers = np.array([
                 address_of(m.moves), len(m.moves), address_of(self.first_of), chunks,

@@ -1,4 +1,4 @@
-"""Source: a schedule as Numba source one can open and read, and as the list of steps that it runs.
+"""Source: the steps of a task as Numba source that one can open and read, and as the list of numbers that it runs.
 
 Every fused loop becomes a function of one element of its operands, such as
 
@@ -22,43 +22,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import ops
-from ..engine import Primitive, alias
+from .fusion import Call, Loop
+from .placement import LaidPart, Layout
 from .program import Equation, Var
-from .schedule import Buffer, Call, LaidPart, Layout, Loop, Unsupported, View
-from .threads import CANCEL, SERVE, START, WAKE
-
-EXPRESSIONS = {  # on scalars of the dtype that is computed in
-    alias: "{0}", ops.astype: "{0}",
-    ops.add: "{0} + {1}", ops.subtract: "{0} - {1}", ops.multiply: "{0} * {1}", ops.divide: "{0} / {1}",
-    ops.power: "{0} ** {1}", ops.exp: "math.exp({0})", ops.expm1: "math.expm1({0})", ops.exp2: "machine.exp2({0})",
-    ops.log: "math.log({0})", ops.log1p: "math.log1p({0})", ops.log2: "machine.log2({0})", ops.log10: "math.log10({0})",
-    ops.logaddexp: "machine.logaddexp({0}, {1})", ops.sqrt: "math.sqrt({0})", ops.hypot: "math.hypot({0}, {1})",
-    ops.sin: "math.sin({0})", ops.cos: "math.cos({0})", ops.tan: "math.tan({0})", ops.arctan: "math.atan({0})",
-    ops.sinh: "math.sinh({0})", ops.cosh: "math.cosh({0})", ops.tanh: "math.tanh({0})",
-    ops.maximum: "larger({0}, {1})", ops.minimum: "smaller({0}, {1})", ops.above: "above({0}, {1}, {tie})",
-    ops.where: "choose({0}, {1}, {2})", ops.sign: "sign({0})", ops.absolute: "abs({0})",
-    ops.floor: "np.floor({0})", ops.ceil: "np.ceil({0})", ops.trunc: "np.trunc({0})", ops.rint: "np.rint({0})",
-    ops.isnan: "{0} != {0}", ops.isinf: "{0} == {0} and {0} - {0} != {0} - {0}", ops.isfinite: "{0} - {0} == {0} - {0}",
-    ops.equal: "{0} == {1}", ops.not_equal: "{0} != {1}", ops.less: "{0} < {1}", ops.less_equal: "{0} <= {1}",
-    ops.greater: "{0} > {1}", ops.greater_equal: "{0} >= {1}",
-    ops.logical_not: "not {0}", ops.logical_and: "bool({0}) and bool({1})",
-    ops.logical_or: "bool({0}) or bool({1})", ops.logical_xor: "bool({0}) != bool({1})",
-    ops.bitwise_and: "{0} & {1}", ops.bitwise_or: "{0} | {1}", ops.bitwise_xor: "{0} ^ {1}", ops.invert: "~{0}",
-}  # fmt: skip
-SAME = dict.fromkeys((ops.floor, ops.ceil, ops.trunc), "{0}")
-OF_INTEGERS = SAME | {  # where these differ
-    ops.power: "machine.power({0}, {1})", ops.absolute: "{0} if {0} >= 0 else {type}(-{0})",
-    ops.reciprocal: "{type}({0} == 1) - {type}({0} == -1)",
-}  # fmt: skip
-OF_TRUTHS = SAME | {ops.add: "{0} | {1}", ops.absolute: "{0}", ops.invert: "not {0}"}
-ORDER = {ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater, ops.greater_equal, ops.above}
-ASKS = {ops.isnan, ops.isinf, ops.isfinite, ops.logical_not, ops.logical_and, ops.logical_or, ops.logical_xor}
-
-
-def code(dtype: np.dtype) -> str:
-    """`f4`: what a dtype is called in the source."""
-    return dtype.str[1:]
-
+from .views import Buffer, Unsupported, View, code
 
 # ── a loop ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -90,7 +57,7 @@ class Body:
         arguments = [self.scalar(loop, x, v) for x, v in zip(e.inputs, operands, strict=True)]
         for i, ((text, was), kind) in enumerate(zip(arguments, kinds, strict=True)):
             if was is None and kind.kind in "iu" and not np.iinfo(kind).min <= int(text) <= np.iinfo(kind).max:
-                if e.primitive is not ops.where:
+                if e.primitive.description.computed_in != "choice":
                     raise Unsupported(f"a number beyond {kind} has no kernel")
                 arguments[i] = repr(np.asarray(int(text)).astype(kind).item()), None  # np.where lets it wrap
         texts = [
@@ -100,17 +67,11 @@ class Body:
         if e.primitive is ops._sum:
             self.names[out] = texts[0]
             return
-        if e.primitive in ORDER and kinds[0] != kinds[1]:
+        if e.primitive.description.computed_in == "common" and kinds[0] != kinds[1]:
             x, y = texts
             texts = [f"machine.order({x}, {y})", "0"] if kinds[1].kind == "u" else ["0", f"machine.order({y}, {x})"]
-        special = {"b": OF_TRUTHS, "i": OF_INTEGERS, "u": OF_INTEGERS}.get(out.dtype.kind, {})
-        text = special.get(e.primitive) or EXPRESSIONS.get(e.primitive)
-        if text is None:
-            raise Unsupported(f"the primitive {e.primitive.name} has no kernel")
-        kind = code(out.dtype)
-        text = text.format(*texts, type=kind, tie=f"{kind}({e.params.get('tie')!r})")
         self.names[out] = f"v{len(self.lines)}"
-        self.lines.append(f"{self.names[out]} = {_typed(text, e.primitive, out.dtype)}")
+        self.lines.append(f"{self.names[out]} = {_expression(e, texts)}")
 
     def scalar(self, loop: Loop, x, view) -> tuple[str, np.dtype | None]:
         """The text of an operand, and its dtype (None: a number, of whatever dtype is wanted)."""
@@ -164,15 +125,16 @@ class Body:
 
 
 def _computed_in(e: Equation) -> list[np.dtype]:
-    """The dtype in which each operand is computed with."""
-    if e.primitive in ORDER or e.primitive in ASKS:
+    """The dtype to which each operand is converted first."""
+    computed_in = e.primitive.description.computed_in
+    if computed_in in ("common", "own"):
         own = [x.dtype if isinstance(x, (Var, np.ndarray, np.generic)) else x for x in e.inputs]
-        if e.primitive in ASKS:
+        if computed_in == "own":
             return [np.result_type(x) for x in own]
         if {getattr(x, "str", "")[1:] for x in own} & {"u8"} and any(getattr(x, "kind", "") == "i" for x in own):
             return own  # no dtype holds both: `machine.order`
         return [np.result_type(*own)] * 2
-    if e.primitive is ops.where:
+    if computed_in == "choice":
         return [np.dtype(bool), e.output.dtype, e.output.dtype]
     return [e.output.dtype] * len(e.inputs)
 
@@ -185,14 +147,18 @@ def _cast(text: str, was: np.dtype | None, wanted: np.dtype) -> str:
     return f"{code(wanted)}({text})" if text not in ("inf", "-inf", "nan") else f'{code(wanted)}(float("{text}"))'
 
 
-def _typed(text: str, primitive: Primitive, dtype: np.dtype) -> str:
-    """The expression as a number of the dtype, where Numba would make another of it."""
-    typed = dtype.kind == "f" and primitive not in WIDENED
-    return text if typed else f"{code(dtype)}({text})"
-
-
-WIDENED = {ops.power, ops.floor, ops.ceil, ops.trunc, ops.rint, ops.hypot, ops.logaddexp, alias,
-           ops.astype}  # fmt: skip
+def _expression(e: Equation, operands: list[str]) -> str:
+    """An equation on scalars, as its primitive's description says, in the dtype of the output."""
+    description, dtype = e.primitive.description, e.output.dtype
+    special = {"b": description.of_truths, "i": description.of_integers, "u": description.of_integers}
+    template = special.get(dtype.kind) or description.loop
+    if template is None:
+        raise Unsupported(f"the primitive {e.primitive.name} has no kernel")
+    kind = code(dtype)
+    numbers = {name: f"{kind}({x!r})" for name, x in e.params.items()}
+    text = template.format(*operands, **numbers, type=kind)
+    # Numba makes int64 of what is computed with smaller integers
+    return text if dtype.kind == "f" or template == "{type}({})" else f"{kind}({text})"
 
 
 # ── a program ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,7 +267,7 @@ class _Writer:
         return _file([*functions, *pages])
 
 
-# The kernels that every program needs. `now` is the beginning of the memory: see `schedule.TASK`.
+# The kernels that every program needs. `now` is the beginning of the memory: see `placement.TASK`.
 BASE = {
     "zero": "machine.zero(memory + t[3], t[4])",
     "copy": "machine.copy(memory + t[3], memory + t[4], t[5])",
@@ -332,9 +298,6 @@ def _call(step: Call) -> tuple[str, list]:
         if step.kernel == "gather":
             block *= item
         views, rest = [out, x], [outer, picked, block, len(axes), *map(_at, indices), *axes]
-    elif step.kernel == "patches":
-        n, h, w, c, *rest = step.numbers
-        views, rest = [out, *step.reads], [n, h, w, c * item, *rest]
     else:
         views, rest = [out, *step.reads], step.numbers
     line = kernel_line(step.kernel, [code(view.buffer.dtype) for view in views], len(rest))
@@ -384,7 +347,7 @@ def _product(step: Call) -> list:
     return [("blas", code(dtype)), _at(a), _at(b), _at(out), of_a, of_b, m, n, k, lda, ldb, n, batch, *strides, *adds]
 
 
-HEAD = '''"""Written by tinymaml.programs.source."""
+IMPORTS = '''"""Written by tinymaml.programs.source."""
 
 import math
 
@@ -395,7 +358,7 @@ from numba import uint8 as b1, uint8 as u1, uint16 as u2, uint32 as u4, uint64 a
 from tinymaml.programs import machine
 from tinymaml.programs.loop import above, choose, larger, loop, sign, smaller
 from tinymaml.programs.machine import p_b1, p_f4, p_f8, p_i1, p_i2, p_i4, p_i8, p_u1, p_u2, p_u4, p_u8, step_at
-from tinymaml.programs.schedule import ARRAYS, CHUNK, TASK'''
+from tinymaml.programs.placement import ARRAYS, CHUNK, TASK'''
 
 
 def _page(number: int, kernels: list[tuple[int, str]]) -> str:
@@ -409,23 +372,7 @@ def _page(number: int, kernels: list[tuple[int, str]]) -> str:
 
 
 def _file(parts: list[str]) -> str:
-    return "\n\n\n".join([HEAD, *parts, ""])
+    return "\n\n\n".join([IMPORTS, *parts, ""])
 
-
-RUNNER = f"""{HEAD}
-
-
-@cfunc("int64(int64, int64, int64)", **OPTIONS)
-def page0(what, place, arena):
-    if what == {SERVE}:
-        return machine.serve(place, arena)
-    if what == {CANCEL}:
-        machine.cancel(place)
-        return 0
-    if what == {WAKE}:
-        machine.wake(place, arena)
-        return 0
-    return machine.work(place, arena, what == {START})
-"""  # what is asked for in `threads`
 
 PAGE = 16  # loops in a function: with fewer in one they take longer to compile

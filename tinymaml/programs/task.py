@@ -4,7 +4,7 @@
     whole(f, args)                                    any function, as one task that shares nothing with others
 
 Unrolled, there is one part: all inputs → value and gradient. In flat memory there are three, over slots for θ, the data
-and v, and the moves between them are `flat.moves`. Read next: `schedule`.
+and v, and the moves between them are `flat.moves`. Read next: `views`.
 """
 
 from __future__ import annotations

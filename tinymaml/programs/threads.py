@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import blas
+from .source import IMPORTS
 
 # Words of a slot.
 #   TICKET: see above.   OFFER: the ticket with which a job begins.   DONE: how many chunks are complete.
@@ -60,6 +61,23 @@ LINE = 16  # words of a slot, of a helper: two cache lines, so that they do not 
 MOST = 64  # slots on the board, and helpers
 FIRST_SLOT, FIRST_HELPER = LINE, LINE * (1 + MOST)
 SERVE, START, WORK, CANCEL, WAKE = range(5)  # what the machine code is asked to do
+# The machine code, which does what it is asked: `machine` has the functions.
+RUNNER = f"""{IMPORTS}
+
+
+@cfunc("int64(int64, int64, int64)", **OPTIONS)
+def page0(what, place, arena):
+    if what == {SERVE}:
+        return machine.serve(place, arena)
+    if what == {CANCEL}:
+        machine.cancel(place)
+        return 0
+    if what == {WAKE}:
+        machine.wake(place, arena)
+        return 0
+    return machine.work(place, arena, what == {START})
+"""
+
 SHORT = 40e-6  # seconds of work that are not worth waking a helper for
 VISIT = 0.05  # seconds after which a caller looks for signals, about
 
@@ -263,7 +281,6 @@ def crew() -> Crew:
     global _crew
     if _crew is None:
         from .cache import load
-        from .source import RUNNER
 
         entry = load(RUNNER).address(0)
         with _hiring:

@@ -360,7 +360,7 @@ class Recording:
         """Numbers as arrays: in the precision of the arrays they meet, or in their own."""
         numbers = [0.5 if type(x) is Number else x for x in inputs]
         dtype = _FLOAT
-        if primitive.elementwise and primitive is not ops.astype:
+        if primitive.description.elementwise and primitive is not ops.astype:
             dtype = np.result_type(*(x.dtype if isinstance(x, Tensor) else x for x in numbers))
         strong = [x.twin(Data) if type(x) is Number else x for x in inputs]
         return tuple(

@@ -109,10 +109,9 @@ def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Diff
 
 def at_worst(task: Task) -> tuple[float, bool]:
     """What may round in a task, without running it: the largest ε there, and whether numbers are compared anywhere."""
-    deciding = COMPARISONS | STEPS.keys() | CHOICES
     equations = [e for part in task.parts.values() for e in part.program.equations]
     eps = max((_eps(np.empty(0, e.output.dtype)) for e in equations), default=0.0)
-    return eps, any(e.primitive in deciding for e in equations)
+    return eps, any(e.primitive.description.decides for e in equations)
 
 
 class Explained(NamedTuple):
@@ -170,7 +169,7 @@ def _disturbed(program: Program, arrays: list, rng: np.random.Generator) -> list
     for primitive, inputs, params, output in program.equations:
         given = [values[x] if isinstance(x, Var) else x for x in inputs]
         out = primitive.forward(*given, **params)
-        if primitive not in EXACT and (eps := _eps(np.asarray(out))):
+        if not primitive.description.exact and (eps := _eps(np.asarray(out))):
             noise = rng.uniform(-eps, eps, np.shape(out)) * _added_up(primitive, given, params, out)
             out = (out + np.where(np.isfinite(noise), noise, 0)).astype(out.dtype)
         values[output] = out
@@ -178,8 +177,8 @@ def _disturbed(program: Program, arrays: list, rng: np.random.Generator) -> list
 
 
 def _added_up(primitive, given: list, params: dict, out):
-    """Σ |x| of a sum Σ x, for each element; of anything else its own size."""
-    if primitive not in ADDS_UP:
+    """Σ |x| of a sum Σ x over elements of an array, for each element; of anything else its own size."""
+    if not primitive.description.adds_up or primitive.description.elementwise:
         return np.abs(out)
     return primitive.forward(*[np.abs(x) if np.asarray(x).dtype.kind == "f" else x for x in given], **params)
 
@@ -202,8 +201,9 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
         given = [values[x] if isinstance(x, Var) else x for x in inputs]
         before = [known[x] if isinstance(x, Var) else Scale(_largest(x)) for x in inputs]
         out = values[output] = primitive.forward(*given, **params)
+        description = primitive.description
         own = _largest(_added_up(primitive, given, params, out))
-        if primitive in (ops.add, ops.subtract):
+        if description.adds_up and description.elementwise:  # x + y and x − y
             own = _largest(1.0 * np.abs(given[0]) + np.abs(given[1]))
         scale, eps = max([own, *(x.largest for x in before)]), max((x.eps for x in before), default=0.0)
         if eps and not ties:
@@ -212,36 +212,26 @@ def _explain(program: Program, arrays: list, rounded: list) -> tuple[list, list,
             del values[x]
         if np.asarray(out).dtype.kind in "iub":  # exact, if nothing is tied
             eps = 0.0
-        known[output] = Scale(scale, eps if primitive in EXACT else max(eps, _eps(np.asarray(out))))
+        known[output] = Scale(scale, eps if description.exact else max(eps, _eps(np.asarray(out))))
     outputs = [values[x] if isinstance(x, Var) else x for x in program.outputs]
     return outputs, [known[x] if isinstance(x, Var) else Scale() for x in program.outputs], ties
-
-
-ADDS_UP = {ops._sum, ops._matmul, ops.scatter_add, ops.unpatches, ops._cumsum}
-EXACT = {ops._reshape, ops._transpose, ops._broadcast_to, ops.getitem, ops.concatenate, ops.patches, ops.pick,
-         ops.unpick, ops.where, ops.maximum, ops.minimum, ops.absolute, ops._max,
-         ops.floor, ops.ceil, ops.rint, ops.trunc, ops.sign}  # fmt: skip
-COMPARISONS = {ops.maximum, ops.minimum, ops.above, ops.equal, ops.not_equal, ops.less, ops.less_equal, ops.greater,
-               ops.greater_equal}  # fmt: skip
-CHOICES = {ops._max, ops.max_share, ops.argmax, ops.argmin, ops.argsort, ops.pool_argmax}
-STEPS = {ops.absolute: np.zeros_like, ops.sign: np.zeros_like, ops.floor: np.rint, ops.ceil: np.rint,
-         ops.trunc: np.rint, ops.rint: lambda x: np.floor(x) + 0.5}  # fmt: skip
 
 
 def _tied(primitive, given: list, params: dict, near: float) -> bool:
     """Whether a comparison of floats could come out otherwise if its operands moved by `near`."""
     if not any(map(_eps, given)):
         return False
-    if primitive in COMPARISONS:
+    decides = primitive.description.decides
+    if decides == "comparison":
         return bool(np.any(np.abs(np.subtract(*map(np.asarray, given), dtype=float)) <= near))
-    if primitive in STEPS:
-        return bool(np.any(np.abs(given[0] - STEPS[primitive](given[0])) <= near))
-    if primitive is ops.astype:
-        return np.dtype(params["dtype"]).kind in "iub" and bool(np.any(np.abs(given[0] - np.rint(given[0])) <= near))
-    if primitive in (ops._max, ops.max_share):
+    if decides == "largest":
         largest = np.max(given[0], params["axis"], keepdims=True)
         return bool(np.any(np.sum(given[0] >= largest - near, params["axis"]) > 1))
-    return primitive in CHOICES
+    if callable(decides):
+        return bool(np.any(np.abs(given[0] - decides(given[0])) <= near))
+    if primitive is ops.astype:
+        return np.dtype(params["dtype"]).kind in "iub" and bool(np.any(np.abs(given[0] - np.rint(given[0])) <= near))
+    return decides == "choice"
 
 
 def _eps(x) -> float:

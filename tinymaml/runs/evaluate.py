@@ -28,14 +28,14 @@ RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.000
 
 def evaluate(
     path: str | os.PathLike, *, tasks: int = 600, steps: int = 10, split: str = "test", data: str | None = None,
-    iteration: int | None = None, tune: bool = False, seed: int | None = None, progress: bool = False,
+    iteration: int | None = None, tune: bool = False, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt what a run has learned to `tasks` fresh tasks of `split` and measure the query metric after each step.
 
     Args:
         iteration: which checkpoint, by default the newest; 0: the network before training, for which none is needed.
-        tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks.
-        seed: of the tasks, by default the run's own; runs of any seeds meet the same tasks by the same one.
+        tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks; so it
+            is always for an algorithm that leaves its rate open (`tuned`: joint training).
         data: where the run's data lies now, if it has moved.
 
     Returns:
@@ -50,10 +50,10 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     learned = restore(path, iteration, **({"data": data} if data else {}))
     config, learner = learned.config, learned.learner
-    asked = learned if seed is None else learned._replace(config=config.changed(seed=seed))
+    tune = tune or getattr(learner.algorithm, "tuned", False)
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         rate = tuned(learned, steps, progress) if tune else config.get("inner_lr")
-        chosen = [task(asked, split, t) for t in range(tasks)]
+        chosen = [task(learned, split, t) for t in range(tasks)]
         with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
             measured = measure(learned, chosen, steps, *([rate] if tune else []), called=f"{split} ", each=bar.update)
     mean, ci95 = interval(measured)
@@ -146,9 +146,12 @@ def table(result: dict[str, Any]) -> str:
              result["label"]]  # fmt: skip
     on = f"{result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations"
     how = f"{result['algorithm']}, {result['network']}"
-    how += f", batch norm by {result['statistics']} statistics: {STATISTICS[result['statistics']]}" if result["statistics"] else ""
-    how += f", inner rate {result['inner_lr']:g}, tuned on validation tasks" if result["tuned"] else ""
-    how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}" if result["chance"] is not None else ""
+    if statistics := result["statistics"]:
+        how += f"; batch norm of queries by {statistics} statistics: {STATISTICS.get(statistics, 'its own')}"
+    if result["tuned"]:
+        how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
+    if result["chance"] is not None:
+        how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}"
     lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
         lines.append(f"{k:5d}   {mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}")

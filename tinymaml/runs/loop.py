@@ -129,6 +129,8 @@ def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
         more = {} if noise is None else {"noise": noise}
         if options.robust:
             before = losses(state.meta, _with(support, query, more), *shared)
+            for t in np.flatnonzero(~np.isfinite(before)):
+                raise FloatingPointError(f"task {t}: the query loss is {before[t]}")
             more["weight"] = outer.task_weights(before, options.robust).astype(learner.dtype)
         (loss, aux), grads = gradient(state.meta, _with(support, query, more), *shared)
         grads = outer.clipped(grads, options.meta_clip)

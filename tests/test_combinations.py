@@ -1,0 +1,127 @@
+"""Every algorithm with every family and network that it fits: in machine code, resumed bit for bit, evaluated."""
+
+import itertools
+import signal
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for library in ("safetensors", "filelock", "tqdm", "threadpoolctl", "numba"):
+    pytest.importorskip(library)
+
+from tinymaml.algorithms import ALGORITHMS  # noqa: E402
+from tinymaml.families import FAMILIES, omniglot  # noqa: E402
+from tinymaml.networks import NETWORKS  # noqa: E402
+from tinymaml.networks.network import STATISTICS  # noqa: E402
+from tinymaml.programs import CompileWarning  # noqa: E402
+from tinymaml.programs.runners import Machine  # noqa: E402
+from tinymaml.runs import Run, loop  # noqa: E402
+from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
+from tinymaml.runs.learner import Learner  # noqa: E402
+from tinymaml.runs.settings import Config  # noqa: E402
+
+OUTER = dict(tasks=2, iterations=2, save_every=1, validate_every=2, validation_tasks=2)
+SMALL = {
+    "sinusoid": dict(shots=3, queries=3), "omniglot": dict(ways=2, shots=1, queries=2, scheme="official"),
+    "mlp": dict(hidden=(4,)), "conv": dict(filters=2, blocks=1), "linear": {},
+    "reptile": dict(inner_steps=2), "mamlpp": dict(inner_steps=2), "imaml": dict(inner_steps=1, solver_steps=2),
+    "proximal": dict(inner_steps=2),
+}  # fmt: skip
+UNFIT = {("sinusoid", "conv")}  # waves are no images
+MORE = [  # options that lead another way through the loop
+    ("sinusoid", "mlp", "reptile", dict(carry_state=True, inner_optimizer="adam", inner_batch=2)),
+    ("sinusoid", "mlp", "perturbed", dict(parameter_noise=0.1, gradient_noise=0.1, label_noise=0.1)),
+    ("omniglot", "mlp", "perturbed", dict(label_noise=0.5)),
+    ("sinusoid", "mlp", "maml", dict(robust=0.5)),
+    ("sinusoid", "mlp", "reptile", dict(robust=0.5, carry_state=True, inner_optimizer="momentum")),
+    ("sinusoid", "mlp", "maml", dict(sharpness=0.05, optimizer="momentum", schedule="cosine")),
+    ("sinusoid", "mlp", "perturbed", dict(gradient_noise=0.1, robust=1.0, sharpness=0.01)),
+    *(("omniglot", network, algorithm, dict(statistics=statistics))
+      for network, algorithm in [("mlp", "maml"), ("mlp", "anil"), ("mlp", "mamlpp"), ("mlp", "reptile"),
+                                 ("mlp", "cavia"), ("conv", "maml")]
+      for statistics in STATISTICS if statistics != "transductive"),
+]  # fmt: skip
+COMBINATIONS = [(*named, {}) for named in itertools.product(FAMILIES, NETWORKS, ALGORITHMS) if named[:2] not in UNFIT]
+
+
+@pytest.fixture(scope="module")
+def data(omniglot_data):
+    """Omniglot's place; it is read once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(omniglot, "load", cache(omniglot.load))
+        yield {"sinusoid": {}, "omniglot": {"data": str(omniglot_data)}}
+
+
+def tiny(data: dict, family: str, network: str, algorithm: str, **changes) -> Config:
+    options = {**OUTER, **SMALL[family], **SMALL[network], **SMALL.get(algorithm, {}), **data[family], **changes}
+    return Config.default(family, algorithm=algorithm, network=network, **options)
+
+
+def name(combination: tuple) -> str:
+    family, network, algorithm, changes = combination
+    return "-".join([family, network, algorithm, *map(str, changes.values())])
+
+
+def trained(config: Config, out: Path, resume: bool = False) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompileWarning)
+        return loop.train(config, out, resume, progress=False)
+
+
+def stopped(config: Config, out: Path) -> None:
+    """It is stopped after its first iteration."""
+    honest = Run.log
+
+    def log(self, record):
+        signal.raise_signal(signal.SIGINT)
+        honest(self, record)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "log", log)
+        trained(config, out)
+
+
+@pytest.mark.parametrize("combination", [*COMBINATIONS, *MORE], ids=name)
+def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, data, combination):
+    *named, changes = combination
+    config = tiny(data, *named, **changes)
+    made, honest = [], loop.compile
+    monkeypatch.setattr(loop, "compile", lambda f: made.append(honest(f)) or made[-1])
+    whole = trained(config, tmp_path / "whole")
+    runners = [runner for f in made for runner in f.runners.values()]
+    assert len(runners) >= 2 and {type(runner) for runner in runners} == {Machine}
+
+    stopped(config, tmp_path / "run")
+    assert Run.open(tmp_path / "run").load().iteration == 1
+    run = trained(config, tmp_path / "run", resume=True)
+    arrays, wanted = run.load().arrays, whole.load().arrays
+    assert arrays.keys() == wanted.keys()
+    for key, x in wanted.items():
+        np.testing.assert_array_equal(arrays[key], x, strict=True, err_msg=key)
+    assert (run.path / "log.jsonl").read_bytes() == (whole.path / "log.jsonl").read_bytes()
+    assert any((x != whole.load(1).arrays[key]).any() for key, x in wanted.items() if key.startswith("meta"))
+
+    result = evaluate(run.path, tasks=2, steps=2)
+    assert np.isfinite(result["mean"]).all() and len(result["mean"]) == 3
+    assert (result["family"], result["network"], result["algorithm"]) == tuple(named)
+    assert f"{result['algorithm']}, {result['network']}" in table(result)
+
+
+@pytest.mark.parametrize("family, network", UNFIT)
+def test_what_does_not_fit_is_named(data, family, network):
+    with pytest.raises(ValueError, match="conv wants images"):
+        Learner(tiny(data, family, network, "maml"))
+
+
+@pytest.mark.parametrize("combination", MORE, ids=name)
+def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, data, combination):
+    *named, changes = combination
+    logs = []
+    for compiled in (True, False):
+        run = trained(tiny(data, *named, **changes, dtype="float64", compile=compiled), tmp_path / f"{compiled}")
+        logs.append([[*record.values()] for record in run.read_log()])
+    np.testing.assert_allclose(logs[0][0], logs[1][0], rtol=1e-9)
+    np.testing.assert_allclose(logs[0][1][1], logs[1][1][1], rtol=1e-6)

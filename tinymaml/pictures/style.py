@@ -1,0 +1,145 @@
+"""What all pictures share: size, titles, colours, and the axis of a family's metric.
+
+    figure = titled(new(8, 4.4), learned, "mean over 200 test tasks")
+    colours(["maml", "reptile"])                # an algorithm has its colour in every picture
+
+`pyplot` is never touched, and no display is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..extras import require
+from ..families import Metric
+from ..runs.compare import WORK, in_words
+from ..runs.loop import Learned, paths
+from ..runs.settings import TABLES, Config, choose, default_of, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEPS = 10  # of adaptation
+# The colours of algorithms, by their places in the table of algorithms.
+PALETTE = (
+    "#1f6cb0", "#2a9d4e", "#8e44ad", "#e377c2", "#00a5b5", "#d1361f",
+    "#c9a800", "#7f8c00", "#4b4bc8", "#7a4a2e", "#ff8a70", "#e06c00",
+)  # fmt: skip
+GREY = "#777777"
+SHADES = {0: "#b3cfe8", 1: "#74acd8", 5: "#2a74b6", 10: "#08306b"}  # after so many steps
+WRONG, RIGHT = "#d1361f", "#1b8a5a"
+STYLE = {
+    "font.size": 9, "axes.titlesize": 9, "axes.titlelocation": "left", "figure.titlesize": 9, "legend.fontsize": 8,
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150,
+}  # fmt: skip
+
+
+def new(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return require("matplotlib.figure", "plot").Figure((width, height), layout="constrained")
+
+
+def colours(algorithms: Iterable[str]) -> list[str]:
+    """A colour for each algorithm: its own; for one that is there again, or is a user's, the next one that is free."""
+    names, known = list(algorithms), list(table("algorithm"))
+    own = [names.index(name) == i and name in known for i, name in enumerate(names)]
+    chosen = [
+        PALETTE[known.index(name) % len(PALETTE)] if is_own else "" for name, is_own in zip(names, own, strict=True)
+    ]
+    for i, name in enumerate(names):
+        if not own[i]:
+            first = known.index(name) if name in known else zlib.crc32(name.encode())
+            order = [PALETTE[(first + k) % len(PALETTE)] for k in range(len(PALETTE))]
+            chosen[i] = next((colour for colour in order if colour not in chosen), order[0])
+    return chosen
+
+
+# ── titles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def titled(figure: Figure, learned: Learned, note: str = "", training: bool = False) -> Figure:
+    """Say what a reader must know to compare the picture with another.
+
+    Args:
+        note: what else there is to say, on a line of its own.
+        training: the picture shows training, for which no rate is tuned.
+    """
+    config, learner = learned.config, learned.learner
+    network = config.network.name + (f", batch norm: {learner.statistics}" if learner.statistics else "")
+    parts = [task_of(config), config.algorithm.name, network, f"seed {config.outer.seed}"]
+    tuned = " (tuned on validation tasks)" if not training and getattr(learner.algorithm, "tuned", False) else ""
+    shown = {"inner_steps": "K = {}", "inner_lr": f"α = {{:g}}{tuned}", "meta_lr": "β = {:g}"}
+    settings = [text.format(config[name]) for name, text in shown.items() if config.get(name) is not None]
+    settings += [
+        count(config.outer.tasks, "task"),
+        *changes(config, {*shown, "tasks", "seed", "statistics", *SAID, *WORK}),
+    ]
+    lines = [" · ".join(parts), ", ".join(settings) + f" · after {count(learned.iteration, 'meta-iteration')}", note]
+    width = int(15 * figure.get_figwidth())  # in letters
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines if line), x=0.01, ha="left")
+    return figure
+
+
+SAID = {"ways", "shots"}  # by `task_of`
+
+
+def task_of(config: Config) -> str:
+    """The family, with what decides how hard its tasks are: "omniglot, 5-way 1-shot"."""
+    parts = [f"{config[name]}-{name[:-1]}" for name in ("ways", "shots") if config.get(name) is not None]
+    return ", ".join(filter(None, [config.family.name, " ".join(parts)]))
+
+
+def changes(config: Config, without: set[str]) -> list[str]:
+    """The options that are not as they are by default, in words."""
+    _, defaults = choose(**{role: getattr(config, role).name for role in TABLES})
+    fields = {f.name: f for _, settings in config.parts() for f in dataclasses.fields(settings)}
+    usual = {name: defaults.get(name, default_of(field)) for name, field in fields.items()}
+    said = without | paths(config)
+    return [in_words(name, x) for name, x in config.used().items() if name not in said and x != usual[name]]
+
+
+def count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+# ── axes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def metric_axis(ax, metric: Metric, top: float = np.inf, what: str = "query") -> None:
+    """The y axis of what is drawn in a family's metric, scaled; of errors a logarithmic one, at most up to `top`."""
+    unit = f" ({metric.unit.strip()})" if metric.unit.strip() else ""
+    ax.set_ylabel(f"{what} {metric.label}{unit}")
+    if metric.chance is not None:
+        ax.axhline(metric.scale * metric.chance, lw=1, ls=":", color=GREY, label="chance")
+    if unit == " (%)":
+        ax.set_ylim(0, 102)
+    elif metric.better == "lower":
+        log_axis(ax, top)
+
+
+def diverged(first: float) -> float:
+    """From where on an error that begins with `first` is not worth a picture."""
+    return 10 * first if first > 0 else np.inf
+
+
+def log_axis(ax, top: float = np.inf) -> None:
+    """A logarithmic y axis, at most up to `top`, with numbers written as they are; a linear one, if not all are > 0."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines] or [np.ones(1)])
+    if not (drawn[np.isfinite(drawn)] > 0).all():
+        return
+    ticker = require("matplotlib.ticker", "plot")
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if low < top < high:
+        low, high = min(drawn[drawn > 0], default=low) / 1.5, top
+        ax.set_ylim(low, high)
+    decades = ticker.LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,))
+    ax.yaxis.set_major_locator(decades if high > 5 * low else ticker.AutoLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")

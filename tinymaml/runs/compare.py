@@ -1,0 +1,283 @@
+"""Several runs on the same tasks: one table of numbers, and what one picture shows.
+
+    result = compare(["runs/maml", "runs/reptile", "runs/joint"], scratch=True)
+    print(table(result))
+    pictures.compare.comparison(result)              # the same as a Matplotlib figure
+
+Every run is measured on the same test tasks, those of the seed 0, whatever its own seed. Runs that differ in their seed
+alone are one line, with the spread between them. Read next: `pictures.compare`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from ..blas import libraries, one_thread
+from ..extras import require
+from ..nest import tree_map
+from ..networks.network import STATISTICS
+from .adaptation import measured, rate_of
+from .evaluate import interval
+from .folder import Run
+from .learner import Learner
+from .loop import TEST, Learned, generator, initial, paths, restore
+from .settings import TABLES, Config, find
+
+SEED = 0  # of the test tasks
+SCRATCH = "from scratch"
+# Options that hardly change what is learned in an iteration: they tell lines apart if no other option does.
+WORK = ("iterations", "save_every", "validate_every", "validation_tasks", "compile")
+
+
+def compare(
+    runs: list[str | os.PathLike], *, tasks: int = 600, steps: int = 10, data: str | None = None,
+    scratch: bool = False, tune: bool = False, progress: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Adapt each run to the same test tasks, measure the query metric after each step, and read the runs' logs.
+
+    Args:
+        scratch: one more line: the first line's networks as they were before training, which learn each task by plain
+            gradient descent, at a tuned rate.
+        tune: each run adapts by the inner rate that is best on its validation tasks, if it has a rate to tune. An
+            algorithm that leaves its rate open (joint training) always does.
+        data: where the data of the runs lies now, if it has moved.
+
+    Returns:
+        What is the same for all: {"family", "settings" of the family, "metric", "label", "unit", "scale", "better",
+        "chance", "tasks", "split", "steps": [0, …, steps], "published": [[label, {step: value}]]}, and the "lines":
+        each {"label", "algorithm", "network", "statistics", "validated_after": steps, "runs": […], "mean": […],
+        "ci95": […], "spread": […]}, where ci95 is half the width of the 95 % interval over tasks, of their means over
+        seeds; and spread is the standard deviation of the means over tasks, between seeds (None: one seed). A run of
+        a line is {"path", "seed", "iteration", "seconds", "inner_lr", "tuned", "mean", "diverged", "validation":
+        [[iteration, value], …]}; diverged counts tasks, and a mean over tasks one of which has diverged is None.
+
+    Raises:
+        ValueError: the runs are not of the same tasks, and the option that differs is named; a run is there twice.
+        OSError: no such run, checkpoint or data.
+    """
+    if tasks < 2 or steps < 0:
+        raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
+    tqdm = require("tqdm", "train").tqdm
+    moved = {"data": data} if data else {}
+    learned = {os.fspath(path): restore(path, **moved) for path in runs}
+    check(runs, learned)
+    lines = grouped(learned)
+    first = next(iter(learned.values()))
+    result = about(first, tasks, steps)
+    count = len(learned) + scratch * len(lines[0])
+    with (
+        one_thread(libraries("train")), np.errstate(all="ignore"),
+        tqdm(total=count * tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar,
+    ):  # fmt: skip
+
+        def row(path: str, one: Learned, tune: bool) -> tuple[dict[str, Any], np.ndarray]:
+            rate = rate_of(one, steps, tune, progress)
+            found = measured(one, test_tasks(one, tasks), steps, *rate, each=bar.update)
+            name = f"validation_{one.learner.metric.name}"
+            records = Run.open(path).read_log() if one.iteration else []
+            return {
+                "path": path, "seed": one.config.outer.seed, "iteration": one.iteration, "seconds": one.seconds,
+                "inner_lr": rate[0] if rate else one.config.get("inner_lr"), "tuned": bool(rate),
+                "mean": found.mean(0), "diverged": int(np.isnan(found).any(1).sum()),
+                "validation": [[r["iteration"], r[name]] for r in records if name in r],
+            }, found  # fmt: skip
+
+        for label, members in zip(labels([next(iter(line.values())).config for line in lines]), lines, strict=True):
+            rows = [row(path, one, tune) for path, one in members.items()]
+            result["lines"].append({"label": label, **_of_line(next(iter(members.values())), rows)})
+        if scratch:
+            rows = [row(path, untrained(one.config), True) for path, one in lines[0].items()]
+            line = _of_line(next(iter(lines[0].values())), rows)
+            result["lines"].append({"label": SCRATCH, **line, "algorithm": None})
+    return plain(result)
+
+
+def about(learned: Learned, tasks: int, steps: int) -> dict[str, Any]:
+    """What a comparison says of all its runs; no lines yet."""
+    config, metric = learned.config, learned.learner.metric
+    member, settings = find("family", config.family.name), config.family.settings
+    published = member.published(settings) if hasattr(member, "published") else []
+    return {
+        "family": config.family.name,
+        "settings": {name: x for name, x in dataclasses.asdict(settings).items() if name not in paths(config)},
+        "metric": metric.name, "label": metric.label, "unit": metric.unit, "scale": metric.scale,
+        "better": metric.better, "chance": metric.chance,
+        "tasks": tasks, "split": "test", "steps": list(range(steps + 1)),
+        "published": published, "lines": [],
+    }  # fmt: skip
+
+
+def _of_line(learned: Learned, rows: list[tuple[dict[str, Any], np.ndarray]]) -> dict[str, Any]:
+    """The runs of a line, and their mean: `rows` are each run's record, and its metrics (tasks, steps + 1)."""
+    config, learner = learned.config, learned.learner
+    mean, ci95 = interval(np.mean([found for _, found in rows], 0))
+    spread = np.std([record["mean"] for record, _ in rows], axis=0, ddof=1) if len(rows) > 1 else None
+    return {
+        "algorithm": config.algorithm.name, "network": config.network.name, "statistics": learner.statistics,
+        "validated_after": learner.steps, "runs": [record for record, _ in rows],
+        "mean": mean, "ci95": ci95, "spread": spread,
+    }  # fmt: skip
+
+
+def test_tasks(learned: Learned, tasks: int) -> tuple:
+    """The test tasks of every comparison, stacked: those that `eval` takes for a run of seed 0."""
+    config = learned.config.changed(seed=SEED)
+    drawn = [learned.learner.sample(generator(config, TEST, t), 1, "test") for t in range(tasks)]
+    return tree_map(lambda *xs: np.concatenate(xs), *drawn)
+
+
+def untrained(config: Config) -> Learned:
+    """The network of a run before any training, which learns a task by the default algorithm: gradient descent."""
+    config = Config(config.family, config.network, Config.default(config.family.name).algorithm, config.outer)
+    learner = Learner(config)
+    return Learned(config, learner, initial(learner), 0, 0.0)
+
+
+# ── which runs belong together ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def check(runs: list[str | os.PathLike], learned: dict[str, Learned]) -> None:
+    """Raises: ValueError, as `compare` does."""
+    if not runs:
+        raise ValueError("there is nothing to compare: no run is given")
+    real = [os.path.realpath(path) for path in runs]
+    if twice := [path for i, path in enumerate(real) if path in real[:i]]:
+        raise ValueError(f"the run {os.fspath(runs[real.index(twice[0])])} is given twice")
+    (a, first), *others = learned.items()
+    for b, other in others:
+        one, two = first.config.family, other.config.family
+        if one.name != two.name:
+            raise ValueError(f"{a} and {b} are not of the same tasks: family is {one.name} and {two.name}")
+        ours, theirs = dataclasses.asdict(one.settings), dataclasses.asdict(two.settings)
+        for name in ours:
+            if ours[name] != theirs[name] and name not in paths(first.config):
+                raise ValueError(f"{a} and {b} are not of the same tasks: {name} is {ours[name]} and {theirs[name]}")
+
+
+def grouped(learned: dict[str, Learned]) -> list[dict[str, Learned]]:
+    """The runs of each line, in the order in which they are given: those that differ in their seed alone.
+
+    Runs of the same seed, too, are lines of their own.
+    """
+    lines: list[dict[str, Learned]] = []
+    for path, one in learned.items():
+        for line in lines:
+            members = line.values()
+            seeds = {member.config.outer.seed for member in members}
+            if facts(next(iter(members)).config) == facts(one.config) and one.config.outer.seed not in seeds:
+                line[path] = one
+                break
+        else:
+            lines.append({path: one})
+    return lines
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """All that decides what is learned, but for the seed and for where files lie."""
+    names = {role: getattr(config, role).name for role in TABLES}
+    return names | {name: x for name, x in config.used().items() if name not in {"seed", *paths(config)}}
+
+
+def labels(configs: list[Config]) -> list[str]:
+    """What tells lines apart: the algorithm; the network, if there are several; and of the lines that have these in
+    common, the options that differ."""
+    every = [facts(config) for config in configs]
+    roles = ["algorithm"] + ["network"] * (len({f["network"] for f in every}) > 1)
+
+    def called(own: dict[str, Any], without: tuple[str, ...]) -> str:
+        alike = [f for f in every if all(f[role] == own[role] for role in roles)]
+        differ = [name for name in own if name not in without and any(f.get(name) != own[name] for f in alike)]
+        return ", ".join([own[role] for role in roles] + [in_words(n, own[n]) for n in differ if own[n] is not False])
+
+    short, full = ([called(own, without) for own in every] for without in (WORK, ()))
+    found = [one if short.count(one) == 1 else other for one, other in zip(short, full, strict=True)]
+    # the same settings and the same seed
+    return [f"{x}, {found[: i + 1].count(x)}" if found.count(x) > 1 else x for i, x in enumerate(found)]
+
+
+def in_words(name: str, value: Any) -> str:
+    """An option and its value: "hidden 40 40", "first_order", "no rotations"."""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def plain(x: Any) -> Any:
+    """A nest as JSON has it: lists for arrays, and None for what is not finite."""
+    if isinstance(x, dict):
+        return {str(key): plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple, np.ndarray)):
+        return [plain(value) for value in x]
+    if isinstance(x, (float, np.floating)):
+        return float(x) if np.isfinite(x) else None
+    return x
+
+
+# ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def table(result: dict[str, Any]) -> str:
+    """A comparison as a person reads it."""
+    lines, settings, steps = result["lines"], result["settings"], result["steps"]
+    parts = [f"{settings[name]}-{name[:-1]}" for name in ("ways", "shots") if settings.get(name)] + [result["family"]]
+    seeds = any(line["spread"] for line in lines)
+    meaning = "mean ± 95 % interval over tasks" + " ± standard deviation between seeds" * seeds
+    statistics = sorted({line["statistics"] for line in lines} - {""})
+    how = f"{meaning}; s / 1000: seconds of training per 1000 meta-iterations, with compilation and validation"
+    heads = [f"{' '.join(parts)}: {result['label']} on {result['tasks']} {result['split']} tasks,"
+             f" the same for all", how]  # fmt: skip
+    if result["chance"] is not None:
+        heads.append(f"chance: {_number(result['chance'], result)}{result['unit']}")
+    if len(statistics) == 1:
+        what = STATISTICS.get(statistics[0], "its own")
+        heads.append(f"batch norm of queries by {statistics[0]} statistics: {what}")
+    shown = sorted({k for k in (0, 1, 5, steps[-1]) if k <= steps[-1]})
+    rows = [["run", *["batch norm"] * (len(statistics) > 1), "seeds", "iterations", "s / 1000", "inner rate",
+             *(f"after {k} step{'' if k == 1 else 's'}" for k in shown)]]  # fmt: skip
+    for line in lines:
+        rows.append([line["label"], *[line["statistics"] or "–"] * (len(statistics) > 1), *_about_runs(line["runs"]),
+                     *(_cell(line, k, result) for k in shown)])  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    body = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows]  # fmt: skip
+    return "\n".join([*heads, "", *body, *_notes(lines)])
+
+
+def _about_runs(runs: list[dict[str, Any]]) -> list[str]:
+    """The cells of a line that are not the metric: seeds, iterations, seconds, rate."""
+    iterations, seconds = [run["iteration"] for run in runs], seconds_per_iteration(runs)
+    rates = sorted({run["inner_lr"] for run in runs} - {None})
+    rate = " ".join(f"{rate:g}" for rate in rates) + "*" * any(run["tuned"] for run in runs)
+    span = dict.fromkeys((min(iterations), max(iterations)))
+    return [str(len(runs)), "-".join(map(str, span)), f"{1000 * seconds:.3g}" if seconds else "–", rate or "–"]
+
+
+def seconds_per_iteration(runs: list[dict[str, Any]]) -> float | None:
+    """Of a line: the seconds that its checkpoints give, over their iterations. None: they do not say."""
+    if not all(run["iteration"] and run["seconds"] for run in runs):
+        return None
+    return sum(run["seconds"] for run in runs) / sum(run["iteration"] for run in runs)
+
+
+def _cell(line: dict[str, Any], k: int, result: dict[str, Any]) -> str:
+    if line["mean"][k] is None:
+        return "diverges"
+    parts = [line["mean"][k], line["ci95"][k], *([line["spread"][k]] if line["spread"] else [])]
+    return " ± ".join(_number(x, result) for x in parts) + result["unit"]
+
+
+def _number(x: float, result: dict[str, Any]) -> str:
+    return f"{x * result['scale']:.{2 if result['scale'] == 100 else 3}f}"
+
+
+def _notes(lines: list[dict[str, Any]]) -> list[str]:
+    """Lines below the table: what a star means, and how many tasks diverged."""
+    notes = ["* tuned on validation tasks"] if any(run["tuned"] for line in lines for run in line["runs"]) else []
+    for line in lines:
+        if worst := max(run["diverged"] for run in line["runs"]):
+            notes.append(f"{line['label']}: up to {worst} task{'s' * (worst > 1)} of a run diverged")
+    return ["", *notes] if notes else []

@@ -15,8 +15,9 @@ import tinymaml as tm
 from bench import __main__ as command
 from bench import family, kernels, load, peers, picture, scaling, timing
 from bench.workloads import WORKLOADS, Workload, flops
-from tinymaml import cli
 from tinymaml.algorithms import ALGORITHMS
+from tinymaml.families import sinusoid
+from tinymaml.runs.settings import Config
 
 SMALL = Workload("mlp", (1,), (5, 4), 1, tasks=3, support=4, query=6, inner_steps=2, inner_lr=0.1)
 SMALL_ONES = {
@@ -395,19 +396,18 @@ def test_kernels_are_all_steps_of_one_task(kind, capsys, monkeypatch):
 
 # ── every algorithm on sine waves ───────────────────────────────────────────────────────────────────────────────────
 
-TINY = dict(iterations=2, tasks=3, hidden=(5,), compile=False, validation_tasks=2)
-
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The study of two entries and two seeds, which a moment trains, in a folder of the test's."""
-    entries = {name: family.ENTRIES[name] for name in ("fomaml", "meta-sgd", "scratch")}
-    for name, value in dict(ENTRIES=entries, EVERY=entries, SEEDS=(0, 1), RESULTS=tmp_path / "results",
+    """The study of three entries and two seeds, which a moment trains, in a folder of the test's."""
+    entries = {name: family.ENTRIES[name] for name in ("maml", "meta-sgd", "scratch")}
+    tiny = dict(iterations=2, tasks=3, hidden=(5,), compile=False, validation_tasks=2)
+    entries = {name: entry._replace(options=entry.options | tiny) for name, entry in entries.items()}
+    for name, value in dict(ENTRIES=entries, EVERY=entries, SEEDS=(0, 1), TASKS=4, RESULTS=tmp_path / "results",
                             FIGURE=tmp_path / "figures" / "family.png").items():  # fmt: skip
         monkeypatch.setattr(family, name, value)
-    settings, run = family.settings, family.run
-    monkeypatch.setattr(family, "settings", lambda name, seed, **changes: settings(name, seed, **TINY | changes))
-    monkeypatch.setattr(family, "run", lambda *given: run(*given, tasks=4))
+    measure = family.measure
+    monkeypatch.setattr(family, "measure", lambda name, runs: measure(name, runs, tasks=4))
     return tmp_path
 
 
@@ -418,61 +418,69 @@ def test_every_algorithm_has_an_entry_with_a_colour():
         assert family.settings(name, 2)["seed"] == 2
 
 
-def test_the_commands_of_an_entry_train_it_and_measure_it(tmp_path, monkeypatch, capsys, small):
-    monkeypatch.chdir(tmp_path)
-    record = family.run("scratch", 1, tmp_path / "runs" / "family", family.RESULTS)
-    train, evaluate = record["commands"]
-    assert train.split()[:3] == ["tinymaml", "train", "sinusoid"] and evaluate.split()[:2] == ["tinymaml", "eval"]
-    assert cli.main([*evaluate.split()[1:], "--tasks", "4", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert np.allclose(printed["mean"], record["mean"], atol=1e-5) and printed["inner_lr"] == record["inner_lr"]
+def test_the_command_of_an_entry_gives_its_settings():
+    for name, entry in family.EVERY.items():
+        words = family.command(name).split()[4:]
+        assert words[0] == entry.algorithm
+        assert {word[2:].replace("-", "_") for word in words if word.startswith("--")} == set(entry.options)
+    assert family.command("fomaml") == "tinymaml train sinusoid --algorithm maml --first-order"
+    assert family.commands("scratch")[-1].endswith("runs/family/maml-2 --scratch")
+
+
+def test_defaults_of_sine_waves_for_an_algorithm_are_options_that_it_has():
+    for name, values in sinusoid.defaults_for.items():
+        config = Config.default("sinusoid", algorithm=name)
+        assert {key: config[key] for key in values} == values
+        assert Config.default("sinusoid", algorithm=name, **dict.fromkeys(values, 3))[next(iter(values))] == 3
 
 
 def test_the_study_trains_what_is_not_trained_and_shows_what_is_stored(small, capsys, monkeypatch):
     line = ["family", "--runs", str(small / "runs")]
-    assert command.main([*line, "fomaml"]) == 0
+    assert command.main([*line, "maml"]) == 0
     shown = capsys.readouterr().out
-    assert "tinymaml train sinusoid --algorithm maml --first-order" in shown
-    assert "not all of the seeds 0, 1: meta-sgd, scratch" in shown
-    before = {file: file.stat().st_mtime_ns for file in (small / "results").iterdir()}
+    assert "tinymaml train sinusoid --algorithm maml --iterations 2" in shown
+    assert "not measured yet: meta-sgd, scratch" in shown
+    before = {file: file.stat().st_mtime_ns for file in small.glob("r*/**/*.*")}
     assert command.main(line) == 0
-    assert "not all" not in capsys.readouterr().out
-    assert {file: file.stat().st_mtime_ns for file in before} == before  # these were not trained again
+    assert "not measured" not in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in before} == before  # nothing is trained or measured again
     monkeypatch.setattr(family, "run", None)
     assert command.main(["family", "--table"]) == 0
     head, _, *rows = capsys.readouterr().out.split("\n\n")[0].splitlines()
     assert [cell.strip() for cell in head.split("|")[2:6]] == ["0 steps", "1 step", "5 steps", "10 steps"]
-    assert [row.split("|")[1].strip() for row in rows] == ["FOMAML", "Meta-SGD", "from scratch"]
-    assert rows[1].split("|")[4].strip() == "–"  # it adapts two steps
+    assert [row.split("|")[1].strip() for row in rows] == ["MAML", "Meta-SGD", "from scratch"]
+    record = json.loads((small / "results" / "maml.json").read_text())
+    assert f"{record['mean'][1]:.3f} ± {record['ci95'][1]:.3f} ± {record['spread'][1]:.3f}" in rows[0]
     assert (small / "figures" / "family.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_of_other_settings_is_named_and_trained_over_by_nobody(small, capsys):
-    line = ["family", "fomaml", "--runs", str(small / "runs")]
+def test_other_settings_are_named_and_nothing_is_trained_over(small, capsys):
+    line = ["family", "maml", "--runs", str(small / "runs")]
     assert command.main(line) == 0
-    file = small / "results" / "fomaml-0.json"
+    file = small / "results" / "maml.json"
     record = json.loads(file.read_text())
     file.write_text(json.dumps(record | {"options": record["options"] | {"inner_lr": 7.0}}))
     assert command.main(["family", "--table"]) == 0
-    assert "not of today's defaults: fomaml-0" in capsys.readouterr().out
-    file.unlink()
-    folder = small / "runs" / "fomaml-0" / "config.json"
-    folder.write_text(folder.read_text().replace('"inner_lr": 0.005', '"inner_lr": 0.25'))
+    assert "not of today's defaults, or seeds: maml" in capsys.readouterr().out
+    config = small / "runs" / "maml-0" / "config.json"
+    config.write_text(config.read_text().replace('"inner_lr": 0.005', '"inner_lr": 0.25'))
     assert command.main(line) == 1
     assert "was trained with other settings: remove it, or take other --runs" in capsys.readouterr().err
 
 
-def test_a_row_has_the_spread_over_seeds_and_the_interval_over_tasks():
-    records = [{"mean": [4.0, 1.0], "ci95": [0.2, 0.1]}, {"mean": [6.0, 2.0], "ci95": [0.4, 0.3]}]
-    mean, ci95, spread, seeds = family.row(records)
-    assert np.allclose([mean, ci95, spread], [[5, 1.5], [0.3, 0.2], [2**0.5, 0.5**0.5]]) and seeds.shape == (2, 2)
-    assert np.array_equal(family.row(records[:1]).spread, [0, 0])
+def test_what_diverges_is_shown_as_far_as_it_gets():
+    runs = [{"seed": seed, "tuned": False, "inner_lr": 0.1, "diverged": seed} for seed in (0, 1, 2)]
+    record = {"tasks": 600, "mean": [3.0, 0.4, 50.0, None], "ci95": [0.1] * 4, "spread": [0.1] * 4, "runs": runs}
+    assert family.reached(record) == 2 and family.reached(record | {"mean": [3.0, 2.0]}) == 2
+    shown = family.table({"meta-sgd": record | {"mean": [3.0, 0.4, 50.0, 60.0, 70.0, 80.0] + [None] * 5}})
+    cells = [cell.strip() for cell in shown.splitlines()[2].split("|")]
+    assert cells[2:6] == ["3.000 ± 0.100 ± 0.100", "0.400 ± 0.100 ± 0.100", "diverges", "diverges"]
 
 
-def test_time_is_measured_by_turns_and_stored(small, monkeypatch, capsys):
+def test_time_is_measured_by_turns(small, monkeypatch):
     monkeypatch.setattr(family, "TURN", 0.01)
-    record = family.measure_time(["fomaml", "scratch"], turns=2)
-    assert set(record["ms"]) == {"fomaml"} and all(ms > 0 for ms in record["ms"]["fomaml"])
+    record = family.measure_time(["maml", "scratch"], turns=2)
+    assert set(record["ms"]) == {"maml"} and all(ms > 0 for ms in record["ms"]["maml"])
     assert 0 <= record["others"] <= 1 and record["machine"]["cores"] >= 1
 
 
@@ -483,6 +491,9 @@ def test_labels_that_are_too_close_are_spread_around_their_mean():
     assert np.diff(many).min() > 0.3 - 1e-9
 
 
-def test_the_stored_table_is_whole_and_of_todays_defaults():
-    notes = family.notes(family.stored(family.RESULTS))
-    assert notes == []
+def test_what_is_stored_is_whole_and_shows_what_it_must():
+    records = family.stored(family.RESULTS)
+    assert set(records) == set(family.EVERY)
+    assert all(len(record["runs"]) == 3 and record["tasks"] == 600 for record in records.values())
+    after = {name: record["mean"][1] for name, record in records.items()}
+    assert max(after["meta-sgd"], after["mamlpp"]) < after["maml"] < after["joint"] < after["scratch"]

@@ -134,7 +134,7 @@ def untrained(config: Config) -> Learned:
     """The network of a run before any training, which learns a task by the default algorithm: gradient descent."""
     config = Config(config.family, config.network, Config.default(config.family.name).algorithm, config.outer)
     learner = Learner(config)
-    return Learned(config, learner, initial(learner), 0, 0.0)
+    return Learned(config, learner, initial(learner), 0, 0.0, {})
 
 
 # ── which runs belong together ──────────────────────────────────────────────────────────────────────────────────────

@@ -356,6 +356,13 @@ def test_checkpoints_and_the_network_before_training(sine):
         tm.load(sine, data="somewhere")
 
 
+def test_a_run_of_the_first_format_is_used():
+    model = tm.load(Path(__file__).parent / "data" / "run_format_1")
+    assert model.adapt([[1], [2]], [[0.5], [0.7]]).predict([[1.5]]).shape == (1, 1)
+    with pytest.raises(ValueError, match=r"y has shape \(2,\), wanted \(N, 1\)"):
+        model.adapt([[1], [2]], [0.5, 0.7])
+
+
 def test_numbers_of_any_type_and_lists_become_what_training_had(sine):
     model = tm.load(sine)
     x, y = np.arange(5.0)[:, None], np.ones((5, 1))

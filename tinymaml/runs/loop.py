@@ -255,7 +255,7 @@ class Learned(NamedTuple):
     Attributes:
         config: its configuration.   learner: what that describes.   state: as of the iteration; `meta` is in it.
         iteration: after how many meta-iterations; 0: nothing is learned yet.   seconds: how long they took.
-        example: what the support examples of training were like; {} if it is not known.
+        example: what the support examples of training were like; None if it is not known.
     """
 
     config: Config
@@ -263,7 +263,7 @@ class Learned(NamedTuple):
     state: State
     iteration: int
     seconds: float
-    example: Example
+    example: Example | None = None
 
     @property
     def meta(self) -> Nest:
@@ -287,10 +287,10 @@ def restore(path: str | os.PathLike, iteration: int | None = None, **moved: str)
     learner = Learner(config)
     state = initial(learner)
     if iteration == 0:
-        return Learned(config, learner, state, 0, 0.0, {})
+        return Learned(config, learner, state, 0, 0.0)
     iteration, arrays, about = run.load(iteration)
     state = _unflatten(state, arrays, run.path)
-    return Learned(config, learner, state, iteration, about.get("seconds", 0.0), about.get("example", {}))
+    return Learned(config, learner, state, iteration, about.get("seconds", 0.0), about.get("example"))
 
 
 def _flatten(state: State) -> dict[str, np.ndarray]:

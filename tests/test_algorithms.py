@@ -626,3 +626,11 @@ def test_joint_training_is_the_gradient_of_all_examples_together():
     close((value, gradient), (wanted, wanted_gradient))
     assert aux == case.loss(case.theta, *case.query)[1]
     assert joint.adapt is descend
+
+
+@pytest.mark.parametrize("name", ["anil", "boil"])
+def test_a_loss_that_is_not_cut_has_its_last_layer_for_a_head(name):
+    case = Case(name)
+    plain = lambda theta, x, y: case.loss(theta, x, y)  # noqa: E731
+    ours = case.algorithm.of_task(plain, case.meta, case.support, case.query, case.settings)
+    close(ours, case.one())

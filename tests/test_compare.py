@@ -16,9 +16,9 @@ from tinymaml.nest import tree_map  # noqa: E402
 from tinymaml.pictures import style  # noqa: E402
 from tinymaml.pictures.compare import comparison, draw  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
-from tinymaml.runs.adaptation import measured  # noqa: E402
+from tinymaml.runs.adaptation import measured, task  # noqa: E402
 from tinymaml.runs.compare import SCRATCH, check, compare, grouped, labels, table  # noqa: E402
-from tinymaml.runs.evaluate import evaluate, task  # noqa: E402
+from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.loop import Learned, restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 

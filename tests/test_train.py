@@ -29,7 +29,8 @@ from tinymaml.runs import (  # noqa: E402
     loop,
     outer,
 )
-from tinymaml.runs.evaluate import RATES, evaluate, table  # noqa: E402
+from tinymaml.runs.adaptation import RATES  # noqa: E402
+from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.loop import INIT, TEST, TRAIN, VALIDATE, generator, restore, resumed, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
@@ -738,6 +739,28 @@ def test_an_evaluation_that_diverges_names_task_and_step(tmp_path):
         evaluate(run.path, tasks=2, steps=1)
     with pytest.raises(FloatingPointError, match="test task 0, inner step 1: the support loss is (inf|nan)"):
         evaluate(run.path, tasks=2, steps=2)
+
+
+def test_an_evaluation_shows_from_which_step_on_some_tasks_diverge(tmp_path, monkeypatch):
+    """Rates that were learned for one step make some tasks diverge after more: that is a result, not an error."""
+    run = trained(small(inner_steps=1, iterations=1), tmp_path / "run")
+    learned = restore(run.path)
+    sample = learned.learner.family.sample
+
+    def sampled(self, rng, tasks, split):
+        (xs, ys), query = sample(rng, tasks, split)
+        large = rng.random() < 0.5 and split == "test"  # then the support loss overflows after some steps
+        return (xs * 1e6 if large else xs, ys), query
+
+    monkeypatch.setattr(type(learned.learner.family), "sample", sampled)
+    result = evaluate(run.path, tasks=12, steps=10)
+    assert result["diverged"][0] == 0 and 0 < result["diverged"][10] < 12
+    assert result["diverged"] == sorted(result["diverged"])
+    for k in range(11):
+        missing = result["mean"][k] is None
+        assert missing == (result["ci95"][k] is None) == (result["diverged"][k] > 0)
+    assert f"   10   diverges: {result['diverged'][10]} of 12 tasks" in table(result)
+    json.dumps(result, allow_nan=False)
 
 
 def test_before_the_first_iteration_a_run_is_what_its_network_was(whole, tmp_path):

@@ -20,7 +20,7 @@ from .nest import Nest, tree_items, tree_leaves, tree_map
 
 
 def rates_like(inner_lr: Nest, params: Nest) -> Nest:
-    """α at every leaf of the parameters, in their dtype; a number is everybody's."""
+    """α at every leaf of the parameters, in their dtype; a single number applies to every leaf."""
 
     def rate(theta, a):
         if isinstance(a, (int, float)):

@@ -3,8 +3,8 @@
     f = mean_over_tasks(of_task)        f(meta, tasks, *shared) → the mean value, the mean gradient
     g = over_tasks(of_task)             g(meta, tasks, *shared) → what each task gives, stacked
 
-Whoever has an algorithm writes one function for one task, in plain NumPy and `grad`. Checks, sums, clear errors, and,
-by `compile`, machine code and threads, are the frame's. Reptile (Nichol, Achiam and Schulman, 2018), complete:
+The author of an algorithm writes one function for one task, in plain NumPy and `grad`. The frame adds checks, sums,
+clear errors and, by `compile`, machine code and threads. Reptile (Nichol, Achiam and Schulman, 2018), complete:
 
     def reptile(theta, support, query, alpha):
         phi = theta
@@ -37,7 +37,7 @@ _quietly = np.errstate(all="ignore")  # what diverges is an error below, and say
 
 @dataclass(frozen=True)
 class PerTask:
-    """One task's part of a function over tasks: what `record` and `compile` take up.
+    """One task's part of a function over tasks: what `record` and `compile` use.
 
     Attributes:
         of_task: (meta, support, query, *shared) → the task's result.

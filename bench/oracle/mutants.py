@@ -822,8 +822,8 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1) -> list[dict]:
 # By file: (line as it stands, or its beginning and …; changes; why the changed program is as good)
 
 EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
-    "tinymaml/flat.py": [
-        ("return inner_step(support_loss, params, support, rates_like(inner_lr, params), True, where)",
+    "tinymaml/maml.py": [
+        ("return inner_step(support_loss, params, support, rates_like(inner_lr, params), True, k)",
          ("True → False",),
          "nothing is differentiated through a step of flat memory: whether its gradients are held makes no difference"),
     ],

@@ -34,8 +34,8 @@ query loss. `support` and `query` are tuples (x, y). If the network is cut into 
     loss.body(theta, x) → features,   loss.head(theta, features, y) → (scalar, aux),   loss.last
 
 the last being the top-level keys of θ that the head reads. An algorithm knows nothing of the mean over tasks, of
-compilation, checkpoints and pictures. Whoever adds one writes one file, and one line in the table here; a user's own
-needs no line: `tinymaml train sinusoid --algorithm my_module`. Read next: `inner`, `maml`.
+compilation, checkpoints and pictures. A new one is one file, and one line in the table here; a user's own needs no
+line: `tinymaml train sinusoid --algorithm my_module`. Read next: `inner`, `maml`.
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def loss_weights(epoch, settings):
     return np.array([earlier] * (K - 1) + [1 - (K - 1) * earlier])
 
 
-def of_task(loss, meta, support, query, settings, weights, first_order):
+def of_task(loss, meta, support, query, settings, weights=None, first_order=False):
+    weights = loss_weights(settings.multi_step_epochs, settings) if weights is None else weights
+
     def objective(meta):
         K, n = settings.inner_steps, weights.shape[0]
         thetas = list(itertools.islice(adapt(loss, meta, support, settings, first_order), min(K, 1), K + 1))

@@ -14,20 +14,32 @@ from types import SimpleNamespace
 from .inner import Settings, descend, init, through
 
 
+def cut(loss, theta):
+    """The body and the head of a loss, and the keys of θ that the head reads.
+
+    A plain function is not cut: its head is the last key, and all of it runs in each step.
+    """
+    if getattr(loss, "body", None):
+        return loss.body, loss.head, loss.last
+    return (lambda theta, x: x), loss, tuple(theta)[-1:]
+
+
 def adapt_head(loss, theta, support, settings):
     x, y = support
-    features = loss.body(theta, x)
-    first = {name: theta[name] for name in loss.last}
+    run_body, run_head, last = cut(loss, theta)
+    features = run_body(theta, x)
+    first = {name: theta[name] for name in last}
 
     def head_loss(head, features, y):
-        return loss.head({**theta, **head}, features, y)
+        return run_head({**theta, **head}, features, y)
 
     for head in descend(head_loss, first, (features, y), settings):
         yield {**theta, **head}
 
 
 def adapt_body(loss, theta, support, settings):
-    first = {name: layer for name, layer in theta.items() if name not in loss.last}
+    *_, last = cut(loss, theta)
+    first = {name: layer for name, layer in theta.items() if name not in last}
 
     def body_loss(body, x, y):
         return loss({**theta, **body}, x, y)

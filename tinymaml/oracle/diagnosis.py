@@ -295,7 +295,7 @@ def _cost(case: Case) -> int:
 
 
 def together(possible: dict[str, dict], a: str, b: str) -> dict:
-    """The form of two mistakes on a case for which `possible` are: a mistake about a layer it has not is none."""
+    """The form of two of the `possible` mistakes on a case; a mistake in a layer the model lacks has no effect."""
     return merged(possible.get(a, {}), possible.get(b, {})) or possible.get(a) or possible.get(b) or {}
 
 

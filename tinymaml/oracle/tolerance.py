@@ -69,7 +69,7 @@ def scales(case) -> tuple[float, dict]:
 
     The engine's records are the computation: G comes as tensors, and a reverse pass from each Gᵢ visits what it was
     made from. The terms inside a sum or a product of matrices are intermediate values too. Rounded up to 3 digits:
-    nobody needs more, and so they are the same on every machine.
+    three digits suffice, and make them identical on every machine.
     """
     params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
     value, grads = _meta(case)(params, _tasks(case))

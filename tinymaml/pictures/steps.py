@@ -8,8 +8,7 @@ import numpy as np
 
 from ..extras import require
 from ..nest import tree_map
-from ..runs import evaluate
-from ..runs.adaptation import measured
+from ..runs.adaptation import interval, measured, task
 from ..runs.loop import Learned
 from ..runs.settings import Config, find
 from . import style
@@ -25,10 +24,10 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
     figure = style.new(8, 4.4)
     ax, x = figure.subplots(), np.arange(steps + 1)
     (colour,) = style.colours([config.algorithm.name])
-    chosen = [evaluate.task(learned, "test", t) for t in range(tasks)]
+    chosen = [task(learned, "test", t) for t in range(tasks)]
     stacked = tree_map(lambda *xs: np.stack(xs), *chosen)
     with require("tqdm", "train").tqdm(total=tasks, desc="test tasks", disable=None, leave=False) as bar:
-        mean, ci = evaluate.interval(metric.scale * measured(learned, stacked, steps, each=bar.update))
+        mean, ci = interval(metric.scale * measured(learned, stacked, steps, each=bar.update))
     result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{metric.unit} after {style.count(steps, 'step')}"
     top = style.diverged(mean[0]) if metric.better == "lower" else np.inf
     ci[~(mean <= top)] = np.nan

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..extras import require
-from ..runs import evaluate
-from ..runs.adaptation import path
+from ..runs.adaptation import path, task
 from ..runs.loop import TEST, Learned, generator
 from . import style
 from .style import RIGHT, STEPS, WRONG
@@ -27,7 +26,7 @@ def predictions(learned: Learned, names: Callable[[np.random.Generator], Sequenc
         names: `names(rng)` → the names of the classes 0, 1, … of the task that the family samples with this generator.
     """
     learner, state = learned.learner, learned.state
-    drawn = [evaluate.task(learned, "test", i) for i in range(tasks)]
+    drawn = [task(learned, "test", i) for i in range(tasks)]
     (_, ys), (_, yq) = drawn[0]
     every = ways, shots, queries = len(np.unique(yq)), int(np.sum(ys == 0)), int(np.sum(yq == 0))
     rows, shots, queries = np.minimum(every, (ROWS, SHOTS, QUERIES)).tolist()

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..runs import evaluate
-from ..runs.adaptation import path
+from ..runs.adaptation import path, task
 from ..runs.loop import TEST, Learned, generator
 from . import style
 from .style import SHADES, STEPS, WRONG
@@ -34,7 +33,7 @@ def adaptation(
     for i, ax in zip(range(count), grid.ravel(), strict=False):
         y = np.ravel(truth(generator(learned.config, TEST, i))(x.astype(float)))
         low, high = min(low, y.min()), max(high, y.max())
-        support, _ = evaluate.task(learned, "test", i)
+        support, _ = task(learned, "test", i)
         curves = []
         for k, theta in enumerate(path(learned, support, STEPS)):
             asked, _ = learner.view(support, (x[:, None], None), learned.state.norms, k)

@@ -160,7 +160,7 @@ class Fusion:
         """A step that computes the output of an equation.
 
         Args:
-            later: it is not done before its output is read; whoever can do with less takes it out of `self.later`.
+            later: it is not done before its output is read; a step that needs less of it takes it out of `self.later`.
         """
         out = self.new(e)
         step = Call(kernel, reads, [out], list(numbers))

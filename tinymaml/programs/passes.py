@@ -214,7 +214,7 @@ def _transpose(b, inputs, params, output):
 
 
 def _transposed_product(b, x, axes, output):
-    # (A B)ᵀ = Bᵀ Aᵀ, where nobody wants A B itself
+    # (A B)ᵀ = Bᵀ Aᵀ, where A B itself is not used
     product = b.by(x, ops._matmul)
     swap = (*range(len(axes) - 2), len(axes) - 1, len(axes) - 2)
     if not product or axes != swap or b.uses[x] > 1:

@@ -1,9 +1,10 @@
-"""Adaptation to a task as far as it goes: for pictures and comparisons, where a run that diverges is shown, too.
+"""What a run has learned adapts to tasks, as far as it goes: a task that diverges is shown, too.
 
     for theta in path(learned, support, steps=10): ...       θ₀, θ₁, …, as long as they are finite
     metrics = measured(learned, tasks, steps=10)             (tasks, 11), nan once a task has diverged
+    mean, ci95 = interval(metrics)                           1.96 σ / √tasks, as in Finn et al., 2017
 
-`evaluate` raises an error in such a case. Read next: `compare`.
+Read next: `evaluate`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..extras import require
 from ..nest import Nest, tree_leaves, tree_map
-from .evaluate import tuned
-from .loop import Learned, Measure
+from .loop import TEST, VALIDATE, Learned, Measure, generator
+
+# Of which one is taken where the inner rate is tuned, as "an automatically tuned step size" in the paper.
+RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
+
+
+def task(learned: Learned, split: str, t: int) -> tuple:
+    """((xs, ys), (xq, yq)): task `t` of a split, always the same."""
+    return tree_map(lambda x: x[0], learned.learner.sample(generator(learned.config, TEST, t), 1, split))
 
 
 def path(learned: Learned, support: tuple, steps: int, *rate: float) -> Iterator[Nest]:
@@ -85,3 +94,36 @@ def rate_of(learned: Learned, steps: int, tune: bool = False, progress: bool = F
         return (tuned(learned, steps, progress),)
     except ValueError:
         return ()
+
+
+def tuned(learned: Learned, steps: int, progress: bool = False) -> float:
+    """The inner rate of `RATES` with the best metric after `steps` steps, on the mean of the run's validation tasks.
+
+    Raises:
+        ValueError: the algorithm has no option `inner_lr`, or learns its rates; all of them diverge.
+    """
+    config, learner = learned.config, learned.learner
+    if config.get("inner_lr") is None:
+        raise ValueError(f"there is no rate to tune: {config.algorithm.name} has no option inner_lr")
+    f = Measure(learner, (steps,), tuned=True)
+    tasks = learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
+    found: dict[float, float] = {}
+    bar = require("tqdm", "train").tqdm(RATES, desc="tuning the inner rate", disable=not progress, leave=False)
+    for rate in bar:
+        try:
+            mean = float(np.mean(f(learned.meta, tasks, learned.state.norms, rate)))
+        except FloatingPointError:  # this rate is too large
+            continue
+        if np.isfinite(mean):
+            found[rate] = mean
+    if not found:
+        raise ValueError("there is no rate to tune: with each of them, a validation task diverges")
+    if steps and len(found) > 1 and len(set(found.values())) == 1:
+        raise ValueError(f"there is no rate to tune: {config.algorithm.name} adapts alike whatever inner_lr is")
+    return (max if learner.metric.better == "higher" else min)(found, key=lambda rate: found[rate])
+
+
+def interval(measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of (tasks, steps + 1) over tasks, and the half width of its 95 % interval."""
+    # 1.96 σ / √tasks
+    return measured.mean(0), 1.96 * measured.std(0, ddof=1) / np.sqrt(len(measured))

@@ -20,8 +20,7 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import measured, rate_of
-from .evaluate import interval
+from .adaptation import interval, measured, rate_of
 from .folder import Run
 from .learner import Learner
 from .loop import TEST, Learned, generator, initial, paths, restore

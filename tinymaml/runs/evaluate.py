@@ -20,10 +20,8 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .loop import TEST, VALIDATE, Learned, Measure, generator, restore
-
-# Of which one is taken where the inner rate is tuned, as "an automatically tuned step size" in the paper.
-RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
+from .adaptation import interval, measured, task, tuned
+from .loop import Learned, Measure, restore
 
 
 def evaluate(
@@ -43,7 +41,7 @@ def evaluate(
 
     Raises:
         ValueError, OSError: no such run, checkpoint or data; there is no rate to tune.
-        FloatingPointError: a task diverged; it is named.
+        FloatingPointError: every task diverges, within the run's own number of steps; the first is named.
     """
     if tasks < 2 or steps < 0:
         raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
@@ -55,15 +53,16 @@ def evaluate(
         rate = tuned(learned, steps, progress) if tune else config.get("inner_lr")
         chosen = [task(learned, split, t) for t in range(tasks)]
         with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
-            measured = measure(learned, chosen, steps, *([rate] if tune else []), called=f"{split} ", each=bar.update)
-    mean, ci95 = interval(measured)
+            found = measure(learned, chosen, steps, *([rate] if tune else []), called=f"{split} ", each=bar.update)
+    mean, ci95 = (plain(x) for x in interval(found))
     metric = learner.metric
     return {
         "metric": metric.name,
         "tasks": tasks,
         "steps": list(range(steps + 1)),
-        "mean": mean.tolist(),
-        "ci95": ci95.tolist(),
+        "mean": mean,
+        "ci95": ci95,
+        "diverged": np.isnan(found).sum(0).tolist(),
         "split": split,
         "iteration": learned.iteration,
         "inner_lr": rate,
@@ -83,60 +82,33 @@ def evaluate(
     }
 
 
-def task(learned: Learned, split: str, t: int) -> tuple:
-    """((xs, ys), (xq, yq)): task `t` of a split, always the same."""
-    return tree_map(lambda x: x[0], learned.learner.sample(generator(learned.config, TEST, t), 1, split))
-
-
 def measure(learned: Learned, tasks: list[tuple], steps: int, *rate: float, called: str = "", **more) -> np.ndarray:
-    """(tasks, steps + 1): the query metric of each task after 0 … `steps` steps; see `loop.Measure`.
+    """(tasks, steps + 1): the query metric of each task after 0 … `steps` steps, nan once the task has diverged.
 
     Raises:
-        FloatingPointError: a task diverged; the message names it, after `called`.
+        FloatingPointError: every task diverges, within the run's own number of steps (at least one); the message
+            names the first, after `called`.
     """
-    f = Measure(learned.learner, tuple(range(steps + 1)), tuned=bool(rate))
     stacked = tree_map(lambda *xs: np.stack(xs), *tasks)
-    try:
-        measured = f(learned.meta, stacked, learned.state.norms, *rate, **more)
-    except FloatingPointError as cause:
-        raise FloatingPointError(f"{called}{cause}") from None
-    for t, k in np.argwhere(~np.isfinite(measured[:, 1:])):
-        seen = f"the query metric after step {k + 1} is {measured[t, k + 1]}"
-        raise FloatingPointError(f"{called}task {t}: adaptation diverged: {seen}")
-    return measured
+    found = measured(learned, stacked, steps, *rate, **more)
+    own = max(learned.learner.steps, 1)
+    if np.isnan(found[:, : own + 1]).any(1).all():
+        one = tree_map(lambda x: x[:1], stacked)
+        try:  # once more, for the error that says where
+            metrics = Measure(learned.learner, tuple(range(steps + 1)), tuned=bool(rate))(
+                learned.meta, one, learned.state.norms, *rate
+            )
+        except FloatingPointError as cause:
+            raise FloatingPointError(f"{called}{cause}") from None
+        k = int(np.argmin(np.isfinite(metrics[0])))
+        seen = f"the query metric after step {k} is {metrics[0, k]}"
+        raise FloatingPointError(f"{called}task 0: adaptation diverged: {seen}")
+    return found
 
 
-def tuned(learned: Learned, steps: int, progress: bool = False) -> float:
-    """The inner rate of `RATES` with the best metric after `steps` steps, on the mean of the run's validation tasks.
-
-    Raises:
-        ValueError: the algorithm has no option `inner_lr`, or learns its rates; all of them diverge.
-    """
-    config, learner = learned.config, learned.learner
-    if config.get("inner_lr") is None:
-        raise ValueError(f"there is no rate to tune: {config.algorithm.name} has no option inner_lr")
-    f = Measure(learner, (steps,), tuned=True)
-    tasks = learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
-    found: dict[float, float] = {}
-    bar = require("tqdm", "train").tqdm(RATES, desc="tuning the inner rate", disable=not progress, leave=False)
-    for rate in bar:
-        try:
-            mean = float(np.mean(f(learned.meta, tasks, learned.state.norms, rate)))
-        except FloatingPointError:  # this rate is too large
-            continue
-        if np.isfinite(mean):
-            found[rate] = mean
-    if not found:
-        raise ValueError("there is no rate to tune: with each of them, a validation task diverges")
-    if steps and len(found) > 1 and len(set(found.values())) == 1:
-        raise ValueError(f"there is no rate to tune: {config.algorithm.name} adapts alike whatever inner_lr is")
-    return (max if learner.metric.better == "higher" else min)(found, key=lambda rate: found[rate])
-
-
-def interval(measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of (tasks, steps + 1) over tasks, and the half width of its 95 % interval."""
-    # 1.96 σ / √tasks
-    return measured.mean(0), 1.96 * measured.std(0, ddof=1) / np.sqrt(len(measured))
+def plain(x: np.ndarray) -> list[float | None]:
+    """As JSON has it: None, where a task has diverged."""
+    return [float(value) if np.isfinite(value) else None for value in x]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -153,7 +125,10 @@ def table(result: dict[str, Any]) -> str:
     if result["chance"] is not None:
         how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}"
     lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
-    for k, mean, ci in zip(result["steps"], result["mean"], result["ci95"], strict=True):
-        lines.append(f"{k:5d}   {mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}")
+    for k, mean, ci, diverged in zip(*(result[x] for x in ("steps", "mean", "ci95", "diverged")), strict=True):
+        shown = f"diverges: {diverged} of {result['tasks']} tasks"
+        if mean is not None:
+            shown = f"{mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}"
+        lines.append(f"{k:5d}   {shown}")
     return "\n".join(lines)
 

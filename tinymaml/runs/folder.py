@@ -71,7 +71,7 @@ class Run:
             run.path.mkdir(parents=True, exist_ok=True)
             sync(run.path.parent)
         with run.lock():
-            _refuse_taken(run.path)  # again: now nobody else can be creating it
+            _refuse_taken(run.path)  # again: now no other process can be creating it
             run.configure(config)
         return run
 

@@ -339,7 +339,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread: another part of the program handles signals
         before = {}
     try:
         yield asked

@@ -28,8 +28,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinymaml.algorithms import ALGORITHMS
 from tinymaml.blas import libraries, one_thread
 from tinymaml.files import write_atomically
+from tinymaml.pictures import style
 from tinymaml.runs import Run
 from tinymaml.runs.compare import compare
 from tinymaml.runs.learner import Learner
@@ -43,7 +45,6 @@ RUNS = "runs/family"
 RESULTS, FIGURE = HERE / "results" / "family", HERE / "figures" / "family.png"
 SEEDS, TASKS, STEPS = (0, 1, 2), 600, 10
 COLUMNS = (0, 1, 5, 10)  # steps, in the table
-FAR = 10  # a mean error of more than so many times the one before adaptation is said to diverge
 TURN = 0.2  # seconds of a turn of `--time`
 
 
@@ -62,7 +63,7 @@ class Entry(NamedTuple):
     trained: bool = True
 
 
-ENTRIES = {
+NAMED = {
     "maml": Entry("MAML", "maml"),
     "fomaml": Entry("FOMAML", "maml", {"first_order": True}),
     "reptile": Entry("Reptile", "reptile"),
@@ -78,6 +79,7 @@ ENTRIES = {
     "joint": Entry("joint training", "joint"),
     "scratch": Entry("from scratch", "maml", trained=False),
 }
+ENTRIES = NAMED | {name: Entry(name, name) for name in ALGORITHMS if name not in NAMED}
 # On the settings of the code of Zintgraf et al., 2019 (lmzintgraf/cavia, regression): 10 points, not 5. Not drawn.
 PUBLISHED = {
     "cavia-published": Entry("CAVIA, its own settings", "cavia", dict(
@@ -232,9 +234,9 @@ def _cell(record: dict, k: int) -> str:
 
 
 def reached(record: dict) -> int:
-    """The number of means, from that of no step on, before a task diverges or the mean error is that of no network."""
+    """The number of means, from that of no step on, before a task diverges or the error is not worth a picture."""
     mean = record["mean"]
-    return next((k for k, x in enumerate(mean) if x is None or x > FAR * mean[0]), len(mean))
+    return next((k for k, x in enumerate(mean) if x is None or x > style.diverged(mean[0])), len(mean))
 
 
 def notes(records: dict[str, dict], times: dict | None = None) -> list[str]:
@@ -258,13 +260,15 @@ def notes(records: dict[str, dict], times: dict | None = None) -> list[str]:
 def rows(records: dict[str, dict]) -> dict[str, picture.Row]:
     """What is drawn: by label, as far as the entry gets."""
     drawn = {name: record for name, record in records.items() if name in ENTRIES}
-    return {
-        ENTRIES[name].label: picture.Row(
-            *(np.array(record[key][: reached(record)]) for key in ("mean", "ci95")),
-            np.array([one["mean"][: reached(record)] for one in record["runs"]], float),
-        )
-        for name, record in drawn.items()
-    }
+    colours = style.colours([ENTRIES[name].algorithm for name in drawn])
+    found: dict[str, picture.Row] = {}
+    for (name, record), colour in zip(drawn.items(), colours, strict=True):
+        colour = colour if ENTRIES[name].trained else style.GREY
+        means = [record["mean"], record["ci95"], *([one["mean"] for one in record["runs"]])]
+        mean, ci95, *seeds = (np.array(x[: reached(record)], float) for x in means)
+        dashed = not ENTRIES[name].trained or colour in [row.colour for row in found.values()]
+        found[ENTRIES[name].label] = picture.Row(mean, ci95, np.array(seeds), colour, dashed)
+    return found
 
 
 def title(records: dict[str, dict]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinymaml.extras import require
 from tinymaml.files import write_atomically
+from tinymaml.pictures import style
 from tinymaml.pictures.style import STYLE
 
 from . import peers, timing
@@ -193,15 +194,6 @@ def _load_panel(ax, record: dict) -> None:
     ax.legend(loc="upper center", ncols=3, fontsize=7)
 
 
-# Of `family`. Second order in blues, without second derivatives in oranges, a part of the network in greens, proximal
-# points in purples, baselines in greys and dashed.
-COLOURS = {
-    "MAML": "#08306b", "Meta-SGD": "#2a74b6", "MAML++": "#00a0c8", "Sharp-MAML, inside": "#7fb2dd",
-    "FOMAML": "#c2640a", "Reptile": "#f0a02c", "HF-MAML": "#d1361f",
-    "ANIL": "#8cc63f", "BOIL": "#1b8a5a", "CAVIA": "#0b5d3b",
-    "iMAML": "#6b3fa0", "Meta-MinibatchProx": "#b58bd9", "joint training": "#8a8f98", "from scratch": "#3c4148",
-}  # fmt: skip
-BASELINES = ("joint training", "from scratch")
 AFTER = {1: "o", 5: "s", 10: "D"}  # steps, and how they are marked
 
 
@@ -210,11 +202,14 @@ class Row(NamedTuple):
 
     Attributes:
         mean: (steps + 1,), over tasks and seeds.   ci95: half the interval over tasks.   seeds: (seeds, steps + 1).
+        colour: that of its algorithm.   dashed: how it is drawn, to be told from another of the same colour.
     """
 
     mean: np.ndarray
     ci95: np.ndarray
     seeds: np.ndarray
+    colour: str
+    dashed: bool = False
 
 
 def family(rows: dict[str, Row], title: str) -> Figure:
@@ -234,18 +229,18 @@ def family(rows: dict[str, Row], title: str) -> Figure:
 def _over_steps(ax, rows: dict[str, Row], order: list[str]) -> None:
     steps = max(len(r.mean) for r in rows.values()) - 1
     for label in order:
-        ax.plot(rows[label].mean, color=COLOURS[label], lw=1.4, ls="--" if label in BASELINES else "-")
+        ax.plot(rows[label].mean, color=rows[label].colour, lw=1.4, ls="--" if rows[label].dashed else "-")
     whole = [label for label in order if len(rows[label].mean) > steps]
     ends = np.log([rows[label].mean[-1] for label in whole])
     low, high = min(np.log(r.mean.min()) for r in rows.values()), max(np.log(r.mean.max()) for r in rows.values())
     places = spread_out(ends, (high - low) / 26)
     for label, end, place in zip(whole, ends, places, strict=True):
-        ax.plot([steps, 1.04 * steps], np.exp([end, place]), color=COLOURS[label], lw=0.6, clip_on=False)
-        ax.text(1.05 * steps, np.exp(place), label, color=COLOURS[label], va="center", fontsize=8)
+        ax.plot([steps, 1.04 * steps], np.exp([end, place]), color=rows[label].colour, lw=0.6, clip_on=False)
+        ax.text(1.05 * steps, np.exp(place), label, color=rows[label].colour, va="center", fontsize=8)
     for label in set(order) - set(whole):  # it ends earlier, and its name stands there
         last = len(rows[label].mean) - 1
-        ax.plot(last, rows[label].mean[-1], "x", color=COLOURS[label], ms=5)
-        ax.annotate(label, (last, rows[label].mean[-1]), (5, 0), textcoords="offset points", color=COLOURS[label],
+        ax.plot(last, rows[label].mean[-1], "x", color=rows[label].colour, ms=5)
+        ax.annotate(label, (last, rows[label].mean[-1]), (5, 0), textcoords="offset points", color=rows[label].colour,
                     va="center", fontsize=8)  # fmt: skip
     ax.set_yscale("log")
     ax.set(xlim=(0, 1.42 * steps), xlabel="steps of adaptation", ylabel="query mean squared error")
@@ -277,19 +272,19 @@ def _ranked(ax, rows: dict[str, Row], order: list[str]) -> None:
         r = rows[label]
         ax.axhline(y, color="0.93", lw=0.8, zorder=0)
         for k in (k for name, k in shown if name == label):
-            ax.plot([r.mean[k] - r.ci95[k], r.mean[k] + r.ci95[k]], [y, y], color=COLOURS[label], lw=3, alpha=0.35,
+            ax.plot([r.mean[k] - r.ci95[k], r.mean[k] + r.ci95[k]], [y, y], color=r.colour, lw=3, alpha=0.35,
                     solid_capstyle="butt")  # fmt: skip
-            ax.plot(r.seeds[:, k], [y] * len(r.seeds), "|", color=COLOURS[label], ms=9, mew=0.9)
-            ax.plot(r.mean[k], y, AFTER[k], color=COLOURS[label], ms=4.5)
+            ax.plot(r.seeds[:, k], [y] * len(r.seeds), "|", color=r.colour, ms=9, mew=0.9)
+            ax.plot(r.mean[k], y, AFTER[k], color=r.colour, ms=4.5)
     ax.set_xscale("log")
     seen = [rows[label].mean[k] for label, k in shown]
     _logarithmic(ax.xaxis, max(seen) / min(seen))
     ax.set_yticks(range(len(order)), order)
     for tick, label in zip(ax.get_yticklabels(), order, strict=True):
-        tick.set_color(COLOURS[label])
+        tick.set_color(rows[label].colour)
     ax.tick_params(axis="y", length=0)
     ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="query mean squared error")
-    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=f"after {k} step" + "s" * (k > 1))[0] for k in AFTER]
+    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=f"after {style.count(k, 'step')}")[0] for k in AFTER]
     marks += [ax.plot([], [], "|", color="0.35", ms=9, label="a seed")[0]]
     marks += [ax.plot([], [], color="0.35", lw=3, alpha=0.35, label="95 % over tasks")[0]]
     ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=len(marks), fontsize=7,

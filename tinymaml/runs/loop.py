@@ -133,7 +133,6 @@ def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
                 raise FloatingPointError(f"task {t}: the query loss is {before[t]}")
             more["weight"] = outer.task_weights(before, options.robust).astype(learner.dtype)
         (loss, aux), grads = gradient(state.meta, _with(support, query, more), *shared)
-        grads = outer.clipped(grads, options.meta_clip)
         # θ ← θ − β G, or as the optimiser says
         meta, optimizer = outer.optimizer(options, i).update(state.meta, grads, state.optimizer)
         carried = _mean([x["carried"] for x in aux]) if carries else None

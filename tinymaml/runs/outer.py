@@ -17,7 +17,6 @@ import numpy as np
 from .. import optim
 from ..algorithms.perturbed import sharpened
 from ..algorithms.proximal import robust_weights
-from ..nest import Nest, tree_leaves, tree_map
 from .settings import option
 
 
@@ -41,7 +40,6 @@ class Settings:
     )  # fmt: skip
     tasks: int = option(25, "tasks of a meta-gradient", least=1)
     iterations: int = option(6000, "meta-gradients in all", least=1)
-    meta_clip: float = option(0.0, "a meta-gradient of a greater norm is scaled to it; 0: off", least=0)
     robust: float = option(0.0, "η of task-robust weights, larger for tasks with a larger loss; 0: all equal", least=0)
     sharpness: float = option(0.0, "ρ of a sharpness-aware outer step, which takes two meta-gradients; 0: off", least=0)
     dtype: str = option("float32", "floating type", choices=("float32", "float64"))
@@ -75,16 +73,6 @@ def rate(settings: Settings, iteration: int) -> float:
 def optimizer(settings: Settings, iteration: int = 0) -> optim.Optimizer:
     """The optimiser of an iteration. Its state does not depend on the rate."""
     return getattr(optim, settings.optimizer)(rate(settings, iteration))
-
-
-def clipped(grads: Nest, bound: float) -> Nest:
-    """G, or G · bound / ‖G‖ if its norm, that of all leaves together, is greater than the bound; 0 is no bound.
-
-    One task whose inner loop nearly diverges may have a gradient so large that Adam's second moments do not recover.
-    """
-    # in float64: in float32, squares beyond 3e38 would be infinite
-    norm = math.hypot(*(np.linalg.norm(g.astype(np.float64)) for g in tree_leaves(grads))) if bound else 0.0
-    return grads if norm <= bound else tree_map(lambda g: np.asarray(g * (bound / norm), g.dtype), grads)
 
 
 def task_weights(losses: np.ndarray, eta: float) -> np.ndarray:

@@ -201,10 +201,9 @@ def measure_time(names: Iterable[str], turns: int = 11) -> dict:
         others = timing.busy() - all_ - (time.process_time() - own)
         others /= (time.perf_counter() - started) * (os.cpu_count() or 1)
     timing.say()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "ms": {name: [round(float(q), 4) for q in np.quantile(ms, (0.5, 0.25, 0.75))] for name, ms in found.items()},
-        "others": round(max(others, 0.0), 3), "machine": timing.machine(cores),
+        "others": round(max(others, 0.0), 3), "cpu": timing.machine(1)["cpu"], "cores": os.cpu_count(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }  # fmt: skip
 
@@ -251,8 +250,7 @@ def notes(records: dict[str, dict], times: dict | None = None) -> list[str]:
             said.append(f"{EVERY[name].label} diverges after more than {reached(record) - 1} steps,"
                         f" up to {most} of {record['tasks']} tasks beyond all numbers")  # fmt: skip
     if times:
-        about = times["machine"]
-        said.append(f"ms per meta-iteration: {about['cpu']}, {about['cores']} cores, {times['date'][:10]};"
+        said.append(f"ms per meta-iteration: {times['cpu']}, {times['cores']} cores, {times['date'][:10]};"
                     f" other programs took {100 * times['others']:.0f} % of the cores")  # fmt: skip
     return said
 

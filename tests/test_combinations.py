@@ -56,7 +56,8 @@ def data(omniglot_data):
 
 
 def tiny(data: dict, family: str, network: str, algorithm: str, **changes) -> Config:
-    options = {**OUTER, **SMALL[family], **SMALL[network], **SMALL.get(algorithm, {}), **data[family], **changes}
+    small = {name: x for part in (family, network, algorithm) for name, x in SMALL.get(part, {}).items()}
+    options = {**OUTER, **small, **data.get(family, {}), **changes}
     return Config.default(family, algorithm=algorithm, network=network, **options)
 
 

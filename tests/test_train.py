@@ -720,9 +720,9 @@ def test_training_draws_from_train_and_val_and_evaluation_from_test(tmp_path, mo
     drawn, honest = [], SinusoidTasks.sample
     monkeypatch.setattr(SinusoidTasks, "sample", lambda *args: drawn.append(args[2:]) or honest(*args))
     run = trained(small(iterations=2, validate_every=2), tmp_path / "run")
-    assert drawn == [(2, "train"), (2, "train"), (2, "val")]
+    assert drawn == [(2, "val"), (2, "train"), (2, "train"), (2, "train"), (2, "val")]  # first a trial of both
     evaluate(run.path, tasks=2, steps=1)
-    assert drawn[3:] == [(1, "test"), (1, "test")]
+    assert drawn[5:] == [(1, "test"), (1, "test")]
 
 
 @pytest.mark.parametrize("options, message", [

@@ -31,8 +31,17 @@ from .per_task import mean_over_tasks
 from .programs import CacheWarning, CompileWarning, Program, RecordError, compile, record
 
 __version__ = "0.1.0"
+
+
+def load(path, iteration=None, data=None):
+    """What a run has learned, to be used: see `runs.model.load`."""
+    from .runs import model  # which needs more than NumPy
+
+    return model.load(path, iteration, data)
+
+
 __all__ = [
     "CacheWarning", "CompileWarning", "GradientError", "Primitive", "Program", "RecordError", "Tensor", "adapt",
-    "check_grads", "compile", "grad", "hvp", "jvp", "mean_over_tasks", "meta_loss", "meta_value_and_grad", "nn", "ops",
-    "optim", "record", "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
+    "check_grads", "compile", "grad", "hvp", "jvp", "load", "mean_over_tasks", "meta_loss", "meta_value_and_grad", "nn",
+    "ops", "optim", "record", "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | plot | compare | data | cache | oracle`.
+"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | oracle`.
 
 It parses, calls and prints; others work.
 """
@@ -66,6 +66,16 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     evaluate.add_argument("--tune", action="store_true", help="adapt by the rate that is best on validation tasks")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     evaluate.set_defaults(run=_eval)
+
+    adapt = commands.add_parser("adapt", help="adapt to examples of your own, and predict others")
+    _add_run(adapt)
+    adapt.add_argument("--support", metavar="FILE", required=True,
+                       help="an .npz with x and y; of images a folder, with a folder per class")  # fmt: skip
+    adapt.add_argument("--query", metavar="FILE", required=True, help="an .npz with x; of images a folder")
+    adapt.add_argument("--to", metavar="FILE", help="a CSV or an .npz for the predictions (they are printed)")
+    adapt.add_argument("--steps", type=int, help="how many adaptation steps (those of training)")
+    adapt.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
+    adapt.set_defaults(run=_adapt)
 
     plot = commands.add_parser("plot", help="draw learning curves, and tasks before and after adaptation")
     _add_run(plot)
@@ -183,6 +193,7 @@ def _groups(family: str, chosen: argparse.Namespace) -> list[tuple[str, list[tup
     names, defaults = parts.choose(family, getattr(chosen, "algorithm", "maml"), getattr(chosen, "network", None))
     of_parts = {f"{name} ({role})": parts.settings_of(parts.find(role, name)) for role, name in names.items()}
     of_parts["the outer loop"] = parts.outer_settings()
+    parts.check_names(of_parts)
     return [(called, [(f, defaults.get(f.name, parts.default_of(f))) for f in dataclasses.fields(settings)])
             for called, settings in of_parts.items()]  # fmt: skip
 
@@ -244,6 +255,14 @@ def _eval(args: argparse.Namespace) -> int:
         tune=args.tune, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
+    return 0
+
+
+def _adapt(args: argparse.Namespace) -> int:
+    from .runs.predictions import predict
+
+    table = predict(args.path, args.support, args.query, args.to, args.steps, args.iteration, args.data)
+    print(args.to if args.to else table, end="\n" if args.to else "")
     return 0
 
 

@@ -18,6 +18,10 @@ A family is a module with
                                                            after so many steps of adaptation
     pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that
                                                            every run has; learned is a `runs.loop.Learned`
+    read(path, settings) → x                               optional: one example from a file, such as an image, for
+                                                           `tinymaml adapt`; x is an array of `input_shape`
+
+If what `make` returns reads its data only when the first task is drawn, a trained network can be used without them.
 
 A module of your own that keeps this protocol is trained like a built-in family: `tinymaml train my_package.my_tasks`.
 To add a family here, write its file and add it to FAMILIES. Read next: `common`.

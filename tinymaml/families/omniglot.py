@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,15 @@ class Settings:
 
 
 def make(settings: Settings) -> OmniglotTasks:
-    """The family with these settings.
+    """The family with these settings. Its images are read when the first task is drawn.
 
     Raises:
-        ValueError, FileNotFoundError: as `OmniglotTasks` raises; or `data` is empty.
+        ValueError: as `OmniglotTasks` raises; or `data` is empty.
     """
     if not settings.data:
         raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
     s = settings
-    return OmniglotTasks(s.data, s.ways, s.shots, s.queries, s.scheme, s.rotations)
+    return OmniglotTasks(s.data, s.ways, s.shots, s.queries, s.scheme, s.rotations, lazy=True)
 
 
 def published(settings: Settings) -> list[tuple[str, dict[int, float]]]:
@@ -78,6 +79,20 @@ def published(settings: Settings) -> list[tuple[str, dict[int, float]]]:
     }
     task = settings.ways, settings.shots
     return [(f"MAML, {net}, Finn et al., 2017", {steps: row[task]}) for net, row in table.items() if task in row]
+
+
+def read(path: Path, settings: Settings) -> np.ndarray:
+    """One drawing from a PNG file of a user's: float32 (28, 28, 1), made as those of the archives are.
+
+    It may be of any size, but must be square. Dark is ink; where it is transparent, the paper is white.
+
+    Raises:
+        ValueError: it is no PNG, or not square.
+    """
+    ink, (width, height) = _ink(path.read_bytes(), str(path))
+    if width != height:
+        raise ValueError(f"{path} is {width} x {height}, wanted a square image")
+    return np.divide(ink[..., None], 255, dtype=np.float32)
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
@@ -185,6 +200,7 @@ class OmniglotTasks:
         scheme: as for `split`.
         rotations: whether turned training characters are further classes.
         dtype: floating type of the images.
+        lazy: the archives are read, and checked, at the first use.
 
     Raises:
         ValueError: a count below 1, more than 20 drawings of a class, or more ways than a split has classes.
@@ -205,19 +221,32 @@ class OmniglotTasks:
         scheme: str = "1100/100/423",
         rotations: bool = True,
         dtype: DTypeLike = np.float32,
+        lazy: bool = False,
     ) -> None:
         check_counts(ways=ways, shots=shots, queries=queries)
         if shots + queries > DRAWINGS:
             raise ValueError(f"shots={shots} + queries={queries} is more than a class's {DRAWINGS} drawings")
         self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, check_dtype(dtype)
-        self.characters = load(path)
-        self.splits = split(self.characters, scheme)
+        self._path, self._scheme, self._rotations = path, scheme, rotations
+        if not lazy:
+            _ = self.sampler
+
+    @cached_property
+    def characters(self) -> Characters:
+        return load(self._path)
+
+    @cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        return split(self.characters, self._scheme)
+
+    @cached_property
+    def sampler(self) -> Sampler:
         # Class 4 c + k is character c, turned k times by 90 degrees, counter-clockwise.
         classes = {name: 4 * members for name, members in self.splits.items()}
-        if rotations:
+        if self._rotations:
             classes["train"] = (classes["train"][:, None] + np.arange(4)).ravel()
         sizes = np.full(4 * len(self.characters.names), DRAWINGS)
-        self.sampler = Sampler(sizes, classes, ways, shots, queries, self.name)
+        return Sampler(sizes, classes, self.ways, self.shots, self.queries, self.name)
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """Draw `tasks` tasks from the classes of `split` ("train", "val" or "test").
@@ -295,7 +324,7 @@ def _read(sources: dict[str, Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
             for index, name in enumerate(names):
                 _, source, read, files = characters[name]
                 for drawing, member in enumerate(files):
-                    images[index, drawing] = _ink(read, member, source)
+                    images[index, drawing] = _drawing(read, member, source)
                 bar.update(DRAWINGS)
     return images, np.array(names), np.array([characters[name][0] for name in names])
 
@@ -315,19 +344,32 @@ def _open(source: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], by
     return archive.namelist(), archive.read
 
 
-def _ink(read: Callable[[str], bytes], member: str, source: Path) -> np.ndarray:
-    """One drawing, 105 x 105 and 1-bit, as uint8 (28, 28) with 255 = ink."""
-    Image = require("PIL.Image", "train")
+def _drawing(read: Callable[[str], bytes], member: str, source: Path) -> np.ndarray:
+    """One drawing of an archive, 105 x 105 and 1-bit, as uint8 (28, 28) with 255 = ink."""
     try:
-        with Image.open(io.BytesIO(read(member)), formats=["PNG"]) as image:
-            size = image.size
-            # Pillow resizes a 1-bit image by nearest, whatever filter it is asked for; so go to grey first.
-            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
+        data = read(member)
+    except Exception as cause:  # damaged inside the archive
         raise ValueError(f"{source}: {member} is not a readable PNG: {cause}") from cause
+    ink, size = _ink(data, f"{source}: {member}")
     if size != (DRAWN, DRAWN):
         raise ValueError(f"{source}: {member} is {size[0]} x {size[1]}, wanted {DRAWN} x {DRAWN}")
-    return 255 - np.asarray(grey)
+    return ink
+
+
+def _ink(data: bytes, called: str) -> tuple[np.ndarray, tuple[int, int]]:
+    """A PNG as uint8 (28, 28) with 255 = ink, and its size before."""
+    Image = require("PIL.Image", "train")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if "A" in image.getbands() or "transparency" in image.info:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            # Pillow resizes a 1-bit image by nearest, whatever filter it is asked for; so go to grey first.
+            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            return 255 - np.asarray(grey), image.size
+    except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
+        why = "it is something else" if type(cause).__name__ == "UnidentifiedImageError" else cause
+        raise ValueError(f"{called} is not a readable PNG: {why}") from cause
 
 
 def _cache_file(sources: dict[str, Path]) -> Path | None:

@@ -4,6 +4,8 @@
     learner      family, network and algorithm, joined         loop         train, resume, restore
     evaluate     how well a run adapts to new tasks            folder       a run's folder: checkpoints, log
     compare      several runs on the same tasks                adaptation   as far as it goes
+    trial        one task through all parts, before any work   model        `tm.load`: adapt, predict, save
+    predictions  `tinymaml adapt`: from files to predictions
 
 None of them names a family, a network or an algorithm.
 """

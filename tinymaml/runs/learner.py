@@ -26,7 +26,7 @@ import numpy as np
 from .. import nn
 from ..nest import Nest, tree_leaves, tree_map
 from ..per_task import outlined
-from .settings import Config, find
+from .settings import Config, blaming, find
 
 FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` of a family must return
 
@@ -50,7 +50,8 @@ class Learner:
         from ..families import as_metric
 
         self.config = config
-        self.family = find("family", config.family.name).make(config.family.settings)
+        with blaming(f"family {config.family.name}: make"):
+            self.family = find("family", config.family.name).make(config.family.settings)
         if missing := [name for name in FAMILY if not hasattr(self.family, name)]:
             raise ValueError(f"family {config.family.name}: what make returns has no {', '.join(missing)}")
         self.dtype = np.dtype(config.outer.dtype)
@@ -70,7 +71,8 @@ class Learner:
 
         def make(input_shape=self.family.input_shape):
             same = tuple(input_shape) == tuple(self.family.input_shape)
-            made = member.make(self.family if same else Reshaped(self.family, input_shape), settings)
+            with blaming(f"network {self.config.network.name}: make"):
+                made = member.make(self.family if same else Reshaped(self.family, input_shape), settings)
             return as_network(made, self.config.network.name)
 
         if hasattr(self.algorithm, "network"):

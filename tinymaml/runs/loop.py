@@ -31,6 +31,7 @@ from . import outer
 from .folder import Run
 from .learner import Learner, averaged
 from .settings import TABLES, Config
+from .trial import Example, trial
 
 INIT, TRAIN, VALIDATE, TEST, NOISE = range(5)  # streams of random numbers, apart from each other
 AT_ONCE, BYTES = 100, 1 << 28  # most tasks, and most bytes of their data, of a compiled evaluation
@@ -72,6 +73,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
     """
     tqdm, limited = require("tqdm", "train").tqdm, one_thread(libraries("train"))
     learner, options = Learner(config), config.outer
+    example = trial(learner, ("train", "val") if options.validate_every <= options.iterations else ("train",))
     run = Run.open(out) if resume else Run.create(out, config.to_json())
     metric = learner.metric.name
     state, done, seconds = initial(learner), 0, 0.0
@@ -102,7 +104,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
                 stop = list(stopped)  # asked for after this, it is the next iteration's
                 if stop or (i + 1) % options.save_every == 0 or i + 1 == options.iterations:
                     seconds = time.perf_counter() - started
-                    run.save(i + 1, _flatten(state), {"seconds": round(seconds, 3)})
+                    run.save(i + 1, _flatten(state), {"seconds": round(seconds, 3), "example": example})
                 if stop:
                     break
     if stopped:
@@ -252,6 +254,7 @@ class Learned(NamedTuple):
     Attributes:
         config: its configuration.   learner: what that describes.   state: as of the iteration; `meta` is in it.
         iteration: after how many meta-iterations; 0: nothing is learned yet.   seconds: how long they took.
+        example: what the support examples of training were like; None if it is not known.
     """
 
     config: Config
@@ -259,6 +262,7 @@ class Learned(NamedTuple):
     state: State
     iteration: int
     seconds: float
+    example: Example | None = None
 
     @property
     def meta(self) -> Nest:
@@ -285,7 +289,7 @@ def restore(path: str | os.PathLike, iteration: int | None = None, **moved: str)
         return Learned(config, learner, state, 0, 0.0)
     iteration, arrays, about = run.load(iteration)
     state = _unflatten(state, arrays, run.path)
-    return Learned(config, learner, state, iteration, about.get("seconds", 0.0))
+    return Learned(config, learner, state, iteration, about.get("seconds", 0.0), about.get("example"))
 
 
 def _flatten(state: State) -> dict[str, np.ndarray]:

@@ -20,7 +20,11 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -117,8 +121,7 @@ def find(role: str, name: str) -> Any:
     try:
         member = importlib.import_module(module)
     except Exception as cause:
-        why = cause if isinstance(cause, ImportError) else f"{type(cause).__name__}: {cause}"
-        raise ImportError(f"{role} {name}: the module {module} cannot be imported: {why}") from cause
+        raise ImportError(f"{role} {name}: the module {module} cannot be imported: {told(cause)}") from cause
     if thing:
         if not hasattr(member, thing):
             raise ValueError(f"{role} {name}: the module {module} has nothing that is called {thing}")
@@ -134,6 +137,32 @@ def find(role: str, name: str) -> Any:
 
 
 _AN = {"family": "a family", "network": "a network", "algorithm": "an algorithm"}
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Let whatever code of the user's raises be a ValueError of one line: "family x: sample: …, and where it was."""
+    try:
+        yield
+    except Exception as cause:
+        if not _lines(cause):  # only code of tinymaml, which says itself what is wrong
+            raise
+        raise ValueError(f"{what}: {told(cause)}") from cause
+
+
+def told(cause: Exception) -> str:
+    """What was raised, and the line of the user's code that raised it, if there is one."""
+    kind = "" if isinstance(cause, (ValueError, OSError, ImportError)) else f"{type(cause).__name__}: "
+    lines = _lines(cause)
+    where = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
+    return f"{kind}{cause}{where}"
+
+
+def _lines(cause: Exception) -> list[traceback.FrameSummary]:
+    """The lines of code on the way to an exception that are neither tinymaml's nor a library's."""
+    libraries = {Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))}
+    frames = [(Path(frame.filename), frame) for frame in traceback.extract_tb(cause.__traceback__)]
+    return [frame for path, frame in frames if path.is_file() and not libraries & set(path.parents)]
 
 
 def settings_of(member: Any) -> type:
@@ -169,13 +198,9 @@ class Config:
     outer: Any  # the settings of the outer loop, `outer.Settings`
 
     def __post_init__(self) -> None:
-        owners: dict[str, str] = {}
-        for called, settings in self.parts():
+        for _, settings in self.parts():
             check(settings)
-            for field in dataclasses.fields(settings):
-                if field.name in owners:
-                    raise ValueError(f"{owners[field.name]} and {called} both have an option {field.name}")
-                owners[field.name] = called
+        check_names(dict(self.parts()))
 
     def parts(self) -> Iterator[tuple[str, Any]]:
         """(what a person calls the part, its settings), for the four parts."""
@@ -270,6 +295,16 @@ class Config:
                 raise ValueError(f"the configuration of the run does not say which {role} it has")
             parts[role] = Part(name, _read(settings_of(find(role, name)), given, f"{name} ({role})"))
         return cls(**parts, outer=_read(outer_settings(), record["outer"], "the outer loop"))
+
+
+def check_names(parts: dict[str, Any]) -> None:
+    """Raises: ValueError: two of the parts, each by what a person calls it, have an option of the same name."""
+    owners: dict[str, str] = {}
+    for called, settings in parts.items():
+        for field in dataclasses.fields(settings):
+            if field.name in owners:
+                raise ValueError(f"{owners[field.name]} and {called} both have an option {field.name}")
+            owners[field.name] = called
 
 
 def choose(family: str, algorithm: str = "maml", network: str | None = None) -> tuple[dict[str, str], dict[str, Any]]:

@@ -277,6 +277,7 @@ def test_an_algorithm_has_its_colour_in_every_picture():
     first, second, other = style.colours(["maml", "maml", "reptile"])
     assert first == alone["maml"] and other == alone["reptile"] and second not in (first, other)
     assert style.colours(["maml", "my_package.my_algorithm"])[1] != alone["maml"]
+    assert len(set(style.palette(40))) == 40 and style.palette(40)[:12] == style.palette(1)
 
 
 # ── what diverges ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 import textwrap
 import zlib
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = 10  # of adaptation
-# The colours of algorithms, by their places in the table of algorithms.
+# The colours of the first algorithms, by their places in the table of algorithms; `palette` makes more.
 PALETTE = (
     "#1f6cb0", "#2a9d4e", "#8e44ad", "#e377c2", "#00a5b5", "#d1361f",
     "#c9a800", "#7f8c00", "#4b4bc8", "#7a4a2e", "#ff8a70", "#e06c00",
@@ -45,17 +46,23 @@ def new(width: float, height: float) -> Figure:
     return require("matplotlib.figure", "plot").Figure((width, height), layout="constrained")
 
 
+def palette(count: int) -> list[str]:
+    """At least `count` colours, no two alike."""
+    # hues a golden section of the circle apart
+    hues = [colorsys.hls_to_rgb(k * 0.618034 % 1, 0.42, 0.6) for k in range(count - len(PALETTE))]
+    return [*PALETTE, *("#" + "".join(f"{round(255 * x):02x}" for x in hue) for hue in hues)]
+
+
 def colours(algorithms: Iterable[str]) -> list[str]:
     """A colour for each algorithm: its own; for one that is there again, or is a user's, the next one that is free."""
     names, known = list(algorithms), list(table("algorithm"))
+    colours = palette(len(known))
     own = [names.index(name) == i and name in known for i, name in enumerate(names)]
-    chosen = [
-        PALETTE[known.index(name) % len(PALETTE)] if is_own else "" for name, is_own in zip(names, own, strict=True)
-    ]
+    chosen = [colours[known.index(name)] if is_own else "" for name, is_own in zip(names, own, strict=True)]
     for i, name in enumerate(names):
         if not own[i]:
             first = known.index(name) if name in known else zlib.crc32(name.encode())
-            order = [PALETTE[(first + k) % len(PALETTE)] for k in range(len(PALETTE))]
+            order = [colours[(first + k) % len(colours)] for k in range(len(colours))]
             chosen[i] = next((colour for colour in order if colour not in chosen), order[0])
     return chosen
 

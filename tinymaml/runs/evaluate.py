@@ -20,7 +20,7 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import interval, measured, task, tuned
+from .adaptation import interval, measured, rate_of, task, tuned
 from .loop import Learned, Measure, restore
 
 
@@ -48,12 +48,11 @@ def evaluate(
     tqdm = require("tqdm", "train").tqdm
     learned = restore(path, iteration, **({"data": data} if data else {}))
     config, learner = learned.config, learned.learner
-    tune = tune or getattr(learner.algorithm, "tuned", False)
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
-        rate = tuned(learned, steps, progress) if tune else config.get("inner_lr")
+        rate = (tuned(learned, steps, progress),) if tune else rate_of(learned, steps, progress=progress)
         chosen = [task(learned, split, t) for t in range(tasks)]
         with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
-            found = measure(learned, chosen, steps, *([rate] if tune else []), called=f"{split} ", each=bar.update)
+            found = measure(learned, chosen, steps, *rate, called=f"{split} ", each=bar.update)
     mean, ci95 = (plain(x) for x in interval(found))
     metric = learner.metric
     return {
@@ -65,8 +64,8 @@ def evaluate(
         "diverged": np.isnan(found).sum(0).tolist(),
         "split": split,
         "iteration": learned.iteration,
-        "inner_lr": rate,
-        "tuned": tune,
+        "inner_lr": rate[0] if rate else config.get("inner_lr"),
+        "tuned": bool(rate),
         "ways": config.get("ways"),
         "shots": config.get("shots"),
         "queries": config.get("queries"),

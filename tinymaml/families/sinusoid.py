@@ -30,7 +30,6 @@ defaults_for: dict[str, dict[str, Any]] = {
     "reptile": dict(inner_steps=10, inner_lr=0.01, inner_clip_norm=30.0),
     "anil": dict(inner_steps=5, inner_lr=0.01),
     "imaml": dict(inner_steps=32, inner_lr=0.003, inner_clip_norm=10.0, strength=10.0, meta_lr=0.001),
-    "hessian-free": dict(delta=0.01),
     "proximal": dict(inner_lr=0.01, inner_clip_norm=30.0),
 }
 

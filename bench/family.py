@@ -13,9 +13,9 @@ Each run adapts to the same 600 test tasks, 10 steps, by its algorithm's own ste
 network ("scratch") by gradient descent at the rate that is best on validation tasks after 10 steps. In the table, ± is
 first the 95 % interval over tasks, then the standard deviation over seeds.
 
-What to know of the numbers: Meta-SGD and MAML++ learn rates for one and for five steps, which reach far in these, and too
-far in more of them. Reptile and Meta-MinibatchProx learn from the 5 support points of a task alone, the others from the
-15 query points, too. iMAML trains with 32 small steps, of which 10 are shown.
+What to know of the numbers: Meta-SGD and MAML++ learn rates for one step and for five. In as many steps these reach
+far, in more of them too far. Reptile and Meta-MinibatchProx learn from the 5 support points of a task alone, the others
+from its 15 query points, too. iMAML trains with 32 small steps, of which 10 are shown.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ defaults: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-# Chosen on validation tasks, of few candidates each. A gradient that does not go through the inner steps lets them become
-# unstable while training: Reptile, iMAML and Meta-MinibatchProx clip them.
+# Chosen on validation tasks, of few candidates each. A gradient that does not go through the inner steps lets them
+# become unstable while training: Reptile, iMAML and Meta-MinibatchProx clip them.
 defaults_for: dict[str, dict[str, Any]] = {
     "reptile": dict(inner_steps=10, inner_lr=0.01, inner_clip_norm=30.0),
     "anil": dict(inner_steps=5, inner_lr=0.01),

@@ -23,13 +23,17 @@ import tinymaml as tm  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.families import omniglot  # noqa: E402
 from tinymaml.families.sinusoid import SinusoidTasks  # noqa: E402
-from tinymaml.nest import tree_items, tree_leaves  # noqa: E402
+from tinymaml.nest import (  # noqa: E402
+    tree_items,
+    tree_leaves,
+    tree_map,  # noqa: E402
+)
 from tinymaml.runs import (  # noqa: E402
     Run,  # noqa: E402
     loop,
     outer,
 )
-from tinymaml.runs.adaptation import RATES  # noqa: E402
+from tinymaml.runs.adaptation import RATES, task  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.loop import INIT, TEST, TRAIN, VALIDATE, generator, restore, resumed, train  # noqa: E402
@@ -821,9 +825,14 @@ def test_many_tasks_are_measured_in_parts(whole, monkeypatch):
         (xs, ys), query = honest(*args)
         return (xs, ys * (1e30 if next(calls) == 5 else 1)), query
 
+    learned = restore(path)
     monkeypatch.setattr(SinusoidTasks, "sample", steep)
-    with pytest.raises(FloatingPointError, match="^test task 5, inner step 0: the support loss is inf"):
-        evaluate(path, tasks=7, steps=1)
+    tasks = tree_map(lambda *xs: np.stack(xs), *[task(learned, "test", t) for t in range(7)])
+    measure = loop.Measure(learned.learner, (0, 1))
+    with pytest.raises(FloatingPointError, match="^task 5, inner step 0: the support loss is inf"):
+        measure(learned.meta, tasks, learned.state.norms)
+    calls = iter(range(100))
+    assert evaluate(path, tasks=7, steps=1)["diverged"] == [0, 1]
 
 
 def test_where_data_lies_is_no_option_of_a_run_without_data(whole):

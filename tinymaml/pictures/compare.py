@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..extras import require
-from ..families import Metric
+from ..families.common import Metric
 from ..files import naming
 from ..runs.compare import in_words, seconds_per_iteration
 from . import save, style

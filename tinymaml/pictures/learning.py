@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..families import Metric
+from ..families.common import Metric
 from ..runs.loop import Learned
 from . import style
 from .style import PALETTE, SHADES

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..extras import require
-from ..families import Metric
+from ..families.common import Metric
 from ..runs.compare import WORK, in_words
 from ..runs.loop import Learned, paths
 from ..runs.settings import TABLES, Config, choose, default_of, table

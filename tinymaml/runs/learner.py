@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..families.common import as_metric
 from ..nest import Nest, tree_leaves, tree_map
+from ..networks.network import Network
 from ..per_task import outlined
 from .settings import Config, blaming, find
 
@@ -47,8 +49,6 @@ class Learner:
     """
 
     def __init__(self, config: Config):
-        from ..families import as_metric
-
         self.config = config
         with blaming(f"family {config.family.name}: make"):
             self.family = find("family", config.family.name).make(config.family.settings)
@@ -274,8 +274,6 @@ def as_network(made: Any, called: str):
     Raises:
         ValueError: it has not even these.
     """
-    from ..networks import Network
-
     if isinstance(made, Network):
         return made
     if missing := [name for name in ("init", "apply") if not callable(getattr(made, name, None))]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -246,6 +247,19 @@ def test_the_command_prints_a_table_or_json_and_draws(runs, tmp_path, capsys):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert main(["compare", *paths, "--tasks", "3", "--steps", "2", "--json", "--scratch"]) == 0
     assert json.loads(capsys.readouterr().out) == compare(paths, tasks=3, steps=2, scratch=True)
+
+
+def test_a_picture_is_drawn_beside_the_first_run_if_nothing_else_is_said(runs, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "runs" / "one"
+    shutil.copytree(runs("user_family"), path)
+    assert main(["compare", str(path), "--tasks", "3", "--steps", "1"]) == 0
+    picture = tmp_path / "runs" / "compare.png"
+    assert str(picture) in capsys.readouterr().err and picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["compare", str(path), "--tasks", "3", "--steps", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("10-shot") and "no picture:" in err and 'pip install "tinymaml[plot]"' in err
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_any_work(runs, tmp_path, capsys, monkeypatch):

@@ -87,8 +87,8 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     compare.add_argument("--data", help="where the runs' data lies now, if it has moved")
     compare.add_argument("--tasks", type=int, default=600, help="how many test tasks (600)")
     compare.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
-    compare.add_argument("--to", metavar="FILE.png", help="draw the picture, too")
-    compare.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    compare.add_argument("--to", metavar="FILE.png", help="where the picture goes (compare.png beside the first run)")
+    compare.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw only with --to")
     compare.add_argument("--scratch", action="store_true", help="the first run's network untrained, too")
     compare.add_argument("--tune", action="store_true", help="adapt by the rates that are best on validation tasks")
     compare.set_defaults(run=_compare)
@@ -275,19 +275,24 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from .pictures.compare import check, draw
     from .runs.compare import compare, table
 
-    if args.to:
-        from .pictures.compare import check, draw
-
-        check(args.to)  # before the work
+    # beside the first run, if it is not said where; where the result is wanted as JSON, only if it is said
+    to, without = args.to or (None if args.json else Path(args.runs[0]).parent / "compare.png"), ""
+    try:
+        to = to and check(to)  # before the work
+    except ImportError as cause:  # the table is worth having
+        if args.to:
+            raise
+        to, without = None, f"no picture: {cause}"
     result = compare(
         args.runs, tasks=args.tasks, steps=args.steps, data=args.data, scratch=args.scratch, tune=args.tune,
         progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
-    if args.to:
-        print(draw(result, args.to), file=sys.stderr)
+    if to or without:
+        print(draw(result, to) if to else without, file=sys.stderr)
     return 0
 
 

@@ -275,3 +275,25 @@ def test_data_may_be_nests():
     f = tm.mean_over_tasks(of_task)
     ours, _ = compiled(f, theta(), nested)
     same(ours, f(theta(), nested))
+
+
+def test_what_the_function_closes_over_is_watched():
+    """A rate that `of_task` reads besides its arguments: when it changes, another program is made."""
+    rate = 0.1
+
+    def of_task(theta, support, query):
+        phi = tree_map(lambda p, g: p - rate * g, theta, tm.grad(loss)(theta, *support))
+        return loss(phi, *query), tree_map(lambda p, q: p - q, theta, phi)
+
+    f = tm.mean_over_tasks(of_task)
+    fast = tm.compile(f)
+    for rate in (0.1, 0.3, 0.1):  # noqa: B007 (it is read by of_task)
+        same(fast(theta(), tasks()), f(theta(), tasks()))
+    assert [type(r) for r in fast.runners.values()] == [Machine, Machine]
+
+
+def test_the_program_of_one_task_can_be_printed():
+    program = tm.record(tm.mean_over_tasks(reptile), theta(), tasks(), 0.1)
+    assert program.name == "reptile" and program.first_order is None
+    value, gradient = program(theta(), *tree_map(lambda x: x[0], tasks()), 0.3)
+    same((value, gradient), reptile(theta(), *tree_map(lambda x: x[0], tasks()), 0.3))

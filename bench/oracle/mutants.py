@@ -62,8 +62,8 @@ TARGETS = {
         (("tests/test_ops.py",), ("tests/test_check.py", "tests/test_nn.py", "tests/test_numpy_api.py")),
     ),
     "maml": Target(
-        ("tinymaml/maml.py", "tinymaml/flat.py"),
-        (("tests/test_maml.py",),),
+        ("tinymaml/maml.py", "tinymaml/flat.py", "tinymaml/per_task.py"),
+        (("tests/test_maml.py",), ("tests/test_per_task.py",)),
         leave_out=("test_the_same_bits_from_run_to_run",),
     ),
     "engine": Target(("tinymaml/engine.py",), (("tests/test_engine.py",), ("tests/test_maml.py", "tests/test_ops.py")),

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tinymaml import adapt, check_grads, grad, hvp, meta_loss, meta_value_and_grad, networks, nn, tree_leaves, tree_map
+from tinymaml import (
+    adapt,
+    check_grads,
+    flat,
+    grad,
+    hvp,
+    meta_loss,
+    meta_value_and_grad,
+    networks,
+    nn,
+    tree_leaves,
+    tree_map,
+)
 from tinymaml import stop_gradient as held
 from tinymaml.flat import moves as flat_moves
 
@@ -621,3 +633,42 @@ def test_flat_memory_grows_by_a_few_times_the_parameters():
     (one, theta), (fifty, _) = (peak(steps, 120, 10) for steps in (1, 50))
     assert fifty - one <= 6 * theta
     assert fifty <= 2 * one
+
+
+# ── what `record` and `compile` use ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("memory", ["unrolled", "flat"])
+def test_the_parts_in_their_order_give_one_task_s_gradient(memory):
+    f = meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=3, memory=memory)
+    assert f.of_task.flat == (memory == "flat") and f.of_task.written is mlp and f.__name__ == "mlp"
+    support, query = unstacked(mlp_tasks())[0]
+    exact = meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=3)(mlp_params(), [(support, query)])
+    parts = flat.run(f.of_task.parts(ALPHA), f.of_task.moves(), mlp_params(), support, query)
+    for ours, wanted in zip(tree_leaves(parts), tree_leaves(exact), strict=True):
+        np.testing.assert_allclose(ours, wanted, 1e-12, 1e-14)
+
+
+def test_what_first_order_maml_would_compute_is_known():
+    settings = dict(inner_lr=ALPHA, inner_steps=2)
+    support, query = unstacked(mlp_tasks())[0]
+    cheaper = meta_value_and_grad(mlp, **settings).of_task.cheaper(mlp_params(), support, query, ALPHA)
+    first_order = meta_value_and_grad(mlp, **settings, first_order=True)
+    wanted = first_order.of_task(mlp_params(), support, query)
+    for a, b in zip(tree_leaves(cheaper), tree_leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert first_order.of_task.cheaper is None
+
+
+@pytest.mark.parametrize("call", [
+    lambda loss, p, t: adapt(loss, p, unstacked(t)[0][0], inner_lr=ALPHA, inner_steps=1),
+    lambda loss, p, t: meta_loss(loss, p, t, inner_lr=ALPHA),
+    lambda loss, p, t: meta_value_and_grad(loss, inner_lr=ALPHA)(p, t),
+])  # fmt: skip
+def test_a_loss_cannot_write_to_the_data(call):
+    def writes(params, x, y):
+        x[0] = 0
+        return mlp(params, x, y)
+
+    with pytest.raises(ValueError, match="read-only"):
+        call(writes, mlp_params(), mlp_tasks())

@@ -1,5 +1,6 @@
 """The frame around every algorithm: one task's function, for all tasks, in the reference and in machine code."""
 
+import dataclasses
 import re
 import warnings
 
@@ -214,6 +215,7 @@ BROKEN = {
     "no pair": (lambda m, s, q: loss(m, *q), r"of_task returned float64 \(\), wanted \(value, gradient\)"),
     "three": (lambda m, s, q: (1.0, m, m), r"of_task returned \(1.0, \{'w1'"),
     "a value that is no scalar": (lambda m, s, q: (q[1], m), r"the value float64 \(7, 1\), wanted \(value, gradient\)"),
+    "three values": (lambda m, s, q: ((1.0, 2.0, 3.0), m), r"the value \(1.0, 2.0, 3.0\), wanted"),
     "a value that is no number": (lambda m, s, q: ("loss", m), r"the value 'loss', wanted"),
     "a gradient is missing": (lambda m, s, q: (loss(m, *q), {"w1": m["w1"]}),
                               r"the gradient \{'w1': float64 \(2, 6\)\}, wanted one shaped like meta: \{'w1': float64"),
@@ -297,3 +299,68 @@ def test_the_program_of_one_task_can_be_printed():
     assert program.name == "reptile" and program.first_order is None
     value, gradient = program(theta(), *tree_map(lambda x: x[0], tasks()), 0.3)
     same((value, gradient), reptile(theta(), *tree_map(lambda x: x[0], tasks()), 0.3))
+
+
+def test_what_was_said_of_a_function_stays_so():
+    f = tm.mean_over_tasks(reptile)
+    assert f.__name__ == "reptile"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        f.of_task.gradient = False
+
+
+def test_a_function_cannot_write_to_the_data():
+    def writes(theta, support, query):
+        support[0][0] = 0
+        return loss(theta, *query), theta
+
+    for over in (tm.mean_over_tasks, over_tasks):
+        with pytest.raises(ValueError, match="read-only"):
+            over(writes)(theta(), tasks())
+
+
+def test_numbers_of_numpy_in_aux_are_arrays():
+    """As a compiled function returns them."""
+
+    def of_task(theta, support, query):
+        value, gradient = tm.value_and_grad(loss)(theta, *query)
+        return (value, {"mean": np.mean(query[1]), "n": 3}), gradient
+
+    (_, aux), _ = tm.mean_over_tasks(of_task)(theta(), tasks())
+    assert type(aux[0]["mean"]) is np.ndarray and type(aux[0]["n"]) is int
+
+
+def test_a_callable_without_a_name_has_that_of_its_class():
+    class Algorithm:
+        def __call__(self, theta, support, query):
+            return tm.value_and_grad(loss)(theta, *query)
+
+    f = tm.mean_over_tasks(Algorithm())
+    assert f.__name__ == "Algorithm"
+    same(f(theta(), tasks()), tm.mean_over_tasks(lambda m, s, q: tm.value_and_grad(loss)(m, *q))(theta(), tasks()))
+
+
+@pytest.mark.parametrize("value", [1.0, np.float64(1.0), np.array(1.0)])
+def test_any_scalar_is_a_value(value):
+    mean, _ = tm.mean_over_tasks(lambda m, s, q: (value, m))(theta(), tasks())
+    assert mean == 1
+
+
+def test_a_gradient_that_is_a_derivative_of_tensors_is_shown_like_an_array():
+    """Inside another derivative, what `of_task` returned may be a tensor."""
+
+    def outer(scale):
+        f = tm.mean_over_tasks(lambda m, s, q: (scale * m["b"], m))
+        return f(theta(), tasks())[0]
+
+    with pytest.raises(TypeError, match=r"the value float64 \(6,\), wanted"):
+        tm.grad(outer)(np.array(2.0))
+
+
+def test_a_value_may_be_differentiated_in_what_is_shared():
+    """𝓛 in α, as of any function of tensors."""
+    def value(alpha):
+        return tm.mean_over_tasks(reptile)(theta(), tasks(2), alpha)[0]
+
+    step = 1e-6
+    wanted = (value(np.array(0.1 + step)) - value(np.array(0.1 - step))) / (2 * step)
+    np.testing.assert_allclose(tm.grad(value)(np.array(0.1)), wanted, 1e-6)

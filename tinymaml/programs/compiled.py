@@ -126,6 +126,7 @@ class Variant:
         why: a warning that has not been given yet.
         kinds: for each leaf of the result, what makes it of the type that the function returns.
         seconds: what it took to make it.   ahead: the function's result on a task, which is on its way.
+        doubted: a warning was given that the program does not serve some values.
     """
 
     def __init__(self, outside: Outside | None, checked: bool, why: str = ""):
@@ -134,6 +135,7 @@ class Variant:
         self.kinds: list[Callable] | None = None
         self.seconds = 0.0
         self.ahead: Ahead | None = None
+        self.doubted = False
 
     def give_up(self, why: str) -> None:
         self.runner, self.why = None, why
@@ -253,7 +255,11 @@ class Compiled:
         except Exception as cause:
             return self._fall_back(v, cause, meta, tasks, *shared)
         if failed or (self.gradient and not np.isfinite(value)):
-            return self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
+            out = self.f(meta, tasks, *shared)  # which says what is wrong, and with which task
+            if not v.doubted:  # it has nothing to say
+                v.doubted, v.why = True, f"{self.called} runs as it is where {_DOUBTED}"
+                self._warn(v)
+            return out
         if apart is not None and not self.gradient and not all(np.isfinite(x).all() for x in results):
             return self.f(meta, tasks, *shared)  # an overflow is not worth a comparison: rounding may decide it
         if apart is not None:
@@ -486,6 +492,8 @@ class Compiled:
         warnings.warn(why, CompileWarning, stacklevel=depth)
 
 
+_DOUBTED = ("a program finds a number that is not finite, or an index that is negative, and the function does not mind;"
+            " that is correct, and slow")  # fmt: skip
 _REPORT = "this is a fault of tinymaml's: please report it, with the function"
 
 

@@ -724,6 +724,40 @@ def test_a_tie_within_rounding_is_no_fault(strict):
         w = w * np.float32(0.9)
 
 
+def chaotic(steps):
+    """Steps of a tent map, which doubles an error at each, and has ties: after 30 little of a float32 is left."""
+
+    def of_task(meta, support, query):
+        x = support[0] * meta["w"]
+        for _ in range(steps):
+            x = np.minimum(1.999 * x, 1.999 * (1 - x))
+        return np.mean(np.sin(x) * query[0]), meta
+
+    return tm.mean_over_tasks(of_task)
+
+
+def chaos():
+    rng = np.random.default_rng(0)
+    x, y = (rng.uniform(0.1, 0.9, (4, 30)).astype(np.float32) for _ in range(2))
+    return {"w": np.float32(0.7) * np.ones(30, np.float32)}, ((x, y), (y, x))
+
+
+def test_chance_that_rounding_becomes_is_no_fault(strict, monkeypatch):
+    """A program is not blamed for what noise of an ε makes of a chaotic function with ties."""
+    fast = tm.compile(chaotic(40))
+    monkeypatch.setattr(verify, "NEAR", 10**6)  # there is a tie
+    fast(*chaos())
+    assert [*map(type, fast.runners.values())] == [compiled.Machine]
+
+
+def test_what_is_wrong_is_noticed_beside_ties(monkeypatch):
+    """Noise of an ε does not move this so far."""
+    monkeypatch.setattr(verify, "NEAR", 10**6)
+    spoil(monkeypatch, lambda self, results, grads, *_: results[0].__iadd__(0.2) and None)
+    with pytest.warns(CompileWarning, match="please report"):
+        tm.compile(chaotic(3))(*chaos())
+
+
 # ── whatever goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

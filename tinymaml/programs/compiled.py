@@ -70,7 +70,20 @@ from .guards import Outside
 from .program import RecordError, outline, split
 from .runners import Machine, Replay
 from .task import Fixed, Task, task_of, whole
-from .verify import ROUNDING, SMALL, Ahead, Difference, Patience, Scale, at_worst, differs, explain, products, unlike
+from .verify import (
+    ROUNDING,
+    SMALL,
+    Ahead,
+    Difference,
+    Explained,
+    Patience,
+    Scale,
+    at_worst,
+    differs,
+    explain,
+    products,
+    unlike,
+)  # fmt: skip
 from .views import Unsupported
 
 VARIANTS = 8  # programs for one signature, as what the function reads changes
@@ -313,7 +326,7 @@ class Compiled:
     def _compared(self, v: Variant, call: Call, results: list, apart: list):
         """Some tasks beside the reference's: what differs, or None."""
         patience = Patience(SHARE * v.seconds)
-        agreed, doubtful = 0, None
+        agreed, doubtful, doubt = 0, None, ()
         for t in unlike(call.data, call.count):
             if (agreed or doubtful) and not patience.allows(0):
                 break
@@ -326,12 +339,12 @@ class Compiled:
             arrays = [*call.shared, *tree_leaves(one)] if enough else None
             found, ties = _judged(v.runner.task, ours, wanted, arrays)
             if found and ties and not found.certain:
-                doubtful = found
+                doubtful, doubt = found, (ours, wanted, [*call.shared, *tree_leaves(one)])
             elif found:
                 return found._replace(text=f"task {t}: {found.text}")
             else:
                 agreed += 1
-        v.checked = bool(agreed) or doubtful.share <= SMALL
+        v.checked = bool(agreed) or doubtful.share <= SMALL or _is_noise(v.runner.task, *doubt)
         return None if v.checked else doubtful
 
     def _compared_later(self, v: Variant, call: Call, results: list, apart: list):
@@ -590,8 +603,17 @@ def _judged(task: Task, ours: Nest, wanted: Nest, arrays: list | None) -> tuple[
         eps, ties = at_worst(task)
         return None if found.share <= ROUNDING * max(found.eps, eps) else found, ties
     how = explain(task, arrays)
-    scales = [Scale() if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
-    return differs(ours, wanted, scales), how.ties
+    return differs(ours, wanted, _of_leaves(task, how)), how.ties
+
+
+def _is_noise(task: Task, ours: Nest, wanted: Nest, arrays: list) -> bool:
+    """Whether two results of a task are no further apart than noise of an ε moves them, which ties make jump."""
+    return differs(ours, wanted, _of_leaves(task, explain(task, arrays, jumps=True))) is None
+
+
+def _of_leaves(task: Task, how: Explained) -> list[Scale]:
+    """How inexact each leaf of a result is."""
+    return [Scale() if isinstance(i, Fixed) else how.scales[i] for i in (*task.results, *task.sums)]
 
 
 def _kind(wanted) -> Callable:

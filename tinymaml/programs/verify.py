@@ -9,7 +9,7 @@ that is added up on the way to them, which is what compiled programs promise, or
 of the least exact float on the way: a float64 that was made of float32 has its digits, no more. Rounding can also
 decide a comparison: a ReLU whose input is 1e-8 here and −1e-8 there has another slope. Such ties are looked for before
 a difference is called one (`Explained`); where there are any, a program is accepted if the difference is small as a
-whole.
+whole, or no greater than what noise of an ε makes of it: many steps at a large rate make much of it.
 """
 
 from __future__ import annotations
@@ -121,12 +121,15 @@ class Explained(NamedTuple):
     ties: bool
 
 
-def explain(task: Task, arrays: list[np.ndarray]) -> Explained:
+def explain(task: Task, arrays: list[np.ndarray], jumps: bool = False) -> Explained:
     """Run a task in NumPy, equation by equation, and see how large the numbers are that are rounded on the way.
 
     A sum is as exact as its summands are small: Σ x is off by ε Σ |x|, a matrix product by ε |A| |B|, however small the
     result. So the scale of an equation is that of its summands, and a result's the largest among all it depends on.
     Powers and quotients may make much of an ε: how much, some runs with noise say.
+
+    Args:
+        jumps: the noise counts where there is a tie, too, at which a result may jump.
     """
     rng, ties = np.random.default_rng(0), []
 
@@ -139,7 +142,7 @@ def explain(task: Task, arrays: list[np.ndarray]) -> Explained:
         given = [(x, Scale(_largest(x))) for x in arrays]
         slots = _played(task, given, (None, Scale()), seen)
         exact, scales = [x for x, _ in slots], [scale for _, scale in slots]
-        if not any(ties):  # at a tie it may jump
+        if jumps or not any(ties):
             for _ in range(TRIES):
                 noisy = _played(task, arrays, None, lambda program, given: _disturbed(program, given, rng))
                 moved = [_apart(x, y) for x, y in zip(exact, noisy, strict=True)]

@@ -127,7 +127,8 @@ def table(result: dict[str, Any]) -> str:
     for k, mean, ci, diverged in zip(*(result[x] for x in ("steps", "mean", "ci95", "diverged")), strict=True):
         shown = f"diverges: {diverged} of {result['tasks']} tasks"
         if mean is not None:
-            shown = f"{mean * scale:7.{digits}f} ± {ci * scale:.{digits}f}{unit}"
+            how_many = f".{digits}f" if scale * max(abs(mean), ci) < 1e5 else ".3g"  # on the way to infinity
+            shown = f"{mean * scale:7{how_many}} ± {ci * scale:{how_many}}{unit}"
         lines.append(f"{k:5d}   {shown}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""One contender, in a process of its own: its threads, memory and compiled code disturb nobody else's.
+"""One contender, in a process of its own: its threads, memory and compiled code disturb no other's.
 
     python -m bench.worker <requests >answers          # a line of JSON each; `timing.Worker` is the other end
 

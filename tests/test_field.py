@@ -121,6 +121,6 @@ def test_a_part_of_a_package_that_does_not_import_as_a_whole(tmp_path, monkeypat
     (package / "inside.py").write_text("rate = 0.5\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert field.part("half_a_package.maml").rate == 0.5
-    assert "half_a_package" not in sys.modules  # nobody else gets the package without its __init__
+    assert "half_a_package" not in sys.modules  # no other import gets the package without its __init__
     with pytest.raises(ModuleNotFoundError, match="no_package_at_all"):
         field.part("no_package_at_all.maml")

@@ -476,7 +476,7 @@ def test_the_arrays_show_what_the_episodes_say():
 
 
 def test_tasks_are_bit_for_bit_those_of_the_first_release():
-    """Labels, and (character, drawing, turns) of each image; recorded before the sampler was everybody's."""
+    """Labels, and (character, drawing, turns) of each image; recorded before families shared the sampler."""
     (xs, ys), (xq, yq) = tasks_of(ways=3, shots=1, queries=2).sample(np.random.default_rng(7), 2, "train")
     assert ys.tolist() == [[0, 2, 1], [0, 1, 2]]
     assert untag(xs).tolist() == [

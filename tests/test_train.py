@@ -69,7 +69,7 @@ def assert_same(run: Run | Path, other: Run | Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of some settings that nobody stopped; each is trained once."""
+    """A run of some settings that was not stopped; each is trained once."""
     runs = {}
 
     def of(config: Config) -> Run:
@@ -82,7 +82,7 @@ def whole(tmp_path_factory):
 
 @contextmanager
 def signalled(iteration: int, number: int = signal.SIGINT, times: int = 1):
-    """Somebody asks to stop while an iteration is being logged."""
+    """A stop is asked for while an iteration is being logged."""
     honest = Run.log
 
     def log(self, record):

@@ -102,7 +102,7 @@ class Prediction(NamedTuple):
     x: object
 
     def max(self, dim):
-        """(values, classes), for a library that counts right answers. Nobody looks at them."""
+        """(values, classes), for a library that counts right answers. They are not looked at."""
         return None, self.x.new_zeros(1)
 
 

@@ -877,7 +877,7 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
         ("return x if x.shape == shape else _reshape(x, shape=shape)", ("x.shape == shape → False",),
          "a shortcut: reshaping to the shape it has changes nothing"),
         ("return _transpose(x, axes=tuple(axes))", ("tuple(axes) → axes",),
-         "np.transpose and the rule take a list as well, and nobody writes to it afterwards"),
+         "np.transpose and the rule take a list as well, and it is not written to afterwards"),
         ("if x.ndim > 2 and y.ndim == 2:",
          ("x.ndim > 2 and y.ndim == 2 → ((y.ndim == 2))", "> → >=", "2 → 0", "2 → (-2)"),
          "only a matrix x is let in besides, whose reshapes are to the shape it has"),

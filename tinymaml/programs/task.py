@@ -62,8 +62,23 @@ class Task:
 
     def replay(self, arrays: list[np.ndarray]) -> tuple[list, bool]:
         """All slots after the last part, for these inputs, and whether what is checked was finite: in NumPy."""
-        slots: list[Any] = [*arrays, *[None] * (len(self.slots) - len(arrays))]
-        stack, finite = [], True
+        finite = True
+
+        def run(part: Part, given: list) -> list:
+            nonlocal finite
+            outputs = part.program.replay(given)
+            finite = finite and all(np.isfinite(x).all() for x in outputs[len(part.writes) :])
+            return outputs
+
+        return self.played(arrays, run), finite
+
+    def played(self, given: list, run: Callable[[Part, list], list], empty: Any = None) -> list:
+        """All slots after the last part: `run(part, inputs)` → outputs, for each part in its turn.
+
+        Args:
+            given: the first slots.   empty: what the others hold at first.
+        """
+        slots, stack = [*given, *[empty] * (len(self.slots) - len(given))], []
         for move in self.moves:
             if move == "push":
                 stack.append(slots[: self.thetas])
@@ -71,11 +86,9 @@ class Task:
                 slots[: self.thetas] = stack.pop()
             else:
                 part = self.parts[move]
-                outputs = part.program.replay([slots[i] for i in part.reads])
-                for slot, x in zip(part.writes, outputs, strict=False):
+                for slot, x in zip(part.writes, run(part, [slots[i] for i in part.reads]), strict=False):
                     slots[slot] = x
-                finite = finite and all(np.isfinite(x).all() for x in outputs[len(part.writes) :])
-        return slots, finite
+        return slots
 
 
 def whole(f: Callable, args: tuple) -> Task:

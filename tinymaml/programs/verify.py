@@ -26,7 +26,7 @@ from .. import ops
 from ..engine import Tensor, value_of
 from ..nest import Nest, tree_items
 from .program import Program, Var
-from .task import Task
+from .task import Part, Task
 
 UNITS = 8  # ε of the largest number that is added up
 NEAR = 64  # ε of the same: two numbers so close may compare either way
@@ -133,37 +133,21 @@ def explain(task: Task, arrays: list[np.ndarray], jumps: bool = False) -> Explai
     """
     rng, ties = np.random.default_rng(0), []
 
-    def seen(program: Program, given: list) -> list:
-        outputs, scales, tied = _explain(program, [x for x, _ in given], [scale for _, scale in given])
+    def seen(part: Part, given: list) -> list:
+        outputs, scales, tied = _explain(part.program, [x for x, _ in given], [scale for _, scale in given])
         ties.append(tied)
         return [*zip(outputs, scales, strict=True)]
 
     with np.errstate(all="ignore"):
         given = [(x, Scale(_largest(x))) for x in arrays]
-        slots = _played(task, given, (None, Scale()), seen)
+        slots = task.played(given, seen, (None, Scale()))
         exact, scales = [x for x, _ in slots], [scale for _, scale in slots]
         if jumps or not any(ties):
             for _ in range(TRIES):
-                noisy = _played(task, arrays, None, lambda program, given: _disturbed(program, given, rng))
+                noisy = task.played(arrays, lambda part, given: _disturbed(part.program, given, rng))
                 moved = [_apart(x, y) for x, y in zip(exact, noisy, strict=True)]
                 scales = [s._replace(moved=max(s.moved, far)) for s, far in zip(scales, moved, strict=True)]
     return Explained(scales, any(ties))
-
-
-def _played(task: Task, given: list, empty, run: Callable) -> list:
-    """All slots after the last part: `run(program, inputs)` → outputs, for each part in its turn."""
-    slots = [*given, *[empty] * (len(task.slots) - len(given))]
-    stack = []
-    for move in task.moves:
-        if move == "push":
-            stack.append(slots[: task.thetas])
-        elif move == "pop":
-            slots[: task.thetas] = stack.pop()
-        else:
-            part = task.parts[move]
-            for slot, x in zip(part.writes, run(part.program, [slots[i] for i in part.reads]), strict=False):
-                slots[slot] = x
-    return slots
 
 
 def _disturbed(program: Program, arrays: list, rng: np.random.Generator) -> list:

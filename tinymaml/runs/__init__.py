@@ -7,7 +7,8 @@
     trial        one task through all parts, before any work   model        `tm.load`: adapt, predict, save
     predictions  `tinymaml adapt`: from files to predictions
 
-None of them names a family, a network or an algorithm.
+The parts of a run are found by their names in the tables: none of these files has a branch for a family, a network or
+an algorithm.
 """
 
 from .folder import Run  # noqa: F401

@@ -21,6 +21,7 @@ from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
 from .adaptation import interval, measured, rate_of
+from .evaluate import number, plain
 from .folder import Run
 from .learner import Learner
 from .loop import TEST, Learned, generator, initial, paths, restore
@@ -205,17 +206,6 @@ def in_words(name: str, value: Any) -> str:
     return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def plain(x: Any) -> Any:
-    """A nest as JSON has it: lists for arrays, and None for what is not finite."""
-    if isinstance(x, dict):
-        return {str(key): plain(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple, np.ndarray)):
-        return [plain(value) for value in x]
-    if isinstance(x, (float, np.floating)):
-        return float(x) if np.isfinite(x) else None
-    return x
-
-
 # ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -230,7 +220,7 @@ def table(result: dict[str, Any]) -> str:
     heads = [f"{' '.join(parts)}: {result['label']} on {result['tasks']} {result['split']} tasks,"
              f" the same for all", how]  # fmt: skip
     if result["chance"] is not None:
-        heads.append(f"chance: {_number(result['chance'], result)}{result['unit']}")
+        heads.append(f"chance: {number(result['chance'], result)}{result['unit']}")
     if len(statistics) == 1:
         what = STATISTICS.get(statistics[0], "its own")
         heads.append(f"batch norm of queries by {statistics[0]} statistics: {what}")
@@ -266,11 +256,7 @@ def _cell(line: dict[str, Any], k: int, result: dict[str, Any]) -> str:
     if line["mean"][k] is None:
         return "diverges"
     parts = [line["mean"][k], line["ci95"][k], *([line["spread"][k]] if line["spread"] else [])]
-    return " ± ".join(_number(x, result) for x in parts) + result["unit"]
-
-
-def _number(x: float, result: dict[str, Any]) -> str:
-    return f"{x * result['scale']:.{2 if result['scale'] == 100 else 3}f}"
+    return " ± ".join(number(x, result) for x in parts) + result["unit"]
 
 
 def _notes(lines: list[dict[str, Any]]) -> list[str]:

@@ -53,7 +53,7 @@ def evaluate(
         chosen = [task(learned, split, t) for t in range(tasks)]
         with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
             found = measure(learned, chosen, steps, *rate, called=f"{split} ", each=bar.update)
-    mean, ci95 = (plain(x) for x in interval(found))
+    mean, ci95 = map(plain, interval(found))
     metric = learner.metric
     return {
         "metric": metric.name,
@@ -105,14 +105,26 @@ def measure(learned: Learned, tasks: list[tuple], steps: int, *rate: float, call
     return found
 
 
-def plain(x: np.ndarray) -> list[float | None]:
-    """As JSON has it: None, where a task has diverged."""
-    return [float(value) if np.isfinite(value) else None for value in x]
+def plain(x: Any) -> Any:
+    """A nest as JSON has it: lists for arrays, and None for what is not finite."""
+    if isinstance(x, dict):
+        return {str(key): plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple, np.ndarray)):
+        return [plain(value) for value in x]
+    if isinstance(x, (float, np.floating)):
+        return float(x) if np.isfinite(x) else None
+    return x
+
+
+def number(x: float, result: dict[str, Any]) -> str:
+    """A metric as a table has it, in its unit; what is on its way to infinity is written shortly."""
+    x = x * result["scale"]
+    return f"{x:.3g}" if abs(x) >= 1e5 else f"{x:.{2 if result['scale'] == 100 else 3}f}"
 
 
 def table(result: dict[str, Any]) -> str:
     """A result as a person reads it."""
-    scale, unit, digits = result["scale"], result["unit"], 2 if result["scale"] == 100 else 3
+    unit = result["unit"]
     parts = [f"{result['shots']}-shot" if result["shots"] else "", f"{result['ways']}-way" if result["ways"] else "",
              result["label"]]  # fmt: skip
     on = f"{result['tasks']} {result['split']} tasks, after {result['iteration']} meta-iterations"
@@ -122,13 +134,12 @@ def table(result: dict[str, Any]) -> str:
     if result["tuned"]:
         how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
     if result["chance"] is not None:
-        how += f"; chance: {result['chance'] * scale:.{digits}f}{unit}"
+        how += f"; chance: {number(result['chance'], result)}{unit}"
     lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci, diverged in zip(*(result[x] for x in ("steps", "mean", "ci95", "diverged")), strict=True):
         shown = f"diverges: {diverged} of {result['tasks']} tasks"
         if mean is not None:
-            how_many = f".{digits}f" if scale * max(abs(mean), ci) < 1e5 else ".3g"  # on the way to infinity
-            shown = f"{mean * scale:7{how_many}} ± {ci * scale:{how_many}}{unit}"
+            shown = f"{number(mean, result):>7} ± {number(ci, result)}{unit}"
         lines.append(f"{k:5d}   {shown}")
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from tinymaml.pictures.compare import comparison, draw  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.adaptation import measured, task  # noqa: E402
 from tinymaml.runs.compare import SCRATCH, check, compare, grouped, labels, table  # noqa: E402
-from tinymaml.runs.evaluate import evaluate  # noqa: E402
+from tinymaml.runs.evaluate import evaluate, number  # noqa: E402
 from tinymaml.runs.loop import Learned, restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
@@ -234,6 +234,11 @@ def test_accuracy_is_compared_in_percent_beside_chance_with_the_statistics_named
     assert "batch norm of queries by support statistics: those of the task's support set" in table(
         compare(paths[1:], tasks=3, steps=1)
     )
+
+
+def test_a_number_on_its_way_to_infinity_is_short():
+    assert number(4.4820667e17, {"scale": 1}) == "4.48e+17" and number(0.25, {"scale": 1}) == "0.250"
+    assert number(0.25, {"scale": 100}) == "25.00"
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────

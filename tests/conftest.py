@@ -1,9 +1,8 @@
 """Where real data lies, and how long hypothesis may think."""
 
-import io
 import os
 import warnings
-import zipfile
+from functools import cache
 from pathlib import Path
 
 for _library in ("OPENBLAS", "OMP", "MKL"):  # tiny arrays want one thread a process
@@ -47,31 +46,30 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def omniglot_data(tmp_path_factory):
-    """The path of a small archive in Omniglot's layout, of characters that can be learned; for scheme "official".
+def small_data(tmp_path_factory):
+    """A function: the options of a family that make it tiny, on a data set of its own that is written once.
 
-    It has 110 background characters (10 to train on, 100 to validate on) and 10 of evaluation, each a pattern of
-    5 × 5 cells; its 20 drawings are moved by some pixels. Whatever reading it leaves in the cache is removed.
+    Whatever reading it leaves in the cache is removed.
     """
-    import numpy as np
+    from small_data import OPTIONS
 
-    Image = pytest.importorskip("PIL.Image")
-    from tinymaml.families import omniglot
+    from tinymaml.files import cache_folder
 
-    folder, rng = tmp_path_factory.mktemp("omniglot"), np.random.default_rng(0)
-    for name, characters in (("images_background", 110), ("images_evaluation", 10)):
-        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
-            for c in range(characters):
-                pattern = np.kron(rng.random((5, 5)) < 0.7, np.ones((21, 21), bool))  # true is white
-                for drawing, move in enumerate(rng.choice(13 * 13, 20, replace=False)):
-                    stream = io.BytesIO()
-                    moved = np.roll(pattern, (move // 13 - 6, move % 13 - 6), (0, 1))
-                    Image.fromarray(moved).save(stream, "PNG", compress_level=1)
-                    member = f"{name}/{name[7:].title()}/character{c + 1:03d}/{c:04d}_{drawing + 1:02d}.png"
-                    archive.writestr(member, stream.getvalue())
-    yield folder
-    if kept := omniglot._cache_file(omniglot._sources(folder)):
+    @cache
+    def options(family: str) -> dict:
+        return OPTIONS[family](tmp_path_factory.mktemp(family))
+
+    before = set(cache_folder().glob("*.npz"))
+    yield options
+    for kept in set(cache_folder().glob("*.npz")) - before:
         kept.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def omniglot_data(small_data):
+    """The path of small archives in Omniglot's layout, for scheme "official"."""
+    pytest.importorskip("PIL.Image")
+    return Path(small_data("omniglot")["data"])
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -25,12 +25,12 @@ from tinymaml.runs.settings import Config  # noqa: E402
 
 OUTER = dict(tasks=2, iterations=2, save_every=1, validate_every=2, validation_tasks=2)
 SMALL = {
-    "sinusoid": dict(shots=3, queries=3), "omniglot": dict(ways=2, shots=1, queries=2, scheme="official"),
     "mlp": dict(hidden=(4,)), "conv": dict(filters=2, blocks=1), "linear": {},
     "reptile": dict(inner_steps=2), "mamlpp": dict(inner_steps=2), "imaml": dict(inner_steps=1, solver_steps=2),
     "proximal": dict(inner_steps=2),
 }  # fmt: skip
-UNFIT = {("sinusoid", "conv")}  # waves are no images
+# Pairs of a family, a network or an algorithm that cannot serve each other, and what the error says.
+UNFIT = {("sinusoid", "conv"): "conv wants images"}
 MORE = [  # options that lead another way through the loop
     ("sinusoid", "mlp", "reptile", dict(carry_state=True, inner_optimizer="adam", inner_batch=2)),
     ("sinusoid", "mlp", "perturbed", dict(parameter_noise=0.1, gradient_noise=0.1, label_noise=0.1)),
@@ -44,21 +44,26 @@ MORE = [  # options that lead another way through the loop
                                  ("mlp", "cavia"), ("conv", "maml")]
       for statistics in STATISTICS if statistics != "transductive"),
 ]  # fmt: skip
-COMBINATIONS = [(*named, {}) for named in itertools.product(FAMILIES, NETWORKS, ALGORITHMS) if named[:2] not in UNFIT]
+OWN = {family: getattr(member, "defaults", {}).get("network", "mlp") for family, member in FAMILIES.items()}
+# Every family with its own network, and every network with the two families that were there first.
+PAIRS = dict.fromkeys([*OWN.items(), *itertools.product(("sinusoid", "omniglot"), NETWORKS)])
+EVERY = [(*pair, algorithm) for pair, algorithm in itertools.product(PAIRS, ALGORITHMS)]
+COMBINATIONS = [(*named, {}) for named in EVERY if not any({*pair} <= {*named} for pair in UNFIT)]
 
 
 @pytest.fixture(scope="module")
-def data(omniglot_data):
-    """Omniglot's place; it is read once."""
+def small(small_data):
+    """The options of a family that make it tiny. Omniglot is read once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(omniglot, "load", cache(omniglot.load))
-        yield {"sinusoid": {}, "omniglot": {"data": str(omniglot_data)}}
+        yield small_data
 
 
-def tiny(data: dict, family: str, network: str, algorithm: str, **changes) -> Config:
-    small = {name: x for part in (family, network, algorithm) for name, x in SMALL.get(part, {}).items()}
-    options = {**OUTER, **small, **data.get(family, {}), **changes}
-    return Config.default(family, algorithm=algorithm, network=network, **options)
+def tiny(small, family: str, network: str, algorithm: str, **changes) -> Config:
+    parts = {name: x for part in (network, algorithm) for name, x in SMALL.get(part, {}).items()}
+    return Config.default(
+        family, algorithm=algorithm, network=network, **{**OUTER, **parts, **small(family), **changes}
+    )
 
 
 def name(combination: tuple) -> str:
@@ -86,9 +91,9 @@ def stopped(config: Config, out: Path) -> None:
 
 
 @pytest.mark.parametrize("combination", [*COMBINATIONS, *MORE], ids=name)
-def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, data, combination):
+def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, small, combination):
     *named, changes = combination
-    config = tiny(data, *named, **changes)
+    config = tiny(small, *named, **changes)
     made, honest = [], loop.compile
     monkeypatch.setattr(loop, "compile", lambda f: made.append(honest(f)) or made[-1])
     whole = trained(config, tmp_path / "whole")
@@ -111,18 +116,19 @@ def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch,
     assert f"{result['algorithm']}, {result['network']}" in table(result)
 
 
-@pytest.mark.parametrize("family, network", UNFIT)
-def test_what_does_not_fit_is_named(data, family, network):
-    with pytest.raises(ValueError, match="conv wants images"):
-        Learner(tiny(data, family, network, "maml"))
+@pytest.mark.parametrize("pair, message", UNFIT.items())
+def test_what_does_not_fit_is_named(small, pair, message):
+    unfit = [named for named in itertools.product(FAMILIES, NETWORKS, ALGORITHMS) if {*pair} <= {*named}]
+    with pytest.raises(ValueError, match=message):
+        Learner(tiny(small, *unfit[0]))
 
 
 @pytest.mark.parametrize("combination", MORE, ids=name)
-def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, data, combination):
+def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, small, combination):
     *named, changes = combination
     logs = []
     for compiled in (True, False):
-        run = trained(tiny(data, *named, **changes, dtype="float64", compile=compiled), tmp_path / f"{compiled}")
+        run = trained(tiny(small, *named, **changes, dtype="float64", compile=compiled), tmp_path / f"{compiled}")
         logs.append([[*record.values()] for record in run.read_log()])
     np.testing.assert_allclose(logs[0][0], logs[1][0], rtol=1e-9)
     np.testing.assert_allclose(logs[0][1][1], logs[1][1][1], rtol=1e-6)

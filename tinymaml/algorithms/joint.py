@@ -10,7 +10,7 @@ rate that is best on validation tasks ("an automatically tuned step size", secti
 from __future__ import annotations
 
 from ..engine import value_and_grad
-from ..nest import tree_leaves
+from ..families.common import count
 from .inner import Settings, init  # noqa: F401
 from .inner import descend as adapt  # noqa: F401
 
@@ -19,7 +19,7 @@ tuned = True
 
 def of_task(loss, theta, support, query, settings):
     (_, ys), (_, yq) = support, query
-    ns, nq = (tree_leaves(y)[0].shape[0] for y in (ys, yq))
+    ns, nq = count(ys), count(yq)
 
     def both(theta):
         value, aux = loss(theta, *query)

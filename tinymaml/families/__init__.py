@@ -9,12 +9,20 @@ A family is a module with
     make(settings)    → an object with
         sample(rng, tasks, split) → ((xs, ys), (xq, yq))   support and query of `tasks` tasks, stacked on axis 0;
                                                            split is "train", "val" or "test". The same generator
-                                                           gives the same bits. x and y are arrays, or nests of them
-                                                           (padded rows and their mask).
+                                                           gives the same bits. x and y are arrays, or nests of them:
+                                                           y is {"y": …, "mask": …} where tasks differ in size, see
+                                                           `common`
         loss(prediction, y) → (loss, metric)               of one task: the network's outputs (N, …), and ys or yq
         input_shape, outputs                               of one example; of the network: dimensions, or classes
         metric                                             a `Metric`, or a dict with its keys
         dtype                                              optional: of the floating arrays; set before sampling
+        every(split) → tasks                               optional, where tasks are few, such as one per user: all of
+                                                           a split, stacked as `sample` stacks them. Evaluation takes
+                                                           each once, in this order
+        baselines() → {label: predict}                     optional: `predict(xs, ys, xq)` → what is predicted for the
+                                                           queries of one task without meta-learning, as `loss` takes
+                                                           it. It may know the training tasks; of the task at hand it
+                                                           knows its arguments. It is measured on the same tasks
     published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
                                                            after so many steps of adaptation
     pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that

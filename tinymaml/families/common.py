@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import nn
+from ..nest import tree_leaves
 
 Array = np.ndarray
 SPLITS = ("train", "val", "test")
@@ -78,6 +79,26 @@ def regression(prediction: Array, y: Array) -> tuple[Array, Array]:
     """The mean squared error, as the loss and as the metric; both arguments have one shape."""
     error = nn.mse(prediction, y)
     return error, error
+
+
+# ── tasks of unequal size ───────────────────────────────────────────────────────────────────────────────────────────
+# Tasks are stacked, and so all have as many rows as the largest. y is then {"y": (N, …), "mask": (N,)}: the mask is 1
+# in rows that are examples, and 0 in rows that fill up. A loss takes its mean over the examples alone.
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+    """The mean of values (N, …) over the rows whose mask (N,) is 1, and over all further axes; 0 if there are none."""
+    rows = np.mean(np.reshape(values, (values.shape[0], -1)), 1)
+    # Σ mᵢ vᵢ / max(Σ mᵢ, 1)
+    return np.sum(mask * rows) / np.maximum(np.sum(mask), 1)
+
+
+def count(y: Any) -> Any:
+    """How many examples a task's targets are of: all rows, or those whose mask is 1."""
+    return np.sum(y["mask"]) if isinstance(y, dict) and "mask" in y else tree_leaves(y)[0].shape[0]
+
+
+# ── what is asked for ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def check_counts(**counts: Any) -> None:

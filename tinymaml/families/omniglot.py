@@ -15,9 +15,7 @@ import hashlib
 import io
 import os
 import re
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,17 +26,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
-from ..files import atomic_write, cache_folder, make_private
 from ..runs.settings import option
 from .common import accuracy, check_counts, check_dtype, classification
 from .episodes import Episodes, Examples, Sampler
+from .reading import Source, kept, opened
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
 DRAWINGS, DRAWN, SIDE = 20, 105, 28  # drawings of a character, their side in pixels, and ours
 _CACHE_VERSION = 1  # to be raised when the pixels or the fields of the cache change
 _DRAWING = re.compile(r"(images_[^/]+)/([^/]+/character\d+)/[^/.][^/]*\.png")
-_ESCAPING = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
 
 defaults: dict[str, Any] = dict(
     network="conv", hidden=(256, 128, 64, 64), norm="batch", inner_lr=0.4, meta_lr=0.005, decay=100, tasks=32,
@@ -55,7 +52,7 @@ class Settings:
     shots: int = option(1, "support drawings of each class", least=1)
     queries: int = option(5, "query drawings of each class", least=1)
     scheme: str = option("1100/100/423", "split of characters", choices=SCHEMES)
-    rotations: bool = option(False, "training characters turned by 90° multiples are further classes")
+    rotations: bool = option(False, "training characters turned by 90° multiples are further classes", training=True)
 
 
 def make(settings: Settings) -> OmniglotTasks:
@@ -139,13 +136,8 @@ def load(path: str | os.PathLike[str], cache: bool = True) -> Characters:
     """
     place = Path(os.path.abspath(Path(path).expanduser()))
     sources = _sources(place)
-    file = _cache_file(sources) if cache else None
-    content = _from_cache(file) if file else None
-    if content is None:
-        content = _read(sources)
-        if file:
-            _to_cache(file, *content)
-    images, names, background = content
+    content = kept("omniglot", _CACHE_VERSION, sources.values(), lambda: _read(sources)) if cache else _read(sources)
+    images, names, background = (content[name] for name in ("images", "names", "background"))
     return Characters(images, tuple(names.tolist()), background, str(place))
 
 
@@ -279,7 +271,7 @@ class OmniglotTasks:
         return self.characters.names[character] + (f" turned by {90 * turns}°" if turns else "")
 
 
-# Reading. `content` is what a cache holds: images, names and background of all characters, as arrays.
+# Reading: images, names and background of all characters, as arrays.
 
 
 def _sources(place: Path) -> dict[str, Path]:
@@ -298,61 +290,43 @@ def _sources(place: Path) -> dict[str, Path]:
     raise FileNotFoundError(f"no Omniglot at {place}: found {seen}; wanted {wanted} (or folders); {advice}")
 
 
-def _read(sources: dict[str, Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read(sources: dict[str, Path]) -> dict[str, np.ndarray]:
     tqdm = require("tqdm", "train").tqdm
     with ExitStack() as stack:
-        characters: dict[str, tuple] = {}  # name: (background?, source, how to read, members)
-        for name, source in sources.items():
-            members, read = _open(source, stack)
+        characters: dict[str, tuple] = {}  # name: (background?, source, members)
+        for name, path in sources.items():
+            source = stack.enter_context(opened(path))
+            above = f"{name}/" if path.is_dir() else ""  # an extracted archive lacks its top folder
             drawings: dict[str, list[str]] = {}
-            for member in sorted(members):
-                if (match := _DRAWING.fullmatch(member)) and match[1] == name:
+            for member in source.names:
+                if (match := _DRAWING.fullmatch(above + member)) and match[1] == name:
                     drawings.setdefault(match[2], []).append(member)
             if not drawings:
-                wanted = f"{name}/ALPHABET/characterNN/*.png"
-                raise ValueError(f"{source}: wanted {wanted}, found {members[0] if members else 'nothing'}")
+                raise ValueError(f"{path}: wanted {name}/ALPHABET/characterNN/*.png, found {source.names[0]}")
             for character, files in drawings.items():
                 if len(files) != DRAWINGS:
-                    raise ValueError(f"{source}: {character} has {len(files)} drawings, wanted {DRAWINGS}")
+                    raise ValueError(f"{path}: {character} has {len(files)} drawings, wanted {DRAWINGS}")
                 if character in characters:
-                    raise ValueError(f"{source}: {character} is in {characters[character][1]} too")
-                characters[character] = name == SETS[0], source, read, files
+                    raise ValueError(f"{path}: {character} is in {characters[character][1].path} too")
+                characters[character] = name == SETS[0], source, files
 
         names = sorted(characters)
         images = np.empty((len(names), DRAWINGS, SIDE, SIDE), np.uint8)
         with tqdm(total=len(names) * DRAWINGS, desc="reading Omniglot", disable=None) as bar:
             for index, name in enumerate(names):
-                _, source, read, files = characters[name]
+                _, source, files = characters[name]
                 for drawing, member in enumerate(files):
-                    images[index, drawing] = _drawing(read, member, source)
+                    images[index, drawing] = _drawing(source, member)
                 bar.update(DRAWINGS)
-    return images, np.array(names), np.array([characters[name][0] for name in names])
+    background = np.array([characters[name][0] for name in names])
+    return {"images": images, "names": np.array(names), "background": background}
 
 
-def _open(source: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], bytes]]:
-    """The members of an archive or a folder, under the names an archive has, and a function to read one."""
-    if source.is_dir():
-        files = [f"{source.name}/{file.relative_to(source).as_posix()}" for file in source.rglob("*.png")]
-        return files, lambda member: (source.parent / member).read_bytes()
-    try:
-        archive = stack.enter_context(zipfile.ZipFile(source))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as cause:
-        raise ValueError(f"{source} is not a complete zip archive: {cause}") from cause
-    for member in archive.infolist():  # nothing is extracted; but an archive with such a name is not Omniglot
-        if _ESCAPING.match(member.orig_filename):
-            raise ValueError(f"{source}: the path of member {member.orig_filename!r} leaves the archive")
-    return archive.namelist(), archive.read
-
-
-def _drawing(read: Callable[[str], bytes], member: str, source: Path) -> np.ndarray:
+def _drawing(source: Source, member: str) -> np.ndarray:
     """One drawing of an archive, 105 x 105 and 1-bit, as uint8 (28, 28) with 255 = ink."""
-    try:
-        data = read(member)
-    except Exception as cause:  # damaged inside the archive
-        raise ValueError(f"{source}: {member} is not a readable PNG: {cause}") from cause
-    ink, size = _ink(data, f"{source}: {member}")
+    ink, size = _ink(source.read(member), source.where(member))
     if size != (DRAWN, DRAWN):
-        raise ValueError(f"{source}: {member} is {size[0]} x {size[1]}, wanted {DRAWN} x {DRAWN}")
+        raise ValueError(f"{source.where(member)} is {size[0]} x {size[1]}, wanted {DRAWN} x {DRAWN}")
     return ink
 
 
@@ -370,45 +344,3 @@ def _ink(data: bytes, called: str) -> tuple[np.ndarray, tuple[int, int]]:
     except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
         why = "it is something else" if type(cause).__name__ == "UnidentifiedImageError" else cause
         raise ValueError(f"{called} is not a readable PNG: {why}") from cause
-
-
-def _cache_file(sources: dict[str, Path]) -> Path | None:
-    """Where the content of these archives is kept, None where there is no folder for it."""
-    try:
-        folder = cache_folder()
-    except FileNotFoundError as cause:
-        warnings.warn(f"Omniglot is read anew each time: {cause.strerror}", stacklevel=3)
-        return None
-    state = [f"omniglot {_CACHE_VERSION}"]
-    for source in (source.resolve() for source in sources.values()):
-        for file in sorted(source.rglob("*.png")) if source.is_dir() else [source]:
-            status = file.stat()
-            state.append(f"{file} {status.st_size} {status.st_mtime_ns}")
-    key = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()
-    return folder / f"omniglot-{key}.npz"
-
-
-def _from_cache(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            if stored["key"].item() != file.stem:
-                raise ValueError("it belongs to other files")
-            return stored["images"], stored["names"], stored["background"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as cause:  # whatever is wrong with a cache, the archives are still there
-        warnings.warn(f"cannot use the cache {file} ({cause}): reading Omniglot anew", stacklevel=3)
-        return None
-
-
-def _to_cache(file: Path, images: np.ndarray, names: np.ndarray, background: np.ndarray) -> None:
-    try:
-        make_private(file.parent)
-        with atomic_write(file) as stream:
-            np.savez_compressed(stream, key=file.stem, images=images, names=names, background=background)
-    except OSError as cause:
-        warnings.warn(
-            f"cannot write to the cache folder {file.parent} ({cause.strerror or cause}), so Omniglot is "
-            "read anew each time: set TINYMAML_CACHE to a folder that can be written",
-            stacklevel=3,
-        )

@@ -153,8 +153,9 @@ def check(runs: list[str | os.PathLike], learned: dict[str, Learned]) -> None:
         if one.name != two.name:
             raise ValueError(f"{a} and {b} are not of the same tasks: family is {one.name} and {two.name}")
         ours, theirs = dataclasses.asdict(one.settings), dataclasses.asdict(two.settings)
-        for name in ours:
-            if ours[name] != theirs[name] and name not in paths(first.config):
+        training = {f.name for f in dataclasses.fields(one.settings) if f.metadata.get("training")}
+        for name in ours.keys() - training - paths(first.config):
+            if ours[name] != theirs[name]:
                 raise ValueError(f"{a} and {b} are not of the same tasks: {name} is {ours[name]} and {theirs[name]}")
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 def option(
     default: Any, help: str, *, choices: tuple | None = None, least: float | None = None, path: bool = False,
-    where: dict[str, tuple] | None = None,
+    where: dict[str, tuple] | None = None, training: bool = False,
 ):  # fmt: skip
     """A field of a `Settings`, and an option of the command line.
 
@@ -44,8 +44,10 @@ def option(
         least: the smallest number that is allowed, in a tuple of each element.
         path: the option names a file or folder. It may change when a run is resumed.
         where: {another option of the same part: values}, if it has an effect with one of these values only.
+        training: the option of a family changes the tasks of training alone, so that runs which differ in it can be
+            compared on the same test tasks.
     """
-    metadata = dict(help=help, choices=choices, least=least, path=path, where=where or {})
+    metadata = dict(help=help, choices=choices, least=least, path=path, where=where or {}, training=training)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -1,0 +1,193 @@
+"""Data sets are read as they lie, in a folder or an archive, and what was made of them is kept for the next start.
+
+    with opened("data/emoji32") as source:            # a folder, a .zip, a folder with one .zip in it, or one file
+        source.names                                  # the paths inside, with "/", sorted
+        source.read("emoji32/cat/noto.png")           # its bytes
+        source.where("emoji32/cat/noto.png")          # what an error calls it
+    arrays = kept("images", 1, source.files, make)    # {name: array}, from the cache or by make()
+
+Nothing is extracted. Next: `omniglot`, which uses both.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..files import atomic_write, cache_folder, make_private, naming
+
+_ESCAPING = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder, an archive or a file that is open for reading.
+
+    Attributes:
+        path: where it is.   names: the files inside, by their paths with "/", sorted.
+        read: `read(name)` → the bytes of one of them.   files: what the result depends on, for `kept`.
+    """
+
+    path: Path
+    names: list[str]
+    read: Callable[[str], bytes]
+    files: list[Path]
+
+    def where(self, name: str) -> str:
+        """What an error calls a file inside: "data/emoji32/cat/noto.png", or "data/emoji32.zip: cat/noto.png"."""
+        if self.path.is_dir():
+            return str(self.path / name)
+        return str(self.path) if self.names == [self.path.name] else f"{self.path}: {name}"
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
+    """Open a data set for reading.
+
+    Args:
+        path: a folder; a .zip; a folder that holds no other folder and one .zip, which is opened; or a file.
+        advice: what the errors say at their end, such as where the data can be had.
+
+    Raises:
+        FileNotFoundError: there is nothing, or an empty folder.
+        ValueError: a zip archive is broken, or a member's path leaves it.
+    """
+    place, advice = Path(os.path.abspath(Path(path).expanduser())), advice and f"; {advice}"
+    if not place.exists():
+        raise FileNotFoundError(f"no data at {place}: no such file or folder{advice}")
+    if place.is_dir():
+        inside = [child for child in sorted(place.iterdir()) if not child.name.startswith(".")]
+        archives = [child for child in inside if child.suffix.lower() == ".zip"]
+        if len(archives) == 1 and not any(child.is_dir() for child in inside):
+            place = archives[0]
+    if place.is_dir():
+        names = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
+        if not names:
+            raise FileNotFoundError(f"no data at {place}: the folder is empty{advice}")
+        yield Source(place, names, lambda name: _of_file(place / name), [place / name for name in names])
+    elif place.suffix.lower() == ".zip":
+        with unpacked(place) as archive:
+            names = sorted(member.filename for member in archive.infolist() if not member.is_dir())
+            yield Source(place, names, lambda name: _of_zip(archive, place, name), [place])
+    else:
+        yield Source(place, [place.name], lambda name: _of_file(place), [place])
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive, none of whose members leaves it. Raises: ValueError: it is broken, or one does."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as cause:
+        raise ValueError(f"{path} is not a complete zip archive: {cause}") from cause
+    with archive:
+        for member in archive.infolist():  # nothing is extracted; but an archive with such a name is not to be trusted
+            if _ESCAPING.match(member.orig_filename):
+                raise ValueError(f"{path}: the path of member {member.orig_filename!r} leaves the archive")
+        yield archive
+
+
+def _of_file(file: Path) -> bytes:
+    with naming("read", file):
+        return file.read_bytes()
+
+
+def _of_zip(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as cause:
+        raise ValueError(f"{path}: {name} is damaged inside the archive: {cause}") from cause
+
+
+def inflated(data: bytes, called: str) -> bytes:
+    """The content of a .gz; data that are not compressed stay as they are.
+
+    Raises:
+        ValueError: it is broken; the message begins with `called`.
+    """
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as cause:
+        raise ValueError(f"{called} is not a complete gzip file: {cause}") from cause
+
+
+# ── what was made of it ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def kept(
+    name: str, version: int, sources: Iterable[Path], make: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What `make()` returned when it was called for these sources last, or what it returns now.
+
+    It is kept in `$TINYMAML_CACHE`, or `~/.cache/tinymaml`, and belongs to the paths, sizes and times of the sources.
+    What cannot be kept, or is damaged, is made anew, and a warning says so.
+
+    Args:
+        name: of the data set, and of anything else that decides what is made: "images-32".
+        version: to be raised when `make` makes something else of the same sources.
+        sources: files, and folders with all files in them.
+        make: → {name: array}, none of which has objects as its elements.
+    """
+    file = _cache_file(name, version, sources)
+    content = _from_cache(file, name) if file else None
+    if content is None:
+        content = dict(make())
+        if file:
+            _to_cache(file, name, content)
+    return content
+
+
+def _cache_file(name: str, version: int, sources: Iterable[Path]) -> Path | None:
+    """Where the content of these sources is kept, None where there is no folder for it."""
+    try:
+        folder = cache_folder()
+    except FileNotFoundError as cause:
+        warnings.warn(f"{name} is read anew each time: {cause.strerror}", stacklevel=4)
+        return None
+    state = [f"{name} {version}"]
+    for source in (source.resolve() for source in sources):
+        for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if file.is_file():
+                status = file.stat()
+                state.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+    key = hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()
+    return folder / f"{name}-{key}.npz"
+
+
+def _from_cache(file: Path, name: str) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if stored["key"].item() != file.stem:
+                raise ValueError("it belongs to other files")
+            return {part: stored[part] for part in stored.files if part != "key"}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as cause:  # whatever is wrong with a cache, the data are still there
+        warnings.warn(f"cannot use the cache {file} ({cause}): reading {name} anew", stacklevel=4)
+        return None
+
+
+def _to_cache(file: Path, name: str, content: Mapping[str, np.ndarray]) -> None:
+    try:
+        make_private(file.parent)
+        with atomic_write(file) as stream:
+            np.savez_compressed(stream, key=file.stem, **content)
+    except OSError as cause:
+        warnings.warn(
+            f"cannot write to the cache folder {file.parent} ({cause.strerror or cause}), so {name} is "
+            "read anew each time: set TINYMAML_CACHE to a folder that can be written",
+            stacklevel=4,
+        )

@@ -39,7 +39,7 @@ WEIGHT, INTERCEPT, X = 2.0, 1.0, (-2.0, 2.0)
 
 defaults: dict[str, Any] = dict(
     network="linear", inner_steps=5, inner_lr=0.2, optimizer="sgd", schedule="constant", meta_lr=0.5, tasks=20,
-    iterations=2000, save_every=1000, validate_every=500, dtype="float64",
+    iterations=1000, save_every=500, validate_every=250, dtype="float64",
 )  # fmt: skip
 
 

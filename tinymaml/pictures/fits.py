@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LEAST = 1e-17  # a distance of 0, on a logarithmic axis
+
+
 def predictions(learned: Learned, count: int = 8, columns: int = 4) -> Figure:
     """The first test tasks: what is predicted for each query before and after adaptation, against its target."""
     figure = style.new(8, 1 + 2.1 * -(-count // columns))
@@ -58,6 +61,7 @@ def distances(learned: Learned, minimiser: Nest, configs: dict[str, Config], mos
     """
     figure = style.new(8, 4)
     ax = figure.subplots()
+    drawn = lambda distance: np.maximum(distance, LEAST)  # noqa: E731
     for colour, (label, config) in zip(PALETTE, configs.items(), strict=False):
         learner = Learner(config)
         state = initial(learner)
@@ -65,9 +69,10 @@ def distances(learned: Learned, minimiser: Nest, configs: dict[str, Config], mos
         for i in range(min(learned.iteration, most)):
             state = step(i, state)[2]
             found.append(distance(state.meta, minimiser))
-        ax.plot(found, lw=1.3, color=colour, label=label)
+        ax.plot(drawn(found), lw=1.3, color=colour, label=label)
     reached = distance(learned.meta, minimiser)
-    ax.plot(min(learned.iteration, most), reached, "o", ms=6, color="black", label=f"this run: {reached:.2g}", clip_on=False)
+    end = dict(ms=6, color="black", clip_on=False, label=f"this run: {reached:.2g}")
+    ax.plot(min(learned.iteration, most), drawn(reached), "o", **end)
     ax.axhline(1e-6, lw=1, ls=":", color=GREY)
     ax.set(xlabel="meta-iteration", ylabel="‖θ − θ*‖", yscale="log")
     figure.legend(loc="outside lower center", ncols=3)

@@ -78,7 +78,7 @@ def texts(figure) -> str:
 @pytest.mark.parametrize("family", [*FAMILIES, "user_family"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_family_can_be_drawn_with_every_algorithm(family, algorithm, request, tmp_path):
-    settings = dict(algorithm=algorithm, compile=False, network="mlp")
+    settings = dict(algorithm=algorithm, compile=False, network="mlp", meta_lr=0.001)
     if family == "omniglot":
         data = str(request.getfixturevalue("omniglot_data"))
         settings |= dict(data=data, scheme="official", ways=3, queries=2)

@@ -348,4 +348,5 @@ def test_importing_the_package_needs_no_extra():
 def test_pictures_name_no_family():
     for file in Path(pictures.__file__).parent.glob("*.py"):
         code = file.read_text(encoding="utf-8").partition('"""')[2].partition('"""')[2]  # beyond the docstring
+        code = code.replace('result["lines"]', "")  # the rows of a comparison
         assert not {name for name in FAMILIES if f'"{name}"' in code or f"families.{name}" in code}, file

@@ -17,7 +17,7 @@ from ..families.common import Metric
 from ..files import naming
 from ..runs.compare import in_words, seconds_per_iteration
 from . import save, style
-from .steps import draw_published
+from .steps import draw_baselines, draw_published
 from .style import GREY, STYLE
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def comparison(result: dict[str, Any]) -> Figure:
         _after_steps(steps, result["steps"], line, metric.scale, colour, top)
     published = [(label, {int(step): x for step, x in values.items()}) for label, values in result["published"]]
     draw_published(steps, published, metric.scale, result["steps"][-1])
+    draw_baselines(steps, result["baselines"], metric.scale)
     for ax in (learning, steps, seconds):
         style.metric_axis(ax, metric, top=top)
     after = sorted({line["validated_after"] for line in result["lines"]})

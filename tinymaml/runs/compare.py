@@ -18,16 +18,15 @@ import numpy as np
 
 from ..blas import libraries, one_thread
 from ..extras import require
-from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import interval, measured, rate_of
-from .evaluate import number, plain
+from .adaptation import available, interval, on_split, rate_of
+from .evaluate import baselines, number, of_baselines, plain
 from .folder import Run
 from .learner import Learner
-from .loop import TEST, Learned, generator, initial, paths, restore
+from .loop import Learned, initial, paths, restore
 from .settings import TABLES, Config, find
 
-SEED = 0  # of the test tasks
+SEED = 0  # of the test tasks: they are those that `eval` takes for a run of this seed
 SCRATCH = "from scratch"
 # Options that hardly change what is learned in an iteration: they tell lines apart if no other option does.
 WORK = ("iterations", "save_every", "validate_every", "validation_tasks", "compile")
@@ -48,7 +47,8 @@ def compare(
 
     Returns:
         What is the same for all: {"family", "settings" of the family, "metric", "label", "unit", "scale", "better",
-        "chance", "tasks", "split", "steps": [0, …, steps], "published": [[label, {step: value}]]}, and the "lines":
+        "chance", "tasks", "split", "steps": [0, …, steps], "published": [[label, {step: value}]], "baselines":
+        [{"label", "mean", "ci95"}]}, where the baselines are those of the first run's family; and the "lines":
         each {"label", "algorithm", "network", "statistics", "validated_after": steps, "runs": […], "mean": […],
         "ci95": […], "spread": […]}, where ci95 is half the width of the 95 % interval over tasks, of their means over
         seeds; and spread is the standard deviation of the means over tasks, between seeds (None: one seed). A run of
@@ -67,8 +67,9 @@ def compare(
     check(runs, learned)
     lines = grouped(learned)
     first = next(iter(learned.values()))
+    tasks, beside = available(first, "test", tasks), first.learner.baselines()
     result = about(first, tasks, steps)
-    count = len(learned) + scratch * len(lines[0])
+    count = len(learned) + scratch * len(lines[0]) + len(beside)
     with (
         one_thread(libraries("train")), np.errstate(all="ignore"),
         tqdm(total=count * tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar,
@@ -76,7 +77,9 @@ def compare(
 
         def row(path: str, one: Learned, tune: bool) -> tuple[dict[str, Any], np.ndarray]:
             rate = rate_of(one, steps, tune, progress)
-            found = measured(one, test_tasks(one, tasks), steps, *rate, each=bar.update)
+            with_them = beside if one is first else {}
+            found, values = on_split(one, "test", tasks, steps, *rate, baselines=with_them, seed=SEED, each=bar.update)
+            result["baselines"] += of_baselines(values)
             name = f"validation_{one.learner.metric.name}"
             records = Run.open(path).read_log() if one.iteration else []
             return {
@@ -107,7 +110,7 @@ def about(learned: Learned, tasks: int, steps: int) -> dict[str, Any]:
         "metric": metric.name, "label": metric.label, "unit": metric.unit, "scale": metric.scale,
         "better": metric.better, "chance": metric.chance,
         "tasks": tasks, "split": "test", "steps": list(range(steps + 1)),
-        "published": published, "lines": [],
+        "published": published, "baselines": [], "lines": [],
     }  # fmt: skip
 
 
@@ -121,13 +124,6 @@ def _of_line(learned: Learned, rows: list[tuple[dict[str, Any], np.ndarray]]) ->
         "validated_after": learner.steps, "runs": [record for record, _ in rows],
         "mean": mean, "ci95": ci95, "spread": spread,
     }  # fmt: skip
-
-
-def test_tasks(learned: Learned, tasks: int) -> tuple:
-    """The test tasks of every comparison, stacked: those that `eval` takes for a run of seed 0."""
-    config = learned.config.changed(seed=SEED)
-    drawn = [learned.learner.sample(generator(config, TEST, t), 1, "test") for t in range(tasks)]
-    return tree_map(lambda *xs: np.concatenate(xs), *drawn)
 
 
 def untrained(config: Config) -> Learned:
@@ -234,7 +230,7 @@ def table(result: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     body = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows]  # fmt: skip
-    return "\n".join([*heads, "", *body, *_notes(lines)])
+    return "\n".join([*heads, "", *body, *_notes(lines), *baselines(result)])
 
 
 def _about_runs(runs: list[dict[str, Any]]) -> list[str]:

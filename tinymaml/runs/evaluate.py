@@ -6,7 +6,7 @@
     evaluate("runs/joint", iteration=0)     # from scratch: the network as it was before training
 
 A task adapts as its algorithm adapts, whose state lasts from step to step. The intervals are 1.96 σ / √tasks, as in
-Finn et al., 2017.
+Finn et al., 2017. The baselines that the family has are measured on the same tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import interval, measured, rate_of, task, tuned
+from .adaptation import available, interval, on_split, rate_of, task, tuned
 from .loop import Learned, Measure, restore
 
 
@@ -37,10 +37,11 @@ def evaluate(
         data: where the run's data lies now, if it has moved.
 
     Returns:
-        {"metric", "tasks", "steps": [0, …, steps], "mean": […], "ci95": […]}, and what it was measured on.
+        {"metric", "tasks", "steps": [0, …, steps], "mean": […], "ci95": […], "baselines": [{"label", "mean", "ci95"}]},
+        and what it was measured on. A family that has fewer tasks than `tasks` is measured on all.
 
     Raises:
-        ValueError, OSError: no such run, checkpoint or data; there is no rate to tune.
+        ValueError, OSError: no such run, checkpoint or data; there is no rate to tune; a baseline fails.
         FloatingPointError: every task diverges, within the run's own number of steps; the first is named.
     """
     if tasks < 2 or steps < 0:
@@ -50,9 +51,10 @@ def evaluate(
     config, learner = learned.config, learned.learner
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
         rate = (tuned(learned, steps, progress),) if tune else rate_of(learned, steps, progress=progress)
-        chosen = [task(learned, split, t) for t in range(tasks)]
-        with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
-            found = measure(learned, chosen, steps, *rate, called=f"{split} ", each=bar.update)
+        tasks, baselines = available(learned, split, tasks), learner.baselines()
+        with tqdm(total=tasks * (1 + len(baselines)), unit="task", disable=not progress, dynamic_ncols=True) as bar:
+            found, beside = on_split(learned, split, tasks, steps, *rate, baselines=baselines, each=bar.update)
+        check_adapted(learned, split, found, *rate)
     mean, ci95 = map(plain, interval(found))
     metric = learner.metric
     return {
@@ -61,6 +63,7 @@ def evaluate(
         "steps": list(range(steps + 1)),
         "mean": mean,
         "ci95": ci95,
+        "baselines": of_baselines(beside),
         "diverged": np.isnan(found).sum(0).tolist(),
         "split": split,
         "iteration": learned.iteration,
@@ -81,28 +84,30 @@ def evaluate(
     }
 
 
-def measure(learned: Learned, tasks: list[tuple], steps: int, *rate: float, called: str = "", **more) -> np.ndarray:
-    """(tasks, steps + 1): the query metric of each task after 0 … `steps` steps, nan once the task has diverged.
+def check_adapted(learned: Learned, split: str, found: np.ndarray, *rate: float) -> None:
+    """Raises: FloatingPointError: every task diverges, within the run's own number of steps (at least one); the message
+    names the first.
 
-    Raises:
-        FloatingPointError: every task diverges, within the run's own number of steps (at least one); the message
-            names the first, after `called`.
+    Args:
+        found: (tasks, steps + 1), of `on_split`.
     """
-    stacked = tree_map(lambda *xs: np.stack(xs), *tasks)
-    found = measured(learned, stacked, steps, *rate, **more)
-    own = max(learned.learner.steps, 1)
-    if np.isnan(found[:, : own + 1]).any(1).all():
-        one = tree_map(lambda x: x[:1], stacked)
-        try:  # once more, for the error that says where
-            metrics = Measure(learned.learner, tuple(range(steps + 1)), tuned=bool(rate))(
-                learned.meta, one, learned.state.norms, *rate
-            )
-        except FloatingPointError as cause:
-            raise FloatingPointError(f"{called}{cause}") from None
-        k = int(np.argmin(np.isfinite(metrics[0])))
-        seen = f"the query metric after step {k} is {metrics[0, k]}"
-        raise FloatingPointError(f"{called}task 0: adaptation diverged: {seen}")
-    return found
+    if not np.isnan(found[:, : max(learned.learner.steps, 1) + 1]).any(1).all():
+        return
+    one = tree_map(lambda x: x[None], task(learned, split, 0))
+    try:  # once more, for the error that says where
+        f = Measure(learned.learner, tuple(range(found.shape[1])), tuned=bool(rate))
+        metrics = f(learned.meta, one, learned.state.norms, *rate)
+    except FloatingPointError as cause:
+        raise FloatingPointError(f"{split} {cause}") from None
+    k = int(np.argmin(np.isfinite(metrics[0])))
+    seen = f"the query metric after step {k} is {metrics[0, k]}"
+    raise FloatingPointError(f"{split} task 0: adaptation diverged: {seen}")
+
+
+def of_baselines(beside: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Of each baseline, what a result says: {"label", "mean", "ci95"}."""
+    rows = {label: interval(values[:, None]) for label, values in beside.items()}
+    return [{"label": label, "mean": float(mean[0]), "ci95": float(ci95[0])} for label, (mean, ci95) in rows.items()]
 
 
 def plain(x: Any) -> Any:
@@ -141,5 +146,13 @@ def table(result: dict[str, Any]) -> str:
         if mean is not None:
             shown = f"{number(mean, result):>7} ± {number(ci, result)}{unit}"
         lines.append(f"{k:5d}   {shown}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *baselines(result)])
 
+
+def baselines(result: dict[str, Any]) -> list[str]:
+    """The lines of a table that give the baselines, below it."""
+    found = result["baselines"]
+    width = max((len(row["label"]) for row in found), default=0)
+    rows = [f"{row['label']:{width}}  {number(row['mean'], result):>7} ± {number(row['ci95'], result)}{result['unit']}"
+            for row in found]  # fmt: skip
+    return ["", "baselines, on the same tasks", *rows] if rows else []

@@ -194,6 +194,14 @@ def _renumbered(message: str, first: int) -> str:
     return f"task {first + int(number)}{comma}{rest}" if number.isdigit() else message
 
 
+def validation_tasks(learner: Learner) -> tuple:
+    """The run's validation tasks, always the same: the first ones, of a family that says which there are."""
+    config, every = learner.config, learner.every("val")
+    if every is None:
+        return learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
+    return tree_map(lambda x: x[: config.outer.validation_tasks], every)
+
+
 class Validation:
     """`validate(state)` → the mean query metric after the run's own steps, on the same validation tasks each time."""
 
@@ -201,10 +209,8 @@ class Validation:
         self.learner, self.measure = learner, Measure(learner, (learner.steps,))
 
     def __call__(self, state: State) -> float:
-        config = self.learner.config
-        tasks = self.learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
         try:
-            return float(np.mean(self.measure(state.meta, tasks, state.norms)))
+            return float(np.mean(self.measure(state.meta, validation_tasks(self.learner), state.norms)))
         except FloatingPointError as cause:
             raise FloatingPointError(f"validation {cause}") from None
 

@@ -16,13 +16,6 @@ A family is a module with
         input_shape, outputs                               of one example; of the network: dimensions, or classes
         metric                                             a `Metric`, or a dict with its keys
         dtype                                              optional: of the floating arrays; set before sampling
-        baselines() → {label: predict}                     optional: what a run should beat. predict(xs, ys, xq) → a
-                                                           prediction as `loss` takes it, of one task, from what is
-                                                           known before its queries are answered. Evaluation measures
-                                                           it by `loss` on the same tasks
-        every(split) → tasks                               optional: all tasks of the split, stacked as by `sample`, of
-                                                           a family that has few, such as one per user. Evaluation
-                                                           takes each once, in this order. None: they are drawn
         every(split) → tasks                               optional, where tasks are few, such as one per user: all of
                                                            a split, stacked as `sample` stacks them. Evaluation takes
                                                            each once, in this order

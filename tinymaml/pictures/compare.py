@@ -15,7 +15,8 @@ import numpy as np
 from ..extras import require
 from ..families.common import Metric
 from ..files import naming
-from ..runs.compare import in_words, seconds_per_iteration
+from ..runs.compare import seconds_per_iteration
+from ..runs.settings import in_words
 from . import save, style
 from .steps import draw_baselines, draw_published
 from .style import GREY, STYLE
@@ -128,5 +129,6 @@ def _title(result: dict[str, Any]) -> str:
     ]
     seconds = "seconds: iterations × mean seconds per iteration, with compilation and validation"
     seeds = any(len(line["runs"]) > 1 for line in lines)
-    notes = ["lines: mean over seeds, bands: least to greatest" if seeds else "", seconds]
+    transfer = sorted({line["transfer"] for line in lines} - {""})
+    notes = [*transfer, "lines: mean over seeds, bands: least to greatest" if seeds else "", seconds]
     return "\n".join(" · ".join(filter(None, line)) for line in (parts, notes))

@@ -182,6 +182,18 @@ def _walk(learned: Learned, task: tuple, steps: int, *rate: float) -> np.ndarray
     return found
 
 
+def check_rate(learned: Learned) -> None:
+    """Raises: ValueError: another inner rate than in training is asked for, and would change nothing."""
+    config, source = learned.config, learned.source
+    if source is None or config.get("inner_lr") == source.get("inner_lr"):
+        return
+    support, _ = task(learned, "test", 0)
+    one, other = (list(path(learned, support, 1, c["inner_lr"]))[-1] for c in (config, source))
+    if all(map(np.array_equal, tree_leaves(one), tree_leaves(other))):
+        alike = f"{config.algorithm.name} adapts alike whatever it is"
+        raise ValueError(f"inner_lr cannot be changed after training: {alike}")
+
+
 def rate_of(learned: Learned, steps: int, tune: bool = False, progress: bool = False) -> tuple[float, ...]:
     """(rate,), tuned on validation tasks, if that is asked for or if the algorithm leaves its rate open; else ().
 

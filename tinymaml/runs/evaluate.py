@@ -4,6 +4,8 @@
     print(table(result))
     evaluate("runs/joint", tune=True)       # by the inner rate that is best on validation tasks
     evaluate("runs/joint", iteration=0)     # from scratch: the network as it was before training
+    evaluate("runs/omniglot", shots=5)      # trained with one shot, say: any option of the family, and inner_lr
+    evaluate("runs/omniglot", on="digits", data="mnist")    # tasks of another family
 
 A task adapts as its algorithm adapts, whose state lasts from step to step. The intervals are 1.96 σ / √tasks, as in
 Finn et al., 2017. The baselines that the family has are measured on the same tasks.
@@ -20,13 +22,14 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import available, interval, on_split, rate_of, task, tuned
+from .adaptation import available, check_rate, interval, on_split, rate_of, task, tuned
 from .loop import Learned, Measure, restore
+from .transfer import in_short
 
 
 def evaluate(
     path: str | os.PathLike, *, tasks: int = 600, steps: int = 10, split: str = "test", data: str | None = None,
-    iteration: int | None = None, tune: bool = False, progress: bool = False,
+    iteration: int | None = None, tune: bool = False, progress: bool = False, on: str | None = None, **changes: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt what a run has learned to `tasks` fresh tasks of `split` and measure the query metric after each step.
 
@@ -34,22 +37,25 @@ def evaluate(
         iteration: which checkpoint, by default the newest; 0: the network before training, for which none is needed.
         tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks; so it
             is always for an algorithm that leaves its rate open (`tuned`: joint training).
-        data: where the run's data lies now, if it has moved.
+        data: where the run's data lies now, if it has moved; or the data of the family `on`.
+        on, changes: the tasks to adapt to, as `runs.loop.restore` takes them: a family, options of it, `inner_lr`.
 
     Returns:
         {"metric", "tasks", "steps": [0, …, steps], "mean": […], "ci95": […], "baselines": [{"label", "mean", "ci95"}]},
         and what it was measured on. A family that has fewer tasks than `tasks` is measured on all.
 
     Raises:
-        ValueError, OSError: no such run, checkpoint or data; there is no rate to tune; a baseline fails.
+        ValueError, OSError: no such run, checkpoint or data; there is no rate to tune; a baseline fails; the network
+            does not fit the tasks.
         FloatingPointError: every task diverges, within the run's own number of steps; the first is named.
     """
     if tasks < 2 or steps < 0:
         raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
     tqdm = require("tqdm", "train").tqdm
-    learned = restore(path, iteration, **({"data": data} if data else {}))
+    learned = restore(path, iteration, on=on, **({"data": data} if data else {}), **changes)
     config, learner = learned.config, learned.learner
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
+        check_rate(learned)
         rate = (tuned(learned, steps, progress),) if tune else rate_of(learned, steps, progress=progress)
         tasks, baselines = available(learned, split, tasks), learner.baselines()
         with tqdm(total=tasks * (1 + len(baselines)), unit="task", disable=not progress, dynamic_ncols=True) as bar:
@@ -73,6 +79,7 @@ def evaluate(
         "shots": config.get("shots"),
         "queries": config.get("queries"),
         "family": config.family.name,
+        "transfer": in_short(learned.source, config),
         "algorithm": config.algorithm.name,
         "network": config.network.name,
         "statistics": learner.statistics,
@@ -140,7 +147,8 @@ def table(result: dict[str, Any]) -> str:
         how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
     if result["chance"] is not None:
         how += f"; chance: {number(result['chance'], result)}{unit}"
-    lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
+    heads = [f"{' '.join(filter(None, parts))} on {on}", how, *filter(None, [result["transfer"]])]
+    lines = [*heads, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci, diverged in zip(*(result[x] for x in ("steps", "mean", "ci95", "diverged")), strict=True):
         shown = f"diverges: {diverged} of {result['tasks']} tasks"
         if mean is not None:

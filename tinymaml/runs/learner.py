@@ -36,6 +36,9 @@ FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` o
 class Learner:
     """What a configuration describes.
 
+    Args:
+        network: one that was made for other tasks, in the place of the network that the configuration names.
+
     Attributes:
         config: what it was made of.   family, network, algorithm: its parts.   settings: the algorithm's.
         metric: the family's, `families.Metric`.
@@ -48,7 +51,7 @@ class Learner:
         ValueError, OSError: the parts do not fit each other, one lacks something, or the data cannot be read.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, network: Network | None = None):
         self.config = config
         with blaming(f"family {config.family.name}: make"):
             self.family = find("family", config.family.name).make(config.family.settings)
@@ -60,7 +63,7 @@ class Learner:
         self.metric = as_metric(self.family.metric)
         self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
-        self.network = self._network()
+        self.network = network or self._network()
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""

@@ -179,8 +179,8 @@ def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 
 _on = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
 _on.add_argument("--on")
-_FIXED = {"command", "run", "program", "parts", "path", "runs", "data", "tasks", "steps", "split", "iteration", "tune", "json",
-          "to", "scratch"}  # fmt: skip
+_FIXED = {"command", "run", "program", "parts", "path", "runs", "data", "tasks", "steps", "split", "iteration", "tune",
+          "json", "to", "scratch"}  # fmt: skip
 
 
 def _tasks(args: argparse.Namespace) -> dict[str, Any]:

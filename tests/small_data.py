@@ -43,4 +43,14 @@ def sinusoid(folder: Path) -> dict[str, Any]:
     return dict(shots=3, queries=3)
 
 
-OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {"sinusoid": sinusoid, "omniglot": omniglot}
+def lines(folder: Path) -> dict[str, Any]:
+    """Nothing: lines are endless."""
+    return dict(features=2, shots=3, queries=3)
+
+
+def separators(folder: Path) -> dict[str, Any]:
+    """Nothing: boundaries are endless."""
+    return dict(features=3, shots=4, queries=4)
+
+
+OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {"sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators}

@@ -90,7 +90,10 @@ def test_every_family_can_be_drawn_with_every_algorithm(family, algorithm, reque
             figure.savefig(tmp_path / "picture.png", dpi=20)
             title = figure.get_suptitle().replace("\n", " ")
             assert title.startswith(run.config.family.name) and f"· {algorithm} · mlp" in title and "seed 0" in title
-    own = {"sinusoid": ["adaptation", "adaptation_mse"], "omniglot": ["tasks", "accuracy"]}
+    own = {
+        "sinusoid": ["adaptation", "adaptation_mse"], "omniglot": ["tasks", "accuracy"],
+        "lines": ["lines", "adaptation_mse"], "separators": ["separators", "accuracy"],
+    }  # fmt: skip
     assert names == ["learning", *own.get(family, ["adaptation_mse"])]
 
 

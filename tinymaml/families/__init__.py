@@ -38,9 +38,9 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import omniglot, sinusoid
+from . import lines, omniglot, separators, sinusoid
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
 
-FAMILIES: dict[str, ModuleType] = {"sinusoid": sinusoid, "omniglot": omniglot}
+FAMILIES: dict[str, ModuleType] = {"sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators}

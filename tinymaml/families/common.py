@@ -1,7 +1,8 @@
-"""What families share: the metric, the two usual losses, and the checks of what a user asks for.
+"""What families share: the metric, the usual losses, and the checks of what a user asks for.
 
     Metric("accuracy", unit=" %", scale=100, better="higher", chance=1 / ways)
     classification(logits, y), regression(prediction, y)      # → (loss, metric), what a family's `loss` returns
+    binary_classification(logits, y)                          # the same, of one logit per example
     check_counts(ways=5, shots=1), check_dtype(np.float32), check_draw(tasks, split)
 
 Next: `episodes`, the sampler of every few-shot classification.
@@ -70,6 +71,14 @@ def accuracy(ways: int) -> Metric:
 def classification(logits: Array, y: Array) -> tuple[Array, Array]:
     """The cross-entropy of logits (N, classes) and labels (N,), in nats, and the share of right predictions."""
     return nn.cross_entropy(logits, y), np.mean(np.argmax(logits, -1) == y)
+
+
+def binary_classification(logits: Array, y: Array) -> tuple[Array, Array]:
+    """The binary cross-entropy of logits and targets 0 or 1, both (N, 1), in nats, and the share of right predictions.
+
+    A logit above 0 predicts 1.
+    """
+    return nn.binary_cross_entropy(logits, y), np.mean((logits > 0) == (y > 0.5))
 
 
 MSE = Metric("mse", label="mean squared error")

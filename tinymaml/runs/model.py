@@ -28,7 +28,7 @@ from ..nest import Nest, tree_items, tree_leaves, tree_map
 from .learner import Learner
 from .loop import Learned, restore
 from .settings import Config
-from .trial import converted, usual, ways
+from .trial import converted, is_binary, usual, ways
 
 
 def load(path: str | os.PathLike, iteration: int | None = None, data: str | os.PathLike | None = None) -> Model:
@@ -75,7 +75,8 @@ class Model:
 
         Args:
             x: the support examples, (N, *input_shape): an array, or a nest of arrays if the family draws such.
-            y: one target per example, as the family draws them: for classification, integers in 0 … ways − 1, (N,).
+            y: one target per example, as the family draws them: for classification, integers in 0 … ways − 1, (N,);
+                of a network with a single logit, 0 or 1, (N, 1).
             steps: how many steps; by default `self.steps`.
 
         Raises:
@@ -101,6 +102,9 @@ class Model:
             raise ValueError(f"x has {len(tree_leaves(x)[0])} examples, and y has {len(tree_leaves(y)[0])} targets")
         if classes and (outside := [label for label in y.flat if not 0 <= label < classes]):
             raise ValueError(f"y has the label {outside[0]}, wanted 0 … {classes - 1}")
+        values = [value for leaf in tree_leaves(y) for value in leaf.flat] if is_binary(self.learner) else []
+        if outside := [value for value in values if value not in (0, 1)]:
+            raise ValueError(f"y has the label {outside[0]:g}, wanted 0 or 1")
         return x, y
 
     def inputs(self, x: Any) -> Nest:
@@ -130,7 +134,8 @@ class Adapted:
         return f"<Adapted: {self.steps} steps on {examples} examples, from {self._model!r}>"
 
     def predict(self, x: Any) -> np.ndarray:
-        """The network's outputs for queries: for classification logits, whose `argmax(-1)` is the class.
+        """The network's outputs for queries: for classification logits, whose `argmax(-1)` is the class. A single logit
+        above 0 is the class 1.
 
         Batch norm takes the statistics that the run's option `statistics` names. If these are transductive, the
         default, they are those of x, so that the prediction of a query depends on the others beside it.

@@ -21,7 +21,7 @@ import numpy as np
 from ..files import naming, write_atomically
 from .model import Model, load
 from .settings import blaming, find
-from .trial import ways
+from .trial import is_binary, ways
 
 
 class Examples(NamedTuple):
@@ -46,7 +46,8 @@ def predict(
 
     Returns:
         The CSV: for each query the `example`, which is its row, from 0, or its file; and the `prediction`, which is a
-        number per output, or for classification the label or the name of the most likely of the support's classes.
+        number per output, or for classification the label or the name of the most likely of the support's classes. (For
+        a single logit, the label is 0 or 1, whatever the support has.)
         An .npz has the two, and the network's `outputs` (M, outputs), which for classification are logits.
 
     Raises:
@@ -140,6 +141,8 @@ def _inside(folder: Path, folders: bool, wanted: str) -> list[Path]:
 def _columns(model: Model, given: Examples, asked: Examples, outputs: np.ndarray) -> dict[str, np.ndarray]:
     """What a CSV shows, by the heads of its columns."""
     key = {"example": np.arange(len(outputs)) if asked.names is None else np.array(asked.names)}
+    if is_binary(model.learner):
+        return key | {"prediction": (outputs[:, 0] > 0).astype(np.int64)}
     if not ways(model.learner):
         return key | {"prediction": outputs}
     # the most likely of those classes that the support has

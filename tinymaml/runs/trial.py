@@ -133,9 +133,15 @@ def usual(learner: Learner) -> Example:
 
 
 def ways(learner: Learner) -> int:
-    """How many classes there are; 0: it is no classification."""
+    """How many classes there are, each with a logit of its own; 0: it is no such classification."""
     outputs = learner.family.outputs
-    return int(outputs) if learner.metric.name == "accuracy" and isinstance(outputs, (int, np.integer)) else 0
+    several = isinstance(outputs, (int, np.integer)) and outputs > 1
+    return int(outputs) if learner.metric.name == "accuracy" and several else 0
+
+
+def is_binary(learner: Learner) -> bool:
+    """Whether the one output is the logit of the label 1, the other label being 0."""
+    return learner.metric.name == "accuracy" and learner.family.outputs == 1
 
 
 def converted(called: str, data: Any, example: list) -> Nest:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tinymaml.families import FAMILIES
 from tinymaml.runs import Run
 from tinymaml.runs.compare import compare
 from tinymaml.runs.settings import Config, paths
@@ -64,12 +65,6 @@ class Row(NamedTuple):
     notes: str = ""
 
 
-def six(system: str, setting: str, family: str, name: str, **row: Any) -> dict[str, Row]:
-    """The rows of the six algorithms that stand side by side, and of joint training, by their names."""
-    return several(system, setting, family, name,
-                   ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint"), **row)  # fmt: skip
-
-
 def several(system: str, setting: str, family: str, name: str, which: Sequence[str], **row: Any) -> dict[str, Row]:
     """A row per algorithm; "fomaml" is MAML of the first order, and "scratch" is the network before training."""
     options, notes = row.pop("options", {}), row.pop("notes", {})
@@ -84,8 +79,29 @@ def several(system: str, setting: str, family: str, name: str, which: Sequence[s
     return found
 
 
-EVERY: dict[str, Row] = {}
-"""Every row, by its name: the family, the variant, the algorithm."""
+THREE = ("maml", "joint", "scratch")
+SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # the six that stand side by side
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+TABLES = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy"}
+
+_ROWS: dict[str, Row] = {
+    **several("lines", "", "lines", "lines", THREE),
+    **several("separators", "", "separators", "separators", THREE),
+    **several("robot", "simulator", "robot", "robot", THREE),
+    **several("digits", "MNIST", "digits", "digits", (*SIX, "scratch"), data="mnist"),
+    **several("images", "emoji32, 5-way 1-shot", "images", "images", SIX, data="emoji32"),
+    **several("images", "Caltech-101, 5-way 1-shot", "images", "images-caltech", ("maml",), data="caltech101"),
+    **several("intents", "5-way 1-shot", "intents", "intents", (*SIX, "protomaml"), data="clinc150"),
+    **several("intents", "5-way 5-shot", "intents", "intents-5shot", ("maml", "protomaml"), data="clinc150",
+              options={"shots": 5}),
+    **several("intents", "20-way 1-shot", "intents", "intents-20way", ("protomaml",), data="clinc150",
+              options={"ways": 20}),
+    **several("intents", "20-way 5-shot", "intents", "intents-20way-5shot", ("protomaml",), data="clinc150",
+              options={"ways": 20, "shots": 5}),
+}  # fmt: skip
+
+EVERY = {name: row for name, row in _ROWS.items() if row.family in FAMILIES}
+"""Every row, by its name: the system, the variant, the algorithm."""
 
 
 def settings(name: str, seed: int, data: str = DATA) -> Config:

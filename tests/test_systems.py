@@ -14,6 +14,7 @@ from bench import __main__ as command  # noqa: E402
 from bench import results, study, systems  # noqa: E402
 from bench.systems import Row, several  # noqa: E402
 from tinymaml.cli import main as tinymaml  # noqa: E402
+from tinymaml.families import FAMILIES  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.compare import compare  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
@@ -73,6 +74,11 @@ def test_every_row_has_settings_and_a_command_that_gives_them(monkeypatch, capsy
         assert kept == {key: value for key, value in own.options().items() if key != "data"}
         assert (seen["c"].family.name, seen["c"].algorithm.name) == (own.family.name, own.algorithm.name)
         assert row.runs in ("", *systems.EVERY) and measured.startswith("tinymaml compare runs/systems/")
+
+
+def test_every_family_is_measured_beside_its_baselines():
+    elsewhere = {"sinusoid", "omniglot"}  # by `bench family`, and beside the paper
+    assert {row.family for row in systems.EVERY.values()} >= FAMILIES.keys() - elsewhere
 
 
 def test_rows_are_chosen_by_what_they_begin_with(small):

@@ -76,7 +76,7 @@ def check_fits(run: Any, own: Any, other: Any) -> None:
         if ours != theirs:
             raise ValueError(f"{run} was trained on {called} {_shown(ours)}, and these tasks have {_shown(theirs)}")
     ours, theirs = own.outputs, other.outputs
-    classes = as_metric(own.metric).name == as_metric(other.metric).name == "accuracy"
+    classes = as_metric(own.metric).name == as_metric(other.metric).name == "accuracy" and ours != 1 != theirs
     if not (theirs <= ours if classes else theirs == ours):
         what = "classes" if classes else "outputs"
         raise ValueError(f"{run} was trained for {_shown(ours)} {what}, and these tasks have {_shown(theirs)}")

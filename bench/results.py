@@ -5,7 +5,8 @@
 
 A row is judged after the steps of its training, or, where its rate was tuned on validation tasks, after the last one:
 no test task had a part in that choice. "yes": its mean is better than that of the best baseline, by more than the two
-intervals allow; "no": it is worse by as much; "level": neither. What stands in no table was not measured.
+intervals allow; "no": it is worse by as much; "level": neither. "(1 of 2)": it beats that many of the baselines, some
+of which are no rivals but bounds: they know what generates the tasks. What stands in no table was not measured.
 """
 
 from __future__ import annotations
@@ -47,9 +48,13 @@ def best_baseline(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def verdict(record: dict[str, Any]) -> str:
     """Whether a row beats the best baseline: "yes", "no" or "level"; "": there is no baseline."""
-    baseline, k = best_baseline(record), record["judged_after"]
-    if baseline is None:
-        return ""
+    best = best_baseline(record)
+    return beats(record, best) if best else ""
+
+
+def beats(record: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """Whether a row beats one baseline: "yes", "no" or "level"."""
+    k = record["judged_after"]
     if record["mean"][k] is None:
         return "no"
     ahead = (record["mean"][k] - baseline["mean"]) * (1 if record["better"] == "higher" else -1)
@@ -99,7 +104,7 @@ def overview(records: Records) -> list[str]:
                 best, k = best_baseline(record), record["judged_after"]
                 beside = [_value(best["mean"], best["ci95"], record), best["label"]] if best else ["–", ""]
                 mine = _value(record["mean"][k], record["ci95"][k], record)
-                rows.append([system, setting, mine, *beside, _marked(verdict(record)), _seconds(record)])
+                rows.append([system, setting, mine, *beside, _verdict(record), _seconds(record)])
     return [_line(row) for row in rows]
 
 
@@ -111,7 +116,7 @@ def table(setting: str, records: Records) -> list[str]:
     rows = [heads, ["---", *["---:"] * len(COLUMNS), "---", "---:", "---"]]
     for name, record in records.items():
         cells = [_cell(record, k) for k in COLUMNS]
-        rows.append([EVERY[name].label, *cells, _marked(verdict(record)), _seconds(record), _command(record)])
+        rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
     for row in baselines_of(records):
         value = _value(row["mean"], row["ci95"], first)
         rows.append([f"*{row['label']}*", *[""] * (len(COLUMNS) - 1), value, "", "", "baseline"])
@@ -142,15 +147,19 @@ def _value(mean: float | None, ci95: float, record: dict[str, Any], *more: float
     return f"{mean:.2e}" if places > 6 else " ± ".join(f"{x:.{places}f}" for x in shown)
 
 
-def _marked(word: str) -> str:
-    return "**no**" if word == "no" else word
+def _verdict(record: dict[str, Any]) -> str:
+    """The verdict, "no" in bold; if there are several baselines, of how many it is "yes"."""
+    word, count = verdict(record), len(record["baselines"])
+    text = "**no**" if word == "no" else word
+    beaten = sum(beats(record, row) == "yes" for row in record["baselines"])
+    return text if word == "yes" or count < 2 else f"{text} ({beaten} of {count})"
 
 
 def _seconds(record: dict[str, Any]) -> str:
     """Of training with one seed, the least and the most."""
     if not record["seconds"]:
         return "–"
-    ends = [f"{x:.0f}" for x in (min(record["seconds"]), max(record["seconds"]))]
+    ends = [f"{x:.0f}" if x >= 9.5 else f"{x:.1f}" for x in (min(record["seconds"]), max(record["seconds"]))]
     return "-".join(dict.fromkeys(ends))
 
 
@@ -199,7 +208,9 @@ def over_steps(system: str, settings: dict[str, Records]) -> Figure:
     handles: dict[str, Any] = {}
     for ax in axes[: len(settings)]:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(handles), 2 + columns))
+    widest = max(map(len, handles))
+    fit = int(figure.get_figwidth() * 15 / (widest + 8))  # columns, of so many letters
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, min(len(handles), fit)))
     tasks = sorted({record["tasks"] for some in settings.values() for record in some.values()})
     seeds = max(len(record["runs"]) for some in settings.values() for record in some.values())
     said = f"{' or '.join(map(str, tasks))} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
@@ -234,12 +245,19 @@ def beside_baselines(records: Records) -> Figure:
         ratio, half = error(record["mean"][k]) / floor, record["ci95"][k] / floor
         ax.plot([max(ratio - half, ratio / 10), ratio + half], [y, y], color=colour, lw=3, alpha=0.35)
         ax.plot(ratio, y, "o", ms=5, color=colour)
+        others = [error(row["mean"]) / floor for row in record["baselines"] if row is not best]
+        ax.plot(others, [y] * len(others), "|", ms=9, color=style.GREY)
         texts = [_value(record["mean"][k], record["ci95"][k], record), _value(best["mean"], best["ci95"], record)]
         ax.text(1.02, y, f"{texts[0]} · {best['label']}: {texts[1]}{record['unit']}", va="center", fontsize=7.5,
                 transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set_yticks(range(len(lines)), [line[0] for line in lines])
-    ax.set(ylim=(len(lines) - 0.5, -0.5), xscale="log", xlabel="error of MAML / error of the best baseline")
+    xlabel = "error / error of the best baseline: MAML (dot, 95 %), other baselines (ticks)"
+    ax.set(ylim=(len(lines) - 0.5, -0.5), xscale="log", xlabel=xlabel)
+    ticker = require("matplotlib.ticker", "plot")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if high > 4 * low else ticker.AutoLocator())
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     figure.suptitle("MAML beside the best baseline of each system; right: both, as measured", x=0.01, ha="left")
     return figure
 

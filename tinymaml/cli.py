@@ -58,7 +58,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add_train(commands, argv[1:] if argv[:1] == ["train"] else [])
-    chosen = functools.partial(_add_tasks, argv=argv[1:])  # the options of the tasks to adapt to
+    chosen = functools.partial(_add_tasks, argv=argv)  # the options of the tasks to adapt to
     evaluate = commands.add_parser("eval", help="adapt to tasks never trained on, and measure")
     _add_run(evaluate)
     evaluate.add_argument("--tasks", type=int, default=600, help="how many tasks (600)")
@@ -159,8 +159,8 @@ def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     """
     parser.add_argument("--on", metavar="FAMILY", help="adapt to tasks of this family, with its --data")
     command = parser.prog.rpartition(" ")[2]
-    run = next((path for path in argv if Path(path, "config.json").is_file()), None)
-    if run is None:
+    run = next((path for path in argv[1:] if Path(path, "config.json").is_file()), None)
+    if run is None or argv[0] != command:
         parser.epilog = f"tinymaml {command} RUN --help shows what else can be changed of the tasks, such as --shots."
         return
     on, _ = _on.parse_known_args(argv)

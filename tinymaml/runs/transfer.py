@@ -69,8 +69,10 @@ def check_fits(run: Any, own: Any, other: Any) -> None:
 
     Of a network for more classes than there are, some outputs are never right; fewer do not do.
     """
-    for name, called in (("input_shape", "inputs of shape"), ("vocabulary", "a vocabulary of"),
-                         ("features", "features of number")):  # fmt: skip
+    needed = {"input_shape": "inputs of shape"}
+    if hasattr(own, "vocabulary") or hasattr(other, "vocabulary"):  # what `networks.embedding` needs
+        needed |= {"vocabulary": "a vocabulary of", "features": "features of number"}
+    for name, called in needed.items():
         ours, theirs = (getattr(family, name, None) for family in (own, other))
         ours, theirs = (tuple(x) if isinstance(x, (list, np.ndarray)) else x for x in (ours, theirs))
         if ours != theirs:
@@ -105,5 +107,6 @@ def in_short(source: Config | None, config: Config) -> str:
     elif files:
         before, after = (", ".join(Path(x[name]).name for name in files) for x in (ours, theirs))
         said.append(f"trained on {one.name} ({before}), adapted to {two.name} ({after})")
-    said += [f"{in_words(name, theirs[name])} instead of {ours[name]}" for name in differ if name not in files]
+    unsaid = {*files, *(f.name for f in dataclasses.fields(one.settings) if f.metadata.get("training"))}
+    said += [f"{in_words(name, theirs[name])} instead of {ours[name]}" for name in differ if name not in unsaid]
     return ", ".join(said)

@@ -5,6 +5,7 @@
 Who adds a family adds a function here, and a line to OPTIONS. The tests that are the family's own make their own files.
 """
 
+import gzip
 import io
 import zipfile
 from collections.abc import Callable
@@ -53,6 +54,24 @@ def separators(folder: Path) -> dict[str, Any]:
     return dict(features=3, shots=4, queries=4)
 
 
+def idx(array: np.ndarray) -> bytes:
+    """An array of bytes as an IDX file."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def digits(folder: Path) -> dict[str, Any]:
+    """MNIST's four files, with 60 and 30 images: bright squares whose place tells the digit."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 30)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        images = rng.integers(0, 100, (count, 28, 28), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[5 * (label // 4) + 2 :, 6 * (label % 4) + 2 :][:5, :5] += 150
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return dict(data=str(folder), ways=2, shots=1, queries=2, digits="held-out")
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators,
+    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
 }  # fmt: skip

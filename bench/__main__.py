@@ -8,6 +8,7 @@
     python -m bench overhead
     python -m bench load [W1] [W5] [--busy 0,1,2]      # single calls, beside processes that keep the cores busy
     python -m bench family [maml reptile …]             # every algorithm on sine waves: errors, spread, time; --help
+    python -m bench systems [digits images …]           # every system on real data, beside its baselines; --help
     python -m bench fuzz [--minutes 60] [--seed 0]     # random losses: is compiled what NumPy is?
 
 Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
@@ -36,7 +37,7 @@ from collections.abc import Callable, Sequence
 
 from tinymaml.files import write_atomically
 
-from . import family, fuzz, kernels, load, overhead, peers, picture, scaling, timing
+from . import family, fuzz, kernels, load, overhead, peers, picture, scaling, systems, timing
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
@@ -47,6 +48,8 @@ def main(argv: list[str]) -> int:
         return fuzz.main(argv[1:])
     if argv[:1] == ["family"]:
         return family.main(argv[1:])
+    if argv[:1] == ["systems"]:
+        return systems.main(argv[1:])
     study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"
     names = {"scaling": list(scaling.STUDIES), "overhead": []}.get(study, list(WORKLOADS))
     what = "study" if study == "scaling" else "workload"

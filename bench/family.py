@@ -34,15 +34,15 @@ import numpy as np
 
 from tinymaml.algorithms import ALGORITHMS
 from tinymaml.blas import libraries, one_thread
-from tinymaml.files import write_atomically
 from tinymaml.pictures import style
 from tinymaml.runs import Run
 from tinymaml.runs.compare import compare
 from tinymaml.runs.learner import Learner
-from tinymaml.runs.loop import configuration, initial, make_step, train
+from tinymaml.runs.loop import initial, make_step
 from tinymaml.runs.settings import Config
 
-from . import picture, timing
+from . import picture, study, timing
+from .study import store
 
 HERE = Path(__file__).parent
 RUNS = "runs/family"
@@ -101,9 +101,7 @@ def settings(name: str, seed: int) -> Config:
 
 def command(name: str) -> str:
     """What a person types to train an entry."""
-    options = (f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
-               for key, value in EVERY[name].options.items())  # fmt: skip
-    return " ".join([f"tinymaml train sinusoid --algorithm {EVERY[name].algorithm}", *options])
+    return " ".join([f"tinymaml train sinusoid --algorithm {EVERY[name].algorithm}", *study.words(EVERY[name].options)])
 
 
 def folder(name: str, seed: int, runs: str | Path) -> str:
@@ -121,22 +119,9 @@ def commands(name: str) -> list[str]:
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(name: str, seed: int, runs: Path) -> None:
-    """Train an entry, as far as that is not done yet.
-
-    Raises:
-        ValueError: the run's folder was trained with other settings.
-        BlockingIOError: another process trains it at the moment.
-    """
-    config, out = settings(name, seed), Path(folder(name, seed, runs))
-    started = (out / "config.json").exists()
-    if started:
-        kept = Run.open(out)
-        if configuration(kept) != config:
-            raise ValueError(f"{out} was trained with other settings: remove it, or take other --runs")
-        if max(kept.checkpoints(), default=0) == config.outer.iterations:
-            return
-    train(config, out, resume=started, progress=sys.stderr.isatty())
+def run(name: str, runs: Path) -> None:
+    """Train an entry with every seed, as far as that is not done yet; errors as those of `study.train_all`."""
+    study.train_all({Path(folder(name, seed, runs)): settings(name, seed) for seed in SEEDS})
 
 
 def measure(name: str, runs: Path, tasks: int = TASKS) -> dict:
@@ -146,32 +131,19 @@ def measure(name: str, runs: Path, tasks: int = TASKS) -> dict:
     kept = ("seed", "inner_lr", "tuned", "mean", "diverged")
     return {
         "entry": name, "commands": commands(name), "options": settings(name, SEEDS[0]).options(), "tasks": tasks,
-        **{key: _rounded(line[key]) for key in ("mean", "ci95", "spread")},
-        "runs": [{key: _rounded(one[key]) for key in kept} for one in line["runs"]],
+        **{key: study.rounded(line[key]) for key in ("mean", "ci95", "spread")},
+        "runs": [{key: study.rounded(one[key]) for key in kept} for one in line["runs"]],
     }  # fmt: skip
 
 
-def _rounded(x: Any) -> Any:
-    """Numbers of a nest of lists with the digits that count."""
-    return [_rounded(y) for y in x] if isinstance(x, list) else float(f"{x:.5g}") if isinstance(x, float) else x
-
-
 def is_of(record: dict, name: str) -> bool:
-    """Whether a record has today's settings of an entry; options that one of the two lacks do not count."""
-    options = json.loads(json.dumps(settings(name, SEEDS[0]).options()))
-    same = all(options[key] == value for key, value in record["options"].items() if key in options)
-    return same and [one["seed"] for one in record["runs"]] == list(SEEDS)
+    """Whether a record has today's settings of an entry."""
+    return study.has_options(record, settings(name, SEEDS[0]).options(), SEEDS)
 
 
 def stored(results: Path) -> dict[str, dict]:
     """The record of each entry that has one."""
-    files = {name: results / f"{name}.json" for name in EVERY}
-    return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in files.items() if f.exists()}
-
-
-def store(record: Any, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps(record, ensure_ascii=False) + "\n").encode())
+    return study.stored(results, EVERY)
 
 
 # ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -318,23 +290,14 @@ def main(argv: list[str]) -> int:
 
 
 def _work(names: list[str], runs: Path) -> int:
-    """Train and measure entries that are not stored yet; what another process is at is left to it. 1: some failed."""
-    kept = stored(RESULTS)
-    names = [name for name in names if name not in kept or not is_of(kept[name], name)]
-    undone: dict[str, str] = {}
-    for seed in SEEDS:
-        for name in names:
-            timing.say(f"{name}, seed {seed}")
-            try:
-                run(name, seed, runs)
-            except BlockingIOError:
-                undone[name] = f"{name}, seed {seed}: another process is at it; the same command measures it later"
-            except (FloatingPointError, ValueError, OSError) as error:
-                undone[name] = f"{name}, seed {seed}: {error}"
-    for name in names:
-        if name not in undone:
-            timing.say(f"measuring {name}")
+    """Train and measure entries that are not stored yet. 1: some failed."""
+
+    def store_measured(name: str) -> None:
+        with Run.open(folder(name, SEEDS[0], runs)).lock():  # one process does
             store(measure(name, runs), RESULTS / f"{name}.json")
-    timing.say()
-    print("\n".join(undone.values()), end="\n" * bool(undone), file=sys.stderr)
-    return int(bool(undone))
+
+    def is_done(name: str) -> bool:
+        kept = stored(RESULTS)
+        return name in kept and is_of(kept[name], name)
+
+    return study.work(names, lambda name: run(name, runs), store_measured, is_done)

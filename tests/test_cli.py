@@ -499,7 +499,7 @@ def test_ctrl_c_in_an_evaluation_is_130(capsys, monkeypatch, run):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinymaml.runs.evaluate.measure", interrupted)
+    monkeypatch.setattr("tinymaml.runs.evaluate.on_split", interrupted)
     assert main(["eval", str(run)]) == 130
     assert capsys.readouterr() == ("", "\nstopped\n")
 

@@ -18,7 +18,7 @@ from tinymaml.pictures import style  # noqa: E402
 from tinymaml.pictures.compare import comparison, draw  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.adaptation import measured, task  # noqa: E402
-from tinymaml.runs.compare import SCRATCH, check, compare, grouped, labels, table  # noqa: E402
+from tinymaml.runs.compare import SCRATCH, check, compare, facts, grouped, labels, table  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, number  # noqa: E402
 from tinymaml.runs.loop import Learned, restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
@@ -160,7 +160,7 @@ def test_labels_say_what_tells_the_lines_apart(changes, expected):
         tiny = {name: x for name, x in TINY.items() if name != "hidden" or network == "mlp"}
         return Config.default("sinusoid", network=network, **{**tiny, **settings})
 
-    assert labels([made(**some) for some in changes]) == expected
+    assert labels([facts(made(**some)) for some in changes]) == expected
 
 
 def learned(config: Config) -> Learned:
@@ -171,7 +171,7 @@ def test_runs_of_one_seed_and_the_same_settings_are_lines_of_their_own():
     one, again, other = (learned(config(seed=seed)) for seed in (0, 0, 1))
     lines = grouped({"a": one, "b": again, "c": other})
     assert [list(line) for line in lines] == [["a", "c"], ["b"]]
-    assert labels([config(), config()]) == ["maml, 1", "maml, 2"]
+    assert labels([facts(config()), facts(config())]) == ["maml, 1", "maml, 2"]
 
 
 def test_runs_on_other_tasks_are_refused_and_the_option_is_named(runs):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -57,6 +58,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add_train(commands, argv[1:] if argv[:1] == ["train"] else [])
+    chosen = functools.partial(_add_tasks, argv=argv)  # the options of the tasks to adapt to
     evaluate = commands.add_parser("eval", help="adapt to tasks never trained on, and measure")
     _add_run(evaluate)
     evaluate.add_argument("--tasks", type=int, default=600, help="how many tasks (600)")
@@ -65,6 +67,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
     evaluate.add_argument("--tune", action="store_true", help="adapt by the rate that is best on validation tasks")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    chosen(evaluate)
     evaluate.set_defaults(run=_eval)
 
     adapt = commands.add_parser("adapt", help="adapt to examples of your own, and predict others")
@@ -80,6 +83,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw learning curves, and tasks before and after adaptation")
     _add_run(plot)
     plot.add_argument("--to", metavar="DIR", help="where the pictures go (RUN/plots)")
+    chosen(plot)
     plot.set_defaults(run=_plot)
 
     compare = commands.add_parser("compare", help="measure runs on the same tasks: one table, one picture")
@@ -91,6 +95,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw only with --to")
     compare.add_argument("--scratch", action="store_true", help="the first run's network untrained, too")
     compare.add_argument("--tune", action="store_true", help="adapt by the rates that are best on validation tasks")
+    chosen(compare)
     compare.set_defaults(run=_compare)
 
     data = commands.add_parser("data", help="download a data set")
@@ -145,6 +150,42 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="RUN", help="a run's folder")
     parser.add_argument("--data", help="where the run's data lies now, if it has moved")
+
+
+def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    """--on FAMILY, and the options of that family, or of the family of the first run among the arguments.
+
+    Unset options are left out of the parsed arguments.
+    """
+    parser.add_argument("--on", metavar="FAMILY", help="adapt to tasks of this family, with its --data")
+    command = parser.prog.rpartition(" ")[2]
+    run = next((path for path in argv[1:] if Path(path, "config.json").is_file()), None)
+    if run is None or argv[0] != command:
+        parser.epilog = f"tinymaml {command} RUN --help shows what else can be changed of the tasks, such as --shots."
+        return
+    on, _ = _on.parse_known_args(argv)
+    from .runs.folder import Run
+    from .runs.loop import configuration
+    from .runs.transfer import changeable
+
+    taken = {action.dest for action in parser._actions}
+    config = configuration(Run.open(run))
+    group = parser.add_argument_group("the tasks", "by default as in training")
+    parser.set_defaults(parts=[f"{on.on or config.family.name} (family)", f"{config.algorithm.name} (algorithm)"])
+    for name, field in changeable(config, on.on).items():
+        if name not in taken:
+            _add_option(group, field, config.get(name, parts.default_of(field)))
+
+
+_on = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+_on.add_argument("--on")
+_FIXED = {"command", "run", "program", "parts", "path", "runs", "data", "tasks", "steps", "split", "iteration", "tune",
+          "json", "to", "scratch"}  # fmt: skip
+
+
+def _tasks(args: argparse.Namespace) -> dict[str, Any]:
+    """The tasks to adapt to: the family --on, and its options."""
+    return {k: tuple(x) if isinstance(x, list) else x for k, x in vars(args).items() if k not in _FIXED}
 
 
 def _add_train(commands, argv: list[str]) -> None:
@@ -225,13 +266,13 @@ def _unrecognized(odd: list[str], chosen: list[str] | None) -> str:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from .runs.loop import paths, resumed, train
+    from .runs.loop import resumed, train
 
     mine = {"command", "family", "algorithm", "network", "out", "resume", "run", "parts", "program"}
     changes = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k not in mine}
     chosen = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
     config = resumed(args.out, {**chosen, **changes}) if args.resume else parts.Config.default(**chosen, **changes)
-    given = [name for name in paths(config) & changes.keys() if changes[name]]
+    given = [name for name in parts.paths(config) & changes.keys() if changes[name]]
     config = config.changed(**{name: str(Path(changes[name]).expanduser().absolute()) for name in given})
     shown = {role: getattr(config, role).name for role in parts.TABLES} | config.used()
     print("  ".join(f"{name}={value}" for name, value in shown.items()), file=sys.stderr)
@@ -252,7 +293,7 @@ def _eval(args: argparse.Namespace) -> int:
 
     result = evaluate(
         args.path, tasks=args.tasks, steps=args.steps, split=args.split, data=args.data, iteration=args.iteration,
-        tune=args.tune, progress=sys.stderr.isatty(),
+        tune=args.tune, progress=sys.stderr.isatty(), **_tasks(args),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     return 0
@@ -269,7 +310,7 @@ def _adapt(args: argparse.Namespace) -> int:
 def _plot(args: argparse.Namespace) -> int:
     from .pictures import plot
 
-    for path in plot(args.path, args.to, data=args.data):
+    for path in plot(args.path, args.to, data=args.data, **_tasks(args)):
         print(path)
     return 0
 
@@ -288,7 +329,7 @@ def _compare(args: argparse.Namespace) -> int:
         to, without = None, f"no picture: {cause}"
     result = compare(
         args.runs, tasks=args.tasks, steps=args.steps, data=args.data, scratch=args.scratch, tune=args.tune,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty(), **_tasks(args),
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     if to or without:

@@ -37,11 +37,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: str | None = None) -> list[Path]:
+def plot(
+    path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: str | None = None, on: str | None = None,
+    **changes: Any,
+) -> list[Path]:  # fmt: skip
     """Draw a run as PNG files in the folder `to` (RUN/plots), and return their paths.
 
     Args:
-        data: where the run's data lies now, if it has moved.
+        data: where the run's data lies now, if it has moved; or the data of the family `on`.
+        on, changes: the tasks to adapt to, as `runs.loop.restore` takes them. How the run learned is not drawn then.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -51,7 +55,7 @@ def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: 
     records = Run.open(path).read_log()
     if not records:
         raise ValueError(f"{path} has nothing to draw yet: its log holds no iteration")
-    learned = restore(path, **({"data": data} if data else {}))
+    learned = restore(path, on=on, **({"data": data} if data else {}), **changes)
     folder = Path(to).expanduser() if to else Path(path) / "plots"
     with naming("make", folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +70,8 @@ def plot(path: str | os.PathLike, to: str | os.PathLike | None = None, *, data: 
 def figures(learned: Learned, records: list[dict[str, Any]], tasks: int = 200) -> Iterator[tuple[str, Figure]]:
     """(name, figure) of each picture of a run, whose log has these records; curves are means over so many tasks."""
     metric, member = learned.learner.metric, find("family", learned.config.family.name)
-    yield "learning", learning(learned, records)
+    if learned.source is None:
+        yield "learning", learning(learned, records)
     learned = settled(learned)
     if hasattr(member, "pictures"):
         yield from member.pictures(learned)
@@ -77,7 +82,7 @@ def settled(learned: Learned) -> Learned:
     """The same with the inner rate that is best on validation tasks, if its algorithm leaves the rate open."""
     if rate := rate_of(learned, STEPS):
         config = learned.config.changed(inner_lr=rate[0])
-        return learned._replace(config=config, learner=Learner(config))
+        return learned._replace(config=config, learner=Learner(config, learned.learner.network))
     return learned
 
 

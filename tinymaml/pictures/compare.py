@@ -15,9 +15,10 @@ import numpy as np
 from ..extras import require
 from ..families.common import Metric
 from ..files import naming
-from ..runs.compare import in_words, seconds_per_iteration
+from ..runs.compare import seconds_per_iteration
+from ..runs.settings import in_words
 from . import save, style
-from .steps import draw_published
+from .steps import draw_baselines, draw_published
 from .style import GREY, STYLE
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def comparison(result: dict[str, Any]) -> Figure:
         _after_steps(steps, result["steps"], line, metric.scale, colour, top)
     published = [(label, {int(step): x for step, x in values.items()}) for label, values in result["published"]]
     draw_published(steps, published, metric.scale, result["steps"][-1])
+    draw_baselines(steps, result["baselines"], metric.scale)
     for ax in (learning, steps, seconds):
         style.metric_axis(ax, metric, top=top)
     after = sorted({line["validated_after"] for line in result["lines"]})
@@ -127,5 +129,6 @@ def _title(result: dict[str, Any]) -> str:
     ]
     seconds = "seconds: iterations × mean seconds per iteration, with compilation and validation"
     seeds = any(len(line["runs"]) > 1 for line in lines)
-    notes = ["lines: mean over seeds, bands: least to greatest" if seeds else "", seconds]
+    transfer = sorted({line["transfer"] for line in lines} - {""})
+    notes = [*transfer, "lines: mean over seeds, bands: least to greatest" if seeds else "", seconds]
     return "\n".join(" · ".join(filter(None, line)) for line in (parts, notes))

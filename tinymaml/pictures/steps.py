@@ -1,14 +1,16 @@
-"""What steps of adaptation bring: the metric of test tasks over the number of steps, beside published values."""
+"""What steps of adaptation bring: the metric of test tasks over the number of steps, beside baselines and published
+values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..extras import require
-from ..nest import tree_map
-from ..runs.adaptation import interval, measured, task
+from ..runs.adaptation import available, interval, on_split
+from ..runs.evaluate import of_baselines
 from ..runs.loop import Learned
 from ..runs.settings import Config, find
 from . import style
@@ -24,10 +26,11 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
     figure = style.new(8, 4.4)
     ax, x = figure.subplots(), np.arange(steps + 1)
     (colour,) = style.colours([config.algorithm.name])
-    chosen = [task(learned, "test", t) for t in range(tasks)]
-    stacked = tree_map(lambda *xs: np.stack(xs), *chosen)
-    with require("tqdm", "train").tqdm(total=tasks, desc="test tasks", disable=None, leave=False) as bar:
-        mean, ci = interval(metric.scale * measured(learned, stacked, steps, each=bar.update))
+    tasks, baselines = available(learned, "test", tasks), learned.learner.baselines()
+    total = tasks * (1 + len(baselines))
+    with require("tqdm", "train").tqdm(total=total, desc="test tasks", disable=None, leave=False) as bar:
+        found, beside = on_split(learned, "test", tasks, steps, baselines=baselines, each=bar.update)
+    mean, ci = interval(metric.scale * found)
     result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{metric.unit} after {style.count(steps, 'step')}"
     top = style.diverged(mean[0]) if metric.better == "lower" else np.inf
     ci[~(mean <= top)] = np.nan
@@ -35,6 +38,7 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
     label = f"{config.algorithm.name}: {result if np.isfinite(mean[-1]) else 'diverges'}"
     ax.plot(x, mean, "o-", ms=3.5, color=colour, label=label)
     draw_published(ax, published(config), metric.scale, steps)
+    draw_baselines(ax, of_baselines(beside), metric.scale)
     style.metric_axis(ax, metric, top)
     ax.set(xlabel="adaptation steps", xticks=x)
     figure.legend(loc="outside lower center", ncols=2)
@@ -54,3 +58,14 @@ def draw_published(ax, rows: list[tuple[str, dict[int, float]]], scale: float, s
         if not shown:
             continue
         ax.plot(shown.keys(), shown.values(), "D", ms=6, mfc="none", color=("black", GREY)[i % 2], label=label)
+
+
+LINES = ("--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))  # of baselines, which all are grey
+
+
+def draw_baselines(ax, rows: list[dict[str, Any]], scale: float) -> None:
+    """Baselines, which take no steps, as horizontal lines, each in a faint band of 95 %."""
+    for row, line in zip(rows, itertools.cycle(LINES)):  # noqa: B905
+        mean, ci = scale * row["mean"], scale * row["ci95"]
+        ax.axhspan(mean - ci, mean + ci, color=GREY, alpha=0.12, lw=0)
+        ax.axhline(mean, ls=line, lw=1.2, color="#444444", label=row["label"])

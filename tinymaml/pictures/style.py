@@ -19,9 +19,10 @@ import numpy as np
 
 from ..extras import require
 from ..families.common import Metric
-from ..runs.compare import WORK, in_words
-from ..runs.loop import Learned, paths
-from ..runs.settings import TABLES, Config, choose, default_of, table
+from ..runs.compare import WORK
+from ..runs.loop import Learned
+from ..runs.settings import TABLES, Config, choose, default_of, in_words, paths, table
+from ..runs.transfer import in_short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +88,8 @@ def titled(figure: Figure, learned: Learned, note: str = "", training: bool = Fa
         count(config.outer.tasks, "task"),
         *changes(config, {*shown, "tasks", "seed", "statistics", *SAID, *WORK}),
     ]
-    lines = [" · ".join(parts), ", ".join(settings) + f" · after {count(learned.iteration, 'meta-iteration')}", note]
+    lines = [" · ".join(parts), ", ".join(settings) + f" · after {count(learned.iteration, 'meta-iteration')}",
+             in_short(learned.source, config), note]  # fmt: skip
     width = int(15 * figure.get_figwidth())  # in letters
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines if line), x=0.01, ha="left")
     return figure

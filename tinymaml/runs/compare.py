@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..blas import libraries, one_thread
 from ..extras import require
-from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import interval, measured, rate_of
-from .evaluate import number, plain
+from .adaptation import available, check_rate, interval, on_split, rate_of
+from .evaluate import baselines, number, of_baselines, plain
 from .folder import Run
 from .learner import Learner
-from .loop import TEST, Learned, generator, initial, paths, restore
-from .settings import TABLES, Config, find
+from .loop import Learned, initial, restore
+from .settings import TABLES, Config, find, in_words, paths
+from .transfer import in_short
 
-SEED = 0  # of the test tasks
+SEED = 0  # of the test tasks: they are those that `eval` takes for a run of this seed
 SCRATCH = "from scratch"
 # Options that hardly change what is learned in an iteration: they tell lines apart if no other option does.
 WORK = ("iterations", "save_every", "validate_every", "validation_tasks", "compile")
@@ -35,7 +36,7 @@ WORK = ("iterations", "save_every", "validate_every", "validation_tasks", "compi
 
 def compare(
     runs: list[str | os.PathLike], *, tasks: int = 600, steps: int = 10, data: str | None = None,
-    scratch: bool = False, tune: bool = False, progress: bool = False,
+    scratch: bool = False, tune: bool = False, progress: bool = False, on: str | None = None, **changes: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt each run to the same test tasks, measure the query metric after each step, and read the runs' logs.
 
@@ -44,13 +45,16 @@ def compare(
             gradient descent, at a tuned rate.
         tune: each run adapts by the inner rate that is best on its validation tasks, if it has a rate to tune. An
             algorithm that leaves its rate open (joint training) always does.
-        data: where the data of the runs lies now, if it has moved.
+        data: where the data of the runs lies now, if it has moved; or the data of the family `on`.
+        on, changes: the tasks to adapt to, as `runs.loop.restore` takes them: a family, options of it, `inner_lr`.
 
     Returns:
         What is the same for all: {"family", "settings" of the family, "metric", "label", "unit", "scale", "better",
-        "chance", "tasks", "split", "steps": [0, …, steps], "published": [[label, {step: value}]]}, and the "lines":
-        each {"label", "algorithm", "network", "statistics", "validated_after": steps, "runs": […], "mean": […],
-        "ci95": […], "spread": […]}, where ci95 is half the width of the 95 % interval over tasks, of their means over
+        "chance", "tasks", "split", "steps": [0, …, steps], "published": [[label, {step: value}]], "baselines":
+        [{"label", "mean", "ci95"}]}, where the baselines are those of the first run's family; and the "lines":
+        each {"label", "algorithm", "network", "statistics", "transfer", "validated_after": steps, "runs": […],
+        "mean": […], "ci95": […], "spread": […]}, where transfer says of a run on other tasks than its own what it was
+        trained on; ci95 is half the width of the 95 % interval over tasks, of their means over
         seeds; and spread is the standard deviation of the means over tasks, between seeds (None: one seed). A run of
         a line is {"path", "seed", "iteration", "seconds", "inner_lr", "tuned", "mean", "diverged", "validation":
         [[iteration, value], …]}; diverged counts tasks, and a mean over tasks one of which has diverged is None.
@@ -63,20 +67,27 @@ def compare(
         raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
     tqdm = require("tqdm", "train").tqdm
     moved = {"data": data} if data else {}
-    learned = {os.fspath(path): restore(path, **moved) for path in runs}
+    learned = {os.fspath(path): restore(path, on=on, **moved, **changes) for path in runs}
     check(runs, learned)
-    lines = grouped(learned)
+    lines = grouped(learned, on is not None)
+    trained = [facts(trained_with(next(iter(line.values()))), on is not None) for line in lines]
     first = next(iter(learned.values()))
+    tasks, beside = available(first, "test", tasks), first.learner.baselines()
     result = about(first, tasks, steps)
-    count = len(learned) + scratch * len(lines[0])
+    count = len(learned) + scratch * len(lines[0]) + len(beside)
     with (
         one_thread(libraries("train")), np.errstate(all="ignore"),
         tqdm(total=count * tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar,
     ):  # fmt: skip
 
+        for one in learned.values():
+            check_rate(one)
+
         def row(path: str, one: Learned, tune: bool) -> tuple[dict[str, Any], np.ndarray]:
             rate = rate_of(one, steps, tune, progress)
-            found = measured(one, test_tasks(one, tasks), steps, *rate, each=bar.update)
+            with_them = beside if one is first else {}
+            found, values = on_split(one, "test", tasks, steps, *rate, baselines=with_them, seed=SEED, each=bar.update)
+            result["baselines"] += of_baselines(values)
             name = f"validation_{one.learner.metric.name}"
             records = Run.open(path).read_log() if one.iteration else []
             return {
@@ -86,13 +97,13 @@ def compare(
                 "validation": [[r["iteration"], r[name]] for r in records if name in r],
             }, found  # fmt: skip
 
-        for label, members in zip(labels([next(iter(line.values())).config for line in lines]), lines, strict=True):
+        for label, members in zip(labels(trained), lines, strict=True):
             rows = [row(path, one, tune) for path, one in members.items()]
             result["lines"].append({"label": label, **_of_line(next(iter(members.values())), rows)})
         if scratch:
             rows = [row(path, untrained(one.config), True) for path, one in lines[0].items()]
             line = _of_line(next(iter(lines[0].values())), rows)
-            result["lines"].append({"label": SCRATCH, **line, "algorithm": None})
+            result["lines"].append({"label": SCRATCH, **line, "algorithm": None, "transfer": ""})
     return plain(result)
 
 
@@ -103,11 +114,11 @@ def about(learned: Learned, tasks: int, steps: int) -> dict[str, Any]:
     published = member.published(settings) if hasattr(member, "published") else []
     return {
         "family": config.family.name,
-        "settings": {name: x for name, x in dataclasses.asdict(settings).items() if name not in paths(config)},
+        "settings": {name: x for name, x in dataclasses.asdict(settings).items() if name not in not_of_tests(config)},
         "metric": metric.name, "label": metric.label, "unit": metric.unit, "scale": metric.scale,
         "better": metric.better, "chance": metric.chance,
         "tasks": tasks, "split": "test", "steps": list(range(steps + 1)),
-        "published": published, "lines": [],
+        "published": published, "baselines": [], "lines": [],
     }  # fmt: skip
 
 
@@ -118,16 +129,9 @@ def _of_line(learned: Learned, rows: list[tuple[dict[str, Any], np.ndarray]]) ->
     spread = np.std([record["mean"] for record, _ in rows], axis=0, ddof=1) if len(rows) > 1 else None
     return {
         "algorithm": config.algorithm.name, "network": config.network.name, "statistics": learner.statistics,
-        "validated_after": learner.steps, "runs": [record for record, _ in rows],
-        "mean": mean, "ci95": ci95, "spread": spread,
+        "transfer": in_short(learned.source, config), "validated_after": learner.steps,
+        "runs": [record for record, _ in rows], "mean": mean, "ci95": ci95, "spread": spread,
     }  # fmt: skip
-
-
-def test_tasks(learned: Learned, tasks: int) -> tuple:
-    """The test tasks of every comparison, stacked: those that `eval` takes for a run of seed 0."""
-    config = learned.config.changed(seed=SEED)
-    drawn = [learned.learner.sample(generator(config, TEST, t), 1, "test") for t in range(tasks)]
-    return tree_map(lambda *xs: np.concatenate(xs), *drawn)
 
 
 def untrained(config: Config) -> Learned:
@@ -153,23 +157,28 @@ def check(runs: list[str | os.PathLike], learned: dict[str, Learned]) -> None:
         if one.name != two.name:
             raise ValueError(f"{a} and {b} are not of the same tasks: family is {one.name} and {two.name}")
         ours, theirs = dataclasses.asdict(one.settings), dataclasses.asdict(two.settings)
-        training = {f.name for f in dataclasses.fields(one.settings) if f.metadata.get("training")}
-        for name in ours.keys() - training - paths(first.config):
-            if ours[name] != theirs[name]:
+        for name in ours:
+            if ours[name] != theirs[name] and name not in not_of_tests(first.config):
                 raise ValueError(f"{a} and {b} are not of the same tasks: {name} is {ours[name]} and {theirs[name]}")
 
 
-def grouped(learned: dict[str, Learned]) -> list[dict[str, Learned]]:
+def not_of_tests(config: Config) -> set[str]:
+    """The options of a family that do not change test tasks: where files lie, and what is of training alone."""
+    fields = dataclasses.fields(config.family.settings)
+    return paths(config) | {f.name for f in fields if f.metadata.get("training")}
+
+
+def grouped(learned: dict[str, Learned], files: bool = False) -> list[dict[str, Learned]]:
     """The runs of each line, in the order in which they are given: those that differ in their seed alone.
 
-    Runs of the same seed, too, are lines of their own.
+    Runs of the same seed, too, are lines of their own; with `files`, so are those that were trained on other files.
     """
+    trained = {path: facts(trained_with(one), files) for path, one in learned.items()}
     lines: list[dict[str, Learned]] = []
     for path, one in learned.items():
         for line in lines:
-            members = line.values()
-            seeds = {member.config.outer.seed for member in members}
-            if facts(next(iter(members)).config) == facts(one.config) and one.config.outer.seed not in seeds:
+            seeds = {member.config.outer.seed for member in line.values()}
+            if trained[next(iter(line))] == trained[path] and one.config.outer.seed not in seeds:
                 line[path] = one
                 break
         else:
@@ -177,34 +186,34 @@ def grouped(learned: dict[str, Learned]) -> list[dict[str, Learned]]:
     return lines
 
 
-def facts(config: Config) -> dict[str, Any]:
-    """All that decides what is learned, but for the seed and for where files lie."""
+def trained_with(learned: Learned) -> Config:
+    """The configuration of a run's training."""
+    return learned.source or learned.config
+
+
+def facts(config: Config, files: bool = False) -> dict[str, Any]:
+    """All that decides what is learned, but for the seed and for where files lie; with `files`, their names."""
     names = {role: getattr(config, role).name for role in TABLES}
-    return names | {name: x for name, x in config.used().items() if name not in {"seed", *paths(config)}}
+    named = {name: Path(str(config[name])).name for name in paths(config)} if files else {}
+    return names | {name: x for name, x in config.used().items() if name not in {"seed", *paths(config)}} | named
 
 
-def labels(configs: list[Config]) -> list[str]:
-    """What tells lines apart: the algorithm; the network, if there are several; and of the lines that have these in
-    common, the options that differ."""
-    every = [facts(config) for config in configs]
-    roles = ["algorithm"] + ["network"] * (len({f["network"] for f in every}) > 1)
+def labels(every: list[dict[str, Any]]) -> list[str]:
+    """What tells lines apart, by the facts of each: the algorithm; the network and the family, if there are several;
+    and of the lines that have these in common, the options that differ."""
+    several = [role for role in ("network", "family") if len({f[role] for f in every}) > 1]
+    roles, words = ["algorithm", *several], {"family": "trained on {}"}
 
     def called(own: dict[str, Any], without: tuple[str, ...]) -> str:
         alike = [f for f in every if all(f[role] == own[role] for role in roles)]
         differ = [name for name in own if name not in without and any(f.get(name) != own[name] for f in alike)]
-        return ", ".join([own[role] for role in roles] + [in_words(n, own[n]) for n in differ if own[n] is not False])
+        named = [words.get(role, "{}").format(own[role]) for role in roles]
+        return ", ".join(named + [in_words(n, own[n]) for n in differ if own[n] is not False])
 
     short, full = ([called(own, without) for own in every] for without in (WORK, ()))
     found = [one if short.count(one) == 1 else other for one, other in zip(short, full, strict=True)]
     # the same settings and the same seed
     return [f"{x}, {found[: i + 1].count(x)}" if found.count(x) > 1 else x for i, x in enumerate(found)]
-
-
-def in_words(name: str, value: Any) -> str:
-    """An option and its value: "hidden 40 40", "first_order", "no rotations"."""
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 # ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +243,7 @@ def table(result: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     body = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows]  # fmt: skip
-    return "\n".join([*heads, "", *body, *_notes(lines)])
+    return "\n".join([*heads, "", *body, *_notes(lines), *baselines(result)])
 
 
 def _about_runs(runs: list[dict[str, Any]]) -> list[str]:
@@ -263,6 +272,7 @@ def _cell(line: dict[str, Any], k: int, result: dict[str, Any]) -> str:
 def _notes(lines: list[dict[str, Any]]) -> list[str]:
     """Lines below the table: what a star means, and how many tasks diverged."""
     notes = ["* tuned on validation tasks"] if any(run["tuned"] for line in lines for run in line["runs"]) else []
+    notes += [f"{line['label']}: {line['transfer']}" for line in lines if line["transfer"]]
     for line in lines:
         if worst := max(run["diverged"] for run in line["runs"]):
             notes.append(f"{line['label']}: up to {worst} task{'s' * (worst > 1)} of a run diverged")

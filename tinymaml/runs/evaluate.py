@@ -4,9 +4,11 @@
     print(table(result))
     evaluate("runs/joint", tune=True)       # by the inner rate that is best on validation tasks
     evaluate("runs/joint", iteration=0)     # from scratch: the network as it was before training
+    evaluate("runs/omniglot", shots=5)      # trained with one shot, say: any option of the family, and inner_lr
+    evaluate("runs/omniglot", on="digits", data="mnist")    # tasks of another family
 
 A task adapts as its algorithm adapts, whose state lasts from step to step. The intervals are 1.96 σ / √tasks, as in
-Finn et al., 2017.
+Finn et al., 2017. The baselines that the family has are measured on the same tasks.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..nest import tree_map
 from ..networks.network import STATISTICS
-from .adaptation import interval, measured, rate_of, task, tuned
+from .adaptation import available, check_rate, interval, on_split, rate_of, task, tuned
 from .loop import Learned, Measure, restore
+from .transfer import in_short
 
 
 def evaluate(
     path: str | os.PathLike, *, tasks: int = 600, steps: int = 10, split: str = "test", data: str | None = None,
-    iteration: int | None = None, tune: bool = False, progress: bool = False,
+    iteration: int | None = None, tune: bool = False, progress: bool = False, on: str | None = None, **changes: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt what a run has learned to `tasks` fresh tasks of `split` and measure the query metric after each step.
 
@@ -34,25 +37,30 @@ def evaluate(
         iteration: which checkpoint, by default the newest; 0: the network before training, for which none is needed.
         tune: the inner rate is the one of `RATES` that is best after `steps` steps on the run's validation tasks; so it
             is always for an algorithm that leaves its rate open (`tuned`: joint training).
-        data: where the run's data lies now, if it has moved.
+        data: where the run's data lies now, if it has moved; or the data of the family `on`.
+        on, changes: the tasks to adapt to, as `runs.loop.restore` takes them: a family, options of it, `inner_lr`.
 
     Returns:
-        {"metric", "tasks", "steps": [0, …, steps], "mean": […], "ci95": […]}, and what it was measured on.
+        {"metric", "tasks", "steps": [0, …, steps], "mean": […], "ci95": […], "baselines": [{"label", "mean", "ci95"}]},
+        and what it was measured on. A family that has fewer tasks than `tasks` is measured on all.
 
     Raises:
-        ValueError, OSError: no such run, checkpoint or data; there is no rate to tune.
+        ValueError, OSError: no such run, checkpoint or data; there is no rate to tune; a baseline fails; the network
+            does not fit the tasks.
         FloatingPointError: every task diverges, within the run's own number of steps; the first is named.
     """
     if tasks < 2 or steps < 0:
         raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
     tqdm = require("tqdm", "train").tqdm
-    learned = restore(path, iteration, **({"data": data} if data else {}))
+    learned = restore(path, iteration, on=on, **({"data": data} if data else {}), **changes)
     config, learner = learned.config, learned.learner
     with one_thread(libraries("train")), np.errstate(over="ignore", invalid="ignore"):
+        check_rate(learned)
         rate = (tuned(learned, steps, progress),) if tune else rate_of(learned, steps, progress=progress)
-        chosen = [task(learned, split, t) for t in range(tasks)]
-        with tqdm(total=tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar:
-            found = measure(learned, chosen, steps, *rate, called=f"{split} ", each=bar.update)
+        tasks, baselines = available(learned, split, tasks), learner.baselines()
+        with tqdm(total=tasks * (1 + len(baselines)), unit="task", disable=not progress, dynamic_ncols=True) as bar:
+            found, beside = on_split(learned, split, tasks, steps, *rate, baselines=baselines, each=bar.update)
+        check_adapted(learned, split, found, *rate)
     mean, ci95 = map(plain, interval(found))
     metric = learner.metric
     return {
@@ -61,6 +69,7 @@ def evaluate(
         "steps": list(range(steps + 1)),
         "mean": mean,
         "ci95": ci95,
+        "baselines": of_baselines(beside),
         "diverged": np.isnan(found).sum(0).tolist(),
         "split": split,
         "iteration": learned.iteration,
@@ -70,6 +79,7 @@ def evaluate(
         "shots": config.get("shots"),
         "queries": config.get("queries"),
         "family": config.family.name,
+        "transfer": in_short(learned.source, config),
         "algorithm": config.algorithm.name,
         "network": config.network.name,
         "statistics": learner.statistics,
@@ -81,28 +91,30 @@ def evaluate(
     }
 
 
-def measure(learned: Learned, tasks: list[tuple], steps: int, *rate: float, called: str = "", **more) -> np.ndarray:
-    """(tasks, steps + 1): the query metric of each task after 0 … `steps` steps, nan once the task has diverged.
+def check_adapted(learned: Learned, split: str, found: np.ndarray, *rate: float) -> None:
+    """Raises: FloatingPointError: every task diverges, within the run's own number of steps (at least one); the message
+    names the first.
 
-    Raises:
-        FloatingPointError: every task diverges, within the run's own number of steps (at least one); the message
-            names the first, after `called`.
+    Args:
+        found: (tasks, steps + 1), of `on_split`.
     """
-    stacked = tree_map(lambda *xs: np.stack(xs), *tasks)
-    found = measured(learned, stacked, steps, *rate, **more)
-    own = max(learned.learner.steps, 1)
-    if np.isnan(found[:, : own + 1]).any(1).all():
-        one = tree_map(lambda x: x[:1], stacked)
-        try:  # once more, for the error that says where
-            metrics = Measure(learned.learner, tuple(range(steps + 1)), tuned=bool(rate))(
-                learned.meta, one, learned.state.norms, *rate
-            )
-        except FloatingPointError as cause:
-            raise FloatingPointError(f"{called}{cause}") from None
-        k = int(np.argmin(np.isfinite(metrics[0])))
-        seen = f"the query metric after step {k} is {metrics[0, k]}"
-        raise FloatingPointError(f"{called}task 0: adaptation diverged: {seen}")
-    return found
+    if not np.isnan(found[:, : max(learned.learner.steps, 1) + 1]).any(1).all():
+        return
+    one = tree_map(lambda x: x[None], task(learned, split, 0))
+    try:  # once more, for the error that says where
+        f = Measure(learned.learner, tuple(range(found.shape[1])), tuned=bool(rate))
+        metrics = f(learned.meta, one, learned.state.norms, *rate)
+    except FloatingPointError as cause:
+        raise FloatingPointError(f"{split} {cause}") from None
+    k = int(np.argmin(np.isfinite(metrics[0])))
+    seen = f"the query metric after step {k} is {metrics[0, k]}"
+    raise FloatingPointError(f"{split} task 0: adaptation diverged: {seen}")
+
+
+def of_baselines(beside: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Of each baseline, what a result says: {"label", "mean", "ci95"}."""
+    rows = {label: interval(values[:, None]) for label, values in beside.items()}
+    return [{"label": label, "mean": float(mean[0]), "ci95": float(ci95[0])} for label, (mean, ci95) in rows.items()]
 
 
 def plain(x: Any) -> Any:
@@ -135,11 +147,20 @@ def table(result: dict[str, Any]) -> str:
         how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
     if result["chance"] is not None:
         how += f"; chance: {number(result['chance'], result)}{unit}"
-    lines = [f"{' '.join(filter(None, parts))} on {on}", how, "", f"steps   {result['metric'].replace('_', ' ')}"]
+    heads = [f"{' '.join(filter(None, parts))} on {on}", how, *filter(None, [result["transfer"]])]
+    lines = [*heads, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci, diverged in zip(*(result[x] for x in ("steps", "mean", "ci95", "diverged")), strict=True):
         shown = f"diverges: {diverged} of {result['tasks']} tasks"
         if mean is not None:
             shown = f"{number(mean, result):>7} ± {number(ci, result)}{unit}"
         lines.append(f"{k:5d}   {shown}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *baselines(result)])
 
+
+def baselines(result: dict[str, Any]) -> list[str]:
+    """The lines of a table that give the baselines, below it."""
+    found = result["baselines"]
+    width = max((len(row["label"]) for row in found), default=0)
+    rows = [f"{row['label']:{width}}  {number(row['mean'], result):>7} ± {number(row['ci95'], result)}{result['unit']}"
+            for row in found]  # fmt: skip
+    return ["", "baselines, on the same tasks", *rows] if rows else []

@@ -36,6 +36,9 @@ FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` o
 class Learner:
     """What a configuration describes.
 
+    Args:
+        network: one that was made for other tasks, in the place of the network that the configuration names.
+
     Attributes:
         config: what it was made of.   family, network, algorithm: its parts.   settings: the algorithm's.
         metric: the family's, `families.Metric`.
@@ -48,7 +51,7 @@ class Learner:
         ValueError, OSError: the parts do not fit each other, one lacks something, or the data cannot be read.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, network: Network | None = None):
         self.config = config
         with blaming(f"family {config.family.name}: make"):
             self.family = find("family", config.family.name).make(config.family.settings)
@@ -60,11 +63,12 @@ class Learner:
         self.metric = as_metric(self.family.metric)
         self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
-        self.network = self._network()
+        self.network = network or self._network()
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""
         self.loss = make_loss(self.network, self.family.loss)
+        self._every: dict[str, tuple | None] = {}
 
     def _network(self):
         member, settings = find("network", self.config.network.name), self.config.network.settings
@@ -83,8 +87,44 @@ class Learner:
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """Tasks of the family, with its floating-point arrays in the dtype of the run."""
+        return self._cast(self.family.sample(rng, tasks, split))
+
+    def every(self, split: str) -> tuple | None:
+        """All tasks of a split, stacked as by `sample`, of a family that has few of them; None: its tasks are drawn.
+
+        Raises:
+            ValueError: what the family's `every` returned is no tasks.
+        """
+        if not hasattr(self.family, "every"):
+            return None
+        if split not in self._every:
+            called = f"family {self.config.family.name}: every"
+            with blaming(called):
+                tasks = self.family.every(split)
+            if tasks is not None:
+                tasks = self._cast(tasks)
+                pairs = isinstance(tasks, tuple) and [isinstance(x, tuple) and len(x) for x in tasks] == [2, 2]
+                counts = {np.shape(x)[:1] for x in tree_leaves(tasks)}
+                if not pairs or len(counts) != 1 or counts & {(), (0,)}:
+                    wanted = "wanted ((xs, ys), (xq, yq)), each with the tasks on axis 0"
+                    raise ValueError(f"{called}({split!r}) returned {outlined(tasks)}, {wanted}")
+            self._every[split] = tasks
+        return self._every[split]
+
+    def baselines(self) -> dict[str, Callable]:
+        """What the family compares a run with, by label: `predict(xs, ys, xq)` → a prediction, of one task."""
+        if not hasattr(self.family, "baselines"):
+            return {}
+        called = f"family {self.config.family.name}: baselines"
+        with blaming(called):
+            found = self.family.baselines()
+        if not isinstance(found, dict) or not all(isinstance(k, str) and callable(f) for k, f in found.items()):
+            raise ValueError(f"{called}() returned {found!r}, wanted {{label: predict}}")
+        return found
+
+    def _cast(self, tasks: Nest) -> Nest:
         cast = lambda x: x.astype(self.dtype) if x.dtype.kind == "f" and x.dtype != self.dtype else x  # noqa: E731
-        return tree_map(lambda x: cast(np.asarray(x)), self.family.sample(rng, tasks, split))
+        return tree_map(lambda x: cast(np.asarray(x)), tasks)
 
     def noise(self, rng: np.random.Generator, meta: Nest, tasks: tuple) -> Nest:
         """The algorithm's noise for each of the tasks, stacked; None: it wants none."""

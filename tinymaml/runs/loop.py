@@ -11,7 +11,6 @@ Read next: `evaluate`.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import time
@@ -30,7 +29,8 @@ from ..programs import compile
 from . import outer
 from .folder import Run
 from .learner import Learner, averaged
-from .settings import TABLES, Config
+from .settings import TABLES, Config, paths
+from .transfer import changed, check_changes, check_fits
 from .trial import Example, trial
 
 INIT, TRAIN, VALIDATE, TEST, NOISE = range(5)  # streams of random numbers, apart from each other
@@ -194,6 +194,14 @@ def _renumbered(message: str, first: int) -> str:
     return f"task {first + int(number)}{comma}{rest}" if number.isdigit() else message
 
 
+def validation_tasks(learner: Learner) -> tuple:
+    """The run's validation tasks, always the same: the first ones, of a family that says which there are."""
+    config, every = learner.config, learner.every("val")
+    if every is None:
+        return learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
+    return tree_map(lambda x: x[: config.outer.validation_tasks], every)
+
+
 class Validation:
     """`validate(state)` → the mean query metric after the run's own steps, on the same validation tasks each time."""
 
@@ -201,10 +209,8 @@ class Validation:
         self.learner, self.measure = learner, Measure(learner, (learner.steps,))
 
     def __call__(self, state: State) -> float:
-        config = self.learner.config
-        tasks = self.learner.sample(generator(config, VALIDATE), config.outer.validation_tasks, "val")
         try:
-            return float(np.mean(self.measure(state.meta, tasks, state.norms)))
+            return float(np.mean(self.measure(state.meta, validation_tasks(self.learner), state.norms)))
         except FloatingPointError as cause:
             raise FloatingPointError(f"validation {cause}") from None
 
@@ -242,12 +248,6 @@ def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
     return config.changed(**options)
 
 
-def paths(config: Config) -> set[str]:
-    """The options that name files or folders."""
-    fields = (f for _, settings in config.parts() for f in dataclasses.fields(settings))
-    return {f.name for f in fields if f.metadata.get("path")}
-
-
 class Learned(NamedTuple):
     """What a run has learned.
 
@@ -255,6 +255,7 @@ class Learned(NamedTuple):
         config: its configuration.   learner: what that describes.   state: as of the iteration; `meta` is in it.
         iteration: after how many meta-iterations; 0: nothing is learned yet.   seconds: how long they took.
         example: what the support examples of training were like; None if it is not known.
+        source: the configuration that the run was trained with, if it adapts to other tasks than its own.
     """
 
     config: Config
@@ -263,33 +264,44 @@ class Learned(NamedTuple):
     iteration: int
     seconds: float
     example: Example | None = None
+    source: Config | None = None
 
     @property
     def meta(self) -> Nest:
         return self.state.meta
 
 
-def restore(path: str | os.PathLike, iteration: int | None = None, **moved: str) -> Learned:
+def restore(
+    path: str | os.PathLike, iteration: int | None = None, *, on: str | None = None, **changes: Any
+) -> Learned:  # fmt: skip
     """A run as it stands at its newest checkpoint or a given one; 0: before the first iteration, without a checkpoint.
 
     Args:
-        moved: options that name files or folders, and where they lie now (`data=`).
+        on: a family, whose tasks take the place of the run's own.
+        changes: options of the family, or the inner rate; and where files lie now (`data=`). With `on`, they are of
+            that family, whose options `ways`, `shots` and `queries` otherwise are the run's.
 
     Raises:
-        ValueError, OSError: no such run, checkpoint or data; it has no such option; its checkpoint does not fit.
+        ValueError, OSError: no such run, checkpoint or data; it has no such option; its checkpoint does not fit; its
+            network does not fit the tasks.
     """
     run = Run.open(path)
     config = configuration(run)
-    if odd := moved.keys() - paths(config):
-        raise ValueError(f"the run {path} has no option {', '.join(sorted(odd))} that names a file or folder")
-    config = config.changed(**moved)
-    learner = Learner(config)
-    state = initial(learner)
-    if iteration == 0:
-        return Learned(config, learner, state, 0, 0.0)
-    iteration, arrays, about = run.load(iteration)
-    state = _unflatten(state, arrays, run.path)
-    return Learned(config, learner, state, iteration, about.get("seconds", 0.0), about.get("example"))
+    check_changes(config, on, changes)
+    moved = {name: x for name, x in changes.items() if name in paths(config) and on is None}
+    source = config.changed(**moved)
+    learner = Learner(source)
+    learned = Learned(source, learner, initial(learner), 0, 0.0)
+    if iteration != 0:
+        iteration, arrays, about = run.load(iteration)
+        state = _unflatten(learned.state, arrays, run.path)
+        learned = Learned(source, learner, state, iteration, about.get("seconds", 0.0), about.get("example"))
+    config = changed(source, on, changes)
+    if config == source:
+        return learned
+    other = Learner(config, learner.network)
+    check_fits(path, learner.family, other.family)
+    return learned._replace(config=config, learner=other, source=source)
 
 
 def _flatten(state: State) -> dict[str, np.ndarray]:

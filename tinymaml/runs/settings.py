@@ -268,8 +268,8 @@ class Config:
         """
         names, defaults = choose(family, algorithm, network)
         values = {**defaults, **changes}
-        parts = [Part(name, _made(settings_of(find(role, name)), values, name)) for role, name in names.items()]
-        config = cls(*parts, _made(outer_settings(), values, "the outer loop"))
+        parts = [Part(name, made(settings_of(find(role, name)), values, name)) for role, name in names.items()]
+        config = cls(*parts, made(outer_settings(), values, "the outer loop"))
         config.require(changes)
         return config
 
@@ -333,13 +333,26 @@ def no_option(name: str, parts: list[str]) -> str:
     return f"no part of this run has an option {name}: the parts are {', '.join(parts)}{elsewhere}"
 
 
-def _made(settings: type, values: dict[str, Any], called: str) -> Any:
+def made(settings: type, values: dict[str, Any], called: str) -> Any:
     """Settings with those of the values that are options of them."""
     fields = dataclasses.fields(settings)
     for field in fields:
         if default_of(field) is dataclasses.MISSING and field.name not in values:
             raise ValueError(f"{called} wants the option {field.name}, which has no default")
     return settings(**{f.name: values[f.name] for f in fields if f.name in values})
+
+
+def paths(config: Config) -> set[str]:
+    """The options that name files or folders."""
+    fields = (f for _, settings in config.parts() for f in dataclasses.fields(settings))
+    return {f.name for f in fields if f.metadata.get("path")}
+
+
+def in_words(name: str, value: Any) -> str:
+    """An option and its value: "hidden 40 40", "first_order", "no rotations"."""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _replaced(settings: Any, values: dict[str, Any]) -> Any:
@@ -353,7 +366,7 @@ def _read(settings: type, given: dict[str, Any], called: str) -> Any:
         raise ValueError(f"the run was saved with options that {called} does not have: {', '.join(sorted(odd))}")
     tuples = {name for name, f in fields.items() if isinstance(default_of(f), tuple)}  # JSON has lists alone
     values = {n: tuple(x) if n in tuples and isinstance(x, list) else x for n, x in given.items()}
-    return _made(settings, values, called)
+    return made(settings, values, called)
 
 
 def _of_format_1(record: dict[str, Any]) -> Config:
@@ -367,6 +380,6 @@ def _of_format_1(record: dict[str, Any]) -> Config:
         record["norm"] = "batch" if family == "omniglot" else "none"
     members = [settings_of(find(*named)) for named in
                (("family", family), ("network", network), ("algorithm", "maml"))]  # fmt: skip
-    values = [_made(settings, record, "the run") for settings in (*members, outer_settings())]
+    values = [made(settings, record, "the run") for settings in (*members, outer_settings())]
     parts = [Part(*named) for named in zip((family, network, "maml"), values, strict=False)]
     return Config(*parts, values[-1])

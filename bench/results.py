@@ -1,0 +1,317 @@
+"""The results page: tables and pictures of what `python -m bench systems` has stored, from its files alone.
+
+    python -m bench.results              # bench/README.md, between its markers, and bench/figures/*.png
+    python -m bench.results --check      # 1: the tables of bench/README.md are not those of the stored files
+
+A row is judged after the steps of its training, or, where its rate was tuned on validation tasks, after the last one:
+no test task had a part in that choice. "yes": its mean is better than that of the best baseline, by more than the two
+intervals allow; "no": it is worse by as much; "level": neither. "(1 of 2)": it beats that many of the baselines, some
+of which are no rivals but bounds: they know what generates the tasks. What stands in no table was not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinymaml.extras import require
+from tinymaml.families.common import Metric
+from tinymaml.files import write_atomically
+from tinymaml.pictures import save, style
+from tinymaml.pictures.steps import draw_baselines
+
+from . import systems
+from .systems import EVERY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, FIGURES = systems.HERE / "README.md", systems.HERE / "figures"
+MARKERS = ("<!-- systems -->", "<!-- /systems -->")
+COLUMNS = (0, 1, 5, 10)  # steps
+
+Records = dict[str, dict[str, Any]]  # by the name of the row
+
+
+# ── what is judged ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def best_baseline(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The baseline with the best mean; None: the family has none."""
+    choose = max if record["better"] == "higher" else min
+    return choose(record["baselines"], key=lambda row: row["mean"], default=None)
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """Whether a row beats the best baseline: "yes", "no" or "level"; "": there is no baseline."""
+    best = best_baseline(record)
+    return beats(record, best) if best else ""
+
+
+def beats(record: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """Whether a row beats one baseline: "yes", "no" or "level"."""
+    k = record["judged_after"]
+    if record["mean"][k] is None:
+        return "no"
+    ahead = (record["mean"][k] - baseline["mean"]) * (1 if record["better"] == "higher" else -1)
+    # two means of independent intervals a and b differ by chance by at most √(a² + b²), 19 times of 20
+    by_chance = np.hypot(record["ci95"][k], baseline["ci95"])
+    return "yes" if ahead > by_chance else "no" if ahead < -by_chance else "level"
+
+
+def tables_of(records: Records) -> dict[str, dict[str, Records]]:
+    """The records by their systems, and there by their settings, in the order of the rows."""
+    found: dict[str, dict[str, Records]] = {}
+    for name in (name for name in EVERY if name in records):
+        found.setdefault(EVERY[name].system, {}).setdefault(EVERY[name].setting, {})[name] = records[name]
+    return found
+
+
+def baselines_of(records: Records) -> list[dict[str, Any]]:
+    """The baselines of a setting, each once."""
+    return list({row["label"]: row for record in records.values() for row in record["baselines"]}.values())
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page(records: Records) -> str:
+    """What stands between the markers: an overview, a table per system, and the notes of rows."""
+    parts = ["\n".join(overview(records)), "![MAML beside the best baseline of each system](figures/systems.png)"]
+    for system, settings in tables_of(records).items():
+        parts += [f"### {system[0].upper()}{system[1:]}", *sum((table(*one) for one in settings.items()), [])]
+        notes = [f"- {EVERY[name].label}, {EVERY[name].setting}: {EVERY[name].notes}" if EVERY[name].setting else
+                 f"- {EVERY[name].label}: {EVERY[name].notes}"
+                 for some in settings.values() for name in some if EVERY[name].notes]  # fmt: skip
+        parts += ["\n".join(notes)] * bool(notes)
+        parts.append(f"![{system}: the metric over the steps of adaptation](figures/{file_of(system)})")
+    return "\n\n".join(parts)
+
+
+def overview(records: Records) -> list[str]:
+    """A line per setting that MAML was measured on: MAML, and the best baseline."""
+    rows = [["system", "", "MAML", "best baseline", "", "beats it", "seconds"]]
+    rows.append(["---", "---", "---:", "---:", "---", "---", "---:"])
+    for system, settings in tables_of(records).items():
+        for setting, some in settings.items():
+            for name, record in some.items():
+                if EVERY[name].label != "MAML":
+                    continue
+                best, k = best_baseline(record), record["judged_after"]
+                beside = [_value(best["mean"], best["ci95"], record), best["label"]] if best else ["–", ""]
+                mine = _value(record["mean"][k], record["ci95"][k], record)
+                rows.append([system, setting, mine, *beside, _verdict(record), _seconds(record)])
+    return [_line(row) for row in rows]
+
+
+def table(setting: str, records: Records) -> list[str]:
+    """The parts of one setting: a heading, and its table."""
+    first = next(iter(records.values()))
+    what = f"{first['label']}{' in %' if first['scale'] == 100 else ''}, {first['tasks']} test tasks"
+    heads = ["", *(f"{k} step{'' if k == 1 else 's'}" for k in COLUMNS), "beats all baselines", "seconds", "command"]
+    rows = [heads, ["---", *["---:"] * len(COLUMNS), "---", "---:", "---"]]
+    for name, record in records.items():
+        cells = [_cell(record, k) for k in COLUMNS]
+        rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
+    for row in baselines_of(records):
+        value = _value(row["mean"], row["ci95"], first)
+        rows.append([f"*{row['label']}*", *[""] * (len(COLUMNS) - 1), value, "", "", "baseline"])
+    return [f"**{setting}**: {what}" if setting else what[0].upper() + what[1:], "\n".join(map(_line, rows))]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(record: dict[str, Any], k: int) -> str:
+    """The mean ± interval ± spread after k steps; bold where the row is judged, or in the next column after that."""
+    if record["mean"][k] is None:
+        return "diverges"
+    text = _value(record["mean"][k], record["ci95"][k], record, record["spread"][k] if record["spread"] else None)
+    judged = next((c for c in COLUMNS if c >= record["judged_after"]), COLUMNS[-1])
+    return f"**{text}**" if k == judged else text
+
+
+def _value(mean: float | None, ci95: float, record: dict[str, Any], *more: float | None) -> str:
+    if mean is None:
+        return "diverges"
+    shown = [record["scale"] * x for x in (mean, ci95, *more) if x is not None]
+    if record["scale"] == 100:
+        return " ± ".join(f"{x:.1f}" for x in shown)
+    # three digits of the mean, and as many places after the point in the others
+    places = max(0, 2 - int(np.floor(np.log10(abs(shown[0]))))) if shown[0] else 3
+    return f"{mean:.2e}" if places > 6 else " ± ".join(f"{x:.{places}f}" for x in shown)
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """The verdict, "no" in bold; if there are several baselines, of how many it is "yes"."""
+    word, count = verdict(record), len(record["baselines"])
+    text = "**no**" if word == "no" else word
+    beaten = sum(beats(record, row) == "yes" for row in record["baselines"])
+    return text if word == "yes" or count < 2 else f"{text} ({beaten} of {count})"
+
+
+def _seconds(record: dict[str, Any]) -> str:
+    """Of training with one seed, the least and the most."""
+    if not record["seconds"]:
+        return "–"
+    ends = [f"{x:.0f}" if x >= 9.5 else f"{x:.1f}" for x in (min(record["seconds"]), max(record["seconds"]))]
+    return "-".join(dict.fromkeys(ends))
+
+
+def _command(record: dict[str, Any]) -> str:
+    """The command that trains, without seed and folder, and what the one that measures has beside the runs."""
+    *trained, measured = record["commands"]
+    more = " ".join(word for word in [measured.partition(" --")[2]] if word)
+    return f"`{trained[0].partition(' --seed ')[0]}`" + (f", `compare … --{more}`" if more else "")
+
+
+# ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def file_of(system: str) -> str:
+    return f"{system.replace(' ', '-').replace(':', '')}.png"
+
+
+def over_steps(system: str, settings: dict[str, Records]) -> Figure:
+    """A panel per setting: each row over the steps of adaptation, and the baselines as lines."""
+    columns = min(4, len(settings))
+    rows = -(-len(settings) // columns)
+    figure = style.new(max(5.5, 3.4 * columns), 1.2 + 2.9 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    algorithms = list(dict.fromkeys((EVERY[n].label, EVERY[n].algorithm) for some in settings.values() for n in some))
+    colours = dict(zip(algorithms, style.colours([algorithm for _, algorithm in algorithms]), strict=True))
+    for ax, (setting, some) in zip(axes, settings.items(), strict=False):
+        first = next(iter(some.values()))
+        metric = Metric(*(first[key] for key in ("metric", "unit", "scale", "better", "chance", "label")))
+        start = max((r["mean"][0] for r in some.values() if r["mean"][0] is not None), default=0)
+        top = style.diverged(metric.scale * start) if metric.better == "lower" else np.inf
+        for name, record in some.items():
+            row = EVERY[name]
+            colour = style.GREY if row.scratch else colours[row.label, row.algorithm]
+            mean, ci95 = (metric.scale * np.array(record[key], float) for key in ("mean", "ci95"))
+            shown = mean <= top
+            x = np.arange(len(mean))[shown]
+            ax.fill_between(x, (mean - ci95)[shown], (mean + ci95)[shown], color=colour, alpha=0.15, lw=0)
+            ax.plot(x, mean[shown], "o-", ms=2.5, lw=1.3, color=colour, label=row.label)
+        draw_baselines(ax, baselines_of(some), metric.scale)
+        style.metric_axis(ax, metric, top)
+        if metric.scale == 100:
+            _zoomed(ax)
+        ax.set(xlabel="adaptation steps", title=setting or system)
+    for ax in axes[len(settings) :]:
+        ax.set_axis_off()
+    handles: dict[str, Any] = {}
+    for ax in axes[: len(settings)]:
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    widest = max(map(len, handles))
+    fit = int(figure.get_figwidth() * 15 / (widest + 8))  # columns, of so many letters
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, min(len(handles), fit)))
+    tasks = sorted({record["tasks"] for some in settings.values() for record in some.values()})
+    seeds = max(len(record["runs"]) for some in settings.values() for record in some.values())
+    said = f"{' or '.join(map(str, tasks))} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
+    figure.suptitle(f"{system} · {said}", x=0.01, ha="left")
+    return figure
+
+
+def _zoomed(ax) -> None:
+    """A percentage from the least that is drawn, chance among it, to the most."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+    low, high = np.nanmin(drawn), np.nanmax(drawn)
+    ax.set_ylim(max(0, low - 4), min(101, high + 4))
+
+
+def beside_baselines(records: Records) -> Figure:
+    """A line per setting: the error of MAML over that of the best baseline, which is 1."""
+    lines = []
+    for system, settings in tables_of(records).items():
+        for setting, some in settings.items():
+            for name, record in some.items():
+                best, k = best_baseline(record), record["judged_after"]
+                if EVERY[name].label == "MAML" and best and record["mean"][k] is not None:
+                    lines.append((f"{system}, {setting}" if setting else system, record, best, k))
+    figure = style.new(9, 1.2 + 0.3 * len(lines))
+    ax = figure.subplots()
+    (colour,) = style.colours(["maml"])
+    ax.axvline(1, color=style.GREY, lw=1, ls="--")
+    for y, (_, record, best, k) in enumerate(lines):
+        # the error of a share of right answers is what it lacks to 1
+        error = (lambda x: 1 - x) if record["better"] == "higher" else (lambda x: x)
+        floor = max(error(best["mean"]), 1e-9)
+        ratio, half = error(record["mean"][k]) / floor, record["ci95"][k] / floor
+        ax.plot([max(ratio - half, ratio / 10), ratio + half], [y, y], color=colour, lw=3, alpha=0.35)
+        ax.plot(ratio, y, "o", ms=5, color=colour)
+        others = [error(row["mean"]) / floor for row in record["baselines"] if row is not best]
+        ax.plot(others, [y] * len(others), "|", ms=9, color=style.GREY)
+        texts = [_value(record["mean"][k], record["ci95"][k], record), _value(best["mean"], best["ci95"], record)]
+        ax.text(1.02, y, f"{texts[0]} · {best['label']}: {texts[1]}{record['unit']}", va="center", fontsize=7.5,
+                transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.set_yticks(range(len(lines)), [line[0] for line in lines])
+    xlabel = "error / error of the best baseline: MAML (dot, 95 %), other baselines (ticks)"
+    ax.set(ylim=(len(lines) - 0.5, -0.5), xscale="log", xlabel=xlabel)
+    ticker = require("matplotlib.ticker", "plot")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if high > 4 * low else ticker.AutoLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    figure.suptitle("MAML beside the best baseline of each system; right: both, as measured", x=0.01, ha="left")
+    return figure
+
+
+# ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def between(text: str, new: str) -> str:
+    """`text` with `new` between its markers.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    begin, end = MARKERS
+    if not 0 <= text.find(begin) < text.find(end):
+        raise ValueError(f"{PAGE} has no {begin} … {end}")
+    return f"{text[: text.index(begin) + len(begin)]}\n\n{new}\n\n{text[text.index(end) :]}"
+
+
+def draw(records: Records, folder: Path) -> list[Path]:
+    """All pictures, as PNG files in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with require("matplotlib", "plot").rc_context(style.STYLE):
+        figures = {file_of(system): over_steps(system, some) for system, some in tables_of(records).items()}
+        for file, figure in (figures | {"systems.png": beside_baselines(records)}).items():
+            save(figure, folder / file)
+    return [folder / file for file in figures]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing: are the tables current?")
+    args = parser.parse_args(argv)
+    records = systems.stored()
+    if not records:
+        print("nothing is stored yet: python -m bench systems", file=sys.stderr)
+        return 1
+    text = PAGE.read_text(encoding="utf-8")
+    new = between(text, page(records))
+    if args.check:
+        if new != text:
+            print(f"{PAGE} is not current: python -m bench.results", file=sys.stderr)
+        return int(new != text)
+    write_atomically(PAGE, new.encode())
+    draw(records, FIGURES)
+    missing = [name for name in EVERY if name not in records]
+    old = [name for name in records if not systems.is_of(records[name], name)]
+    for what, names in (("not measured yet", missing), ("not of today's settings", old)):
+        if names:
+            print(f"{what}: {', '.join(names)}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,232 @@
+"""Every system that the tutorials describe, on real data, beside an honest baseline: three seeds, the same tasks.
+
+    python -m bench systems                    # trains what is not trained yet, and measures it
+    python -m bench systems digits images-1shot-maml      # these alone: rows, or all rows that begin so
+    python -m bench systems --list             # the rows, and which of them are stored
+    python -m bench systems --data DIR         # where data sets are: DIR/mnist, DIR/emoji32, … ($TINYMAML_DATA)
+    python -m bench.results                    # then: tables and pictures of what is stored
+
+A row is one command of `tinymaml train` with seeds 0, 1, 2, in a folder of its own below --runs, and one `tinymaml
+compare` of the three: 600 test tasks, or all that there are, with 0 … 10 steps each, beside the baselines of the family
+on the same tasks. Settings are the defaults of the family for the algorithm, but for the options in the row. It is
+stored in bench/results/systems/NAME.json. A study that was stopped goes on where it was; two at a time share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinymaml.families import FAMILIES
+from tinymaml.runs import Run
+from tinymaml.runs.compare import compare
+from tinymaml.runs.settings import Config, paths
+
+from . import study, timing
+
+HERE = Path(__file__).parent
+RUNS, DATA = "runs/systems", "data"
+RESULTS = HERE / "results" / "systems"
+SEEDS, TASKS, STEPS = (0, 1, 2), 600, 10
+
+NAMED = {
+    "maml": "MAML", "reptile": "Reptile", "anil": "ANIL", "meta-sgd": "Meta-SGD", "mamlpp": "MAML++",
+    "protomaml": "ProtoMAML", "joint": "joint training",
+}  # fmt: skip
+
+
+class Row(NamedTuple):
+    """What is trained, and on what it is measured.
+
+    Attributes:
+        system, setting: the table it stands in: "digits", and "5-way 1-shot".   label: its name there.
+        family, algorithm, options: of `tinymaml train`, beside the defaults.   data: the folder below --data, or "".
+        on: options of the evaluation beside those of training, with "on" for another family.   to: the data of that.
+        runs: the row whose runs are measured, if they are not its own.
+        scratch: those runs are measured as they were before training.
+        notes: what a reader must know beside the numbers.
+    """
+
+    system: str
+    setting: str
+    label: str
+    family: str
+    algorithm: str = "maml"
+    options: dict[str, Any] = {}
+    data: str = ""
+    on: dict[str, Any] = {}
+    to: str = ""
+    runs: str = ""
+    scratch: bool = False
+    notes: str = ""
+
+
+def several(system: str, setting: str, family: str, name: str, which: Sequence[str], **row: Any) -> dict[str, Row]:
+    """A row per algorithm; "fomaml" is MAML of the first order, and "scratch" is the network before training."""
+    options, notes = row.pop("options", {}), row.pop("notes", {})
+    found = {}
+    for key in which:
+        kind = {"fomaml": ("FOMAML", "maml", {"first_order": True}), "scratch": ("from scratch", "maml", {})}
+        label, algorithm, more = kind.get(key, (NAMED.get(key, key), key, {}))
+        mine = dict(options=options | more, notes=notes.get(key, ""), **row)
+        if key == "scratch":
+            mine |= dict(runs=f"{name}-maml", scratch=True)
+        found[f"{name}-{key}"] = Row(system, setting, label, family, algorithm, **mine)
+    return found
+
+
+THREE = ("maml", "joint", "scratch")
+SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # the six that stand side by side
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+TABLES = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy"}
+
+_ROWS: dict[str, Row] = {
+    **several("lines", "", "lines", "lines", THREE),
+    **several("separators", "", "separators", "separators", THREE),
+    **several("robot", "simulator", "robot", "robot", THREE),
+    **several("digits", "MNIST", "digits", "digits", (*SIX, "scratch"), data="mnist"),
+    **several("images", "emoji32, 5-way 1-shot", "images", "images", SIX, data="emoji32"),
+    **several("images", "Caltech-101, 5-way 1-shot", "images", "images-caltech", ("maml",), data="caltech101"),
+    **several("intents", "5-way 1-shot", "intents", "intents", (*SIX, "protomaml"), data="clinc150"),
+    **several("intents", "5-way 5-shot", "intents", "intents-5shot", ("maml", "protomaml"), data="clinc150",
+              options={"shots": 5}),
+    **several("intents", "20-way 1-shot", "intents", "intents-20way", ("protomaml",), data="clinc150",
+              options={"ways": 20}),
+    **several("intents", "20-way 5-shot", "intents", "intents-20way-5shot", ("protomaml",), data="clinc150",
+              options={"ways": 20, "shots": 5}),
+}  # fmt: skip
+
+EVERY = {name: row for name, row in _ROWS.items() if row.family in FAMILIES}
+"""Every row, by its name: the system, the variant, the algorithm."""
+
+
+def settings(name: str, seed: int, data: str = DATA) -> Config:
+    """What a run of a row is trained with."""
+    row = EVERY[name]
+    files = {"data": f"{data}/{row.data}"} if row.data else {}
+    return Config.default(row.family, algorithm=row.algorithm, **row.options, **files, seed=seed)
+
+
+def folder(name: str, seed: int, runs: str | Path = RUNS) -> str:
+    """Where a run of a row is."""
+    return f"{runs}/{EVERY[name].runs or name}-{seed}"
+
+
+def commands(name: str) -> list[str]:
+    """What a person types to train a row with every seed, and to measure it."""
+    row = EVERY[name]
+    options = ({"data": f"{DATA}/{row.data}"} if row.data else {}) | row.options
+    algorithm = [] if row.algorithm == "maml" else ["--algorithm", row.algorithm]
+    command = " ".join(["tinymaml train", row.family, *algorithm, *study.words(options)])
+    trained = [f"{command} --seed {seed} --out {folder(name, seed)}" for seed in SEEDS]
+    changes = row.on | ({"data": f"{DATA}/{row.to}"} if row.to else {})
+    more = [*study.words(changes), *["--scratch"] * row.scratch]
+    return [*trained, " ".join(["tinymaml compare", *(folder(name, seed) for seed in SEEDS), *more])]
+
+
+def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, Any]:
+    """What is stored of a row: a line of `runs.compare` and the baselines beside it, and how they were made."""
+    row, files = EVERY[name], [folder(name, seed, runs) for seed in SEEDS]
+    where = {"data": f"{data}/{row.to or row.data}"} if row.to or row.data else {}
+    result = compare(files, tasks=tasks, steps=STEPS, scratch=row.scratch, progress=sys.stderr.isatty(),
+                     **row.on, **where)  # fmt: skip
+    line = result["lines"][-1]
+    about = ("metric", "label", "unit", "scale", "better", "chance", "tasks", "baselines")
+    kept = ("seed", "iteration", "inner_lr", "tuned", "mean", "diverged")
+    return study.rounded({
+        "entry": name, "commands": commands(name), "options": decisive(settings(name, SEEDS[0], data)), "on": row.on,
+        **{key: result[key] for key in about}, "judged_after": judged_after(line),
+        "seconds": None if row.scratch else [one["seconds"] for one in line["runs"]],
+        **{key: line[key] for key in ("mean", "ci95", "spread")},
+        "runs": [{key: one[key] for key in kept} for one in line["runs"]],
+        "machine": {key: timing.machine(2)[key] for key in ("cpu", "cores", "system", "python")},
+    })  # fmt: skip
+
+
+def judged_after(line: dict[str, Any]) -> int:
+    """The number of steps at which a line is held against baselines: those of training, or those its rate was tuned
+    for. It is chosen before any test task is seen."""
+    tuned = any(run["tuned"] for run in line["runs"])
+    return STEPS if tuned else min(max(line["validated_after"], 1), STEPS)
+
+
+def decisive(config: Config) -> dict[str, Any]:
+    """The options of a run but for where files lie, and for its seed."""
+    return {key: value for key, value in config.options().items() if key not in {"seed", *paths(config)}}
+
+
+def is_of(record: dict[str, Any], name: str) -> bool:
+    """Whether a record has today's settings of a row."""
+    same = record["on"] == EVERY[name].on and record["commands"] == commands(name)
+    return same and study.has_options(record, decisive(settings(name, SEEDS[0])), SEEDS)
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """The record of each row that has one."""
+    return study.stored(RESULTS, EVERY)
+
+
+# ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The rows of these names, or that begin with one of them; all, if there is none.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    for name in names:
+        if not any(_begins(row, name) for row in EVERY):
+            raise ValueError(f"no row {name}; --list shows which there are")
+    return [row for row in EVERY if not names or any(_begins(row, name) for name in names)]
+
+
+def _begins(row: str, name: str) -> bool:
+    return row == name or row.startswith(f"{name}-")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench systems", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="rows, or what they begin with (all)")
+    parser.add_argument("--data", default=os.environ.get("TINYMAML_DATA", DATA), metavar="DIR", help="of the data sets")
+    parser.add_argument("--runs", default=RUNS, metavar="FOLDER", help=f"where the runs are ({RUNS})")
+    parser.add_argument("--list", action="store_true", help="train nothing: list the rows")
+    args = parser.parse_args(argv)
+    try:
+        names = chosen(args.names)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.list:
+        kept = stored()
+        for name in names:
+            state = "–" if name not in kept else "stored" if is_of(kept[name], name) else "other settings"
+            print(f"{state:14}  {name}")
+        return 0
+    try:
+        return _work(names, Path(args.runs), str(Path(args.data).expanduser().absolute()))
+    except KeyboardInterrupt:
+        timing.say()
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _work(names: list[str], runs: Path, data: str) -> int:
+    def train(name: str) -> None:
+        own = EVERY[name].runs or name
+        study.train_all({Path(folder(name, seed, runs)): settings(own, seed, data) for seed in SEEDS})
+
+    def store_measured(name: str) -> None:
+        with Run.open(folder(name, SEEDS[0], runs)).lock():  # one process does
+            study.store(measure(name, runs, data), RESULTS / f"{name}.json")
+
+    def is_done(name: str) -> bool:
+        kept = study.stored(RESULTS, [name])
+        return name in kept and is_of(kept[name], name)
+
+    return study.work(names, train, store_measured, is_done)

@@ -53,4 +53,6 @@ def separators(folder: Path) -> dict[str, Any]:
     return dict(features=3, shots=4, queries=4)
 
 
-OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {"sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators}
+OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators,
+}  # fmt: skip

@@ -625,7 +625,18 @@ def test_joint_training_is_the_gradient_of_all_examples_together():
     wanted, wanted_gradient = tm.value_and_grad(lambda p: case.loss(p, *together)[0])(case.theta)
     close((value, gradient), (wanted, wanted_gradient))
     assert aux == case.loss(case.theta, *case.query)[1]
-    assert joint.adapt is descend
+    plain = descend(case.loss, case.theta, case.support, case.settings)
+    equal(case.adapt(3), nth(plain, 3))
+
+
+def test_joint_training_adapts_with_a_new_head_if_that_is_asked_for():
+    case = Case("joint", new_head=True)
+    zero = {**case.theta, "last": tree_map(np.zeros_like, case.theta["last"])}
+    equal(case.adapt(0), zero)
+    equal(case.adapt(3), nth(descend(case.loss, zero, case.support, case.settings), 3))
+    equal(case.one(), Case("joint").one())
+    with pytest.raises(ValueError, match="joint with new_head wants a network that is cut into body and head"):
+        joint.check(Network(None, None), case.settings)
 
 
 @pytest.mark.parametrize("name", ["anil", "boil"])

@@ -121,3 +121,18 @@ def test_an_unknown_split_and_no_tasks_are_refused():
         sampler.sample(rng(), 1, "test")
     with pytest.raises(ValueError, match="tasks=0; wanted at least 1"):
         sampler.sample(rng(), 0, "train")
+
+
+@every
+def test_a_class_keeps_its_label_in_training_alone_if_that_is_asked_for(sizes):
+    both = [Sampler(sizes, SPLITS, 3, 2, 1, labels=labels) for labels in ("task", "class")]
+    assert [sampler.outputs for sampler in both] == [3, 4]
+    for split in SPLITS:
+        task, kept = (sampler.sample(rng(5), 20, split) for sampler in both)
+        for a, b in zip(task[1:], kept[1:], strict=True):
+            np.testing.assert_array_equal(a.classes, b.classes)
+            np.testing.assert_array_equal(a.numbers, b.numbers)
+            wanted = np.array([SPLITS["train"].index(c) for c in b.classes.flat]) if split == "train" else a.labels.flat
+            np.testing.assert_array_equal(b.labels.flat, wanted)
+    with pytest.raises(ValueError, match="labels='classes'; wanted one of task, class"):
+        Sampler(sizes, SPLITS, 3, 2, 1, labels="classes")

@@ -245,7 +245,8 @@ def test_nothing_is_better_than_the_posterior_mean():
     tasks = family.sample(rng(), 2000, "test")
     errors = []
     for predict in both(family):
-        errors.append(np.mean([(predict(xs, ys, xq) - yq) ** 2 for xs, ys, xq, yq in zip(*tasks[0], *tasks[1])]))
+        each = zip(*tasks[0], *tasks[1], strict=True)
+        errors.append(np.mean([(predict(xs, ys, xq) - yq) ** 2 for xs, ys, xq, yq in each]))
     adapted, (xs, ys) = np.tile(family.minimiser[:, None], (2000, 1, 1)), tasks[0]
     for _ in range(4):  # MAML at its minimiser
         X = with_one(xs)

@@ -19,6 +19,7 @@ import numpy as np
 from .common import check_counts, check_draw
 
 Array = np.ndarray
+LABELS = ("task", "class")
 SMALL = 200  # examples per class up to which shuffling all of them at once is faster than a choice per class
 
 
@@ -43,11 +44,19 @@ class Sampler:
 
     A task has no class twice, and no example in both support and query.
 
+    With labels = "class", the tasks of training are those of an ordinary classifier: class i of the split "train" has
+    the label i in all of them, and there are as many outputs as classes. So a network is pretrained. The tasks of the
+    other splits stay as they are, with the labels 0 … ways − 1.
+
+    Attributes:
+        outputs: how many labels there are: ways, or the classes of the split "train".
+
     Args:
         sizes: the number of examples of each class.
         splits: the classes, as indices into `sizes`, that each split draws from; no class is in two splits.
         ways, shots, queries: classes per task, and support and query examples per class.
         name: what an error calls class c.
+        labels: "task", drawn anew for each task; or "class".
 
     Raises:
         ValueError: a count below 1, a split with fewer than `ways` classes, a class with fewer than `shots + queries`
@@ -56,12 +65,15 @@ class Sampler:
 
     def __init__(
         self, sizes: Sequence[int] | Array, splits: Mapping[str, Sequence[int] | Array],
-        ways: int, shots: int, queries: int, name: Callable[[int], str] = "class {}".format,
+        ways: int, shots: int, queries: int, name: Callable[[int], str] = "class {}".format, labels: str = "task",
     ) -> None:  # fmt: skip
         check_counts(ways=ways, shots=shots, queries=queries)
+        if labels not in LABELS:
+            raise ValueError(f"labels={labels!r}; wanted one of {', '.join(LABELS)}")
         self.sizes = np.asarray(sizes, np.int64)
         self.splits = {split: np.asarray(classes, np.int64) for split, classes in splits.items()}
-        self.ways, self.shots, self.queries = ways, shots, queries
+        self.ways, self.shots, self.queries, self.labels = ways, shots, queries, labels
+        self.outputs = ways if labels == "task" else len(self.splits["train"])
         home: dict[int, str] = {}  # the split of each class
         for split, classes in self.splits.items():
             if ways > len(classes):
@@ -87,7 +99,12 @@ class Sampler:
         classes = self.splits[split]
         # Label w is any class: a choice without replacement comes in random order.
         chosen = classes[np.stack([rng.choice(len(classes), self.ways, replace=False) for _ in range(tasks)])]
-        return draw(rng, chosen, self.sizes, self.shots, self.queries)
+        episodes = draw(rng, chosen, self.sizes, self.shots, self.queries)
+        if self.labels == "task" or split != "train":
+            return episodes
+        place = np.zeros(len(self.sizes), np.int64)
+        place[classes] = np.arange(len(classes))
+        return Episodes(chosen, *(part._replace(labels=place[part.classes]) for part in episodes[1:]))
 
 
 def draw(rng: np.random.Generator, classes: Array, sizes: Array, shots: int, queries: int) -> Episodes:

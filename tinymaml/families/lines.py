@@ -14,13 +14,13 @@ steps of SGD on the support set (s) are an affine map, and the gradient of the q
     θ_K = Mθ + m,   M = (I − αH_s)ᴷ,   m = α Σ_{k<K} (I − αH_s)ᵏ c_s
     ∇𝓛(θ) = mean_t M (H_q (Mθ + m) − c_q) = Aθ − r,   θ* = A⁻¹ r                         (M is symmetric)
 
-Inputs and noise do not depend on the line, so E[c | X] = H μ, E[m | X] = (I − M) μ, and E[r] = E[A] μ. The minimiser for
-all tasks is therefore θ* = μ, whatever α and K are. It is that of FOMAML, Reptile and joint training as well.
+Inputs and noise do not depend on the line, so E[c | X] = H μ, E[m | X] = (I − M) μ, and E[r] = E[A] μ. The minimiser
+for all tasks is therefore θ* = μ, whatever α and K are. It is that of FOMAML, Reptile and joint training as well.
 
 The gradient of a few tasks at μ is not 0, but about 1/√tasks. So training tasks come in pairs (antithetic variates,
-Hammersley and Morton, 1956): a line θₜ and its mirror image 2μ − θₜ, with the same inputs, and with noise ε and −ε. Each
-is distributed as before, but r = Aμ now holds for any batch of pairs: the gradient at μ is 0, and SGD at a constant rate
-converges to μ linearly, although no task is ever seen twice.
+Hammersley and Morton, 1956): a line θₜ and its mirror image 2μ − θₜ, with the same inputs, and with noise ε and −ε.
+Each is distributed as before, but r = Aμ now holds for any batch of pairs. The gradient at μ is 0, and SGD at a
+constant rate converges to μ linearly, although no task is seen twice.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ defaults: dict[str, Any] = dict(
     network="linear", inner_steps=5, inner_lr=0.2, optimizer="sgd", schedule="constant", meta_lr=0.5, tasks=20,
     iterations=1000, save_every=500, validate_every=250, dtype="float64",
 )  # fmt: skip
+
+# With λ = 2 noise² / (shots spread²), the proximal inner problem, L_s + λ/2 ‖θ − μ‖², has the posterior mean as its
+# solution. What is not quadratic in all that is learned wants smaller outer steps.
+defaults_for: dict[str, dict[str, Any]] = {
+    "imaml": dict(strength=0.1),
+    "proximal": dict(strength=0.1),
+    "meta-sgd": dict(inner_lr=0.1, optimizer="adam", meta_lr=0.01),
+    "cavia": dict(inner_lr=0.2, optimizer="adam", meta_lr=0.01),
+}
 
 
 @dataclass(frozen=True)

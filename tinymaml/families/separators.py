@@ -10,8 +10,8 @@ z ~ N(0, I), and the label y is 1 where n·z > 0, otherwise 0: either has probab
 uniformly over its directions; 10 points say much of an angle. The subspace is what there is to learn from other tasks.
 With `directions` = `features` there is nothing of this kind.
 
-The network gives logits: the loss is `nn.binary_cross_entropy`, which takes logits. (A loss that wants probabilities, as
-PyTorch's `BCELoss`, would be wrong here.)
+The network gives logits, and the loss is `nn.binary_cross_entropy`, which takes logits. (A loss that wants
+probabilities, as PyTorch's `BCELoss`, would be wrong here.)
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ defaults: dict[str, Any] = dict(
     network="mlp", hidden=(10,), inner_steps=10, inner_lr=0.4, meta_lr=0.01, decay=1000, tasks=25, iterations=10000,
     save_every=1000, validate_every=500,
 )  # fmt: skip
+
+defaults_for: dict[str, dict[str, Any]] = {"imaml": dict(strength=0.1), "proximal": dict(strength=0.1)}
 
 
 @dataclass(frozen=True)

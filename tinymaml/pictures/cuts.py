@@ -1,4 +1,4 @@
-"""Binary classification in many dimensions: a plane that cuts the space, with the boundary before and after adaptation."""
+"""Binary classification in many dimensions: a plane through the space, and the boundary before and after adaptation."""
 
 from __future__ import annotations
 

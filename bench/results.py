@@ -83,7 +83,7 @@ def page(records: Records) -> str:
     """What stands between the markers: an overview, a table per system, and the notes of rows."""
     parts = ["\n".join(overview(records)), "![MAML beside the best baseline of each system](figures/systems.png)"]
     for system, settings in tables_of(records).items():
-        parts += [f"### {system[0].upper()}{system[1:]}", *sum((table(*one) for one in settings.items()), [])]
+        parts += [f"### {system[0].upper()}{system[1:]}", *tables(settings)]
         notes = [f"- {EVERY[name].label}, {EVERY[name].setting}: {EVERY[name].notes}" if EVERY[name].setting else
                  f"- {EVERY[name].label}: {EVERY[name].notes}"
                  for some in settings.values() for name in some if EVERY[name].notes]  # fmt: skip
@@ -108,19 +108,34 @@ def overview(records: Records) -> list[str]:
     return [_line(row) for row in rows]
 
 
-def table(setting: str, records: Records) -> list[str]:
-    """The parts of one setting: a heading, and its table."""
-    first = next(iter(records.values()))
-    what = f"{first['label']}{' in %' if first['scale'] == 100 else ''}, {first['tasks']} test tasks"
+def tables(settings: dict[str, Records]) -> list[str]:
+    """The parts of one system: for each metric and number of tasks what it is, and a table of the settings."""
+    alike: dict[str, dict[str, Records]] = {}
+    for setting, some in settings.items():
+        first = next(iter(some.values()))
+        what = f"{first['label']}{' in %' if first['scale'] == 100 else ''}, {first['tasks']} test tasks"
+        alike.setdefault(what[0].upper() + what[1:], {})[setting] = some
+    return [part for what, some in alike.items() for part in (what, table(some))]
+
+
+def table(settings: dict[str, Records]) -> str:
+    """A line per row and per baseline of each setting."""
+    named = any(settings)
     heads = ["", *(f"{k} step{'' if k == 1 else 's'}" for k in COLUMNS), "beats all baselines", "seconds", "command"]
     rows = [heads, ["---", *["---:"] * len(COLUMNS), "---", "---:", "---"]]
-    for name, record in records.items():
-        cells = [_cell(record, k) for k in COLUMNS]
-        rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
-    for row in baselines_of(records):
-        value = _value(row["mean"], row["ci95"], first)
-        rows.append([f"*{row['label']}*", *[""] * (len(COLUMNS) - 1), value, "", "", "baseline"])
-    return [f"**{setting}**: {what}" if setting else what[0].upper() + what[1:], "\n".join(map(_line, rows))]
+    for some in settings.values():
+        first = next(iter(some.values()))
+        for name, record in some.items():
+            cells = [_cell(record, k) for k in COLUMNS]
+            rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
+        for row in baselines_of(some):
+            value = _value(row["mean"], row["ci95"], first)
+            rows.append([f"*{row['label']}*", *[""] * (len(COLUMNS) - 1), value, "", "", "baseline"])
+    if named:  # in a column of its own, where it begins
+        counts = [len(some) + len(baselines_of(some)) for some in settings.values()]
+        first = [x for setting, n in zip(settings, counts, strict=True) for x in (setting, *[""] * (n - 1))]
+        rows = [[x, *row] for x, row in zip(["", "---", *first], rows, strict=True)]
+    return "\n".join(map(_line, rows))
 
 
 def _line(cells: list[str]) -> str:

@@ -85,8 +85,12 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 TABLES = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy"}
 
 _ROWS: dict[str, Row] = {
-    **several("lines", "", "lines", "lines", THREE),
-    **several("separators", "", "separators", "separators", THREE),
+    **several("lines", "", "lines", "lines", THREE, notes={
+        "maml": "the posterior mean knows how lines and noise are distributed, and nothing can beat it. MAML starts at"
+                " the best line of all, and gradient steps at one rate go a part of the way to least squares."}),
+    **several("separators", "", "separators", "separators", THREE, notes={
+        "maml": "the second regression learns the subspace of the normals from the training tasks, as the prior of a"
+                " linear model, which is what generates these tasks. A network has to find both, in 10 steps."}),
     **several("robot", "simulator", "robot", "robot", THREE),
     **several("digits", "MNIST", "digits", "digits", (*SIX, "scratch"), data="mnist"),
     **several("images", "emoji32, 5-way 1-shot", "images", "images", SIX, data="emoji32"),

@@ -11,6 +11,7 @@ for library in ("matplotlib", "safetensors", "filelock", "tqdm"):
 
 import user_people  # noqa: E402
 
+import tinymaml as tm  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.nest import tree_leaves, tree_map  # noqa: E402
 from tinymaml.pictures.compare import comparison  # noqa: E402
@@ -71,6 +72,17 @@ def test_validation_takes_the_first_of_all_tasks(run):
     ):
         np.testing.assert_allclose(mine, wanted, rtol=1e-6)
     assert tuned(learned, 2) in adaptation.RATES
+
+
+def test_what_was_trained_on_masks_adapts_with_and_without(run):
+    model = tm.load(run)
+    (xs, ys), (xq, _) = user_people.People(user_people.Settings()).person(21)  # with a row that fills up
+    there = ys["mask"] == 1
+    assert not there.all()
+    wanted = model.adapt(xs, ys, 3).predict(xq)
+    np.testing.assert_allclose(model.adapt(xs[there], ys["y"][there], 3).predict(xq), wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"y\['y'\] has shape \(3,\), wanted \(N, 1\)"):
+        model.adapt(xs[there], ys["y"][there, 0])
 
 
 def test_a_task_that_is_not_there_is_named(run):

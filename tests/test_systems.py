@@ -184,8 +184,8 @@ def test_the_page_is_made_of_stored_files_alone(done, monkeypatch, capsys):
     for picture in re.findall(r"\]\(figures/(.*?)\)", text):
         assert (done / "figures" / picture).read_bytes().startswith(b"\x89PNG")
     kept = systems.stored()["people-maml"]
-    row = next(line for line in text.splitlines() if line.startswith("| MAML |") and "people" in line)
-    cells = [cell.strip(" *") for cell in row.split("|")[1:-1]]
+    row = next(line for line in text.splitlines() if line.startswith("| 4-shot | MAML |") and "people" in line)
+    cells = [cell.strip(" *") for cell in row.split("|")[2:-1]]
     assert float(cells[1].split(" ± ")[0]) == pytest.approx(kept["mean"][0], rel=5e-3)
     assert "`tinymaml train user_people --iterations 2" in cells[-1] and "--seed" not in cells[-1]
     file = done / "results" / "people-maml.json"
@@ -212,9 +212,12 @@ def test_a_table_shows_what_is_stored(monkeypatch):
     rows = {"a-maml": maml, "a-scratch": maml._replace(label="from scratch", scratch=True)}
     monkeypatch.setattr(results, "EVERY", rows)
     kept = {"a-maml": record(), "a-scratch": record(seconds=None, mean=[0.9] + [None] * 10)}
-    head, body = results.table("1-shot", kept)
-    assert head == "**1-shot**: accuracy in %, 600 test tasks"
-    _, _, maml, scratch, baseline = [[c.strip() for c in line.split("|")[1:-1]] for line in body.splitlines()]
+    head, body = results.tables({"1-shot": kept})
+    assert head == "Accuracy in %, 600 test tasks"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines()]
+    assert [row[0] for row in rows] == ["", "---", "1-shot", "", ""]
+    _, _, maml, scratch, baseline = [row[1:] for row in rows]
+    assert len(results.tables({"1-shot": kept, "all": {"a-maml": record(tasks=134)}})) == 4  # two tables
     cells = ["20.0 ± 1.0 ± 2.0", "25.0 ± 1.0 ± 2.0", "**45.0 ± 1.0 ± 2.0**", "70.0 ± 1.0 ± 2.0"]
     assert maml == ["MAML", *cells, "**no**", "20-30", "`tinymaml train x`"]
     assert scratch[2:7] == ["diverges", "diverges", "diverges", "**no**", "–"]

@@ -76,7 +76,7 @@ class Model:
         Args:
             x: the support examples, (N, *input_shape): an array, or a nest of arrays if the family draws such.
             y: one target per example, as the family draws them: for classification, integers in 0 … ways − 1, (N,);
-                of a network with a single logit, 0 or 1, (N, 1).
+                of a network with a single logit, 0 or 1, (N, 1). Where tasks differ in size, no mask is needed.
             steps: how many steps; by default `self.steps`.
 
         Raises:
@@ -97,10 +97,12 @@ class Model:
 
     def support(self, x: Any, y: Any) -> tuple[Nest, Nest]:
         """Support examples and targets as in training, read-only; errors as those of `adapt`."""
+        if not isinstance(y, dict) and {path for path, *_ in self._example["y"]} == {"['y']", "['mask']"}:
+            y = {"y": y, "mask": np.ones(np.shape(y)[:1])}  # of an example each: nothing is filled up
         x, y, classes = self.inputs(x), self._as("y", y), ways(self.learner)
         if len(tree_leaves(x)[0]) != len(tree_leaves(y)[0]):
             raise ValueError(f"x has {len(tree_leaves(x)[0])} examples, and y has {len(tree_leaves(y)[0])} targets")
-        if classes and (outside := [label for label in y.flat if not 0 <= label < classes]):
+        if classes and (outside := [x for leaf in tree_leaves(y) for x in leaf.flat if not 0 <= x < classes]):
             raise ValueError(f"y has the label {outside[0]}, wanted 0 … {classes - 1}")
         values = [value for leaf in tree_leaves(y) for value in leaf.flat] if is_binary(self.learner) else []
         if outside := [value for value in values if value not in (0, 1)]:

@@ -38,7 +38,7 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, lines, omniglot, separators, sinusoid
+from . import digits, images, lines, omniglot, separators, sinusoid
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -49,4 +49,5 @@ FAMILIES: dict[str, ModuleType] = {
     "separators": separators,
     "omniglot": omniglot,
     "digits": digits,
+    "images": images,
 }

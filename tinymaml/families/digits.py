@@ -35,7 +35,7 @@ HELD_OUT = {"train": range(6), "val": range(6, 8), "test": range(8, 10)}
 _FILE = re.compile(r"(train|t10k)-(images|labels)[-.]idx([31])-ubyte(\.gz)?")
 
 defaults: dict[str, Any] = dict(
-    network="mlp", hidden=(128,), inner_steps=5, inner_lr=0.1, meta_lr=0.003, decay=1000, tasks=16, iterations=3000,
+    network="mlp", hidden=(128,), inner_steps=5, inner_lr=0.3, meta_lr=0.003, decay=1000, tasks=16, iterations=2000,
     save_every=500, validate_every=250,
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ class Settings:
     data: str = option("", "folder of the IDX files", path=True)
     ways: int = option(10, "classes of a task", least=2)
     shots: int = option(1, "support images of each class", least=1)
-    queries: int = option(15, "query images of each class", least=1)
+    queries: int = option(5, "query images of each class", least=1)
     digits: str = option("permuted", "all digits in each split, with other labels per task; or new ones in test",
                          choices=SCHEMES)  # fmt: skip
     labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
@@ -91,7 +91,7 @@ class DigitTasks:
     metric = property(lambda self: accuracy(self.ways))
 
     def __init__(
-        self, path: str, ways: int = 10, shots: int = 1, queries: int = 15, digits: str = "permuted",
+        self, path: str, ways: int = 10, shots: int = 1, queries: int = 5, digits: str = "permuted",
         labels: str = "task", dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
         check_counts(ways=ways, shots=shots, queries=queries)

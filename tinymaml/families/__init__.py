@@ -38,7 +38,7 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, images, lines, omniglot, separators, sinusoid
+from . import digits, images, lines, omniglot, separators, sinusoid, speech
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -50,4 +50,5 @@ FAMILIES: dict[str, ModuleType] = {
     "omniglot": omniglot,
     "digits": digits,
     "images": images,
+    "speech": speech,
 }

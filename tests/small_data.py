@@ -54,6 +54,11 @@ def separators(folder: Path) -> dict[str, Any]:
     return dict(features=3, shots=4, queries=4)
 
 
+def robot(folder: Path) -> dict[str, Any]:
+    """Nothing: rooms and robots are endless."""
+    return dict(shots=3, queries=3)
+
+
 def idx(array: np.ndarray) -> bytes:
     """An array of bytes as an IDX file."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
@@ -102,5 +107,5 @@ def speech(folder: Path) -> dict[str, Any]:
 
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
-    "images": images, "speech": speech,
+    "images": images, "speech": speech, "robot": robot,
 }  # fmt: skip

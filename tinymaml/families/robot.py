@@ -33,7 +33,7 @@ from .reading import inflated, opened
 
 Array = np.ndarray
 
-SONARS, SONAR_FAR = 24, 5.0  # around the robot, the first in front; what one reads at most, in metres
+SONARS, SONAR_FAR = 24, 5.0  # around the robot, the first in front; farther ones count as 5 m
 MOVES = {  # m/s of the left and the right wheel. The data name the moves alone; these speeds are our choice.
     "Move-Forward": (0.4, 0.4), "Slight-Right-Turn": (0.4, 0.2), "Sharp-Right-Turn": (0.2, -0.2),
     "Slight-Left-Turn": (0.2, 0.4),
@@ -163,11 +163,15 @@ class SonarTasks:
     def sample(self, rng: np.random.Generator, tasks: int, split: str = "train") -> tuple:
         """((xs, ys), (xq, yq)): support x (tasks, shots, 24) and y (tasks, shots, 2), and `queries` of each."""
         check_draw(tasks, split, SPLITS)
-        count = len(self.rows[split][0])
+        robots, chosen = self.drawn(rng, tasks, split)
+        return parted(self.shots, *self.of(robots, split, chosen), self.dtype)
+
+    def drawn(self, rng: np.random.Generator, tasks: int, split: str) -> tuple[Robots, Array]:
+        """Draw robots, and int64 (tasks, shots + queries), the rows of the split that each has. All randomness is here."""
+        robots, count = Robots.drawn(rng, tasks), len(self.rows[split][0])
         slots = np.argsort(rng.random((tasks, count // GAP)), axis=1)[:, : self.shots + self.queries]
         # every GAP-th row, from a first one that is the task's own
-        chosen = rng.integers(0, count - GAP * (count // GAP - 1), (tasks, 1)) + GAP * slots
-        return parted(self.shots, *self.of(Robots.drawn(rng, tasks), split, chosen), self.dtype)
+        return robots, rng.integers(0, count - GAP * (count // GAP - 1), (tasks, 1)) + GAP * slots
 
     def of(self, robots: Robots, split: str, chosen: Array) -> tuple[Array, Array]:
         """x (tasks, N, 24) and y (tasks, N, 2) of chosen rows (tasks, N) of a split, as robots have them."""
@@ -279,8 +283,8 @@ def _table(data: bytes, called: str) -> tuple[Array, Array]:
             ranges.append([float(x) for x in numbers])
         except ValueError as cause:
             raise ValueError(f"{called}, line {number}: {cause}") from cause
-        if not all(0 <= x <= SONAR_FAR for x in ranges[-1]):
-            raise ValueError(f"{called}, line {number}: a range is outside 0 … {SONAR_FAR:g} metres")
+        if not all(0 <= x < np.inf for x in ranges[-1]):
+            raise ValueError(f"{called}, line {number}: a range is no length in metres")
         if move.strip() not in MOVES:
             raise ValueError(f"{called}, line {number}: the move {move.strip()!r}, wanted one of {', '.join(MOVES)}")
         speeds.append(MOVES[move.strip()])

@@ -64,7 +64,7 @@ class Rooms(NamedTuple):
         place = place[:, :, None]
         # ‖max(low − p, 0, p − high)‖
         gap = np.maximum(np.maximum(self.low[:, None] - place, place - self.high[:, None]), 0)
-        return np.minimum(outer, np.sqrt((gap**2).sum(-1)).min(-1))
+        return np.minimum(outer, np.sqrt((gap**2).sum(-1)).min(-1, initial=np.inf))
 
     def ranges(self, poses: Array) -> Array:
         """What sensors without a bias read at poses (T, N, 3): (T, N, 10), in metres, from the centre of the robot."""

@@ -167,7 +167,7 @@ class SonarTasks:
         return parted(self.shots, *self.of(robots, split, chosen), self.dtype)
 
     def drawn(self, rng: np.random.Generator, tasks: int, split: str) -> tuple[Robots, Array]:
-        """Draw robots, and int64 (tasks, shots + queries), the rows of the split that each has. All randomness is here."""
+        """Draw robots, and the rows of the split that each has: int64 (tasks, shots + queries)."""
         robots, count = Robots.drawn(rng, tasks), len(self.rows[split][0])
         slots = np.argsort(rng.random((tasks, count // GAP)), axis=1)[:, : self.shots + self.queries]
         # every GAP-th row, from a first one that is the task's own

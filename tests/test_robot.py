@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinymaml as tm
-from tinymaml.families import driving, robot
-from tinymaml.families.driving import AXLE, BEAMS, FAR, RADIUS, TICK, Robots, Rooms, drive, moved
+from tinymaml.families import robot, rooms
+from tinymaml.families.rooms import AXLE, BEAMS, FAR, RADIUS, TICK, Robots, Rooms, drive, moved
 from tinymaml.families.robot import GAP, MOVES, RobotTasks, SonarTasks
 from tinymaml.nest import tree_leaves, tree_map
 from tinymaml.runs.settings import Config
@@ -37,7 +37,7 @@ def test_beams_are_symmetric_and_even():
 
 
 def test_a_ray_to_one_wall_is_distance_over_cosine(monkeypatch):
-    monkeypatch.setattr(driving, "FAR", 100.0)
+    monkeypatch.setattr(rooms, "FAR", 100.0)
     width, height, d = 60.0, 80.0, 1.25
     pose = np.array([[[width - d, height / 2, 0.0]]])  # looking at the right wall, from d
     ranges = empty_room(width, height).ranges(pose)[0, 0]
@@ -142,7 +142,7 @@ def test_the_expert_keeps_the_wall_at_its_side(side):
     room, robots = empty_room(20.0, 4.0), one_robot(side=side)
     y = 0.9 if side > 0 else 3.1  # the wall at its right is y = 0, at its left y = 4
     ride = drive(room, robots, np.array([[1.0, y, 0.0]]), robots.expert, 300)
-    assert ride.poses[0, -1, 1] == pytest.approx(driving.DISTANCE if side > 0 else 4 - driving.DISTANCE, abs=0.05)
+    assert ride.poses[0, -1, 1] == pytest.approx(rooms.DISTANCE if side > 0 else 4 - rooms.DISTANCE, abs=0.05)
     assert ride.poses[0, -1, 0] > 8
 
 
@@ -172,7 +172,7 @@ def test_the_generator_alone_decides():
 
 def test_unknowns_fill_their_ranges():
     robots = Robots.drawn(rng(), 4000)
-    for x, (low, high) in ((robots.circumference, driving.CIRCUMFERENCE), (robots.bias, driving.BIAS)):
+    for x, (low, high) in ((robots.circumference, rooms.CIRCUMFERENCE), (robots.bias, rooms.BIAS)):
         share, _ = np.histogram(x, 8, (low, high))
         assert share.sum() == 4000 and np.abs(share / 4000 - 1 / 8).max() < 0.03
     assert set(robots.side.flat) == {-1, 1} and abs(robots.side.mean()) < 0.06
@@ -225,7 +225,7 @@ def test_a_fitted_expert_finds_the_robot_and_an_average_one_does_not():
 
 def test_the_average_robot_has_the_mean_speed():
     xq = rng().uniform(0, 1, (5, 10))
-    c = rng(1).uniform(*driving.CIRCUMFERENCE, 20000)
+    c = rng(1).uniform(*rooms.CIRCUMFERENCE, 20000)
     each = [one_robot(side=side).expert(FAR * xq[None])[0] for side in (1.0, -1.0)]
     np.testing.assert_allclose(robot.average(None, None, xq), np.mean(each, 0) * np.mean(1 / c), rtol=0.01, atol=1e-9)
 
@@ -387,22 +387,22 @@ def test_maml_learns_to_steer(tmp_path):
 
 def test_paths_are_drawn_and_shares_are_those_of_the_drives(tmp_path):
     pytest.importorskip("matplotlib")
-    from tinymaml.pictures import drives
+    from tinymaml.pictures import paths
 
     learned = trained(tmp_path)
-    where = drives.field(learned, 6)
-    rides = drives.rides(learned, where, 40)
-    assert list(rides) == [drives.EXPERT, drives.BEFORE, drives.AFTER, drives.SCRATCH]
+    where = paths.field(learned, 6)
+    rides = paths.rides(learned, where, 40)
+    assert list(rides) == [paths.EXPERT, paths.BEFORE, paths.AFTER, paths.SCRATCH]
     assert all(ride.poses.shape == (6, 41, 3) for ride in rides.values())
     ours = {label: np.mean(~ride.touched & (ride.metres >= rides["expert"].metres / 2))
             for label, ride in rides.items()}  # fmt: skip
-    assert drives.shares(learned, 6, 40) == pytest.approx(ours)
-    figure = drives.paths(learned, count=2, columns=2, tasks=6)
-    assert f"{100 * drives.shares(learned, 6)[drives.AFTER]:.0f} % after 10 steps" in figure.get_suptitle()
+    assert paths.shares(learned, 6, 40) == pytest.approx(ours)
+    figure = paths.paths(learned, count=2, columns=2, tasks=6)
+    assert f"{100 * paths.shares(learned, 6)[paths.AFTER]:.0f} % after 10 steps" in figure.get_suptitle()
 
 
 def test_a_robot_that_turns_on_the_spot_does_not_drive_well():
-    from tinymaml.pictures.drives import well
+    from tinymaml.pictures.paths import well
 
     room, robots, start = empty_room(), one_robot(), np.array([[2.0, 1.5, 0.0]])
     rides = {"expert": drive(room, robots, start, robots.expert, 100),
@@ -412,13 +412,13 @@ def test_a_robot_that_turns_on_the_spot_does_not_drive_well():
 
 def test_the_policy_of_a_drive_is_the_adapted_network(tmp_path):
     pytest.importorskip("matplotlib")
-    from tinymaml.pictures import drives
+    from tinymaml.pictures import paths
     from tinymaml.runs.adaptation import path, task
 
     learned = trained(tmp_path)
-    where = drives.field(learned, 3)
+    where = paths.field(learned, 3)
     ranges = where.rooms.ranges(where.start[:, None])
-    found = drives.steering(learned, where.robots, 10)(ranges)
+    found = paths.steering(learned, where.robots, 10)(ranges)
     for t in range(3):
         *_, theta = path(learned, task(learned, "test", t)[0], 10)
         x = learned.learner.family.inputs(Robots(*(part[t : t + 1] for part in where.robots)), ranges[t : t + 1])[0]
@@ -427,14 +427,14 @@ def test_the_policy_of_a_drive_is_the_adapted_network(tmp_path):
 
 def test_speeds_of_the_real_robot_are_drawn_against_the_truth(tmp_path):
     pytest.importorskip("matplotlib")
-    from tinymaml.pictures import drives
+    from tinymaml.pictures import paths
 
     learned = trained(tmp_path, data=str(table(tmp_path)), shots=3, queries=3)
-    figure = drives.speeds(learned, count=2, rows=50)
+    figure = paths.speeds(learned, count=2, rows=50)
     for row in range(2):
         for wheel in range(2):
             lines = {line.get_label(): line.get_ydata() for line in figure.axes[2 * row + wheel].lines}
-            assert list(lines) == ["truth", drives.BEFORE, drives.AFTER] and len(lines["truth"]) == 50
+            assert list(lines) == ["truth", paths.BEFORE, paths.AFTER] and len(lines["truth"]) == 50
             moves = {speed[wheel] for speed in MOVES.values()} | {speed[1 - wheel] for speed in MOVES.values()}
             assert len(set(np.round(lines["truth"], 5))) <= len(moves)
 

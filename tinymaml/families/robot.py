@@ -1,6 +1,6 @@
 """How a robot steers: from 10 range readings to 2 wheel speeds, of an unknown robot in an unknown room.
 
-    tasks = RobotTasks(shots=10)                          # simulated, see `driving`
+    tasks = RobotTasks(shots=10)                          # simulated, see `rooms`
     tasks = SonarTasks("data/wall_following", shots=10)   # the 24 sonars of a real robot
     (xs, ys), (xq, yq) = tasks.sample(rng, 25, "train")   # x (25, N, sensors), y (25, N, 2)
 
@@ -28,7 +28,7 @@ from numpy.typing import DTypeLike
 
 from ..runs.settings import option
 from .common import MSE, SPLITS, check_counts, check_draw, check_dtype, regression
-from .driving import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
+from .rooms import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
 from .reading import inflated, opened
 
 Array = np.ndarray
@@ -66,12 +66,12 @@ def make(settings: Settings) -> RobotTasks | SonarTasks:
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
     """Simulated: the paths that test robots drive. Data: wheel speeds over time. Both before and after adaptation."""
-    from ..pictures import drives
+    from ..pictures import paths
 
     if learned.config.family.settings.data:
-        yield "speeds", drives.speeds(learned)
+        yield "speeds", paths.speeds(learned)
     else:
-        yield "paths", drives.paths(learned)
+        yield "paths", paths.paths(learned)
 
 
 class Scene(NamedTuple):

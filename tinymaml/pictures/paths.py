@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..extras import require
-from ..families.driving import RADIUS, TICK, Ride, Robots, Rooms, drive
+from ..families.rooms import RADIUS, TICK, Ride, Robots, Rooms, drive
 from ..nest import Nest, tree_map
 from ..per_task import over_tasks
 from ..programs import compile

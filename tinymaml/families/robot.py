@@ -4,9 +4,9 @@
     (xs, ys), (xq, yq) = tasks.sample(rng, 25, "train")     # x (25, N, 10) readings, y (25, N, 2) wheel speeds
 
 A task is a room with boxes, and a robot: the size of its wheels, a bias of each sensor, and the side on which it
-follows the wall are unknown, and differ from robot to robot. Examples are readings at random places, and what a driver does
-there who knows the robot and sees the room (`rooms.rules`). After adaptation to a few of these, the network can drive:
-`drive` lets it, and counts collisions.
+follows the wall are unknown, and differ from robot to robot. Examples are readings at random places, and what a driver
+does there who knows the robot and sees the room (`rooms.rules`). After adaptation to a few of these, the network can
+drive: `drive` lets it, and says who hit a wall.
 
 With `--data`, readings are those of a real robot, SCITOS G5 with 24 sonars (Freire et al., 2009, "Wall-Following Robot
 Navigation Data", UCI), which followed walls by four moves; of its record unknown robots are made by the same unknowns.
@@ -42,7 +42,7 @@ ADVICE = "`tinymaml data wall-following --to DIR` says where the record can be h
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of which the baseline takes the best on training tasks
 
 defaults: dict[str, Any] = dict(
-    network="mlp", hidden=(50,), inner_steps=5, inner_lr=0.3, meta_lr=0.003, decay=2000, tasks=25, iterations=4000,
+    network="mlp", hidden=(50,), inner_steps=5, inner_lr=0.3, meta_lr=0.003, decay=2000, tasks=25, iterations=3000,
     save_every=1000, validate_every=500,
 )  # fmt: skip
 

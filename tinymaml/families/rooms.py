@@ -38,32 +38,41 @@ class Rooms(NamedTuple):
     def ranges(self, poses: Array, reach: float = REACH) -> Array:
         """Metres from poses (tasks, N, 3) to the nearest wall along each sensor, (tasks, N, 10), at most `reach`."""
         angles = poses[..., 2:] + ANGLES
-        way = np.stack([np.cos(angles), np.sin(angles)], -1)[..., None, :]  # (tasks, N, 10, 1, 2)
-        start, boxes = poses[:, :, None, None, :2], self.boxes[:, None, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        x, y, _ = np.moveaxis(poses[..., None], 2, 0)
+        left, bottom, right, top = self._sides(2)
+        with np.errstate(divide="ignore"):
             # the slab method: p + t w crosses the lines of a box at t = (corner − p) / w, per axis
-            low, high = (boxes[..., :2] - start) / way, (boxes[..., 2:] - start) / way
-        enter = np.nanmax(np.minimum(low, high), -1)
-        leave = np.nanmin(np.maximum(low, high), -1)
+            wx, wy = 1 / np.cos(angles), 1 / np.sin(angles)
+            x1, x2, y1, y2 = (left - x) * wx, (right - x) * wx, (bottom - y) * wy, (top - y) * wy
+        enter = np.maximum(np.minimum(x1, x2), np.minimum(y1, y2))
+        leave = np.minimum(np.maximum(x1, x2), np.maximum(y1, y2))
         # a ray leaves the room, and enters a box if it does so ahead, and before it would leave it
         met = np.where((enter > 0) & (enter < leave), enter, np.inf)
-        met[..., 0] = leave[..., 0]
-        return np.clip(met.min(-1), 0, reach)
+        met[0] = leave[0]
+        return np.clip(met.min(0), 0, reach)
 
     def clearance(self, poses: Array) -> Array:
         """Metres from each position to the nearest wall, (tasks, N); negative outside of the room or in a box."""
-        p, boxes = poses[:, :, None, :2], self.boxes[:, None]
-        within = np.minimum(p - boxes[..., :2], boxes[..., 2:] - p).min(-1)  # to the nearest side, from inside
-        outside = np.linalg.norm(np.maximum(np.maximum(boxes[..., :2] - p, p - boxes[..., 2:]), 0), axis=-1)
-        to_box = np.where(outside > 0, outside, -within)
-        return np.minimum(within[..., 0], to_box[..., 1:].min(-1, initial=np.inf))
+        (x, y), (left, bottom, right, top) = np.moveaxis(poses[..., :2], 2, 0), self._sides(1)
+        # how far it is within a box along each axis; less than 0: outside
+        dx, dy = np.minimum(x - left, right - x), np.minimum(y - bottom, top - y)
+        within, outside = np.minimum(dx, dy), np.hypot(np.minimum(dx, 0), np.minimum(dy, 0))
+        to_box = np.where(within > 0, -within, outside)
+        return np.minimum(within[0], to_box[1:].min(0, initial=np.inf))
+
+    def _sides(self, axes: int) -> Array:
+        """left, bottom, right, top: each (boxes, tasks, 1, …), with so many axes of 1."""
+        return np.moveaxis(self.boxes, (2, 1), (0, 1)).reshape(4, -1, len(self.boxes), *[1] * axes)
 
     def poses(self, rng: np.random.Generator, count: int, margin: float = 0.25) -> Array:
         """(tasks, count, 3): positions anywhere, at least `margin` metres from walls, and any headings."""
         tasks, room = len(self.boxes), self.boxes[:, 0, None, 2:]
-        drawn = rng.uniform(0, 1, (tasks, 8 * count, 2)) * room
+        drawn = rng.uniform(0, 1, (tasks, 4 * count + 16, 2)) * room
         free = self.clearance(drawn) > margin
-        first = np.argsort(~free, axis=1, kind="stable")[:, :count]  # free ones come first; there are enough
+        while (free.sum(1) < count).any():  # about half of a room is free
+            again = rng.uniform(0, 1, drawn.shape) * room
+            drawn, free = np.where(free[..., None], drawn, again), free | (self.clearance(again) > margin)
+        first = np.argsort(~free, axis=1, kind="stable")[:, :count]  # free ones come first
         position = np.take_along_axis(drawn, first[..., None], 1)
         return np.concatenate([position, rng.uniform(-np.pi, np.pi, (tasks, count, 1))], 2)
 

@@ -20,6 +20,7 @@ from .common import check_counts, check_draw
 
 Array = np.ndarray
 LABELS = ("task", "class")
+LABELS_HELP = "labels drawn per task; or each training class keeps one, to pretrain a classifier of all"
 SMALL = 200  # examples per class up to which shuffling all of them at once is faster than a choice per class
 
 

@@ -5,6 +5,7 @@
 Who adds a family adds a function here, and a line to OPTIONS. The tests that are the family's own make their own files.
 """
 
+import gzip
 import io
 import zipfile
 from collections.abc import Callable
@@ -53,6 +54,53 @@ def separators(folder: Path) -> dict[str, Any]:
     return dict(features=3, shots=4, queries=4)
 
 
+def idx(array: np.ndarray) -> bytes:
+    """An array of bytes as an IDX file."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def digits(folder: Path) -> dict[str, Any]:
+    """MNIST's four files, with 60 and 30 images: bright squares whose place tells the digit."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 30)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        images = rng.integers(0, 100, (count, 28, 28), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[5 * (label // 4) + 2 :, 6 * (label % 4) + 2 :][:5, :5] += 150
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return dict(data=str(folder), ways=2, shots=1, queries=2, digits="held-out")
+
+
+def images(folder: Path) -> dict[str, Any]:
+    """12 classes of 4 images, in squares of 8 × 8: a colour each, with some noise."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for c in range(12):
+        (folder / f"class{c:02d}").mkdir()
+        colour = rng.integers(0, 200, 3)
+        for i in range(4):
+            pixels = (colour + rng.integers(0, 56, (8, 8, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{c:02d}" / f"{i}.png")
+    return dict(data=str(folder), ways=2, shots=1, queries=2, size=8)
+
+
+def speech(folder: Path) -> dict[str, Any]:
+    """4 speakers, who say each digit 3 times: a tone of its own pitch for 0.1 s."""
+    from scipy.io import wavfile
+
+    rng, t = np.random.default_rng(0), np.arange(800) / 8000
+    for speaker in range(4):
+        for digit in range(10):
+            for i in range(3):
+                tone = np.sin(2 * np.pi * (200 + 300 * digit + 30 * speaker) * t) + 0.1 * rng.normal(size=800)
+                name = f"{digit}_speaker{speaker}_{i}.wav"
+                wavfile.write(folder / name, 8000, (8000 * tone).astype(np.int16))
+    return dict(data=str(folder), speaker="speaker1", shots=1, queries=1)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators,
+    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
+    "images": images, "speech": speech,
 }  # fmt: skip

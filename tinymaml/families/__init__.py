@@ -38,9 +38,17 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import lines, omniglot, separators, sinusoid
+from . import digits, images, lines, omniglot, separators, sinusoid, speech
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
 
-FAMILIES: dict[str, ModuleType] = {"sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators}
+FAMILIES: dict[str, ModuleType] = {
+    "sinusoid": sinusoid,
+    "lines": lines,
+    "separators": separators,
+    "omniglot": omniglot,
+    "digits": digits,
+    "images": images,
+    "speech": speech,
+}

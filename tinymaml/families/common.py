@@ -81,6 +81,17 @@ def binary_classification(logits: Array, y: Array) -> tuple[Array, Array]:
     return nn.binary_cross_entropy(logits, y), np.mean((logits > 0) == (y > 0.5))
 
 
+def centroids(xs: Array, ys: Array, xq: Array, ways: int) -> Array:
+    """The logits (queries, ways) of the nearest centroid, for arrays of any shape: −‖x − c_k‖².
+
+    c_k is the mean of the support examples with the label k. A class without any is never predicted.
+    """
+    support, queries = (np.reshape(x, (len(x), -1)).astype(float) for x in (xs, xq))
+    means = [support[ys == k].mean(0) if (ys == k).any() else None for k in range(ways)]
+    squares = [np.sum((queries - mean) ** 2, 1) if mean is not None else np.full(len(xq), np.inf) for mean in means]
+    return -np.minimum(np.stack(squares, 1), 1e30)
+
+
 MSE = Metric("mse", label="mean squared error")
 
 

@@ -78,8 +78,8 @@ def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
         yield Source(place, names, lambda name: _of_file(place / name), [place / name for name in names])
     elif place.suffix.lower() == ".zip":
         with unpacked(place) as archive:
-            names = sorted(member.filename for member in archive.infolist() if not member.is_dir())
-            yield Source(place, names, lambda name: _of_zip(archive, place, name), [place])
+            members = {_in_utf8(member): member.filename for member in archive.infolist() if not member.is_dir()}
+            yield Source(place, sorted(members), lambda name: _of_zip(archive, place, members[name]), [place])
     else:
         yield Source(place, [place.name], lambda name: _of_file(place), [place])
 
@@ -96,6 +96,14 @@ def unpacked(path: Path) -> Iterator[zipfile.ZipFile]:
             if _ESCAPING.match(member.orig_filename):
                 raise ValueError(f"{path}: the path of member {member.orig_filename!r} leaves the archive")
         yield archive
+
+
+def _in_utf8(member: zipfile.ZipInfo) -> str:
+    """The name of a member. Some programs write names in UTF-8 and do not say so; then it was read as code page 437."""
+    try:
+        return member.filename if member.flag_bits & 0x800 else member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _of_file(file: Path) -> bytes:

@@ -123,6 +123,8 @@ class SeparatorTasks:
 
         The prior is w ~ N(0, Σ / ridge), where Σ is the mean of n nᵀ over training tasks, and n the unit normal that
         logistic regression finds on all points of a task. (Without it, Σ = I.) Each ridge is tuned on training tasks.
+        That prior is told what MAML must find out: that boundaries are planes, and that normals have something in
+        common.
         """
         rng = np.random.default_rng(0)
         (xs, ys), (xq, yq) = self.sample(rng, 1000, "train")

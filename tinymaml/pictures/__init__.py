@@ -6,9 +6,11 @@
     style      titles, colours, axes            waves     regression of a function of one number
     learning   over the meta-iterations         tiles     classification of images
     steps      over the adaptation steps        compare   several runs in one picture
+    fits       regression of many numbers       cuts      binary classification in many dimensions
 
 Each picture has a function that returns a Matplotlib figure. `learning` and `steps` are drawn for every run, whatever
-its parts; what else there is, the `pictures` of its family make. Nothing is trained here. Read next: `style`.
+its parts; what else there is, the `pictures` of its family make. Only `fits.distances` trains, and says so. Read next:
+`style`.
 """
 
 from __future__ import annotations

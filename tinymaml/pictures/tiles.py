@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..extras import require
-from ..runs.adaptation import path, task
+from ..runs.adaptation import available, interval, on_split, path, task, tuned
+from ..runs.compare import untrained
 from ..runs.loop import TEST, Learned, generator
 from . import style
 from .style import RIGHT, STEPS, WRONG
@@ -19,13 +20,20 @@ if TYPE_CHECKING:
 ROWS, SHOTS, QUERIES = 8, 3, 5  # as many classes, and images of each, as can be read
 
 
-def predictions(learned: Learned, names: Callable[[np.random.Generator], Sequence[str]], tasks: int = 2) -> Figure:
+def predictions(
+    learned: Learned, names: Callable[[np.random.Generator], Sequence[str]], tasks: int = 2, scratch: bool = False,
+    shown: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> Figure:  # fmt: skip
     """The first test tasks: a row for each class, its support images, and what is predicted for its queries.
 
     Args:
         names: `names(rng)` → the names of the classes 0, 1, … of the task that the family samples with this generator.
+        scratch: beside what the run predicts stands what the same network predicts that learned the task from scratch:
+            from its state before training, by gradient descent at the rate that is best on validation tasks.
+        shown: examples (N, …) → images (N, height, width, 1 or 3) in [0, 1].
     """
-    learner, state = learned.learner, learned.state
+    beginner = untrained(learned.config) if scratch else learned
+    rate = (tuned(beginner, STEPS),) if scratch else ()
     drawn = [task(learned, "test", i) for i in range(tasks)]
     (_, ys), (_, yq) = drawn[0]
     every = ways, shots, queries = len(np.unique(yq)), int(np.sum(ys == 0)), int(np.sum(yq == 0))
@@ -35,36 +43,55 @@ def predictions(learned: Learned, names: Callable[[np.random.Generator], Sequenc
     for i, ax in enumerate(figure.subplots(tasks, 1, squeeze=False).ravel()):
         called = names(generator(learned.config, TEST, i))
         support, (xq, yq) = drawn[i]
-        outputs = []
-        for k, theta in enumerate(path(learned, support, STEPS)):
-            asked, _ = learner.view(support, (xq, yq), state.norms, k)
-            outputs.append(np.asarray(learner.predict(theta, asked)))
-        before, after = outputs[0], outputs[-1]
-        _tiles(ax, left[0], *support, rows, shots)
-        _tiles(ax, left[1], xq, yq, rows, queries, before)
-        _tiles(ax, left[2], xq, yq, rows, queries, after)
+        outputs = _outputs(learned, support, xq)
+        after = outputs[-1]
+        before = _outputs(beginner, support, xq, *rate)[-1] if scratch else outputs[0]
+        last = f"{style.count(len(outputs) - 1, 'step')}{'' if len(outputs) > STEPS else ', where it diverges'}"
+        first, second = "before adaptation", f"after {last}"
+        if scratch:
+            first, second = "learned from scratch", f"{learned.config.algorithm.name}, {second}"
+        xs, ys = support
+        _tiles(ax, left[0], shown(xs), ys, rows, shots)
+        _tiles(ax, left[1], shown(xq), yq, rows, queries, before)
+        _tiles(ax, left[2], shown(xq), yq, rows, queries, after)
         for row in range(rows):
             ax.text(0, 1.4 * row + 0.5, row, va="center", weight="bold")
             name = called[row].replace("_", " ").replace("/", "\n")
             ax.text(left[0] - 0.2, 1.4 * row + 0.5, name, ha="right", va="center", fontsize=7)
-        last = f"{style.count(len(outputs) - 1, 'step')}{'' if len(outputs) > STEPS else ', where it diverges'}"
         some = _part(queries, every[2])
-        heads = f"support{_part(shots, every[1])}", f"queries{some} before adaptation", f"queries{some} after {last}"
+        heads = f"support{_part(shots, every[1])}", f"queries{some}: {first}", f"queries{some}: {second}"
         for x, head in zip(left, heads, strict=False):
             ax.text(x, -0.2, head, fontsize=8)
         ax.set(xlim=(-0.1, left[-1] + 0.1), ylim=(1.4 * rows, -0.6), aspect="equal")
         ax.set_axis_off()
         accuracy = [f"{100 * np.mean(logits.argmax(1) == yq):.0f} %" for logits in (before, after)]
         title = f"Test task {i + 1}{_part(rows, ways, ' classes shown')}"
-        ax.set_title(f"{title}: accuracy {accuracy[0]} before adaptation, {accuracy[1]} after")
+        ax.set_title(f"{title}: accuracy {accuracy[0]} {first}, {accuracy[1]} {second}")
     note = "below a query: the predicted class, its probability; green is right, red wrong"
+    if scratch:
+        note += f"\n{_over_tasks(learned)}, and {_over_tasks(beginner, *rate)} from scratch, on the same tasks"
     return style.titled(figure, learned, note)
+
+
+def _outputs(learned: Learned, support: tuple, xq: np.ndarray, *rate: float) -> list[np.ndarray]:
+    """The logits of the queries after each step of adaptation, as far as it goes."""
+    learner, found = learned.learner, []
+    for k, theta in enumerate(path(learned, support, STEPS, *rate)):
+        asked, _ = learner.view(support, (xq, None), learned.state.norms, k)
+        found.append(np.asarray(learner.predict(theta, asked)))
+    return found
+
+
+def _over_tasks(learned: Learned, *rate: float, tasks: int = 200) -> str:
+    """The accuracy after the last step, over many test tasks."""
+    mean, ci95 = interval(100 * on_split(learned, "test", available(learned, "test", tasks), STEPS, *rate)[0])
+    return f"{mean[-1]:.1f} ± {ci95[-1]:.1f} %"
 
 
 def _tiles(ax, left: float, images, labels, rows: int, columns: int, logits=None) -> None:
     """Images in the rows of their classes; given logits, framed and captioned by what is predicted."""
     rectangle = require("matplotlib.patches", "plot").Rectangle
-    images = images[..., 0] if images.shape[-1] == 1 else np.clip(images, 0, 1)
+    images = np.clip(images[..., 0] if images.shape[-1] == 1 else images, 0, 1)
     for row in range(rows):
         for column, i in enumerate(np.flatnonzero(labels == row)[:columns]):
             x, y = left + column + 0.04, 1.4 * row

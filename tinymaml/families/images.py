@@ -1,0 +1,279 @@
+"""Few-shot classification of images: any folder or zip archive with a folder of .png or .jpg files per class.
+
+    tasks = ImageTasks("data/emoji32", ways=5, shots=1, queries=4)
+    (xs, ys), (xq, yq) = tasks.sample(rng, 32, "train")     # x (32, N, 32, 32, 3) in [0, 1]
+    split(tasks.content.names)["test"]                      # the classes that training never sees
+
+Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names.
+Images are scaled to squares once, and kept. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, and
+`val/images` with the classes in `val/val_annotations.txt`; its test images have no labels and are passed over.
+
+Read next: `speech`, whose examples are sounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..extras import require
+from ..runs.settings import option
+from .common import accuracy, centroids, check_counts, check_dtype, classification
+from .episodes import LABELS, LABELS_HELP, Examples, Sampler
+from .reading import Source, kept, opened
+
+SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
+LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
+ADVICE = "--data wants a folder or a .zip with a folder of .png or .jpg files per class"
+_IMAGE = re.compile(r".*\.(png|jpe?g)", re.IGNORECASE)
+_TINY = re.compile(r"(?:.*/)?train/([^/]+)/images/[^/]+\.jpeg", re.IGNORECASE)
+_CACHE_VERSION = 1  # to be raised when the pixels or the fields of the cache change
+
+defaults: dict[str, Any] = dict(
+    network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=300, tasks=16, iterations=1000,
+    save_every=100, validate_every=100,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of images."""
+
+    data: str = option("", "folder or archive with a folder per class", path=True)
+    ways: int = option(5, "classes of a task", least=2)
+    shots: int = option(1, "support images of each class", least=1)
+    queries: int = option(4, "query images of each class", least=1)
+    size: int = option(32, "height and width that images are scaled to", least=4)
+    grey: bool = option(False, "one channel instead of three")
+    drop: str = option("", "names of classes that are left out, with commas between")
+    rotations: bool = option(False, "training classes turned by 90° multiples are further classes", training=True)
+    labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
+
+
+def make(settings: Settings) -> ImageTasks:
+    """The family with these settings. Its images are read when the first task is drawn."""
+    s = settings
+    if not s.data:
+        raise ValueError(f"images needs its data: --data PATH; {ADVICE}")
+    return ImageTasks(s.data, s.ways, s.shots, s.queries, s.size, s.grey, s.drop, s.rotations, s.labels)
+
+
+def read(path: Path, settings: Settings) -> np.ndarray:
+    """One image from a file of a user's: float32 (size, size, 3 or 1), made as those of the data are."""
+    image = decoded(path.read_bytes(), settings.size, settings.grey, str(path))
+    return np.divide(image, 255, dtype=np.float32)
+
+
+def pictures(learned) -> Iterator[tuple[str, Any]]:
+    """Test tasks, and what is predicted for their queries before and after adaptation."""
+    from ..pictures import tiles
+
+    family = learned.learner.family
+
+    def names(rng: np.random.Generator) -> list[str]:
+        return [family.name(c) for c in family.sampler.sample(rng, 1, "test").classes[0]]
+
+    yield "tasks", tiles.predictions(learned, names)
+
+
+class Content(NamedTuple):
+    """What was read. images: uint8 (N, size, size, 3 or 1), class by class; counts: of each class; names: sorted."""
+
+    images: np.ndarray
+    counts: np.ndarray
+    names: tuple[str, ...]
+
+
+class ImageTasks:
+    """Tell `ways` classes apart after seeing `shots` images of each.
+
+    With `rotations`, a training class gives four, itself turned by 0, 90, 180 and 270 degrees.
+
+    Raises:
+        ValueError: a count below 1; when data are read, too few classes or images of a class, or an image that is none.
+        FileNotFoundError: when data are read, there are none.
+    """
+
+    loss = staticmethod(classification)
+    metric = property(lambda self: accuracy(self.ways))
+
+    def __init__(
+        self, path: str, ways: int = 5, shots: int = 1, queries: int = 4, size: int = 32, grey: bool = False,
+        drop: str = "", rotations: bool = False, labels: str = "task", dtype: DTypeLike = np.float32,
+    ) -> None:  # fmt: skip
+        check_counts(ways=ways, shots=shots, queries=queries, size=size)
+        self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, check_dtype(dtype)
+        self.input_shape = (size, size, 1 if grey else 3)
+        self.path, self.drop, self.rotations, self.labels = path, drop, rotations, labels
+
+    @property
+    def outputs(self) -> int:
+        return self.ways if self.labels == "task" else self.sampler.outputs
+
+    @cached_property
+    def content(self) -> Content:
+        size, _, channels = self.input_shape
+        return load(self.path, size, channels == 1, [name for name in self.drop.split(",") if name])
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        # Class 4 c + k is class c of the content, turned k times by 90 degrees, counter-clockwise.
+        classes = {part: 4 * members for part, members in split(self.content.names).items()}
+        if self.rotations:
+            classes["train"] = (classes["train"][:, None] + np.arange(4)).ravel()
+        sizes = np.repeat(self.content.counts, 4)
+        return Sampler(sizes, classes, self.ways, self.shots, self.queries, self.name, self.labels)
+
+    def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
+        """((xs, ys), (xq, yq)): xs (tasks, ways * shots, size, size, channels) in [0, 1], and ys int64, its labels;
+        xq and yq with ways * queries."""
+        episodes = self.sampler.sample(rng, tasks, split)
+        return tuple((self.images_of(part), part.labels) for part in (episodes.support, episodes.query))
+
+    def images_of(self, examples: Examples) -> np.ndarray:
+        """The images of chosen examples: (tasks, examples, size, size, channels) in [0, 1]."""
+        classes, turns = np.divmod(examples.classes, 4)
+        first = np.cumsum(self.content.counts) - self.content.counts
+        images = self.content.images[first[classes] + examples.numbers]
+        for k in (1, 2, 3):
+            images[turns == k] = np.rot90(images[turns == k], k, axes=(1, 2))
+        return np.divide(images, 255, dtype=self.dtype)
+
+    def name(self, c: int) -> str:
+        """The name of class c: "cat", or "cat turned by 90°"."""
+        c, turns = divmod(int(c), 4)
+        return self.content.names[c] + (f" turned by {90 * turns}°" if turns else "")
+
+    def baselines(self) -> dict[str, Callable]:
+        return {"centroids of pixels": partial(centroids, ways=self.ways)}
+
+
+def split(names: Sequence[str], seed: int = 0) -> dict[str, np.ndarray]:
+    """{"train", "val", "test"}: int64 places in `names`, 64, 16 and 20 % of them.
+
+    They are cut in the order of the SHA-256 of "seed:name", which depends on names alone.
+    """
+    digests = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
+    order = np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)
+    cuts = np.round(np.cumsum([*SHARES.values()])[:-1] * len(names)).astype(int)
+    return dict(zip(SHARES, np.split(order, cuts), strict=True))
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(path: str, size: int, grey: bool = False, drop: Sequence[str] = ()) -> Content:
+    """Read a folder or an archive of classes, or what is kept of it.
+
+    Raises:
+        FileNotFoundError: there is nothing, or no image.
+        ValueError: an image is none, or lies in no class; `drop` names no class.
+    """
+    with opened(path, ADVICE) as source:
+        called = f"images-{size}{'-grey' * grey}"
+        content = kept(called, _CACHE_VERSION, source.files, lambda: _read(source, size, grey))
+    images, counts, names = content["images"], content["counts"], content["names"].tolist()
+    if unknown := [name for name in drop if name not in names]:
+        some = ", ".join(names[:5])
+        raise ValueError(f"drop is {', '.join(drop)}; there is no class {unknown[0]} in {path}, but {some}, …")
+    keep = np.array([name not in drop for name in names], bool)
+    names = tuple(name for name, there in zip(names, keep, strict=True) if there)
+    return Content(images if keep.all() else images[np.repeat(keep, counts)], counts[keep], names)
+
+
+def _read(source: Source, size: int, grey: bool) -> dict[str, np.ndarray]:
+    tqdm, classes = require("tqdm", "train").tqdm, _classes(source)
+    names = sorted(classes)
+    files = [(file, classes[name][file]) for name in names for file in sorted(classes[name])]
+    images = np.empty((len(files), size, size, 1 if grey else 3), np.uint8)
+
+    def decode(numbered: tuple[int, tuple[str, bytes]]) -> None:
+        i, (file, data) = numbered
+        images[i] = decoded(data, size, grey, source.where(file))
+
+    with tqdm(total=len(files), desc="reading images", disable=None) as bar, ThreadPoolExecutor() as pool:
+        for first in range(0, len(files), 256):  # a part at a time, so that few files are in memory at once
+            some = [(file, source.read(name)) for file, name in files[first : first + 256]]
+            for _ in pool.map(decode, enumerate(some, first)):
+                bar.update()
+    counts = np.array([len(classes[name]) for name in names])
+    return {"images": images, "counts": counts, "names": np.array(names)}
+
+
+def _classes(source: Source) -> dict[str, dict[str, str]]:
+    """{class: {file: its path in the source}}."""
+    images = [name for name in source.names if _IMAGE.fullmatch(name) and not _hidden(name)]
+    if not images:
+        seen = ", ".join(source.names[:3])
+        raise FileNotFoundError(f"no images at {source.path}: found {seen}, …; {ADVICE}")
+    classes: dict[str, dict[str, str]] = {}
+    if any(_TINY.fullmatch(name) for name in images):
+        of_file = _annotations(source)
+        for name in images:
+            match, file = _TINY.fullmatch(name), PurePosixPath(name).name
+            if (label := match[1] if match else of_file.get(file)) is not None:
+                classes.setdefault(label, {})[name] = name
+        return classes
+    places = [PurePosixPath(name).parent.parts for name in images]
+    common = 0  # how many folders lie above all classes
+    while len({place[: common + 1] for place in places}) == 1 and len(min(places, key=len)) > common + 1:
+        common += 1
+    for name, place in zip(images, places, strict=True):
+        if len(place) <= common:
+            raise ValueError(f"{source.where(name)} is an image in no class folder; {ADVICE}")
+        classes.setdefault("/".join(place[common:]), {})[name] = name
+    return classes
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _annotations(source: Source) -> dict[str, str]:
+    """The class of each validation image of Tiny-ImageNet: the first two columns of val_annotations.txt."""
+    found = {}
+    for name in source.names:
+        if PurePosixPath(name).name == "val_annotations.txt":
+            for number, line in enumerate(source.read(name).decode("utf-8", "replace").splitlines(), 1):
+                file, *rest = line.split("\t")
+                if not rest:
+                    raise ValueError(f"{source.where(name)}, line {number}: {line!r}, wanted a file, a tab, its class")
+                found[file] = rest[0]
+    return found
+
+
+def decoded(data: bytes, size: int, grey: bool, called: str) -> np.ndarray:
+    """A PNG or JPEG as uint8 (size, size, 3 or 1): turned upright, on white, its middle square, scaled by Lanczos.
+
+    Raises:
+        ValueError: it is neither, is damaged, or has more than 50 million pixels; the message begins with `called`.
+    """
+    Image, ImageOps = require("PIL.Image", "train"), require("PIL.ImageOps", "train")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+            if image.width * image.height > LARGEST:
+                raise ValueError(f"it has {image.width} × {image.height} pixels, more than {LARGEST:,}")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits of grey
+                image = Image.fromarray((np.asarray(image, np.float64) / 257).astype(np.uint8))
+            if "A" in image.getbands() or "transparency" in image.info:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            image = image.convert("L" if grey else "RGB")
+            if image.size != (size, size):
+                image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+            return np.asarray(image).reshape(size, size, -1)
+    except Exception as cause:  # a broken image shows as OSError, SyntaxError, struct.error, …
+        why = "it is something else, or damaged" if type(cause).__name__ == "UnidentifiedImageError" else cause
+        raise ValueError(f"{called} is not a readable PNG or JPEG: {why}") from cause

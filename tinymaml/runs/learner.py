@@ -67,6 +67,9 @@ class Learner:
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""
+        if getattr(self.algorithm, "classes", False) and not ways(self):
+            names = config.algorithm.name, config.family.name
+            raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         self.loss = make_loss(self.network, self.family.loss)
         self._every: dict[str, tuple | None] = {}
 
@@ -215,6 +218,13 @@ class Learner:
     def predict(self, theta: Nest, x: Nest) -> np.ndarray:
         """The outputs of the network, (N, outputs), for an x as the loss wants it."""
         return forward(self.network.apply, theta, x)[0]
+
+
+def ways(learner: Learner) -> int:
+    """How many classes there are, each with a logit of its own; 0: it is no such classification."""
+    outputs = learner.family.outputs
+    several = isinstance(outputs, (int, np.integer)) and outputs > 1
+    return int(outputs) if learner.metric.name == "accuracy" and several else 0
 
 
 # ── the loss ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,9 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tinymaml.blas import libraries, one_thread
 from tinymaml.families import FAMILIES
 from tinymaml.runs import Run
-from tinymaml.runs.compare import compare
+from tinymaml.runs.adaptation import measured
+from tinymaml.runs.compare import compare, untrained
+from tinymaml.runs.loop import restore, validation_tasks
 from tinymaml.runs.settings import Config, paths
 
 from . import study, timing
@@ -178,7 +183,8 @@ def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, A
     kept = ("seed", "iteration", "inner_lr", "tuned", "mean", "diverged")
     return study.rounded({
         "entry": name, "commands": commands(name), "options": decisive(settings(name, SEEDS[0], data)), "on": row.on,
-        **{key: result[key] for key in about}, "judged_after": judged_after(line),
+        **{key: result[key] for key in about},
+        "judged_after": judged_after(name, files, line["runs"], where),
         "seconds": None if row.scratch else [one["seconds"] for one in line["runs"]],
         **{key: line[key] for key in ("mean", "ci95", "spread")},
         "runs": [{key: one[key] for key in kept} for one in line["runs"]],
@@ -186,11 +192,19 @@ def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, A
     })  # fmt: skip
 
 
-def judged_after(line: dict[str, Any]) -> int:
-    """The number of steps at which a line is held against baselines: those of training, or those its rate was tuned
-    for. It is chosen before any test task is seen."""
-    tuned = any(run["tuned"] for run in line["runs"])
-    return STEPS if tuned else min(max(line["validated_after"], 1), STEPS)
+def judged_after(name: str, files: list[str], runs: list[dict[str, Any]], where: dict[str, str]) -> int:
+    """The number of steps at which a row is held against baselines: the one that is best on validation tasks, over all
+    seeds. No test task has a part in it."""
+    row, found = EVERY[name], []
+    with one_thread(libraries("train")), np.errstate(all="ignore"):
+        for file, run in zip(files, runs, strict=True):
+            learned = restore(file, **row.on, **where)
+            learned = untrained(learned.config) if row.scratch else learned
+            rate = (run["inner_lr"],) if run["tuned"] else ()
+            found.append(measured(learned, validation_tasks(learned.learner), STEPS, *rate).mean(0))
+    sign = 1 if learned.learner.metric.better == "higher" else -1
+    mean = sign * np.mean(found, 0)  # nan where a task has diverged
+    return int(np.nanargmax(mean)) if np.isfinite(mean).any() else 0
 
 
 def decisive(config: Config) -> dict[str, Any]:

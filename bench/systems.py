@@ -94,8 +94,9 @@ FEW = (0, 1, 5, 10)  # ratings
 
 _ROWS: dict[str, Row] = {
     **several("lines", "", "lines", "lines", THREE, notes={
-        "maml": "the posterior mean knows how lines and noise are distributed, and nothing can beat it. MAML starts at"
-                " the best line of all, and gradient steps at one rate go a part of the way to least squares."}),
+        "maml": "the posterior mean knows how lines and noise are distributed, and nothing can beat it: it is a bound."
+                " MAML starts at the best line of all, and gradient steps at one rate go a part of the way to least"
+                " squares."}),
     **several("separators", "", "separators", "separators", THREE, notes={
         "maml": "the second regression learns the subspace of the normals from the training tasks, as the prior of a"
                 " linear model, which is what generates these tasks. A network has to find both, in 10 steps."}),

@@ -100,7 +100,12 @@ def speech(folder: Path) -> dict[str, Any]:
     return dict(data=str(folder), speaker="speaker1", shots=1, queries=1)
 
 
+def robot(folder: Path) -> dict[str, Any]:
+    """Nothing: rooms and robots are endless."""
+    return dict(shots=3, queries=3)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
-    "images": images, "speech": speech,
+    "images": images, "speech": speech, "robot": robot,
 }  # fmt: skip

@@ -4,8 +4,8 @@
     (xs, ys), (xq, yq) = tasks.sample(rng, 16, "train")
     xs["ids"], xs["weights"]                                # (16, N, L): the words of each sentence, and their weights
 
-The domains of `test` and `val` are never trained on: all their intents are new, and many of their words. A sentence is a
-bag of words. Each word has the number crc32(word) mod `vocabulary`: that needs no list of words, so that nothing can
+The domains of `test` and `val` are never trained on: all their intents are new, and many of their words. A sentence is
+a bag of words. Each word has the number crc32(word) mod `vocabulary`: that needs no list of words, so that nothing can
 leak from one, and a word that training never saw has a row of the embedding still, which is random. Its weight is its
 inverse document frequency among the sentences of TRAINING domains, log((1 + n) / (1 + n_word)) + 1, where a word that
 they lack has n_word = 0; the weights of a sentence are scaled to the norm 1.
@@ -216,7 +216,8 @@ def load(path: str) -> Content:
     with opened(place.parent if place.suffix == ".json" else place, ADVICE) as source:
         found = {PurePosixPath(name).name: name for name in reversed(source.names)}
         if missing := [name for name in FILES if name not in found]:
-            raise FileNotFoundError(f"{source.path}: no file {missing[0]}; found {', '.join(source.names[:5])}; {ADVICE}")
+            seen = ", ".join(source.names[:5])
+            raise FileNotFoundError(f"{source.path}: no file {missing[0]}; found {seen}; {ADVICE}")
         (data, where), (domains, beside) = (
             (_json(source.read(found[name]), source.where(found[name])), source.where(found[name])) for name in FILES
         )

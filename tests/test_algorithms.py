@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 import tinymaml as tm
 from tinymaml import grad, hvp, stop_gradient, tree_items, tree_leaves, tree_map
-from tinymaml.algorithms import ALGORITHMS, cavia, inner, joint, maml, meta_sgd, reptile
+from tinymaml.algorithms import ALGORITHMS, cavia, inner, joint, maml, meta_sgd, protomaml, reptile
 from tinymaml.algorithms.inner import clipped, descend, nth
 from tinymaml.algorithms.partial import ANIL, BOIL
 from tinymaml.per_task import mean_over_tasks
 
 NAMES = list(ALGORITHMS)
 EXACT = [name for name in NAMES if getattr(ALGORITHMS[name], "exact", False)]
+CLASSES = {name for name in NAMES if getattr(ALGORITHMS[name], "classes", False)}  # the others are tried on regression
 
 # ── a network, a loss and tasks ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -36,10 +37,11 @@ class Network:
     norms: dict = dataclasses.field(default_factory=dict)
 
 
-def two_layers(input_shape):
+def two_layers(input_shape, outputs=1):
     def init(rng, dtype):
         draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
-        return {"first": {"w": draw(input_shape[-1], 3), "b": draw(3)}, "last": {"w": draw(3, 1), "b": draw(1)}}
+        first, last = ((input_shape[-1], 3), (3, outputs))
+        return {"first": {"w": draw(*first), "b": draw(3)}, "last": {"w": draw(*last), "b": draw(outputs)}}
 
     def body(params, x):
         return np.tanh(x @ params["first"]["w"] + params["first"]["b"])
@@ -71,6 +73,13 @@ class Loss:
         return np.mean((prediction - y) ** 2), np.mean(np.abs(prediction - y))
 
 
+class Classification(Loss):
+    """(Cross-entropy, the mean largest logit) of a network of several outputs."""
+
+    def measured(self, prediction, y):
+        return tm.nn.cross_entropy(prediction, y), np.mean(np.max(prediction, 1))
+
+
 class CountingLoss(Loss):
     """Keeps the θ that each call of the body and of the head was given."""
 
@@ -97,16 +106,19 @@ class Case:
         known = {field.name for field in dataclasses.fields(algorithm.Settings)}
         options = {"inner_steps": 2, "inner_lr": 0.1, **options}
         self.settings = algorithm.Settings(**{name: x for name, x in options.items() if name in known})
-        network = two_layers((2,))
+        classes = getattr(algorithm, "classes", False)
+        network = two_layers((2,), 3 if classes else 1)
         if hasattr(algorithm, "network"):
             network = algorithm.network(two_layers, (2,), self.settings)
         if hasattr(algorithm, "check"):
             algorithm.check(network, self.settings)
-        self.algorithm, self.loss = algorithm, loss(network)
+        self.algorithm, self.loss = algorithm, Classification(network) if classes else loss(network)
         self.theta = network.init(rng, dtype)
         self.meta = algorithm.init(self.theta, self.settings)
         draw = lambda n, width: rng.standard_normal((tasks, n, width)).astype(dtype)  # noqa: E731
         self.tasks = (draw(5, 2), draw(5, 1)), (draw(7, 2), draw(7, 1))
+        if classes:
+            self.tasks = tuple((x, np.arange(y.size).reshape(y.shape[:2]) % 3) for x, y in self.tasks)
         self.support, self.query = tree_map(lambda x: x[0], self.tasks)
         self.shared = algorithm.shared(0, self.settings) if hasattr(algorithm, "shared") else ()
         self.hooks = {}
@@ -274,7 +286,7 @@ def test_adapt_begins_with_theta_never_ends_and_writes_to_nothing(name):
     before = tree_map(np.copy, (case.meta, case.support))
     thetas = case.algorithm.adapt(case.loss, case.meta, case.support, case.settings)
     path = list(itertools.islice(thetas, 8))
-    equal(path[0], case.theta)
+    equal(path[0], case.adapt(0) if name in CLASSES else case.theta)
     losses = [float(case.loss(theta, *case.support)[0]) for theta in path]
     assert np.all(np.isfinite(losses)) and losses[-1] < losses[0] and len(set(losses)) == 8
     equal((case.meta, case.support), before)
@@ -291,14 +303,14 @@ def test_means_over_tasks_are_finite_and_shaped_like_meta(name, steps, dtype):
         assert path == same and (g.shape, g.dtype) == (x.shape, dtype) and np.isfinite(g).all()
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [name for name in EXACT if name not in CLASSES])
 def test_without_steps_it_is_the_query_loss_at_theta(name):
     case = Case(name, inner_steps=0)
     (value, aux), _ = case.one()
     np.testing.assert_allclose([value, aux], case.loss(case.theta, *case.query), rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CLASSES])
 def test_a_loss_that_is_not_finite_is_named_with_its_task_and_step(name):
     case = Case(name)
     (xs, ys), query = case.tasks
@@ -645,3 +657,59 @@ def test_a_loss_that_is_not_cut_has_its_last_layer_for_a_head(name):
     plain = lambda theta, x, y: case.loss(theta, x, y)  # noqa: E731
     ours = case.algorithm.of_task(plain, case.meta, case.support, case.query, case.settings)
     close(ours, case.one())
+
+
+# ── ProtoMAML ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def prototypes(case):
+    features = case.loss.body(case.theta, case.support[0])
+    return np.stack([features[case.support[1] == k].mean(0) for k in range(3)])
+
+
+def test_protomaml_starts_as_a_prototypical_network():
+    case = Case("protomaml", inner_steps=0)
+    theta, features = case.adapt(0), case.loss.body(case.theta, case.query[0])
+    # w_k·f + b_k = ‖f‖² − ‖f − c_k‖²
+    squares = np.sum((features[:, None] - prototypes(case)) ** 2, 2)
+    close(case.loss.network.head(theta, features), np.sum(features**2, 1)[:, None] - squares)
+    equal(theta["first"], case.theta["first"])
+    equal(case.one()[1]["last"], tree_map(np.zeros_like, case.theta["last"]))
+
+
+def test_the_centroids_of_protomaml_are_differentiated_through():
+    case = Case("protomaml", inner_steps=1)
+    held = SimpleNamespace(of_task=inner.through(lambda loss, theta, support, s: descend(
+        loss, {**theta, "last": stop_gradient_of(protomaml.first_head(loss.body(theta, support[0]), support[1], 3))},
+        support, s)))  # fmt: skip
+    assert_exact(case)
+    case.algorithm = held
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_exact(case)
+
+
+def stop_gradient_of(nest):
+    return tree_map(stop_gradient, nest)
+
+
+@pytest.mark.usefixtures("own_cache", "strict")
+def test_protomaml_moves_the_head_alone_if_that_is_asked_for():
+    case = Case("protomaml", inner_steps=2, adapts="head")
+    assert_exact(case)
+    assert_compiled(case)
+    equal(case.adapt(2)["first"], case.theta["first"])
+    head = case.adapt(0)["last"]
+    features = case.loss.body(case.theta, case.support[0])
+    alone = descend(lambda h, f, y: case.loss.head({"last": h}, f, y), head, (features, case.support[1]), case.settings)
+    close(case.adapt(2)["last"], nth(alone, 2))
+
+
+def test_a_class_without_support_starts_at_zero():
+    head = protomaml.first_head(np.ones((2, 4)), np.array([0, 2]), 3)
+    np.testing.assert_array_equal(head["w"][:, 1], 0)
+    np.testing.assert_array_equal(head["b"], [-4, 0, -4])
+
+
+def test_protomaml_wants_a_head():
+    with pytest.raises(ValueError, match="protomaml .* wants a network that is cut before its last layer"):
+        protomaml.check(Network(None, None), None)

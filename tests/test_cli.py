@@ -295,7 +295,7 @@ def test_a_family_an_algorithm_and_a_network_of_a_user_are_trained_evaluated_and
         ("", "the following arguments are required: COMMAND"),
         ("fly", "invalid choice: 'fly'"),
         ("train", "the following arguments are required: FAMILY"),
-        ("train cats", "family is 'cats', wanted one of sinusoid, omniglot, "),
+        ("train cats", "family is 'cats', wanted one of sinusoid, "),
         ("train sinusoid --algorithm sgd", "algorithm is 'sgd', wanted one of maml, reptile"),
         ("train sinusoid --speed 3", "unrecognized arguments: --speed 3"),
         ("train sinusoid --ways 5", "unrecognized arguments: --ways 5: no part of this run has an option ways: the "

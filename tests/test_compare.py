@@ -132,9 +132,9 @@ def test_a_run_that_diverges_is_said_to_and_does_not_hide_the_others(runs):
 
 
 def test_every_algorithm_can_be_compared(runs, tmp_path):
-    paths = [runs(algorithm=algorithm) for algorithm in ALGORITHMS]
-    result = compare(paths, tasks=3, steps=2)
-    assert [line["label"] for line in result["lines"]] == list(ALGORITHMS)
+    every = [name for name, algorithm in ALGORITHMS.items() if not getattr(algorithm, "classes", False)]
+    result = compare([runs(algorithm=algorithm) for algorithm in every], tasks=3, steps=2)
+    assert [line["label"] for line in result["lines"]] == every
     assert all(np.isfinite(line["mean"][0]) for line in result["lines"])
     assert draw(result, tmp_path / "a" / "all.png").read_bytes().startswith(b"\x89PNG")
 

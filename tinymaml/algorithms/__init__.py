@@ -23,6 +23,7 @@ The rest is optional:
     network(make, input_shape, settings) → the network; `make(input_shape)` makes the one that the user chose
     norm_steps(settings)                 → the number of inner steps that keep batch-norm statistics of their own
     check(network, settings)             raises ValueError if the network cannot serve the algorithm
+    classes = True                       support labels are classes 0, 1, …: families of another kind are refused
     exact = True                         by default settings, the gradient is that of the mean query loss: tests compare
                                          it with numerical derivatives
     tuned = True                         training leaves `inner_lr` open: new tasks are adapted to at the rate that is
@@ -42,7 +43,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import cavia, hessian_free, imaml, joint, maml, mamlpp, meta_sgd, perturbed, proximal, reptile
+from . import cavia, hessian_free, imaml, joint, maml, mamlpp, meta_sgd, perturbed, protomaml, proximal, reptile
 from .partial import ANIL, BOIL
 
 # By the names of the command line.
@@ -52,6 +53,7 @@ ALGORITHMS: dict[str, Any] = {
     "anil": ANIL,
     "boil": BOIL,
     "cavia": cavia,
+    "protomaml": protomaml,
     "meta-sgd": meta_sgd,
     "mamlpp": mamlpp,
     "imaml": imaml,

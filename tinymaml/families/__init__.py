@@ -38,7 +38,7 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, growth, images, lines, omniglot, separators, sinusoid, speech
+from . import digits, growth, images, lines, omniglot, robot, separators, sinusoid, speech
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -47,9 +47,10 @@ FAMILIES: dict[str, ModuleType] = {
     "sinusoid": sinusoid,
     "lines": lines,
     "separators": separators,
+    "robot": robot,
+    "growth": growth,
     "omniglot": omniglot,
     "digits": digits,
     "images": images,
     "speech": speech,
-    "growth": growth,
 }

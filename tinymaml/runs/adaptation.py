@@ -19,9 +19,9 @@ import numpy as np
 
 from ..extras import require
 from ..nest import Nest, tree_leaves, tree_map
+from .learner import ways
 from .loop import AT_ONCE, TEST, Learned, Measure, generator, validation_tasks
 from .settings import blaming
-from .trial import ways
 
 # Of which one is taken where the inner rate is tuned, as "an automatically tuned step size" in the paper.
 RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)

@@ -67,6 +67,9 @@ class Learner:
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""
+        if getattr(self.algorithm, "classes", False) and not ways(self):
+            names = config.algorithm.name, config.family.name
+            raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         self.loss = make_loss(self.network, self.family.loss)
         self._every: dict[str, tuple | None] = {}
 
@@ -217,6 +220,13 @@ class Learner:
         return forward(self.network.apply, theta, x)[0]
 
 
+def ways(learner: Learner) -> int:
+    """How many classes there are, each with a logit of its own; 0: it is no such classification."""
+    outputs = learner.family.outputs
+    several = isinstance(outputs, (int, np.integer)) and outputs > 1
+    return int(outputs) if learner.metric.name == "accuracy" and several else 0
+
+
 # ── the loss ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -299,10 +309,16 @@ def averaged(norms: Nest, seen: list[Nest], rate: float = 0.1) -> Nest:
 
 
 class Reshaped:
-    """A family whose examples have another shape: for the network, the context of CAVIA is part of them."""
+    """A family whose examples have another shape: for the network, the context of CAVIA is part of them.
+
+    Of words, L ids are still L ids, and it is the features beside them that are more.
+    """
 
     def __init__(self, family: Any, input_shape: tuple[int, ...]):
         self.input_shape, self._family = tuple(input_shape), family
+        if hasattr(family, "vocabulary"):
+            self.input_shape = tuple(family.input_shape)
+            self.features = getattr(family, "features", 0) + input_shape[-1] - family.input_shape[-1]
 
     def __getattr__(self, name: str):
         return getattr(self._family, name)

@@ -16,7 +16,7 @@ import numpy as np
 from ..inputs import as_tasks, check_finite, check_learned
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..per_task import mean_over_tasks, outlined
-from .learner import Learner
+from .learner import Learner, ways
 from .settings import blaming, table, told
 
 Example = dict[str, list]  # of "x" and of "y": the path, the dtype and the shape of each array of one example
@@ -130,13 +130,6 @@ def usual(learner: Learner) -> Example:
     family, dtype = learner.family, learner.dtype.name
     y = ["", "int64", []] if ways(learner) else ["", dtype, np.atleast_1d(family.outputs).tolist()]
     return {"x": [["", dtype, list(family.input_shape)]], "y": [y]}
-
-
-def ways(learner: Learner) -> int:
-    """How many classes there are, each with a logit of its own; 0: it is no such classification."""
-    outputs = learner.family.outputs
-    several = isinstance(outputs, (int, np.integer)) and outputs > 1
-    return int(outputs) if learner.metric.name == "accuracy" and several else 0
 
 
 def is_binary(learner: Learner) -> bool:

@@ -89,7 +89,7 @@ SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # th
 PRETRAINED = {"labels": "class", "new_head": True}  # of joint training: a classifier of all classes, fine-tuned
 TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once more
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy"}
+GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy", "boys": "heights"}
 FEW = (0, 1, 5, 10)  # ratings
 
 _ROWS: dict[str, Row] = {

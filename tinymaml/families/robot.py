@@ -6,7 +6,7 @@
 A task is a room with boxes, and a robot: the size of its wheels, a bias of each sensor, and the side on which it
 follows the wall are unknown, and differ from robot to robot. Examples are readings at random places, and what a driver
 does there who knows the robot and sees the room (`rooms.rules`). After adaptation to a few of these, the network can
-drive: `drive` lets it, and says who hit a wall.
+drive: `rooms.drive` lets it, and says who hit a wall.
 
 With `--data`, readings are those of a real robot, SCITOS G5 with 24 sonars (Freire et al., 2009, "Wall-Following Robot
 Navigation Data", UCI), which followed walls by four moves; of its record unknown robots are made by the same unknowns.
@@ -150,29 +150,6 @@ def fitted(xs: np.ndarray, ys: np.ndarray, xq: np.ndarray) -> np.ndarray:
         factor = np.sum(plain * ys) / max(np.sum(plain**2), 1e-12)
         found.append((np.sum((ys - factor * plain) ** 2), factor * asked))
     return min(found, key=lambda pair: pair[0])[1]
-
-
-def drive(
-    family: RobotTasks, places: Rooms, robots: Robots, start: np.ndarray, policy: Callable, steps: int = 300,
-    seconds: float = 0.1,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Let a policy drive one robot per task, until it hits a wall.
-
-    Args:
-        start: poses (tasks, 3).   policy: readings (tasks, 1, 10) → wheel speeds (tasks, 1, 2).
-
-    Returns:
-        The poses (tasks, steps + 1, 3), and whether each robot has hit a wall, (tasks,); from there on it stands still.
-    """
-    poses, hit = [start[:, None]], np.zeros(len(start), bool)
-    for _ in range(steps):
-        now = poses[-1]
-        v, omega = rooms.turned(policy(family.readings(places.ranges(now), robots)), robots.size)
-        v, omega = np.clip(v, -1, 1), np.clip(omega, -4, 4)  # what motors can do
-        ahead = rooms.driven(now, v, omega, seconds)
-        hit |= places.clearance(ahead)[:, 0] < rooms.RADIUS
-        poses.append(np.where(hit[:, None, None], now, ahead))
-    return np.concatenate(poses, 1), hit
 
 
 # ── the record of a real robot ──────────────────────────────────────────────────────────────────────────────────────

@@ -5,12 +5,14 @@
     d = rooms.ranges(poses)                                 # (25, 40, 10): metres to the wall, of 10 sensors
     v, omega = rules(d, side)                               # metres per second, radians per second
     poses = driven(poses, v, omega, 0.1)                    # after 0.1 s
+    way, hit = drive(rooms, size, start, policy)            # 30 s, or until it hits a wall
 
 Everything is vectorised over tasks, one room and one robot each. Read next: `robot`, which makes tasks of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -113,3 +115,25 @@ def driven(poses: Array, v: Array, omega: Array, seconds: float) -> Array:
     chord = v * seconds * np.sinc(angle / (2 * np.pi))
     return np.stack([x + chord * np.cos(heading + angle / 2), y + chord * np.sin(heading + angle / 2),
                      heading + angle], -1)  # fmt: skip
+
+
+def drive(
+    places: Rooms, size: Array, start: Array, policy: Callable[[Array], Array], steps: int = 300, seconds: float = 0.1
+) -> tuple[Array, Array]:
+    """Let a policy drive one robot per room, until it hits a wall.
+
+    Args:
+        size: of the wheels, (tasks, 1).   start: poses (tasks, 3).
+        policy: true distances (tasks, 1, 10) → wheel speeds (tasks, 1, 2).
+
+    Returns:
+        The poses (tasks, steps + 1, 3), and whether each robot has hit a wall, (tasks,); from there on it stands still.
+    """
+    poses, hit = [start[:, None]], np.zeros(len(start), bool)
+    for _ in range(steps):
+        now = poses[-1]
+        v, omega = turned(policy(places.ranges(now)), size)
+        ahead = driven(now, np.clip(v, -1, 1), np.clip(omega, -4, 4), seconds)  # what motors can do
+        hit |= places.clearance(ahead)[:, 0] < RADIUS
+        poses.append(np.where(hit[:, None, None], now, ahead))
+    return np.concatenate(poses, 1), hit

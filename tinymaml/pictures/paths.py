@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..extras import require
-from ..families.robot import drive
-from ..families.rooms import RADIUS, REACH, Rooms, rules, wheels
+from ..families.rooms import RADIUS, Rooms, drive, rules, wheels
 from ..nest import tree_map
 from ..runs.adaptation import path
 from ..runs.loop import TEST, Learned, generator
@@ -33,14 +32,13 @@ def driving(learned: Learned, count: int = 6, columns: int = 3, robots: int = 60
         support = tree_map(lambda x: x[0], family.batch(rng, place, robot)[0])
         start = place.poses(np.random.default_rng(t), 1, MARGIN)[:, 0]
 
-        def knows(x, robot=robot):
-            return wheels(*rules(REACH * (1.0 - x) - robot.bias, robot.side), robot.size)
+        def knows(d, robot=robot):
+            return wheels(*rules(d, robot.side), robot.size)
 
-        ways = {"knows the robot": drive(family, place, robot, start, knows)}
+        ways = {"knows the robot": drive(place, robot.size, start, knows)}
         thetas = list(path(learned, support, STEPS))
         for k in (0, len(thetas) - 1):
-            policy = _policy(learned, thetas[k], support, k)
-            ways[_after(k)] = drive(family, place, robot, start, policy)
+            ways[_after(k)] = drive(place, robot.size, start, _policy(learned, robot, thetas[k], support, k))
         found.append((place, ways))
     figure = style.new(8, 1 + 2.6 * -(-count // columns))
     grid = figure.subplots(-(-count // columns), columns, squeeze=False).ravel()
@@ -71,11 +69,11 @@ def _after(k: int) -> str:
     return f"after {style.count(k, 'step')}" if k else "before adaptation"
 
 
-def _policy(learned: Learned, theta, support: tuple, k: int):
+def _policy(learned: Learned, robot, theta, support: tuple, k: int):
     learner = learned.learner
 
-    def policy(x: np.ndarray) -> np.ndarray:
-        asked, _ = learner.view(support, (x[0], None), learned.state.norms, k)
+    def policy(d: np.ndarray) -> np.ndarray:
+        asked, _ = learner.view(support, (learner.family.readings(d, robot)[0], None), learned.state.norms, k)
         return np.asarray(learner.predict(theta, asked), float)[None]
 
     return policy

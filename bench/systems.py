@@ -187,7 +187,7 @@ def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, A
         **{key: result[key] for key in about},
         "judged_after": judged_after(name, files, line["runs"], where),
         "seconds": None if row.scratch else [one["seconds"] for one in line["runs"]],
-        **{key: line[key] for key in ("mean", "ci95", "spread")},
+        **{key: line[key] for key in ("mean", "ci95", "spread", "differences")},
         "runs": [{key: one[key] for key in kept} for one in line["runs"]],
         "machine": {key: timing.machine(2)[key] for key in ("cpu", "cores", "system", "python")},
     })  # fmt: skip

@@ -3,10 +3,10 @@
     python -m bench.results              # bench/README.md, between its markers, and bench/figures/*.png
     python -m bench.results --check      # 1: the tables of bench/README.md are not those of the stored files
 
-A row is judged after the steps of its training, or, where its rate was tuned on validation tasks, after the last one:
-no test task had a part in that choice. "yes": its mean is better than that of the best baseline, by more than the two
-intervals allow; "no": it is worse by as much; "level": neither. "(1 of 2)": it beats that many of the baselines, some
-of which are no rivals but bounds: they know what generates the tasks. What stands in no table was not measured.
+A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
+"yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
+"no": it is worse, likewise; "level": neither. "(1 of 2)": it beats that many of the baselines, some of which are no
+rivals but bounds: they know what generates the tasks. What stands in no table was not measured.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PAGE, FIGURES = systems.HERE / "README.md", systems.HERE / "figures"
 MARKERS = ("<!-- systems -->", "<!-- /systems -->")
-COLUMNS = (0, 1, 5, 10)  # steps
+COLUMNS = (0, 1, 5, 10)  # steps, beside those after which a row is judged
 
 Records = dict[str, dict[str, Any]]  # by the name of the row
 
@@ -53,14 +53,13 @@ def verdict(record: dict[str, Any]) -> str:
 
 
 def beats(record: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """Whether a row beats one baseline: "yes", "no" or "level"."""
+    """Whether a row beats one baseline, task by task on the same tasks: "yes", "no" or "level"."""
     k = record["judged_after"]
-    if record["mean"][k] is None:
+    (difference,) = [row for row in record["differences"] if row["label"] == baseline["label"]]
+    if difference["mean"][k] is None:
         return "no"
-    ahead = (record["mean"][k] - baseline["mean"]) * (1 if record["better"] == "higher" else -1)
-    # two means of independent intervals a and b differ by chance by at most √(a² + b²), 19 times of 20
-    by_chance = np.hypot(record["ci95"][k], baseline["ci95"])
-    return "yes" if ahead > by_chance else "no" if ahead < -by_chance else "level"
+    ahead = difference["mean"][k] * (1 if record["better"] == "higher" else -1)
+    return "yes" if ahead > difference["ci95"][k] else "no" if ahead < -difference["ci95"][k] else "level"
 
 
 def tables_of(records: Records) -> dict[str, dict[str, Records]]:
@@ -121,16 +120,18 @@ def tables(settings: dict[str, Records]) -> list[str]:
 def table(settings: dict[str, Records]) -> str:
     """A line per row and per baseline of each setting."""
     named = any(settings)
-    heads = ["", *(f"{k} step{'' if k == 1 else 's'}" for k in COLUMNS), "beats all baselines", "seconds", "command"]
-    rows = [heads, ["---", *["---:"] * len(COLUMNS), "---", "---:", "---"]]
+    heads = ["", *(f"{k} step{'' if k == 1 else 's'}" for k in COLUMNS), "best on validation", "beats all baselines",
+             "seconds", "command"]  # fmt: skip
+    rows = [heads, ["---", *["---:"] * (len(COLUMNS) + 1), "---", "---:", "---"]]
     for some in settings.values():
         first = next(iter(some.values()))
         for name, record in some.items():
-            cells = [_cell(record, k) for k in COLUMNS]
+            k = record["judged_after"]
+            cells = [*(_cell(record, k) for k in COLUMNS), f"**{_cell(record, k)}** ({style.count(k, 'step')})"]
             rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
         for row in baselines_of(some):
             value = _value(row["mean"], row["ci95"], first)
-            rows.append([f"*{row['label']}*", *[""] * (len(COLUMNS) - 1), value, "", "", "baseline"])
+            rows.append([f"*{row['label']}*", *[""] * len(COLUMNS), value, "", "", "baseline"])
     if named:  # in a column of its own, where it begins
         counts = [len(some) + len(baselines_of(some)) for some in settings.values()]
         first = [x for setting, n in zip(settings, counts, strict=True) for x in (setting, *[""] * (n - 1))]
@@ -143,12 +144,10 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(record: dict[str, Any], k: int) -> str:
-    """The mean ± interval ± spread after k steps; bold where the row is judged, or in the next column after that."""
+    """The mean ± interval ± spread after k steps."""
     if record["mean"][k] is None:
         return "diverges"
-    text = _value(record["mean"][k], record["ci95"][k], record, record["spread"][k] if record["spread"] else None)
-    judged = next((c for c in COLUMNS if c >= record["judged_after"]), COLUMNS[-1])
-    return f"**{text}**" if k == judged else text
+    return _value(record["mean"][k], record["ci95"][k], record, record["spread"][k] if record["spread"] else None)
 
 
 def _value(mean: float | None, ci95: float, record: dict[str, Any], *more: float | None) -> str:
@@ -171,11 +170,11 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def _seconds(record: dict[str, Any]) -> str:
-    """Of training with one seed, the least and the most."""
+    """Of training with one seed: the fastest, as other programs may have been at work beside it."""
     if not record["seconds"]:
         return "–"
-    ends = [f"{x:.0f}" if x >= 9.5 else f"{x:.1f}" for x in (min(record["seconds"]), max(record["seconds"]))]
-    return "-".join(dict.fromkeys(ends))
+    least = min(record["seconds"])
+    return f"{least:.0f}" if least >= 9.5 else f"{least:.1f}"
 
 
 def _command(record: dict[str, Any]) -> str:
@@ -226,9 +225,10 @@ def over_steps(system: str, settings: dict[str, Records]) -> Figure:
     widest = max(map(len, handles))
     fit = int(figure.get_figwidth() * 15 / (widest + 8))  # columns, of so many letters
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, min(len(handles), fit)))
-    tasks = sorted({record["tasks"] for some in settings.values() for record in some.values()})
+    counts = sorted({record["tasks"] for some in settings.values() for record in some.values()})
+    tasks = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     seeds = max(len(record["runs"]) for some in settings.values() for record in some.values())
-    said = f"{' or '.join(map(str, tasks))} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
+    said = f"{tasks} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
     figure.suptitle(f"{system} · {said}", x=0.01, ha="left")
     return figure
 

@@ -21,9 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tinymaml.blas import libraries, one_thread
 from tinymaml.families import FAMILIES
 from tinymaml.runs import Run
-from tinymaml.runs.compare import compare
+from tinymaml.runs.adaptation import measured
+from tinymaml.runs.compare import compare, untrained
+from tinymaml.runs.loop import restore, validation_tasks
 from tinymaml.runs.settings import Config, paths
 
 from . import study, timing
@@ -80,21 +85,30 @@ def several(system: str, setting: str, family: str, name: str, which: Sequence[s
 
 
 THREE = ("maml", "joint", "scratch")
-SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # the six that stand side by side
+SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # those that stand side by side
+PRETRAINED = {"labels": "class", "new_head": True}  # of joint training: a classifier of all classes, fine-tuned
+TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once more
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-TABLES = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy"}
+GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy", "boys": "heights"}
+FEW = (0, 1, 5, 10)  # ratings
 
 _ROWS: dict[str, Row] = {
     **several("lines", "", "lines", "lines", THREE, notes={
-        "maml": "the posterior mean knows how lines and noise are distributed, and nothing can beat it. MAML starts at"
-                " the best line of all, and gradient steps at one rate go a part of the way to least squares."}),
+        "maml": "the posterior mean knows how lines and noise are distributed, and nothing can beat it: it is a bound."
+                " MAML starts at the best line of all, and gradient steps at one rate go a part of the way to least"
+                " squares."}),
     **several("separators", "", "separators", "separators", THREE, notes={
         "maml": "the second regression learns the subspace of the normals from the training tasks, as the prior of a"
                 " linear model, which is what generates these tasks. A network has to find both, in 10 steps."}),
     **several("robot", "simulator", "robot", "robot", THREE),
-    **several("digits", "MNIST", "digits", "digits", (*SIX, "scratch"), data="mnist"),
+    **several("robot", "24 sonars", "robot", "robot-sonars", THREE, data="wall_following"),
+    **several("digits", "MNIST, 10-way 1-shot", "digits", "digits", (*SIX, "scratch"), data="mnist"),
+    **several("digits", "MNIST, digits held out, 2-way 1-shot", "digits", "digits-new", ("maml", "scratch"),
+              data="mnist", options={"digits": "held-out", "ways": 2}),
+    **several("digits", "Fashion-MNIST, 10-way 1-shot", "digits", "digits-fashion", ("maml",), data="fashion-mnist"),
     **several("images", "emoji32, 5-way 1-shot", "images", "images", SIX, data="emoji32"),
-    **several("images", "Caltech-101, 5-way 1-shot", "images", "images-caltech", ("maml",), data="caltech101"),
+    **several("images", "Caltech-101, 5-way 1-shot", "images", "images-caltech", ("maml",), data="caltech101",
+              options=TWICE),
     **several("intents", "5-way 1-shot", "intents", "intents", (*SIX, "protomaml"), data="clinc150"),
     **several("intents", "5-way 5-shot", "intents", "intents-5shot", ("maml", "protomaml"), data="clinc150",
               options={"shots": 5}),
@@ -102,9 +116,36 @@ _ROWS: dict[str, Row] = {
               options={"ways": 20}),
     **several("intents", "20-way 5-shot", "intents", "intents-20way-5shot", ("protomaml",), data="clinc150",
               options={"ways": 20, "shots": 5}),
+    **{name: row for speaker in SPEAKERS for name, row in several(
+        "speech", f"{speaker}, 1-shot", "speech", f"speech-{speaker}", SIX if speaker == "theo" else ("maml",),
+        data="fsdd", options={"speaker": speaker, "shots": 1}).items()},
+    **{name: row for speaker in SPEAKERS for name, row in several(
+        "speech", f"{speaker}, 5-shot", "speech", f"speech-{speaker}-5shot", ("maml",),
+        data="fsdd", options={"speaker": speaker, "shots": 5}).items()},
+    **several("ratings", "10 ratings", "ratings", "ratings", THREE, data="movielens", on={"shots": 10}),
+    **{f"ratings-{n}-maml": Row("ratings", f"{n} rating{'s' * (n != 1)}", "MAML", "ratings", data="movielens",
+                                on={"shots": n}, runs="ratings-maml") for n in FEW[:-1]},
+    **several("ratings", "like or dislike, 10 ratings", "ratings", "ratings-like", ("maml",), data="movielens",
+              options={"target": "like"}, on={"shots": 10}),
+    **{name: row for key, setting in GROWTH.items() for name, row in several(
+        "growth", setting, "growth", f"growth-{key}", THREE, options={"table": key}).items()},
+    # Transfer: what was trained on the source adapts to the target's test tasks. Beside it stand what was trained on
+    # the target itself, and a classifier of all classes of the source, with a new head.
+    "transfer-omniglot-maml": Row("transfer", "Omniglot → MNIST, 5-way 1-shot", "MAML", "omniglot", data="omniglot",
+                                  on={"on": "digits"}, to="mnist"),
+    "transfer-omniglot-pretrained": Row("transfer", "Omniglot → MNIST, 5-way 1-shot", "pretrained", "omniglot", "joint",
+                                        PRETRAINED, "omniglot", {"on": "digits"}, "mnist"),
+    "transfer-omniglot-own": Row("transfer", "Omniglot → MNIST, 5-way 1-shot", "MAML, trained on MNIST", "digits",
+                                 options={"ways": 5}, data="mnist"),
+    "transfer-emoji-maml": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "MAML", "images", data="emoji32",
+                               on={"on": "images"} | TWICE, to="caltech101", runs="images-maml"),
+    "transfer-emoji-pretrained": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "pretrained", "images", "joint",
+                                     PRETRAINED, "emoji32", {"on": "images"} | TWICE, "caltech101"),
+    "transfer-emoji-own": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "MAML, trained on Caltech-101",
+                              "images", options=TWICE, data="caltech101", runs="images-caltech-maml"),
 }  # fmt: skip
 
-EVERY = {name: row for name, row in _ROWS.items() if row.family in FAMILIES}
+EVERY = {name: row for name, row in _ROWS.items() if {row.family, row.on.get("on", row.family)} <= FAMILIES.keys()}
 """Every row, by its name: the system, the variant, the algorithm."""
 
 
@@ -143,19 +184,28 @@ def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, A
     kept = ("seed", "iteration", "inner_lr", "tuned", "mean", "diverged")
     return study.rounded({
         "entry": name, "commands": commands(name), "options": decisive(settings(name, SEEDS[0], data)), "on": row.on,
-        **{key: result[key] for key in about}, "judged_after": judged_after(line),
+        **{key: result[key] for key in about},
+        "judged_after": judged_after(name, files, line["runs"], where),
         "seconds": None if row.scratch else [one["seconds"] for one in line["runs"]],
-        **{key: line[key] for key in ("mean", "ci95", "spread")},
+        **{key: line[key] for key in ("mean", "ci95", "spread", "differences")},
         "runs": [{key: one[key] for key in kept} for one in line["runs"]],
         "machine": {key: timing.machine(2)[key] for key in ("cpu", "cores", "system", "python")},
     })  # fmt: skip
 
 
-def judged_after(line: dict[str, Any]) -> int:
-    """The number of steps at which a line is held against baselines: those of training, or those its rate was tuned
-    for. It is chosen before any test task is seen."""
-    tuned = any(run["tuned"] for run in line["runs"])
-    return STEPS if tuned else min(max(line["validated_after"], 1), STEPS)
+def judged_after(name: str, files: list[str], runs: list[dict[str, Any]], where: dict[str, str]) -> int:
+    """The number of steps at which a row is held against baselines: the one that is best on validation tasks, over all
+    seeds. No test task has a part in it."""
+    row, found = EVERY[name], []
+    with one_thread(libraries("train")), np.errstate(all="ignore"):
+        for file, run in zip(files, runs, strict=True):
+            learned = restore(file, **row.on, **where)
+            learned = untrained(learned.config) if row.scratch else learned
+            rate = (run["inner_lr"],) if run["tuned"] else ()
+            found.append(measured(learned, validation_tasks(learned.learner), STEPS, *rate).mean(0))
+    sign = 1 if learned.learner.metric.better == "higher" else -1
+    mean = sign * np.mean(found, 0)  # nan where a task has diverged
+    return int(np.nanargmax(mean)) if np.isfinite(mean).any() else 0
 
 
 def decisive(config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from tinymaml import nn
 from tinymaml.nest import tree_items, tree_leaves, tree_map
 from tinymaml.networks import NETWORKS, Network
 from tinymaml.networks.conv import conv
+from tinymaml.networks.embedding import embedding
 from tinymaml.networks.mlp import mlp
 
 VECTORS = SimpleNamespace(input_shape=(3,), outputs=2)
@@ -26,6 +27,12 @@ CASES = {  # case: a name in the table, options, a family
     "conv, group": ("conv", dict(filters=4, blocks=2, norm="group", groups=2), IMAGES),
     "conv, layer": ("conv", dict(filters=4, blocks=1, norm="layer", pool=True), IMAGES),
     "conv, none": ("conv", dict(filters=4, blocks=2, norm="none"), IMAGES),
+}
+WORDS = SimpleNamespace(input_shape=(6,), outputs=3, vocabulary=9)
+RATED = SimpleNamespace(input_shape=(6,), outputs=1, vocabulary=9, features=2)
+CASES |= {
+    "embedding": ("embedding", dict(embed=5), WORDS),
+    "embedding, hidden layers, features": ("embedding", dict(embed=4, hidden=(5, 3)), RATED),
 }
 NORMED = ["mlp, batch", "conv", "conv, pool"]  # which have batch norms
 every = pytest.mark.parametrize("case", CASES)
@@ -45,7 +52,13 @@ def begun(case: str, dtype=np.float64):
     return tree_map(lambda p: p + rng(1).uniform(0.1, 0.5, p.shape).astype(dtype), made(case).init(rng(), dtype))
 
 
-def examples(case: str, n: int, seed: int = 2, dtype=np.float64) -> np.ndarray:
+def examples(case: str, n: int, seed: int = 2, dtype=np.float64):
+    family = CASES[case][2]
+    if hasattr(family, "vocabulary"):
+        weights = rng(seed).uniform(-1, 1, (n, *family.input_shape)) * rng(3).choice(2, (n, *family.input_shape))
+        x = {"ids": rng(seed).integers(0, family.vocabulary, weights.shape), "weights": weights.astype(dtype)}
+        features = getattr(family, "features", 0)
+        return x | ({"features": rng(4).standard_normal((n, features)).astype(dtype)} if features else {})
     return rng(seed).standard_normal((n, *CASES[case][2].input_shape)).astype(dtype)
 
 
@@ -58,8 +71,11 @@ def test_each_network_of_the_table_has_a_case():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_default_options_make_a_network(name):
-    network = NETWORKS[name].make(SimpleNamespace(input_shape=(16, 16, 1), outputs=5), NETWORKS[name].Settings())
-    assert network.apply(network.init(rng(), np.float32), np.ones((2, 16, 16, 1), np.float32)).shape == (2, 5)
+    family, x = SimpleNamespace(input_shape=(16, 16, 1), outputs=5), np.ones((2, 16, 16, 1), np.float32)
+    if name == "embedding":
+        family, x = WORDS, examples("embedding", 2, dtype=np.float32)
+    network = NETWORKS[name].make(family, NETWORKS[name].Settings())
+    assert network.apply(network.init(rng(), np.float32), x).shape == (2, family.outputs)
 
 
 @every
@@ -178,7 +194,7 @@ def tasks_of(case: str, seed: int, support: int = 4, query: int = 3, count: int 
     family = CASES[case][2]
 
     def draw(n):
-        x = rng(seed).standard_normal((count, n, *family.input_shape))
+        x = tree_map(lambda leaf: leaf.reshape(count, n, *leaf.shape[1:]), examples(case, count * n, seed))
         return x, rng(n).integers(0, family.outputs, (count, n))
 
     return draw(support), draw(query)
@@ -278,6 +294,14 @@ class TestCompiled:
          "conv: statistics is 'support', which only batch norm has; norm is 'group'"),
         (lambda: NETWORKS["conv"].make(IMAGES, NETWORKS["conv"].Settings(statistics="batch")),
          "conv: statistics is 'batch', wanted one of transductive, support, running"),
+        *((lambda name=name: NETWORKS[name].make(WORDS, NETWORKS[name].Settings()),
+           f"{name} wants an array per example; this family's examples are ids with weights, .* embedding takes")
+          for name in ("mlp", "linear", "conv")),
+        (lambda: NETWORKS["embedding"].make(IMAGES, NETWORKS["embedding"].Settings()),
+         r"embedding wants words .*; this family's input_shape is \(6, 5, 2\)"),
+        (lambda: embedding(0, 4, (), 5), "embedding: vocabulary is 0, wanted an integer of at least 1"),
+        (lambda: embedding(9, 4, (3, 0), 5), r"embedding: hidden\[1\] is 0, wanted"),
+        (lambda: embedding(9, 4, (), 5, features=-1), "embedding: features is -1, wanted"),
     ],
 )  # fmt: skip
 def test_a_misuse_says_what_was_seen_and_what_was_wanted(call, message):
@@ -385,6 +409,35 @@ def test_the_mlp_is_its_formula():
     a, b, c = params.values()
     hidden = np.maximum(np.maximum(x.reshape(7, 6) @ a["w"] + a["b"], 0) @ b["w"] + b["b"], 0)
     np.testing.assert_allclose(mlp((2, 3), (5, 4), 2).apply(params, x), hidden @ c["w"] + c["b"], rtol=1e-12)
+
+
+def test_the_embedding_is_its_formula():
+    case = "embedding, hidden layers, features"
+    network, params, x = made(case), begun(case), examples(case, 7)
+    rows = [sum(w * params["words"]["table"][i] for i, w in zip(*bag, strict=True))
+            for bag in zip(x["ids"], x["weights"], strict=True)]  # fmt: skip
+    h = np.concatenate([np.stack(rows), x["features"]], 1)
+    for layer in ("linear0", "linear1"):
+        h = np.maximum(h @ params[layer]["w"] + params[layer]["b"], 0)
+    wanted = h @ params["linear2"]["w"] + params["linear2"]["b"]
+    np.testing.assert_allclose(network.apply(params, x), wanted, rtol=1e-12)
+
+
+def test_words_without_weight_are_padding():
+    network, params, x = made("embedding"), begun("embedding"), examples("embedding", 7)
+    other = np.where(x["weights"] == 0, (x["ids"] + 1) % WORDS.vocabulary, x["ids"])
+    assert (other != x["ids"]).any()
+    np.testing.assert_array_equal(network.apply(params, x | {"ids": other}), network.apply(params, x))
+
+
+def test_an_embedding_begins_with_the_inner_products_of_bags_of_words():
+    network = embedding(500, 4096, (), 5)
+    params, x = network.init(rng(), np.float64), examples("embedding", 8)
+    bags = np.zeros((8, 500))
+    np.add.at(bags, (np.arange(8)[:, None], x["ids"]), x["weights"])
+    sums = network.body(params, x)
+    np.testing.assert_allclose(sums @ sums.T, bags @ bags.T, atol=0.1)
+    assert np.abs(bags @ bags.T).max() > 1
 
 
 @pytest.mark.parametrize("side, pool", [(28, False), (9, False), (28, True), (16, True)])

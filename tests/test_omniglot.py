@@ -637,3 +637,13 @@ def test_real_tasks_can_be_told_apart_by_their_nearest_drawing(real, monkeypatch
     accuracy = (np.take_along_axis(ys, nearest, 1) == yq).mean()
     shuffled = (np.take_along_axis(np.roll(ys, 1, axis=0), nearest, 1) == yq).mean()
     assert accuracy > 0.5 and 0.1 < shuffled < 0.3
+
+
+def test_with_labels_of_classes_a_classifier_of_all_training_characters_is_pretrained(omniglot_data):
+    tasks = OmniglotTasks(omniglot_data, ways=3, scheme="official", rotations=False, labels="class")
+    (_, ys), (_, yq) = tasks.sample(np.random.default_rng(0), 60, "train")
+    assert tasks.outputs == 10 and set(ys.ravel()) == set(yq.ravel()) == set(range(10))
+    plain = OmniglotTasks(omniglot_data, ways=3, scheme="official", rotations=False)
+    for mine, wanted in zip(*(t.sample(np.random.default_rng(1), 4, "test") for t in (tasks, plain)), strict=True):
+        for a, b in zip(mine, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)  # test tasks are the same

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import tinymaml as tm
 from tinymaml.families import robot, rooms
-from tinymaml.families.rooms import AXLE, BEAMS, FAR, RADIUS, TICK, Robots, Rooms, drive, moved
 from tinymaml.families.robot import GAP, MOVES, RobotTasks, SonarTasks
+from tinymaml.families.rooms import AXLE, BEAMS, FAR, RADIUS, TICK, Robots, Rooms, drive, moved
 from tinymaml.nest import tree_leaves, tree_map
 from tinymaml.runs.settings import Config
 

@@ -158,7 +158,7 @@ WRONG = {  # what is wrong: the role, the code, the message
     "no such module": (
         "family",
         None,
-        "family is 'absent_tasks', wanted one of sinusoid, omniglot, .*or a module of your own",
+        "family is 'absent_tasks', wanted one of sinusoid, .*or a module of your own",
     ),
     "syntax": ("family", "def make(:\n", r"cannot be imported: SyntaxError: invalid syntax \(mine_\d+.py, line 1\)"),
     "import": (

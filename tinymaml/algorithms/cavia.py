@@ -34,7 +34,8 @@ class Settings(inner.Settings):
 def network(make, input_shape, settings):
     """The network that reads φ beside x: its parameters are {"network": θ, "context": φ}.
 
-    φ follows the last axis of x: as further inputs, or as further channels, each with the same value at every pixel.
+    φ follows the last axis of x: as further inputs, or as further channels, each with the same value at every pixel. If
+    x is words with weights, φ follows their features.
     """
     plain = make((*input_shape[:-1], input_shape[-1] + settings.context))
 
@@ -42,8 +43,12 @@ def network(make, input_shape, settings):
         return {"network": plain.init(rng, dtype), "context": np.zeros(settings.context, dtype)}
 
     def apply(params, x, *norm):
-        context = np.broadcast_to(params["context"], (*x.shape[:-1], settings.context))
-        return plain.apply(params["network"], np.concatenate([x, context], -1), *norm)
+        words = isinstance(x, dict)
+        inputs = x.get("features") if words else x
+        shape = (x["ids"] if words else x).shape[:-1]
+        context = np.broadcast_to(params["context"], (*shape, settings.context))
+        inputs = context if inputs is None else np.concatenate([inputs, context], -1)
+        return plain.apply(params["network"], {**x, "features": inputs} if words else inputs, *norm)
 
     return dataclasses.replace(plain, init=init, apply=apply, body=None, head=None, last=())
 

@@ -28,7 +28,7 @@ from numpy.typing import DTypeLike
 from ..extras import require
 from ..runs.settings import option
 from .common import accuracy, check_counts, check_dtype, classification
-from .episodes import Episodes, Examples, Sampler
+from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
 from .reading import Source, kept, opened
 
 SETS = ("images_background", "images_evaluation")
@@ -53,6 +53,7 @@ class Settings:
     queries: int = option(5, "query drawings of each class", least=1)
     scheme: str = option("1100/100/423", "split of characters", choices=SCHEMES)
     rotations: bool = option(False, "training characters turned by 90° multiples are further classes", training=True)
+    labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
 
 
 def make(settings: Settings) -> OmniglotTasks:
@@ -64,7 +65,7 @@ def make(settings: Settings) -> OmniglotTasks:
     if not settings.data:
         raise ValueError("omniglot needs its images: --data PATH (`tinymaml data omniglot --to PATH` downloads them)")
     s = settings
-    return OmniglotTasks(s.data, s.ways, s.shots, s.queries, s.scheme, s.rotations, lazy=True)
+    return OmniglotTasks(s.data, s.ways, s.shots, s.queries, s.scheme, s.rotations, s.labels, lazy=True)
 
 
 def published(settings: Settings) -> list[tuple[str, dict[int, float]]]:
@@ -191,6 +192,7 @@ class OmniglotTasks:
         ways, shots, queries: classes of a task, and support and query drawings of each class.
         scheme: as for `split`.
         rotations: whether turned training characters are further classes.
+        labels: as for `Sampler`.
         dtype: floating type of the images.
         lazy: the archives are read, and checked, at the first use.
 
@@ -201,7 +203,7 @@ class OmniglotTasks:
 
     input_shape = (SIDE, SIDE, 1)
     loss = staticmethod(classification)
-    outputs = property(lambda self: self.ways)
+    outputs = property(lambda self: self.ways if self._labels == "task" else self.sampler.outputs)
     metric = property(lambda self: accuracy(self.ways))
 
     def __init__(
@@ -212,6 +214,7 @@ class OmniglotTasks:
         queries: int = 15,
         scheme: str = "1100/100/423",
         rotations: bool = True,
+        labels: str = "task",
         dtype: DTypeLike = np.float32,
         lazy: bool = False,
     ) -> None:
@@ -219,7 +222,7 @@ class OmniglotTasks:
         if shots + queries > DRAWINGS:
             raise ValueError(f"shots={shots} + queries={queries} is more than a class's {DRAWINGS} drawings")
         self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, check_dtype(dtype)
-        self._path, self._scheme, self._rotations = path, scheme, rotations
+        self._path, self._scheme, self._rotations, self._labels = path, scheme, rotations, labels
         if not lazy:
             _ = self.sampler
 
@@ -238,14 +241,14 @@ class OmniglotTasks:
         if self._rotations:
             classes["train"] = (classes["train"][:, None] + np.arange(4)).ravel()
         sizes = np.full(4 * len(self.characters.names), DRAWINGS)
-        return Sampler(sizes, classes, self.ways, self.shots, self.queries, self.name)
+        return Sampler(sizes, classes, self.ways, self.shots, self.queries, self.name, self._labels)
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """Draw `tasks` tasks from the classes of `split` ("train", "val" or "test").
 
         Returns:
             ((xs, ys), (xq, yq)): support and query. xs is (tasks, ways * shots, 28, 28, 1) in [0, 1] with
-            ink = 1, and ys int64 (tasks, ways * shots) in 0 .. ways - 1; xq, yq have ways * queries.
+            ink = 1, and ys int64 (tasks, ways * shots) in 0 .. outputs - 1; xq, yq have ways * queries.
         """
         return self.batch(self.episodes(rng, tasks, split))
 

@@ -12,6 +12,8 @@ that an expert gives to the wheels there; the expert knows the robot, and the tr
 The readings of `SonarTasks` are those of the SCITOS G5 (Freire, Barreto, Veloso and Varela, 2009), while it followed a
 wall of one room. What it did is one of four moves, which `MOVES` translates to wheel speeds. Its unknown robots are
 made from it: another wheel, another bias, or all of it mirrored.
+
+Read next: `growth`.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from numpy.typing import DTypeLike
 
 from ..runs.settings import option
 from .common import MSE, SPLITS, check_counts, check_draw, check_dtype, regression
-from .rooms import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
 from .reading import inflated, opened
+from .rooms import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
 
 Array = np.ndarray
 

@@ -9,6 +9,10 @@ and what `make` returns is a pair of functions over a nest of parameters, at lea
 
     init(rng, dtype) → params           apply(params, x) → (N, outputs), for x (N, *input_shape)
 
+A family whose examples are words, films, … has two attributes more: `vocabulary`, how many there are, and `features`, F
+further numbers per example (none without the attribute). Its input_shape is (L,), and x is a dict of "ids", integers
+(N, L), "weights" (N, L), 0 where nothing is, and "features" (N, F) if F > 0. The network `embedding` takes it.
+
 `Network` says what more there may be. A network of one's own is `--network module:make` on the command line:
 
     def make(family, settings):
@@ -29,9 +33,9 @@ To add one here, write its file and put it into the table. Those of the papers c
 Read next: `network`, then `mlp`.
 """
 
-from . import conv, linear, mlp
+from . import conv, embedding, linear, mlp
 from .network import Network
 
-NETWORKS = {"mlp": mlp, "linear": linear, "conv": conv}
+NETWORKS = {"mlp": mlp, "linear": linear, "conv": conv, "embedding": embedding}
 
 __all__ = ["NETWORKS", "Network"]

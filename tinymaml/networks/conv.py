@@ -8,7 +8,17 @@ import numpy as np
 
 from .. import nn
 from ..runs.settings import option
-from .network import STATISTICS, STATISTICS_HELP, Network, check_counts, check_norm, joined, layer_init, normalisation
+from .network import (
+    STATISTICS,
+    STATISTICS_HELP,
+    Network,
+    check_counts,
+    check_norm,
+    check_one_array,
+    joined,
+    layer_init,
+    normalisation,
+)
 
 NORMS = ("batch", "group", "layer", "none")
 
@@ -26,6 +36,7 @@ class Settings:
 def make(family, settings: Settings) -> Network:
     """The network of a family; `conv` without the settings."""
     s = settings
+    check_one_array("conv", family)
     check_norm("conv", s.norm, NORMS, s.statistics)
     return conv(family.input_shape, s.filters, family.outputs, s.blocks, s.pool, s.norm, s.groups)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .mlp import mlp
-from .network import Network
+from .network import Network, check_one_array
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,5 @@ class Settings:
 
 
 def make(family, settings: Settings) -> Network:
+    check_one_array("linear", family)
     return mlp(family.input_shape, (), family.outputs)

@@ -12,7 +12,17 @@ import numpy as np
 
 from .. import nn
 from ..runs.settings import option
-from .network import STATISTICS, STATISTICS_HELP, Network, check_counts, check_norm, joined, layer_init, normalisation
+from .network import (
+    STATISTICS,
+    STATISTICS_HELP,
+    Network,
+    check_counts,
+    check_norm,
+    check_one_array,
+    joined,
+    layer_init,
+    normalisation,
+)
 
 NORMS = ("none", "batch", "layer")
 
@@ -26,6 +36,7 @@ class Settings:
 
 def make(family, settings: Settings) -> Network:
     """The network of a family; `mlp` without the settings."""
+    check_one_array("mlp", family)
     check_norm("mlp", settings.norm, NORMS, settings.statistics)
     return mlp(family.input_shape, settings.hidden, family.outputs, settings.norm)
 

@@ -92,6 +92,13 @@ def check_counts(name: str, **counts: int) -> None:
             raise ValueError(f"{name}: {what} is {n!r}, wanted an integer of at least 1")
 
 
+def check_one_array(name: str, family) -> None:
+    """Raises: ValueError, if the examples of a family are no arrays, but nests of words with weights."""
+    if hasattr(family, "vocabulary"):
+        raise ValueError(f"{name} wants an array per example; this family's examples are ids with weights, which the"
+                         " network embedding takes")  # fmt: skip
+
+
 def check_norm(name: str, norm: str, norms: tuple[str, ...], statistics: str = "transductive") -> None:
     """Raises: ValueError, if `norm` or `statistics` is unknown, or `statistics` is chosen without batch norm."""
     if norm not in norms:

@@ -309,10 +309,16 @@ def averaged(norms: Nest, seen: list[Nest], rate: float = 0.1) -> Nest:
 
 
 class Reshaped:
-    """A family whose examples have another shape: for the network, the context of CAVIA is part of them."""
+    """A family whose examples have another shape: for the network, the context of CAVIA is part of them.
+
+    Of words, L ids are still L ids, and it is the features beside them that are more.
+    """
 
     def __init__(self, family: Any, input_shape: tuple[int, ...]):
         self.input_shape, self._family = tuple(input_shape), family
+        if hasattr(family, "vocabulary"):
+            self.input_shape = tuple(family.input_shape)
+            self.features = getattr(family, "features", 0) + input_shape[-1] - family.input_shape[-1]
 
     def __getattr__(self, name: str):
         return getattr(self._family, name)

@@ -3,8 +3,8 @@
     predict("runs/omniglot", "letters", "unknown")      # folders: letters/CLASS/*.png and unknown/*.png
     predict("runs/sinusoid", "support.npz", "query.npz", to="predictions.npz")
 
-An .npz holds x, and in the support y, as `Model.adapt` wants them. A folder is for families that say how to `read` one
-example from a file. Everything is read and checked before anything is computed.
+An .npz holds x, and in the support y, as `Model.adapt` wants them; for words, x.ids and x.weights. A folder is
+for families that say how to `read` one example from a file. Everything is read and checked before anything is computed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import naming, write_atomically
+from ..nest import Nest, tree_map
+from ..per_task import outlined
 from .model import Model, load
 from .settings import blaming, find
 from .trial import is_binary, ways
 
 
 class Examples(NamedTuple):
-    """What a file or a folder holds. x: (N, *input_shape); y: the targets, or None; names: of the files, or None."""
+    """What a file or a folder holds. x: (N, *input_shape), or a nest; y: the targets, or None; names: of the files."""
 
-    x: np.ndarray
-    y: np.ndarray | None
+    x: Nest
+    y: Nest | None
     names: list[str] | None
     classes: list[str] | None  # the name of each label
 
@@ -90,9 +92,11 @@ def _of_npz(path: Path, names: tuple[str, ...]) -> Examples:
                 raise ValueError("it is no .npz")
             stream.seek(0)
             file = np.load(stream, allow_pickle=False)
-            if not set(names) <= set(file.files):
+            inside = {name: [key for key in file.files if key.startswith(f"{name}.")] for name in names}
+            if not all(name in file.files or inside[name] for name in names):
                 raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}; wanted {' and '.join(names)}")
-            arrays = [file[name] for name in names]
+            arrays = [file[name] if name in file.files else {key[len(name) + 1 :]: file[key] for key in inside[name]}
+                      for name in names]  # fmt: skip
     except OSError:
         raise
     except Exception as cause:  # a damaged file shows as BadZipFile, EOFError, zlib.error, ValueError, …
@@ -116,12 +120,15 @@ def _of_folder(model: Model, folder: Path, is_support: bool) -> Examples:
     shape, x = tuple(model.learner.family.input_shape), []
     for file, _ in files:
         with naming("read", file), blaming(f"{file}: read"):
-            x.append(np.asarray(read(file, config.family.settings)))
-        if x[-1].shape != shape:
+            x.append(tree_map(np.asarray, read(file, config.family.settings)))
+        if isinstance(x[-1], np.ndarray) and x[-1].shape != shape:
             raise ValueError(f"{file}: read returned the shape {x[-1].shape}, wanted {shape}")
+        if outlined(x[-1]) != outlined(x[0]):
+            raise ValueError(f"{file}: read returned {outlined(x[-1])}, and of the file before {outlined(x[0])}")
     labels = np.array([label for _, label in files]) if is_support else None
     names = [file.name for file, _ in files]
-    return Examples(np.stack(x), labels, names, [place.name for place in classes] if is_support else None)
+    stacked = tree_map(lambda *arrays: np.stack(arrays), *x)
+    return Examples(stacked, labels, names, [place.name for place in classes] if is_support else None)
 
 
 def _inside(folder: Path, folders: bool, wanted: str) -> list[Path]:

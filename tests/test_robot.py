@@ -224,10 +224,11 @@ def test_a_fitted_expert_finds_the_robot_and_an_average_one_does_not():
 
 
 def test_the_average_robot_has_the_mean_speed():
-    xq = rng().uniform(0, 1, (5, 10))
+    ranges = rng().uniform(0, FAR, (5, 10))
     c = rng(1).uniform(*rooms.CIRCUMFERENCE, 20000)
-    each = [one_robot(side=side).expert(FAR * xq[None])[0] for side in (1.0, -1.0)]
-    np.testing.assert_allclose(robot.average(None, None, xq), np.mean(each, 0) * np.mean(1 / c), rtol=0.01, atol=1e-9)
+    each = [one_robot(side=side).expert(ranges[None])[0] for side in (1.0, -1.0)]
+    found = robot.average(None, None, robot.closeness(ranges))
+    np.testing.assert_allclose(found, np.mean(each, 0) * np.mean(1 / c), rtol=0.01, atol=1e-9)
 
 
 @pytest.mark.parametrize("simulated", [True, False])
@@ -257,7 +258,7 @@ def table(folder, rows=1000, header=True, change=lambda lines: lines, name="sens
 
 def rows_of(family, x) -> np.ndarray:
     """The rows of a table's readings, by robots without a bias that are not mirrored."""
-    return np.round(x[..., 0] * robot.SONAR_FAR * 1000).astype(int)
+    return np.round(1000 * robot.metres(x[..., 0])).astype(int)
 
 
 @pytest.fixture
@@ -290,7 +291,8 @@ def test_unknown_robots_are_made_from_the_real_one(tmp_path):
     ranges, speeds = family.rows["test"]
     rows = np.arange(50)[None]
     x, y = family.of(Robots(*(np.full((1, 1, 1), v) for v in (0.5, 0.1, -1.0))), "test", rows)
-    np.testing.assert_allclose(x[0], np.minimum(np.c_[ranges[:50, :1], ranges[:50, :0:-1]] + 0.1, 5) / 5)
+    wanted = np.minimum(np.c_[ranges[:50, :1], ranges[:50, :0:-1]] + 0.1, 5)
+    np.testing.assert_allclose(x[0], np.exp(-wanted / robot.NEAR))
     np.testing.assert_allclose(y[0], speeds[:50, ::-1] / 0.5)
 
 

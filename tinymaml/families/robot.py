@@ -6,8 +6,9 @@
 
 A task is a robot and its room. Its wheels are small or large, its sensors add a bias to all ranges, and it keeps the
 wall at its right or at its left. The support set has what the sensors read at some places of the room, and the speeds
-that an expert gives to the wheels there; the expert knows the robot, and the true ranges. x is reading / farthest, from
-0 to 1; y is in revolutions per second, of the left and of the right wheel.
+that an expert gives to the wheels there; the expert knows the robot, and the true ranges. x is e^(−reading / 0.7 m),
+from 1 at a wall to nearly 0 far away: what is near decides. y is in revolutions per second, of the left and of the
+right wheel.
 
 The readings of `SonarTasks` are those of the SCITOS G5 (Freire, Barreto, Veloso and Varela, 2009), while it followed a
 wall of one room. What it did is one of four moves, which `MOVES` translates to wheel speeds. Its unknown robots are
@@ -35,6 +36,7 @@ from .rooms import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
 
 Array = np.ndarray
 
+NEAR = 0.7  # metres from which on a wall counts less and less
 SONARS, SONAR_FAR = 24, 5.0  # around the robot, the first in front; farther ones count as 5 m
 MOVES = {  # m/s of the left and the right wheel. The data name the moves alone; these speeds are our choice.
     "Move-Forward": (0.4, 0.4), "Slight-Right-Turn": (0.4, 0.2), "Sharp-Right-Turn": (0.2, -0.2),
@@ -46,7 +48,7 @@ ADVICE = "it is data set 194 of the UCI Machine Learning Repository"
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of which the best on training tasks is taken
 
 defaults: dict[str, Any] = dict(
-    network="mlp", hidden=(50,), inner_steps=5, inner_lr=0.1, meta_lr=0.005, decay=1000, tasks=25, iterations=3000,
+    network="mlp", hidden=(50,), inner_steps=5, inner_lr=0.2, meta_lr=0.005, decay=4000, tasks=25, iterations=3000,
     save_every=1000, validate_every=500,
 )  # fmt: skip
 
@@ -113,8 +115,8 @@ class RobotTasks:
         return parted(self.shots, self.inputs(scene.robots, ranges), scene.robots.expert(ranges), self.dtype)
 
     def inputs(self, robots: Robots, ranges: Array) -> Array:
-        """What a network gets for ranges (tasks, N, 10) in metres: reading / farthest."""
-        return (robots.readings(ranges) / FAR).astype(self.dtype)
+        """What a network gets where the true ranges are (tasks, N, 10), in metres."""
+        return closeness(robots.readings(ranges)).astype(self.dtype)
 
     def baselines(self) -> dict[str, Callable]:
         """Regressions on the support, and two that know how the expert steers, which MAML must find out: one takes an
@@ -182,11 +184,21 @@ class SonarTasks:
         # sonar k is k · 15° from the first, which is in front: mirrored, it is sonar −k
         ranges = np.where(mirrored, ranges[..., -np.arange(SONARS)], ranges)
         speeds = np.where(mirrored, speeds[..., ::-1], speeds)
-        return robots.readings(ranges, SONAR_FAR) / SONAR_FAR, speeds / robots.circumference
+        return closeness(robots.readings(ranges, SONAR_FAR)), speeds / robots.circumference
 
     def baselines(self) -> dict[str, Callable]:
         """Regressions on the support."""
         return regressions(self.sample(np.random.default_rng(0), 500, "train"))
+
+
+def closeness(readings: Array) -> Array:
+    """Readings in metres as a network gets them: e^(−reading / NEAR)."""
+    return np.exp(-readings / NEAR)
+
+
+def metres(x: Array) -> Array:
+    """The readings that a network's x stands for: the inverse of `closeness`."""
+    return -NEAR * np.log(x)
 
 
 def parted(shots: int, x: Array, y: Array, dtype: np.dtype) -> tuple:
@@ -228,14 +240,14 @@ def average(xs: Array, ys: Array, xq: Array) -> Array:
     # E[1 / c] = ln(high / low) / (high − low)
     c = (high - low) / np.log(high / low)
     robots = Robots(np.full((2, 1, 1), c), np.zeros((2, 1, 1)), np.array([1.0, -1.0])[:, None, None])
-    return robots.expert(FAR * xq[None]).mean(0)
+    return robots.expert(metres(xq)[None]).mean(0)
 
 
 def fitted(xs: Array, ys: Array, xq: Array) -> Array:
     """The expert of the side, the bias (of 41) and the circumference with the least squared error on the support."""
     bias, side = (grid.reshape(-1, 1, 1) for grid in np.meshgrid(np.linspace(*BIAS, 41), [1.0, -1.0]))
     robots = Robots(np.ones_like(bias), bias, side)
-    speeds = lambda x: robots.expert(np.clip(FAR * x - bias, 0, FAR))  # noqa: E731
+    speeds = lambda x: robots.expert(np.clip(metres(x) - bias, 0, FAR))  # noqa: E731
     known = speeds(xs)
     # 1 / c = Σ s y / Σ s², for speeds s in m/s
     per_metre = (known * ys).sum((1, 2), keepdims=True) / np.maximum((known**2).sum((1, 2), keepdims=True), 1e-9)

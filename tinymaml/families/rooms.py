@@ -47,12 +47,13 @@ class Rooms(NamedTuple):
 
     def poses(self, rng: np.random.Generator, count: int, clearance: float = RADIUS) -> Array:
         """Random poses (T, count, 3) whose distance to every wall is at least the clearance; headings are uniform."""
-        scale = np.concatenate([self.size, np.full((len(self.size), 1), 2 * np.pi)], 1)
-        poses = rng.random((len(self.size), count, 3)) * scale[:, None]
+        first = np.array([clearance, clearance, 0])
+        scale = np.concatenate([self.size - 2 * clearance, np.full((len(self.size), 1), 2 * np.pi)], 1)
+        poses = first + rng.random((len(self.size), count, 3)) * scale[:, None]
         room, place = np.nonzero(self.clearance(poses) < clearance)
         while len(room):  # draw those again
             some = Rooms(*(x[room] for x in self))
-            poses[room, place] = rng.random((len(room), 3)) * scale[room]
+            poses[room, place] = first + rng.random((len(room), 3)) * scale[room]
             bad = some.clearance(poses[room, place][:, None])[:, 0] < clearance
             room, place = room[bad], place[bad]
         return poses

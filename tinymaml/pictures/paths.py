@@ -1,6 +1,6 @@
 """Robots: the paths that they drive before and after adaptation, and the wheel speeds of a real one over time.
 
-    shares(learned, tasks=200)      # {"before adaptation": 0.1, …}: how many drive well, the network at the wheel
+    shares(learned, tasks=200)      # {"before adaptation": 0.2, …}: how many drive well, the network at the wheel
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ def paths(learned: Learned, count: int = 8, columns: int = 4, tasks: int = 200) 
     cross = require("matplotlib.lines", "plot").Line2D([], [], ls="", marker="X", ms=8, mew=0, color=GREY)
     figure.legend([*handles, cross], [*labels, "touches a wall"], loc="outside lower center", ncols=4)
     note = (
-        f"{tasks} test robots drive for {TICKS * TICK:.0f} s. Without touching a wall, and at least half as far as by "
-        f"the expert, drive: {good[BEFORE]} {BEFORE}, {good[AFTER]} {AFTER}, {good[SCRATCH]} of the networks that "
-        f"learned {SCRATCH}, {good[EXPERT]} by the expert"
+        f"Share of {tasks} test robots that drive {TICKS * TICK:.0f} s without touching a wall, and at least half as far "
+        f"as by the expert: {good[BEFORE]} {BEFORE}, {good[AFTER]} {AFTER}, {good[SCRATCH]} {SCRATCH}, "
+        f"{good[EXPERT]} by the expert"
     )
     return style.titled(figure, learned, note)
 
@@ -158,14 +158,14 @@ def room(ax, one: Rooms) -> None:
     ax.set_axis_off()
 
 
-def speeds(learned: Learned, count: int = 3, rows: int = 240, per_second: float = 9) -> Figure:
+def speeds(learned: Learned, count: int = 4, rows: int = 240, per_second: float = 9) -> Figure:
     """The wheel speeds of the first test robots over the first rows of the test split, before and after adaptation.
 
     Args:
         per_second: rows of a second, as the authors of the data say.
     """
     family, learner = learned.learner.family, learned.learner
-    figure = style.new(8, 1.4 + 1.5 * count * 1.4)
+    figure = style.new(8, 1.4 + 1.8 * count)
     grid = figure.subplots(count, 2, sharex=True, sharey="row", squeeze=False)
     for i, row in enumerate(grid):
         robots, _ = family.drawn(generator(learned.config, TEST, i), 1, "test")

@@ -154,8 +154,10 @@ def load(path: str, digits: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """
     parts = {}
     with opened(path, ADVICE) as source:
-        found = {match.group(1, 2): name for name in reversed(source.names)
-                 if (match := _FILE.fullmatch(PurePosixPath(name).name))}  # fmt: skip
+        matches = {name: match for name in source.names if (match := _FILE.fullmatch(PurePosixPath(name).name))}
+        if len(folders := {PurePosixPath(name).parent: name for name in matches}) > 1:
+            raise ValueError(f"{source.path}: found {' and '.join(folders.values())}; wanted one data set")
+        found = {match.group(1, 2): name for name, match in reversed(matches.items())}
         for part in ("train", "t10k"):
             for kind in ("images", "labels"):
                 if (part, kind) not in found:

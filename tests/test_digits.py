@@ -242,7 +242,7 @@ def test_two_data_sets_in_one_folder_are_not_mixed(folder):
         (dict(ways=11), "ways=11; split 'train' has 10 classes"),
         (dict(ways=3, digits="held-out"), "ways=3; of digits that are held out there are 2 in validation and test"),
         (dict(digits="thirds"), "digits='thirds'; wanted one of permuted, held-out"),
-        (dict(queries=5), "shots=1 [+] queries=5 is more than the 2 examples of 0"),
+        (dict(queries=5), "shots=1 [+] queries=5 is more than the 2 examples of class 0"),
         (dict(labels="digit"), "labels='digit'; wanted one of task, class"),
         (dict(dtype=np.int64), "dtype=int64; wanted a floating type"),
     ],
@@ -278,7 +278,7 @@ def test_the_picture_has_both_accuracies_over_many_tasks(small_data, tmp_path):
     figure = dict(figures(restore(tmp_path / "run"), []))["tasks"]
     words = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
     trained, scratch = (line["mean"][-1] for line in compare([tmp_path / "run"], tasks=200, scratch=True)["lines"])
-    assert f"{100 * trained:.1f} ± " in words and f"{100 * scratch:.1f} ± " in words
+    assert f"200 test tasks: {100 * trained:.1f} ± " in words and f" by maml, {100 * scratch:.1f} ± " in words
     assert "queries: learned from scratch" in words and "queries: maml, after 10 steps" in words
 
 

@@ -43,7 +43,8 @@ from .reading import Source, kept, opened
 
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
 LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
-ADVICE = "--data wants a folder or a .zip with a folder of .png or .jpg files per class"
+ADVICE = ("--data wants a folder or a .zip with a folder of .png or .jpg files per class; `tinymaml data caltech101"
+          " --to DIR` says where one can be had")
 _IMAGE = re.compile(r".*\.(png|jpe?g)", re.IGNORECASE)
 _TINY = re.compile(r"(?:.*/)?train/([^/]+)/images/[^/]+\.jpeg", re.IGNORECASE)
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of a classifier's data set

@@ -4,9 +4,9 @@
     python -m bench.results --check      # 1: the tables of bench/README.md are not those of the stored files
 
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
-"yes": its mean is better than that of the best baseline, by more than the two intervals allow; "no": it is worse by as
-much; "level": neither. "(1 of 2)": it beats that many of the baselines, some of which are no rivals but bounds: they
-know what generates the tasks. What stands in no table was not measured.
+"yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
+"no": it is worse, likewise; "level": neither. "(1 of 2)": it beats that many of the baselines, some of which are no
+rivals but bounds: they know what generates the tasks. What stands in no table was not measured.
 """
 
 from __future__ import annotations
@@ -53,14 +53,13 @@ def verdict(record: dict[str, Any]) -> str:
 
 
 def beats(record: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """Whether a row beats one baseline: "yes", "no" or "level"."""
+    """Whether a row beats one baseline, task by task on the same tasks: "yes", "no" or "level"."""
     k = record["judged_after"]
-    if record["mean"][k] is None:
+    (difference,) = [row for row in record["differences"] if row["label"] == baseline["label"]]
+    if difference["mean"][k] is None:
         return "no"
-    ahead = (record["mean"][k] - baseline["mean"]) * (1 if record["better"] == "higher" else -1)
-    # two means of independent intervals a and b differ by chance by at most √(a² + b²), 19 times of 20
-    by_chance = np.hypot(record["ci95"][k], baseline["ci95"])
-    return "yes" if ahead > by_chance else "no" if ahead < -by_chance else "level"
+    ahead = difference["mean"][k] * (1 if record["better"] == "higher" else -1)
+    return "yes" if ahead > difference["ci95"][k] else "no" if ahead < -difference["ci95"][k] else "level"
 
 
 def tables_of(records: Records) -> dict[str, dict[str, Records]]:
@@ -171,11 +170,11 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def _seconds(record: dict[str, Any]) -> str:
-    """Of training with one seed, the least and the most."""
+    """Of training with one seed: the fastest, as other programs may have been at work beside it."""
     if not record["seconds"]:
         return "–"
-    ends = [f"{x:.0f}" if x >= 9.5 else f"{x:.1f}" for x in (min(record["seconds"]), max(record["seconds"]))]
-    return "-".join(dict.fromkeys(ends))
+    least = min(record["seconds"])
+    return f"{least:.0f}" if least >= 9.5 else f"{least:.1f}"
 
 
 def _command(record: dict[str, Any]) -> str:
@@ -226,9 +225,10 @@ def over_steps(system: str, settings: dict[str, Records]) -> Figure:
     widest = max(map(len, handles))
     fit = int(figure.get_figwidth() * 15 / (widest + 8))  # columns, of so many letters
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=max(1, min(len(handles), fit)))
-    tasks = sorted({record["tasks"] for some in settings.values() for record in some.values()})
+    counts = sorted({record["tasks"] for some in settings.values() for record in some.values()})
+    tasks = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     seeds = max(len(record["runs"]) for some in settings.values() for record in some.values())
-    said = f"{' or '.join(map(str, tasks))} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
+    said = f"{tasks} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
     figure.suptitle(f"{system} · {said}", x=0.01, ha="left")
     return figure
 

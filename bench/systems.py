@@ -89,7 +89,7 @@ SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # th
 PRETRAINED = {"labels": "class", "new_head": True}  # of joint training: a classifier of all classes, fine-tuned
 TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once more
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy"}
+GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy", "boys": "heights"}
 FEW = (0, 1, 5, 10)  # ratings
 
 _ROWS: dict[str, Row] = {
@@ -187,7 +187,7 @@ def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, A
         **{key: result[key] for key in about},
         "judged_after": judged_after(name, files, line["runs"], where),
         "seconds": None if row.scratch else [one["seconds"] for one in line["runs"]],
-        **{key: line[key] for key in ("mean", "ci95", "spread")},
+        **{key: line[key] for key in ("mean", "ci95", "spread", "differences")},
         "runs": [{key: one[key] for key in kept} for one in line["runs"]],
         "machine": {key: timing.machine(2)[key] for key in ("cpu", "cores", "system", "python")},
     })  # fmt: skip

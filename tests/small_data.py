@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 # In these the same x may be in several tasks: a film that many rate, a day. Their own tests look for leaks.
-RECURRENT: set[str] = {"growth"}
+RECURRENT: set[str] = {"growth", "ratings"}
 
 
 def omniglot(folder: Path) -> dict[str, Any]:
@@ -110,6 +110,19 @@ def growth(folder: Path) -> dict[str, Any]:
     return dict(table="reactions", shots=3)
 
 
+def ratings(folder: Path) -> dict[str, Any]:
+    """20 users, who rate 6 to 9 of 12 films of 3 genres."""
+    rng = np.random.default_rng(0)
+    films = [f"{10 * i},Film {i} (1999),{('A', 'B', 'A|C')[i % 3]}" for i in range(12)]
+    rows = [f"{user},{10 * film},{rng.integers(1, 11) / 2},{1000 * user + time}"
+            for user in range(20) for time, film in enumerate(rng.permutation(12)[: 6 + user % 4])]  # fmt: skip
+    for name, head, lines in (
+        ("movies.csv", "movieId,title,genres", films), ("ratings.csv", "userId,movieId,rating,timestamp", rows),
+    ):  # fmt: skip
+        (folder / name).write_text("\n".join([head, *lines, ""]))
+    return dict(data=str(folder), shots=3, queries=2, vocabulary=64)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sinusoid": sinusoid,
     "lines": lines,
@@ -120,4 +133,5 @@ OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "digits": digits,
     "images": images,
     "speech": speech,
+    "ratings": ratings,
 }

@@ -704,12 +704,71 @@ def test_protomaml_moves_the_head_alone_if_that_is_asked_for():
     close(case.adapt(2)["last"], nth(alone, 2))
 
 
-def test_a_class_without_support_starts_at_zero():
-    head = protomaml.first_head(np.ones((2, 4)), np.array([0, 2]), 3)
-    np.testing.assert_array_equal(head["w"][:, 1], 0)
-    np.testing.assert_array_equal(head["b"], [-4, 0, -4])
+@pytest.mark.parametrize("adapts", ["all", "head"])
+def test_the_own_head_of_protomaml_is_not_learned(adapts):
+    case = Case("protomaml", adapts=adapts)
+    gradient = case.one()[1]
+    assert not any(g.any() for g in tree_leaves(gradient["last"])) and gradient["first"]["w"].all()
+    elsewhere = {**case.theta, "last": tree_map(lambda p: p + 1, case.theta["last"])}
+    equal(case.one(elsewhere), case.one())
 
 
-def test_protomaml_wants_a_head():
-    with pytest.raises(ValueError, match="protomaml .* wants a network that is cut before its last layer"):
-        protomaml.check(Network(None, None), None)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("options", [dict(adapts="head"), dict(inner_optimizer="momentum", inner_clip_norm=0.1)])
+def test_protomaml_is_exact_whatever_adapts(options, steps):
+    assert_exact(Case("protomaml", inner_steps=steps, **options))
+
+
+def test_of_the_first_order_the_inner_gradients_are_held_and_the_centroids_are_not():
+    exact, first = (Case("protomaml", first_order=f, inner_steps=1).one() for f in (False, True))
+    close(exact[0], first[0])
+    assert np.abs(exact[1]["first"]["w"] - first[1]["first"]["w"]).max() > 1e-3
+    case = Case("protomaml", inner_steps=1)
+    moved = tree_map(lambda g: -0.1 * g, grad(support_loss(case))(case.adapt(0)))
+
+    def query_loss_after(theta):
+        head = protomaml.first_head(case.loss.body(theta, case.support[0]), case.support[1], 3)
+        return case.loss(tree_map(np.add, {**theta, "last": head}, moved), *case.query)[0]
+
+    close(first[1], grad(query_loss_after)(case.theta), rtol=1e-10)
+
+
+def test_a_class_that_the_support_set_lacks_is_not_predicted():
+    features, labels = np.random.default_rng(0).normal(size=(4, 3)), np.array([0, 2, 2, 0])
+    head = protomaml.first_head(features, labels, 4)
+    assert not head["w"][:, [1, 3]].any() and (head["b"][[1, 3]] == protomaml.ABSENT).all()
+    assert set((100 * features @ head["w"] + head["b"]).argmax(1)) <= {0, 2}
+    close(head["w"][:, 2], 2 * features[1:3].mean(0))
+
+
+def test_a_support_loss_of_protomaml_that_is_not_finite_is_named_with_its_task_and_step():
+    case = Case("protomaml")
+    (xs, _), _ = case.tasks
+    case.meta["first"] = tree_map(lambda p: 1e200 * p, case.meta["first"])
+    case.loss.body = lambda theta, x: x @ theta["first"]["w"]
+    xs[[0, 2]] = 0
+    message = r"task 1[,:] .*inner step 0: the support loss"
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=message):
+        mean_over_tasks(case.of_task)(case.meta, case.tasks)
+
+
+WHOLE = two_layers((2,))
+
+
+@pytest.mark.parametrize(
+    "network, message",
+    [
+        (Network(None, None), "cut into a body and a head, which is one linear layer {w, b}$"),
+        (dataclasses.replace(WHOLE, last=("first", "last")), "one linear layer"),
+        (dataclasses.replace(WHOLE, head=lambda p, f: f @ p["last"]["w"] + p["last"]["b"] ** 2),
+         "its head last is not f w . b"),
+        (dataclasses.replace(WHOLE, init=lambda rng, dtype: {"first": {}, "last": {"w": np.ones(3)}}),
+         "its head is last"),
+        (dataclasses.replace(WHOLE, init=lambda rng, dtype: {"last": WHOLE.init(rng, dtype)["last"]}),
+         "the body has no parameters, and nothing would be learned"),
+    ],
+)  # fmt: skip
+def test_protomaml_refuses_a_network_that_does_not_fit(network, message):
+    with pytest.raises(ValueError, match=f"protomaml .*{message}"):
+        protomaml.check(network, protomaml.Settings())
+    protomaml.check(two_layers((2,), 3), protomaml.Settings())

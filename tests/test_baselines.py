@@ -118,7 +118,13 @@ def test_baselines_are_measured_by_the_metric_of_the_family_on_the_same_tasks(ru
     np.testing.assert_allclose(mean["mean"], np.mean(wanted), rtol=1e-5)
     np.testing.assert_allclose(mean["ci95"], 1.96 * np.std(wanted, ddof=1) / np.sqrt(5), rtol=1e-5)
     assert line["mean"] < 1e-8  # every person is a line
-    assert compare([run], steps=1)["baselines"] == result["baselines"]
+    compared = compare([run], steps=1)
+    assert compared["baselines"] == result["baselines"]
+    found, beside = on_split(restore(run), "test", 5, 1, baselines=restore(run).learner.baselines())
+    apart = found - beside["mean of the support"][:, None]
+    difference = compared["lines"][0]["differences"][0]
+    np.testing.assert_allclose(difference["mean"], apart.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(difference["ci95"], 1.96 * apart.std(0, ddof=1) / np.sqrt(5), rtol=1e-5)
     text = evaluation.table(result)
     assert f"mean of the support  {mean['mean']:7.3f} ± {mean['ci95']:.3f}" in text.splitlines()
     json.dumps(result, allow_nan=False)

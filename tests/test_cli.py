@@ -505,15 +505,21 @@ def test_ctrl_c_in_an_evaluation_is_130(capsys, monkeypatch, run):
 
 
 def test_data_downloads_and_prints_where(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fetch, "omniglot", lambda to: Path(to) / "here")
-    assert main(["data", "omniglot", "--to", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'here'}\n"
+    monkeypatch.setattr(fetch, "fetch", lambda dataset, to: Path(to) / "-".join(dataset.md5))
+    assert main(["data", "clinc150", "--to", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'data_full.json-domains.json'}\n"
 
-    def refused(to):
+    def refused(dataset, to):
         raise ConnectionError("https://example.org/a.zip: HTTP 404 Not Found")
 
-    monkeypatch.setattr(fetch, "omniglot", refused)
+    monkeypatch.setattr(fetch, "fetch", refused)
     assert "HTTP 404 Not Found" in fails(capsys, "data", "omniglot", "--to", tmp_path)
+
+
+def test_data_says_where_a_data_set_can_be_had_that_is_not_downloaded(tmp_path, capsys):
+    line = fails(capsys, "data", "movielens", "--to", tmp_path / "new")
+    assert "movielens: it is not downloaded; it can be had at https://grouplens.org/" in line
+    assert "not for commercial use" in line and "ratings.csv" in line and not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="it draws")

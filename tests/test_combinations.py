@@ -32,6 +32,9 @@ SMALL = {
 # Pairs of a family, a network or an algorithm that cannot serve each other, and what the error says.
 UNFIT = {("sinusoid", "conv"): "conv wants images"}
 UNFIT |= {(family, "embedding"): "embedding wants words" for family in ("sinusoid", "omniglot")}
+CLASSLESS = FAMILIES.keys() & {"sinusoid", "lines", "separators", "robot", "growth", "ratings"}
+UNFIT |= {(family, "protomaml"): "protomaml wants examples of several classes" for family in sorted(CLASSLESS)}
+UNFIT |= {("linear", "protomaml"): "the body has no parameters"}
 MORE = [  # options that lead another way through the loop
     ("sinusoid", "mlp", "reptile", dict(carry_state=True, inner_optimizer="adam", inner_batch=2)),
     ("sinusoid", "mlp", "perturbed", dict(parameter_noise=0.1, gradient_noise=0.1, label_noise=0.1)),

@@ -3,12 +3,15 @@
 import errno
 import hashlib
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
-from tinymaml.families import fetch
+from tinymaml.families import FAMILIES, fetch
+from tinymaml.runs.settings import settings_of
 
 pytest.importorskip("tqdm")
 
@@ -69,7 +72,7 @@ def server(monkeypatch):
 
 
 def fetched(server, to, **options):
-    return fetch.omniglot(to, base_url=server.url, progress=False, checksums=MD5, **options)
+    return fetch.fetch(fetch.SETS["omniglot"]._replace(base=server.url, md5=MD5), to, progress=False, **options)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -174,9 +177,57 @@ def test_an_interrupted_write_leaves_the_older_file_alone(tmp_path):
     assert contents(tmp_path) == {"file": b"new"}
 
 
-def test_the_official_place_and_sums_are_the_known_ones():
-    assert fetch.OFFICIAL == "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
-    assert fetch.MD5 == {
-        "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
-        "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
-    }
+def test_the_official_places_and_sums_are_the_known_ones():
+    """The sums are those of torchvision, of its data sets and of others' that are based on it."""
+    found = {name: (one.base, list(one.md5.values())) for name, one in fetch.SETS.items() if one.md5}
+    raw = "https://raw.githubusercontent.com/"
+    assert found == {
+        "omniglot": (
+            f"{raw}brendenlake/omniglot/master/python/",
+            ["68d2efa1b9178cc56df9314c21c6e718", "6b91aef0f799c5bb55b94e3f2daec811"],
+        ),
+        "mnist": (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            ["f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+             "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"],
+        ),
+        "fashion-mnist": (
+            f"{raw}zalandoresearch/fashion-mnist/master/data/fashion/",
+            ["8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+             "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"],
+        ),
+        "tiny-imagenet": ("http://cs231n.stanford.edu/", ["90528d7ca1a48142e341f4ef8d21d0de"]),
+        "clinc150": (
+            f"{raw}clinc/oos-eval/master/data/",
+            ["30c29dc6ab78edf3b5dfa640be204cde", "9beee9d0f36e07e914c1e3a626bdcb4a"],
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", fetch.SETS)
+def test_every_data_set_has_a_page_and_a_licence_and_can_be_had_in_one_way(name):
+    one = fetch.SETS[name]
+    assert one.page.startswith("http") and one.licence
+    assert bool(one.md5) == bool(one.base) != bool(one.take)
+
+
+def test_what_is_not_downloaded_says_where_it_can_be_had(tmp_path):
+    with pytest.raises(ValueError, match=r"not downloaded; .* at https://.*194 \(licence: CC BY 4.0\): sensor"):
+        fetch.fetch(fetch.SETS["wall-following"], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_sums_of_clinc150_are_those_of_its_files(data_dir):
+    for name, wanted in fetch.SETS["clinc150"].md5.items():
+        file = data_dir / "clinc150" / name
+        if not file.is_file():
+            pytest.skip(f"no {file}")
+        assert hashlib.md5(file.read_bytes()).hexdigest() == wanted
+
+
+@pytest.mark.parametrize("name", [name for name, one in FAMILIES.items() if hasattr(settings_of(one), "data")])
+def test_where_a_family_finds_no_data_it_names_the_command(name, tmp_path):
+    family = FAMILIES[name]
+    with pytest.raises((FileNotFoundError, ValueError), match="tinymaml data .* --to DIR") as caught:
+        family.make(family.Settings(data=str(tmp_path / "nowhere"))).sample(np.random.default_rng(0), 1, "train")
+    assert set(re.findall(r"tinymaml data (\S+)", str(caught.value))) <= fetch.SETS.keys()

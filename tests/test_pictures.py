@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 for library in ("matplotlib", "safetensors", "filelock", "tqdm"):
     pytest.importorskip(library)
+from matplotlib import font_manager  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from tinymaml import maml, pictures  # noqa: E402
@@ -257,6 +259,33 @@ def test_tasks_are_drawn_with_frames_that_count_to_the_accuracy(omniglot):
         assert f"Test task {i + 1}: accuracy {before} before adaptation, {after} after" in texts(figure)
         for c in family.episodes(generator(run.config, TEST, i), 1, "test").classes[0]:
             assert family.name(c).replace("_", " ").replace("/", "\n") in texts(figure)
+
+
+def test_a_name_in_any_script_is_written_with_letters_or_escapes_and_never_with_boxes(monkeypatch):
+    def drawn(name: str) -> str:
+        figure = style.new(3, 1)
+        text = figure.text(0, 0.5, **style.named(name))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # "Glyph … missing from font"
+            figure.canvas.draw()
+        return text.get_text()
+
+    for name in ("cat", "Äffchen", "собака", "γάτα", "كلب", "$5 and $", "x_y", r"a\\$b^{"):
+        assert drawn(name) == name.replace("_", " ")
+    assert drawn("Greek/alpha") == "Greek\nalpha"
+    lines = drawn("a very long name of a class " * 5).split("\n")
+    assert len(lines) == 2 and max(map(len, lines)) <= 28 and lines[1].endswith("…")
+    usual = style.named("猫")["family"][:1]
+    manager = font_manager.fontManager
+    two = [font for font in manager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]  # matplotlib brings both
+    monkeypatch.setattr(manager, "ttflist", two)
+    assert drawn("猫 cat \udc80") == r"\u732b cat \udc80" and style.named("猫 cat")["family"] == usual
+    other = min(style._letters(font_of(manager, "STIXGeneral")) - style._letters(font_of(manager, "DejaVu Sans")))
+    assert drawn(f"a{other}") == f"a{other}" and style.named(other)["family"] == [*usual, "STIXGeneral"]
+
+
+def font_of(manager, name: str) -> str:
+    return next(font.fname for font in manager.ttflist if font.name == name)
 
 
 def test_accuracy_is_in_percent_and_chance_is_marked(omniglot):

@@ -51,6 +51,8 @@ def _message(error: BaseException) -> str:
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    from .families.fetch import SETS
+
     parser = argparse.ArgumentParser(
         prog="tinymaml", description="Exact second-order MAML in NumPy: train, evaluate and draw few-shot learning."
     )
@@ -98,9 +100,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     chosen(compare)
     compare.set_defaults(run=_compare)
 
-    data = commands.add_parser("data", help="download a data set")
-    data.add_argument("dataset", choices=("omniglot",))
-    data.add_argument("--to", metavar="DIR", required=True, help="where the archives go")
+    data = commands.add_parser("data", help="download a data set, or say where it can be had")
+    data.add_argument("dataset", choices=tuple(SETS))
+    data.add_argument("--to", metavar="DIR", required=True, help="where its files go")
     data.set_defaults(run=_data)
 
     cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
@@ -338,9 +340,12 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from .families import fetch
+    from .families.fetch import SETS, fetch
 
-    print(fetch.omniglot(args.to))
+    try:
+        print(fetch(SETS[args.dataset], args.to))
+    except ValueError as cause:
+        raise ValueError(f"{args.dataset}: {cause}") from cause
     return 0
 
 

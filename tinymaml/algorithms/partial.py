@@ -24,7 +24,7 @@ def cut(loss, theta):
     return (lambda theta, x: x), loss, tuple(theta)[-1:]
 
 
-def adapt_head(loss, theta, support, settings):
+def adapt_head(loss, theta, support, settings, gradient=None):
     x, y = support
     run_body, run_head, last = cut(loss, theta)
     features = run_body(theta, x)
@@ -33,7 +33,7 @@ def adapt_head(loss, theta, support, settings):
     def head_loss(head, features, y):
         return run_head({**theta, **head}, features, y)
 
-    for head in descend(head_loss, first, (features, y), settings):
+    for head in descend(head_loss, first, (features, y), settings, gradient):
         yield {**theta, **head}
 
 

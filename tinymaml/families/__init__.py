@@ -38,7 +38,7 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, growth, images, lines, omniglot, robot, separators, sinusoid, speech
+from . import digits, growth, images, intents, lines, omniglot, ratings, robot, separators, sinusoid, speech
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -52,5 +52,7 @@ FAMILIES: dict[str, ModuleType] = {
     "omniglot": omniglot,
     "digits": digits,
     "images": images,
+    "intents": intents,
     "speech": speech,
+    "ratings": ratings,
 }

@@ -4,9 +4,12 @@
     (xs, ys), (xq, yq) = tasks.sample(rng, 32, "train")     # x (32, N, 32, 32, 3) in [0, 1]
     split(tasks.content.names)["test"]                      # the classes that training never sees
 
-Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names.
-Images are scaled to squares once, and kept. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, and
-`val/images` with the classes in `val/val_annotations.txt`; its test images have no labels and are passed over.
+Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names. What
+a classifier's data set calls train and test (`train/cat/*.png`, `test/cat/*.png`) are images of the same classes, and
+so they are put together again. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, `val/images` with
+the classes in `val/val_annotations.txt`, and `words.txt`; its test images have no labels and are passed over.
+
+Images are scaled to squares once, and kept as bytes; a network sees byte / 255, so no statistics of the data leak.
 
 Read next: `speech`, whose examples are sounds.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,10 +38,12 @@ from .reading import Source, kept, opened
 
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
 LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
-ADVICE = "--data wants a folder or a .zip with a folder of .png or .jpg files per class"
+ADVICE = ("--data wants a folder or a .zip with a folder of .png or .jpg files per class; `tinymaml data caltech101"
+          " --to DIR` says where one can be had")
 _IMAGE = re.compile(r".*\.(png|jpe?g)", re.IGNORECASE)
 _TINY = re.compile(r"(?:.*/)?train/([^/]+)/images/[^/]+\.jpeg", re.IGNORECASE)
-_CACHE_VERSION = 1  # to be raised when the pixels or the fields of the cache change
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of a classifier's data set
+_CACHE_VERSION = 2  # to be raised when the pixels or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
     network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=300, tasks=16, iterations=1000,
@@ -87,11 +93,12 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
 
 
 class Content(NamedTuple):
-    """What was read. images: uint8 (N, size, size, 3 or 1), class by class; counts: of each class; names: sorted."""
+    """What was read: the images, class by class."""
 
-    images: np.ndarray
-    counts: np.ndarray
-    names: tuple[str, ...]
+    images: np.ndarray  # uint8 (N, size, size, 3 or 1)
+    counts: np.ndarray  # of the images of each class
+    names: tuple[str, ...]  # of the classes, sorted
+    titles: tuple[str, ...]  # what a reader calls them: the names, but for those that words.txt explains
 
 
 class ImageTasks:
@@ -132,7 +139,23 @@ class ImageTasks:
         if self.rotations:
             classes["train"] = (classes["train"][:, None] + np.arange(4)).ravel()
         sizes = np.repeat(self.content.counts, 4)
+        self._check()
         return Sampler(sizes, classes, self.ways, self.shots, self.queries, self.name, self.labels)
+
+    def _check(self) -> None:
+        """Tasks can be drawn from each split, or a ValueError names the data and says what can be done."""
+        _, counts, names, _ = self.content
+        wanted = self.shots + self.queries
+        if few := np.flatnonzero(counts < wanted).tolist():
+            first = f"the {counts[few[0]]} of class {names[few[0]]}"
+            raise ValueError(
+                f"{self.path}: shots={self.shots} + queries={self.queries} images are more than {first}; {len(few)} of "
+                f"{len(names)} classes have too few: lower --queries, or leave classes out by --drop NAME,NAME"
+            )
+        sizes = {part: len(classes) for part, classes in split(names).items()}
+        if min(sizes.values()) < self.ways:
+            seen = ", ".join(f"{size} of {part}" for part, size in sizes.items())
+            raise ValueError(f"{self.path}: ways={self.ways}, and of its {len(names)} classes there are {seen}")
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """((xs, ys), (xq, yq)): xs (tasks, ways * shots, size, size, channels) in [0, 1], and ys int64, its labels;
@@ -150,9 +173,9 @@ class ImageTasks:
         return np.divide(images, 255, dtype=self.dtype)
 
     def name(self, c: int) -> str:
-        """The name of class c: "cat", or "cat turned by 90°"."""
+        """The title of class c: "cat", or "cat turned by 90°"."""
         c, turns = divmod(int(c), 4)
-        return self.content.names[c] + (f" turned by {90 * turns}°" if turns else "")
+        return self.content.titles[c] + (f" turned by {90 * turns}°" if turns else "")
 
     def baselines(self) -> dict[str, Callable]:
         return {"centroids of pixels": partial(centroids, ways=self.ways)}
@@ -182,19 +205,23 @@ def load(path: str, size: int, grey: bool = False, drop: Sequence[str] = ()) -> 
     with opened(path, ADVICE) as source:
         called = f"images-{size}{'-grey' * grey}"
         content = kept(called, _CACHE_VERSION, source.files, lambda: _read(source, size, grey))
-    images, counts, names = content["images"], content["counts"], content["names"].tolist()
+    names = content["names"].tolist()
+    drop = [unicodedata.normalize("NFC", name.strip()) for name in drop]
     if unknown := [name for name in drop if name not in names]:
-        some = ", ".join(names[:5])
-        raise ValueError(f"drop is {', '.join(drop)}; there is no class {unknown[0]} in {path}, but {some}, …")
+        raise ValueError(f"{path} has no class {unknown[0]!r} to drop; it has {_some(names)}")
     keep = np.array([name not in drop for name in names], bool)
-    names = tuple(name for name, there in zip(names, keep, strict=True) if there)
-    return Content(images if keep.all() else images[np.repeat(keep, counts)], counts[keep], names)
+    images = content["images"] if keep.all() else content["images"][np.repeat(keep, content["counts"])]
+    counts, names, titles = (content[key][keep] for key in ("counts", "names", "titles"))
+    return Content(images, counts, tuple(names.tolist()), tuple(titles.tolist()))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *["…"] * (len(names) > 5)])
 
 
 def _read(source: Source, size: int, grey: bool) -> dict[str, np.ndarray]:
     tqdm, classes = require("tqdm", "train").tqdm, _classes(source)
-    names = sorted(classes)
-    files = [(file, classes[name][file]) for name in names for file in sorted(classes[name])]
+    files = [file for name in sorted(classes) for file in classes[name]]
     images = np.empty((len(files), size, size, 1 if grey else 3), np.uint8)
 
     def decode(numbered: tuple[int, tuple[str, bytes]]) -> None:
@@ -203,53 +230,63 @@ def _read(source: Source, size: int, grey: bool) -> dict[str, np.ndarray]:
 
     with tqdm(total=len(files), desc="reading images", disable=None) as bar, ThreadPoolExecutor() as pool:
         for first in range(0, len(files), 256):  # a part at a time, so that few files are in memory at once
-            some = [(file, source.read(name)) for file, name in files[first : first + 256]]
+            some = [(file, source.read(file)) for file in files[first : first + 256]]
             for _ in pool.map(decode, enumerate(some, first)):
                 bar.update()
+    names, words = sorted(classes), dict(_table(source, "words.txt")) if _is_tiny(source) else {}
+    # "goldfish, Carassius auratus": the first of its names will do
+    titles = [words[name].split(",")[0] if name in words else name for name in names]
     counts = np.array([len(classes[name]) for name in names])
-    return {"images": images, "counts": counts, "names": np.array(names)}
+    return {"images": images, "counts": counts, "names": np.array(names), "titles": np.array(titles)}
 
 
-def _classes(source: Source) -> dict[str, dict[str, str]]:
-    """{class: {file: its path in the source}}."""
+def _classes(source: Source) -> dict[str, list[str]]:
+    """{class: its files}: the class is the path of the folder, below the folders that lie above all images."""
     images = [name for name in source.names if _IMAGE.fullmatch(name) and not _hidden(name)]
     if not images:
-        seen = ", ".join(source.names[:3])
-        raise FileNotFoundError(f"no images at {source.path}: found {seen}, …; {ADVICE}")
-    classes: dict[str, dict[str, str]] = {}
-    if any(_TINY.fullmatch(name) for name in images):
-        of_file = _annotations(source)
+        raise FileNotFoundError(f"no images at {source.path}: found {_some(source.names) or 'nothing'}; {ADVICE}")
+    classes: dict[str, list[str]] = {}
+    if _is_tiny(source):
+        of_file = dict(_table(source, "val_annotations.txt"))
         for name in images:
             match, file = _TINY.fullmatch(name), PurePosixPath(name).name
             if (label := match[1] if match else of_file.get(file)) is not None:
-                classes.setdefault(label, {})[name] = name
+                classes.setdefault(label, []).append(name)
         return classes
     places = [PurePosixPath(name).parent.parts for name in images]
-    common = 0  # how many folders lie above all classes
-    while len({place[: common + 1] for place in places}) == 1 and len(min(places, key=len)) > common + 1:
-        common += 1
+    above = 0  # how many folders lie above all classes
+    while len({place[: above + 1] for place in places}) == 1 and min(map(len, places)) > above + 1:
+        above += 1
+    if all(len(place) > above + 1 and place[above].lower() in _PARTS for place in places):
+        above += 1
     for name, place in zip(images, places, strict=True):
-        if len(place) <= common:
+        if len(place) <= above:
             raise ValueError(f"{source.where(name)} is an image in no class folder; {ADVICE}")
-        classes.setdefault("/".join(place[common:]), {})[name] = name
+        # Some systems write é as e and an accent; the split must not depend on that.
+        classes.setdefault(unicodedata.normalize("NFC", "/".join(place[above:])), []).append(name)
     return classes
+
+
+def _is_tiny(source: Source) -> bool:
+    return any(_TINY.fullmatch(name) for name in source.names)
 
 
 def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _annotations(source: Source) -> dict[str, str]:
-    """The class of each validation image of Tiny-ImageNet: the first two columns of val_annotations.txt."""
-    found = {}
+def _table(source: Source, file: str) -> Iterator[tuple[str, str]]:
+    """The first two columns of a file of Tiny-ImageNet, with a tab between; none, if there is no such file.
+
+    `val_annotations.txt` gives the class of each validation image, and `words.txt` says what a class is in words.
+    """
     for name in source.names:
-        if PurePosixPath(name).name == "val_annotations.txt":
+        if PurePosixPath(name).name == file:
             for number, line in enumerate(source.read(name).decode("utf-8", "replace").splitlines(), 1):
-                file, *rest = line.split("\t")
+                key, *rest = line.split("\t")
                 if not rest:
-                    raise ValueError(f"{source.where(name)}, line {number}: {line!r}, wanted a file, a tab, its class")
-                found[file] = rest[0]
-    return found
+                    raise ValueError(f"{source.where(name)}, line {number}: {line!r}, wanted a name, a tab, and more")
+                yield key, rest[0]
 
 
 def decoded(data: bytes, size: int, grey: bool, called: str) -> np.ndarray:
@@ -263,6 +300,7 @@ def decoded(data: bytes, size: int, grey: bool, called: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
             if image.width * image.height > LARGEST:
                 raise ValueError(f"it has {image.width} × {image.height} pixels, more than {LARGEST:,}")
+            image.draft(None, (2 * size, 2 * size))  # a JPEG of more than twice this is read at half of it, or less
             image.load()
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits of grey

@@ -2,16 +2,18 @@
 
     tasks = IntentTasks("data/clinc150", ways=5, shots=1)
     (xs, ys), (xq, yq) = tasks.sample(rng, 16, "train")
-    xs["ids"], xs["weights"]                                # (16, N, L): the words of each sentence, and their weights
+    xs["ids"], xs["weights"]                    # (16, N, 32): the words of each sentence, and their weights
 
-The domains of `test` and `val` are never trained on: all their intents are new, and many of their words. A sentence is
-a bag of words. Each word has the number crc32(word) mod `vocabulary`: that needs no list of words, so that nothing can
-leak from one, and a word that training never saw has a row of the embedding still, which is random. Its weight is its
-inverse document frequency among the sentences of TRAINING domains, log((1 + n) / (1 + n_word)) + 1, where a word that
-they lack has n_word = 0; the weights of a sentence are scaled to the norm 1.
+The domains of test and of validation are never trained on: all their intents are new, and so are many of their words.
+A sentence is a bag of words. The number of a word is crc32(word) mod `vocabulary`: there is no list of words that could
+tell anything of the test, and a word that training never saw has a row of the embedding still, as it was drawn. The
+weight of a word is its tf-idf, scaled to the norm 1 per sentence, where only sentences of TRAINING domains are counted:
 
-All 150 sentences of an intent (the data's own parts train, val and test) make up its class; sentences out of scope are
-left out. Read next: `ratings`.
+    tf · (log((1 + n) / (1 + n_word)) + 1),   n_word of the n sentences have the word; 0, if it is unknown
+
+An intent is a class. Its sentences are those of the data's own three parts together (150), each bag of words once: of
+two sentences with the same words, one could be support and the other query. A bag that two intents share tells neither,
+and is left out, and so are the sentences out of scope. Read next: `robot`.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -30,12 +32,14 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..runs.settings import option
-from .common import accuracy, check_counts, check_dtype, classification
-from .episodes import LABELS, LABELS_HELP, Examples, Sampler
+from .common import accuracy, check_counts, check_draw, check_dtype, classification
+from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
 from .reading import opened
 
+LENGTH = 32  # different words of a sentence; CLINC150 has at most 27
 PARTS, FILES = ("train", "val", "test"), ("data_full.json", "domains.json")
-ADVICE = "`tinymaml data clinc150 --to DIR` downloads data_full.json"
+ADVICE = "github.com/clinc/oos-eval has data_full.json and domains.json in its folder data"
+TEST, VAL = ("travel", "utility", "work"), ("small_talk",)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 defaults: dict[str, Any] = dict(
@@ -51,9 +55,9 @@ class Settings:
     data: str = option("", "folder of data_full.json and domains.json", path=True)
     ways: int = option(5, "intents of a task", least=2)
     shots: int = option(1, "support sentences of each intent", least=1)
-    queries: int = option(5, "query sentences of each intent", least=1)
-    test: str = option("travel,utility,work", "domains of test, with commas between")
-    val: str = option("small_talk", "domains of validation, with commas between")
+    queries: int = option(15, "query sentences of each intent", least=1)
+    test_domains: tuple[str, ...] = option(TEST, "domains whose intents are for test")
+    val_domains: tuple[str, ...] = option(VAL, "domains whose intents are for validation; training has the others")
     vocabulary: int = option(8192, "numbers that words are hashed to", least=2)
     labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
 
@@ -63,62 +67,67 @@ def make(settings: Settings) -> IntentTasks:
     s = settings
     if not s.data:
         raise ValueError(f"intents needs its sentences: --data PATH; {ADVICE}")
-    return IntentTasks(s.data, s.ways, s.shots, s.queries, s.test, s.val, s.vocabulary, s.labels)
+    return IntentTasks(s.data, s.ways, s.shots, s.queries, s.test_domains, s.val_domains, s.vocabulary, s.labels)
 
 
 def read(path: Path, settings: Settings) -> dict[str, np.ndarray]:
-    """A sentence of a user's, alone in a text file: {"ids", "weights"}, (L,). The weights need the data."""
-    text = path.read_bytes().decode("utf-8")  # a UnicodeDecodeError is a ValueError
-    family = make(settings)
+    """A sentence of a user's, alone in a text file: {"ids": int64, "weights": float32}, each (32,).
+
+    Raises:
+        ValueError: it is no text in UTF-8, or has no words.
+        ValueError, FileNotFoundError: the data, which the weights of words are from, cannot be read: --data says where.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise ValueError(f"{path} is no text in UTF-8: {cause}") from cause
     if not words(text):
         raise ValueError(f"{path} has no words")
-    ids, weights = family.bags([text])
+    ids, weights = _same(settings).bags([text])
     return {"ids": ids[0], "weights": weights[0].astype(np.float32)}
+
+
+_same = lru_cache(maxsize=1)(make)  # so that the data are read once for many sentences
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
     """Test tasks: the support sentences of each intent, and what is predicted for queries before and after."""
     from ..pictures import sentences
 
-    yield "sentences", sentences.predictions(learned, learned.learner.family.episodes)
-
-
-class Content(NamedTuple):
-    """intents: names, sorted; domains: of each intent; sentences: of each intent."""
-
-    intents: tuple[str, ...]
-    domains: tuple[str, ...]
-    sentences: tuple[tuple[str, ...], ...]
+    yield "sentences", sentences.predictions(learned)
 
 
 class IntentTasks:
     """Tell `ways` intents apart after reading `shots` sentences of each.
 
+    Where validation has fewer intents than `ways`, its tasks are of all that it has.
+
     Attributes:
-        input_shape: (L,), the words of the longest sentence. The data are read for it.
+        content: the intents and their sentences.
+        splits: {"train", "val", "test"}: the intents of each, as places in `content.intents`.
 
     Raises:
-        ValueError: a count below 1; when data are read, a broken file, an unknown domain, or one in two splits.
+        ValueError: a count below 1; when data are read, a broken file, a domain that is not there or in two splits, or
+            too few intents or sentences.
         FileNotFoundError: when data are read, a file is missing.
     """
 
+    input_shape = (LENGTH,)
     loss = staticmethod(classification)
     metric = property(lambda self: accuracy(self.ways))
 
     def __init__(
-        self, path: str, ways: int = 5, shots: int = 1, queries: int = 5, test: str = "travel,utility,work",
-        val: str = "small_talk", vocabulary: int = 8192, labels: str = "task", dtype: DTypeLike = np.float32,
+        self, path: str, ways: int = 5, shots: int = 1, queries: int = 15, test_domains: Sequence[str] = TEST,
+        val_domains: Sequence[str] = VAL, vocabulary: int = 8192, labels: str = "task", dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
         check_counts(ways=ways, shots=shots, queries=queries, vocabulary=vocabulary)
         self.path, self.ways, self.shots, self.queries = path, ways, shots, queries
-        self.domains = {"test": test.split(","), "val": val.split(",")}
+        self.domains = {"val": tuple(val_domains), "test": tuple(test_domains)}
         self.vocabulary, self.labels, self.dtype = vocabulary, labels, check_dtype(dtype)
 
     @property
     def outputs(self) -> int:
-        return self.ways if self.labels == "task" else self.sampler.outputs
-
-    input_shape = (LENGTH := 32,)
+        return self.ways if self.labels == "task" else len(self.splits["train"])
 
     @cached_property
     def content(self) -> Content:
@@ -126,75 +135,73 @@ class IntentTasks:
 
     @cached_property
     def splits(self) -> dict[str, list[int]]:
-        """The intents of each split, as places in `content.intents`."""
         known, of_split = sorted(set(self.content.domains)), {}
         for split, domains in self.domains.items():
             for domain in domains:
                 if domain not in known:
-                    raise ValueError(f"{split} is {','.join(domains)}; the domains of {self.path}: {', '.join(known)}")
-                if domain in of_split:
-                    raise ValueError(f"the domain {domain} is of {of_split[domain]} and of {split}")
-                of_split[domain] = split
+                    raise ValueError(f"{split}_domains has {domain!r}; {self.path} has {', '.join(known)}")
+                if of_split.setdefault(domain, split) != split:
+                    raise ValueError(f"the domain {domain!r} is in val_domains and in test_domains")
         found: dict[str, list[int]] = {"train": [], "val": [], "test": []}
         for i, domain in enumerate(self.content.domains):
             found[of_split.get(domain, "train")].append(i)
         return found
 
     @cached_property
-    def sampler(self) -> Sampler:
+    def samplers(self) -> dict[str, Sampler]:
+        """Of each split."""
         sizes = [len(sentences) for sentences in self.content.sentences]
-        name = lambda c: f"the intent {self.content.intents[c]}"  # noqa: E731
-        return Sampler(sizes, self.splits, self.ways, self.shots, self.queries, name, self.labels)
+        found = {}
+        for split, intents in self.splits.items():
+            ways = max(min(self.ways, len(intents)), 2) if split == "val" else self.ways
+            labels = self.labels if split == "train" else "task"
+            found[split] = Sampler(sizes, {split: intents}, ways, self.shots, self.queries, self.name, labels)
+        return found
+
+    def name(self, c: int) -> str:
+        return f"the intent {self.content.intents[c]!r}"
 
     @cached_property
     def counts(self) -> tuple[int, Counter[str]]:
-        """How many sentences training domains have, and how many of them each word is in."""
-        sentences = [text for i in self.splits["train"] for text in self.content.sentences[i]]
-        return len(sentences), Counter(word for text in sentences for word in set(words(text)))
+        """How many sentences training domains have, and in how many of them each word is."""
+        sentences = [sentence for i in self.splits["train"] for sentence in self.content.sentences[i]]
+        return len(sentences), Counter(word for sentence in sentences for word in set(words(sentence)))
 
-    def bags(self, texts) -> tuple[np.ndarray, np.ndarray]:
-        """The words of sentences, int64 (N, L), and their weights, (N, L): 0 where a sentence has ended."""
+    def bags(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The words of sentences, int64 (N, 32), and their weights, float64 (N, 32): 0 where a sentence has ended."""
         n, of_word = self.counts
-        ids, weights = np.zeros((len(texts), *self.input_shape), np.int64), np.zeros((len(texts), *self.input_shape))
-        for i, text in enumerate(texts):
-            bag = Counter(words(text)).most_common(self.input_shape[0])
-            for j, (word, times) in enumerate(bag):
+        ids, weights = np.zeros((2, len(sentences), LENGTH))
+        for i, sentence in enumerate(sentences):
+            for j, (word, times) in enumerate(Counter(words(sentence)).most_common(LENGTH)):
                 ids[i, j] = zlib.crc32(word.encode()) % self.vocabulary
-                # tf · idf,   idf = log((1 + n) / (1 + n_word)) + 1
                 weights[i, j] = times * (np.log((1 + n) / (1 + of_word[word])) + 1)
-        return ids, weights / np.linalg.norm(weights, axis=1, keepdims=True)
+        return ids.astype(np.int64), weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
     @cached_property
-    def _bags(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.bags([text for sentences in self.content.sentences for text in sentences])
+    def all_bags(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`bags` of all sentences, intent after intent, and where each intent begins."""
+        starts = np.cumsum([0, *map(len, self.content.sentences)])
+        return *self.bags([sentence for sentences in self.content.sentences for sentence in sentences]), starts
 
-    def episodes(self, rng: np.random.Generator, tasks: int, split: str):
-        return self.sampler.sample(rng, tasks, split)
+    def episodes(self, rng: np.random.Generator, tasks: int, split: str) -> Episodes:
+        """Choose the sentences of `tasks` tasks. All randomness is here."""
+        check_draw(tasks, split)
+        return self.samplers[split].sample(rng, tasks, split)
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
-        """((xs, ys), (xq, yq)): xs {"ids": int64, "weights"}, both (tasks, ways * shots, L), and ys int64 (tasks,
+        """((xs, ys), (xq, yq)): xs {"ids": int64, "weights"}, each (tasks, ways * shots, 32), and ys int64 (tasks,
         ways * shots); xq and yq with ways * queries."""
         episodes = self.episodes(rng, tasks, split)
-        return tuple((self._words(part), part.labels) for part in (episodes.support, episodes.query))
+        return tuple((self.words_of(part), part.labels) for part in (episodes.support, episodes.query))
 
-    def _words(self, examples: Examples) -> dict[str, np.ndarray]:
-        first = np.cumsum([0, *map(len, self.content.sentences)])
-        rows = first[examples.classes] + examples.numbers
-        ids, weights = self._bags
+    def words_of(self, examples: Examples) -> dict[str, np.ndarray]:
+        """The words of chosen examples."""
+        ids, weights, starts = self.all_bags
+        rows = starts[examples.classes] + examples.numbers
         return {"ids": ids[rows], "weights": weights[rows].astype(self.dtype)}
 
     def baselines(self) -> dict[str, Callable]:
-        return {"tf-idf centroids": self.nearest}
-
-    def nearest(self, xs: dict, ys: np.ndarray, xq: dict) -> np.ndarray:
-        """The cosine of each query and the mean of each class's sentences, as tf-idf vectors: (queries, ways)."""
-        rows, place = np.unique(np.concatenate([xs["ids"], xq["ids"]]), return_inverse=True)
-        vectors = np.zeros((len(place), len(rows)))
-        weights = np.concatenate([xs["weights"], xq["weights"]])
-        np.add.at(vectors, (np.arange(len(place))[:, None], place.reshape(weights.shape)), weights)
-        support, queries = np.split(vectors, [len(ys)])
-        means = np.stack([support[ys == k].sum(0) for k in range(self.ways)])
-        return queries @ (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)).T
+        return {"tf-idf centroids": partial(nearest, ways=self.ways)}
 
 
 def words(text: str) -> list[str]:
@@ -202,43 +209,66 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def nearest(xs: dict, ys: np.ndarray, xq: dict, ways: int) -> np.ndarray:
+    """The cosine of each query and the sum of each class's sentences, as bags of words: (queries, ways)."""
+    found, place = np.unique(np.concatenate([xs["ids"], xq["ids"]]), return_inverse=True)
+    weights = np.concatenate([xs["weights"], xq["weights"]])
+    vectors = np.zeros((len(weights), len(found)))
+    np.add.at(vectors, (np.arange(len(weights))[:, None], place.reshape(weights.shape)), weights)
+    support, queries = np.split(vectors, [len(ys)])
+    sums = np.stack([support[ys == k].sum(0) for k in range(ways)])
+    return queries @ (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).T
+
+
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Content(NamedTuple):
+    """The intents of a data set, sorted; the domain of each; and the sentences of each, no two with the same words."""
+
+    intents: tuple[str, ...]
+    domains: tuple[str, ...]
+    sentences: tuple[tuple[str, ...], ...]
 
 
 def load(path: str) -> Content:
     """Read data_full.json and, from beside it, domains.json.
+
+    Args:
+        path: the folder or archive that has both, or data_full.json itself.
 
     Raises:
         FileNotFoundError: one of them is missing.
         ValueError: one is no JSON, or has another form; an intent has no domain, or two; a sentence has no words.
     """
     place = Path(path).expanduser()
-    with opened(place.parent if place.suffix == ".json" else place, ADVICE) as source:
+    if place.suffix == ".json" and place.exists():
+        place = place.parent
+    with opened(place, ADVICE) as source:
         found = {PurePosixPath(name).name: name for name in reversed(source.names)}
         if missing := [name for name in FILES if name not in found]:
-            seen = ", ".join(source.names[:5])
+            seen = ", ".join(source.names[:5]) + ", …" * (len(source.names) > 5)
             raise FileNotFoundError(f"{source.path}: no file {missing[0]}; found {seen}; {ADVICE}")
-        (data, where), (domains, beside) = (
-            (_json(source.read(found[name]), source.where(found[name])), source.where(found[name])) for name in FILES
-        )
+        where, beside = (source.where(found[name]) for name in FILES)
+        data, domains = (_json(source.read(found[name]), source.where(found[name])) for name in FILES)
     of_intent = _domains(domains, beside)
-    sentences: dict[str, list[str]] = {}
-    for part in PARTS:
-        if not isinstance(data, dict) or not isinstance(data.get(part), list):
-            raise ValueError(f"{where}: wanted an object with the lists {', '.join(PARTS)}; there is no list {part}")
-        for i, row in enumerate(data[part]):
-            if not (isinstance(row, list) and len(row) == 2 and all(isinstance(x, str) for x in row)):
-                raise ValueError(f"{where}: {part}[{i}] is {row!r:.60}, wanted [sentence, intent]")
-            text, intent = row
-            if not words(text):
-                raise ValueError(f"{where}: {part}[{i}], {text!r:.60}, has no words")
-            if intent not in of_intent:
-                raise ValueError(f"{where}: {part}[{i}] has the intent {intent!r}, which is in no domain of {beside}")
-            sentences.setdefault(intent, []).append(text)
+    sentences: dict[str, dict[tuple, str]] = {}  # of each intent, by the words
+    for part, i, row in _rows(data, where):
+        if not (isinstance(row, list) and len(row) == 2 and all(isinstance(x, str) for x in row)):
+            raise ValueError(f"{where}: {part}[{i}] is {_short(row)}, wanted [sentence, intent]")
+        sentence, intent = row
+        if not words(sentence):
+            raise ValueError(f"{where}: {part}[{i}] has the sentence {_short(sentence)}, which has no words")
+        if intent not in of_intent:
+            raise ValueError(f"{where}: {part}[{i}] has the intent {_short(intent)}, which has no domain in {beside}")
+        sentences.setdefault(intent, {}).setdefault(tuple(sorted(words(sentence))), sentence)
+    shared = Counter(bag for bags in sentences.values() for bag in bags)
     intents = sorted(sentences)
-    # a sentence that an intent has twice could be in support and query
-    once = tuple(tuple(dict.fromkeys(sentences[intent])) for intent in intents)
-    return Content(tuple(intents), tuple(of_intent[intent] for intent in intents), once)
+    return Content(
+        tuple(intents),
+        tuple(of_intent[intent] for intent in intents),
+        tuple(tuple(text for bag, text in sentences[intent].items() if shared[bag] == 1) for intent in intents),
+    )
 
 
 def _json(data: bytes, where: str) -> Any:
@@ -248,14 +278,28 @@ def _json(data: bytes, where: str) -> Any:
         raise ValueError(f"{where} is no JSON: {cause}") from cause
 
 
+def _rows(data: Any, where: str) -> Iterator[tuple[str, int, Any]]:
+    """(part, i, row i) of all parts."""
+    for part in PARTS:
+        if not isinstance(data, dict) or not isinstance(data.get(part), list):
+            seen = ", ".join(data) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"{where}: wanted an object with the lists {', '.join(PARTS)}; seen {seen or 'nothing'}")
+        yield from ((part, i, row) for i, row in enumerate(data[part]))
+
+
 def _domains(record: Any, where: str) -> dict[str, str]:
-    """The domain of each intent."""
+    """The domain of each intent, of {domain: [intent, …]}."""
     found: dict[str, str] = {}
-    if not isinstance(record, dict) or not all(isinstance(intents, list) for intents in record.values()):
+    lists = record.values() if isinstance(record, dict) else [None]
+    if not all(isinstance(intents, list) and all(isinstance(x, str) for x in intents) for intents in lists):
         raise ValueError(f"{where}: wanted an object with a list of intents per domain")
     for domain, intents in record.items():
         for intent in intents:
-            if intent in found:
+            if found.setdefault(intent, domain) != domain:
                 raise ValueError(f"{where}: the intent {intent!r} is of the domains {found[intent]} and {domain}")
-            found[intent] = domain
     return found
+
+
+def _short(x: Any) -> str:
+    text = repr(x)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -156,7 +157,7 @@ class SpeechTasks:
         """((xs, ys), (xq, yq)): xs (tasks, 10 * shots, 26, 16, 1), ys int64 (tasks, 10 * shots), the digits; xq and yq
         with 10 * queries."""
         check_draw(tasks, split, SPLITS)
-        members, speakers = self.members, rng.choice(self.splits[split], tasks)
+        speakers, members = rng.choice(self.splits[split], tasks), self.members
         classes = DIGITS * speakers[:, None] + np.arange(DIGITS)
         sizes = np.array([len(numbers) for numbers in members])
         voice = Voice.drawn(rng, tasks) if self.virtual and split == "train" else None
@@ -226,13 +227,15 @@ def _read(source) -> dict[str, np.ndarray]:
     tqdm = require("tqdm", "train").tqdm
     files = [name for name in source.names if name.lower().endswith(".wav") and "__MACOSX" not in name]
     if not files:
-        seen = f"found {', '.join(source.names[:3])}; wanted DIGIT_SPEAKER_INDEX.wav"
-        raise FileNotFoundError(f"no recordings at {source.path}: {seen}; {ADVICE}")
-    x, digits, speakers = [], [], []
+        found = f"found {', '.join(source.names[:3])}; wanted DIGIT_SPEAKER_INDEX.wav"
+        raise FileNotFoundError(f"no recordings at {source.path}: {found}; {ADVICE}")
+    x, digits, speakers, seen = [], [], [], {}
     for name in tqdm(files, desc="reading recordings", disable=None):
         match = _NAME.fullmatch(PurePosixPath(name).name)
         if not match:
             raise ValueError(f"{source.where(name)}: wanted a name DIGIT_SPEAKER_INDEX.wav")
+        if (first := seen.setdefault(match.groups(), name)) != name:  # it could be in support and query
+            raise ValueError(f"{source.where(name)}: the same recording as {first}")
         x.append(spectrogram(source.read(name), source.where(name)))
         digits.append(int(match[1]))
         speakers.append(match[2])
@@ -280,7 +283,10 @@ def _samples(data: bytes, called: str) -> tuple[int, np.ndarray]:
     """The rate, and the mean of the channels in −1 … 1."""
     wavfile = require("scipy.io.wavfile", "speech")
     try:
-        rate, sound = wavfile.read(io.BytesIO(data))
+        with warnings.catch_warnings():  # of chunks that SciPy does not know; but a file that is cut off is broken
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+            rate, sound = wavfile.read(io.BytesIO(data))
     except Exception as cause:  # a broken WAV shows as ValueError, struct.error, EOFError, …
         raise ValueError(f"{called} is not a readable WAV file: {cause}") from cause
     if not sound.size or rate < 2 * TOP:

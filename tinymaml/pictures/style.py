@@ -13,7 +13,8 @@ import dataclasses
 import textwrap
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -115,6 +116,31 @@ def changes(config: Config, without: set[str]) -> list[str]:
 
 def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def named(name: str, width: int = 26) -> dict[str, Any]:
+    """What `ax.text` wants in order to write a name of a user's, in any script: {"s": text, "family": fonts, …}.
+
+    Characters that the usual font lacks are written in an installed font that has them all; if there is none, each
+    that no font has stands as its escape, such as \\u732b, and not as a box. "$" begins no formula. Long names are
+    broken into lines of `width` letters.
+    """
+    manager = require("matplotlib.font_manager", "plot")
+    lines = [textwrap.fill(part, width, max_lines=2, placeholder=" …") for part in name.replace("_", " ").split("/")]
+    text, usual = "\n".join(lines), manager.FontProperties().get_name()
+    missing = {letter for letter in text if letter != "\n"} - _letters(manager.findfont(usual))
+    # Last Resort has all characters, as boxes.
+    others = [font for font in manager.fontManager.ttflist if not font.name.startswith("Last Resort")]
+    other = next((font.name for font in others if missing <= _letters(font.fname)), None) if missing else None
+    if missing and not other:
+        text = "".join(ascii(letter)[1:-1] if letter in missing else letter for letter in text)
+    return {"s": text, "family": [usual, other] if other else [usual], "parse_math": False}
+
+
+@cache
+def _letters(file: str) -> set[str]:
+    """The characters that a font has."""
+    return {chr(code) for code in require("matplotlib.ft2font", "plot").FT2Font(file).get_charmap()}
 
 
 # ── axes ────────────────────────────────────────────────────────────────────────────────────────────────────────────

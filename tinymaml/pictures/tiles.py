@@ -56,8 +56,8 @@ def predictions(
         _tiles(ax, left[2], shown(xq), yq, rows, queries, after)
         for row in range(rows):
             ax.text(0, 1.4 * row + 0.5, row, va="center", weight="bold")
-            name = called[row].replace("_", " ").replace("/", "\n")
-            ax.text(left[0] - 0.2, 1.4 * row + 0.5, name, ha="right", va="center", fontsize=7)
+            name = style.named(called[row])
+            ax.text(left[0] - 0.2, 1.4 * row + 0.5, **name, ha="right", va="center", fontsize=7)
         some = _part(queries, every[2])
         heads = f"support{_part(shots, every[1])}", f"queries{some}: {first}", f"queries{some}: {second}"
         for x, head in zip(left, heads, strict=False):

@@ -53,11 +53,12 @@ def compare(
         "chance", "tasks", "split", "steps": [0, …, steps], "published": [[label, {step: value}]], "baselines":
         [{"label", "mean", "ci95"}]}, where the baselines are those of the first run's family; and the "lines":
         each {"label", "algorithm", "network", "statistics", "transfer", "validated_after": steps, "runs": […],
-        "mean": […], "ci95": […], "spread": […]}, where transfer says of a run on other tasks than its own what it was
-        trained on; ci95 is half the width of the 95 % interval over tasks, of their means over
-        seeds; and spread is the standard deviation of the means over tasks, between seeds (None: one seed). A run of
-        a line is {"path", "seed", "iteration", "seconds", "inner_lr", "tuned", "mean", "diverged", "validation":
-        [[iteration, value], …]}; diverged counts tasks, and a mean over tasks one of which has diverged is None.
+        "mean": […], "ci95": […], "spread": […], "differences": [{"label", "mean": […], "ci95": […]}]}. transfer says of
+        a run on other tasks than its own what it was trained on. ci95 is half the width of the 95 % interval over
+        tasks, of their means over seeds. spread is the standard deviation of the means over tasks, between seeds (None:
+        one seed). differences are to each baseline, task by task. A run of a line is {"path", "seed", "iteration",
+        "seconds", "inner_lr", "tuned", "mean", "diverged", "validation": [[iteration, value], …]}; diverged counts
+        tasks, and a mean over tasks one of which has diverged is None.
 
     Raises:
         ValueError: the runs are not of the same tasks, and the option that differs is named; a run is there twice.
@@ -73,7 +74,7 @@ def compare(
     trained = [facts(trained_with(next(iter(line.values()))), on is not None) for line in lines]
     first = next(iter(learned.values()))
     tasks, beside = available(first, "test", tasks), first.learner.baselines()
-    result = about(first, tasks, steps)
+    result, baseline_values = about(first, tasks, steps), {}
     count = len(learned) + scratch * len(lines[0]) + len(beside)
     with (
         one_thread(libraries("train")), np.errstate(all="ignore"),
@@ -88,6 +89,7 @@ def compare(
             with_them = beside if one is first else {}
             found, values = on_split(one, "test", tasks, steps, *rate, baselines=with_them, seed=SEED, each=bar.update)
             result["baselines"] += of_baselines(values)
+            baseline_values.update(values)
             name = f"validation_{one.learner.metric.name}"
             records = Run.open(path).read_log() if one.iteration else []
             return {
@@ -99,10 +101,10 @@ def compare(
 
         for label, members in zip(labels(trained), lines, strict=True):
             rows = [row(path, one, tune) for path, one in members.items()]
-            result["lines"].append({"label": label, **_of_line(next(iter(members.values())), rows)})
+            result["lines"].append({"label": label, **_of_line(next(iter(members.values())), rows, baseline_values)})
         if scratch:
             rows = [row(path, untrained(one.config), True) for path, one in lines[0].items()]
-            line = _of_line(next(iter(lines[0].values())), rows)
+            line = _of_line(next(iter(lines[0].values())), rows, baseline_values)
             result["lines"].append({"label": SCRATCH, **line, "algorithm": None, "transfer": ""})
     return plain(result)
 
@@ -122,15 +124,25 @@ def about(learned: Learned, tasks: int, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_line(learned: Learned, rows: list[tuple[dict[str, Any], np.ndarray]]) -> dict[str, Any]:
-    """The runs of a line, and their mean: `rows` are each run's record, and its metrics (tasks, steps + 1)."""
+def _of_line(
+    learned: Learned, rows: list[tuple[dict[str, Any], np.ndarray]], baselines: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """The runs of a line, and their mean.
+
+    Args:
+        rows: each run's record, and its metrics (tasks, steps + 1).
+        baselines: the metrics (tasks,) of each.
+    """
     config, learner = learned.config, learned.learner
-    mean, ci95 = interval(np.mean([found for _, found in rows], 0))
+    of_tasks = np.mean([found for _, found in rows], 0)  # (tasks, steps + 1)
+    mean, ci95 = interval(of_tasks)
+    differences = {label: interval(of_tasks - values[:, None]) for label, values in baselines.items()}
     spread = np.std([record["mean"] for record, _ in rows], axis=0, ddof=1) if len(rows) > 1 else None
     return {
         "algorithm": config.algorithm.name, "network": config.network.name, "statistics": learner.statistics,
         "transfer": in_short(learned.source, config), "validated_after": learner.steps,
         "runs": [record for record, _ in rows], "mean": mean, "ci95": ci95, "spread": spread,
+        "differences": [{"label": label, "mean": d, "ci95": c} for label, (d, c) in differences.items()],
     }  # fmt: skip
 
 

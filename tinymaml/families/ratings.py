@@ -1,0 +1,362 @@
+"""The taste of a user never seen, from a few ratings of films: MovieLens (Harper and Konstan, 2015).
+
+    tasks = RatingTasks("data/movielens", shots=10)
+    (xs, ys), (xq, yq) = tasks.sample(rng, 32, "train")     # 32 users
+    tasks.every("test")                                     # all users that training never sees
+
+A task is a user. Ratings arrive in the order of their time stamps: the support are the first `shots` of a user, and the
+query the `queries` that follow the first 10 (or the first `shots`, if these are more), so that the queries are the same
+for 0 … 10 ratings. Users of training begin anywhere in their history, with any number of ratings up to `shots`; what is
+missing is padding, whose mask is 0. 60 % of users are of training, and 20 % each of validation and test.
+
+(MeLU, Lee et al., 2019, takes users with 13 to 100 ratings, 10 of them for the query and the rest for the support, and
+adapts its fully connected layers alone: here `--shots 90`, and an algorithm that leaves the embedding as it is.)
+
+A film is a row of the embedding, and one for each genre; films that training seldom or never saw share a row. Beside it
+stand three numbers of the film: its bias, which is how much better users of TRAINING rate it than they rate others (in
+a training user's own tasks without that user's rating), how many they were, and whether it has a row of its own.
+
+`target` "like" asks whether a rating is at least 4. Read next: `growth`, whose tasks are padded, too.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .. import nn
+from ..nest import tree_map
+from ..runs.settings import option
+from .common import SPLITS, Metric, accuracy, check_counts, check_draw, check_dtype, masked_mean
+from .reading import inflated, opened
+
+SCALE, LIKED, FIRST = (0.5, 5.0), 4.0, 10  # of ratings; from where a film is liked; ratings before the query
+LENGTH, GENRES, OFTEN = 12, 32, 3  # rows of the embedding per film, those of genres, ratings for a row of one's own
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}  # of users
+SHRINK = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0)  # of which the baseline takes the best on validation users
+PRIOR = 5.0  # ratings that a task is less sure for than if it had these, too
+FILM = 5.0  # so many average ratings are added to those of each film
+ADVICE = "`tinymaml data movielens --to DIR` downloads MovieLens latest-small"
+
+defaults: dict[str, Any] = dict(
+    network="embedding", embed=16, hidden=(64,), inner_steps=3, inner_lr=0.05, meta_lr=0.002, decay=1000, tasks=32,
+    iterations=3000, save_every=500, validate_every=250, validation_tasks=150,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of ratings."""
+
+    data: str = option("", "folder or archive of ratings.csv and movies.csv", path=True)
+    shots: int = option(10, "most support ratings of each user, the first in time; 0: none", least=0)
+    queries: int = option(10, "query ratings of each user", least=1)
+    target: str = option("rating", "the rating itself; or whether it is at least 4", choices=("rating", "like"))
+    vocabulary: int = option(2048, "rows of the embedding, for genres and the films that are rated most", least=64)
+
+
+def make(settings: Settings) -> RatingTasks:
+    """The family with these settings. Its ratings are read when the first task is drawn."""
+    s = settings
+    if not s.data:
+        raise ValueError(f"ratings needs its data: --data PATH; {ADVICE}")
+    return RatingTasks(s.data, s.shots, s.queries, s.target, s.vocabulary)
+
+
+def pictures(learned) -> Iterator[tuple[str, Any]]:
+    """Test users: their ratings, and what was predicted before each arrived; and the error over how many arrived."""
+    from ..pictures import arrivals
+
+    yield "arrivals", arrivals.of_users(learned)
+    yield "ratings", arrivals.over_ratings(learned)
+
+
+class Content(NamedTuple):
+    """What was read. titles, genres: of each film; users: of each user the films, as places in titles, and their
+    ratings, in the order of time; names: of the users."""
+
+    titles: tuple[str, ...]
+    genres: tuple[tuple[int, ...], ...]
+    users: list[tuple[np.ndarray, np.ndarray]]
+    names: tuple[str, ...]
+
+
+class Films(NamedTuple):
+    """What ratings of training users say of each film.
+
+    Attributes:
+        mean: of all ratings.   user: the bias of each user of the data, 0 but for those of training.
+        total, count: of each film Σ (r − mean − b_user), and how many ratings it has.
+        row: of the embedding; 0: none of its own.
+    """
+
+    mean: float
+    user: np.ndarray
+    total: np.ndarray
+    count: np.ndarray
+    row: np.ndarray
+
+
+class RatingTasks:
+    """Predict the ratings of one user per task.
+
+    Raises:
+        ValueError: a count that is not allowed; when data are read, what `load` raises.
+    """
+
+    input_shape, outputs, features = (LENGTH,), 1, 3
+
+    def __init__(
+        self, path: str, shots: int = 10, queries: int = 10, target: str = "rating", vocabulary: int = 2048,
+        dtype: DTypeLike = np.float32,
+    ) -> None:  # fmt: skip
+        check_counts(queries=queries, vocabulary=vocabulary)
+        self.path, self.shots, self.queries, self.target = path, shots, queries, target
+        self.vocabulary, self.dtype = vocabulary, check_dtype(dtype)
+        self.metric = Metric("mae", label="mean absolute error") if target == "rating" else accuracy(2)
+
+    def loss(self, prediction: np.ndarray, y: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Over the n examples whose mask is 1: the mean squared error and the mean absolute one; or, of likes, the
+        binary cross-entropy of logits and the share of right ones.
+
+        The loss is n / (n + 5) of the mean, so that one rating moves a network less than ten do.
+        """
+        target, mask = y["y"], y["mask"]
+        sure = np.sum(mask) / (np.sum(mask) + PRIOR)
+        if self.target == "rating":
+            error = prediction - target
+            return sure * masked_mean(error**2, mask), masked_mean(np.abs(error), mask)
+        # softplus(z) − z y is the cross-entropy of the logit z
+        each = nn.softplus(prediction) - prediction * target
+        right = np.where((prediction > 0) == (target > 0.5), 1.0, 0.0)
+        return sure * masked_mean(each, mask), masked_mean(right, mask)
+
+    # ── the data ──
+
+    @cached_property
+    def content(self) -> Content:
+        content = load(self.path)
+        for name, (films, _) in zip(content.names, content.users, strict=True):
+            if len(films) <= self.queries:
+                few = f"the user {name} has {len(films)} ratings"
+                raise ValueError(f"{self.path}: {few}; wanted more than queries={self.queries} of each")
+        return content
+
+    @cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        """The users of each split, as places in `content.users`: in the order of a hash of their names."""
+        digests = [hashlib.sha256(f"0:{name}".encode()).digest() for name in self.content.names]
+        order = np.array(sorted(range(len(digests)), key=digests.__getitem__))
+        cuts = np.round(np.cumsum([*SHARES.values()])[:-1] * len(order)).astype(int)
+        return {split: np.sort(part) for split, part in zip(SHARES, np.split(order, cuts), strict=True)}
+
+    def targets(self, ratings: np.ndarray) -> np.ndarray:
+        """What is to be predicted: the ratings; or 1.0 for those of at least 4, and 0.0 for the others."""
+        return ratings if self.target == "rating" else (ratings >= LIKED).astype(float)
+
+    @cached_property
+    def films(self) -> Films:
+        training, size = self.splits["train"], len(self.content.titles)
+        films, ratings = (np.concatenate([self.content.users[u][i] for u in training]) for i in (0, 1))
+        ratings = self.targets(ratings)
+        user = np.repeat(training, [len(self.content.users[u][0]) for u in training])
+        mean, count = float(ratings.mean()), np.bincount(films, minlength=size)
+        of_user, of_film, ratings_of = np.zeros(len(self.content.users)), np.zeros(size), np.bincount(user)
+        for _ in range(20):
+            # b_user = Σ (r − mean − b_film) / (5 + n),   b_film = Σ (r − mean − b_user) / (5 + n), by turns
+            sums = np.bincount(user, ratings - mean - of_film[films])
+            of_user[training] = (sums / (FILM + ratings_of))[training]
+            total = np.bincount(films, ratings - mean - of_user[user], size)
+            of_film = total / (FILM + count)
+        row, often = np.zeros(size, np.int64), np.argsort(-count, kind="stable")
+        often = often[count[often] >= OFTEN][: self.vocabulary - GENRES - 1]
+        row[often] = GENRES + 1 + np.arange(len(often))
+        return Films(mean, of_user, total, count, row)
+
+    def bias(self, films: np.ndarray, user: int, own: np.ndarray | None = None) -> np.ndarray:
+        """b_film of each film, for a user; `own`: this user is of training and has rated them so, which is left out."""
+        total, count = self.films.total[films], self.films.count[films]
+        if own is not None:
+            total, count = total - (own - self.films.mean - self.films.user[user]), count - 1
+        return total / (FILM + count)
+
+    def examples(self, films: np.ndarray, user: int = 0, own: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Films (N,) as the network gets them: {"ids", "weights"}, (N, 12), and "features", (N, 3)."""
+        ids, weights = self._rows
+        count = self.films.count[films] - (own is not None)
+        features = np.stack([self.bias(films, user, own), np.log1p(count) / 4, self.films.row[films] > 0], 1)
+        ids, weights = ids[films], weights[films].astype(self.dtype)
+        return {"ids": ids, "weights": weights, "features": features.astype(self.dtype)}
+
+    @cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids and weights of all films: the film's own row, and the mean of those of its genres."""
+        ids = np.zeros((len(self.content.titles), LENGTH), np.int64)
+        weights = np.zeros(ids.shape)
+        ids[:, 0], weights[:, 0] = self.films.row, 1
+        for film, genres in enumerate(self.content.genres):
+            n = min(len(genres), LENGTH - 1)
+            ids[film, 1 : 1 + n], weights[film, 1 : 1 + n] = 1 + np.array(genres[:n], np.int64), 1 / max(n, 1)
+        return ids, weights
+
+    # ── tasks ──
+
+    def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
+        """((xs, ys), (xq, yq)): xs as `examples` gives them, and ys {"y": (tasks, N, 1), "mask": (tasks, N)}, where N
+        is `shots`, at least 1; xq and yq with `queries`."""
+        check_draw(tasks, split, SPLITS)
+        users = rng.choice(self.splits[split], tasks)
+        if split != "train":
+            return self.stacked([self.task(user, self.shots) for user in users])
+        drawn = []
+        for user in users:
+            history = len(self.content.users[user][0]) - self.queries
+            known = int(rng.integers(0, min(self.shots, history) + 1))
+            drawn.append(self.task(user, known, int(rng.integers(0, history - known + 1)), own=True))
+        return self.stacked(drawn)
+
+    def every(self, split: str) -> tuple:
+        """One task per user of a split, in the order of the data."""
+        check_draw(1, split, SPLITS)
+        return self.stacked([self.task(user, self.shots, own=split == "train") for user in self.splits[split]])
+
+    def task(self, user: int, known: int, first: int | None = None, own: bool = False) -> tuple:
+        """The task of a user who has rated `known` films: ((xs, ys), (xq, yq)).
+
+        Args:
+            first: the place in the user's history where it begins, and the query follows at once. None: it begins with
+                the first rating, and the query follows the first 10, or the first `shots`.
+            own: the user is of training, whose own ratings are left out of what is said of films.
+        """
+        films, ratings = self.content.users[user]
+        ratings = self.targets(ratings)
+        if first is None:
+            ask = min(max(self.shots, FIRST), len(films) - self.queries)
+            support = range(min(known, ask))
+        else:
+            ask, support = first + known, range(first, first + known)
+        width = max(self.shots, known, 1)
+        rows = np.array([*support, *range(ask, ask + self.queries)])
+        x = self.examples(films[rows], user, ratings[rows] if own else None)
+        y, n = ratings[rows].astype(self.dtype)[:, None], len(support)
+
+        def padded(part: np.ndarray) -> np.ndarray:
+            return np.concatenate([part[:n], np.zeros((width - n, *part.shape[1:]), part.dtype)])
+
+        mask = (np.arange(width) < n).astype(self.dtype)
+        whole = np.ones(self.queries, self.dtype)
+        return (tree_map(padded, x), {"y": padded(y), "mask": mask}), (
+            tree_map(lambda part: part[n:], x), {"y": y[n:], "mask": whole},
+        )  # fmt: skip
+
+    @staticmethod
+    def stacked(tasks: list[tuple]) -> tuple:
+        return tree_map(lambda *parts: np.stack(parts), *tasks)
+
+    # ── baselines ──
+
+    def biases(self, xs: dict, ys: dict, xq: dict, shrink: float) -> np.ndarray:
+        """mean + b_film + b_user for the queries, (queries, 1), where b_user = Σ (r − mean − b_film) / (shrink + n).
+
+        Of likes it is a share, and 1/2 is taken off, so that what is more likely liked has a logit above 0.
+        """
+        real = ys["mask"] > 0
+        # the first feature is b_film
+        left = ys["y"][real, 0].astype(float) - self.films.mean - xs["features"][real, 0]
+        user = left.sum() / (shrink + real.sum())
+        predicted = self.films.mean + xq["features"][:, :1].astype(float) + user
+        return np.clip(predicted, *SCALE) if self.target == "rating" else predicted - 0.5
+
+    @cached_property
+    def shrink(self) -> float:
+        """The value of SHRINK with the best metric on the queries of validation users."""
+        tasks = [self.task(user, known) for user in self.splits["val"] for known in (1, 5, 10)]
+
+        def metric(shrink: float) -> float:
+            return np.mean([self.loss(self.biases(*s, q[0], shrink), q[1])[1] for s, q in tasks])
+
+        return (min if self.metric.better == "lower" else max)(SHRINK, key=metric)
+
+    def baselines(self) -> dict[str, Callable]:
+        """The mean of the film; and the biases of film and user."""
+        return {
+            "mean of the film": lambda xs, ys, xq: self.biases(xs, ys, xq, np.inf),
+            "biases of film and user": lambda xs, ys, xq: self.biases(xs, ys, xq, self.shrink),
+        }
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(path: str) -> Content:
+    """Read ratings.csv (userId, movieId, rating, timestamp) and movies.csv (movieId, title, genres), or either as .gz.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, a field is no number, a rating is outside of the scale, a film is unknown or
+            rated twice by one user; the file and the line are named.
+    """
+    with opened(path, ADVICE) as source:
+        films, genres, titles, kinds = {}, [], [], {}
+        for where, (film, title, kind) in _rows(source, "movies.csv", ("movieId", "title", "genres")):
+            if film in films:
+                raise ValueError(f"{where}: the film {film} is there twice")
+            films[film] = len(films)
+            titles.append(title)
+            named = [name for name in kind.split("|") if name and not name.startswith("(no genres")]
+            genres.append(tuple(kinds.setdefault(name, len(kinds)) for name in named))
+            if len(kinds) > GENRES:
+                raise ValueError(f"{where}: the genre {named[-1]} is one more than the {GENRES} that there may be")
+        found: dict[str, dict[int, tuple[float, float]]] = {}
+        for where, (user, film, rating, stamp) in _rows(
+            source, "ratings.csv", ("userId", "movieId", "rating", "timestamp")
+        ):
+            if film not in films:
+                raise ValueError(f"{where}: the film {film} is not in movies.csv")
+            try:
+                value, time = float(rating), float(stamp)
+            except ValueError:
+                raise ValueError(f"{where}: rating {rating!r} and timestamp {stamp!r}, wanted numbers") from None
+            if not SCALE[0] <= value <= SCALE[1] or not np.isfinite(time):
+                seen = f"the rating is {rating}, and the time stamp {stamp}"
+                raise ValueError(f"{where}: {seen}; wanted ratings of {SCALE[0]:g} … {SCALE[1]:g}")
+            if films[film] in found.setdefault(user, {}):
+                raise ValueError(f"{where}: the user {user} rates the film {film} twice")
+            found[user][films[film]] = (time, value)
+    users = []
+    for rated in found.values():
+        order = sorted(rated, key=lambda film: (rated[film][0], film))
+        users.append((np.array(order, np.int64), np.array([rated[film][1] for film in order])))
+    if len(users) < 10:
+        raise ValueError(f"{path} has {len(users)} users, wanted at least 10")
+    return Content(tuple(titles), tuple(genres), users, tuple(found))
+
+
+def _rows(source, file: str, columns: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    """(what an error calls a line, its fields in the order of `columns`)."""
+    names = [name for name in source.names if PurePosixPath(name).name in (file, f"{file}.gz")]
+    if not names:
+        raise FileNotFoundError(f"{source.path}: no file {file}; found {', '.join(source.names[:5])}; {ADVICE}")
+    where = source.where(names[0])
+    try:
+        text = inflated(source.read(names[0]), where).decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise ValueError(f"{where} is no text in UTF-8: {cause}") from cause
+    lines = csv.reader(io.StringIO(text))
+    head = next(lines, [])
+    if missing := [name for name in columns if name not in head]:
+        raise ValueError(f"{where}, line 1: no column {missing[0]}; found {', '.join(head) or 'nothing'}")
+    places = [head.index(name) for name in columns]
+    for row in lines:
+        if len(row) != len(head):
+            raise ValueError(f"{where}, line {lines.line_num}: {len(row)} fields, wanted {len(head)}")
+        yield f"{where}, line {lines.line_num}", [row[place] for place in places]

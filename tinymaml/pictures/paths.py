@@ -194,5 +194,5 @@ def speeds(learned: Learned, count: int = 4, rows: int = 240, per_second: float 
         row[0].set_title(f"left wheel; robot {side}, {bias:+.0f} cm, {wheel:.0f} cm per revolution", fontsize=8)
         row[1].set_title(f"right wheel; error of both {' → '.join(errors)}", fontsize=8)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    note = f"rows of the test split, in the order of time; error: mean squared, of rows {GAP} or more from all support rows"
+    note = f"rows of the test split, by time; error: mean squared, of rows {GAP} or more from all support rows"
     return style.titled(figure, learned, note)

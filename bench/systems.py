@@ -88,9 +88,10 @@ THREE = ("maml", "joint", "scratch")
 SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # those that stand side by side
 PRETRAINED = {"labels": "class", "new_head": True}  # of joint training: a classifier of all classes, fine-tuned
 TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once more
+TURNED = {"rotations": True}  # for the 64 training classes of Caltech-101 are few
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy", "boys": "heights"}
-FEW = (0, 1, 5, 10)  # ratings
+FEW = (0, 1, 5)  # ratings, beside the 10 of training
 
 _ROWS: dict[str, Row] = {
     **several("lines", "", "lines", "lines", THREE, notes={
@@ -106,9 +107,11 @@ _ROWS: dict[str, Row] = {
     **several("digits", "MNIST, digits held out, 2-way 1-shot", "digits", "digits-new", ("maml", "scratch"),
               data="mnist", options={"digits": "held-out", "ways": 2}),
     **several("digits", "Fashion-MNIST, 10-way 1-shot", "digits", "digits-fashion", ("maml",), data="fashion-mnist"),
-    **several("images", "emoji32, 5-way 1-shot", "images", "images", SIX, data="emoji32"),
+    **several("images", "emoji32, 5-way 1-shot", "images", "images", (*SIX, "protomaml"), data="emoji32"),
     **several("images", "Caltech-101, 5-way 1-shot", "images", "images-caltech", ("maml",), data="caltech101",
-              options=TWICE),
+              options=TWICE | TURNED),
+    **several("images", "Caltech-101, 5-way 5-shot", "images", "images-caltech-5shot", ("maml",), data="caltech101",
+              options=TWICE | TURNED | {"shots": 5}),
     **several("intents", "5-way 1-shot", "intents", "intents", (*SIX, "protomaml"), data="clinc150"),
     **several("intents", "5-way 5-shot", "intents", "intents-5shot", ("maml", "protomaml"), data="clinc150",
               options={"shots": 5}),
@@ -122,11 +125,11 @@ _ROWS: dict[str, Row] = {
     **{name: row for speaker in SPEAKERS for name, row in several(
         "speech", f"{speaker}, 5-shot", "speech", f"speech-{speaker}-5shot", ("maml",),
         data="fsdd", options={"speaker": speaker, "shots": 5}).items()},
-    **several("ratings", "10 ratings", "ratings", "ratings", THREE, data="movielens", on={"shots": 10}),
     **{f"ratings-{n}-maml": Row("ratings", f"{n} rating{'s' * (n != 1)}", "MAML", "ratings", data="movielens",
-                                on={"shots": n}, runs="ratings-maml") for n in FEW[:-1]},
+                                on={"shots": n}, runs="ratings-maml") for n in FEW},
+    **several("ratings", "10 ratings", "ratings", "ratings", THREE, data="movielens"),
     **several("ratings", "like or dislike, 10 ratings", "ratings", "ratings-like", ("maml",), data="movielens",
-              options={"target": "like"}, on={"shots": 10}),
+              options={"target": "like"}),
     **{name: row for key, setting in GROWTH.items() for name, row in several(
         "growth", setting, "growth", f"growth-{key}", THREE, options={"table": key}).items()},
     # Transfer: what was trained on the source adapts to the target's test tasks. Beside it stand what was trained on
@@ -142,7 +145,7 @@ _ROWS: dict[str, Row] = {
     "transfer-emoji-pretrained": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "pretrained", "images", "joint",
                                      PRETRAINED, "emoji32", {"on": "images"} | TWICE, "caltech101"),
     "transfer-emoji-own": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "MAML, trained on Caltech-101",
-                              "images", options=TWICE, data="caltech101", runs="images-caltech-maml"),
+                              "images", options=TWICE | TURNED, data="caltech101", runs="images-caltech-maml"),
 }  # fmt: skip
 
 EVERY = {name: row for name, row in _ROWS.items() if {row.family, row.on.get("on", row.family)} <= FAMILIES.keys()}

@@ -62,7 +62,7 @@ def make(settings: Settings) -> DigitTasks:
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
-    """Test tasks, predicted by the meta-trained network, and by one that learns them from scratch."""
+    """A test task, predicted by the meta-trained network, and by one that learns it from scratch."""
     from ..pictures import tiles
 
     family = learned.learner.family
@@ -70,7 +70,7 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
     def names(rng: np.random.Generator) -> list[str]:
         return [family.name(c) for c in family.sampler.sample(rng, 1, "test").classes[0]]
 
-    yield "tasks", tiles.predictions(learned, names, scratch=True)
+    yield "tasks", tiles.predictions(learned, names, tasks=1, scratch=True)
 
 
 class DigitTasks:
@@ -135,8 +135,8 @@ class DigitTasks:
         return np.divide(self.images[numbers][..., None], 255, dtype=self.dtype)
 
     def name(self, c: int) -> str:
-        """The digit that class c is of."""
-        return str(int(c) if self.digits == "held-out" else int(c) % (len(self.members) // 3))
+        """The label that class c has in the files: "class 4"."""
+        return f"class {int(c) if self.digits == 'held-out' else int(c) % (len(self.members) // 3)}"
 
     def baselines(self) -> dict[str, Callable]:
         return {"centroids of pixels": partial(centroids, ways=self.ways)}
@@ -154,8 +154,10 @@ def load(path: str, digits: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """
     parts = {}
     with opened(path, ADVICE) as source:
-        found = {match.group(1, 2): name for name in reversed(source.names)
-                 if (match := _FILE.fullmatch(PurePosixPath(name).name))}  # fmt: skip
+        matches = {name: match for name in source.names if (match := _FILE.fullmatch(PurePosixPath(name).name))}
+        if len(folders := {PurePosixPath(name).parent: name for name in matches}) > 1:
+            raise ValueError(f"{source.path}: found {' and '.join(folders.values())}; wanted one data set")
+        found = {match.group(1, 2): name for name, match in reversed(matches.items())}
         for part in ("train", "t10k"):
             for kind in ("images", "labels"):
                 if (part, kind) not in found:

@@ -58,6 +58,9 @@ defaults: dict[str, Any] = dict(
     save_every=1000, validate_every=250,
 )  # fmt: skip
 
+# Epochs of MAML++ are short, so that after half of the training the loss of the last step counts alone.
+defaults_for: dict[str, dict[str, Any]] = {"mamlpp": dict(epoch=300, multi_step_epochs=5)}
+
 
 @dataclass(frozen=True)
 class Settings:

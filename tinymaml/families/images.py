@@ -9,6 +9,9 @@ a classifier's data set calls train and test (`train/cat/*.png`, `test/cat/*.png
 so they are put together again. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, `val/images` with
 the classes in `val/val_annotations.txt`, and `words.txt`; its test images have no labels and are passed over.
 
+Classes that share a file are one class under two names, and are joined: of emoji32, "wolf" and "wolf-face". Otherwise
+a test class could be one that was trained on. A file that is there twice counts once.
+
 Images are scaled to squares once, and kept as bytes; a network sees byte / 255, so no statistics of the data leak.
 
 Read next: `speech`, whose examples are sounds.
@@ -19,7 +22,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import textwrap
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,12 +48,13 @@ ADVICE = ("--data wants a folder or a .zip with a folder of .png or .jpg files p
 _IMAGE = re.compile(r".*\.(png|jpe?g)", re.IGNORECASE)
 _TINY = re.compile(r"(?:.*/)?train/([^/]+)/images/[^/]+\.jpeg", re.IGNORECASE)
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of a classifier's data set
-_CACHE_VERSION = 2  # to be raised when the pixels or the fields of the cache change
+_CACHE_VERSION = 3  # to be raised when the pixels or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
     network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=300, tasks=16, iterations=1000,
     save_every=100, validate_every=100,
 )  # fmt: skip
+defaults_for: dict[str, dict[str, Any]] = {"anil": dict(inner_steps=5)}
 
 
 @dataclass(frozen=True)
@@ -221,23 +227,51 @@ def _some(names: Sequence[str]) -> str:
 
 def _read(source: Source, size: int, grey: bool) -> dict[str, np.ndarray]:
     tqdm, classes = require("tqdm", "train").tqdm, _classes(source)
-    files = [file for name in sorted(classes) for file in classes[name]]
-    images = np.empty((len(files), size, size, 1 if grey else 3), np.uint8)
+    owners, files = zip(*((name, file) for name in sorted(classes) for file in classes[name]), strict=True)
+    images, digests = np.empty((len(files), size, size, 1 if grey else 3), np.uint8), [b""] * len(files)
 
     def decode(numbered: tuple[int, tuple[str, bytes]]) -> None:
         i, (file, data) = numbered
-        images[i] = decoded(data, size, grey, source.where(file))
+        images[i], digests[i] = decoded(data, size, grey, source.where(file)), hashlib.sha256(data).digest()
 
     with tqdm(total=len(files), desc="reading images", disable=None) as bar, ThreadPoolExecutor() as pool:
         for first in range(0, len(files), 256):  # a part at a time, so that few files are in memory at once
             some = [(file, source.read(file)) for file in files[first : first + 256]]
             for _ in pool.map(decode, enumerate(some, first)):
                 bar.update()
-    names, words = sorted(classes), dict(_table(source, "words.txt")) if _is_tiny(source) else {}
-    # "goldfish, Carassius auratus": the first of its names will do
-    titles = [words[name].split(",")[0] if name in words else name for name in names]
-    counts = np.array([len(classes[name]) for name in names])
-    return {"images": images, "counts": counts, "names": np.array(names), "titles": np.array(titles)}
+    places, words = _joined(owners, digests), dict(_table(source, "words.txt")) if _is_tiny(source) else {}
+    if len(places) < len(classes):
+        same = textwrap.shorten(", ".join(name for name in sorted(classes) if name not in places), 100)
+        count = f"{len(classes) - len(places)} of {len(classes)} classes"
+        what = f"{count} share a file with another class, and are joined to it: {same}"
+        warnings.warn(f"{source.path}: {what}", stacklevel=2)
+    return {
+        "images": images[np.concatenate(list(places.values()))],
+        "counts": np.array([len(some) for some in places.values()]), "names": np.array(list(places)),
+        # "goldfish, Carassius auratus": the first of its names will do
+        "titles": np.array([words[name].split(",")[0] if name in words else name for name in places]),
+    }  # fmt: skip
+
+
+def _joined(names: Sequence[str], digests: Sequence[bytes]) -> dict[str, list[int]]:
+    """{class: the places of its images}, given the class and the digest of every image, in the order of classes.
+
+    Classes that share an image are joined under the first of their names, and images that are the same count once.
+    """
+    root, first = {name: name for name in names}, dict[bytes, str]()
+
+    def joined(name: str) -> str:
+        while root[name] != name:
+            name = root[name]
+        return name
+
+    for name, digest in zip(names, digests, strict=True):
+        one, other = sorted((joined(name), joined(first.setdefault(digest, name))))
+        root[other] = one
+    places: dict[str, list[int]] = {name: [] for name in root if root[name] == name}
+    for digest, i in {digest: i for i, digest in reversed([*enumerate(digests)])}.items():
+        places[joined(first[digest])].append(i)
+    return {name: sorted(some) for name, some in places.items()}
 
 
 def _classes(source: Source) -> dict[str, list[str]]:

@@ -52,7 +52,7 @@ SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}  # of users
 SHRINK = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0)  # of which the baseline takes the best on validation users
 PRIOR = 20.0  # n ratings count as n / (n + PRIOR) of a loss
 FILM = 5.0  # so many average ratings are added to those of each film
-ADVICE = "`tinymaml data movielens --to DIR` downloads MovieLens latest-small"
+ADVICE = "`tinymaml data movielens --to DIR` says where MovieLens can be had"
 
 defaults: dict[str, Any] = dict(
     network="embedding", embed=16, hidden=(64,), inner_steps=3, inner_lr=0.05, meta_lr=0.002, decay=1000, tasks=32,

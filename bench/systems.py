@@ -91,7 +91,7 @@ TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once m
 TURNED = {"rotations": True}  # for the 64 training classes of Caltech-101 are few
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 GROWTH = {"chicks": "chick weights", "reactions": "reaction times", "countries": "life expectancy", "boys": "heights"}
-FEW = (0, 1, 5, 10)  # ratings
+FEW = (0, 1, 5)  # ratings, beside the 10 of training
 
 _ROWS: dict[str, Row] = {
     **several("lines", "", "lines", "lines", THREE, notes={
@@ -125,11 +125,11 @@ _ROWS: dict[str, Row] = {
     **{name: row for speaker in SPEAKERS for name, row in several(
         "speech", f"{speaker}, 5-shot", "speech", f"speech-{speaker}-5shot", ("maml",),
         data="fsdd", options={"speaker": speaker, "shots": 5}).items()},
-    **several("ratings", "10 ratings", "ratings", "ratings", THREE, data="movielens", on={"shots": 10}),
     **{f"ratings-{n}-maml": Row("ratings", f"{n} rating{'s' * (n != 1)}", "MAML", "ratings", data="movielens",
-                                on={"shots": n}, runs="ratings-maml") for n in FEW[:-1]},
+                                on={"shots": n}, runs="ratings-maml") for n in FEW},
+    **several("ratings", "10 ratings", "ratings", "ratings", THREE, data="movielens"),
     **several("ratings", "like or dislike, 10 ratings", "ratings", "ratings-like", ("maml",), data="movielens",
-              options={"target": "like"}, on={"shots": 10}),
+              options={"target": "like"}),
     **{name: row for key, setting in GROWTH.items() for name, row in several(
         "growth", setting, "growth", f"growth-{key}", THREE, options={"table": key}).items()},
     # Transfer: what was trained on the source adapts to the target's test tasks. Beside it stand what was trained on

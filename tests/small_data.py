@@ -7,6 +7,7 @@ Who adds a family adds a function here, and a line to OPTIONS. The tests that ar
 
 import gzip
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,17 @@ def ratings(folder: Path) -> dict[str, Any]:
     return dict(data=str(folder), shots=3, queries=2, vocabulary=64)
 
 
+def intents(folder: Path) -> dict[str, Any]:
+    """CLINC150's two files, with 3 domains of 2 intents of 6 sentences; a word tells the intent."""
+    domains = {name: [f"{name}_{i}" for i in range(2)] for name in ("home", "small_talk", "travel")}
+    rows = [[f"please do {intent} {'now ' * i}for person{i}", intent]
+            for members in domains.values() for intent in members for i in range(6)]  # fmt: skip
+    parts = {"train": rows[::3], "val": rows[1::3], "test": rows[2::3], "oos_test": [["who are you", "oos"]]}
+    (folder / "data_full.json").write_text(json.dumps(parts))
+    (folder / "domains.json").write_text(json.dumps(domains))
+    return dict(data=str(folder), ways=2, shots=1, queries=2, test_domains=("travel",), vocabulary=64)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sinusoid": sinusoid,
     "lines": lines,
@@ -132,6 +144,7 @@ OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "omniglot": omniglot,
     "digits": digits,
     "images": images,
+    "intents": intents,
     "speech": speech,
     "ratings": ratings,
 }

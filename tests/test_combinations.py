@@ -25,7 +25,7 @@ from tinymaml.runs.settings import Config  # noqa: E402
 
 OUTER = dict(tasks=2, iterations=2, save_every=1, validate_every=2, validation_tasks=2)
 SMALL = {
-    "mlp": dict(hidden=(4,)), "conv": dict(filters=2, blocks=1), "linear": {},
+    "mlp": dict(hidden=(4,)), "conv": dict(filters=2, blocks=1), "linear": {}, "embedding": dict(embed=4),
     "reptile": dict(inner_steps=2), "mamlpp": dict(inner_steps=2), "imaml": dict(inner_steps=1, solver_steps=2),
     "proximal": dict(inner_steps=2),
 }  # fmt: skip

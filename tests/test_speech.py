@@ -11,7 +11,7 @@ pytest.importorskip("tqdm")
 wavfile = pytest.importorskip("scipy.io.wavfile")
 
 from tinymaml.families import speech  # noqa: E402
-from tinymaml.families.speech import BANDS, DIGITS, FRAMES, SpeechTasks, Voice, load, mel_filters, spectrogram  # noqa: E402
+from tinymaml.families.speech import BANDS, DIGITS, FRAMES, SpeechTasks, Voice, load, spectrogram  # noqa: E402
 from tinymaml.nest import tree_map  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
@@ -66,7 +66,7 @@ def test_a_tone_is_loudest_in_the_band_of_its_pitch_in_all_frames(hertz):
 
 
 def test_filters_are_triangles_that_add_up_to_1_between_the_first_and_the_last():
-    filters = mel_filters(8000, 2000)  # frequencies every 4 Hz
+    filters = speech.mel_filters(8000, 2000)  # frequencies every 4 Hz
     f = np.fft.rfftfreq(2000, 1 / 8000)
     peaks = f[filters.argmax(1)]
     inside = (f > peaks[0]) & (f < peaks[-1])
@@ -248,6 +248,18 @@ def test_a_voice_stretches_bands_and_adds_gains():
     np.testing.assert_allclose(same, x + gains[:, None, :, None])
     moved = Voice(np.array([[1.2], [0.8]]), np.zeros((2, BANDS)))(x)
     assert (moved[0, :, 12] == 1).all() and (moved[1, :, 8] == 1).all() and (moved.argmax(2) == [[[12]], [[8]]]).all()
+
+
+def test_a_tempo_moves_what_is_between_the_ends():
+    x = rng().normal(size=(2, 3, BANDS, FRAMES))
+    np.testing.assert_allclose(speech.in_tempo(x, np.ones((2, 3))), x)
+    bend = rng().uniform(0.5, 2, (2, 3))
+    bent = speech.in_tempo(x, bend)
+    np.testing.assert_allclose(bent[..., [0, -1]], x[..., [0, -1]])
+    t = np.arange(16)
+    for i, j, b in ((0, 0, 3), (1, 2, 20)):
+        wanted = np.interp(15 * (t / 15) ** bend[i, j], t, x[i, j, b])
+        np.testing.assert_allclose(bent[i, j, b], wanted, atol=1e-12)
 
 
 def test_voices_are_of_training_alone_and_one_per_task(data):

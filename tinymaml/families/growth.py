@@ -54,9 +54,12 @@ PARTS = 5  # of the subjects
 DEGREE = 2  # of the mean curve of all subjects
 
 defaults: dict[str, Any] = dict(
-    network="mlp", hidden=(40, 40), inner_steps=5, inner_lr=0.03, meta_lr=0.003, decay=1000, tasks=16, iterations=3000,
+    network="mlp", hidden=(40, 40), inner_steps=5, inner_lr=0.1, meta_lr=0.003, decay=1000, tasks=16, iterations=3000,
     save_every=1000, validate_every=250,
 )  # fmt: skip
+
+# Epochs of MAML++ are short, so that after half of the training the loss of the last step counts alone.
+defaults_for: dict[str, dict[str, Any]] = {"mamlpp": dict(epoch=300, multi_step_epochs=5)}
 
 
 @dataclass(frozen=True)

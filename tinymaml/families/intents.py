@@ -38,7 +38,7 @@ from .reading import opened
 
 LENGTH = 32  # different words of a sentence; CLINC150 has at most 27
 PARTS, FILES = ("train", "val", "test"), ("data_full.json", "domains.json")
-ADVICE = "github.com/clinc/oos-eval has data_full.json and domains.json in its folder data"
+ADVICE = "`tinymaml data clinc150 --to DIR` downloads data_full.json and domains.json"
 TEST, VAL = ("travel", "utility", "work"), ("small_talk",)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 

@@ -1,13 +1,13 @@
-"""A robot in a room: what its range sensors read, how it drives, and how a driver who knows it follows a wall.
+"""A small simulator of robots on two wheels that follow a wall: rooms, range readings, an expert, and the drive.
 
-    rooms = Rooms.drawn(rng, 25)                            # 25 rooms, with boxes in them
-    poses = rooms.poses(rng, 40)                            # (25, 40, 3): x, y in metres, heading in radians
-    d = rooms.ranges(poses)                                 # (25, 40, 10): metres to the wall, of 10 sensors
-    v, omega = rules(d, side)                               # metres per second, radians per second
-    poses = driven(poses, v, omega, 0.1)                    # after 0.1 s
-    way, hit = drive(rooms, size, start, policy)            # 30 s, or until it hits a wall
+    rooms, robots = Rooms.drawn(rng, 25), Robots.drawn(rng, 25)
+    poses = rooms.poses(rng, 30)                         # (25, 30, 3): x, y in metres, and the heading in radians
+    ranges = rooms.ranges(poses)                         # (25, 30, 10), in metres
+    speeds = robots.expert(ranges)                       # (25, 30, 2): revolutions per second, left and right
+    ride = drive(rooms, robots, poses[:, 0], robots.expert, steps=300)
 
-Everything is vectorised over tasks, one room and one robot each. Read next: `robot`, which makes tasks of it.
+Everything is an array over many rooms at once. Walls are parallel to the axes, so that a ray meets a box by the method
+of slabs (Kay and Kajiya, 1986). Next: `robot`, the family of tasks.
 """
 
 from __future__ import annotations
@@ -18,122 +18,155 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-ANGLES = np.deg2rad(np.linspace(-126, 126, 10))  # of the sensors, from the heading; counter-clockwise, so left is > 0
-REACH, RADIUS, AXLE = 3.0, 0.15, 0.3  # metres: of a sensor, of the robot, between its wheels
-FRONT, SIDE = np.abs(ANGLES) < 0.8, np.abs(ANGLES) > 0.7  # sensors that look ahead, and to one side
+
+BEAMS = np.radians(np.linspace(-112.5, 112.5, 10))  # from the heading; to the left is positive
+FAR = 3.0  # metres: what a sensor reads where nothing is nearer
+RADIUS, AXLE, TICK = 0.2, 0.3, 0.1  # metres of the robot and between its wheels; seconds from one reading to the next
+ROOM, BOX, BOXES = (3.0, 6.0), (0.4, 1.6), 3  # metres of a side of the room, and of a box in it; boxes of a room
+CIRCUMFERENCE, BIAS = (0.25, 0.75), (-0.2, 0.2)  # metres per revolution of a wheel; metres added to a range
+SPEED, TURN, DISTANCE, AHEAD = 0.4, 1.2, 0.5, 0.9  # of the expert: m/s, rad/s, metres to the wall, metres it looks
 
 
 class Rooms(NamedTuple):
-    """Rooms with walls along the axes: boxes (tasks, boxes, 4), each (left, bottom, right, top); box 0 is the room."""
+    """Rectangles from the origin to `size` (T, 2), with boxes from `low` to `high` (T, boxes, 2) in them, in metres.
 
-    boxes: Array
+    A box may overlap another, or a wall; it stands for a piece of furniture, or for a wall inside.
+    """
+
+    size: Array
+    low: Array
+    high: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, tasks: int, boxes: int = 2) -> Rooms:
-        """Rooms of 4 to 7 metres, each with so many boxes of 0.4 to 1.2 metres, apart from its walls."""
-        size = rng.uniform(4, 7, (tasks, 1, 2))
-        sides = rng.uniform(0.4, 1.2, (tasks, boxes, 2))
-        place = 1 + rng.uniform(0, 1, (tasks, boxes, 2)) * (size - 2 - sides)
-        inner = np.concatenate([place, place + sides], 2)
-        return cls(np.concatenate([np.concatenate([0 * size, size], 2), inner], 1))
+    def drawn(cls, rng: np.random.Generator, count: int) -> Rooms:
+        """So many rooms. Sizes, and places of the boxes' centres, are uniform."""
+        size = rng.uniform(*ROOM, (count, 2))
+        centre = rng.random((count, BOXES, 2)) * size[:, None]
+        half = rng.uniform(*BOX, (count, BOXES, 2)) / 2
+        return cls(size, np.maximum(centre - half, 0), np.minimum(centre + half, size[:, None]))
 
-    def ranges(self, poses: Array, reach: float = REACH) -> Array:
-        """Metres from poses (tasks, N, 3) to the nearest wall along each sensor, (tasks, N, 10), at most `reach`."""
-        angles = poses[..., 2:] + ANGLES
-        x, y, _ = np.moveaxis(poses[..., None], 2, 0)
-        left, bottom, right, top = self._sides(2)
-        with np.errstate(divide="ignore"):
-            # the slab method: p + t w crosses the lines of a box at t = (corner − p) / w, per axis
-            wx, wy = 1 / np.cos(angles), 1 / np.sin(angles)
-            x1, x2, y1, y2 = (left - x) * wx, (right - x) * wx, (bottom - y) * wy, (top - y) * wy
-        enter = np.maximum(np.minimum(x1, x2), np.minimum(y1, y2))
-        leave = np.minimum(np.maximum(x1, x2), np.maximum(y1, y2))
-        # a ray leaves the room, and enters a box if it does so ahead, and before it would leave it
-        met = np.where((enter > 0) & (enter < leave), enter, np.inf)
-        met[0] = leave[0]
-        return np.clip(met.min(0), 0, reach)
+    def poses(self, rng: np.random.Generator, count: int, clearance: float = RADIUS) -> Array:
+        """Random poses (T, count, 3) whose distance to every wall is at least the clearance; headings are uniform."""
+        first = np.array([clearance, clearance, 0])
+        scale = np.concatenate([self.size - 2 * clearance, np.full((len(self.size), 1), 2 * np.pi)], 1)
+        poses = first + rng.random((len(self.size), count, 3)) * scale[:, None]
+        room, place = np.nonzero(self.clearance(poses) < clearance)
+        while len(room):  # draw those again
+            some = Rooms(*(x[room] for x in self))
+            poses[room, place] = first + rng.random((len(room), 3)) * scale[room]
+            bad = some.clearance(poses[room, place][:, None])[:, 0] < clearance
+            room, place = room[bad], place[bad]
+        return poses
 
     def clearance(self, poses: Array) -> Array:
-        """Metres from each position to the nearest wall, (tasks, N); negative outside of the room or in a box."""
-        (x, y), (left, bottom, right, top) = np.moveaxis(poses[..., :2], 2, 0), self._sides(1)
-        # how far it is within a box along each axis; less than 0: outside
-        dx, dy = np.minimum(x - left, right - x), np.minimum(y - bottom, top - y)
-        within, outside = np.minimum(dx, dy), np.hypot(np.minimum(dx, 0), np.minimum(dy, 0))
-        to_box = np.where(within > 0, -within, outside)
-        return np.minimum(within[0], to_box[1:].min(0, initial=np.inf))
+        """The distance (T, N) of the places of poses (T, N, 2 or 3) to the nearest wall; ≤ 0 beyond or on one."""
+        place = poses[..., :2]
+        outer = np.minimum(place, self.size[:, None] - place).min(-1)
+        place = place[:, :, None]
+        # ‖max(low − p, 0, p − high)‖
+        gap = np.maximum(np.maximum(self.low[:, None] - place, place - self.high[:, None]), 0)
+        return np.minimum(outer, np.sqrt((gap**2).sum(-1)).min(-1, initial=np.inf))
 
-    def _sides(self, axes: int) -> Array:
-        """left, bottom, right, top: each (boxes, tasks, 1, …), with so many axes of 1."""
-        return np.moveaxis(self.boxes, (2, 1), (0, 1)).reshape(4, -1, len(self.boxes), *[1] * axes)
+    def ranges(self, poses: Array) -> Array:
+        """What sensors without a bias read at poses (T, N, 3): (T, N, 10), in metres, from the centre of the robot."""
+        angle = poses[..., 2:] + BEAMS
+        inverse = [1 / np.where(np.abs(d) < 1e-9, 1e-9, d) for d in (np.cos(angle), np.sin(angle))]
 
-    def poses(self, rng: np.random.Generator, count: int, margin: float = 0.25) -> Array:
-        """(tasks, count, 3): positions anywhere, at least `margin` metres from walls, and any headings."""
-        tasks, room = len(self.boxes), self.boxes[:, 0, None, 2:]
-        drawn = rng.uniform(0, 1, (tasks, 4 * count + 16, 2)) * room
-        free = self.clearance(drawn) > margin
-        while (free.sum(1) < count).any():  # about half of a room is free
-            again = rng.uniform(0, 1, drawn.shape) * room
-            drawn, free = np.where(free[..., None], drawn, again), free | (self.clearance(again) > margin)
-        first = np.argsort(~free, axis=1, kind="stable")[:, :count]  # free ones come first
-        position = np.take_along_axis(drawn, first[..., None], 1)
-        return np.concatenate([position, rng.uniform(-np.pi, np.pi, (tasks, count, 1))], 2)
+        def crossed(low: Array, high: Array) -> tuple[Array, Array]:
+            """How far along each ray a rectangle (T, 2), (T, 2) begins and ends; it begins behind its end if missed."""
+            enter, leave = [], []
+            for axis in range(2):
+                # inside the slab low ≤ p + t d ≤ high: t from (m − p) / d − h / |d| to … + …; middle m, half width h
+                middle = (((low + high)[:, axis] / 2)[:, None] - poses[..., axis])[..., None] * inverse[axis]
+                half = ((high - low)[:, axis] / 2)[:, None, None] * np.abs(inverse[axis])
+                enter.append(middle - half)
+                leave.append(middle + half)
+            return np.maximum(*enter), np.minimum(*leave)
+
+        nearest = np.minimum(crossed(np.zeros_like(self.size), self.size)[1], FAR)
+        for box in range(self.low.shape[1]):
+            enter, leave = crossed(self.low[:, box], self.high[:, box])
+            nearest = np.where((enter > 0) & (enter <= leave), np.minimum(nearest, enter), nearest)
+        return nearest
 
 
-def rules(d: Array, side: Array) -> tuple[Array, Array]:
-    """The speed v and the turning rate ω, counter-clockwise, of one who follows the wall on a side.
+class Robots(NamedTuple):
+    """What is unknown of each robot, each (T, 1, 1).
 
-    Args:
-        d: metres to the walls, (…, 10).   side: +1: the wall on the left; −1: on the right; (…).
+    circumference: metres that a wheel rolls per revolution.   bias: metres that its sensors add to each range.
+    side: on which side it keeps the wall, 1 for the right, −1 for the left.
     """
-    front = d[..., FRONT].min(-1)
-    left, right = d[..., SIDE & (ANGLES > 0)].min(-1), d[..., SIDE & (ANGLES < 0)].min(-1)
-    wall = np.where(side > 0, left, right)
-    blocked = np.clip((1.0 - front) / 0.6, 0, 1)
-    v = 0.5 * (1 - blocked)
-    # towards the wall if it is far, away from it if it is near or if the way is blocked
-    omega = side * (1.2 * np.clip(wall - 0.6, -0.5, 0.5) - 2.0 * blocked)
-    return v, omega
+
+    circumference: Array
+    bias: Array
+    side: Array
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, count: int) -> Robots:
+        shape = (count, 1, 1)
+        return cls(rng.uniform(*CIRCUMFERENCE, shape), rng.uniform(*BIAS, shape), rng.choice([-1.0, 1.0], shape))
+
+    def readings(self, ranges: Array, far: float = FAR) -> Array:
+        """What its sensors read in the place of ranges (T, N, sensors), in metres."""
+        return np.clip(ranges + self.bias, 0, far)
+
+    def expert(self, ranges: Array) -> Array:
+        """The wheel speeds (T, N, 2), in revolutions per second, by which an expert follows the wall.
+
+        The expert knows the robot, and the true ranges.
+        """
+        mirrored = self.side < 0
+        speeds = follow_right(np.where(mirrored, ranges[..., ::-1], ranges)) / self.circumference
+        return np.where(mirrored, speeds[..., ::-1], speeds)
 
 
-def wheels(v: Array, omega: Array, size: Array) -> Array:
-    """(…, 2): the speeds of the left and the right wheel, whose size is in units of the average wheel's."""
-    # v = size (left + right) / 2,   ω = size (right − left) / AXLE
-    return np.stack([v - omega * AXLE / 2, v + omega * AXLE / 2], -1) / size[..., None]
+def follow_right(ranges: Array) -> Array:
+    """The speeds (…, 2) of the left and the right wheel, in m/s, that keep a wall at the right at DISTANCE.
+
+    Without a wall at the right, the way is straight on, up to the first wall.
+    """
+    # of a wall beside the robot, or ahead of it, by the ranges r of some beams: the least r cos(angle)
+    wall = (ranges[..., 1:4] * np.cos(BEAMS[1:4] + np.pi / 2)).min(-1)
+    front = (ranges[..., 4:6] * np.cos(BEAMS[4:6])).min(-1)
+    front = np.minimum(front, ranges[..., 3:7].min(-1))
+    seen = np.clip((1.6 - ranges[..., :4].min(-1)) / 0.4, 0, 1)
+    free = np.clip((front - 0.3) / (AHEAD - 0.3), 0, 1)
+    # to the left where the wall is too near, or something is ahead
+    turn = TURN * np.clip(seen * np.clip((DISTANCE - wall) / 0.4, -0.6, 1) + 2 * (1 - free), -1, 1)
+    speed = SPEED * np.clip(free, 0.05, 1)
+    return np.stack([speed - turn * AXLE / 2, speed + turn * AXLE / 2], -1)
 
 
-def turned(speeds: Array, size: Array) -> tuple[Array, Array]:
-    """(v, ω) of wheel speeds (…, 2): the inverse of `wheels`."""
-    left, right = speeds[..., 0], speeds[..., 1]
-    return size * (left + right) / 2, size * (right - left) / AXLE
+# ── the drive ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def driven(poses: Array, v: Array, omega: Array, seconds: float) -> Array:
-    """The poses (…, 3) after so many seconds at constant v and ω: an arc of the radius v / ω."""
+def moved(poses: Array, speeds: Array, seconds: float) -> Array:
+    """Where poses (…, 3) are after wheels have rolled with speeds (…, 2) in m/s, left and right: along an arc."""
     x, y, heading = np.moveaxis(poses, -1, 0)
-    angle = omega * seconds
-    # the chord of the arc is v t · sin(φ/2)/(φ/2), in the direction heading + φ/2
-    chord = v * seconds * np.sinc(angle / (2 * np.pi))
-    return np.stack([x + chord * np.cos(heading + angle / 2), y + chord * np.sin(heading + angle / 2),
-                     heading + angle], -1)  # fmt: skip
+    left, right = np.moveaxis(speeds, -1, 0)
+    # the angle of the arc φ = (r − l) t / axle, its length s = (l + r) t / 2, its chord s · sin(φ/2) / (φ/2)
+    angle = (right - left) * seconds / AXLE
+    chord = (left + right) * seconds / 2 * np.sinc(angle / 2 / np.pi)
+    middle = heading + angle / 2
+    return np.stack([x + chord * np.cos(middle), y + chord * np.sin(middle), heading + angle], -1)
 
 
-def drive(
-    places: Rooms, size: Array, start: Array, policy: Callable[[Array], Array], steps: int = 300, seconds: float = 0.1
-) -> tuple[Array, Array]:
-    """Let a policy drive one robot per room, until it hits a wall.
+class Ride(NamedTuple):
+    """How robots drove. poses: (T, steps + 1, 3), where a robot stays once it has touched a wall; touched: (T,) bool;
+    metres: (T,), driven in all."""
 
-    Args:
-        size: of the wheels, (tasks, 1).   start: poses (tasks, 3).
-        policy: true distances (tasks, 1, 10) → wheel speeds (tasks, 1, 2).
+    poses: Array
+    touched: Array
+    metres: Array
 
-    Returns:
-        The poses (tasks, steps + 1, 3), and whether each robot has hit a wall, (tasks,); from there on it stands still.
-    """
-    poses, hit = [start[:, None]], np.zeros(len(start), bool)
+
+def drive(rooms: Rooms, robots: Robots, start: Array, policy: Callable[[Array], Array], steps: int) -> Ride:
+    """Let `policy` drive robots from poses (T, 3): from ranges (T, 1, 10) to wheel speeds (T, 1, 2), at each step."""
+    poses, touched = [start[:, None]], np.zeros((len(start), 1), bool)
     for _ in range(steps):
-        now = poses[-1]
-        v, omega = turned(policy(places.ranges(now)), size)
-        ahead = driven(now, np.clip(v, -1, 1), np.clip(omega, -4, 4), seconds)  # what motors can do
-        hit |= places.clearance(ahead)[:, 0] < RADIUS
-        poses.append(np.where(hit[:, None, None], now, ahead))
-    return np.concatenate(poses, 1), hit
+        speeds = policy(rooms.ranges(poses[-1])) * robots.circumference
+        ahead = moved(poses[-1], np.clip(np.nan_to_num(speeds), -1, 1), TICK)
+        poses.append(np.where(touched[..., None], poses[-1], ahead))
+        touched |= rooms.clearance(poses[-1]) < RADIUS
+    path = np.concatenate(poses, 1)
+    return Ride(path, touched[:, 0], np.linalg.norm(np.diff(path[..., :2], axis=1), axis=-1).sum(1))

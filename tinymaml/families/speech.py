@@ -6,7 +6,8 @@
 A task is one speaker: all ten digits, of each some recordings to learn from, and others to tell. The label of a digit
 is the digit itself, so that a network knows digits before it has heard the speaker, and gets used to the speaker by
 adaptation. `speaker` is the one of test, the next by name that of validation, and the others are of training. These are
-few: with `virtual`, every training task has a virtual speaker, whose voice is moved and coloured at random.
+few: with `virtual`, every training task has a virtual speaker, whose voice is moved and coloured at random, and who
+speaks each recording at a tempo of its own.
 
 A recording is scaled to 26 mel bands (0 … 4 kHz) and 16 frames. Of each spectrogram its own mean is taken off, and each
 band is normalised by the mean and the deviation that it has in recordings of training speakers.
@@ -35,15 +36,19 @@ from .episodes import Examples, draw
 from .reading import kept, opened
 
 BANDS, FRAMES, DIGITS, TOP = 26, 16, 10, 4000.0  # mel bands, frames, classes, and the highest frequency in Hz
+TEMPO = 0.2  # deviation of the logarithm of `in_tempo`'s bend, for virtual speakers
 WINDOW, HOP = 0.025, 0.010  # seconds of a window of the Fourier transform, and from one to the next
 ADVICE = "`tinymaml data fsdd --to DIR` says where the recordings can be had"
 _NAME = re.compile(r"(\d)_([^/]+)_(\d+)\.wav", re.IGNORECASE)
 _CACHE_VERSION = 1  # to be raised when the spectrograms or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
-    network="mlp", hidden=(128,), inner_steps=5, inner_lr=0.1, meta_lr=0.002, decay=1000, tasks=8, iterations=1500,
-    save_every=500, validate_every=250,
+    network="mlp", hidden=(256,), inner_steps=5, inner_lr=0.1, meta_lr=0.002, decay=300, tasks=8, iterations=500,
+    save_every=250, validate_every=100,
 )  # fmt: skip
+
+# Epochs of MAML++ are short, so that after half of the training the loss of the last step counts alone.
+defaults_for: dict[str, dict[str, Any]] = {"mamlpp": dict(epoch=50, multi_step_epochs=5)}
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,17 @@ class SpeechTasks:
         sizes = np.array([len(numbers) for numbers in members])
         voice = Voice.drawn(rng, tasks) if self.virtual and split == "train" else None
         episodes = draw(rng, classes, sizes, self.shots, self.queries)
-        return tuple((self._spectrograms(part, voice), part.labels) for part in (episodes.support, episodes.query))
+        parts = []
+        for part in (episodes.support, episodes.query):
+            x = self._recordings(part)
+            x = voice(in_tempo(x, np.exp(rng.normal(0, TEMPO, x.shape[:2])))) if voice else x
+            parts.append((self.normalised(x)[..., None].astype(self.dtype), part.labels))
+        return tuple(parts)
 
-    def _spectrograms(self, examples: Examples, voice: Voice | None) -> np.ndarray:
+    def _recordings(self, examples: Examples) -> np.ndarray:
+        """The spectrograms of chosen examples, (tasks, examples, 26, 16)."""
         first = np.cumsum([0, *map(len, self.members)])
-        x = self.content.x[np.concatenate(self.members)[first[examples.classes] + examples.numbers]]
-        return self.normalised(voice(x) if voice else x)[..., None].astype(self.dtype)
+        return self.content.x[np.concatenate(self.members)[first[examples.classes] + examples.numbers]]
 
     def baselines(self) -> dict[str, Callable]:
         """The nearest centroid of each digit: of the speaker's support recordings, of all recordings of training
@@ -200,12 +210,26 @@ class Voice(NamedTuple):
         return cls(rng.uniform(0.8, 1.2, (tasks, 1)), gains)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """x (tasks, N, 26, 16): band b becomes what was at b / stretch, between two bands in proportion."""
+        """x (tasks, N, 26, 16): band b becomes what was at b / stretch."""
         at = np.clip(np.arange(BANDS) / self.stretch, 0, BANDS - 1)  # (tasks, 26)
-        below = np.minimum(at.astype(int), BANDS - 2)
-        part, task = (at - below)[:, None, :, None], np.arange(len(x))[:, None]
-        low, high = (x.swapaxes(1, 2)[task, below + i].swapaxes(1, 2) for i in (0, 1))
-        return (1 - part) * low + part * high + self.gains[:, None, :, None]
+        return between(x, at[:, None], 2) + self.gains[:, None, :, None]
+
+
+def in_tempo(x: np.ndarray, bend: np.ndarray) -> np.ndarray:
+    """x (tasks, N, 26, 16), in which the share u of the time becomes what was at u^bend, for bend (tasks, N).
+
+    With a bend above 1, the beginning is slow and the end is fast.
+    """
+    return between(x, (FRAMES - 1) * np.linspace(0, 1, FRAMES) ** bend[..., None], 3)
+
+
+def between(x: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+    """x (tasks, N, 26, 16) at the places `at` (tasks, N or 1, places) of an axis, 2 or 3: linear interpolation."""
+    at = np.expand_dims(at, 5 - axis)
+    below = np.minimum(at.astype(int), x.shape[axis] - 2)
+    part = at - below
+    low, high = (np.take_along_axis(x, below + i, axis) for i in (0, 1))
+    return (1 - part) * low + part * high
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ Read next: `conv`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def mlp(input_shape: tuple[int, ...], hidden: Sequence[int], outputs: int, norm:
         }
 
     def body(params, x, norm=None):
-        x = np.reshape(x, (x.shape[0], -1))
+        x = np.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
         for name in inner:
             layer = params[name]
             x = nn.relu(normalise(name, nn.linear(x, layer["w"], layer["b"]), layer, norm))

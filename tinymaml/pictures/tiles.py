@@ -17,7 +17,7 @@ from .style import RIGHT, STEPS, WRONG
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROWS, SHOTS, QUERIES = 8, 3, 5  # as many classes, and images of each, as can be read
+ROWS, SHOTS, QUERIES = 10, 3, 5  # as many classes, and images of each, as can be read
 
 
 def predictions(
@@ -69,7 +69,9 @@ def predictions(
         ax.set_title(f"{title}: accuracy {accuracy[0]} {first}, {accuracy[1]} {second}")
     note = "below a query: the predicted class, its probability; green is right, red wrong"
     if scratch:
-        note += f"\n{_over_tasks(learned)}, and {_over_tasks(beginner, *rate)} from scratch, on the same tasks"
+        many = available(learned, "test", 200)
+        by = f"{_over(learned, many)} by {learned.config.algorithm.name}, {_over(beginner, many, *rate)} from scratch"
+        note = f"{style.count(many, 'test task')}: {by} · {note}"
     return style.titled(figure, learned, note)
 
 
@@ -82,9 +84,9 @@ def _outputs(learned: Learned, support: tuple, xq: np.ndarray, *rate: float) -> 
     return found
 
 
-def _over_tasks(learned: Learned, *rate: float, tasks: int = 200) -> str:
-    """The accuracy after the last step, over many test tasks."""
-    mean, ci95 = interval(100 * on_split(learned, "test", available(learned, "test", tasks), STEPS, *rate)[0])
+def _over(learned: Learned, tasks: int, *rate: float) -> str:
+    """The accuracy after the last step, over so many test tasks."""
+    mean, ci95 = interval(100 * on_split(learned, "test", tasks, STEPS, *rate)[0])
     return f"{mean[-1]:.1f} ± {ci95[-1]:.1f} %"
 
 

@@ -89,6 +89,20 @@ def test_a_network_is_pretrained_on_labels_of_classes(folder):
             assert set(y.ravel().tolist()) == set(range(ways))
 
 
+def test_training_can_have_more_shots_than_its_tests(folder):
+    plain, more = (DigitTasks(folder, ways=5, queries=1, train_shots=n) for n in (0, 4))
+    (xs, ys), (xq, _) = more.sample(rng(), 20, "train")
+    assert xs.shape[:2] == (20, 20) and xq.shape[:2] == (20, 5)
+    assert all((np.bincount(labels) == 4).all() for labels in ys)
+    assert plain.sample(rng(), 20, "train")[0][1].shape == (20, 5)
+    for split in ("val", "test"):
+        for (x, i), (y, j) in zip(plain.sample(rng(), 3, split), more.sample(rng(), 3, split), strict=True):
+            np.testing.assert_array_equal(x, y)
+            np.testing.assert_array_equal(i, j)
+    with pytest.raises(ValueError, match="shots=10 [+] queries=1 is more than the 10 examples of class 0"):
+        DigitTasks(folder, queries=1, train_shots=10).sample(rng(), 1, "train")
+
+
 def test_ink_is_one_and_pixels_are_those_of_the_files(folder):
     images = np.concatenate([numbered(0, TRAIN)[0], numbered(TRAIN, TEST)[0]])
     for dtype in (np.float32, np.float64):
@@ -154,8 +168,8 @@ def test_a_planted_leak_is_found(folder, monkeypatch):
     assert "digits of train are in test" in leaks(tasks)
 
     tasks = DigitTasks(folder, queries=1)
-    draw = tasks.sampler.sample
-    monkeypatch.setattr(tasks.sampler, "sample", lambda *args: (e := draw(*args))._replace(query=e.support))
+    draw = tasks.training.sample
+    monkeypatch.setattr(tasks.training, "sample", lambda *args: (e := draw(*args))._replace(query=e.support))
     assert leaks(tasks)[0] == "an image is twice in a task of train"
 
 

@@ -432,11 +432,11 @@ def test_speeds_of_the_real_robot_are_drawn_against_the_truth(tmp_path):
     from tinymaml.pictures import paths
 
     learned = trained(tmp_path, data=str(table(tmp_path)), shots=3, queries=3)
-    figure = paths.speeds(learned, count=2, rows=50)
+    figure = paths.speeds(learned, GAP, count=2, rows=50)
     for row in range(2):
         for wheel in range(2):
             lines = {line.get_label(): line.get_ydata() for line in figure.axes[2 * row + wheel].lines}
-            assert list(lines) == ["truth", paths.BEFORE, paths.AFTER] and len(lines["truth"]) == 50
+            assert list(lines) == ["truth", paths.BEFORE, paths.AFTER, "support"] and len(lines["truth"]) == 50
             moves = {speed[wheel] for speed in MOVES.values()} | {speed[1 - wheel] for speed in MOVES.values()}
             assert len(set(np.round(lines["truth"], 5))) <= len(moves)
 

@@ -51,6 +51,8 @@ class Settings:
     digits: str = option("permuted", "all digits in each split, with other labels per task; or new ones in test",
                          choices=SCHEMES)  # fmt: skip
     labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
+    train_shots: int = option(0, "support images of each class in training; 0: as many as shots", least=0,
+                              training=True)  # fmt: skip
 
 
 def make(settings: Settings) -> DigitTasks:
@@ -58,7 +60,7 @@ def make(settings: Settings) -> DigitTasks:
     s = settings
     if not s.data:
         raise ValueError(f"digits needs its images: --data PATH ({ADVICE})")
-    return DigitTasks(s.data, s.ways, s.shots, s.queries, s.digits, s.labels)
+    return DigitTasks(s.data, s.ways, s.shots, s.queries, s.digits, s.labels, s.train_shots)
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
@@ -92,7 +94,7 @@ class DigitTasks:
 
     def __init__(
         self, path: str, ways: int = 10, shots: int = 1, queries: int = 5, digits: str = "permuted",
-        labels: str = "task", dtype: DTypeLike = np.float32,
+        labels: str = "task", train_shots: int = 0, dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
         check_counts(ways=ways, shots=shots, queries=queries)
         if digits not in SCHEMES:
@@ -100,7 +102,7 @@ class DigitTasks:
         if digits == "held-out" and ways > 2:
             raise ValueError(f"ways={ways}; of digits that are held out there are 2 in validation and test: --ways 2")
         self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, check_dtype(dtype)
-        self.path, self.digits, self.labels = path, digits, labels
+        self.path, self.digits, self.labels, self.train_shots = path, digits, labels, train_shots or shots
 
     @property
     def outputs(self) -> int:
@@ -122,10 +124,16 @@ class DigitTasks:
         sizes = [len(numbers) for numbers in self.members]
         return Sampler(sizes, splits, self.ways, self.shots, self.queries, self.name, self.labels)
 
+    @cached_property
+    def training(self) -> Sampler:
+        every = self.sampler  # which checks all splits
+        classes = {"train": every.splits["train"]}
+        return Sampler(every.sizes, classes, self.ways, self.train_shots, self.queries, self.name, self.labels)
+
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """((xs, ys), (xq, yq)): xs (tasks, ways * shots, 28, 28, 1) in [0, 1] with ink = 1, and ys int64;
-        xq and yq with ways * queries."""
-        episodes = self.sampler.sample(rng, tasks, split)
+        xq and yq with ways * queries. In training there are `train_shots`."""
+        episodes = (self.training if split == "train" else self.sampler).sample(rng, tasks, split)
         return tuple((self.images_of(part), part.labels) for part in (episodes.support, episodes.query))
 
     def images_of(self, examples: Examples) -> np.ndarray:

@@ -11,6 +11,10 @@ Subjects are put into five parts by the SHA-256 of their names; of `fold` k, par
 one of validation. All numbers are scaled by the mean and the deviation that they have in training subjects. These are
 few: with `virtual`, training tasks are mixtures of two of them.
 
+The baseline to beat is a mixed-effects fit, which is told that a subject differs from the mean curve by a straight
+line. MAML has to find out what curves have in common. From the 10 training subjects of `reactions` it learns less than
+this line says; from the 84 of `countries` it learns as much.
+
 Subjects have unequal numbers of points, and so the targets of a task have a mask, as `common` describes it.
 """
 
@@ -54,12 +58,12 @@ PARTS = 5  # of the subjects
 DEGREE = 2  # of the mean curve of all subjects
 
 defaults: dict[str, Any] = dict(
-    network="mlp", hidden=(40, 40), inner_steps=5, inner_lr=0.03, meta_lr=0.003, decay=1000, tasks=16, iterations=3000,
-    save_every=1000, validate_every=250,
+    network="mlp", hidden=(40, 40), inner_steps=5, inner_lr=0.1, meta_lr=0.003, decay=1000, tasks=16, iterations=1000,
+    save_every=500, validate_every=100,
 )  # fmt: skip
 
 # Epochs of MAML++ are short, so that after half of the training the loss of the last step counts alone.
-defaults_for: dict[str, dict[str, Any]] = {"mamlpp": dict(epoch=300, multi_step_epochs=5)}
+defaults_for: dict[str, dict[str, Any]] = {"mamlpp": dict(epoch=100, multi_step_epochs=5)}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,17 @@ missing is padding, whose mask is 0. 60 % of users are of training, and 20 % eac
 (MeLU, Lee et al., 2019, takes users with 13 to 100 ratings, 10 of them for the query and the rest for the support, and
 adapts its fully connected layers alone: here `--shots 90`, and an algorithm that leaves the embedding as it is.)
 
-A film is a row of the embedding, and one for each genre; films that training seldom or never saw share a row. Beside it
-stand three numbers of the film: its bias, which is how much better users of TRAINING rate it than they rate others (in
-a training user's own tasks without that user's rating), how many they were, and whether it has a row of its own.
+A target is how much better the user rates a film than it is expected of users of TRAINING,
 
-`target` "like" asks whether a rating is at least 4. Read next: `growth`, whose tasks are padded, too.
+    y = r − mean − b_film
+
+where b_film, the bias of the film, is how much better they rate it than they rate others (for a training user: without
+that user's own rating). So a network that predicts 0 is as good as the film's mean, and what it learns is taste. With
+`target` "like", y is 1 if r is at least 4, else 0, and b_film is that of likes.
+
+A film is a row of the embedding, and one for each genre; films that training seldom or never saw share a row. Beside
+these stand three numbers of the film: its bias, how many users of training rated it, and whether it has a row of its
+own. Read next: `growth`, whose tasks are padded, too.
 """
 
 from __future__ import annotations
@@ -40,10 +46,11 @@ from .common import SPLITS, Metric, accuracy, check_counts, check_draw, check_dt
 from .reading import inflated, opened
 
 SCALE, LIKED, FIRST = (0.5, 5.0), 4.0, 10  # of ratings; from where a film is liked; ratings before the query
-LENGTH, GENRES, OFTEN = 12, 32, 3  # rows of the embedding per film, those of genres, ratings for a row of one's own
+LENGTH, GENRES = 12, 32  # rows of the embedding that a film has at most, and that genres have
+OWN = 0.3  # weight of the film's own row
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}  # of users
 SHRINK = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 40.0)  # of which the baseline takes the best on validation users
-PRIOR = 5.0  # ratings that a task is less sure for than if it had these, too
+PRIOR = 20.0  # n ratings count as n / (n + PRIOR) of a loss
 FILM = 5.0  # so many average ratings are added to those of each film
 ADVICE = "`tinymaml data movielens --to DIR` says where MovieLens can be had"
 
@@ -61,7 +68,7 @@ class Settings:
     shots: int = option(10, "most support ratings of each user, the first in time; 0: none", least=0)
     queries: int = option(10, "query ratings of each user", least=1)
     target: str = option("rating", "the rating itself; or whether it is at least 4", choices=("rating", "like"))
-    vocabulary: int = option(2048, "rows of the embedding, for genres and the films that are rated most", least=64)
+    vocabulary: int = option(1024, "rows of the embedding, for genres and the films that are rated most", least=64)
 
 
 def make(settings: Settings) -> RatingTasks:
@@ -116,7 +123,7 @@ class RatingTasks:
     input_shape, outputs, features = (LENGTH,), 1, 3
 
     def __init__(
-        self, path: str, shots: int = 10, queries: int = 10, target: str = "rating", vocabulary: int = 2048,
+        self, path: str, shots: int = 10, queries: int = 10, target: str = "rating", vocabulary: int = 1024,
         dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
         check_counts(queries=queries, vocabulary=vocabulary)
@@ -128,7 +135,8 @@ class RatingTasks:
         """Over the n examples whose mask is 1: the mean squared error and the mean absolute one; or, of likes, the
         binary cross-entropy of logits and the share of right ones.
 
-        The loss is n / (n + 5) of the mean, so that one rating moves a network less than ten do.
+        The loss is n / (n + 20) of the mean, so that one rating moves a network less than ten do. If only a number were
+        learned that is added to all predictions, a step of rate 1/2 would make it Σ y / (20 + n), as of the biases.
         """
         target, mask = y["y"], y["mask"]
         sure = np.sum(mask) / (np.sum(mask) + PRIOR)
@@ -159,15 +167,32 @@ class RatingTasks:
         cuts = np.round(np.cumsum([*SHARES.values()])[:-1] * len(order)).astype(int)
         return {split: np.sort(part) for split, part in zip(SHARES, np.split(order, cuts), strict=True)}
 
-    def targets(self, ratings: np.ndarray) -> np.ndarray:
-        """What is to be predicted: the ratings; or 1.0 for those of at least 4, and 0.0 for the others."""
+    def measured(self, ratings: np.ndarray) -> np.ndarray:
+        """What biases are of: the ratings; or 1.0 for those of at least 4, and 0.0 for the others."""
         return ratings if self.target == "rating" else (ratings >= LIKED).astype(float)
+
+    def expected(self, films: np.ndarray, user: int = 0, own: np.ndarray | None = None) -> np.ndarray:
+        """mean + b_film of films (N,): what `measured` ratings are on average; `own` as `bias` takes it."""
+        return self.films.mean + self.bias(films, user, own)
+
+    def targets(self, films: np.ndarray, ratings: np.ndarray, user: int, own: bool = False) -> np.ndarray:
+        """y, (N, 1), of films that a user has rated so; `own`: the user is of training."""
+        values = self.measured(ratings)
+        if self.target == "rating":
+            values = values - self.expected(films, user, values if own else None)
+        return values.astype(self.dtype)[:, None]
+
+    def shown(self, prediction: np.ndarray, films: np.ndarray) -> np.ndarray:
+        """Predictions (N, 1) of films (N,) as a person reads them, (N,): stars, or the probability of a like."""
+        if self.target == "rating":
+            return self.expected(films) + prediction[:, 0]
+        return 1 / (1 + np.exp(-prediction[:, 0]))
 
     @cached_property
     def films(self) -> Films:
         training, size = self.splits["train"], len(self.content.titles)
         films, ratings = (np.concatenate([self.content.users[u][i] for u in training]) for i in (0, 1))
-        ratings = self.targets(ratings)
+        ratings = self.measured(ratings)
         user = np.repeat(training, [len(self.content.users[u][0]) for u in training])
         mean, count = float(ratings.mean()), np.bincount(films, minlength=size)
         of_user, of_film, ratings_of = np.zeros(len(self.content.users)), np.zeros(size), np.bincount(user)
@@ -178,7 +203,7 @@ class RatingTasks:
             total = np.bincount(films, ratings - mean - of_user[user], size)
             of_film = total / (FILM + count)
         row, often = np.zeros(size, np.int64), np.argsort(-count, kind="stable")
-        often = often[count[often] >= OFTEN][: self.vocabulary - GENRES - 1]
+        often = often[count[often] > 0][: self.vocabulary - GENRES - 1]
         row[often] = GENRES + 1 + np.arange(len(often))
         return Films(mean, of_user, total, count, row)
 
@@ -199,13 +224,13 @@ class RatingTasks:
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ids and weights of all films: the film's own row, and the mean of those of its genres."""
+        """The ids and weights of all films: the film's own row, and those of its genres, of the norm 1 together."""
         ids = np.zeros((len(self.content.titles), LENGTH), np.int64)
         weights = np.zeros(ids.shape)
-        ids[:, 0], weights[:, 0] = self.films.row, 1
+        ids[:, 0], weights[:, 0] = self.films.row, OWN
         for film, genres in enumerate(self.content.genres):
             n = min(len(genres), LENGTH - 1)
-            ids[film, 1 : 1 + n], weights[film, 1 : 1 + n] = 1 + np.array(genres[:n], np.int64), 1 / max(n, 1)
+            ids[film, 1 : 1 + n], weights[film, 1 : 1 + n] = 1 + np.array(genres[:n], np.int64), max(n, 1) ** -0.5
         return ids, weights
 
     # ── tasks ──
@@ -219,9 +244,9 @@ class RatingTasks:
             return self.stacked([self.task(user, self.shots) for user in users])
         drawn = []
         for user in users:
-            history = len(self.content.users[user][0]) - self.queries
-            known = int(rng.integers(0, min(self.shots, history) + 1))
-            drawn.append(self.task(user, known, int(rng.integers(0, history - known + 1)), own=True))
+            wait, known = self.wait(user), int(rng.integers(0, self.shots + 1))
+            first = rng.integers(0, len(self.content.users[user][0]) - wait - self.queries + 1)
+            drawn.append(self.task(user, known, int(first), own=True))
         return self.stacked(drawn)
 
     def every(self, split: str) -> tuple:
@@ -229,25 +254,28 @@ class RatingTasks:
         check_draw(1, split, SPLITS)
         return self.stacked([self.task(user, self.shots, own=split == "train") for user in self.splits[split]])
 
-    def task(self, user: int, known: int, first: int | None = None, own: bool = False) -> tuple:
-        """The task of a user who has rated `known` films: ((xs, ys), (xq, yq)).
+    def wait(self, user: int) -> int:
+        """How many ratings come before the query: 10, or `shots`, if these are more; or all that a user has."""
+        return min(max(self.shots, FIRST), len(self.content.users[user][0]) - self.queries)
+
+    def task(self, user: int, known: int, first: int = 0, own: bool = False) -> tuple:
+        """The task of a user of whom `known` ratings are known, or as many as there are before the query.
 
         Args:
-            first: the place in the user's history where it begins, and the query follows at once. None: it begins with
-                the first rating, and the query follows the first 10, or the first `shots`.
+            first: the place in the user's history where the task begins.
             own: the user is of training, whose own ratings are left out of what is said of films.
+
+        Returns:
+            ((xs, ys), (xq, yq)), as `sample` stacks them.
         """
         films, ratings = self.content.users[user]
-        ratings = self.targets(ratings)
-        if first is None:
-            ask = min(max(self.shots, FIRST), len(films) - self.queries)
-            support = range(min(known, ask))
-        else:
-            ask, support = first + known, range(first, first + known)
+        ask = first + self.wait(user)
+        support = range(first, min(first + known, ask))
         width = max(self.shots, known, 1)
         rows = np.array([*support, *range(ask, ask + self.queries)])
-        x = self.examples(films[rows], user, ratings[rows] if own else None)
-        y, n = ratings[rows].astype(self.dtype)[:, None], len(support)
+        films, ratings, n = films[rows], ratings[rows], len(support)
+        x = self.examples(films, user, self.measured(ratings) if own else None)
+        y = self.targets(films, ratings, user, own)
 
         def padded(part: np.ndarray) -> np.ndarray:
             return np.concatenate([part[:n], np.zeros((width - n, *part.shape[1:]), part.dtype)])
@@ -265,16 +293,16 @@ class RatingTasks:
     # ── baselines ──
 
     def biases(self, xs: dict, ys: dict, xq: dict, shrink: float) -> np.ndarray:
-        """mean + b_film + b_user for the queries, (queries, 1), where b_user = Σ (r − mean − b_film) / (shrink + n).
+        """The bias of the user b_user = Σ (r − mean − b_film) / (shrink + n), for each of the queries, (queries, 1).
 
-        Of likes it is a share, and 1/2 is taken off, so that what is more likely liked has a logit above 0.
+        Of likes it is mean + b_film + b_user − 1/2, so that what is more likely liked has a logit above 0.
         """
-        real = ys["mask"] > 0
-        # the first feature is b_film
-        left = ys["y"][real, 0].astype(float) - self.films.mean - xs["features"][real, 0]
-        user = left.sum() / (shrink + real.sum())
-        predicted = self.films.mean + xq["features"][:, :1].astype(float) + user
-        return np.clip(predicted, *SCALE) if self.target == "rating" else predicted - 0.5
+        n, expected = ys["mask"].sum(), 0.0
+        left = ys["y"][:, 0].astype(float)
+        if self.target == "like":  # the first feature is b_film
+            left = left - self.films.mean - xs["features"][:, 0]
+            expected = self.films.mean + xq["features"][:, :1] - 0.5
+        return expected + np.full((len(xq["features"]), 1), np.sum(left * ys["mask"]) / (shrink + n))
 
     @cached_property
     def shrink(self) -> float:

@@ -55,7 +55,7 @@ defaults: dict[str, Any] = dict(
 
 # Chosen on validation tasks, of few candidates each.
 defaults_for: dict[str, dict[str, Any]] = {
-    "protomaml": dict(adapts="head", inner_steps=3, inner_lr=0.1, tasks=16, iterations=800),
+    "protomaml": dict(adapts="head", inner_steps=3, inner_lr=0.1, tasks=16, iterations=500),
     "anil": dict(tasks=16, iterations=800),
     "reptile": dict(meta_lr=0.01),
 }

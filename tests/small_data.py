@@ -74,14 +74,14 @@ def digits(folder: Path) -> dict[str, Any]:
 
 
 def images(folder: Path) -> dict[str, Any]:
-    """12 classes of 4 images, in squares of 8 × 8: a colour each, with some noise."""
+    """12 classes of 5 images, in squares of 8 × 8: a colour each, with some noise."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for c in range(12):
         (folder / f"class{c:02d}").mkdir()
         colour = rng.integers(0, 200, 3)
-        for i in range(4):
+        for i in range(5):
             pixels = (colour + rng.integers(0, 56, (8, 8, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"class{c:02d}" / f"{i}.png")
     return dict(data=str(folder), ways=2, shots=1, queries=2, size=8)

@@ -241,3 +241,9 @@ def test_tasks_are_stacked_some_at_a_time(run, monkeypatch):
     np.testing.assert_allclose(split["mean"], whole["mean"], rtol=1e-6)
     assert split["baselines"] == whole["baselines"]
     assert len(tree_leaves(stacked(restore(run), "test", range(2)))[0]) == 2
+
+
+def test_the_splits_of_an_endless_family_are_other_tasks(tmp_path):
+    learned = restore(trained(tmp_path / "run", "sinusoid"))
+    seen = {split: task(learned, split, 0)[0][1].tobytes() for split in ("train", "val", "test")}
+    assert len(set(seen.values())) == 3

@@ -416,6 +416,17 @@ def test_sampling_changes_no_image():
     np.testing.assert_array_equal(content.images, tagged().images)
 
 
+def test_training_may_have_more_shots_and_then_has_the_queries_that_are_left():
+    for train_shots, queries in ((0, 3), (2, 3), (3, 2), (4, 1)):
+        tasks = tasks_of(tagged(np.full(50, 5)), shots=2, train_shots=train_shots)
+        for part, shape in (("train", (train_shots or 2, queries)), ("test", (2, 3))):
+            (xs, ys), (xq, yq) = tasks.sample(rng(), 4, part)
+            assert (ys.shape[1], yq.shape[1]) == (3 * shape[0], 3 * shape[1])
+            assert not {tuple(i) for i in untagged(xs[0]).tolist()} & {tuple(i) for i in untagged(xq[0]).tolist()}
+    with pytest.raises(ValueError, match=r"shots=5 \+ queries=1 is more than the 5 examples of class"):
+        tasks_of(tagged(np.full(50, 5)), shots=2, train_shots=5).sample(rng(), 1, "train")
+
+
 @pytest.mark.parametrize("rotations, classes", [(False, 32), (True, 128)])
 def test_a_training_class_keeps_its_label_for_pretraining(rotations, classes):
     tasks = tasks_of(labels="class", rotations=rotations)

@@ -432,7 +432,7 @@ def test_speeds_of_the_real_robot_are_drawn_against_the_truth(tmp_path):
     from tinymaml.pictures import paths
 
     learned = trained(tmp_path, data=str(table(tmp_path)), shots=3, queries=3)
-    figure = paths.speeds(learned, count=2, rows=50)
+    figure = paths.speeds(learned, GAP, count=2, rows=50)
     for row in range(2):
         for wheel in range(2):
             lines = {line.get_label(): line.get_ydata() for line in figure.axes[2 * row + wheel].lines}

@@ -51,10 +51,13 @@ _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"} 
 _CACHE_VERSION = 3  # to be raised when the pixels or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
-    network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=300, tasks=16, iterations=1000,
-    save_every=100, validate_every=100,
+    network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=600, tasks=16, iterations=2000,
+    save_every=500, validate_every=200,
 )  # fmt: skip
-defaults_for: dict[str, dict[str, Any]] = {"anil": dict(inner_steps=5)}
+defaults_for: dict[str, dict[str, Any]] = {
+    "anil": dict(inner_steps=5),
+    "reptile": dict(train_shots=4, inner_lr=0.1),  # it learns from support images alone
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Settings:
     drop: str = option("", "names of classes that are left out, with commas between")
     rotations: bool = option(False, "training classes turned by 90° multiples are further classes", training=True)
     labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
+    train_shots: int = option(0, "support images of each class in training; 0: as many as shots", least=0,
+                              training=True)  # fmt: skip
 
 
 def make(settings: Settings) -> ImageTasks:
@@ -77,7 +82,8 @@ def make(settings: Settings) -> ImageTasks:
     s = settings
     if not s.data:
         raise ValueError(f"images needs its data: --data PATH; {ADVICE}")
-    return ImageTasks(s.data, s.ways, s.shots, s.queries, s.size, s.grey, s.drop, s.rotations, s.labels)
+    return ImageTasks(s.data, s.ways, s.shots, s.queries, s.size, s.grey, s.drop, s.rotations, s.labels,
+                      s.train_shots)  # fmt: skip
 
 
 def read(path: Path, settings: Settings) -> np.ndarray:
@@ -110,7 +116,8 @@ class Content(NamedTuple):
 class ImageTasks:
     """Tell `ways` classes apart after seeing `shots` images of each.
 
-    With `rotations`, a training class gives four, itself turned by 0, 90, 180 and 270 degrees.
+    With `rotations`, a training class gives four, itself turned by 0, 90, 180 and 270 degrees. With `train_shots`,
+    training tasks have so many support images of each class, and no more queries than the smallest class has left.
 
     Raises:
         ValueError: a count below 1; when data are read, too few classes or images of a class, or an image that is none.
@@ -122,12 +129,14 @@ class ImageTasks:
 
     def __init__(
         self, path: str, ways: int = 5, shots: int = 1, queries: int = 4, size: int = 32, grey: bool = False,
-        drop: str = "", rotations: bool = False, labels: str = "task", dtype: DTypeLike = np.float32,
+        drop: str = "", rotations: bool = False, labels: str = "task", train_shots: int = 0,
+        dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
         check_counts(ways=ways, shots=shots, queries=queries, size=size)
         self.ways, self.shots, self.queries, self.dtype = ways, shots, queries, check_dtype(dtype)
         self.input_shape = (size, size, 1 if grey else 3)
         self.path, self.drop, self.rotations, self.labels = path, drop, rotations, labels
+        self.train_shots = train_shots or shots
 
     @property
     def outputs(self) -> int:
@@ -148,6 +157,13 @@ class ImageTasks:
         self._check()
         return Sampler(sizes, classes, self.ways, self.shots, self.queries, self.name, self.labels)
 
+    @cached_property
+    def training(self) -> Sampler:
+        every = self.sampler  # which checks all splits
+        classes = every.splits["train"]
+        queries = max(1, min(self.queries, int(every.sizes[classes].min()) - self.train_shots))
+        return Sampler(every.sizes, {"train": classes}, self.ways, self.train_shots, queries, self.name, self.labels)
+
     def _check(self) -> None:
         """Tasks can be drawn from each split, or a ValueError names the data and says what can be done."""
         _, counts, names, _ = self.content
@@ -166,7 +182,7 @@ class ImageTasks:
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """((xs, ys), (xq, yq)): xs (tasks, ways * shots, size, size, channels) in [0, 1], and ys int64, its labels;
         xq and yq with ways * queries."""
-        episodes = self.sampler.sample(rng, tasks, split)
+        episodes = (self.training if split == "train" else self.sampler).sample(rng, tasks, split)
         return tuple((self.images_of(part), part.labels) for part in (episodes.support, episodes.query))
 
     def images_of(self, examples: Examples) -> np.ndarray:

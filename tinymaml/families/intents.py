@@ -3,6 +3,7 @@
     tasks = IntentTasks("data/clinc150", ways=5, shots=1)
     (xs, ys), (xq, yq) = tasks.sample(rng, 16, "train")
     xs["ids"], xs["weights"]                    # (16, N, 32): the words of each sentence, and their weights
+    xs["features"]                              # (16, N, 2048): the same in so many numbers, whatever is learned
 
 The domains of test and of validation are never trained on: all their intents are new, and so are many of their words.
 A sentence is a bag of words. The number of a word is crc32(word) mod `vocabulary`: there is no list of words that could
@@ -10,6 +11,10 @@ tell anything of the test, and a word that training never saw has a row of the e
 weight of a word is its tf-idf, scaled to the norm 1 per sentence, where only sentences of TRAINING domains are counted:
 
     tf · (log((1 + n) / (1 + n_word)) + 1),   n_word of the n sentences have the word; 0, if it is unknown
+
+The features are the hashed bag of words (Weinberger et al., 2009): Σ weight · sign(word) at place (word), both from
+crc32, times 2. Their inner products are those of the bags, but for noise of the order 1 / √2048: what is learned begins
+near the baseline, and the embedding, which is 2 times smaller, adds what training domains teach.
 
 An intent is a class. Its sentences are those of the data's own three parts together (150), each bag of words once: of
 two sentences with the same words, one could be support and the other query. A bag that two intents share tells neither,
@@ -36,6 +41,7 @@ from .common import accuracy, check_counts, check_draw, check_dtype, classificat
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
 from .reading import opened
 
+SCALE = 2  # of the features: the norm of a sentence's
 LENGTH = 32  # different words of a sentence; CLINC150 has at most 27
 PARTS, FILES = ("train", "val", "test"), ("data_full.json", "domains.json")
 ADVICE = "`tinymaml data clinc150 --to DIR` downloads data_full.json and domains.json"
@@ -43,9 +49,13 @@ TEST, VAL = ("travel", "utility", "work"), ("small_talk",)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 defaults: dict[str, Any] = dict(
-    network="embedding", embed=128, hidden=(), inner_steps=5, inner_lr=0.5, meta_lr=0.003, decay=1000, tasks=8,
-    iterations=1000, save_every=250, validate_every=125,
+    network="embedding", embed=64, hidden=(), inner_steps=3, inner_lr=2.0, meta_lr=0.002, decay=1000, tasks=8,
+    iterations=600, save_every=200, validate_every=100,
 )  # fmt: skip
+
+defaults_for: dict[str, dict[str, Any]] = {
+    "protomaml": dict(adapts="head", inner_lr=0.1, tasks=16, iterations=800),
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Settings:
     test_domains: tuple[str, ...] = option(TEST, "domains whose intents are for test")
     val_domains: tuple[str, ...] = option(VAL, "domains whose intents are for validation; training has the others")
     vocabulary: int = option(8192, "numbers that words are hashed to", least=2)
+    hashed: int = option(2048, "features of a sentence: numbers in its hashed bag of words", least=1)
     labels: str = option("task", LABELS_HELP, choices=LABELS, training=True)
 
 
@@ -67,11 +78,12 @@ def make(settings: Settings) -> IntentTasks:
     s = settings
     if not s.data:
         raise ValueError(f"intents needs its sentences: --data PATH; {ADVICE}")
-    return IntentTasks(s.data, s.ways, s.shots, s.queries, s.test_domains, s.val_domains, s.vocabulary, s.labels)
+    domains = s.test_domains, s.val_domains
+    return IntentTasks(s.data, s.ways, s.shots, s.queries, *domains, s.vocabulary, s.hashed, s.labels)
 
 
 def read(path: Path, settings: Settings) -> dict[str, np.ndarray]:
-    """A sentence of a user's, alone in a text file: {"ids": int64, "weights": float32}, each (32,).
+    """A sentence of a user's, alone in a text file: x as `IntentTasks.sample` draws it, of one example.
 
     Raises:
         ValueError: it is no text in UTF-8, or has no words.
@@ -83,8 +95,8 @@ def read(path: Path, settings: Settings) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is no text in UTF-8: {cause}") from cause
     if not words(text):
         raise ValueError(f"{path} has no words")
-    ids, weights = _same(settings).bags([text])
-    return {"ids": ids[0], "weights": weights[0].astype(np.float32)}
+    family = _same(settings)
+    return {name: part[0] for name, part in family.inputs(*family.bags([text])).items()}
 
 
 _same = lru_cache(maxsize=1)(make)  # so that the data are read once for many sentences
@@ -118,12 +130,13 @@ class IntentTasks:
 
     def __init__(
         self, path: str, ways: int = 5, shots: int = 1, queries: int = 15, test_domains: Sequence[str] = TEST,
-        val_domains: Sequence[str] = VAL, vocabulary: int = 8192, labels: str = "task", dtype: DTypeLike = np.float32,
+        val_domains: Sequence[str] = VAL, vocabulary: int = 8192, hashed: int = 2048, labels: str = "task",
+        dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
-        check_counts(ways=ways, shots=shots, queries=queries, vocabulary=vocabulary)
+        check_counts(ways=ways, shots=shots, queries=queries, vocabulary=vocabulary, hashed=hashed)
         self.path, self.ways, self.shots, self.queries = path, ways, shots, queries
         self.domains = {"val": tuple(val_domains), "test": tuple(test_domains)}
-        self.vocabulary, self.labels, self.dtype = vocabulary, labels, check_dtype(dtype)
+        self.vocabulary, self.features, self.labels, self.dtype = vocabulary, hashed, labels, check_dtype(dtype)
 
     @property
     def outputs(self) -> int:
@@ -168,14 +181,14 @@ class IntentTasks:
         return len(sentences), Counter(word for sentence in sentences for word in set(words(sentence)))
 
     def bags(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The words of sentences, int64 (N, 32), and their weights, float64 (N, 32): 0 where a sentence has ended."""
+        """The words of sentences, their crc32 as int64 (N, 32), and their weights (N, 32): 0 after a sentence's end."""
         n, of_word = self.counts
-        ids, weights = np.zeros((2, len(sentences), LENGTH))
+        codes, weights = np.zeros((len(sentences), LENGTH), np.int64), np.zeros((len(sentences), LENGTH))
         for i, sentence in enumerate(sentences):
             for j, (word, times) in enumerate(Counter(words(sentence)).most_common(LENGTH)):
-                ids[i, j] = zlib.crc32(word.encode()) % self.vocabulary
+                codes[i, j] = zlib.crc32(word.encode())
                 weights[i, j] = times * (np.log((1 + n) / (1 + of_word[word])) + 1)
-        return ids.astype(np.int64), weights / np.linalg.norm(weights, axis=1, keepdims=True)
+        return codes, weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
     @cached_property
     def all_bags(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -183,22 +196,31 @@ class IntentTasks:
         starts = np.cumsum([0, *map(len, self.content.sentences)])
         return *self.bags([sentence for sentences in self.content.sentences for sentence in sentences]), starts
 
+    def inputs(self, codes: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """x of words as `bags` gives them, (…, 32)."""
+        signs, places = 1 - 2 * (codes >> 31), codes // self.vocabulary % self.features
+        features = np.zeros((weights.size // LENGTH, self.features), self.dtype)
+        rows = np.arange(len(features))[:, None]
+        np.add.at(features, (rows, places.reshape(-1, LENGTH)), (SCALE * signs * weights).reshape(-1, LENGTH))
+        features = features.reshape(*weights.shape[:-1], self.features)
+        return {"ids": codes % self.vocabulary, "weights": weights.astype(self.dtype), "features": features}
+
     def episodes(self, rng: np.random.Generator, tasks: int, split: str) -> Episodes:
         """Choose the sentences of `tasks` tasks. All randomness is here."""
         check_draw(tasks, split)
         return self.samplers[split].sample(rng, tasks, split)
 
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
-        """((xs, ys), (xq, yq)): xs {"ids": int64, "weights"}, each (tasks, ways * shots, 32), and ys int64 (tasks,
-        ways * shots); xq and yq with ways * queries."""
+        """((xs, ys), (xq, yq)): xs {"ids": int64 (tasks, ways * shots, 32), "weights" of that shape, "features" (tasks,
+        ways * shots, hashed)}, and ys int64 (tasks, ways * shots); xq and yq with ways * queries."""
         episodes = self.episodes(rng, tasks, split)
         return tuple((self.words_of(part), part.labels) for part in (episodes.support, episodes.query))
 
     def words_of(self, examples: Examples) -> dict[str, np.ndarray]:
         """The words of chosen examples."""
-        ids, weights, starts = self.all_bags
+        codes, weights, starts = self.all_bags
         rows = starts[examples.classes] + examples.numbers
-        return {"ids": ids[rows], "weights": weights[rows].astype(self.dtype)}
+        return self.inputs(codes[rows], weights[rows])
 
     def baselines(self) -> dict[str, Callable]:
         return {"tf-idf centroids": partial(nearest, ways=self.ways)}

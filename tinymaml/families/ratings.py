@@ -244,9 +244,9 @@ class RatingTasks:
             return self.stacked([self.task(user, self.shots) for user in users])
         drawn = []
         for user in users:
-            history = len(self.content.users[user][0]) - self.queries
-            known = int(rng.integers(0, min(self.shots, history) + 1))
-            drawn.append(self.task(user, known, int(rng.integers(0, history - known + 1)), own=True))
+            wait, known = self.wait(user), int(rng.integers(0, self.shots + 1))
+            first = rng.integers(0, len(self.content.users[user][0]) - wait - self.queries + 1)
+            drawn.append(self.task(user, known, int(first), own=True))
         return self.stacked(drawn)
 
     def every(self, split: str) -> tuple:
@@ -254,20 +254,23 @@ class RatingTasks:
         check_draw(1, split, SPLITS)
         return self.stacked([self.task(user, self.shots, own=split == "train") for user in self.splits[split]])
 
-    def task(self, user: int, known: int, first: int | None = None, own: bool = False) -> tuple:
-        """The task of a user who has rated `known` films: ((xs, ys), (xq, yq)).
+    def wait(self, user: int) -> int:
+        """How many ratings come before the query: 10, or `shots`, if these are more; or all that a user has."""
+        return min(max(self.shots, FIRST), len(self.content.users[user][0]) - self.queries)
+
+    def task(self, user: int, known: int, first: int = 0, own: bool = False) -> tuple:
+        """The task of a user of whom `known` ratings are known, or as many as there are before the query.
 
         Args:
-            first: the place in the user's history where it begins, and the query follows at once. None: it begins with
-                the first rating, and the query follows the first 10, or the first `shots`.
+            first: the place in the user's history where the task begins.
             own: the user is of training, whose own ratings are left out of what is said of films.
+
+        Returns:
+            ((xs, ys), (xq, yq)), as `sample` stacks them.
         """
         films, ratings = self.content.users[user]
-        if first is None:
-            ask = min(max(self.shots, FIRST), len(films) - self.queries)
-            support = range(min(known, ask))
-        else:
-            ask, support = first + known, range(first, first + known)
+        ask = first + self.wait(user)
+        support = range(first, min(first + known, ask))
         width = max(self.shots, known, 1)
         rows = np.array([*support, *range(ask, ask + self.queries)])
         films, ratings, n = films[rows], ratings[rows], len(support)

@@ -73,7 +73,7 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
     from ..pictures import paths
 
     if learned.config.family.settings.data:
-        yield "speeds", paths.speeds(learned)
+        yield "speeds", paths.speeds(learned, GAP)
     else:
         yield "paths", paths.paths(learned)
 

@@ -84,7 +84,7 @@ def of_users(learned: Learned, count: int = USERS) -> Figure:
         so_far = {name: metric.scale * np.cumsum(each) / (rows + 1) for name, each in one.errors.items()}
         beside.plot(so_far[BIASES], rows, "--", lw=1.2, color=GREY)
         beside.plot(so_far[RUN], rows, lw=1.6, color=SHADES[5])
-        last = f"{so_far['run'][-1]:.2f}; biases {so_far['biases'][-1]:.2f}{metric.unit}"
+        last = f"{so_far[RUN][-1]:.2f}; biases {so_far[BIASES][-1]:.2f}{metric.unit}"
         beside.set(ylim=ax.get_ylim(), yticks=[], xlabel=metric.label)
         beside.set_title(f"so far: {last}", fontsize=8)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

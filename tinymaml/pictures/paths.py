@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..extras import require
-from ..families.robot import GAP
 from ..families.rooms import RADIUS, TICK, Ride, Robots, Rooms, drive
 from ..nest import Nest, tree_map
 from ..per_task import over_tasks
@@ -159,10 +158,11 @@ def room(ax, one: Rooms) -> None:
     ax.set_axis_off()
 
 
-def speeds(learned: Learned, count: int = 4, rows: int = 240, per_second: float = 9) -> Figure:
+def speeds(learned: Learned, gap: int, count: int = 4, rows: int = 240, per_second: float = 9) -> Figure:
     """The wheel speeds of the first test robots over the first rows of the test split, before and after adaptation.
 
     Args:
+        gap: rows that are nearer than so many to a row of the support do not count for the error.
         per_second: rows of a second, as the authors of the data say.
     """
     family, learner = learned.learner.family, learned.learner
@@ -173,7 +173,7 @@ def speeds(learned: Learned, count: int = 4, rows: int = 240, per_second: float 
         known = drawn[0, : family.shots]
         chosen = np.arange(min(rows, len(family.rows["test"][0])))
         x, y = (part[0].astype(learner.dtype) for part in family.of(robots, "test", chosen[None]))
-        unknown = np.abs(chosen[:, None] - known).min(1) >= GAP
+        unknown = np.abs(chosen[:, None] - known).min(1) >= gap
         support, _ = task(learned, "test", i)
         lines = {"truth": y}
         for k, theta in enumerate(path(learned, support, STEPS)):
@@ -194,5 +194,5 @@ def speeds(learned: Learned, count: int = 4, rows: int = 240, per_second: float 
         row[0].set_title(f"left wheel; robot {side}, {bias:+.0f} cm, {wheel:.0f} cm per revolution", fontsize=8)
         row[1].set_title(f"right wheel; error of both {' → '.join(errors)}", fontsize=8)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    note = f"rows of the test split, by time; error: mean squared, of rows {GAP} or more from all support rows"
+    note = f"rows of the test split, in the order of time; error: mean squared, of rows at least {gap} from the support"
     return style.titled(figure, learned, note)

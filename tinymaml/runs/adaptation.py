@@ -20,7 +20,7 @@ import numpy as np
 from ..extras import require
 from ..nest import Nest, tree_leaves, tree_map
 from .learner import ways
-from .loop import AT_ONCE, TEST, Learned, Measure, generator, validation_tasks
+from .loop import AT_ONCE, EVALUATED, Learned, Measure, generator, validation_tasks
 from .settings import blaming
 
 # Of which one is taken where the inner rate is tuned, as "an automatically tuned step size" in the paper.
@@ -42,7 +42,7 @@ def task(learned: Learned, split: str, t: int, seed: int | None = None) -> tuple
     every = learned.learner.every(split)
     if every is None:
         config = learned.config if seed is None else learned.config.changed(seed=seed)
-        return tree_map(lambda x: x[0], learned.learner.sample(generator(config, TEST, t), 1, split))
+        return tree_map(lambda x: x[0], learned.learner.sample(generator(config, EVALUATED[split], t), 1, split))
     if t >= (count := len(tree_leaves(every)[0])):
         raise ValueError(f"the split {split!r} has {count} tasks, and none at place {t}")
     return tree_map(lambda x: x[t], every)

@@ -33,7 +33,10 @@ from .settings import TABLES, Config, paths
 from .transfer import changed, check_changes, check_fits
 from .trial import Example, trial
 
-INIT, TRAIN, VALIDATE, TEST, NOISE = range(5)  # streams of random numbers, apart from each other
+# Streams of random numbers, apart from each other. Evaluation draws from another one per split: the splits of endless
+# families differ in nothing else.
+INIT, TRAIN, VALIDATE, TEST, NOISE, OF_TRAIN, OF_VAL = range(7)
+EVALUATED = {"train": OF_TRAIN, "val": OF_VAL, "test": TEST}
 AT_ONCE, BYTES = 100, 1 << 28  # most tasks, and most bytes of their data, of a compiled evaluation
 
 

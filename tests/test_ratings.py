@@ -457,7 +457,7 @@ def test_movielens_is_as_it_is_described(data_dir):
     assert (len(content.users), sum(len(films) for films, _ in content.users), len(content.titles)) == (
         671,
         100004,
-        9125,
+        9066,
     )
     assert {split: len(users) for split, users in family.splits.items()} == {"train": 403, "val": 134, "test": 134}
     (xs, ys), (_, yq) = family.every("test")

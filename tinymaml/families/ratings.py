@@ -6,11 +6,12 @@
 
 A task is a user. Ratings arrive in the order of their time stamps: the support are the first `shots` of a user, and the
 query the `queries` that follow the first 10 (or the first `shots`, if these are more), so that the queries are the same
-for 0 … 10 ratings. Users of training begin anywhere in their history, with any number of ratings up to `shots`; what is
-missing is padding, whose mask is 0. 60 % of users are of training, and 20 % each of validation and test.
+for 0 … 10 ratings. A task of training begins anywhere in a user's history, with any number of ratings up to `shots`;
+what is missing is padding, whose mask is 0. 60 % of users are of training, and 20 % each of validation and test.
 
-(MeLU, Lee et al., 2019, takes users with 13 to 100 ratings, 10 of them for the query and the rest for the support, and
-adapts its fully connected layers alone: here `--shots 90`, and an algorithm that leaves the embedding as it is.)
+MeLU (Lee et al., 2019) takes users with 13 to 100 ratings, 10 of them for the query and all others for the support, and
+adapts its fully connected layers, but not the embedding. Nearest to it is `--shots 90 --algorithm anil`, which adapts
+the last layer. Here all of the network adapts.
 
 A target is how much better the user rates a film than it is expected of users of TRAINING,
 
@@ -55,8 +56,8 @@ FILM = 5.0  # so many average ratings are added to those of each film
 ADVICE = "`tinymaml data movielens --to DIR` says where MovieLens can be had"
 
 defaults: dict[str, Any] = dict(
-    network="embedding", embed=16, hidden=(64,), inner_steps=3, inner_lr=0.05, meta_lr=0.002, decay=1000, tasks=32,
-    iterations=3000, save_every=500, validate_every=250, validation_tasks=150,
+    network="embedding", embed=8, hidden=(32,), inner_steps=5, inner_lr=0.015, meta_lr=0.001, decay=300, tasks=32,
+    iterations=500, save_every=100, validate_every=100, validation_tasks=134,
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The results page: tables and pictures of what `python -m bench systems` has stored, from its files alone.
 
-    python -m bench.results              # bench/README.md, between its markers, and bench/figures/*.png
-    python -m bench.results --check      # 1: the tables of bench/README.md are not those of the stored files
+    python -m bench.results              # bench/README.md and README.md, between their markers; bench/figures/*.png
+    python -m bench.results --check      # 1: the tables of these pages are not those of the stored files
 
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
 "yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,26 @@ from .systems import EVERY
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE, FIGURES = systems.HERE / "README.md", systems.HERE / "figures"
+PAGE, FRONT, FIGURES = systems.HERE / "README.md", systems.HERE.parent / "README.md", systems.HERE / "figures"
 MARKERS = ("<!-- systems -->", "<!-- /systems -->")
 COLUMNS = (0, 1, 5, 10)  # steps, beside those after which a row is judged
+
+# The table of README.md: one row of each system, and what it is about.
+SHORT = {
+    "lines-maml": "y = w·x + b",
+    "separators-maml": "two sides of a plane, 10 dimensions",
+    "robot-maml": "10 range readings → 2 wheel speeds",
+    "digits-maml": "MNIST, 10-way 1-shot",
+    "images-maml": "1,142 emoji, 5-way 1-shot",
+    "intents-protomaml": "CLINC150, new domains, 5-way 1-shot",
+    "speech-theo-maml": "spoken digits of a new speaker, 1-shot",
+    "ratings-maml": "MovieLens, new users, 10 ratings",
+    "growth-countries-maml": "life expectancy of countries, 4 points",
+    "transfer-omniglot-maml": "Omniglot → MNIST, 5-way 1-shot",
+}
+
+# Baselines that know how the tasks were made: no rivals, but bounds. README.md leaves them out.
+BOUNDS = ("posterior mean, the best possible", "expert, robot fitted to the support")
 
 Records = dict[str, dict[str, Any]]  # by the name of the row
 
@@ -40,10 +58,11 @@ Records = dict[str, dict[str, Any]]  # by the name of the row
 # ── what is judged ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def best_baseline(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The baseline with the best mean; None: the family has none."""
+def best_baseline(record: dict[str, Any], without: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The baseline with the best mean, but for those of the labels in `without`; None: there is none."""
     choose = max if record["better"] == "higher" else min
-    return choose(record["baselines"], key=lambda row: row["mean"], default=None)
+    rows = [row for row in record["baselines"] if row["label"] not in without]
+    return choose(rows, key=lambda row: row["mean"], default=None)
 
 
 def verdict(record: dict[str, Any]) -> str:
@@ -105,6 +124,23 @@ def overview(records: Records) -> list[str]:
                 mine = _value(record["mean"][k], record["ci95"][k], record)
                 rows.append([system, setting, mine, *beside, _verdict(record), _seconds(record)])
     return [_line(row) for row in rows]
+
+
+def short(records: Records) -> str:
+    """The table of README.md: a line per system."""
+    rows = [["`tinymaml train …`", "", "", "result", "best baseline"], ["---", "---", "---", "---:", "---:"]]
+    for name, about in SHORT.items():
+        if name in records:
+            record = records[name]
+            best, k = best_baseline(record, BOUNDS), record["judged_after"]
+            mine, rival = _value(record["mean"][k], record["ci95"][k], record), ""
+            if best:
+                rival = f"{_value(best['mean'], best['ci95'], record)} ({best['label']})"
+                mine = f"**{mine}**" if beats(record, best) == "yes" else mine
+            metric = record["label"] + (" in %" if record["scale"] == 100 else record["unit"].rstrip())
+            command = _command(record).split("`")[1].removeprefix("tinymaml train ").replace(f"{systems.DATA}/", "")
+            rows.append([f"`{command}`", about, metric.replace("mean squared error", "MSE"), mine, rival])
+    return "\n".join(map(_line, rows))
 
 
 def tables(settings: dict[str, Records]) -> list[str]:
@@ -280,7 +316,7 @@ def beside_baselines(records: Records) -> Figure:
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def between(text: str, new: str) -> str:
+def between(text: str, new: str, where: Path = PAGE) -> str:
     """`text` with `new` between its markers.
 
     Raises:
@@ -288,7 +324,7 @@ def between(text: str, new: str) -> str:
     """
     begin, end = MARKERS
     if not 0 <= text.find(begin) < text.find(end):
-        raise ValueError(f"{PAGE} has no {begin} … {end}")
+        raise ValueError(f"{where} has no {begin} … {end}")
     return f"{text[: text.index(begin) + len(begin)]}\n\n{new}\n\n{text[text.index(end) :]}"
 
 
@@ -312,13 +348,14 @@ def main(argv: list[str]) -> int:
     if not records:
         print("nothing is stored yet: python -m bench systems", file=sys.stderr)
         return 1
-    text = PAGE.read_text(encoding="utf-8")
-    new = between(text, page(records))
+    texts = {file: file.read_text(encoding="utf-8") for file in (PAGE, FRONT)}
+    new = {PAGE: between(texts[PAGE], page(records)), FRONT: between(texts[FRONT], short(records), FRONT)}
     if args.check:
-        if new != text:
-            print(f"{PAGE} is not current: python -m bench.results", file=sys.stderr)
-        return int(new != text)
-    write_atomically(PAGE, new.encode())
+        for file in (file for file in new if new[file] != texts[file]):
+            print(f"{file} is not current: python -m bench.results", file=sys.stderr)
+        return int(new != texts)
+    for file, text in new.items():
+        write_atomically(file, text.encode())
     draw(records, FIGURES)
     missing = [name for name in EVERY if name not in records]
     old = [name for name in records if not systems.is_of(records[name], name)]

@@ -32,11 +32,14 @@ def small(monkeypatch, tmp_path):
     rows["people-few-maml"] = Row("people", "3-shot", "MAML", "user_people", options=TINY, on={"shots": 3}, notes=notes)
     on = {"on": "user_people", "shots": 4, "queries": 6}
     rows["transfer-maml"] = Row("transfer", "", "MAML", "sinusoid", options=TINY, on=on)
-    (tmp_path / "README.md").write_text("# Measured\n\n<!-- systems -->\n<!-- /systems -->\n\n## More\n")
+    for page in ("README.md", "front.md"):
+        (tmp_path / page).write_text("# Measured\n\n<!-- systems -->\n<!-- /systems -->\n\n## More\n")
     for name, value in dict(EVERY=rows, SEEDS=(0, 1), RESULTS=tmp_path / "results").items():
         monkeypatch.setattr(systems, name, value)
     monkeypatch.setattr(results, "EVERY", rows)
     monkeypatch.setattr(results, "PAGE", tmp_path / "README.md")
+    monkeypatch.setattr(results, "FRONT", tmp_path / "front.md")
+    monkeypatch.setattr(results, "SHORT", {"people-maml": "lines of people"})
     monkeypatch.setattr(results, "FIGURES", tmp_path / "figures")
     measure = systems.measure
     monkeypatch.setattr(systems, "measure", lambda name, runs, data: measure(name, runs, data, tasks=4))
@@ -187,6 +190,8 @@ def test_the_page_is_made_of_stored_files_alone(done, monkeypatch, capsys):
     assert text.startswith("# Measured\n\n<!-- systems -->\n\n| system |")
     assert text.endswith("\n\n<!-- /systems -->\n\n## More\n")
     assert "- MAML, 3-shot: A line has two parameters." in text
+    front = (done / "front.md").read_text()
+    assert "| `user_people --iterations 2" in front and "| lines of people | " in front
     for picture in re.findall(r"\]\(figures/(.*?)\)", text):
         assert (done / "figures" / picture).read_bytes().startswith(b"\x89PNG")
     kept = systems.stored()["people-maml"]
@@ -267,5 +272,11 @@ def test_what_is_stored_stands_on_the_page():
     records = systems.stored()
     if not records:
         pytest.skip("nothing is stored yet")
-    text = results.PAGE.read_text(encoding="utf-8")
-    assert results.between(text, results.page(records)) == text
+    for file, made in ((results.PAGE, results.page), (results.FRONT, results.short)):
+        text = file.read_text(encoding="utf-8")
+        assert results.between(text, made(records), file) == text
+
+
+def test_bounds_are_baselines_of_today_and_short_rows_are_rows():
+    labels = {row["label"] for record in systems.stored().values() for row in record["baselines"]}
+    assert set(results.BOUNDS) <= labels and set(results.SHORT) <= set(EVERY)

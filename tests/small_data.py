@@ -70,7 +70,7 @@ def digits(folder: Path) -> dict[str, Any]:
             image[5 * (label // 4) + 2 :, 6 * (label % 4) + 2 :][:5, :5] += 150
         (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
         (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
-    return dict(data=str(folder), ways=2, shots=1, queries=2, digits="held-out")
+    return dict(data=str(folder), ways=2, shots=1, queries=2, digits="held-out", train_shots=2)
 
 
 def images(folder: Path) -> dict[str, Any]:

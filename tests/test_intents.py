@@ -226,8 +226,8 @@ def with_row(row) -> dict:
 
 
 WRONG = {
-    "no file": (None, DOMAINS, FileNotFoundError, r"no file data_full.json; found domains.json; .tinymaml data clinc150"),
-    "no domains": (data_of(), None, FileNotFoundError, r"no file domains.json; found data_full.json; .tinymaml data clinc150"),
+    "no file": (None, DOMAINS, FileNotFoundError, r"no file data_full.json; found domains.json; .tinymaml data"),
+    "no domains": (data_of(), None, FileNotFoundError, r"no file domains.json; found data_full.json;"),
     "no JSON": (b'{"train": [', DOMAINS, ValueError, r"data_full.json is no JSON: Expecting value"),
     "no UTF-8": (b'{"train": ["\xff', DOMAINS, ValueError, r"data_full.json is no JSON: 'utf-8' codec"),
     "no JSON of domains": (data_of(), b"travel, work", ValueError, r"domains.json is no JSON: Expecting value"),

@@ -38,6 +38,10 @@ defaults: dict[str, Any] = dict(
     network="mlp", hidden=(128,), inner_steps=5, inner_lr=0.3, meta_lr=0.003, decay=1000, tasks=16, iterations=2000,
     save_every=500, validate_every=250,
 )  # fmt: skip
+defaults_for: dict[str, dict[str, Any]] = {
+    # It learns from support images alone: those of one step must tell it about those of the next.
+    "reptile": dict(train_shots=10, inner_batch=10, inner_steps=10, optimizer="adam", meta_lr=0.003, iterations=1500),
+}
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,15 @@ TEST, VAL = ("travel", "utility", "work"), ("small_talk",)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 defaults: dict[str, Any] = dict(
-    network="embedding", embed=64, hidden=(), inner_steps=3, inner_lr=2.0, meta_lr=0.002, decay=1000, tasks=8,
+    network="embedding", embed=64, hidden=(), inner_steps=5, inner_lr=4.0, meta_lr=0.002, decay=1000, tasks=8,
     iterations=600, save_every=200, validate_every=100,
 )  # fmt: skip
 
+# Chosen on validation tasks, of few candidates each.
 defaults_for: dict[str, dict[str, Any]] = {
-    "protomaml": dict(adapts="head", inner_lr=0.1, tasks=16, iterations=800),
+    "protomaml": dict(adapts="head", inner_steps=3, inner_lr=0.1, tasks=16, iterations=500),
+    "anil": dict(tasks=16, iterations=800),
+    "reptile": dict(meta_lr=0.01),
 }
 
 

@@ -48,7 +48,11 @@ defaults: dict[str, Any] = dict(
 )  # fmt: skip
 
 # Epochs of MAML++ are short, so that after half of the training the loss of the last step counts alone.
-defaults_for: dict[str, dict[str, Any]] = {"mamlpp": dict(epoch=50, multi_step_epochs=5)}
+defaults_for: dict[str, dict[str, Any]] = {
+    "mamlpp": dict(epoch=50, multi_step_epochs=5),
+    "anil": dict(inner_lr=0.02),
+    "reptile": dict(inner_steps=10),
+}
 
 
 @dataclass(frozen=True)

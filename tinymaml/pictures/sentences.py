@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INTENTS, SHOTS, QUERIES = 8, 2, 2  # as many intents, and sentences of each, as can be read
-LINE, LETTERS = 0.17, 56  # a line's height in inches, and the most letters of a sentence
+LINE, LETTERS = 0.17, 72  # a line's height in inches, and the most letters of a sentence
 COLUMNS = (0.0, 0.02, 0.53, 0.77)  # of the intent, its sentences, what is predicted before, and after
 
 

@@ -129,7 +129,7 @@ _ROWS: dict[str, Row] = {
                                 on={"shots": n}, runs="ratings-maml") for n in FEW},
     **several("ratings", "10 ratings", "ratings", "ratings", THREE, data="movielens"),
     **several("ratings", "like or dislike, 10 ratings", "ratings", "ratings-like", ("maml",), data="movielens",
-              options={"target": "like"}),
+              options={"target": "like", "inner_lr": 1.0, "meta_lr": 0.003, "decay": 500, "iterations": 1000}),
     **{name: row for key, setting in GROWTH.items() for name, row in several(
         "growth", setting, "growth", f"growth-{key}", THREE, options={"table": key}).items()},
     # Transfer: what was trained on the source adapts to the target's test tasks. Beside it stand what was trained on

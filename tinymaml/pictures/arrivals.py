@@ -97,8 +97,9 @@ def over_ratings(learned: Learned) -> Figure:
     found = {RUN: [], **{label: [] for label in learned.learner.family.baselines()}}
     counts = numbers(learned.learner.family.shots)
     for known in counts:
-        for label, values in by_user(learned, known).items():
-            found[label].append(interval(learned.learner.metric.scale * values[:, None]))
+        values = by_user(learned, known)
+        for label, each in values.items():
+            found[label].append(interval(learned.learner.metric.scale * each[:, None]))
     figure = style.new(8, 4.4)
     ax, metric, name = figure.subplots(), learned.learner.metric, learned.config.algorithm.name
     (colour,) = style.colours([name])
@@ -112,7 +113,10 @@ def over_ratings(learned: Learned) -> Figure:
     ax.set(xlabel="ratings that have arrived", xticks=counts, ylabel=f"query {metric.label}{unit}")
     figure.legend(loc="outside lower center", ncols=3)
     users = len(learned.learner.family.splits["test"])
-    return style.titled(figure, learned, f"mean over {users} test users, of the same queries; with a 95 % interval")
+    gain, half = (x.item() for x in interval(metric.scale * (values[RUN] - values[BIASES])[:, None]))
+    after = f"after {style.count(counts[-1], 'rating')}, user by user: {gain:+.2g} ± {half:.2g}{metric.unit}"
+    note = f"mean over {users} test users, of the same queries; {name} − biases {after}"
+    return style.titled(figure, learned, note)
 
 
 def numbers(most: int) -> list[int]:

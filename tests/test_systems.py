@@ -279,4 +279,4 @@ def test_what_is_stored_stands_on_the_page():
 
 def test_bounds_are_baselines_of_today_and_short_rows_are_rows():
     labels = {row["label"] for record in systems.stored().values() for row in record["baselines"]}
-    assert set(results.BOUNDS) <= labels and set(results.SHORT) <= set(EVERY)
+    assert set(results.BOUNDS) <= labels and set(results.SHORT) <= set(systems.EVERY)

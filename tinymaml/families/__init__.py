@@ -28,7 +28,7 @@ A family is a module with
     pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that
                                                            every run has; learned is a `runs.loop.Learned`
     read(path, settings) → x                               optional: one example from a file, such as an image, for
-                                                           `tinymaml adapt`; x is an array of `input_shape`
+                                                           `tinymaml adapt`; x is an array of `input_shape`, or a nest
 
 If what `make` returns reads its data only when the first task is drawn, a trained network can be used without them.
 

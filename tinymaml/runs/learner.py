@@ -63,13 +63,13 @@ class Learner:
         self.metric = as_metric(self.family.metric)
         self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
+        if getattr(self.algorithm, "classes", False) and not ways(self):
+            names = config.algorithm.name, config.family.name
+            raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         self.network = network or self._network()
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""
-        if getattr(self.algorithm, "classes", False) and not ways(self):
-            names = config.algorithm.name, config.family.name
-            raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         self.loss = make_loss(self.network, self.family.loss)
         self._every: dict[str, tuple | None] = {}
 

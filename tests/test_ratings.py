@@ -274,7 +274,7 @@ def check_no_leak(kind, folder: Path, split: str) -> None:
     drawn = [family.sample(rng(), 50, "train") for family in (honest, changed)]
     tree_map(np.testing.assert_array_equal, *drawn)
     if split == "test":
-        assert honest.shrink == changed.shrink
+        assert honest.tuned("metric") == changed.tuned("metric")
     with pytest.raises(AssertionError):  # what was changed is what the split has
         tree_map(np.testing.assert_array_equal, honest.every(split), changed.every(split))
 
@@ -328,8 +328,11 @@ def test_the_loss_is_a_mean_over_ratings_that_counts_few_less(family):
 
 
 def test_baselines_are_the_films_mean_and_the_shrunk_bias_of_the_user(family):
-    baselines, shrink = family.baselines(), family.shrink
-    assert list(baselines) == ["mean of the film", "biases of film and user"] and shrink in ratings.SHRINK
+    baselines, of_stars = family.baselines(), family.target == "rating"
+    constants = {"mean of the film": (1e12, 0), ratings.BIASES: family.tuned("loss" if of_stars else "metric")}
+    constants |= {"biases, for the absolute error": family.tuned("metric")} if of_stars else {}
+    assert list(baselines) == list(constants)
+    assert all(s in ratings.SHRINK and t in ratings.TYPICAL for s, t in list(constants.values())[1:])
     for user in family.splits["test"]:
         for known in (0, 1, 4):
             (xs, ys), (xq, yq) = family.task(user, known)
@@ -338,11 +341,12 @@ def test_baselines_are_the_films_mean_and_the_shrunk_bias_of_the_user(family):
             expected = lambda part: family.films.mean + (family.films.total / (FILM + family.films.count))[part]  # noqa: E731
             left = family.measured(values[:known]) - expected(films[:known])
             item = expected(films[ask : ask + 3])
-            for label, bias in (("mean of the film", 0), ("biases of film and user", left.sum() / (shrink + known))):
+            for label, (shrink, typical) in constants.items():
+                bias = (shrink * typical + left.sum()) / (shrink + known)
                 seen = baselines[label](xs, ys, xq)
                 assert seen.shape == (3, 1)
                 if family.target == "like":
-                    np.testing.assert_allclose(seen[:, 0], item + bias - 0.5, atol=1e-12)
+                    np.testing.assert_allclose(seen[:, 0], item + bias - 0.5, atol=1e-9)
                 else:
                     error = np.abs(item + bias - values[ask : ask + 3]).mean()
                     assert family.loss(seen, yq)[1] == pytest.approx(error)
@@ -380,7 +384,7 @@ def test_no_ratings_move_nothing_and_some_do(run):
     assert none["tasks"] == some["tasks"] == 6
     assert len(set(none["mean"])) == 1 and some["mean"][0] == none["mean"][0]
     assert none["metric"] == "accuracy" or len(set(some["mean"])) == 4
-    assert [row["label"] for row in none["baselines"]] == ["mean of the film", "biases of film and user"]
+    assert [row["label"] for row in none["baselines"]][:2] == ["mean of the film", ratings.BIASES]
 
 
 def test_a_run_is_used_without_the_data(run, tmp_path, monkeypatch):
@@ -433,7 +437,7 @@ def test_pictures_show_what_was_predicted_before_a_rating_arrived(run):
     first = figures["arrivals"].axes[0]
     assert first.get_title() == f"user {family.content.names[family.splits['test'][0]]}"
     by_user = [arrivals.by_user(learned, known) for known in range(5)]
-    drawn = [line.get_ydata() for line in figures["ratings"].axes[0].lines[:3]]
+    drawn = [line.get_ydata() for line in figures["ratings"].axes[0].lines[: len(by_user[0])]]
     for label, line in zip(by_user[0], drawn, strict=True):
         np.testing.assert_allclose(line, [learner.metric.scale * values[label].mean() for values in by_user])
 

@@ -103,7 +103,7 @@ def over_ratings(learned: Learned) -> Figure:
     figure = style.new(8, 4.4)
     ax, metric, name = figure.subplots(), learned.learner.metric, learned.config.algorithm.name
     (colour,) = style.colours([name])
-    for (label, rows), line in zip(found.items(), ("o-", "o:", "o--"), strict=False):
+    for (label, rows), line in zip(found.items(), ("o-", "o:", "o--", "o-."), strict=False):
         mean, ci = (np.concatenate(part) for part in zip(*rows, strict=True))
         called, shade = (name, colour) if label == RUN else (label, GREY)
         if label == RUN:
@@ -111,7 +111,7 @@ def over_ratings(learned: Learned) -> Figure:
         ax.plot(counts, mean, line, ms=3.5, color=shade, label=f"{called}: {mean[0]:.3g} → {mean[-1]:.3g}{metric.unit}")
     unit = f" ({metric.unit.strip()})" if metric.unit.strip() else ""
     ax.set(xlabel="ratings that have arrived", xticks=counts, ylabel=f"query {metric.label}{unit}")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=2)
     users = len(learned.learner.family.splits["test"])
     gain, half = (x.item() for x in interval(metric.scale * (values[RUN] - values[BIASES])[:, None]))
     after = f"after {style.count(counts[-1], 'rating')}, user by user: {gain:+.2g} ± {half:.2g}{metric.unit}"

@@ -314,7 +314,7 @@ class RatingTasks:
         user = (shrink * typical + np.sum(left * ys["mask"])) / (shrink + n)
         return expected + np.full((len(xq["features"]), 1), user)
 
-    @cache  # noqa: B019: a family lives as long as its run
+    @cache  # noqa: B019 (a family lives as long as its run)
     def tuned(self, by: str) -> tuple[float, float]:
         """`shrink` and `typical` with the least loss, or the best metric, on the queries of validation users after
         0, 1, 5 and 10 ratings."""

@@ -71,13 +71,16 @@ class Row(NamedTuple):
 
 
 def several(system: str, setting: str, family: str, name: str, which: Sequence[str], **row: Any) -> dict[str, Row]:
-    """A row per algorithm; "fomaml" is MAML of the first order, and "scratch" is the network before training."""
-    options, notes = row.pop("options", {}), row.pop("notes", {})
+    """A row per algorithm; "fomaml" is MAML of the first order, and "scratch" is the network before training.
+
+    `options` are those of all rows, and `own` has for some algorithms those of their row alone.
+    """
+    options, own, notes = (row.pop(key, {}) for key in ("options", "own", "notes"))
     found = {}
     for key in which:
         kind = {"fomaml": ("FOMAML", "maml", {"first_order": True}), "scratch": ("from scratch", "maml", {})}
         label, algorithm, more = kind.get(key, (NAMED.get(key, key), key, {}))
-        mine = dict(options=options | more, notes=notes.get(key, ""), **row)
+        mine = dict(options=options | more | own.get(key, {}), notes=notes.get(key, ""), **row)
         if key == "scratch":
             mine |= dict(runs=f"{name}-maml", scratch=True)
         found[f"{name}-{key}"] = Row(system, setting, label, family, algorithm, **mine)
@@ -103,7 +106,8 @@ _ROWS: dict[str, Row] = {
                 " linear model, which is what generates these tasks. A network has to find both, in 10 steps."}),
     **several("robot", "simulator", "robot", "robot", THREE),
     **several("robot", "24 sonars", "robot", "robot-sonars", THREE, data="wall_following"),
-    **several("digits", "MNIST, 10-way 1-shot", "digits", "digits", (*SIX, "scratch"), data="mnist"),
+    **several("digits", "MNIST, 10-way 1-shot", "digits", "digits", (*SIX, "scratch"), data="mnist",
+              own={"fomaml": {"inner_lr": 0.1}}),
     **several("digits", "MNIST, digits held out, 2-way 1-shot", "digits", "digits-new", ("maml", "scratch"),
               data="mnist", options={"digits": "held-out", "ways": 2}),
     **several("digits", "Fashion-MNIST, 10-way 1-shot", "digits", "digits-fashion", ("maml",), data="fashion-mnist"),

@@ -5,15 +5,14 @@
 
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
 "yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
-"no": it is worse, likewise; "level": neither. "(1 of 2)": it beats that many of the baselines, some of which are no
-rivals but bounds: they know what generates the tasks. What stands in no table was not measured.
+"no": it is worse, likewise; "level": neither. "(1 of 2)": it beats that many of the baselines. Bounds, which know what
+generates the tasks, are shown, but no row is held against them. What stands in no table was not measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,7 @@ SHORT = {
     "transfer-omniglot-maml": "Omniglot → MNIST, 5-way 1-shot",
 }
 
-# Baselines that know how the tasks were made: no rivals, but bounds. README.md leaves them out.
+# Baselines that know how the tasks were made: no rivals, but bounds.
 BOUNDS = ("posterior mean, the best possible", "expert, robot fitted to the support")
 
 Records = dict[str, dict[str, Any]]  # by the name of the row
@@ -58,11 +57,15 @@ Records = dict[str, dict[str, Any]]  # by the name of the row
 # ── what is judged ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def best_baseline(record: dict[str, Any], without: Sequence[str] = ()) -> dict[str, Any] | None:
-    """The baseline with the best mean, but for those of the labels in `without`; None: there is none."""
+def rivals(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The baselines that are no bounds."""
+    return [row for row in record["baselines"] if row["label"] not in BOUNDS]
+
+
+def best_baseline(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The baseline with the best mean, bounds apart; None: the family has none."""
     choose = max if record["better"] == "higher" else min
-    rows = [row for row in record["baselines"] if row["label"] not in without]
-    return choose(rows, key=lambda row: row["mean"], default=None)
+    return choose(rivals(record), key=lambda row: row["mean"], default=None)
 
 
 def verdict(record: dict[str, Any]) -> str:
@@ -132,7 +135,7 @@ def short(records: Records) -> str:
     for name, about in SHORT.items():
         if name in records:
             record = records[name]
-            best, k = best_baseline(record, BOUNDS), record["judged_after"]
+            best, k = best_baseline(record), record["judged_after"]
             mine, rival = _value(record["mean"][k], record["ci95"][k], record), ""
             if best:
                 rival = f"{_value(best['mean'], best['ci95'], record)} ({best['label']})"
@@ -167,7 +170,8 @@ def table(settings: dict[str, Records]) -> str:
             rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
         for row in baselines_of(some):
             value = _value(row["mean"], row["ci95"], first)
-            rows.append([f"*{row['label']}*", *[""] * len(COLUMNS), value, "", "", "baseline"])
+            kind = "bound" if row["label"] in BOUNDS else "baseline"
+            rows.append([f"*{row['label']}*", *[""] * len(COLUMNS), value, "", "", kind])
     if named:  # in a column of its own, where it begins
         counts = [len(some) + len(baselines_of(some)) for some in settings.values()]
         first = [x for setting, n in zip(settings, counts, strict=True) for x in (setting, *[""] * (n - 1))]
@@ -199,9 +203,9 @@ def _value(mean: float | None, ci95: float, record: dict[str, Any], *more: float
 
 def _verdict(record: dict[str, Any]) -> str:
     """The verdict, "no" in bold; if there are several baselines, of how many it is "yes"."""
-    word, count = verdict(record), len(record["baselines"])
+    word, count = verdict(record), len(rivals(record))
     text = "**no**" if word == "no" else word
-    beaten = sum(beats(record, row) == "yes" for row in record["baselines"])
+    beaten = sum(beats(record, row) == "yes" for row in rivals(record))
     return text if word == "yes" or count < 2 else f"{text} ({beaten} of {count})"
 
 
@@ -296,7 +300,7 @@ def beside_baselines(records: Records) -> Figure:
         ratio, half = error(record["mean"][k]) / floor, record["ci95"][k] / floor
         ax.plot([max(ratio - half, ratio / 10), ratio + half], [y, y], color=colour, lw=3, alpha=0.35)
         ax.plot(ratio, y, "o", ms=5, color=colour)
-        others = [error(row["mean"]) / floor for row in record["baselines"] if row is not best]
+        others = [error(row["mean"]) / floor for row in rivals(record) if row is not best]
         ax.plot(others, [y] * len(others), "|", ms=9, color=style.GREY)
         texts = [_value(record["mean"][k], record["ci95"][k], record), _value(best["mean"], best["ci95"], record)]
         ax.text(1.02, y, f"{texts[0]} · {best['label']}: {texts[1]}{record['unit']}", va="center", fontsize=7.5,

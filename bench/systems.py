@@ -71,14 +71,18 @@ class Row(NamedTuple):
 
 
 def several(system: str, setting: str, family: str, name: str, which: Sequence[str], **row: Any) -> dict[str, Row]:
-    """A row per algorithm; "fomaml" is MAML of the first order, and "scratch" is the network before training.
+    """A row per algorithm; "fomaml" is MAML of the first order, "pretrained" a classifier of all training classes that
+    is fine-tuned, and "scratch" the network before training.
 
     `options` are those of all rows, and `own` has for some algorithms those of their row alone.
     """
     options, own, notes = (row.pop(key, {}) for key in ("options", "own", "notes"))
     found = {}
     for key in which:
-        kind = {"fomaml": ("FOMAML", "maml", {"first_order": True}), "scratch": ("from scratch", "maml", {})}
+        kind = {
+            "fomaml": ("FOMAML", "maml", {"first_order": True}), "scratch": ("from scratch", "maml", {}),
+            "pretrained": ("pretrained", "joint", PRETRAINED),
+        }  # fmt: skip
         label, algorithm, more = kind.get(key, (NAMED.get(key, key), key, {}))
         mine = dict(options=options | more | own.get(key, {}), notes=notes.get(key, ""), **row)
         if key == "scratch":
@@ -88,8 +92,8 @@ def several(system: str, setting: str, family: str, name: str, which: Sequence[s
 
 
 THREE = ("maml", "joint", "scratch")
-SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "joint")  # those that stand side by side
-PRETRAINED = {"labels": "class", "new_head": True}  # of joint training: a classifier of all classes, fine-tuned
+SIX = ("maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp")  # those that stand side by side
+PRETRAINED = {"labels": "class", "new_head": True}  # of joint training, where the labels of tasks are random
 TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once more
 TURNED = {"rotations": True}  # for the 64 training classes of Caltech-101 are few
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -119,17 +123,18 @@ _ROWS: dict[str, Row] = {
         "maml": "the bound has the teacher's own formula, and looks for the wheels, the bias and the side that fit the"
                 " support best."}),
     **several("robot", "24 sonars", "robot", "robot-sonars", THREE, data="wall_following"),
-    **several("digits", "MNIST, 10-way 1-shot", "digits", "digits", (*SIX, "scratch"), data="mnist",
+    **several("digits", "MNIST, 10-way 1-shot", "digits", "digits", (*SIX, "pretrained", "scratch"), data="mnist",
               own={"fomaml": {"inner_lr": 0.1}}),
     **several("digits", "MNIST, digits held out, 2-way 1-shot", "digits", "digits-new", ("maml", "scratch"),
               data="mnist", options={"digits": "held-out", "ways": 2}),
     **several("digits", "Fashion-MNIST, 10-way 1-shot", "digits", "digits-fashion", ("maml",), data="fashion-mnist"),
-    **several("images", "emoji32, 5-way 1-shot", "images", "images", (*SIX, "protomaml"), data="emoji32"),
+    **several("images", "emoji32, 5-way 1-shot", "images", "images", (*SIX, "protomaml", "pretrained"),
+              data="emoji32"),
     **several("images", "Caltech-101, 5-way 1-shot", "images", "images-caltech", ("maml",), data="caltech101",
               options=TWICE | TURNED),
     **several("images", "Caltech-101, 5-way 5-shot", "images", "images-caltech-5shot", ("maml",), data="caltech101",
               options=TWICE | TURNED | {"shots": 5}),
-    **several("intents", "5-way 1-shot", "intents", "intents", (*SIX, "protomaml"), data="clinc150"),
+    **several("intents", "5-way 1-shot", "intents", "intents", (*SIX, "protomaml", "pretrained"), data="clinc150"),
     **several("intents", "5-way 5-shot", "intents", "intents-5shot", ("maml", "protomaml"), data="clinc150",
               options={"shots": 5}),
     **several("intents", "20-way 1-shot", "intents", "intents-20way", ("protomaml",), data="clinc150",
@@ -137,8 +142,9 @@ _ROWS: dict[str, Row] = {
     **several("intents", "20-way 5-shot", "intents", "intents-20way-5shot", ("protomaml",), data="clinc150",
               options={"ways": 20, "shots": 5}),
     **{name: row for speaker in SPEAKERS for name, row in several(
-        "speech", f"{speaker}, 1-shot", "speech", f"speech-{speaker}", SIX if speaker == "theo" else ("maml",),
-        data="fsdd", options={"speaker": speaker, "shots": 1}, notes=TUNED_ON.get(speaker, {})).items()},
+        "speech", f"{speaker}, 1-shot", "speech", f"speech-{speaker}",
+        (*SIX, "joint") if speaker == "theo" else ("maml",), data="fsdd", options={"speaker": speaker, "shots": 1},
+        notes=TUNED_ON.get(speaker, {})).items()},
     **{name: row for speaker in SPEAKERS for name, row in several(
         "speech", f"{speaker}, 5-shot", "speech", f"speech-{speaker}-5shot", ("maml",),
         data="fsdd", options={"speaker": speaker, "shots": 5}).items()},
@@ -160,7 +166,8 @@ _ROWS: dict[str, Row] = {
     "transfer-emoji-maml": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "MAML", "images", data="emoji32",
                                on={"on": "images"} | TWICE, to="caltech101", runs="images-maml"),
     "transfer-emoji-pretrained": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "pretrained", "images", "joint",
-                                     PRETRAINED, "emoji32", {"on": "images"} | TWICE, "caltech101"),
+                                     PRETRAINED, "emoji32", {"on": "images"} | TWICE, "caltech101",
+                                     "images-pretrained"),
     "transfer-emoji-own": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "MAML, trained on Caltech-101",
                               "images", options=TWICE | TURNED, data="caltech101", runs="images-caltech-maml"),
 }  # fmt: skip

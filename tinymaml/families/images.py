@@ -51,8 +51,8 @@ _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"} 
 _CACHE_VERSION = 3  # to be raised when the pixels or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
-    network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=600, tasks=16, iterations=2000,
-    save_every=500, validate_every=200,
+    network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=300, tasks=16, iterations=1000,
+    save_every=250, validate_every=100,
 )  # fmt: skip
 defaults_for: dict[str, dict[str, Any]] = {
     "anil": dict(inner_steps=5),

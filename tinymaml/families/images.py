@@ -56,7 +56,9 @@ defaults: dict[str, Any] = dict(
 )  # fmt: skip
 defaults_for: dict[str, dict[str, Any]] = {
     "anil": dict(inner_steps=5),
-    "reptile": dict(train_shots=4, inner_lr=0.1),  # it learns from support images alone
+    "reptile": dict(  # it learns from support images alone: those of one step must tell it about those of the next
+        train_shots=4, inner_batch=10, inner_steps=8, inner_lr=0.1, optimizer="adam", meta_lr=0.003,
+    ),
 }
 
 

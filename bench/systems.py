@@ -124,7 +124,7 @@ _ROWS: dict[str, Row] = {
                 " support best."}),
     **several("robot", "24 sonars", "robot", "robot-sonars", THREE, data="wall_following"),
     **several("digits", "MNIST, 10-way 1-shot", "digits", "digits", (*SIX, "pretrained", "scratch"), data="mnist",
-              notes={"maml": "all ten digits are known from training, under other labels; only those held out are new."},
+              notes={"maml": "all ten digits are known from training, under other labels; the images are new."},
               own={"fomaml": {"inner_lr": 0.1}}),
     **several("digits", "MNIST, digits held out, 2-way 1-shot", "digits", "digits-new", ("maml", "scratch"),
               data="mnist", options={"digits": "held-out", "ways": 2}),

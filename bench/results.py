@@ -41,7 +41,7 @@ SHORT = {
     "robot-maml": "10 range readings → 2 wheel speeds",
     "digits-maml": "MNIST, 10-way 1-shot",
     "images-maml": "1,142 emoji, 5-way 1-shot",
-    "intents-protomaml": "CLINC150, new domains, 5-way 1-shot",
+    "intents-maml": "CLINC150, new domains, 5-way 1-shot",
     "speech-theo-maml": "spoken digits of a new speaker, 1-shot",
     "ratings-maml": "MovieLens, new users, 10 ratings",
     "growth-countries-maml": "life expectancy of countries, 4 points",
@@ -140,9 +140,9 @@ def short(records: Records) -> str:
             if best:
                 rival = f"{_value(best['mean'], best['ci95'], record)} ({best['label']})"
                 mine = f"**{mine}**" if beats(record, best) == "yes" else mine
-            metric = record["label"] + (" in %" if record["scale"] == 100 else record["unit"].rstrip())
+            metric = record["label"] + (" in %" if record["scale"] == 100 else record["unit"].replace(" ", ", "))
             command = _command(record).split("`")[1].removeprefix("tinymaml train ").replace(f"{systems.DATA}/", "")
-            rows.append([f"`{command}`", about, metric.replace("mean squared error", "MSE"), mine, rival])
+            rows.append([f"`{command}`", about, metric, mine, rival])
     return "\n".join(map(_line, rows))
 
 

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinymaml.blas import libraries, one_thread
-from tinymaml.families import FAMILIES
 from tinymaml.runs import Run
 from tinymaml.runs.adaptation import measured
 from tinymaml.runs.compare import compare, untrained
@@ -113,7 +112,7 @@ HARD = ("its start is a centroid of tf-idf vectors already, and validation has 1
 _TUNED = "the settings of speech were chosen by this speaker, as the one of validation of another."
 TUNED_ON = {"nicolas": {"maml": _TUNED}, "yweweler": {"maml": _TUNED}}
 
-_ROWS: dict[str, Row] = {
+EVERY: dict[str, Row] = {
     **several("lines", "", "lines", "lines", THREE, notes={
         "maml": "the posterior mean knows how lines and noise are distributed, and nothing can beat it. MAML starts at"
                 " the best line of all, and gradient steps at one rate go a part of the way to least squares.",
@@ -178,8 +177,6 @@ _ROWS: dict[str, Row] = {
     "transfer-emoji-own": Row("transfer", "emoji32 → Caltech-101, 5-way 1-shot", "MAML, trained on Caltech-101",
                               "images", options=TWICE | TURNED, data="caltech101", runs="images-caltech-maml"),
 }  # fmt: skip
-
-EVERY = {name: row for name, row in _ROWS.items() if {row.family, row.on.get("on", row.family)} <= FAMILIES.keys()}
 """Every row, by its name: the system, the variant, the algorithm."""
 
 

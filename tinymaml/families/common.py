@@ -10,7 +10,8 @@ Next: `episodes`, the sampler of every few-shot classification.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,21 @@ def masked_mean(values: Array, mask: Array) -> Array:
 def count(y: Any) -> Any:
     """How many examples a task's targets are of: all rows, or those whose mask is 1."""
     return np.sum(y["mask"]) if isinstance(y, dict) and "mask" in y else tree_leaves(y)[0].shape[0]
+
+
+# ── splits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def by_hash(names: Sequence[str], seed: int = 0) -> Array:
+    """int64 (N,): the places of names in the order of the SHA-256 of "seed:name", which depends on names alone."""
+    digests = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
+    return np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)
+
+
+def shared_out(order: Array, shares: Mapping[str, float]) -> dict[str, Array]:
+    """{split: its part of `order`}, one after another, by shares whose sum is 1."""
+    cuts = np.round(np.cumsum([*shares.values()])[:-1] * len(order)).astype(int)
+    return dict(zip(shares, np.split(order, cuts), strict=True))
 
 
 # ── what is asked for ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,8 +12,7 @@ one of validation. All numbers are scaled by the mean and the deviation that the
 few: with `virtual`, training tasks are mixtures of two of them.
 
 The baseline to beat is a mixed-effects fit, which is told that a subject differs from the mean curve by a straight
-line. MAML has to find out what curves have in common. From the 10 training subjects of `reactions` it learns less than
-this line says; from the 84 of `countries` it learns as much.
+line. MAML has to find out what curves have in common; bench/README.md shows how far it gets.
 
 Subjects have unequal numbers of points, and so the targets of a task have a mask, as `common` describes it.
 """

@@ -37,7 +37,7 @@ from numpy.typing import DTypeLike
 
 from ..extras import require
 from ..runs.settings import option
-from .common import accuracy, centroids, check_counts, check_dtype, classification
+from .common import accuracy, by_hash, centroids, check_counts, check_dtype, classification, shared_out
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
 from .reading import Source, kept, opened
 
@@ -210,10 +210,7 @@ def split(names: Sequence[str], seed: int = 0) -> dict[str, np.ndarray]:
 
     They are cut in the order of the SHA-256 of "seed:name", which depends on names alone.
     """
-    digests = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
-    order = np.array(sorted(range(len(names)), key=digests.__getitem__), np.int64)
-    cuts = np.round(np.cumsum([*SHARES.values()])[:-1] * len(names)).astype(int)
-    return dict(zip(SHARES, np.split(order, cuts), strict=True))
+    return shared_out(by_hash(names, seed), SHARES)
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,6 @@ Read next: `fetch`, which downloads them.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -27,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from ..extras import require
 from ..runs.settings import option
-from .common import accuracy, check_counts, check_dtype, classification
+from .common import accuracy, by_hash, check_counts, check_dtype, classification
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
 from .reading import Source, kept, opened
 
@@ -165,8 +164,7 @@ def split(characters: Characters, scheme: str = "1100/100/423", seed: int = 0) -
     for name, there in zip(SETS, (characters.background, ~characters.background), strict=True):
         if not there.any():
             raise ValueError(f"scheme {scheme!r} needs {name}.zip or the folder {name}: not found in {where}")
-    digests = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in characters.names]
-    order = np.array(sorted(range(len(digests)), key=digests.__getitem__))
+    order = by_hash(characters.names, seed)
     background, evaluation = order[characters.background[order]], order[~characters.background[order]]
     if scheme == "official":
         if len(background) <= 100:

@@ -30,7 +30,6 @@ own. Read next: `growth`, whose tasks are padded, too.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator
@@ -45,7 +44,17 @@ from numpy.typing import DTypeLike
 from .. import nn
 from ..nest import tree_map
 from ..runs.settings import option
-from .common import SPLITS, Metric, accuracy, check_counts, check_draw, check_dtype, masked_mean
+from .common import (
+    SPLITS,
+    Metric,
+    accuracy,
+    by_hash,
+    check_counts,
+    check_draw,
+    check_dtype,
+    masked_mean,
+    shared_out,
+)
 from .reading import inflated, opened
 
 SCALE, LIKED, FIRST = (0.5, 5.0), 4.0, 10  # of ratings; from where a film is liked; ratings before the query
@@ -168,10 +177,8 @@ class RatingTasks:
     @cached_property
     def splits(self) -> dict[str, np.ndarray]:
         """The users of each split, as places in `content.users`: in the order of a hash of their names."""
-        digests = [hashlib.sha256(f"0:{name}".encode()).digest() for name in self.content.names]
-        order = np.array(sorted(range(len(digests)), key=digests.__getitem__))
-        cuts = np.round(np.cumsum([*SHARES.values()])[:-1] * len(order)).astype(int)
-        return {split: np.sort(part) for split, part in zip(SHARES, np.split(order, cuts), strict=True)}
+        parts = shared_out(by_hash(self.content.names), SHARES)
+        return {split: np.sort(part) for split, part in parts.items()}
 
     def measured(self, ratings: np.ndarray) -> np.ndarray:
         """What biases are of: the ratings; or 1.0 for those of at least 4, and 0.0 for the others."""

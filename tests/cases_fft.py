@@ -1,0 +1,4 @@
+"""Cases: Fourier transforms, and complex numbers."""
+
+SMOOTH, STEPS, PLAIN = [], [], []
+ONE, TWO = {}, {}

@@ -1,6 +1,11 @@
 """Cases of `test_ops`: a function or a primitive, and arrays for it. The subjects' tables are in `cases_NAME.py`."""
 
+import importlib.util
+
 import numpy as np
+
+if importlib.util.find_spec("scipy"):
+    import tinymaml.numpy_api.special  # noqa: F401  whose primitives are there once it is imported
 
 from tinymaml.engine import Primitive
 from tinymaml.numpy_api import numpy_name
@@ -42,11 +47,15 @@ CHOSEN = frozen(np.array([3, 0, 2, 1]).reshape(1, 2, 2, 1))
 
 
 class Case:
-    """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ."""
+    """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ.
 
-    def __init__(self, key, f, *args, reference=None, exact=False):
+    `real`: it is not defined for complex numbers, so that finite differences alone can judge it. `double`: NumPy's own
+    result is float64, of float32 too.
+    """
+
+    def __init__(self, key, f, *args, reference=None, exact=False, real=False, double=False):
         self.key, self.f, self.args = key, f, args
-        self.reference, self.exact = reference or f, exact
+        self.reference, self.exact, self.real, self.double = reference or f, exact, real, double
         self.name = key if isinstance(key, str) else f"np.{numpy_name(key)}"
 
 
@@ -58,8 +67,8 @@ def unary(key, x=E, f=None):
     return Case(key, f or (lambda x, key=key: key(x)), x)
 
 
-def primitive(name, *args, reference=None, **params):
+def primitive(name, *args, reference=None, real=False, double=False, **params):
     """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
     reference = reference or getattr(np, name)
     return Case(name, lambda *xs: REGISTERED[name](*xs, **params), *args,
-                reference=lambda *xs: reference(*xs, **params), exact=True)  # fmt: skip
+                reference=lambda *xs: reference(*xs, **params), exact=True, real=real, double=double)  # fmt: skip

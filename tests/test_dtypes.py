@@ -225,7 +225,7 @@ OPERATORS = {
         lambda v, m: v.reshape(3, 4), lambda v, m: m[:1].squeeze(), ties=True),
 }  # fmt: skip
 METHODS = "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes " \
-          "transpose take repeat copy reshape squeeze astype diagonal"
+          "transpose take repeat copy reshape squeeze astype diagonal round"
 
 
 def name_of(f) -> str:

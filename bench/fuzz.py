@@ -830,8 +830,8 @@ NETWORKS = [_of("tm.nn.relu({x})", "f"), _of("tm.nn.softplus({x})", "f"), _of("t
             _of("tm.nn.relu({x}, 0.5)", "f"), _layer, _layer, _layer]  # fmt: skip
 CONSTRUCTS = [_mask, _branch, _branch, _loop, _rows, _buffer, _buffer, _python, _python, _stop, _inner_gradient,
               _by_label, _by_label]  # fmt: skip
-RULES: list[Rule] = [*OPERATORS, *ELEMENTWISE, *ROUNDED, *METHODS, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *ASKING, *NETWORKS,
-                     *CONSTRUCTS]  # fmt: skip
+RULES: list[Rule] = [*OPERATORS, *ELEMENTWISE, *ROUNDED, *METHODS, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *ASKING,
+                     *NETWORKS, *CONSTRUCTS]  # fmt: skip
 OF_JAX = [_ufunc(f) for f in _PLAIN if f.__name__ not in NOT_OF_JAX]
 JAX_RULES: list[Rule] = [*OPERATORS, *OF_JAX, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *NETWORKS[:3], _branch,
                          _loop]  # fmt: skip
@@ -843,9 +843,9 @@ ERRORS: list[Rule] = [_matrices("@"), _index, _take("index"), _of("np.reshape({x
 # ── how far apart two ways may be ───────────────────────────────────────────────────────────────────────────────────
 
 UNITS, TRIES = 8, 5  # ε of the largest number added up; runs with noise
-EXACT = {"alias", "stop_gradient", "input", "floor", "ceil", "rint", "trunc", "sign", "floor_divide", "signbit", "max", "min", "maximum", "where",
-         "getitem", "reshape", "transpose", "broadcast_to", "concatenate", "patches", "pick", "unpick", "above",
-         "astype", "argmax", "argmin", "argsort", "pool_argmax"}  # fmt: skip
+EXACT = {"alias", "stop_gradient", "input", "floor", "ceil", "rint", "trunc", "sign", "floor_divide", "max", "min",
+         "maximum", "where", "getitem", "reshape", "transpose", "broadcast_to", "concatenate", "patches", "pick",
+         "unpick", "above", "astype", "argmax", "argmin", "argsort", "pool_argmax"}  # fmt: skip
 SUMS = {"sum", "matmul", "scatter_add", "unpatches", "cumsum"}
 
 

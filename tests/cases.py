@@ -49,13 +49,13 @@ CHOSEN = frozen(np.array([3, 0, 2, 1]).reshape(1, 2, 2, 1))
 class Case:
     """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ.
 
-    `real`: it is not defined for complex numbers, so that finite differences alone can judge it. `double`: NumPy's own
-    result is float64, of float32 too.
+    exact: the value is the reference's, bit by bit.   analytic: the complex step can see its derivatives.
+    double: NumPy's own result is float64, of float32 too.
     """
 
-    def __init__(self, key, f, *args, reference=None, exact=False, real=False, double=False):
+    def __init__(self, key, f, *args, reference=None, exact=False, analytic=True, double=False):
         self.key, self.f, self.args = key, f, args
-        self.reference, self.exact, self.real, self.double = reference or f, exact, real, double
+        self.reference, self.exact, self.analytic, self.double = reference or f, exact, analytic, double
         self.name = key if isinstance(key, str) else f"np.{numpy_name(key)}"
 
 
@@ -67,8 +67,8 @@ def unary(key, x=E, f=None):
     return Case(key, f or (lambda x, key=key: key(x)), x)
 
 
-def primitive(name, *args, reference=None, real=False, double=False, **params):
+def primitive(name, *args, reference=None, analytic=True, double=False, **params):
     """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
     reference = reference or getattr(np, name)
-    return Case(name, lambda *xs: REGISTERED[name](*xs, **params), *args,
-                reference=lambda *xs: reference(*xs, **params), exact=True, real=real, double=double)  # fmt: skip
+    ours, theirs = (lambda *xs: REGISTERED[name](*xs, **params)), (lambda *xs: reference(*xs, **params))
+    return Case(name, ours, *args, reference=theirs, exact=True, analytic=analytic, double=double)

@@ -36,15 +36,16 @@ SMOOTH = [
     case(np.remainder, lambda x, y: np.remainder(-x, y), COLUMN, ROW),
     case(np.fmod, np.fmod, COLUMN, ROW), case(np.fmod, lambda x: np.fmod(x, -0.4), X),
     case(np.divmod, lambda x, y: np.divmod(x, y)[1] + divmod(x, y)[0], COLUMN, ROW),
-    case(np.modf, lambda x: np.modf(3 * x)[0] * x + np.modf(3 * x)[1], X, real=True),
+    case(np.modf, lambda x: np.modf(3 * x)[0] * x + np.modf(3 * x)[1], X, analytic=False),
     case(np.frexp, lambda x: np.frexp(8 * x)[0] * x, X),
     case(np.ldexp, lambda x: np.ldexp(x, K) + np.ldexp(x, 2), X),
     case(np.copysign, np.copysign, COLUMN, ROW), case(np.copysign, lambda x: np.copysign(x, -1.0), X),
     case(np.heaviside, lambda x: np.heaviside(0.0, x) + np.heaviside(x, 0.5) * x, X),
     case(np.float_power, np.float_power, EP, F, double=True),
-    case(np.nan_to_num, np.nan_to_num, X),
+    case(np.nan_to_num, np.nan_to_num, X), case(np.real_if_close, lambda x: np.real_if_close(x) * x, X),
     case(np.nan_to_num, lambda x: np.nan_to_num(np.where(np.isfinite(BEYOND), x, BEYOND), True, 1.5, 2.0, -3.0), X),
-    case(np.power, lambda x: x ** np.array([0.0, 0.5], np.float16), EP), case(np.power, lambda x: x ** np.array([3.0, -2.0], np.float16), E),
+    case(np.power, lambda x: x ** np.array([0.0, 0.5], np.float16), EP),
+    case(np.power, lambda x: x ** np.array([3.0, -2.0], np.float16), E),
 ]  # fmt: skip
 
 STEPS = [
@@ -60,8 +61,9 @@ STEPS = [
     case(np.bitwise_count, lambda x: np.bitwise_count(np.floor(4 * x).astype(int)), X),
     *(case(f, f, COLUMN, ROW) for f in (np.floor_divide, np.nextafter, np.isclose)),
     case(np.floor_divide, lambda x: x // 0.3 + 2 // x, X),
-    *(case(f, f, X) for f in (np.signbit, np.spacing, np.fix, np.round, np.around)),
-    *(case(f, lambda x, f=f: f(np.where(x > 1, np.inf, x)) | f(np.where(x < 0, -np.inf, x)), X) for f in (np.isposinf, np.isneginf)),
+    *(case(f, f, X) for f in (np.signbit, np.spacing, np.fix, np.round, np.around, np.isreal, np.iscomplex)),
+    *(case(f, lambda x, f=f: f(np.where(x > 1, np.inf, x)) | f(np.where(x < 0, -np.inf, x)), X)
+      for f in (np.isposinf, np.isneginf)),
     case(np.round, lambda x: np.round(x, 1) + np.round(9 * x, -1) + x.round(2) + np.round(x, decimals=0), X),
     case(np.isclose, lambda x: np.isclose(x, x + 1e-9) & np.isclose([[0.4], [0.5]], x, 0.5, equal_nan=True), X),
 ]  # fmt: skip
@@ -72,8 +74,8 @@ PLAIN = [
     case(np.array_equal, lambda x: np.array_equal(x, X), X), case(np.array_equal, lambda x: np.array_equal(x, A), X),
     case(np.array_equal, lambda x: np.array_equal(x, X[0]), X),
     case(np.array_equal, lambda x: np.array_equal(x, x, equal_nan=True), frozen([1.0, np.nan])),
-    case(np.array_equiv, lambda x: np.array_equiv(x, X[0]), X), case(np.array_equiv, lambda x: np.array_equiv([1, 1], x),
-                                                                     frozen([[1.0, 1.0]])),
+    case(np.array_equiv, lambda x: np.array_equiv(x, X[0]), X),
+    case(np.array_equiv, lambda x: np.array_equiv([1, 1], x), frozen([[1.0, 1.0]])),
     case(np.array_equiv, lambda x: np.array_equiv(x, X.T), X),
 ]  # fmt: skip
 
@@ -85,6 +87,7 @@ ONE = {
     np.sinc: rounded(lambda v, m: np.sinc(m), machine=False),
     **{f: of_v(f, exact=True) for f in (np.modf, np.fix, np.isposinf, np.isneginf)},
     **{f: of_v(f, exact=True, machine=False) for f in (np.spacing, np.bitwise_count)},
+    **{f: of_v(f, exact=True) for f in (np.isreal, np.iscomplex, np.real_if_close)},
     np.signbit: exact(lambda v, m: np.signbit(np.where(v == v, v, 1))),
     np.frexp: exact(lambda v, m: np.frexp(m), lambda v, m: np.frexp(np.where(np.isfinite(v), v, 1)), machine=False),
     np.ldexp: exact(lambda v, m: np.ldexp(v, np.int8(2)), lambda v, m: np.ldexp(m, -3),

@@ -15,21 +15,23 @@ if importlib.util.find_spec("scipy"):
     HIGH, WIDE = frozen(EP + 1.5), frozen(np.abs(ROW) + 0.4)
     ORDER = frozen(np.array(2, np.int8))  # beside which float32 stays float32
 
-    def of(name, *args, real=True, double=False):
-        return primitive(name, *args, reference=getattr(special, name), real=real, double=double)
+    def of(name, *args, analytic=False, double=False):
+        return primitive(name, *args, reference=getattr(special, name), analytic=analytic, double=double)
 
     SMOOTH += [
         *(of(name, HIGH) for name in ("gammaln", "loggamma", "gamma", "rgamma", "psi")),
-        *(of(name, E, real=False) for name in ("erf", "erfc", "erfcx", "dawsn", "ndtr", "log_ndtr")),
+        *(of(name, E, analytic=True) for name in ("erf", "erfc", "erfcx", "dawsn", "ndtr", "log_ndtr")),
         of("beta", EP, FP), of("betaln", np.abs(COLUMN), WIDE), of("poch", EP, FP),
-        primitive("polygamma", HIGH, n=1, reference=lambda x, n: special.polygamma(n, x).astype(x.dtype), real=True),
-        of("gammainc", ORDER, EP, double=True), of("gammaincc", ORDER, EP, double=True), of("betainc", ORDER, ORDER, UNIT),
+        primitive("polygamma", HIGH, n=1, analytic=False,
+                  reference=lambda x, n: special.polygamma(n, x).astype(x.dtype)),
+        of("gammainc", ORDER, EP, double=True), of("gammaincc", ORDER, EP, double=True),
+        of("betainc", ORDER, ORDER, UNIT),
         of("betaincc", ORDER, ORDER, UNIT), *(of(name, UNIT) for name in ("erfinv", "erfcinv", "ndtri", "logit")),
-        of("ndtri_exp", frozen(-EP)), of("expit", E), of("entr", EP), of("xlogy", EP, FP, real=False),
-        of("xlog1py", COLUMN, WIDE, real=False), of("rel_entr", np.abs(COLUMN), WIDE), of("kl_div", EP, FP),
+        of("ndtri_exp", frozen(-EP)), of("expit", E), of("entr", EP), of("xlogy", EP, FP, analytic=True),
+        of("xlog1py", COLUMN, WIDE, analytic=True), of("rel_entr", np.abs(COLUMN), WIDE), of("kl_div", EP, FP),
         *(of(name, E) for name in ("j0", "j1", "i0", "i1", "i0e", "i1e", "cosm1")),
         *(of(name, EP) for name in ("y0", "y1", "k0", "k1", "k0e", "k1e", "expi", "exp1")),
         *(of(name, ORDER, EP) for name in ("jv", "yv", "iv", "kv", "ive", "kve")),
-        primitive("exprel", E, n=0, reference=lambda x, n: special.exprel(x), real=True),
+        primitive("exprel", E, n=0, reference=lambda x, n: special.exprel(x), analytic=False),
     ]  # fmt: skip
     STEPS += [primitive("gammasgn", E, reference=special.gammasgn)]

@@ -9,6 +9,7 @@ instead.
     reductions    sum, mean, var, max, prod, …          shapes        reshape, transpose, concatenate, pad, …
     indexing      x[…], take, take_along_axis           products      matmul, dot, tensordot, einsum
     matrices      trace, diag, tril, …                  linalg        norm, …
+    complexes     real, imag, conj, angle               fft           Fourier transforms
     special       scipy.special's ufuncs                methods       operators' words and methods of Tensor
 
 Read next: `nn`.
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable
 
 from ..engine import refusal
-from . import elementwise, indexing, linalg, matrices, methods, products, reductions, shapes  # noqa: F401
+from . import complexes, elementwise, fft, indexing, linalg, matrices, methods, products, reductions, shapes  # noqa: F401
 from .methods import placeholder
 from .table import ELSEWHERE, NUMPY, as_array, numpy_function, numpy_name, unsupported
 
@@ -26,7 +27,7 @@ __all__ = ["NUMPY", "as_array", "numpy_function", "numpy_name", "placeholder", "
 
 
 def of_scipy(f: Callable) -> Callable | None:
-    """What a ufunc of scipy.special does on tensors; who calls it has imported SciPy, which the engine does not need."""
+    """What a ufunc of scipy.special does on tensors. Its caller has imported SciPy, which the engine does not need."""
     theirs = sys.modules.get("scipy.special")
     if theirs is None or getattr(theirs, f.__name__, None) is not f:
         return None

@@ -14,30 +14,42 @@ Conventions at kinks, beside those of `ops`:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from .. import ops
 from ..engine import Tensor, alias, value_of
-from ..ops import elementwise, in_dtype
+from ..ops import elementwise, in_dtype, stands_for_real
+from .complexes import of_complex
 from .table import as_array, decide, numpy_function, unsupported
 
 # ── primitives ──────────────────────────────────────────────────────────────────────────────────────────────────────
-# What is not analytic in NumPy, or has no complex numbers, is continued to those of a complex step.
+# What NumPy has not for complex numbers, or not as an analytic function, is continued to those of a complex step.
 
 
-def _continued(f, analytic):
-    """f of real arrays; of complex ones, `analytic`."""
-    return lambda *xs, **params: (analytic if any(map(np.iscomplexobj, xs)) else f)(*xs, **params)
+def _continued(f: Callable, analytic: Callable) -> Callable:
+    """f; in a complex step, `analytic`."""
+    return lambda *xs, **params: (analytic if stands_for_real(*xs) else f)(*xs, **params)
+
+
+def _of_real(f: Callable) -> Callable:
+    """f; in a complex step, that of the real part."""
+    return lambda x: f(np.real(x) if stands_for_real(x) else x)
 
 
 # g is the cotangent of the output z
 arcsin  = elementwise("arcsin",  np.arcsin,  lambda g, z, x: g / np.sqrt((1 - x) * (1 + x)),  loop="math.asin({})")
 arccos  = elementwise("arccos",  np.arccos,  lambda g, z, x: -g / np.sqrt((1 - x) * (1 + x)), loop="math.acos({})")
-arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / np.hypot(x, 1),              loop="math.asinh({})")
+arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / _hypot_1(x),                 loop="math.asinh({})")
 arccosh = elementwise("arccosh", np.arccosh, lambda g, z, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)),
                       loop="math.acosh({})")
 arctanh = elementwise("arctanh", np.arctanh, lambda g, z, x: g / ((1 - x) * (1 + x)),         loop="math.atanh({})")
+
+
+def _hypot_1(x):
+    """√(1 + x²), also for large x."""
+    return np.sqrt(1 + x * x) if of_complex(x) else np.hypot(x, 1)
 
 
 def _arctan2(y, x):
@@ -79,22 +91,22 @@ remainder = elementwise("remainder", _continued(np.remainder, lambda x, y: x - y
                         loop="{} % {}", decides="choice")
 fmod = elementwise("fmod", _continued(np.fmod, lambda x, y: x - y * np.trunc(np.real(x / y))),
                    lambda g, z, x, y: g, lambda g, z, x, y: -g * ops.rint((x - z) / y),
-                   loop="{type}(math.copysign(abs({0}) % abs({1}), {0}))", of_integers="machine.fmod({}, {})", decides="choice")
+                   loop="{type}(math.copysign(abs({0}) % abs({1}), {0}))", of_integers="machine.fmod({}, {})",
+                   decides="choice")
 
 # z = x 2ⁿ
-ldexp = elementwise("ldexp", _continued(np.ldexp, lambda x, n: x * 2.0**n), lambda g, z, x, n: ldexp(g, n), None, lowering="replayed")
+ldexp = elementwise("ldexp", _continued(np.ldexp, lambda x, n: x * 2.0**n), lambda g, z, x, n: ldexp(g, n), None,
+                    lowering="replayed")
 
 
 def _sinc(x, *, n):
     """The n-th derivative of sin u / u at u = π x."""
-    if n == 0 and not np.iscomplexobj(x):
+    if n == 0 and not stands_for_real(x):
         return np.sinc(x)
-    dtype = np.result_type(np.float64, x)
-    u = np.pi * np.asarray(x, dtype)
-    near = np.abs(np.real(u)) <= n + 1
+    u = np.pi * np.asarray(x, np.result_type(np.float64, x))
+    near = np.abs(u) <= n + 1
     # Σ (−1)ᵏ u²ᵏ⁻ⁿ / ((2k − n)! (2k + 1)), over 2k ≥ n
-    k = (n + 1) // 2
-    v, series = np.where(near, u, 0), 0
+    v, series, k = np.where(near, u, 0), 0, (n + 1) // 2
     term = (-1.0) ** k * v ** (2 * k - n)
     for _ in range(20 + 3 * n):
         series = series + term / (2 * k + 1)
@@ -106,27 +118,27 @@ def _sinc(x, *, n):
     z = turns[0] / v
     for m in range(1, n + 1):
         z = (turns[m % 4] - m * z) / v
-    return np.where(near, series, z).astype(np.result_type(np.sinc(np.zeros(1, np.real(x).dtype)), x))
+    return np.where(near, series, z).astype(np.sinc(np.zeros(1, np.asarray(x).dtype)).dtype)
 
 
 sinc = elementwise("sinc", _sinc, lambda g, z, x, *, n: g * (math.pi * sinc(x, n=n + 1)), lowering="replayed")
 
 
 def _bessel_i(x, *, n):
-    """Iₙ(x) = 1/π ∫ eˣ ᶜᵒˢ ᵗ cos nt dt over 0 … π, by the trapezoidal rule, which is exact in the limit of few points."""
-    if n == 0 and not np.iscomplexobj(x):
+    """Iₙ(x) = 1/π ∫ exp(x cos t) cos nt dt over 0 … π, by the trapezoidal rule, which converges exponentially."""
+    if n == 0 and not stands_for_real(x):
         return np.i0(x)
     wide = np.asarray(x, np.result_type(np.float64, x))
     sign = np.where(np.real(wide) < 0, -1, 1)
     a = wide * sign  # Iₙ(−x) = (−1)ⁿ Iₙ(x)
-    count = 64 + 8 * math.isqrt(int(np.max(np.real(a), initial=0, where=np.real(a) < 1e3)))
+    small = np.real(a) < 1e3
+    count = 64 + 8 * math.isqrt(int(np.max(np.real(a), initial=0, where=small)))
     total = np.zeros_like(a)
     for j in range(count + 1):
         t = math.pi * j / count
         total = total + (0.5 if j in (0, count) else 1) * math.cos(n * t) * np.exp(-2 * a * math.sin(t / 2) ** 2)
-    z = sign**n * (total / count * np.exp(a))
-    return np.where(np.real(a) < 1e3, z, a * sign**n).astype(np.i0(np.zeros(1, np.real(x).dtype)).dtype
-                                                             if not np.iscomplexobj(x) else wide.dtype)  # fmt: skip
+    z = np.where(small, total / count * np.exp(np.where(small, a, 0)), np.where(np.isnan(a), a, np.inf)) * sign**n
+    return z.astype(wide.dtype if stands_for_real(x) else np.i0(np.zeros(1, np.asarray(x).dtype)).dtype)
 
 
 def _bessel_i_rule(g, z, x, *, n):
@@ -137,9 +149,9 @@ def _bessel_i_rule(g, z, x, *, n):
 bessel_i = elementwise("bessel_i", _bessel_i, _bessel_i_rule, lowering="replayed")
 
 # piecewise constant
-signbit = elementwise("signbit", lambda x: np.signbit(np.real(x)), loop="machine.signbit({})", computed_in="own",
+signbit = elementwise("signbit", _of_real(np.signbit), loop="machine.signbit({})", computed_in="own",
                       decides=np.zeros_like)
-exponent = elementwise("exponent", lambda x: np.frexp(np.real(x))[1], lowering="replayed", decides="choice")
+exponent = elementwise("exponent", _of_real(lambda x: np.frexp(x)[1]), lowering="replayed", decides="choice")
 nextafter, spacing, left_shift, right_shift, gcd, lcm, bitwise_count = (
     elementwise(f.__name__, f, lowering="replayed", exact=True, decides="choice")
     for f in (np.nextafter, np.spacing, np.left_shift, np.right_shift, np.gcd, np.lcm, np.bitwise_count)
@@ -153,7 +165,7 @@ for _f, _ours in {
     np.log2: ops.log2, np.log10: ops.log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: ops.hypot,
     np.sin: ops.sin, np.cos: ops.cos, np.tan: ops.tan, np.arctan: ops.arctan,
     np.sinh: ops.sinh, np.cosh: ops.cosh, np.tanh: ops.tanh,
-    np.sign: ops.sign, np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
+    np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
     np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: ops.isfinite,
     np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
     np.greater: ops.greater, np.greater_equal: ops.greater_equal, np.logical_not: ops.logical_not,
@@ -176,6 +188,15 @@ numpy_function(np.absolute)(ops.absolute)
 numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else ops.as_computed(np.fabs, x)))
 numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
 numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
+
+
+@numpy_function(np.sign)
+def sign(x):
+    """−1, 0 or 1; of complex numbers x / |x|, and 0 at 0."""
+    if not of_complex(x):
+        return ops.sign(x)
+    size = np.abs(x)
+    return x / ops.where(ops.equal(size, 0), 1, size)
 
 
 @numpy_function(np.reciprocal)
@@ -212,7 +233,7 @@ def where(condition, x=None, y=None):
 
 def _as_computed(f: np.ufunc, *xs) -> list:
     """xs in the dtypes in which NumPy's function computes; NumPy's own error where it has none."""
-    if any(np.iscomplexobj(value_of(x)) for x in xs):
+    if stands_for_real(*map(value_of, xs)):
         return [*map(_as_array, xs)]
     numbers = (int, float)  # of Python: they take the dtype of the others
     kinds = [type(x) if type(x) in numbers else np.result_type(value_of(x)) for x in xs]
@@ -318,6 +339,9 @@ def nan_to_num(x, copy=True, nan=0.0, posinf=None, neginf=None):
     x = as_array(x)
     if x.dtype.kind not in "fc":
         return alias(x)
+    if of_complex(x):
+        parts = [nan_to_num(part, copy, nan, posinf, neginf) for part in (np.real(x), np.imag(x))]
+        return parts[0] + 1j * parts[1]
     most = float(np.finfo(x.dtype).max)
     for there, instead in (
         (ops.isnan(x), nan), (isposinf(x), most if posinf is None else posinf),
@@ -340,6 +364,26 @@ def isposinf(x):
 def isneginf(x):
     x = as_array(x)
     return ops.logical_and(ops.isinf(x), signbit(x))
+
+
+@numpy_function(np.isreal)
+def isreal(x):
+    return ops.equal(np.imag(as_array(x)), 0)
+
+
+@numpy_function(np.iscomplex)
+def iscomplex(x):
+    return np.logical_not(isreal(x))
+
+
+@numpy_function(np.real_if_close)
+def real_if_close(a, tol=100):
+    a = as_array(a)
+    if not of_complex(a):
+        return alias(a)
+    size = tol * np.finfo(a.dtype).eps if tol > 1 else tol
+    close = np.all(np.absolute(np.imag(a)) < size)
+    return np.real(a) if decide(close, "the dtype of np.real_if_close") else alias(a)
 
 
 @numpy_function(np.isclose)
@@ -385,7 +429,8 @@ def _decided(truths, name: str) -> bool:
 
 
 def _attach_operators() -> None:
-    for name, f in dict(mod=remainder, floordiv=floor_divide, divmod=divmod, lshift=left_shift, rshift=right_shift).items():
+    binary = dict(mod=remainder, floordiv=floor_divide, divmod=divmod, lshift=left_shift, rshift=right_shift)
+    for name, f in binary.items():
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
         setattr(Tensor, f"__r{name}__", lambda x, y, f=f: f(y, x))
     Tensor.__round__ = lambda x, n=None: round(x, n or 0)

@@ -4,9 +4,9 @@
     tm.nn.logsumexp(t, axis)        SciPy's own logsumexp, softmax, log_softmax are no ufuncs: `nn` has them
     polygamma(n, t)                 here, as multigammaln: SciPy's are no ufuncs either
 
-Rules are exact at every order: where a function's derivatives are no functions of the table, the order of the derivative
-is a parameter n. A derivative that has no closed form (Bessel functions by their order, gammainc by a) is refused. The
-rules are those of the NIST Digital Library of Mathematical Functions. Read next: `nn`.
+Rules are exact at every order: where a function's derivatives are no functions of the table, the order of the
+derivative is a parameter n. A derivative that has no closed form (Bessel functions by their order, gammainc by a) is
+refused. The rules are those of the NIST Digital Library of Mathematical Functions. Read next: `nn`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT_PI = math.sqrt(math.pi)
 
 
 def special(name: str, *rules: Callable, real: bool = False, **description) -> Primitive:
-    """The primitive for scipy.special's ufunc of that name; `real`: not of complex numbers, for which SciPy's is rough."""
+    """The primitive for scipy.special's ufunc of that name; `real`: not of complex numbers, where SciPy's is rough."""
     theirs = getattr(scipy.special, name)
 
     def forward(*xs):
@@ -75,8 +75,10 @@ polygamma_ = elementwise("polygamma", lambda x, *, n: scipy.special.polygamma(n,
                          lambda g, z, x, *, n: g * polygamma_(x, n=n + 1), lowering="replayed")
 beta     = special("beta",     lambda g, z, a, b: g * (z * (psi(a) - psi(a + b))),
                    lambda g, z, a, b: g * (z * (psi(b) - psi(a + b))))
-betaln   = special("betaln",   lambda g, z, a, b: g * (psi(a) - psi(a + b)), lambda g, z, a, b: g * (psi(b) - psi(a + b)))
-poch     = special("poch",     lambda g, z, a, m: g * (z * (psi(a + m) - psi(a))), lambda g, z, a, m: g * (z * psi(a + m)))
+betaln   = special("betaln",   lambda g, z, a, b: g * (psi(a) - psi(a + b)),
+                   lambda g, z, a, b: g * (psi(b) - psi(a + b)))
+poch     = special("poch",     lambda g, z, a, m: g * (z * (psi(a + m) - psi(a))),
+                   lambda g, z, a, m: g * (z * psi(a + m)))
 
 
 def _gammainc_density(a, x):
@@ -223,8 +225,13 @@ kve = _of_order("kve",
 
 def _of_integer_order(name: str, ours: Callable) -> Callable:
     """SciPy's function, of which `ours` is the one of any order, in its dtype."""
-    theirs = getattr(scipy.special, name)
-    return lambda n, x: ops.in_dtype(ours(n, x), theirs(*(np.ones(1, np.result_type(value_of(a))) for a in (n, x))).dtype)
+
+
+    def f(n, x):
+        dtypes = (np.result_type(value_of(a)) for a in (n, x))
+        return ops.in_dtype(ours(n, x), getattr(scipy.special, name)(*(np.ones(1, d) for d in dtypes)).dtype)
+
+    return f
 
 
 scipy_function("yn")(_of_integer_order("yn", yv))

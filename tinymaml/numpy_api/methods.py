@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 
 import numpy as np
 
@@ -24,9 +26,28 @@ def _no(message: str) -> Callable:
 placeholder = Primitive("input", lambda x: x, lowering="loop", loop="{type}({})")
 
 
-Tensor.__array__ = _no(
-    "an array made of a tensor would be cut from the graph: use NumPy functions on the tensor, or x.value"
-)
+# Functions of scipy.special that are no ufuncs, so that NumPy's protocols do not reach them → what takes tensors
+OF_SCIPY = {
+    "logsumexp": "tm.nn.logsumexp", "softmax": "tm.nn.softmax", "log_softmax": "tm.nn.log_softmax",
+    "polygamma": "tinymaml.numpy_api.special.polygamma", "multigammaln": "tinymaml.numpy_api.special.multigammaln",
+    "factorial": "scipy.special.gamma(x + 1)", "comb": "scipy.special.gammaln",
+}  # fmt: skip
+
+
+def _no_array(self, *args, **kwargs):
+    """An array is asked for: by a function of scipy.special, or by anything else."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(5):  # functions of SciPy between its own and this one
+        name = frame.f_code.co_name if frame else ""
+        if frame and name in OF_SCIPY and str(frame.f_globals.get("__name__")).startswith("scipy.special"):
+            raise refusal(TypeError(f"scipy.special.{name} takes no tensors: {OF_SCIPY[name]} does"))
+        frame = frame and frame.f_back
+    raise refusal(TypeError(
+        "an array made of a tensor would be cut from the graph: use NumPy functions on the tensor, or x.value"
+    ))  # fmt: skip
+
+
+Tensor.__array__ = _no_array
 Tensor.__float__ = Tensor.__int__ = Tensor.__complex__ = Tensor.__index__ = Tensor.item = Tensor.tolist = _no(
     "a number read from a tensor is cut from the graph: x.value reads it on purpose"
 )

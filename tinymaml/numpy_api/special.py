@@ -42,10 +42,16 @@ def special(name: str, *rules: Callable, real: bool = False, **description) -> P
 
 
 def scipy_function(name: str) -> Callable[[Callable], Callable]:
-    """Register the decorated function as scipy.special's ufunc of that name."""
+    """Register the decorated function as scipy.special's ufunc of that name; it gets its arguments in SciPy's dtype."""
+    theirs = getattr(scipy.special, name)
 
     def register(ours: Callable) -> Callable:
-        SCIPY[getattr(scipy.special, name)] = ours
+        def f(*xs):
+            numbers = [x if type(x) in (int, float) else np.ones(1, np.result_type(value_of(x))) for x in xs]
+            dtype = theirs(*numbers).dtype
+            return ours(*(x if type(x) in (int, float) else ops.in_dtype(as_array(x), dtype) for x in xs))
+
+        SCIPY[theirs] = f
         return ours
 
     return register
@@ -166,8 +172,10 @@ def _ratio(x, y):
 xlogy    = special("xlogy",    lambda g, z, x, y: g * np.log(y),         lambda g, z, x, y: g * _ratio(x, y))
 xlog1py  = special("xlog1py",  lambda g, z, x, y: g * np.log1p(y),       lambda g, z, x, y: g * _ratio(x, 1 + y))
 entr     = special("entr",     lambda g, z, x: -g * (np.log(x) + 1))
-rel_entr = special("rel_entr", lambda g, z, x, y: g * (np.log(x / y) + 1), lambda g, z, x, y: -g * _ratio(x, y))
-kl_div   = special("kl_div",   lambda g, z, x, y: g * np.log(x / y),       lambda g, z, x, y: g * (1 - _ratio(x, y)))
+rel_entr = special("rel_entr", lambda g, z, x, y: g * (np.log(_ratio(x, y)) + 1),
+                   lambda g, z, x, y: -g * _ratio(x, y))
+kl_div   = special("kl_div",   lambda g, z, x, y: g * np.log(_ratio(x, y)),
+                   lambda g, z, x, y: g * (1 - _ratio(x, y)))
 
 
 @scipy_function("log_expit")
@@ -220,22 +228,8 @@ k0e = special("k0e", lambda g, z, x: g * (z - k1e(x)))
 k1e = special("k1e", lambda g, z, x: g * (z - (k0e(x) + kve(2, x)) / 2))
 kve = _of_order("kve",
               lambda g, z, n, x: g * (z - (kve(n - 1, x) + kve(n + 1, x)) / 2))
-
-
-
-def _of_integer_order(name: str, ours: Callable) -> Callable:
-    """SciPy's function, of which `ours` is the one of any order, in its dtype."""
-
-
-    def f(n, x):
-        dtypes = (np.result_type(value_of(a)) for a in (n, x))
-        return ops.in_dtype(ours(n, x), getattr(scipy.special, name)(*(np.ones(1, d) for d in dtypes)).dtype)
-
-    return f
-
-
-scipy_function("yn")(_of_integer_order("yn", yv))
-scipy_function("kn")(_of_integer_order("kn", kv))
+scipy_function("yn")(yv)
+scipy_function("kn")(kv)
 
 # ── exponentials and their kin ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -268,13 +262,6 @@ def _exprel(x, *, n):
 
 exprel = elementwise("exprel", _exprel, lambda g, z, x, *, n: g * exprel(x, n=n + 1), lowering="replayed")
 scipy_function("exprel")(lambda x: exprel(x, n=0))
-
-
-def _floating(f):
-    """Of integers in the dtype that SciPy computes them in, not in NumPy's."""
-    return lambda x: f(x if x.dtype.kind in "fc" else ops.in_dtype(x, scipy.special.log1p(np.zeros(1, x.dtype)).dtype))
-
-
 for _name, _ours in {"cbrt": cbrt, "exp2": ops.exp2, "expm1": ops.expm1, "log1p": ops.log1p,
                      "exp10": lambda x: ops.power(10.0, x)}.items():  # fmt: skip
-    scipy_function(_name)(_floating(_ours))
+    scipy_function(_name)(_ours)

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from . import nonfinite
+from . import diagnose
 from .arrays import as_array_of, unchanging
 from .engine import Tensor, analytic, value_of
 from .nest import Nest, opened, tree_fill, tree_items, tree_leaves, tree_map
@@ -236,7 +236,7 @@ def check_converging(value, what: str, f: Callable | None = None, *args: Nest, h
         raise TypeError(f"{what} is of dtype {dtype}, wanted a floating-point number: a count has no slope")
     check_real(what, dtype)
     if not np.isfinite(value):
-        why = nonfinite.cause(f, args, has_aux) if f else None
+        why = diagnose.cause(f, args, has_aux) if f else None
         raise FloatingPointError(f"{what} is {value}: {why or _ADVICE}")
 
 
@@ -248,7 +248,7 @@ def check_arrays(arrays: Nest, what: str, f: Callable | None = None, *args: Nest
     """
     for path, leaf in tree_items(arrays):
         if not np.isfinite(value_of(leaf)).all():
-            why = nonfinite.cause(f, args, has_aux) if f else None
+            why = diagnose.cause(f, args, has_aux) if f else None
             raise FloatingPointError(f"{what}{path} is not finite: {why or _ADVICE}")
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from . import flat
+from . import diagnose, flat
 from .engine import Tensor, hvp, stop_gradient, value_and_grad
 from .inputs import (
     arguments,
@@ -82,7 +82,7 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order):
 
 def inner_step(loss, params, support, alpha, first_order, k):
     """θₖ₊₁ after θₖ; with `first_order`, the gradient in it is held constant."""
-    value, grads = value_and_grad(loss)(params, *arguments(support))
+    value, grads = value_and_grad(diagnose.looked_at(loss))(params, *arguments(support))
     at = loss, params, *arguments(support)
     check_converging(value, f"inner step {k}: the support loss", *at)
     check_arrays(grads, f"inner step {k}: the gradient of the support loss in params", *at)
@@ -114,7 +114,7 @@ def meta_loss(
             adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order)
         except FloatingPointError as cause:
             raise diverged(t, cause) from cause
-        losses.append(loss(adapted, *arguments(query)))
+        losses.append(diagnose.looked_at(loss)(adapted, *arguments(query)))
         check_converging(losses[-1], f"task {t}: the query loss")
     # 1/T Σₜ L_q
     return functools.reduce(operator.add, losses) / len(losses)
@@ -169,7 +169,7 @@ class MAML:
         @functools.wraps(self.loss)  # errors give its name
         def query_loss(params):
             adapted = _adapt(self.support_loss, params, support, inner_lr, self.inner_steps, self.first_order)
-            return self.loss(adapted, *arguments(query))
+            return diagnose.looked_at(self.loss)(adapted, *arguments(query))
 
         value, grads = value_and_grad(query_loss, has_aux=self.has_aux)(params)
         of = dict(has_aux=self.has_aux)

@@ -1,6 +1,7 @@
-"""Where does a NaN come from? The records of a function tell in which equation its gradient stops being finite.
+"""What a loss does wrong, seen in its records: where a NaN comes from, and what broadcasts by accident.
 
     cause(f, (params, x, y))     "sqrt at 0 gives the cotangent inf (at [2] of (5,)): a root has no finite slope at 0"
+    looked_at(loss)              the loss; it warns, once, where a prediction (N, 1) meets a target (N,)
 
 Going back through the records, the first rule that makes something infinite or NaN of a finite cotangent is the cause;
 what comes after it is a consequence.
@@ -8,11 +9,15 @@ what comes after it is a consequence.
 
 from __future__ import annotations
 
+import inspect
+import warnings
+import weakref
 from collections.abc import Callable
+from functools import partial, wraps
 
 import numpy as np
 
-from .engine import Tensor, between, outside, value_of
+from .engine import Tensor, between, evaluation, outside, value_of
 from .nest import tree_fill, tree_leaves
 
 _LOG = "a logarithm is finite above 0 alone, and so is its slope: add a small ε, np.log(p + 1e-12), or use"
@@ -36,13 +41,18 @@ def cause(f: Callable, args: tuple, has_aux: bool = False) -> str | None:
 
     None where no single equation does it: sums that overflow, little by little.
     """
+    leaves, active, out = _records(f, args, has_aux)
+    if out is None:
+        return None
+    return _forward(leaves, active) if not np.isfinite(out.value) else _backward(leaves, active, out)
+
+
+def _records(f: Callable, args: tuple, has_aux: bool) -> tuple:
+    """The leaves of the first argument, what leads from them to the result, by index, and the result; or None."""
     leaves = [Tensor(np.array(value_of(x))) for x in tree_leaves(args[0])]
     out = f(tree_fill(args[0], leaves), *args[1:])
     out = out[0] if has_aux else out
-    if not isinstance(out, Tensor):
-        return None
-    active, _ = between(leaves, [out])
-    return _forward(leaves, active) if not np.isfinite(out.value) else _backward(leaves, active, out)
+    return (leaves, between(leaves, [out])[0], out) if isinstance(out, Tensor) else (leaves, {}, None)
 
 
 def _forward(leaves: list[Tensor], active: dict[int, Tensor]) -> str | None:
@@ -109,3 +119,52 @@ def _element(x, at: tuple, shape: tuple):
     except ValueError:
         return None
 
+
+
+# ── what broadcasts by accident ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class BroadcastWarning(UserWarning):
+    """A prediction and a target of shapes (N, 1) and (N,), whose difference is (N, N)."""
+
+
+_looked: weakref.WeakSet = weakref.WeakSet()  # the code of losses whose records were looked at
+
+
+def looked_at(loss: Callable) -> Callable:
+    """The loss, which warns at its first value if a prediction (N, 1) and a target (N,) meet in it."""
+    code = getattr(inspect.unwrap(loss.func if isinstance(loss, partial) else loss), "__code__", type(loss))
+    if code in _looked or evaluation.get() is not None:
+        return loss
+
+    @wraps(loss)
+    def f(*args):
+        value = loss(*args)
+        if code not in _looked:
+            _looked.add(code)
+            _warn_of_broadcast(code, value[0] if isinstance(value, tuple) else value)
+        return value
+
+    return f
+
+
+def _warn_of_broadcast(code, value) -> None:
+    """Warn where what depends on the parameters and what does not are added as (N, 1) and (N,)."""
+    stack, seen = [value] if isinstance(value, Tensor) else [], set()
+    while stack:
+        z = stack.pop()
+        if z.index in seen:
+            continue
+        seen.add(z.index)
+        tensors = [x for x in z.inputs if isinstance(x, Tensor)]
+        stack += tensors
+        if z.primitive and z.primitive.name in ("add", "subtract") and z.ndim == 2 and len(tensors) == 1:
+            n, (x, y) = z.shape[0], (np.shape(value_of(x)) for x in z.inputs)
+            if n > 1 and {x, y} == {(n, 1), (n,)}:
+                message = (
+                    f"{getattr(code, 'co_name', 'the loss')}: arrays of shapes {x} and {y} broadcast to {z.shape};"
+                    " if they are a prediction and its target, reshape one of them (tm.nn.mse refuses them)"
+                )
+                where = getattr(code, "co_filename", __file__), getattr(code, "co_firstlineno", 1)
+                warnings.warn_explicit(message, BroadcastWarning, *where)
+                return

@@ -34,9 +34,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..files import read_file
 from . import tolerance
 from .cases import CAPABILITIES, Case, to_hex
-from .checking import conclude, confirm
+from .checking import conclude, confirm, seconds
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
@@ -150,7 +151,9 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
 
     Raises:
         Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
+        ValueError: the time-out is not a number above 0.
     """
+    timeout = seconds(timeout)
     chunks: queue.Queue = queue.Queue(maxsize=64)
 
     def pump():
@@ -192,7 +195,10 @@ def lines_of(folder: Path) -> Iterator[str]:
     if not names:
         raise FileNotFoundError(f"no *.json in {folder}")
     for path in names:
-        yield path.read_text(encoding="utf-8")
+        try:
+            yield read_file(path, "an answer").decode()
+        except UnicodeDecodeError as cause:
+            raise ValueError(f"{path} is not UTF-8: {cause}") from None
 
 
 # ── a program under watch ───────────────────────────────────────────────────────────────────────────────────────────

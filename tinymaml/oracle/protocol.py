@@ -282,7 +282,12 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def worker(target: str) -> list[str]:
-    """The command that answers for a function "package.module:name"."""
+    """The command that answers for a function "package.module:name".
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    _parted(target)
     return [sys.executable, "-m", __name__, target]
 
 
@@ -292,9 +297,7 @@ def resolve(target: str):
     Raises:
         ValueError: not of that form, or there is no such function.   ImportError: there is no such module.
     """
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise ValueError(f"{target!r}: wanted package.module:function")
+    module, name = _parted(target)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found = importlib.import_module(module)
@@ -304,11 +307,26 @@ def resolve(target: str):
     return function
 
 
+def _parted(target: str) -> tuple[str, str]:
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ValueError(f"{target!r}: wanted package.module:function")
+    return module, name
+
+
 def _answer_all(target: str) -> None:
     """Read questions, write answers: what the worker does. The function's own output goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    function = resolve(target)
+    try:
+        function = resolve(target)
+    except Exception as cause:  # which is the answer to every question
+        traceback.print_exc()
+        error = cause
+
+        def function(case):
+            raise error
+
     for line in sys.stdin:
         data = json.loads(line)
         case = Case.from_json(data).with_dtype(data["dtype"])

@@ -90,7 +90,7 @@ def compare(
             result["baselines"] += of_baselines(values)
             baseline_values.update(values)
             name = f"validation_{one.learner.metric.name}"
-            records = Run.open(path).read_log() if one.iteration else []
+            records = Run.open(path).read_log(one.learner.metric.name) if one.iteration else []
             return {
                 "path": path, "seed": one.config.outer.seed, "iteration": one.iteration, "seconds": one.seconds,
                 "inner_lr": rate[0] if rate else one.config.get("inner_lr"), "tuned": bool(rate),

@@ -37,6 +37,7 @@ from ..files import naming, read_file, sync, write_atomically
 
 FORMAT = 2  # of the folder; a greater one is refused
 KEEP = 3  # checkpoints
+_WAY_ROUND = "to go on without the line, delete it; --resume of the run leaves damaged lines out, too"
 
 
 class Checkpoint(NamedTuple):
@@ -229,16 +230,25 @@ class Run:
             self._mend_log()
             raise
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self, *numbers: str) -> list[dict[str, Any]]:
         """All records of the log, in order. Half a last line, left by a kill, is passed over.
+
+        Args:
+            numbers: what each record must have, and may have of a validation ("mse", and "validation_mse").
 
         Raises:
             OSError: the log is no file.
-            ValueError: any other line is damaged; its number is given.
+            ValueError: any other line is damaged, or lacks a number; the line is named.
         """
         records, damaged = self._records()
         for reason in damaged:
-            raise ValueError(f"{reason}; to go on without it, delete the line, or continue the run by --resume")
+            raise ValueError(f"{reason}; {_WAY_ROUND}")
+        for n, (record, _) in enumerate(records, 1):
+            for name in numbers:
+                for key in (name, f"validation_{name}"):
+                    if not isinstance(value := record.get(key, 0.0 if key != name else None), (int, float)):
+                        seen = f"has {value!r} as its {key}" if key in record else f"lacks {key}"
+                        raise ValueError(f"{self._log}, line {n} {seen}, wanted a number; {_WAY_ROUND}")
         return [record for record, _ in records]
 
     def _records(self) -> tuple[list[tuple[dict[str, Any], bytes]], list[str]]:

@@ -31,6 +31,7 @@ from . import outer
 from .folder import Run
 from .learner import Learner, averaged
 from .settings import TABLES, Config, paths
+from .sizes import check_drawn
 from .transfer import changed, check_changes, check_fits
 from .trial import Example, trial
 
@@ -353,6 +354,7 @@ def restore(
     if config == source:
         return learned
     other = Learner(config, learner.network)
+    check_drawn(other, "task", 1)
     check_fits(path, learner.family, other.family)
     return learned._replace(config=config, learner=other, source=source)
 

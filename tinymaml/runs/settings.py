@@ -334,7 +334,7 @@ def choose(family: str, algorithm: str = "maml", network: str | None = None) -> 
     members = find("family", family), find("algorithm", algorithm)
     pair = getattr(members[0], "defaults_for", {}).get(algorithm, {})
     defaults = {**getattr(members[0], "defaults", {}), **getattr(members[1], "defaults", {}), **pair}
-    network = network or defaults.get("network", "mlp")
+    network = defaults.get("network", "mlp") if network is None else network
     find("network", network)
     return {"family": family, "network": network, "algorithm": algorithm}, defaults
 
@@ -375,7 +375,9 @@ def _replaced(settings: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(settings, **{name: x for name, x in values.items() if name in own})
 
 
-def _read(settings: type, given: dict[str, Any], called: str) -> Any:
+def _read(settings: type, given: Any, called: str) -> Any:
+    if not isinstance(given, dict):
+        raise ValueError(f"the configuration of the run has {given!r} for {called}, wanted an object")
     fields = {f.name: f for f in dataclasses.fields(settings)}
     if odd := given.keys() - fields.keys():
         raise ValueError(f"the run was saved with options that {called} does not have: {', '.join(sorted(odd))}")

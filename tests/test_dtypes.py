@@ -12,6 +12,8 @@ import warnings
 
 import numpy as np
 import pytest
+from case_tables import SUBJECTS
+from dtype_cases import Case, exact, of_v, rounded
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ import tinymaml as tm
 from tinymaml import nn, ops
 from tinymaml.engine import Primitive, Tensor, value_of
 from tinymaml.nest import tree_leaves, tree_map
-from tinymaml.numpy_api import NUMPY, _numpy_name
+from tinymaml.numpy_api import NUMPY, numpy_name
 from tinymaml.programs import CompileWarning, record
 from tinymaml.programs.passes import simplify
 
@@ -87,26 +89,6 @@ def same(ours, wanted, exact: bool, zeros: bool = True, where: str = "", compute
 
 # ── cases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 # Of one array: functions of v, a vector of awkward numbers, and m, a tame matrix. Of two: functions of x and y.
-
-
-class Case:
-    """`exact`: NumPy's floating-point result has no rounding of its own; `ties`: ±0 may come out as either;
-    `machine`: there is machine code for it."""
-
-    def __init__(self, f, exact=False, ties=False, machine=True):
-        self.f, self.exact, self.ties, self.machine = f, exact, ties, machine
-
-
-def exact(*functions, **how) -> list[Case]:
-    return [Case(f, exact=True, **how) for f in functions]
-
-
-def rounded(*functions, **how) -> list[Case]:
-    return [Case(f, **how) for f in functions]
-
-
-def of_v(f, **how) -> list[Case]:
-    return [Case(lambda v, m: f(v), **how)]
 
 
 I = np.array([2, 0, 1])  # noqa: E741
@@ -200,6 +182,8 @@ TWO = {
     np.hypot: rounded(lambda x, y: np.hypot(x, y)),
     np.logaddexp: rounded(lambda x, y: np.logaddexp(x, y)),
 }  # fmt: skip
+for _subject in SUBJECTS:
+    ONE, TWO = ONE | _subject.ONE, TWO | _subject.TWO
 OPERATORS = {
     "-x": exact(lambda v, m: -v), "+x": exact(lambda v, m: +v), "abs": exact(lambda v, m: abs(v)),
     "~x": exact(lambda v, m: ~v),
@@ -238,14 +222,15 @@ OPERATORS = {
         lambda v, m: v.any(), lambda v, m: m.all(0), lambda v, m: v.clip(0, 2), lambda v, m: m.ravel(),
         lambda v, m: m.flatten(), lambda v, m: m.T, lambda v, m: m.mT, lambda v, m: m.swapaxes(0, 1),
         lambda v, m: m.transpose(1, 0), lambda v, m: v.take(I), lambda v, m: v.repeat(2), lambda v, m: v.copy(),
-        lambda v, m: v.reshape(3, 4), lambda v, m: m[:1].squeeze(), ties=True),
+        lambda v, m: v.reshape(3, 4), lambda v, m: m[:1].squeeze(), lambda v, m: v.real, lambda v, m: v.conj(),
+        lambda v, m: v.conjugate() + v.imag, ties=True),
 }  # fmt: skip
 METHODS = "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes " \
-          "transpose take repeat copy reshape squeeze astype diagonal"
+          "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate"
 
 
 def name_of(f) -> str:
-    return f if isinstance(f, str) else _numpy_name(f)
+    return f if isinstance(f, str) else numpy_name(f)
 
 
 def test_every_function_and_method_has_a_case():

@@ -7,6 +7,36 @@ primitive whose description is incomplete fails `test_every_primitive_is_describ
 
 import numpy as np
 import pytest
+from case_tables import SUBJECTS
+from cases import (
+    CHOSEN,
+    COLUMN,
+    EP,
+    FP,
+    IMAGE,
+    MASK,
+    REGISTERED,
+    ROW,
+    ROWS,
+    WINDOW,
+    A,
+    B,
+    C,
+    D,
+    E,
+    F,
+    M,
+    S,
+    V,
+    W,
+    X,
+    Y,
+    case,
+    frozen,
+    point,
+    primitive,
+    unary,
+)
 
 import tinymaml as tm
 from tinymaml import check, ops
@@ -14,43 +44,10 @@ from tinymaml.check import GradientError, check_grads
 from tinymaml.engine import Primitive, Tensor, stop_gradient, vjp
 from tinymaml.kernels import Kernel
 from tinymaml.nest import tree_leaves, tree_map
-from tinymaml.numpy_api import NUMPY, _numpy_name
+from tinymaml.numpy_api import NUMPY
 from tinymaml.programs import record
 from tinymaml.programs.lowering import LOWERINGS
 from tinymaml.programs.program import Var
-
-REGISTERED = dict(Primitive.registry)  # before any test plants one
-
-
-# ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _point(seed: int, *shape: int) -> np.ndarray:
-    """Numbers of both signs away from 0, no two alike in the points below; read-only."""
-    rng = np.random.default_rng(seed)
-    size = int(np.prod(shape, dtype=int))
-    x = rng.permutation(np.linspace(0.15, 1.85, size) if size > 1 else np.array([0.7])) * rng.choice([-1, 1], size)
-    x = (x + np.sign(x) * 0.0071 * seed).reshape(shape)
-    x.flags.writeable = False
-    return x
-
-
-def _frozen(x) -> np.ndarray:
-    x = np.asarray(x)
-    x.flags.writeable = False
-    return x
-
-
-E, F = _point(0, 2), _point(1, 2)
-COLUMN, ROW, S = _point(2, 2, 1), _point(3, 3), _point(4)
-X, Y, A, B, M, V, W = (_point(5 + i, *n) for i, n in enumerate([(2, 3), (2, 3), (2, 3), (3, 2), (3, 3), (3,), (3,)]))
-C, D, IMAGE = _point(20, 2, 3, 2), _point(21, 2, 2, 3), _point(22, 1, 4, 4, 1)
-EP, FP, XP = (_frozen(np.abs(x) + 0.4) for x in (E, F, X))  # positive
-ROWS = _frozen([[2, 0, 2], [0, -1, 1]])
-MASK = _frozen([[True, False, True], [False, True, True]])
-WINDOW = dict(size=(2, 3), stride=2, padding=((1, 0), (0, 2)))
-CHOSEN = _frozen(np.array([3, 0, 2, 1]).reshape(1, 2, 2, 1))
-
 
 # ── what is not in NumPy, spelled out ───────────────────────────────────────────────────────────────────────────────
 
@@ -91,30 +88,6 @@ def naive_scatter(g, rows, shape):
 # ── the tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Case:
-    """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ."""
-
-    def __init__(self, key, f, *args, reference=None, exact=False):
-        self.key, self.f, self.args = key, f, args
-        self.reference, self.exact = reference or f, exact
-        self.name = key if isinstance(key, str) else f"np.{_numpy_name(key)}"
-
-
-def case(key, f, *args, **how):
-    return Case(key, f, *args, **how)
-
-
-def unary(key, x=E, f=None):
-    return Case(key, f or (lambda x, key=key: key(x)), x)
-
-
-def primitive(name, *args, reference=None, **params):
-    """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
-    reference = reference or getattr(np, name)
-    return Case(name, lambda *xs: REGISTERED[name](*xs, **params), *args,
-                reference=lambda *xs: reference(*xs, **params), exact=True)  # fmt: skip
-
-
 SMOOTH = [
     # the primitives of `ops` and `engine`
     primitive("alias", X, reference=lambda x: x),
@@ -132,7 +105,7 @@ SMOOTH = [
     primitive("maximum", COLUMN, ROW),
     primitive("minimum", COLUMN, ROW),
     primitive("where", MASK, COLUMN, ROW),
-    primitive("astype", X, dtype=np.dtype(np.float64), reference=lambda x, dtype: x.astype(dtype)),
+    primitive("astype", X, dtype=np.dtype(np.float64), reference=lambda x, dtype: x.astype(dtype), analytic=False),
     primitive("sum", C, axis=(0, 2), keepdims=False),
     primitive("sum", C, axis=(1,), keepdims=True),
     primitive("broadcast_to", COLUMN, shape=(2, 2, 3)),
@@ -149,14 +122,14 @@ SMOOTH = [
     primitive("getitem", M, ROWS, template=("array",), reference=lambda x, rows, template: x[rows]),
     primitive("scatter_add", C[:, :, 0], template=(slice(1, 3), slice(None)), shape=(4, 3),
               reference=lambda g, **_: np.pad(g, ((1, 1), (0, 0)))),
-    primitive("scatter_add", _point(30, 2, 3, 2), ROWS, template=("array",), shape=(3, 2),
+    primitive("scatter_add", point(30, 2, 3, 2), ROWS, template=("array",), shape=(3, 2),
               reference=lambda g, rows, shape, **_: naive_scatter(g, rows, shape)),
     primitive("scatter_add", X, ROWS, template=("array",), shape=(3,),
               reference=lambda g, rows, shape, **_: naive_scatter(g, rows, shape)),
     primitive("patches", IMAGE, **WINDOW, reference=naive_patches),
-    primitive("unpatches", _point(31, 1, 2, 2, 6), shape=(1, 4, 4, 1), **WINDOW, reference=naive_unpatches),
+    primitive("unpatches", point(31, 1, 2, 2, 6), shape=(1, 4, 4, 1), **WINDOW, reference=naive_unpatches),
     primitive("pick", IMAGE, CHOSEN, size=2, reference=naive_pick),
-    primitive("unpick", _point(32, 1, 2, 2, 1), CHOSEN, size=2, shape=(1, 5, 4, 1), reference=naive_unpick),
+    primitive("unpick", point(32, 1, 2, 2, 1), CHOSEN, size=2, shape=(1, 5, 4, 1), reference=naive_unpick),
     # arithmetic
     case(np.add, lambda x, y: x + y, COLUMN, ROW),
     case(np.add, lambda x: 2 + x + 0.5, X),
@@ -183,7 +156,7 @@ SMOOTH = [
     case(np.maximum, lambda x: np.maximum(0.5, x) * x, X),
     case(np.minimum, np.minimum, COLUMN, ROW),
     case(np.clip, lambda x: np.clip(x, -0.6, 0.9) * x, X),
-    case(np.clip, lambda x, low, high: np.clip(x, low, high), X, _frozen(Y - 0.6), _frozen(Y + 0.6)),
+    case(np.clip, lambda x, low, high: np.clip(x, low, high), X, frozen(Y - 0.6), frozen(Y + 0.6)),
     case(np.clip, lambda x: np.clip(x, None, 0.4) + np.clip(x, 0.2, None) + np.clip(x, min=0.1) + x.clip(max=0.1), X),
     case(np.where, lambda x, y: np.where(MASK, x, y), COLUMN, ROW),
     case(np.where, lambda x: np.where(x > 0, x, 0.5 * x) + np.where(x > 0, 1.0, x) + np.where(x > 0, x, 0), X),
@@ -298,6 +271,9 @@ PLAIN = [
     case(np.size, np.size, X),
     case(np.iscomplexobj, np.iscomplexobj, X),
 ]
+
+for _subject in SUBJECTS:
+    SMOOTH, STEPS, PLAIN = SMOOTH + _subject.SMOOTH, STEPS + _subject.STEPS, PLAIN + _subject.PLAIN
 
 
 def table(cases):
@@ -473,9 +449,9 @@ def test_numbers_about_a_tensor_are_those_of_its_array(case):
 
 @table(SMOOTH)
 def test_derivatives_are_numerical_ones_to_third_order(case, strict, monkeypatch):
-    if case.key == "astype":  # a cast to real numbers is not for complex ones
+    if not case.analytic:
         monkeypatch.setattr(check, "_complex_step", check._finite_differences)
-    check_grads(squared(case.f), case.args, order=3, complex_rtol=1e-6 if case.key == "astype" else 1e-9)
+    check_grads(squared(case.f), case.args, order=3, complex_rtol=1e-9 if case.analytic else 1e-6)
 
 
 @table(STEPS)
@@ -617,7 +593,8 @@ def test_logaddexp_of_complex_numbers_is_stable(x, y):
     share = np.exp(x - np.logaddexp(x, y))  # ∂z/∂x
     h = 1e-100
     for dx, dy in ((h, 0), (0, h), (h, 2 * h)):
-        z = ops.logaddexp(x + 1j * dx if dx else x, y + 1j * dy if dy else y)
+        with check.complex_step():
+            z = ops.logaddexp(x + 1j * dx if dx else x, y + 1j * dy if dy else y)
         np.testing.assert_allclose(z.real, np.logaddexp(x, y), rtol=1e-15)
         np.testing.assert_allclose(z.imag, h * (share * (dx / h) + (1 - share) * (dy / h)), rtol=1e-13, atol=1e-200)
 
@@ -625,7 +602,8 @@ def test_logaddexp_of_complex_numbers_is_stable(x, y):
 def test_a_tie_stays_a_tie_in_a_complex_step():
     tie, h = np.array([0.3, -0.4]), 1e-100
     for x, y in ((tie + 1j * h, tie), (tie, tie + 1j * h), (tie - 1j * h, tie + 1j * h)):
-        slopes = vjp(np.maximum, x, y)[1](np.ones(2))
+        with check.complex_step():
+            slopes = vjp(np.maximum, x, y)[1](np.ones(2))
         np.testing.assert_array_equal([np.real(s) for s in slopes], np.full((2, 2), 0.5))
 
 

@@ -7,7 +7,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     ops          the primitives, each with its rule                 │  the first sitting
     nn           layers and losses, composed of them                │
     maml         adapt, meta_loss, meta_value_and_grad              ┘
-    numpy_api    NumPy's functions on tensors, table and rest        products   matmul to einsum
+    numpy_api/   NumPy's functions on tensors, by subject
     per_task     what is done for one task, done for all             flat       memory that does not grow with K
     inputs       what a function of tasks accepts, and refuses       optim      SGD, momentum, Adam
     check        is a derivative right, at any order?                init       initialisers
@@ -22,7 +22,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     oracle/      is my meta-gradient right, and if not, which mistake is it?
 """
 
-from . import nn, ops, optim, products  # noqa: F401 (products puts np.einsum and its kin into the table)
+from . import nn, ops, optim
 from .check import GradientError, check_grads
 from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .maml import adapt, meta_loss, meta_value_and_grad

@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .. import nn, products  # noqa: F401 (products puts np.matmul and its kin into NumPy's table)
+from .. import nn
 from .arithmetic import hold, side, sign
 
 EPS = 2.0**-10  # of batch norm: exact in float32, so that every dtype runs the same model

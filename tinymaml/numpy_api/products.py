@@ -11,8 +11,10 @@ import string
 
 import numpy as np
 
-from . import ops
-from .numpy_api import as_array, diagonal, numpy_function, one_axis, ravel, unsupported
+from .. import ops
+from .matrices import diagonal
+from .shapes import ravel
+from .table import as_array, numpy_function, one_axis, unsupported
 
 
 @numpy_function(np.matmul)

@@ -1,0 +1,4 @@
+"""Cases: linear algebra."""
+
+SMOOTH, STEPS, PLAIN = [], [], []
+ONE, TWO = {}, {}

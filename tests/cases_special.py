@@ -1,0 +1,4 @@
+"""Cases: scipy.special."""
+
+SMOOTH, STEPS, PLAIN = [], [], []
+ONE, TWO = {}, {}

@@ -1,0 +1,91 @@
+"""Indexing: x[…], take, take_along_axis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import ops
+from ..engine import Tensor, value_of
+from .table import decide, numpy_function, one_axis
+
+
+def getitem(x, index):
+    """x[index] as NumPy has it, basic or advanced; index arrays may be integer tensors (an argmax)."""
+    parts = [_index_part(part) for part in (index if isinstance(index, tuple) else (index,))]
+    if any(type(part) is bool or _is_mask(part) for part in parts):  # NumPy's own error for a mask that does not fit
+        np.broadcast_to(False, x.shape)[tuple(map(value_of, parts))]
+    if any(type(part) is bool for part in parts):
+        x, parts = _truths_as_places(x, parts)
+    template, arrays = [], []
+    for part in parts:
+        if _is_mask(part):
+            arrays.extend(np.nonzero(part))
+            template.extend([ops.ARRAY] * part.ndim)
+        elif isinstance(part, (Tensor, np.ndarray)):
+            arrays.append(part)
+            template.append(ops.ARRAY)
+        else:
+            template.append(part)
+    return ops.getitem(x, *arrays, template=tuple(template))
+
+
+def _index_part(part):
+    """One part of an index: None, ..., a slice, an int, a truth as a Python bool; or an array, a tensor of integers."""
+    if isinstance(part, Tensor) and part.dtype == bool:  # the shape of the result depends on the mask's value
+        part = decide(part, "the shape of x[mask]")
+    if part is None or part is ... or isinstance(part, (slice, int, np.integer, Tensor)):
+        return part
+    if not isinstance(part, np.ndarray):  # a list, a range, a tuple in the tuple, a NumPy truth
+        part = np.asarray(part)
+        part = part if part.size else part.astype(int)
+    return bool(part) if part.dtype == bool and not part.ndim else part
+
+
+def _is_mask(part) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == bool
+
+
+def _truths_as_places(x, parts: list):
+    """x and the index without truths: a truth stands for a new axis, of which True takes all and False nothing."""
+    truths = [part for part in parts if type(part) is bool]
+    if truths == [True] and all(part is None or part is ... or type(part) in (bool, slice) for part in parts):
+        return x, [None if part is True else part for part in parts]
+    used = [0 if part is None or part is ... or type(part) is bool else part.ndim if _is_mask(part) else 1
+            for part in parts]  # fmt: skip
+    used = [x.ndim - sum(used) if part is ... else n for part, n in zip(parts, used, strict=True)]
+    at, axes, places = 0, [], []
+    for part, n in zip(parts, used, strict=True):
+        if type(part) is bool:
+            axes.append(at + len(axes))
+            part = np.zeros(int(part), int)
+        places.append(np.asarray(part) if isinstance(part, (int, np.integer)) else part)  # as beside any index array
+        at += n
+    return ops.expand_dims(x, tuple(axes)), places
+
+
+def along(a, axis: int, index):
+    return getitem(a, (slice(None),) * axis + (index,))
+
+
+@numpy_function(np.take)
+def take(a, indices, axis=None):
+    if axis is None:
+        return take(_flat(a), indices, 0)
+    indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
+    return along(a, one_axis(axis, a.ndim), indices)
+
+
+@numpy_function(np.take_along_axis)
+def take_along_axis(arr, indices, axis=-1):
+    if axis is None:
+        arr, axis = _flat(arr), 0
+    axis = one_axis(axis, arr.ndim)
+    if indices.ndim != arr.ndim:
+        raise ValueError(f"take_along_axis: indices of shape {indices.shape} for an array of shape {arr.shape};"
+                         " they must have as many axes")  # fmt: skip
+    grid = [np.arange(n).reshape([-1 if i == j else 1 for j in range(arr.ndim)]) for i, n in enumerate(arr.shape)]
+    return getitem(arr, tuple(indices if i == axis else g for i, g in enumerate(grid)))
+
+
+def _flat(a):
+    return ops.reshape(a, (a.size,))

@@ -226,7 +226,7 @@ OPERATORS = {
         lambda v, m: v.conjugate() + v.imag, ties=True),
 }  # fmt: skip
 METHODS = "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes " \
-          "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate"
+          "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate round"
 
 
 def name_of(f) -> str:

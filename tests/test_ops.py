@@ -458,11 +458,11 @@ def test_derivatives_are_numerical_ones_to_third_order(case, strict, monkeypatch
 def test_the_derivative_of_a_step_is_zero_at_every_order(case):
     values, pullback = on_tensors(lambda *xs: np.sum(1.0 * case.f(*xs)), case.args)
     assert all(np.all(g == 0) for g in pullback(np.ones(())))
-    if case.key not in ("stop_gradient", "input"):  # whose numerical derivative is not zero: that is what they are for
+    if case.name not in ("stop_gradient", "input", "nextafter", "np.nextafter"):  # numerically, theirs is not zero
         check_grads(lambda *xs: [np.sum(x) * np.sum(1.0 * case.f(*xs)) for x in xs], case.args, order=2)
 
 
-@table([c for c in SMOOTH if c.key != "astype"])
+@table([c for c in SMOOTH if c.key != "astype" and not c.double])
 def test_float32_is_never_promoted_to_second_order(case, made):
     args = in_float32(case.args)
 

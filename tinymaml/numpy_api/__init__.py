@@ -10,13 +10,34 @@ instead.
     indexing      x[…], take, take_along_axis           products      matmul, dot, tensordot, einsum
     matrices      trace, diag, tril, …                  linalg        norm, …
     complexes     real, imag, conj, angle               fft           Fourier transforms
-    methods       operators' words and methods of Tensor
+    special       scipy.special's ufuncs                methods       operators' words and methods of Tensor
 
 Read next: `nn`.
 """
 
+import sys
+from collections.abc import Callable
+
+from ..engine import refusal
 from . import complexes, elementwise, fft, indexing, linalg, matrices, methods, products, reductions, shapes  # noqa: F401
 from .methods import placeholder
-from .table import NUMPY, as_array, numpy_function, numpy_name, unsupported
+from .table import ELSEWHERE, NUMPY, as_array, numpy_function, numpy_name, unsupported
 
 __all__ = ["NUMPY", "as_array", "numpy_function", "numpy_name", "placeholder", "unsupported"]
+
+
+def of_scipy(f: Callable) -> Callable | None:
+    """What a ufunc of scipy.special does on tensors. Its caller has imported SciPy, which the engine does not need."""
+    theirs = sys.modules.get("scipy.special")
+    if theirs is None or getattr(theirs, f.__name__, None) is not f:
+        return None
+    from .special import SCIPY
+
+    if f not in SCIPY:
+        raise refusal(NotImplementedError(
+            f"scipy.special.{f.__name__} on tensors is not supported; `tinymaml.numpy_api.special.SCIPY` lists what is"
+        ))  # fmt: skip
+    return SCIPY[f]
+
+
+ELSEWHERE.append(of_scipy)

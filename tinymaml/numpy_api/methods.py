@@ -26,6 +26,14 @@ def _no(message: str) -> Callable:
 placeholder = Primitive("input", lambda x: x, lowering="loop", loop="{type}({})")
 
 
+# Functions of scipy.special that are no ufuncs, so that NumPy's protocols do not reach them → what takes tensors
+OF_SCIPY = {
+    "logsumexp": "tm.nn.logsumexp", "softmax": "tm.nn.softmax", "log_softmax": "tm.nn.log_softmax",
+    "polygamma": "tinymaml.numpy_api.special.polygamma", "multigammaln": "tinymaml.numpy_api.special.multigammaln",
+    "factorial": "scipy.special.gamma(x + 1)", "comb": "scipy.special.gammaln",
+}  # fmt: skip
+
+
 def _array(x: Tensor, dtype=None, copy=None):
     """What NumPy makes of a tensor in a list: `np.array([t, u])` is an array of tensors without axes.
 
@@ -42,7 +50,9 @@ def _array(x: Tensor, dtype=None, copy=None):
     if asker.startswith("numpy.ma"):
         raise refusal(TypeError("a tensor meets a masked array, whose mask would be lost: give data and mask apart"))
     if asker:
-        raise refusal(TypeError(f"{asker} takes arrays, no tensors: {_TO_ARRAYS}"))
+        name = asker.rpartition(".")[2]
+        instead = f"{OF_SCIPY[name]} does" if asker.startswith("scipy.special") and name in OF_SCIPY else _TO_ARRAYS
+        raise refusal(TypeError(f"{asker.replace('._' + name, '')} takes no tensors: {instead}"))
     tensors = np.empty(x.shape, object)
     for i in np.ndindex(x.shape):
         tensors[i] = x[i]

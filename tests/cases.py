@@ -45,11 +45,12 @@ class Case:
     """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ.
 
     exact: the value is the reference's, bit by bit.   analytic: the complex step can see its derivatives.
+    double: NumPy computes it in double precision, also of single.
     """
 
-    def __init__(self, key, f, *args, reference=None, exact=False, analytic=True):
+    def __init__(self, key, f, *args, reference=None, exact=False, analytic=True, double=False):
         self.key, self.f, self.args = key, f, args
-        self.reference, self.exact, self.analytic = reference or f, exact, analytic
+        self.reference, self.exact, self.analytic, self.double = reference or f, exact, analytic, double
         self.name = key if isinstance(key, str) else f"np.{numpy_name(key)}"
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 from cases import COLUMN, FP, MASK, ROW, A, C, E, M, S, V, W, X, Y, case, frozen, point, primitive
+from dtype_cases import exact, rounded
 
 # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,4 +162,134 @@ BRANCHES = [
     case(np.histogram, lambda x: np.histogram(x, "sqrt")[1], Z),
 ]  # fmt: skip
 
-ONE, TWO = {}, {}
+# ── of every dtype: v, twelve awkward numbers, and m, a tame matrix with ties ───────────────────────────────────────
+
+SORTED = frozen([-2.0, 0.0, 0.5, 3.0])
+COLUMNS = frozen([True, False, True, True])
+
+ONE = {
+    np.sum: rounded(lambda v, m: np.sum(m, 0, np.float32), lambda v, m: np.sum(m, dtype=np.int8, where=m > 0),
+                    lambda v, m: np.sum(m > 0, 1, bool), lambda v, m: np.sum(abs(m), 1, initial=2, where=COLUMNS)),
+    np.prod: rounded(lambda v, m: np.prod(m, 0, np.float32), lambda v, m: np.prod(m, 1, initial=2, where=m > 1),
+                     lambda v, m: np.prod(m, (0, 1), keepdims=True)),
+    np.max: exact(lambda v, m: np.max(m, 1, initial=1, where=COLUMNS), lambda v, m: np.max(m[:0], 0, initial=1),
+                  ties=True),
+    np.min: exact(lambda v, m: np.min(m, 0, initial=1), lambda v, m: np.min(m, initial=2, where=m > 0), ties=True),
+    np.mean: rounded(lambda v, m: np.mean(m, 1, where=COLUMNS), lambda v, m: np.mean(m, 0, np.float32),
+                     lambda v, m: np.mean(m, dtype=int)),
+    np.var: rounded(lambda v, m: np.var(m, 1, where=COLUMNS, ddof=1), lambda v, m: np.var(m, 0, mean=m[:1])),
+    np.std: rounded(lambda v, m: np.std(m, 1, correction=1), lambda v, m: np.std(m, 1, where=COLUMNS)),
+    np.any: exact(lambda v, m: np.any(m, 1, where=COLUMNS), lambda v, m: np.any(v, where=v > 1)),
+    np.all: exact(lambda v, m: np.all(m, 1, where=COLUMNS), lambda v, m: np.all(v, where=v > 1)),
+    np.ptp: rounded(lambda v, m: np.ptp(m, 0), lambda v, m: np.ptp(m)),
+    np.average: rounded(lambda v, m: np.average(m, 0, [1, 2, 3]), lambda v, m: np.average(m, returned=True)),
+    np.count_nonzero: exact(lambda v, m: np.count_nonzero(v), lambda v, m: np.count_nonzero(m, 1, keepdims=True)),
+    np.cov: rounded(lambda v, m: np.cov(m), lambda v, m: np.cov(m, rowvar=False, fweights=[1, 2, 1])),
+    np.corrcoef: rounded(lambda v, m: np.corrcoef(m)),
+    # without NaN
+    np.nansum: rounded(lambda v, m: np.nansum(m, 0), lambda v, m: np.nansum(v)),
+    np.nanprod: rounded(lambda v, m: np.nanprod(m, 0), lambda v, m: np.nanprod(v[:7])),
+    np.nanmean: rounded(lambda v, m: np.nanmean(m, 0), lambda v, m: np.nanmean(v[:6])),
+    np.nanvar: rounded(lambda v, m: np.nanvar(m, 0), lambda v, m: np.nanvar(v[:6])),
+    np.nanstd: rounded(lambda v, m: np.nanstd(m, 1, ddof=1), lambda v, m: np.nanstd(v[:6])),
+    **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m, 1, keepdims=True), ties=True)
+       for f in (np.nanmax, np.nanmin)},
+    **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m, 1, keepdims=True), machine=False)
+       for f in (np.nanargmax, np.nanargmin)},
+    np.nancumsum: rounded(lambda v, m: np.nancumsum(m, 1), lambda v, m: np.nancumsum(v[:6])),
+    np.nancumprod: rounded(lambda v, m: np.nancumprod(m, 1), lambda v, m: np.nancumprod(v[:6])),
+    np.nanmedian: rounded(lambda v, m: np.nanmedian(m, 1), lambda v, m: np.nanmedian(v), machine=False),
+    **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(v[:6], 0.3), machine=False)
+       for f, q in ((np.nanquantile, [0.3, 1]), (np.nanpercentile, [30, 100]))},
+    # running, and differences
+    np.cumsum: rounded(lambda v, m: np.cumsum(m, 1, np.float32), lambda v, m: np.cumsum(m, 0, np.int8)),
+    np.cumprod: exact(lambda v, m: np.cumprod(m, 1), lambda v, m: np.cumprod(m, 0), lambda v, m: np.cumprod(v),
+                      lambda v, m: np.cumprod(m, 0, np.int8)),
+    np.cumulative_sum: rounded(lambda v, m: np.cumulative_sum(m, axis=1, include_initial=True)),
+    np.cumulative_prod: exact(lambda v, m: np.cumulative_prod(m, axis=1, include_initial=True)),
+    np.diff: exact(lambda v, m: np.diff(m, 2, 0, prepend=m[:1]), lambda v, m: np.diff(v, append=v[:2])),
+    np.ediff1d: exact(lambda v, m: np.ediff1d(v), lambda v, m: np.ediff1d(v, v[:1], v[-1])),
+    np.gradient: rounded(lambda v, m: np.gradient(m), lambda v, m: np.gradient(m, 2, axis=1, edge_order=2),
+                         lambda v, m: np.gradient(m, [0, 1, 4], axis=0)),
+    np.trapezoid: rounded(lambda v, m: np.trapezoid(m), lambda v, m: np.trapezoid(m, [0, 1, 3], axis=0)),
+    np.unwrap: rounded(lambda v, m: np.unwrap(m[0])),
+    # sorting
+    np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None),
+                   machine=False, ties=True),
+    np.partition: exact(lambda v, m: np.partition(v, 3)[3], machine=False, ties=True),
+    np.argsort: exact(lambda v, m: np.argsort(m, 0, stable=True), lambda v, m: v.argsort(kind="stable"), machine=False),
+    np.argpartition: exact(lambda v, m: np.argpartition(v, 3).shape, machine=False),
+    np.lexsort: exact(lambda v, m: np.lexsort((v, v > 1)), lambda v, m: np.lexsort(m), machine=False),
+    np.searchsorted: exact(lambda v, m: np.searchsorted(SORTED, v),
+                           lambda v, m: np.searchsorted(np.sort(v), m, "right"),
+                           machine=False),
+    np.digitize: exact(lambda v, m: np.digitize(v, SORTED), lambda v, m: np.digitize(m, SORTED[::-1], True),
+                       machine=False),
+    np.bincount: rounded(lambda v, m: np.bincount([2, 0, 2, 5], m[0], 4), lambda v, m: np.bincount(np.arange(3))),
+    np.histogram: rounded(lambda v, m: np.histogram(m, SORTED), lambda v, m: np.histogram(m, 3, (-1, 4)),
+                          machine=False),
+    np.unique: exact(lambda v, m: np.unique(v), lambda v, m: np.unique(m, True, True, True, axis=0),
+                     recorded=False, ties=True),
+    np.median: rounded(lambda v, m: np.median(v), lambda v, m: np.median(m, 0),
+                       lambda v, m: np.median(m, keepdims=True),
+                       machine=False),
+    **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(m, 1, method="lower"),
+                  lambda v, m, f=f, q=q: f(v, q),
+                  lambda v, m, f=f: f(m, 0.5, 0, method="hazen"), machine=False)
+       for f, q in ((np.quantile, [0.3, 0.9]), (np.percentile, [30, 90]))},
+    # choosing
+    **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m), recorded=False)
+       for f in (np.nonzero, np.flatnonzero, np.argwhere, np.where)},
+    np.where: exact(lambda v, m: np.where(v), recorded=False),
+    np.compress: exact(lambda v, m: np.compress([True, False, True], m, 0), lambda v, m: v.compress([0, 1])),
+    np.extract: exact(lambda v, m: np.extract([True, False] * 6, v)),
+    np.select: exact(lambda v, m: np.select([v > 1, v <= 1], [v, 2], 3), lambda v, m: np.select([m > 0], [m])),
+    np.choose: exact(lambda v, m: np.choose([0, 1, 2], m[:, :3]), lambda v, m: np.choose([7, -1], v[:4], mode="clip")),
+    np.piecewise: exact(lambda v, m: np.piecewise(v, [v > 1], [lambda x: x + x, 1]), recorded=False),
+    np.isin: exact(lambda v, m: np.isin(v, [0, 2]), lambda v, m: np.isin(m, v[:3], invert=True)),
+    np.take: exact(lambda v, m: np.take(v, [13, -14], mode="wrap"), lambda v, m: np.take(m, [7, -1], 1, mode="clip")),
+    # shapes
+    np.reshape: exact(lambda v, m: np.reshape(m, (2, 6), order="F"),
+                      lambda v, m: v.reshape(3, 4, order="F", copy=True)),
+    np.ravel: exact(lambda v, m: m.ravel("F")),
+    **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m), lambda v, m, f=f: f(m[0, 0], v))
+       for f in (np.atleast_1d, np.atleast_2d, np.atleast_3d, np.broadcast_arrays)},
+    **{f: exact(lambda v, m, f=f: f([m, m]), lambda v, m, f=f: f([v, v > 0])) for f in (np.dstack, np.column_stack)},
+    np.concatenate: exact(lambda v, m: np.concatenate([m, m], dtype=np.float64)),
+    np.unstack: exact(lambda v, m: np.unstack(m, axis=1)),
+    **{f: exact(lambda v, m, f=f: f(m[None], 1),
+                lambda v, m, f=f: f(m[None], [1])) for f in (np.hsplit, np.vsplit, np.dsplit)},
+    **{f: exact(lambda v, m, f=f: f(m)) for f in (np.fliplr, np.flipud, np.rot90)},
+    np.rollaxis: exact(lambda v, m: np.rollaxis(m, 1)),
+    np.resize: exact(lambda v, m: np.resize(m, (5, 3)), lambda v, m: np.resize(v, 2)),
+    np.full_like: exact(lambda v, m: np.full_like(v, 2.5, np.float32, shape=3)),
+    np.empty_like: exact(lambda v, m: v + np.empty_like(v) * 0 if v.dtype.kind != "f" else v),
+    # building
+    np.append: exact(lambda v, m: np.append(v, m), lambda v, m: np.append(m, m[:1] > 0, 0)),
+    np.delete: exact(lambda v, m: np.delete(v, [0, -1]), lambda v, m: np.delete(m, slice(1, 3), 1)),
+    np.insert: exact(lambda v, m: np.insert(v, 1, v[3]), lambda v, m: np.insert(m, [0, 2], m[0], 0)),
+    np.block: exact(lambda v, m: np.block([[m, m], [m, m > 0]])),
+    np.linspace: rounded(lambda v, m: np.linspace(m[0], m[1], 4), lambda v, m: np.linspace(m, 2, 3, False, axis=1),
+                         lambda v, m: np.linspace(m[0, 0], 7, 3, dtype=int)),
+    np.logspace: rounded(lambda v, m: np.logspace(0, v == 2, 3)),
+    np.geomspace: rounded(lambda v, m: np.geomspace((m > 1) + 1.5, 5, 4)),
+    np.meshgrid: exact(lambda v, m: np.meshgrid(v, m[0]),
+                       lambda v, m: np.meshgrid(v, m[0], sparse=True, indexing="ij")),
+    np.ix_: exact(lambda v, m: np.ix_(v.astype(np.float64), m[0].astype(np.float64))),
+    np.vander: rounded(lambda v, m: np.vander(m[0]), lambda v, m: np.vander(m[0], 3, True)),
+    np.diagflat: exact(lambda v, m: np.diagflat(m, 1)),
+    np.apply_along_axis: rounded(lambda v, m: np.apply_along_axis(np.sum, 1, m)),
+    np.apply_over_axes: rounded(lambda v, m: np.apply_over_axes(np.sum, m, [0, 1])),
+    np.pad: exact(*(lambda v, m, mode=mode: np.pad(m, (1, 5), mode)
+                    for mode in ("edge", "reflect", "symmetric", "wrap")),
+                  *(lambda v, m, mode=mode: np.pad(m, 2, mode, stat_length=3) for mode in ("maximum", "minimum")),
+                  lambda v, m: np.pad(m, 1, constant_values=((1, 2), (3, 4))), ties=True),
+    # curves
+    np.interp: rounded(lambda v, m: np.interp(m, SORTED, [1, 2, 0, 5]),
+                       lambda v, m: np.interp([0.5, 9], [0, 1, 2, 3], m[0]),
+                       machine=False),
+    np.convolve: rounded(lambda v, m: np.convolve(m[0], m[1]), lambda v, m: np.convolve(m[0], m[1], "same")),
+    np.correlate: rounded(lambda v, m: np.correlate(m[0], m[1]), lambda v, m: np.correlate(m[0, :2], m[1], "full")),
+    np.polyval: rounded(lambda v, m: np.polyval(m[0], m), lambda v, m: np.polyval([1, 2], v[:5])),
+}  # fmt: skip
+TWO = {}

@@ -119,7 +119,7 @@ def linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis
         vanishes = known(step) and np.any(value_of(step) == 0)  # of the least numbers
         y = y / div * delta + start if vanishes else y * step + start
     else:
-        step, y = computed.type(np.nan), y * delta + start
+        step, y = np.nan, y * delta + start
     if endpoint and num > 1:
         y = ops.concatenate(y[:-1], ops.reshape(np.broadcast_to(stop, delta.shape), (1, *delta.shape)), axis=0)
     y = moveaxis(y, 0, axis)

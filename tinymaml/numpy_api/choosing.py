@@ -61,7 +61,11 @@ def select(condlist, choicelist, default=0):
             raise TypeError(f"invalid entry {i} in condlist: should be boolean ndarray")
     choices = [x if type(x) in (int, float, complex) else as_array(x) for x in (*choicelist, default)]
     dtype = np.result_type(*(x if type(x) in (int, float, complex) else x.dtype for x in choices))
-    *choices, z = (ops.in_dtype(as_array(x), dtype) for x in choices)
+    *choices, z = map(as_array, choices)
+    for x in choices:  # a Python integer, too, has a dtype by now
+        if not np.can_cast(x.dtype, dtype, "same_kind"):
+            raise TypeError(f"Cannot cast array data from {x.dtype!r} to {dtype!r} according to the rule 'same_kind'")
+    *choices, z = (ops.in_dtype(x, dtype) for x in (*choices, z))
     for condition, choice in zip(reversed(conditions), reversed(choices), strict=True):
         z = ops.where(condition, choice, z)
     return np.broadcast_to(z, np.broadcast_shapes(*(x.shape for x in (*conditions, *choices, z))))

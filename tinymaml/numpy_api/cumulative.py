@@ -139,7 +139,7 @@ def ediff1d(ary, to_end=None, to_begin=None):
 def gradient(f, *varargs, axis=None, edge_order=1):
     """Second-order differences inside, first- or second-order ones at the edges: see `np.gradient`."""
     f = as_array(f)
-    f = f if f.dtype.kind in "fc" else ops.in_dtype(f, np.dtype(np.float64))
+    f = f if f.dtype.kind not in "iu" else ops.in_dtype(f, np.dtype(np.float64))
     axes = range(f.ndim) if axis is None else [one_axis(i, f.ndim) for i in ([axis] if np.ndim(axis) == 0 else axis)]
     if len(varargs) not in (0, 1, len(axes)) or (len(varargs) == 1 != len(axes) and np.ndim(varargs[0])):
         raise TypeError("invalid number of arguments")

@@ -40,8 +40,6 @@ def interp(x, xp, fp, left=None, right=None, period=None):
         width = getitem(xp, j + 1) - left_x
         slope = (getitem(fp, j + 1) - left_f) / ops.where(width == 0, 1.0, width)
         z = ops.where(x >= xp[-1], z, slope * (x - left_x) + left_f)
-    else:
-        z = ops.where(ops.isnan(x), x, z)
     z = ops.where(x < xp[0], fp[0] if left is None else left, z)
     return z if right is None else ops.where(x > xp[-1], right, z)
 
@@ -58,7 +56,7 @@ def convolve(a, v, mode="full"):
 def correlate(a, v, mode="valid"):
     """zₖ = Σ aₖ₊ⱼ v̄ⱼ"""
     a, v = _vectors(a, v)
-    v = conjugate(v)
+    v = conjugate(v) if v.dtype.kind == "c" else v
     if len(v) > len(a):
         return _cut(_convolved(v[::-1], a), len(v), len(a), mode, flipped=True)
     return _cut(_convolved(a, v[::-1]), len(a), len(v), mode)

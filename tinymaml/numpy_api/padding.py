@@ -105,7 +105,7 @@ def _statistic(reduce):
         if not count and reduce in (max, min):
             raise ValueError("stat_length of 0 yields no value for padding")
         z = reduce(along(array, axis, slice(count) if end == 0 else slice(length - count, None)), axis, keepdims=True)
-        return np.rint(z) if array.dtype.kind in "iu" else z
+        return np.rint(z) if array.dtype.kind in "iu" and z.dtype.kind == "f" else z
 
     return statistic
 

@@ -123,6 +123,7 @@ def _added_at(places, weights, count: int):
 def histogram(a, bins=10, range=None, density=None, weights=None):
     """The counts are piecewise constant in a, and linear in the weights; the edges follow the least and the largest."""
     a = ravelled(as_array(a))
+    a = ops.in_dtype(a, np.dtype(np.uint8)) if a.dtype == bool else a
     w = None if weights is None else as_array(weights)
     if w is not None and w.size != a.size:
         raise ValueError("weights should have the same shape as a.")
@@ -155,7 +156,7 @@ def _even_edges(a, bins: int, range):
         if known(low) and known(high) and value_of(low) > value_of(high):
             raise ValueError("max must be larger than min in range parameter.")
     if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
-        return np.histogram_bin_edges(np.zeros(0), bins, (low, high))
+        return np.histogram_bin_edges(np.zeros(0, a.dtype), bins, (low, high))
     same = ops.equal(low, high)
     low, high = ops.where(same, low - 0.5, low), ops.where(same, high + 0.5, high)
     dtype = np.result_type(low.dtype, high.dtype, a.dtype)

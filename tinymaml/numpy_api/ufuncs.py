@@ -14,7 +14,7 @@ from .. import ops
 from .cumulative import cumprod, cumsum, running
 from .indexing import along
 from .quantiles import Sorted
-from .reductions import all_, any_, max, min, prod, sum
+from .reductions import all_, any_, max, min, number, prod, sum
 from .table import METHODS, NUMPY, as_array, one_axis, unsupported
 
 REDUCE = {np.add: sum, np.multiply: prod}
@@ -42,6 +42,16 @@ def with_keywords(ufunc, *inputs, dtype=None, casting="same_kind", signature=Non
     return NUMPY[ufunc](*(ops.in_dtype(as_array(x), d) for x, d in zip(inputs, types, strict=True)))
 
 
+def _as_combined(ufunc, array, dtype):
+    """The array in the dtype that the ufunc makes of two elements."""
+    if ufunc.nin != 2 or ufunc.nout != 1:
+        raise ValueError("reduce and accumulate are only supported for binary functions")
+    array = array if dtype is None else ops.in_dtype(array, np.dtype(dtype))
+    if array.dtype.kind == "c":
+        return array
+    return ops.in_dtype(array, ufunc.resolve_dtypes((array.dtype, array.dtype, None))[-1])
+
+
 @method("reduce")
 def reduce(ufunc, array, axis=0, dtype=None, out=None, keepdims=False, initial=None, where=True):
     array = as_array(array)
@@ -54,14 +64,16 @@ def reduce(ufunc, array, axis=0, dtype=None, out=None, keepdims=False, initial=N
         return REDUCE_TRUTHS[ufunc](array, axis, None, keepdims, where=where)
     if where is not True:
         raise unsupported(f"{ufunc.__name__}.reduce(where=)")
-    array = array if dtype is None else ops.in_dtype(array, np.dtype(dtype))
+    array = _as_combined(ufunc, array, dtype)
     ufunc.reduce(np.ones((1,) * array.ndim, array.dtype).real, axis)  # NumPy's own error
     axes = ops.normal_axes(axis, array.ndim)
     shape = ops._reduced(array.shape, axis=axis, keepdims=keepdims)
     rows = list(Sorted.flat(array, axes))
-    start = [] if initial is None else [np.broadcast_to(as_array(initial), rows[0].shape if rows else shape)]
     if not rows and initial is None:
         return ufunc.reduce(np.zeros(array.shape, array.dtype), axis, keepdims=keepdims)  # the identity, or an error
+    initial = ufunc.identity if initial is None else initial
+    rest = tuple(n for i, n in enumerate(array.shape) if i not in axes)
+    start = [] if initial is None else [np.broadcast_to(as_array(number(initial, array.dtype)), rest)]
     return ops.reshape(functools.reduce(ufunc, [*start, *rows]), shape)
 
 
@@ -71,11 +83,9 @@ def accumulate(ufunc, array, axis=0, dtype=None, out=None):
     axis = one_axis(axis, array.ndim)
     if ufunc is np.add or ufunc is np.multiply:
         return (cumsum if ufunc is np.add else cumprod)(array, axis, dtype)
-    array = array if dtype is None else ops.in_dtype(array, np.dtype(dtype))
+    array = _as_combined(ufunc, array, dtype)
     if ufunc in (np.maximum, np.minimum):
         return running(NUMPY[ufunc], array, axis)
-    if ufunc.nin != 2:
-        raise ValueError("accumulate only supported for binary functions")
     rows = [along(array, axis, i) for i in range(array.shape[axis])]
     for i in range(1, len(rows)):
         rows[i] = ufunc(rows[i - 1], rows[i])

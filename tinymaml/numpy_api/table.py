@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..arrays import stacked
 from ..engine import Tensor, refusal, value_of
 from ..ops import normal_axes
 
@@ -133,7 +134,9 @@ def warn_where(condition, message: str) -> None:
 
 def as_array(x):
     """x, where NumPy would take a list or a number for an array."""
-    return x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x) if not _holds_tensor(x) else NUMPY[np.stack](x)
+    if isinstance(x, np.ndarray):
+        return stacked(x)
+    return x if isinstance(x, Tensor) else np.asarray(x) if not _holds_tensor(x) else NUMPY[np.stack](x)
 
 
 def _holds_tensor(x) -> bool:

@@ -766,7 +766,7 @@ def _by_label(d: Draw) -> str | None:
                              f"{x} - {k} / 255", f"np.where({k}, {x}, -{x})"])  # fmt: skip
 
 
-ELEMENTWISE = [_ufunc(f) for f in NUMPY if isinstance(f, np.ufunc) and f is not np.matmul]
+ELEMENTWISE = [_ufunc(f) for f in NUMPY if isinstance(f, np.ufunc) and f.signature is None]
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
               _reduction("argmax"), _reduction("argmin"), _of("np.var({x}, ddof=1)"), _of("np.std({x}, ddof={i})"),
               _of_axis("np.cumsum({x}, axis={axis})"), _argsort("np.argsort({x}, axis={axis})"),
@@ -786,10 +786,15 @@ SHAPES = [_of("np.reshape({x}, {shape})"), _of("np.ravel({x})"), _of("np.transpo
           _of_axis("np.diff({x}, axis={axis})", none=False), _of("np.diff({x}, 2)", least=1), _of("np.copy({x})"),
           _of("np.trace({x})", least=2), _of("np.trace({x}, {i})", least=2), _of("np.diagonal({x}, {i})", least=2),
           _of("np.diag({x}, {i})", least=1, most=2), _of("np.tril({x}, {i})", least=2), _of("np.triu({x})", least=2),
+          _of("np.diagflat({x}, {i})"), _of("np.vander({x}, 3)", least=1, most=1),
           *map(_joined, ("concatenate", "stack", "vstack", "hstack")),
           *map(_split, ("split", "array_split"))]  # fmt: skip
 PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n}) + 1"), _of("np.vdot({x}, {same})"),
-            _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _tensordot, _einsum, _einsum]  # fmt: skip
+            _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _of("np.kron({x}, {other})"),
+            _of("np.cross(np.stack([{x}, 2 * {x}, {x}], -1), np.arange(3))"), _tensordot, _einsum, _einsum]  # fmt: skip
+PRODUCTS += [_of(f"np.{name}({text})", least=1) for name, text in {
+    "vecdot": "{x}, {same}", "matvec": "{x}[..., None], {x}[..., :1]", "vecmat": "{x}, {x}[..., None]",
+}.items() if hasattr(np, name)]  # NumPy 2.0 has the first, 2.2 the others  # fmt: skip
 CHOOSING = [_of("np.clip({x}, {n}, {m})"), _of("np.clip({x}, None, {y})"), _of("np.clip({x}, {y}, {z})"),
             _where, _where, _take("take"), _along, _argsort("np.take_along_axis({x}, np.argsort({x}, {axis}), {axis})"),
             _take("index"), _index, _index, _index]  # fmt: skip

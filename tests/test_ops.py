@@ -462,7 +462,7 @@ def test_the_derivative_of_a_step_is_zero_at_every_order(case):
         check_grads(lambda *xs: [np.sum(x) * np.sum(1.0 * case.f(*xs)) for x in xs], case.args, order=2)
 
 
-@table([c for c in SMOOTH if c.key != "astype"])
+@table([c for c in SMOOTH if c.key not in ("astype", np.vander)])  # np.vander of float32 is float64 in NumPy, too
 def test_float32_is_never_promoted_to_second_order(case, made):
     args = in_float32(case.args)
 

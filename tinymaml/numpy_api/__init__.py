@@ -8,8 +8,8 @@ instead.
     table         the table, and the way into it        elementwise   ufuncs, clip, where
     reductions    sum, mean, var, max, prod, …          shapes        reshape, transpose, concatenate, pad, …
     indexing      x[…], take, take_along_axis           products      matmul, dot, tensordot, einsum
-    matrices      trace, diag, tril, …                  linalg        norm, …
-    methods       operators' words and methods of Tensor
+    matrices      trace, diag, tril, …                  linalg        solve, det, eigh, svd, norm, …
+    decompositions   their primitives                   methods       operators' words and methods of Tensor
 
 Read next: `nn`.
 """

@@ -25,6 +25,11 @@ def regular(m):
     return m[:, :3] + np.eye(3, dtype=bool)
 
 
+def seen_of_eig(w, v=None):
+    """What of eigenvalues and eigenvectors does not depend on the phases of these, as real numbers."""
+    return [np.real(w), np.imag(w), *([] if v is None else [np.abs(v)])]
+
+
 def parts(name, unpacked, given=lambda x: x, **params):
     """A primitive of which the outputs lie in one array."""
     return lambda x: unpacked(REGISTERED[name](given(x), **params), given(x))
@@ -44,6 +49,10 @@ SMOOTH = [
          reference=lambda x: [*LA.eigh(symmetric(x))[::-1]]),
     case("eigvalsh", lambda x: REGISTERED["eigvalsh"](symmetric(x), uplo="L"), M,
          reference=lambda x: LA.eigvalsh(symmetric(x))),
+    case("eig", lambda x: seen_of_eig(*eigh_parts(REGISTERED["eig"](x + 0j), x)[::-1]), M, analytic=False,
+         reference=lambda x: seen_of_eig(*LA.eig(x + 0j))),
+    case("eigvals", lambda x: seen_of_eig(REGISTERED["eigvals"](x + 0j)), M, analytic=False,
+         reference=lambda x: seen_of_eig(LA.eigvals(x + 0j))),
     primitive("svdvals", TALL, reference=LA.svdvals),
     case("svd", parts("svd", lambda z, x: svd_parts(z, x.shape, False), full=False), TALL,
          reference=lambda x: [*LA.svd(x, False)]),
@@ -81,6 +90,8 @@ SMOOTH = [
     case(LA.eigh, lambda x: [*LA.eigh(symmetric(x))], BATCH),
     case(LA.eigh, lambda x: LA.eigh(symmetric(x), "U").eigenvectors, M),
     case(LA.eigvalsh, lambda x: LA.eigvalsh(symmetric(x)), M),
+    case(LA.eig, lambda x: seen_of_eig(*LA.eig(x + 0j)), BATCH, analytic=False),
+    case(LA.eigvals, lambda x: seen_of_eig(LA.eigvals(x * 1j)), M, analytic=False),
     case(LA.svd, lambda x: [*LA.svd(x, full_matrices=False)], BATCH[:, :2]),
     case(LA.svd, lambda x: [*LA.svd(x)], M), case(LA.svd, lambda x: LA.svd(x, compute_uv=False), WIDE),
     case(LA.svd, lambda x: [*LA.svd(symmetric(x), hermitian=True)], M), case(LA.svdvals, LA.svdvals, TALL),
@@ -136,6 +147,8 @@ ONE = {
                          machine=False),
     LA.eigh: rounded(lambda v, m: LA.eigh(symmetric(regular(m) * 0.25)).eigenvalues, machine=False),
     LA.eigvalsh: rounded(lambda v, m: LA.eigvalsh(symmetric(regular(m) * 0.25)), machine=False),
+    LA.eig: rounded(lambda v, m: np.abs(LA.eig(regular(m) * 1j).eigenvectors), machine=False),
+    LA.eigvals: rounded(lambda v, m: np.abs(LA.eigvals(regular(m) * 1j)), machine=False),
     LA.svd: rounded(lambda v, m: LA.svd(m).S, lambda v, m: LA.svd(m > 0, False).S, machine=False),
     LA.qr: rounded(lambda v, m: LA.qr(m, "r")[:, :3], machine=False),
     LA.matrix_rank: exact(lambda v, m: LA.matrix_rank(m), lambda v, m: LA.matrix_rank(v * 0 == 1), machine=False),

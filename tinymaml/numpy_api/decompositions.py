@@ -3,7 +3,8 @@
     solve                 x = a⁻¹ b                    cholesky    a = L Lᴴ
     det, cofactors        det a, and its derivatives   eigh        a = V diag(w) Vᴴ,  a Hermitian
     logabsdet, det_sign   log |det a|, and its sign    svd         a = U diag(s) Vᴴ
-    pinv, matrix_rank     at constant rank             qr          a = Q R
+    pinv, lstsq           at constant rank             qr          a = Q R
+    matrix_rank                                        eig         a = V diag(w) V⁻¹
 
 The rules are Giles' ("Collected matrix derivative results for forward and reverse mode algorithmic differentiation",
 2008) where no other source is named. ḡ is the cotangent of the output: dL = Re Σ ḡ dz, so that rules of holomorphic
@@ -34,22 +35,19 @@ import numpy as np
 
 from .. import ops
 from ..engine import Primitive
-from ..ops import sum_to
+from ..ops import stands_for_real, sum_to
+from .complexes import of_complex
 
 # ── small tools, of arrays as of tensors ────────────────────────────────────────────────────────────────────────────
 
 
-def stands_for_real(x) -> bool:
-    """Is x a real array with a derivative in the imaginary part, as in the complex step of `check`?"""
-    return np.iscomplexobj(x)
-
-
 def conj(x):
-    return x
+    return np.conj(x) if of_complex(x) else x
 
 
 def real(x):
-    return x
+    """The real part, of what is not real in a complex step."""
+    return np.real(x) if of_complex(x) else x
 
 
 def transposed(x):
@@ -150,7 +148,7 @@ def _cofactors(a, *directions):
         Σᵢ Σ_σ sgn σ  Π_{l ∉ i} sₗ  w₁[i₀, i_σ(0)] … wₖ[iₖ₋₁, i_σ(k−1)]  at the place [iₖ, i_σ(k)]
     """
     n, k = a.shape[-1], len(directions)
-    if any(map(stands_for_real, (a, *directions))):
+    if stands_for_real(a, *directions):
         reals, changes = [x.real for x in (a, *directions)], [x.imag for x in (a, *directions)]
         moved = [reals[1:i] + reals[i + 1 :] for i in range(1, k + 1)]
         slope = sum(_cofactors(reals[0], *others, d) for others, d in zip(moved, changes[1:], strict=True))
@@ -256,7 +254,7 @@ def _gaps(low, high):
 def _over_gaps(x, low, high, *, of):
     gap, equal = _gaps(low, high)
     if of and np.any(unseen := equal & (x != 0)):
-        low, high = (np.broadcast_to(value, x.shape)[unseen][0].real for value in (low, high))
+        low, high = (np.broadcast_to(value, x.shape)[unseen][0] for value in (low, high))
         raise np.linalg.LinAlgError(
             f"{of}: the values {low:.17g} and {high:.17g} are equal, or nearly, so that their vectors may turn freely,"
             " and what depends on these vectors has no derivative; only a first derivative of the values has"
@@ -316,6 +314,44 @@ eigvalsh = Primitive("eigvalsh", lambda a, *, uplo: eigh_parts(_eigh(a, uplo=upl
                      dtype=computed_real, lowering="replayed")  # fmt: skip
 
 
+# ── eigenvalues of any matrix ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _eig(a):
+    if not stands_for_real(a):
+        return pack(*np.linalg.eig(a)[::-1], core=2)
+    w, v = np.linalg.eig(a.real)
+    if np.iscomplexobj(w):
+        raise TypeError("np.linalg.eig: its results are complex, so that there is no complex step")
+    # P = V⁻¹ da V:  dw = diag P,  dV = V (F ∘ P), less its part along V
+    change = np.linalg.solve(v, a.imag @ v)
+    dv = v @ _over_gaps(change, w[..., :, None], w[..., None, :], of=None)
+    dv = dv - v * np.sum(v * dv, -2, keepdims=True)
+    return pack(v + 1j * dv, w + 1j * np.diagonal(change, 0, -2, -1), core=2)
+
+
+def _eig_rule(g, z, a):
+    # ā = V⁻ᵀ (diag w̄ + F ∘ Vᵀ (V̄ − conj(V) diag r)) Vᵀ,  rⱼ = Re Σᵢ V̄ᵢⱼ Vᵢⱼ, since vectors are of length 1
+    # (Boeddeker et al., "On the computation of complex-valued gradients with application to statistically optimum
+    # beamforming", 2017, eq. 4.77)
+    (v, w), (gv, gw) = eigh_parts(z, a), eigh_parts(g, a)
+    gv = gv - conj(v) * real(np.sum(gv * v, -2, keepdims=True))
+    turn = over_gaps(off_diagonal(transposed(v) @ gv), w[..., :, None], w[..., None, :], of="eigenvectors")
+    return solve(transposed(v), (diagonal_matrix(gw) + turn) @ transposed(v))
+
+
+def _eigvals_rule(g, w, a):
+    v, _ = eigh_parts(eig(a), a)
+    return solve(transposed(v), diagonal_matrix(g) @ transposed(v))
+
+
+# The results are real if all eigenvalues are: of real matrices a recording does not know the dtype
+eig = Primitive("eig", _eig, (_eig_rule,), shape=_of_square(lambda a: (*a[:-2], a[-1] * (a[-1] + 1))),
+                dtype=computed, lowering="replayed")  # fmt: skip
+eigvals = Primitive("eigvals", lambda a: eigh_parts(_eig(a), a)[1] if stands_for_real(a) else np.linalg.eigvals(a),
+                    (_eigvals_rule,), shape=_of_square(lambda a: a[:-1]), dtype=computed, lowering="replayed")
+
+
 # ── singular values ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -365,16 +401,14 @@ def _svd_rule(g, z, a, *, full):
         return x + adjoint(x)
 
     x, y = adjoint(u) @ gu, adjoint(v) @ gv
-    z = u @ (turn(x) * row + column * turn(y) + diagonal_matrix(gs + phase(x, s))) @ adjoint(v)
+    if of_complex(x):  # the phases of u and v are one
+        gs = gs + 1j * np.imag(np.diagonal(x, 0, -2, -1)) / s
+    z = u @ (turn(x) * row + column * turn(y) + diagonal_matrix(gs)) @ adjoint(v)
     if a.shape[-2] > k:
         z = z + over_gaps(gu - u @ x, 0.0, row, of="singular vectors") @ adjoint(v)
     if a.shape[-1] > k:
         z = z + u @ adjoint(over_gaps(gv - v @ y, 0.0, row, of="singular vectors"))
     return conj(z)
-
-
-def phase(x, s):
-    return 0 * s
 
 
 svd = Primitive("svd", _svd, (_svd_rule,), dtype=computed, lowering="replayed",
@@ -426,9 +460,9 @@ def _pinv_rule(g, p, a, *, rcond, hermitian):
 pinv = Primitive("pinv", _pinv, (_pinv_rule,), dtype=computed, lowering="replayed",
                  shape=lambda a, **how: (*a[:-2], a[-1], a[-2]) if len(a) >= 2 else None)  # fmt: skip
 def _lstsq(a, b, *, rcond):
-    x = np.linalg.lstsq(a.real, b.real, rcond)[0] if stands_for_real(a) or stands_for_real(b) else None
-    if x is None:
+    if not stands_for_real(a, b):
         return np.linalg.lstsq(a, b, rcond)[0]
+    x = np.linalg.lstsq(a.real, b.real, rcond)[0]
     # dx = P (db − da x) + P Pᵀ daᵀ (b − a x) + (1 − P a) daᵀ Pᵀ x
     p, t = np.linalg.pinv(a.real, rcond), np.transpose
     dx = p @ (b.imag - a.imag @ x) + p @ t(p) @ t(a.imag) @ (b.real - a.real @ x)

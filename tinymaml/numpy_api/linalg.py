@@ -10,8 +10,10 @@ import operator
 import numpy as np
 
 from .. import ops
+from ..engine import stop_gradient
 from ..ops import normal_axes
 from . import decompositions as by
+from .complexes import of_complex
 from .decompositions import inverse
 from .matrices import diagonal, trace
 from .products import dot, matmul, outer, tensordot
@@ -20,8 +22,8 @@ from .shapes import moveaxis
 from .table import as_array, decide, numpy_function, unsupported
 
 # NumPy's named tuples, of which it does not publish the names
-_EighResult, _SVDResult, _QRResult, _SlogdetResult = (
-    type(f(np.eye(1))) for f in (np.linalg.eigh, np.linalg.svd, np.linalg.qr, np.linalg.slogdet)
+_EigResult, _EighResult, _SVDResult, _QRResult, _SlogdetResult = (
+    type(f(np.eye(1))) for f in (np.linalg.eig, np.linalg.eigh, np.linalg.svd, np.linalg.qr, np.linalg.slogdet)
 )
 
 
@@ -131,7 +133,12 @@ def det(a):
 @numpy_function(np.linalg.slogdet)
 def slogdet(a):
     a = _square(a)
-    return _SlogdetResult(by.det_sign(a), by.logabsdet(a))
+    size = by.logabsdet(a)
+    if not of_complex(a):
+        return _SlogdetResult(by.det_sign(a), size)
+    # the sign of a complex matrix is that of det (a / exp(size / n)), which lies on the unit circle
+    known = stop_gradient(ops.where(np.isfinite(size), -size, 0)) / builtins.max(a.shape[-1], 1)
+    return _SlogdetResult(np.sign(by.det(a * np.exp(known)[..., None, None])), size)
 
 
 @numpy_function(np.linalg.matrix_power)
@@ -214,6 +221,26 @@ def _triangle(uplo: str) -> str:
     return uplo.upper()
 
 
+@numpy_function(np.linalg.eig)
+def eig(a):
+    a = _of_known_dtype(a)
+    v, w = by.eigh_parts(by.eig(a), a)
+    return _EigResult(w, v)
+
+
+@numpy_function(np.linalg.eigvals)
+def eigvals(a):
+    return by.eigvals(_of_known_dtype(a))
+
+
+def _of_known_dtype(a):
+    """A square matrix, of which the dtype of the eigenvalues is known."""
+    a = _square(a)
+    if not of_complex(a):
+        decide(a, "whether eigenvalues are real or complex")
+    return a
+
+
 @numpy_function(np.linalg.svd)
 def svd(a, full_matrices=True, compute_uv=True, hermitian=False):
     if hermitian:
@@ -274,7 +301,7 @@ root_slope = ops.elementwise(
 
 
 def _squares(x):
-    return x * x
+    return np.real(np.conj(x) * x) if of_complex(x) else x * x
 
 
 @numpy_function(np.linalg.norm)

@@ -12,6 +12,7 @@ import string
 import numpy as np
 
 from .. import ops
+from .complexes import of_complex
 from .matrices import diagonal
 from .shapes import moveaxis, ravel
 from .table import as_array, numpy_function, one_axis, unsupported
@@ -32,7 +33,11 @@ def dot(a, b):
 
 @numpy_function(np.vdot)
 def vdot(a, b):
-    return matmul(ravel(as_array(a)), ravel(as_array(b)))
+    return matmul(_conj(ravel(as_array(a))), ravel(as_array(b)))
+
+
+def _conj(x):
+    return np.conj(x) if of_complex(x) else x
 
 
 @numpy_function(np.inner)
@@ -96,7 +101,7 @@ def vecdot(x1, x2, /, *, axis=-1):
     shape = np.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
     if x1.shape[-1] != x2.shape[-1]:
         raise ValueError(f"vecdot: vectors of {x1.shape[-1]} and {x2.shape[-1]} elements, wanted as many")
-    return ops.reshape(ops.matmul(x1[..., None, :], x2[..., :, None]), shape)
+    return ops.reshape(ops.matmul(_conj(x1)[..., None, :], x2[..., :, None]), shape)
 
 
 if hasattr(np, "matvec"):  # since NumPy 2.2
@@ -108,7 +113,8 @@ if hasattr(np, "matvec"):  # since NumPy 2.2
 
     @numpy_function(np.vecmat)
     def vecmat(x1, x2, /):
-        return matmul(as_array(x1)[..., None, :], x2)[..., 0, :]
+        """conj(x₁)ᵀ x₂, a vector by a matrix each."""
+        return matmul(_conj(as_array(x1))[..., None, :], x2)[..., 0, :]
 
 
 @numpy_function(np.tensordot)

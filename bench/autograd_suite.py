@@ -11,7 +11,7 @@ Printed are how many tests pass, by file, and each that does not, with its reaso
 without a reason, or passes in spite of one.
 
 Its NumPy tests are those that differentiate NumPy's functions, linear algebra, Fourier transforms and complex numbers
-included. Apart from them are its tests of SciPy's functions, and of its own interface: containers, wrappers, primitives.
+included. Apart from them are tests of SciPy's functions, and of its own interface: containers, wrappers, primitives.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import tinymaml as tm
 from bench import __main__ as command
 from bench import autograd_suite
-from bench.autograd_names import check_grads, combo_check, defvjp, grad, jacobian, make_jvp, make_vjp, primitive
+from bench.autograd_names import check_grads, combo_check, defvjp, grad, jacobian, make_jvp, primitive
 from tinymaml import ops
 
 SUITE = """
@@ -19,8 +19,8 @@ import pytest
 import autograd.numpy as np
 import autograd.numpy.random as npr
 import autograd.scipy.special
-from autograd import deriv, elementwise_grad, grad, grad_and_aux, hessian, jacobian, make_ggnvp, make_hvp, value_and_grad
-from autograd import hessian_vector_product, tensor_jacobian_product
+from autograd import deriv, elementwise_grad, grad, grad_and_aux, hessian, hessian_vector_product, jacobian
+from autograd import make_ggnvp, make_hvp, tensor_jacobian_product, value_and_grad
 from autograd.builtins import isinstance
 from autograd.core import vspace
 from autograd.extend import defvjp, primitive

@@ -42,11 +42,14 @@ CHOSEN = frozen(np.array([3, 0, 2, 1]).reshape(1, 2, 2, 1))
 
 
 class Case:
-    """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ."""
+    """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ.
 
-    def __init__(self, key, f, *args, reference=None, exact=False):
+    exact: the value is the reference's, bit by bit.   analytic: the complex step can see its derivatives.
+    """
+
+    def __init__(self, key, f, *args, reference=None, exact=False, analytic=True):
         self.key, self.f, self.args = key, f, args
-        self.reference, self.exact = reference or f, exact
+        self.reference, self.exact, self.analytic = reference or f, exact, analytic
         self.name = key if isinstance(key, str) else f"np.{numpy_name(key)}"
 
 
@@ -58,8 +61,8 @@ def unary(key, x=E, f=None):
     return Case(key, f or (lambda x, key=key: key(x)), x)
 
 
-def primitive(name, *args, reference=None, **params):
+def primitive(name, *args, reference=None, analytic=True, **params):
     """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
     reference = reference or getattr(np, name)
     return Case(name, lambda *xs: REGISTERED[name](*xs, **params), *args,
-                reference=lambda *xs: reference(*xs, **params), exact=True)  # fmt: skip
+                reference=lambda *xs: reference(*xs, **params), exact=True, analytic=analytic)  # fmt: skip

@@ -15,6 +15,7 @@ import tinymaml as tm
 from tinymaml import nn, tree_items, tree_leaves, tree_map
 from tinymaml.algorithms import hessian_free, imaml, maml, mamlpp, perturbed, proximal
 from tinymaml.algorithms.inner import dot, nth, plus
+from tinymaml.check import complex_step
 from tinymaml.nest import tree_fill
 from tinymaml.per_task import mean_over_tasks
 
@@ -74,7 +75,8 @@ def numerical(f, tree, h=1e-30):
         for i in np.ndindex(leaf.shape):
             kept = leaf[i]
             leaf[i] = kept + 1j * h
-            leaf[i], slope[i] = kept, np.imag(f(tree_fill(tree, leaves))) / h
+            with complex_step():
+                leaf[i], slope[i] = kept, np.imag(f(tree_fill(tree, leaves))) / h
         out.append(slope)
     return tree_fill(tree, out)
 

@@ -45,6 +45,12 @@ RIGHT = {
     "an empty array": (lambda x, y: np.sum(x**2) + np.sum(y), (X, np.ones((0, 3)))),
     "no complex numbers": (lambda x: np.sum((x - np.floor(x)) ** 3), (X,)),
     "cast to real": (lambda x: np.sum(x.astype(np.float64) ** 3), (X,)),
+    "a product of zeros": (np.prod, (np.zeros(5),)),
+    "many kinks nearby": (lambda x: np.sum(np.abs(x)), (np.linspace(-1, 1, 20000),)),
+    "complex numbers": (lambda z, x: np.exp(z * x) * np.conj(z), (X[:3] + 1j * W[:, 0], X[1:])),
+    "a real number of complex ones": (lambda z: np.sum(np.abs(z) ** 3) + np.real(z[0]) ** 2, (X[:3] + 1j * W[:, 0],)),
+    "complex data": (lambda w: np.mean(np.abs((W + 1j * W[::-1]) @ w) ** 4), (X,)),
+    "an output that is complex": (lambda x: np.fft.fft(x) * x, (X,)),
     "nested derivatives": (lambda x: tm.grad(lambda y: np.sum(np.tanh(y) ** 2))(x), (X,)),
 }
 
@@ -54,6 +60,50 @@ RIGHT = {
 def test_right_derivatives_pass(case, order):
     f, args = RIGHT[case]
     assert check_grads(f, args, order=order) is None
+
+
+@pytest.mark.parametrize("every_element", [False, True])
+@pytest.mark.parametrize("f", [
+    lambda x: np.std(x, 0), lambda x: np.sqrt(x * x), lambda x: np.sum(np.exp(x) / np.sum(np.exp(x))),
+    lambda x: np.sin(x) ** 2 + np.cos(x) ** 2, lambda x: np.sum(x - np.mean(x)),
+], ids=["std of two", "root of a square", "sum of a softmax", "sin² + cos²", "sum of what is centred"])  # fmt: skip
+def test_a_derivative_that_is_exactly_zero_is_no_false_alarm(f, every_element):
+    for seed in range(20):
+        x = np.random.default_rng(seed).standard_normal((2, 4))
+        check_grads(f, (x,), order=3, every_element=every_element, seed=seed)
+
+
+def test_noise_does_not_hide_a_wrong_slope_where_the_right_one_is_zero(plant):
+    sine = plant("sin", np.sin, lambda g, z, x: g * np.cos(x) * (1 + 1e-9))
+    with pytest.raises(GradientError):
+        check_grads(lambda x: sine(x) ** 2 + np.cos(x) ** 2, (X,), order=1)
+
+
+@pytest.mark.parametrize("every_element", [False, True])
+def test_a_wrong_derivative_along_the_imaginary_axis_is_caught(plant, every_element):
+    z = X + 1j * W[0]
+    real_part = plant("real", lambda z: np.array(z.real), lambda g, x, z: g + 0.5j)
+    with pytest.raises(GradientError, match=r"args\[0\] at \[\d\], along i, is .* finite differences give 0"):
+        check_grads(lambda z: np.sum(real_part(z)), (z,), order=1, every_element=every_element)
+    conjugated = plant("square", lambda z: z * z, lambda g, w, z: g * 2 * np.conj(z))
+    with pytest.raises(GradientError, match="order 1"):
+        check_grads(conjugated, (z,), order=1, every_element=every_element)
+
+
+@pytest.mark.parametrize("every_element", [False, True])
+def test_the_wrong_element_is_named(plant, every_element):
+    wrong = np.ones((5, 7))
+    wrong[3, 4] = 1 + 1e-5
+    cube = plant("cube", lambda x: x**3, lambda g, z, x: g * 3 * x * x * wrong)
+    with pytest.raises(GradientError, match=r"args\[0\] at \[3, 4\] is"):
+        check_grads(cube, (RNG.uniform(1, 2, wrong.shape),), order=1, every_element=every_element)
+
+
+def test_a_large_function_takes_few_evaluations():
+    calls = []
+    nest = {str(i): np.ones((30, 30)) for i in range(20)}
+    check_grads(lambda p: calls.append(1) or sum(np.sum(np.tanh(w)) for w in p.values()), (nest,), order=1)
+    assert len(calls) < 20 * 2 * 6
 
 
 def test_a_large_argument_passes():

@@ -222,10 +222,11 @@ OPERATORS = {
         lambda v, m: v.any(), lambda v, m: m.all(0), lambda v, m: v.clip(0, 2), lambda v, m: m.ravel(),
         lambda v, m: m.flatten(), lambda v, m: m.T, lambda v, m: m.mT, lambda v, m: m.swapaxes(0, 1),
         lambda v, m: m.transpose(1, 0), lambda v, m: v.take(I), lambda v, m: v.repeat(2), lambda v, m: v.copy(),
-        lambda v, m: v.reshape(3, 4), lambda v, m: m[:1].squeeze(), ties=True),
+        lambda v, m: v.reshape(3, 4), lambda v, m: m[:1].squeeze(), lambda v, m: v.real, lambda v, m: v.conj(),
+        lambda v, m: v.conjugate() + v.imag, ties=True),
 }  # fmt: skip
 METHODS = "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes " \
-          "transpose take repeat copy reshape squeeze astype diagonal"
+          "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate"
 
 
 def name_of(f) -> str:

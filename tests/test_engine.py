@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinymaml as tm
-from tinymaml import grad, hvp, jvp, ops, value_and_grad, vjp
+from tinymaml import check, grad, hvp, jvp, ops, value_and_grad, vjp
 
 Layer = namedtuple("Layer", "w b")
 X = np.array([0.3, -0.7, 1.1])
@@ -480,10 +480,20 @@ def test_a_gradient_cast_to_its_parameters_precision_keeps_its_value():
     np.testing.assert_array_equal(mixed["b"], x.astype(np.float64), strict=True)
 
 
-def test_a_real_argument_has_a_complex_slope_where_complex_numbers_enter():
+def test_a_real_argument_has_a_real_slope_but_in_a_complex_step():
     z = X + 1j
-    np.testing.assert_array_equal(vjp(lambda x, y: x * y, z, X)[1](np.ones(3))[1], z, strict=True)
-    np.testing.assert_array_equal(vjp(lambda x: x * 2, X)[1](z)[0], 2 * z, strict=True)
+    product = lambda x, y: x * y  # noqa: E731
+    np.testing.assert_array_equal(vjp(product, z, X)[1](np.ones(3))[1], X, strict=True)
+    with pytest.raises(TypeError, match="a cotangent of dtype complex128 for an output of dtype float64"):
+        vjp(lambda x: x * 2, X)[1](z)
+    with check.complex_step():
+        np.testing.assert_array_equal(vjp(product, z, X)[1](np.ones(3))[1], z, strict=True)
+        np.testing.assert_array_equal(vjp(lambda x: x * 2, X)[1](z)[0], 2 * z, strict=True)
+
+
+def test_a_complex_loss_is_refused():
+    with pytest.raises(TypeError, match=r"it returned complex128: which number is meant, np.real\(z\) or np.abs\(z\)"):
+        grad(lambda x: np.sum(x * 1j))(X)
 
 
 def test_a_cotangent_of_integers_becomes_floating_point():

@@ -40,6 +40,8 @@ _index = itertools.count()
 # While a program is recorded: the recording, which makes every tensor in its own way (see `programs.tracing`).
 evaluation: ContextVar[Any] = ContextVar("evaluation", default=None)
 recorded: set[type] = set()  # the kinds of tensors that it makes
+# True in a complex step (see `check`): a complex number is a real one, with a derivative in its imaginary part.
+analytic: ContextVar[bool] = ContextVar("analytic", default=False)
 
 
 class Tensor(_Anything):
@@ -153,6 +155,8 @@ def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
     Returns:
         The value, and `pullback(u)` with u shaped like the value → a tuple of nests like the arguments.
 
+    A cotangent z̄ of a complex array z says dL = Re Σ z̄ dz, as in JAX: of a real L it is ∂L/∂x − i ∂L/∂y, z = x + iy.
+
     Raises:
         TypeError: an argument holds integers, booleans or objects; names it.
     """
@@ -170,7 +174,8 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
         cotangents: dict[int, Any] = {}  # x̄ = ∂⟨u, out⟩/∂x, by the index of x
 
         def accumulate(x: Tensor, g) -> None:
-            if g.dtype != x.dtype and x.dtype.kind == g.dtype.kind:
+            if g.dtype != x.dtype and (g.dtype.kind == x.dtype.kind or not analytic.get()):
+                g = g.real if x.dtype.kind == "f" else g  # dL = Re Σ x̄ dx, and x is real
                 g = g.astype(x.dtype)
             cotangents[x.index] = cotangents[x.index] + g if x.index in cotangents else g
 
@@ -260,6 +265,8 @@ def _like(g, x: Tensor):
     """The cotangent g of x, with its shape and dtype checked."""
     if not isinstance(g, Tensor):
         g = np.asarray(g, None if np.iscomplexobj(g) else x.dtype)
+    if g.dtype.kind == "c" and x.dtype.kind != "c" and not analytic.get():
+        raise TypeError(f"a cotangent of dtype {g.dtype} for an output of dtype {x.dtype}, which is real")
     if g.shape != x.shape:
         raise ValueError(f"a cotangent of shape {g.shape} for an output of shape {x.shape}")
     return g
@@ -299,10 +306,15 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
             if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
                 seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
                 raise ValueError(f"{_name(f)} must return a scalar to be differentiated, it returned {seen}")
-            if (dtype := np.result_type(value_of(value))).kind not in "fc" and type(value) is not int:
+            dtype = np.result_type(value_of(value))
+            if dtype.kind not in ("fc" if analytic.get() else "f") and type(value) is not int:
+                why = (
+                    "which number is meant, np.real(z) or np.abs(z)?"
+                    if dtype.kind == "c"
+                    else "a count or a comparison has no slope"
+                )
                 raise TypeError(
-                    f"{_name(f)} must return a floating-point number to be differentiated, it returned {dtype}:"
-                    " a count or a comparison has no slope"
+                    f"{_name(f)} must return a floating-point number to be differentiated, it returned {dtype}: {why}"
                 )
             return out
 

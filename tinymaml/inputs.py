@@ -15,7 +15,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from .engine import Tensor, unchanging, value_of
+from .engine import Tensor, analytic, unchanging, value_of
 from .nest import Nest, tree_items, tree_leaves, tree_map
 
 
@@ -52,7 +52,9 @@ def check_learned(name: str, meta: Nest) -> None:
         raise ValueError(f"{name} is {meta!r}, wanted a nest with at least one array")
     for path, leaf in tree_items(meta):
         dtype = np.result_type(value_of(leaf))
-        if dtype.kind not in "fc":
+        if dtype.kind == "c":
+            check_real(f"{name}{path}", dtype)
+        elif dtype.kind != "f":
             raise TypeError(f"{name}{path} has dtype {dtype}, wanted floating point (np.asarray(x, float) converts)")
         check_finite(f"{name}{path}", leaf)
 
@@ -99,6 +101,11 @@ def read_only(data: Nest) -> Nest:
     return tree_map(lambda x: unchanging(x) if isinstance(x, np.ndarray) else x, data)
 
 
+def check_real(what: str, dtype: np.dtype) -> None:
+    if dtype.kind == "c" and not analytic.get():
+        raise TypeError(f"{what} has dtype {dtype}, wanted real numbers (a real and an imaginary part can be learned)")
+
+
 def check_shared(shared: tuple) -> None:
     """Inputs that all tasks share: numbers, or what selects a program (booleans, integers, strings)."""
     for path, leaf in tree_items(shared):
@@ -109,6 +116,7 @@ def check_shared(shared: tuple) -> None:
 def check_numbers(what: str, tree: Nest) -> None:
     for path, leaf in tree_items(tree):
         check_finite(f"{what}{path}", leaf)
+        check_real(f"{what}{path}", np.result_type(value_of(leaf)))
 
 
 def check_finite(what: str, leaf) -> None:
@@ -139,6 +147,7 @@ def check_converging(value, what: str) -> None:
     value = value_of(value)
     if np.shape(value) != ():
         raise ValueError(f"{what} has shape {np.shape(value)}, wanted a scalar")
+    check_real(what, np.result_type(value))
     if not np.isfinite(value):
         raise FloatingPointError(f"{what} is {value}: {_ADVICE}")
 

@@ -16,9 +16,10 @@ Conventions at kinks, where a derivative is a choice:
     nn.max_pool2d            the first of a tie takes all (`ties=`)
     sqrt, linalg.norm        no convention: the derivative at 0 is infinite, or NaN
 
-Complex arrays are taken as holomorphic (no conjugation anywhere; order and sign by the real part): that is what the
-complex step in `check` needs. What follows a primitive's rules (`loop=`, `shape=`, `decides=`, …) is for `programs`
-alone, and explained in `description`. Read next: `nn`; every other NumPy function is built from these in `numpy_api`.
+Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic
+function conjugates. In a complex step (`engine.analytic`) they stand for real ones: order and sign go by the real part.
+What follows a primitive's rules (`loop=`, `shape=`, `decides=`, …) is for `programs` alone, and explained in
+`description`. Read next: `nn`; every other NumPy function is built from these in `numpy_api`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from functools import partial
 import numpy as np
 
 from . import kernels
-from .engine import Primitive, Tensor
+from .engine import Primitive, Tensor, analytic
 
 # ── elementwise ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,8 +111,18 @@ def as_computed(f: np.ufunc, x):
     return in_dtype(x, f.resolve_dtypes((x.dtype, None))[0])
 
 
+def stands_for_real(*xs) -> bool:
+    """Whether there is a complex number among them that is a real one, in a complex step."""
+    return analytic.get() and any(map(np.iscomplexobj, xs))
+
+
+def _ordered(x):
+    """x, or its real part, by which what stands for real numbers is ordered."""
+    return np.real(x) if stands_for_real(x) else x
+
+
 def _logaddexp(x, y):
-    if not np.iscomplexobj(x) and not np.iscomplexobj(y):
+    if not stands_for_real(x, y):
         return np.logaddexp(x, y)
     m = np.where(np.real(x) > np.real(y), x, y)
     return m + np.log(np.exp(x - m) + np.exp(y - m))
@@ -135,14 +146,19 @@ minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),
 
 
 def _absolute(x):
-    return x * np.sign(np.real(x)) if np.iscomplexobj(x) else np.absolute(x)
+    return x * np.sign(np.real(x)) if stands_for_real(x) else np.absolute(x)
 
 
 def _hypot(x, y):
-    return np.sqrt(x * x + y * y) if np.iscomplexobj(x) or np.iscomplexobj(y) else np.hypot(x, y)
+    return np.sqrt(x * x + y * y) if stands_for_real(x, y) else np.hypot(x, y)
 
 
-absolute = elementwise("absolute", _absolute, lambda g, z, x: g * sign(x),
+def _slope_of_absolute(x):
+    """sign x; of complex numbers z̅ / |z|, and 0 at 0."""
+    return np.conj(np.sign(x)) if x.dtype.kind == "c" and not analytic.get() else sign(x)
+
+
+absolute = elementwise("absolute", _absolute, lambda g, z, x: g * _slope_of_absolute(x),
                        loop="abs({})", of_integers="{0} if {0} >= 0 else {type}(-{0})", of_truths="{}",
                        exact=True, decides=np.zeros_like)
 hypot = elementwise("hypot", _hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z),
@@ -153,7 +169,7 @@ where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0
                     loop="choose({}, {}, {})", computed_in="choice", cheap=True, exact=True)
 
 astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
-                     lambda g, z, x, *, dtype: astype(g, dtype=x.dtype),
+                     lambda g, z, x, *, dtype: g,  # which the engine converts
                      loop="{type}({})", cheap=True)
 
 
@@ -162,7 +178,7 @@ astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
 
 def _above(x, y, *, tie, dtype):
     """1 where x > y, `tie` where x = y, 0 elsewhere."""
-    x, y = np.real(x), np.real(y)
+    x, y = _ordered(x), _ordered(y)
     share = np.greater(x, y).astype(dtype)
     return share + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else share
 
@@ -194,7 +210,7 @@ argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stab
 reciprocal = elementwise("reciprocal", np.reciprocal,  # of integers: 1, −1, or 0; floats are divided
                          of_integers="{type}({0} == 1) - {type}({0} == -1)")
 
-sign  = elementwise("sign", lambda x: np.sign(np.real(x)), loop="sign({})", exact=True, decides=np.zeros_like)
+sign  = elementwise("sign", lambda x: np.sign(_ordered(x)), loop="sign({})", exact=True, decides=np.zeros_like)
 floor = elementwise("floor", np.floor, loop="{type}(np.floor({}))", of_integers="{}", of_truths="{}",
                     exact=True, decides=np.rint)
 ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",

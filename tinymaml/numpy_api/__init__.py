@@ -9,12 +9,13 @@ instead.
     reductions    sum, mean, var, max, prod, …          shapes        reshape, transpose, concatenate, pad, …
     indexing      x[…], take, take_along_axis           products      matmul, dot, tensordot, einsum
     matrices      trace, diag, tril, …                  linalg        norm, …
+    complexes     real, imag, conj, angle               fft           Fourier transforms
     methods       operators' words and methods of Tensor
 
 Read next: `nn`.
 """
 
-from . import elementwise, indexing, linalg, matrices, methods, products, reductions, shapes  # noqa: F401
+from . import complexes, elementwise, fft, indexing, linalg, matrices, methods, products, reductions, shapes  # noqa: F401
 from .methods import placeholder
 from .table import NUMPY, as_array, numpy_function, numpy_name, unsupported
 

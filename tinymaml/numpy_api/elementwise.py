@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor, value_of
+from .complexes import of_complex
 from .table import as_array, numpy_function, unsupported
 
 # ── one primitive each ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -16,7 +17,7 @@ for _f, _ours in {
     np.log2: ops.log2, np.log10: ops.log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: ops.hypot,
     np.sin: ops.sin, np.cos: ops.cos, np.tan: ops.tan, np.arctan: ops.arctan,
     np.sinh: ops.sinh, np.cosh: ops.cosh, np.tanh: ops.tanh,
-    np.sign: ops.sign, np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
+    np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
     np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: ops.isfinite,
     np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
     np.greater: ops.greater, np.greater_equal: ops.greater_equal, np.logical_not: ops.logical_not,
@@ -34,6 +35,15 @@ numpy_function(np.absolute)(ops.absolute)
 numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else ops.as_computed(np.fabs, x)))
 numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
 numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
+
+
+@numpy_function(np.sign)
+def sign(x):
+    """−1, 0 or 1; of complex numbers x / |x|, and 0 at 0."""
+    if not of_complex(x):
+        return ops.sign(x)
+    size = np.abs(x)
+    return x / ops.where(ops.equal(size, 0), 1, size)
 
 
 @numpy_function(np.reciprocal)

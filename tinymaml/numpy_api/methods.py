@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..engine import Primitive, Tensor, alias, refusal
+from .complexes import imag, real
 from .indexing import getitem
 from .shapes import matrix_transpose, ravel, reshape, transpose
 from .table import decide
@@ -47,6 +48,8 @@ def _attach_methods() -> None:
     Tensor.copy = lambda x: alias(x)
     Tensor.reshape = lambda x, *shape: reshape(x, shape[0] if len(shape) == 1 else shape)
     Tensor.transpose = lambda x, *axes: transpose(x, axes[0] if axes and not isinstance(axes[0], int) else axes or None)
+    Tensor.conj = Tensor.conjugate = lambda x: np.conj(x) if x.dtype.kind == "c" else x
+    Tensor.real, Tensor.imag = property(real), property(imag)
     Tensor.T = property(transpose)
     Tensor.mT = property(matrix_transpose)
 

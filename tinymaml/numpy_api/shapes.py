@@ -15,7 +15,6 @@ numpy_function(np.ndim)(lambda a: a.ndim)
 numpy_function(np.size)(lambda a, axis=None: a.size if axis is None else a.shape[axis])
 numpy_function(np.zeros_like)(lambda a, dtype=None, *, shape=None: np.zeros_like(a.value, dtype, shape=shape))
 numpy_function(np.ones_like)(lambda a, dtype=None, *, shape=None: np.ones_like(a.value, dtype, shape=shape))
-numpy_function(np.iscomplexobj)(lambda x: x.dtype.kind == "c")
 numpy_function(np.copy)(alias)
 
 

@@ -383,7 +383,8 @@ def modules() -> dict[str, Any]:
 
 
 def _numpy_modules() -> dict[str, Any]:
-    return {f"autograd.numpy.{name}": getattr(np, name) for name in ("random", "linalg", "fft")}
+    linalg = _module("autograd.numpy.linalg", np.linalg, _dot=np.matmul, T=np.matrix_transpose)  # two names of its own
+    return {"autograd.numpy.linalg": linalg, "autograd.numpy.random": np.random, "autograd.numpy.fft": np.fft}
 
 
 def _scipy_modules() -> dict[str, Any]:

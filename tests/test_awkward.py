@@ -1,4 +1,4 @@
-"""Awkward inputs of every function, beside NumPy and JAX: a sample agrees but for what has reasons; planted errors differ.
+"""Awkward inputs, beside NumPy and JAX: a sample agrees but for what has reasons; planted errors do not agree.
 
 `python -m bench awkward` compares them all.
 """

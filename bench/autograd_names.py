@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib.util
 import itertools
 import json
 import sys
@@ -388,14 +389,17 @@ def _numpy_modules() -> dict[str, Any]:
 
 
 def _scipy_modules() -> dict[str, Any]:
-    """SciPy itself; of what are no ufuncs, ours where `tm.nn` has them."""
+    """SciPy itself; in the place of functions that are no ufuncs, ours."""
     try:
         import scipy
         from scipy import integrate, linalg, signal, special, stats
     except ImportError:
         return {}
-    ours = {name: getattr(tm.nn, name) for name in ("logsumexp", "softmax", "log_softmax", "polygamma", "multigammaln")
-            if hasattr(tm.nn, name)}  # fmt: skip
+    names = ("logsumexp", "softmax", "log_softmax")
+    ours = {name: getattr(tm.nn, name) for name in names if hasattr(tm.nn, name)}
+    if importlib.util.find_spec("tinymaml.numpy_api.special"):
+        own = importlib.import_module("tinymaml.numpy_api.special")
+        ours |= {"polygamma": own.polygamma, "multigammaln": own.multigammaln}
     parts = {"special": _module("autograd.scipy.special", special, **ours), "stats": stats, "linalg": linalg,
              "signal": signal, "integrate": integrate,
              "stats.multivariate_normal": stats.multivariate_normal}  # fmt: skip

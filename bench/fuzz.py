@@ -1011,6 +1011,9 @@ def difference(seen, wanted, allowed: list | None, coarsest: float = 0.0) -> tup
 
 
 def _distance(x: np.ndarray, y: np.ndarray, allowed, coarsest: float) -> tuple[str, str] | None:
+    if y.dtype.kind == "c":
+        x, y = (np.stack([z.real, z.imag], -1) for z in (x, y))
+        allowed = None if allowed is None else np.stack([allowed, allowed], -1)
     if allowed is None or np.shape(allowed) != y.shape:
         finite = np.abs(y[np.isfinite(y)]) if y.dtype.kind == "f" else np.zeros(0)
         eps = max(float(np.finfo(y.dtype).eps), coarsest) if finite.size else 0.0

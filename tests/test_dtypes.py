@@ -183,7 +183,8 @@ TWO = {
     np.logaddexp: rounded(lambda x, y: np.logaddexp(x, y)),
 }  # fmt: skip
 for _subject in SUBJECTS:
-    ONE, TWO = ONE | _subject.ONE, TWO | _subject.TWO
+    for _group, _theirs in ((ONE, _subject.ONE), (TWO, _subject.TWO)):
+        _group.update({f: _group.get(f, []) + cases for f, cases in _theirs.items()})
 OPERATORS = {
     "-x": exact(lambda v, m: -v), "+x": exact(lambda v, m: +v), "abs": exact(lambda v, m: abs(v)),
     "~x": exact(lambda v, m: ~v),
@@ -226,6 +227,7 @@ OPERATORS = {
         lambda v, m: v.conjugate() + v.imag, ties=True),
 }  # fmt: skip
 METHODS = "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes " \
+          "argsort cumprod choose searchsorted nonzero compress " \
           "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate round"
 
 
@@ -237,7 +239,9 @@ def test_every_function_and_method_has_a_case():
     assert NUMPY.keys() == ONE.keys() | TWO.keys()
     public = {name for name in vars(Tensor) if not name.startswith("_")}
     assert public - set(METHODS.split()) == {
-        "shape", "dtype", "ndim", "size", "value", "primitive", "inputs", "params", "index", "item", "tolist",
+        "shape", "dtype", "ndim", "size", "itemsize", "nbytes", "value", "primitive", "inputs", "params",
+        "index", "item", "tolist", "sort", "partition", "fill", "put", "resize", "setflags", "byteswap", "setfield",
+        "flat", "data", "strides", "flags",
     }  # fmt: skip
 
 
@@ -268,7 +272,8 @@ def examine(cases: list[tuple[str, Case]], numpys: list, unpack, inputs: list) -
             continue
         assert not isinstance(ours, type), (where, ours)
         same(ours, result, case.exact, not case.ties, where)
-        good.append((i, where))
+        if case.recorded:
+            good.append((i, where))
 
     def chosen(which):
         def f(*arrays):

@@ -52,6 +52,7 @@ from .common import (
     check_counts,
     check_draw,
     check_dtype,
+    digest,
     masked_mean,
     shared_out,
 )
@@ -332,6 +333,9 @@ class RatingTasks:
             return sign * np.mean([pair[by == "metric"] for pair in found])
 
         return min(itertools.product(SHRINK, TYPICAL), key=error)
+
+    def fingerprint(self) -> str:
+        return digest(*self.content)
 
     def baselines(self) -> dict[str, Callable]:
         """The mean of the film; the biases of film and user, whose two constants have the least squared error, as the

@@ -22,7 +22,7 @@ from .. import ops
 from ..engine import Tensor, alias, value_of
 from ..ops import elementwise, in_dtype, stands_for_real
 from .complexes import of_complex
-from .table import as_array, decide, numpy_function, unsupported
+from .table import as_array, decide, numpy_function
 
 # ── primitives ──────────────────────────────────────────────────────────────────────────────────────────────────────
 # What NumPy has not for complex numbers, or not as an analytic function, is continued to those of a complex step.
@@ -221,8 +221,10 @@ def clip(a, a_min=None, a_max=None, *, min=None, max=None):
 
 @numpy_function(np.where)
 def where(condition, x=None, y=None):
+    if x is None and y is None:
+        return np.nonzero(condition)
     if x is None or y is None:
-        raise unsupported("where", "takes three arguments (the shape of np.where(c) depends on the values of c)")
+        raise ValueError("either both or neither of x and y should be given")
     if isinstance(condition, Tensor) and condition.dtype != bool:
         condition = ops.not_equal(condition, 0)
     return ops.where(condition, x, y)

@@ -34,9 +34,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..files import read_file
 from . import tolerance
 from .cases import CAPABILITIES, Case, to_hex
-from .checking import conclude, confirm
+from .checking import conclude, confirm, seconds
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
@@ -150,7 +151,9 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
 
     Raises:
         Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
+        ValueError: the time-out is not a number above 0.
     """
+    timeout = seconds(timeout)
     chunks: queue.Queue = queue.Queue(maxsize=64)
 
     def pump():
@@ -192,7 +195,10 @@ def lines_of(folder: Path) -> Iterator[str]:
     if not names:
         raise FileNotFoundError(f"no *.json in {folder}")
     for path in names:
-        yield path.read_text(encoding="utf-8")
+        try:
+            yield read_file(path, "an answer").decode()
+        except UnicodeDecodeError as cause:
+            raise ValueError(f"{path} is not UTF-8: {cause}") from None
 
 
 # ── a program under watch ───────────────────────────────────────────────────────────────────────────────────────────
@@ -276,7 +282,12 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def worker(target: str) -> list[str]:
-    """The command that answers for a function "package.module:name"."""
+    """The command that answers for a function "package.module:name".
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    _parted(target)
     return [sys.executable, "-m", __name__, target]
 
 
@@ -286,9 +297,7 @@ def resolve(target: str):
     Raises:
         ValueError: not of that form, or there is no such function.   ImportError: there is no such module.
     """
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise ValueError(f"{target!r}: wanted package.module:function")
+    module, name = _parted(target)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found = importlib.import_module(module)
@@ -298,11 +307,26 @@ def resolve(target: str):
     return function
 
 
+def _parted(target: str) -> tuple[str, str]:
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ValueError(f"{target!r}: wanted package.module:function")
+    return module, name
+
+
 def _answer_all(target: str) -> None:
     """Read questions, write answers: what the worker does. The function's own output goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    function = resolve(target)
+    try:
+        function = resolve(target)
+    except Exception as cause:  # which is the answer to every question
+        traceback.print_exc()
+        error = cause
+
+        def function(case):
+            raise error
+
     for line in sys.stdin:
         data = json.loads(line)
         case = Case.from_json(data).with_dtype(data["dtype"])

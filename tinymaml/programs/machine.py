@@ -398,6 +398,15 @@ def cumsum(z, x, before, length, after):
             z[at] = z[at - after] + x[at]
 
 
+@register_jitable
+def recurrence(z, a, b, length, after):
+    """zₜ = aₜ zₜ₋₁ + bₜ over the first axis, from z₀ = b₀."""
+    for q in range(after):
+        z[q] = b[q]
+    for at in range(after, length * after):
+        z[at] = a[at] * z[at - after] + b[at]
+
+
 def _of_base_2(name: str):
     """exp2 or log2. Numba's own are one function for both floating types, and fit the first."""
 

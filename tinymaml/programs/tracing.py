@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..engine import Primitive, Tensor, alias, evaluation, recorded, refusal, unchanging
+from ..arrays import unchanging
+from ..engine import Primitive, Tensor, alias, evaluation, recorded, refusal
 from ..numpy_api import placeholder
 from .shapes import result_of
 

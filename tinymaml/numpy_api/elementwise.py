@@ -39,12 +39,12 @@ def _of_real(f: Callable) -> Callable:
 
 
 # g is the cotangent of the output z
-arcsin  = elementwise("arcsin",  np.arcsin,  lambda g, z, x: g / np.sqrt((1 - x) * (1 + x)),  loop="math.asin({})")
-arccos  = elementwise("arccos",  np.arccos,  lambda g, z, x: -g / np.sqrt((1 - x) * (1 + x)), loop="math.acos({})")
-arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / _hypot_1(x),                 loop="math.asinh({})")
+arcsin  = elementwise("arcsin",  np.arcsin,  lambda g, z, x: g / np.sqrt(1 - x * x),  loop="math.asin({})")
+arccos  = elementwise("arccos",  np.arccos,  lambda g, z, x: -g / np.sqrt(1 - x * x), loop="math.acos({})")
+arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / _hypot_1(x),         loop="math.asinh({})")
 arccosh = elementwise("arccosh", np.arccosh, lambda g, z, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)),
                       loop="math.acosh({})")
-arctanh = elementwise("arctanh", np.arctanh, lambda g, z, x: g / ((1 - x) * (1 + x)),         loop="math.atanh({})")
+arctanh = elementwise("arctanh", np.arctanh, lambda g, z, x: g / (1 - x * x),         loop="math.atanh({})")
 
 
 def _hypot_1(x):
@@ -70,7 +70,7 @@ def _cbrt(x):
     return s * (s * x) ** (1 / 3)
 
 
-cbrt = elementwise("cbrt", _continued(np.cbrt, _cbrt), lambda g, z, x: g / (3 * z * z), lowering="replayed")
+cbrt = elementwise("cbrt", _continued(np.cbrt, _cbrt), lambda g, z, x: g * z**-2 / 3, lowering="replayed")
 
 
 def _logaddexp2(x, y):
@@ -125,19 +125,27 @@ sinc = elementwise("sinc", _sinc, lambda g, z, x, *, n: g * (math.pi * sinc(x, n
 
 
 def _bessel_i(x, *, n):
-    """Iₙ(x) = 1/π ∫ exp(x cos t) cos nt dt over 0 … π, by the trapezoidal rule, which converges exponentially."""
+    """Iₙ(x): by its power series for small x; for others 1/π ∫ exp(x cos t) cos nt dt over 0 … π, by the trapezoidal
+    rule, which converges exponentially.
+    """
     if n == 0 and not stands_for_real(x):
         return np.i0(x)
     wide = np.asarray(x, np.result_type(np.float64, x))
     sign = np.where(np.real(wide) < 0, -1, 1)
     a = wide * sign  # Iₙ(−x) = (−1)ⁿ Iₙ(x)
-    small = np.real(a) < 1e3
-    count = 64 + 8 * math.isqrt(int(np.max(np.real(a), initial=0, where=small)))
-    total = np.zeros_like(a)
+    small, large = np.real(a) < 20, (np.real(a) >= 20) & (np.real(a) < 1e3)
+    # Σ (x / 2)²ᵏ⁺ⁿ / (k! (k + n)!)
+    half = np.where(small, a, 0) / 2
+    term, series = half**n / math.factorial(n), 0
+    for k in range(1, 50):
+        series = series + term
+        term = term * (half * half / (k * (k + n)))
+    v, total = np.where(large, a, 0), 0
+    count = 64 + 8 * math.isqrt(int(np.max(np.real(v), initial=0)))
     for j in range(count + 1):
         t = math.pi * j / count
-        total = total + (0.5 if j in (0, count) else 1) * math.cos(n * t) * np.exp(-2 * a * math.sin(t / 2) ** 2)
-    z = np.where(small, total / count * np.exp(np.where(small, a, 0)), np.where(np.isnan(a), a, np.inf)) * sign**n
+        total = total + (0.5 if j in (0, count) else 1) * math.cos(n * t) * np.exp(-2 * v * math.sin(t / 2) ** 2)
+    z = np.select([small, large], [series, total / count * np.exp(v)], np.where(np.isnan(a), a, np.inf)) * sign**n
     return z.astype(wide.dtype if stands_for_real(x) else np.i0(np.zeros(1, np.asarray(x).dtype)).dtype)
 
 

@@ -36,8 +36,8 @@ def test_other_names_of_numpys_work(name):
 
 @pytest.mark.parametrize("f", [
     lambda t: t % 2, lambda t: 7 % t, lambda t: t // 2, lambda t: 7 // t, lambda t: divmod(t, 2),
-    lambda t: divmod(7, t), lambda t: np.array([5.0, -5, 5]) % t, lambda t: np.float64(5) // t, lambda t: t % [1.0, 2.0, 3.0],
-    lambda t: operator.mod(t, t + 0.4),
+    lambda t: divmod(7, t), lambda t: np.array([5.0, -5, 5]) % t, lambda t: np.float64(5) // t,
+    lambda t: t % [1.0, 2.0, 3.0], lambda t: operator.mod(t, t + 0.4),
 ])  # fmt: skip
 def test_operators_are_numpys(f):
     x = np.array([3.7, -1.2, 2.5])
@@ -146,14 +146,16 @@ KINKS = [
     (lambda x: np.modf(x)[1], (2.5,), (0,)), (lambda x: np.frexp(x)[0], (8.0,), (1 / 16,)),
     (lambda x: np.ldexp(x, 3), (1.5,), (8,)), (np.cbrt, (-8.0,), (1 / 12,)), (np.cbrt, (0.0,), (INF,)),
     (np.sinc, (0.0,), (0,)), (np.sinc, (1e-9,), (-1e-9 * np.pi**2 / 3,)), (np.i0, (0.0,), (0,)),
-    (np.arcsin, (1.0,), (INF,)), (np.arccos, (1.0,), (-INF,)), (np.arccosh, (1.0,), (INF,)), (np.arctanh, (1.0,), (INF,)),
+    (np.arcsin, (1.0,), (INF,)), (np.arccos, (1.0,), (-INF,)), (np.arccosh, (1.0,), (INF,)),
+    (np.arctanh, (1.0,), (INF,)),
     (np.arcsinh, (1e200,), (1e-200,)), (np.arcsinh, (-1e-300,), (1,)), (np.arccosh, (1e200,), (1e-200,)),
     (np.arctan2, (0.0, 1.0), (1, 0)), (np.arctan2, (3e200, 4e200), (1.6e-201, -1.2e-201)),
     (np.arctan2, (0.0, -1.0), (-1, 0)), (np.arctan2, (0.0, 0.0), (NAN, NAN)), (np.hypot, (0.0, 0.0), (NAN, NAN)),
     (np.hypot, (0.0, 1e-30), (0, 1)), (np.hypot, (3e200, 4e200), (0.6, 0.8)),
     (np.logaddexp, (INF, 1.0), (1, 0)), (np.logaddexp, (1.0, INF), (0, 1)), (np.logaddexp, (INF, INF), (0.5, 0.5)),
     (np.logaddexp, (-INF, -INF), (0.5, 0.5)), (np.logaddexp, (-INF, 1.0), (0, 1)), (np.logaddexp, (800.0, 1.0), (1, 0)),
-    (np.logaddexp2, (INF, 1.0), (1, 0)), (np.logaddexp2, (-INF, -INF), (0.5, 0.5)), (np.logaddexp2, (3.0, 3.0), (0.5, 0.5)),
+    (np.logaddexp2, (INF, 1.0), (1, 0)), (np.logaddexp2, (-INF, -INF), (0.5, 0.5)),
+    (np.logaddexp2, (3.0, 3.0), (0.5, 0.5)),
     (np.cosh, (1e-17,), (1e-17,)), (np.cosh, (710.2,), (np.sinh(710.2),)), (np.sinh, (710.0,), (np.cosh(710.0),)),
     (np.expm1, (-INF,), (0,)), (np.expm1, (1e-17,), (1,)), (np.log1p, (INF,), (0,)), (np.log1p, (-1.0,), (INF,)),
     (np.tanh, (INF,), (0,)), (np.tanh, (1e-300,), (1,)), (np.arctan, (INF,), (0,)), (np.arctan, (1e200,), (0,)),
@@ -225,9 +227,9 @@ def test_derivatives_of_i0_are_bessel_functions():
 
 SCAN = [0.0, 1e-300, 1e-17, -1e-8, 0.3, -0.9, 1.0, 1.5, 20.0, -40.0, 700.0, 1e5, 1e150, INF, -INF]
 # Where JAX loses digits, or the slope at 0: a condition of |x|
-LOSES = {"tanh": lambda x: x < 1e-16 or x > 10, "arctanh": lambda x: x < 1e-16, "arctan": lambda x: x > 10,
+LOSES = {"tanh": lambda x: x < 1e-16 or x > 10, "arctanh": lambda x: x < 1e-7, "arctan": lambda x: x > 10,
          "arcsinh": lambda x: x > 10, "expm1": lambda x: x > 30, "sinc": lambda x: x < 1e-7 or x > 10,
-         "i0": lambda x: x == 0}  # fmt: skip
+         "i0": lambda x: x < 1e-16, "arccosh": lambda x: x > 1e100}  # fmt: skip
 
 
 @ignoring
@@ -330,7 +332,8 @@ def test_complex_numbers_are_numpys():
         np.testing.assert_array_equal(f(z).value, f(Z))
     np.testing.assert_allclose(np.round(Tensor(Z[:1] / 3), 1).value, np.round(Z[:1] / 3, 1), rtol=1e-15)
     close = np.array([1 + 1e-17j, 2])
-    assert np.real_if_close(Tensor(close)).dtype == float and np.real_if_close(Tensor(close), tol=1e-20).dtype == complex
+    assert np.real_if_close(Tensor(close)).dtype == float
+    assert np.real_if_close(Tensor(close), tol=1e-20).dtype == complex
     slope = grad(lambda x: np.sum(np.real(np.nan_to_num(x * Z[:1]))))(np.array([2.0]))
     np.testing.assert_array_equal(slope, [1])
 
@@ -349,7 +352,8 @@ REFUSED = [
     lambda w: np.arctan2(w(Z), 1), lambda w: np.cbrt(w(Z)), lambda w: np.copysign(w(Z), 1), lambda w: np.fmod(w(Z), 2),
     lambda w: np.deg2rad(w(Z)), lambda w: np.modf(w(Z)), lambda w: np.frexp(w(Z)), lambda w: np.heaviside(w(Z), 1),
     lambda w: np.logaddexp2(w(Z), 1), lambda w: w(K) ** -1, lambda w: np.fmax(w(T), np.ones(3)),
-    lambda w: np.remainder(w(T), np.ones(3)), lambda w: w(K.astype(np.uint8)) % 300, lambda w: w(K.astype(np.int8)) // 200,
+    lambda w: np.remainder(w(T), np.ones(3)), lambda w: w(K.astype(np.uint8)) % 300,
+    lambda w: w(K.astype(np.int8)) // 200,
 ]  # fmt: skip
 
 

@@ -57,8 +57,9 @@ def vander(x, N=None, increasing=False):
     if x.ndim != 1:
         raise ValueError(f"vander: an array of shape {x.shape}, wanted a vector")
     x, count = ops.in_dtype(x, np.promote_types(x.dtype, int)), len(x) if N is None else N
-    columns = [np.ones(x.shape, x.dtype)][:count]
+    if count <= 0:
+        return np.zeros((len(x), count), x.dtype)  # or NumPy's own error
+    columns = [np.ones(x.shape, x.dtype)]
     for _ in range(count - 1):
         columns.append(columns[-1] * x)
-    powers = np.stack(columns if increasing else columns[::-1], 1) if count > 0 else np.zeros((len(x), 0), x.dtype)
-    return powers
+    return np.stack(columns if increasing else columns[::-1], 1)

@@ -68,10 +68,11 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
 def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
     if method != "__call__":
         raise unsupported(f"{ufunc.__name__}.{method}")
-    if kwargs:
+    if kwargs and (ufunc.signature is None or "out" in kwargs):  # products, as np.vecdot, take axis=
         place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
         raise refusal(TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}"))
-    return _call(ufunc, ufunc.__name__, [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs], {})
+    return _call(ufunc, ufunc.__name__, [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs],
+                 kwargs)  # fmt: skip
 
 
 def _array_function(self, function, types, args, kwargs):

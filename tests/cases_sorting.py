@@ -212,7 +212,7 @@ ONE = {
     np.gradient: rounded(lambda v, m: np.gradient(m), lambda v, m: np.gradient(m, 2, axis=1, edge_order=2),
                          lambda v, m: np.gradient(m, [0, 1, 4], axis=0)),
     np.trapezoid: rounded(lambda v, m: np.trapezoid(m), lambda v, m: np.trapezoid(m, [0, 1, 3], axis=0)),
-    np.unwrap: rounded(lambda v, m: np.unwrap(m[0])),
+    np.unwrap: rounded(lambda v, m: np.unwrap(m[0] % 3)),
     # sorting
     np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None),
                    machine=False, ties=True),

@@ -88,8 +88,6 @@ def recipes() -> list[Recipe]:
     for f, cases in dtypes.TWO.items():
         lines += [(f, case.f, (vector[:, None], vector[::-1] + 0.1), case.f, case.f) for case in cases]
     for name, (f, written, *args) in LAYERS.items():
-        if not hasattr(tm.nn, name):
-            continue
         lines.append((f"nn.{name}", f, tuple(args), f, written))
     found = []
     count: Counter = Counter()

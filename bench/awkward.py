@@ -79,7 +79,7 @@ def recipes() -> list[Recipe]:
     """
     ops, dtypes = tables()
     lines: list[tuple[Any, Callable, tuple, Callable, Callable | None]] = []
-    for c in (*ops.SMOOTH, *ops.STEPS, *ops.PLAIN, *getattr(ops, "BRANCHES", ())):
+    for c in (*ops.SMOOTH, *ops.STEPS, *ops.PLAIN, *ops.BRANCHES):
         if not isinstance(c.key, str):
             lines.append((c.key, c.f, c.args, c.reference, c.reference))
     vector, matrix = ops.point(40, 12), ops.point(41, 3, 4)

@@ -770,7 +770,7 @@ def _by_label(d: Draw) -> str | None:
                              f"{x} - {k} / 255", f"np.where({k}, {x}, -{x})"])  # fmt: skip
 
 
-_PLAIN = [f for f in NUMPY if isinstance(f, np.ufunc) and f is not np.matmul and f.__name__ not in RARE]
+_PLAIN = [f for f in NUMPY if isinstance(f, np.ufunc) and f.signature is None and f.__name__ not in RARE]
 ELEMENTWISE = [_ufunc(f) for f in _PLAIN]
 _RARE = [_of("np.cbrt({x})"), _of("np.spacing({x})"), _of("np.nextafter({x}, {y})"), _of("np.ldexp({x}, {j})"),
          *(_of(f"np.{name}({{x}}, {{j}})", "biu") for name in ("left_shift", "right_shift", "gcd", "lcm")),
@@ -804,7 +804,11 @@ SHAPES = [_of("np.reshape({x}, {shape})"), _of("np.ravel({x})"), _of("np.transpo
           *map(_joined, ("concatenate", "stack", "vstack", "hstack")),
           *map(_split, ("split", "array_split"))]  # fmt: skip
 PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n}) + 1"), _of("np.vdot({x}, {same})"),
-            _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _tensordot, _einsum, _einsum]  # fmt: skip
+            _of("np.inner({x}, {same})"), _of("np.outer({x}, {other})"), _of("np.kron({x}, {other})"),
+            _of("np.cross(np.stack([{x}, 2 * {x}, {x}], -1), np.arange(3))"), _tensordot, _einsum, _einsum]  # fmt: skip
+PRODUCTS += [_of(f"np.{name}({text})", least=1) for name, text in {
+    "vecdot": "{x}, {same}", "matvec": "{x}[..., None], {x}[..., :1]", "vecmat": "{x}, {x}[..., None]",
+}.items() if hasattr(np, name)]  # NumPy 2.0 has the first, 2.2 the others  # fmt: skip
 CHOOSING = [_of("np.clip({x}, {n}, {m})"), _of("np.clip({x}, None, {y})"), _of("np.clip({x}, {y}, {z})"),
             _where, _where, _take("take"), _along, _argsort("np.take_along_axis({x}, np.argsort({x}, {axis}), {axis})"),
             _take("index"), _index, _index, _index]  # fmt: skip

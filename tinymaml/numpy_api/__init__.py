@@ -12,10 +12,10 @@ instead.
     indexing      x[…], take, take_along_axis           choosing      nonzero, select, choose, piecewise, …
     building      append, insert, linspace, grids, …    padding       pad
     curves        interp, convolve, polyval             products      matmul, dot, tensordot, einsum
-    matrices      trace, diag, tril, …                  linalg        norm, …
+    matrices      trace, diag, tril, …                  linalg        solve, det, eigh, svd, norm, …
     complexes     real, imag, conj, angle               fft           Fourier transforms
     ufuncs        reduce, accumulate, outer, dtype=     special       scipy.special's ufuncs
-    methods       methods of Tensor, and conversions
+    methods       methods of Tensor, and conversions    decompositions    the primitives of linalg
 
 Read next: `nn`.
 """

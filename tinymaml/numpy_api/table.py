@@ -18,13 +18,10 @@ NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
 ELSEWHERE: list[Callable] = []  # what is asked for functions that are not NumPy's own
 
 INSTEAD = {  # what is not supported → the way round
-    "linalg.inv": "solve the system by iteration, or write the inverse of your small matrix out",
-    "linalg.solve": "solve the system by iteration, or write the inverse of your small matrix out",
-    "linalg.det": "write the determinant of your small matrix out",
     "put_along_axis": "np.where with a mask", "place": "np.where", "putmask": "np.where", "put": "np.where",
     "copyto": "np.where, or np.broadcast_to(x, shape) for an array that is full of x",
     "fill_diagonal": "np.where(np.eye(n, dtype=bool), value, x)",
-    "conjugate": "tensors are real", "real": "tensors are real",
+    "add.at": "tm.ops.scatter_add",
 }  # fmt: skip
 
 

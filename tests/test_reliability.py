@@ -551,8 +551,8 @@ def test_a_run_that_diverged_later_keeps_its_checkpoints_and_its_folder(tmp_path
 @pytest.mark.parametrize("words, message", [
     ("--tasks 10000000000000", "10,000,000,000,000 tasks after each of 10 steps need 880 TB"),
     ("--steps 10000000000000", "600 tasks after each of 10,000,000,000,000 steps need 148 PB"),
-    (f"--tasks {10**400}", "10^400 tasks after each of 10 steps need more than 1,000 EB"),
-    (f"--steps {10**4000}", "600 tasks after each of 10^4000 steps need more than 1,000 EB"),
+    (f"--tasks {10**400}", "1.0e+400 tasks after each of 10 steps need more than 1,000 EB"),
+    (f"--steps {10**4000}", "600 tasks after each of 1.0e+4000 steps need more than 1,000 EB"),
     ("--tasks -1", "tasks is -1 and steps 10, wanted at least 2 and 0"),
     ("--shots 1000000000000", "1,000,000,000,005 examples"), ("--shots 0", "shots is 0, wanted at least 1"),
     ("--queries 1000000000000", "1,000,000,000,005 examples"), ("--queries 0", "queries is 0, wanted at least 1"),
@@ -634,17 +634,17 @@ NOBODY = "~nosuchuser/x"
     ("train sinusoid --out run --inner-lr 1e300", "query loss is"),
     ("train sinusoid --out run --robust nan", "robust is nan, wanted a finite number of at least 0"),
     ("train sinusoid --out run --sharpness=-inf", "sharpness is -inf, wanted a finite number of at least 0"),
-    (f"train sinusoid --out run --tasks {HUGE}", "tasks is 10^400, wanted at most 9,223,372,036,854,775,807"),
-    (f"train sinusoid --out run --decay {HUGE}", "decay is 10^400, wanted at most"),
-    (f"train sinusoid --out run --save-every {HUGE}", "save_every is 10^400, wanted at most"),
-    (f"train sinusoid --out run --inner-steps {HUGE}", "inner_steps is 10^400, wanted at most"),
+    (f"train sinusoid --out run --tasks {HUGE}", "tasks is 1.0e+400, wanted at most 9,223,372,036,854,775,807"),
+    (f"train sinusoid --out run --decay {HUGE}", "decay is 1.0e+400, wanted at most"),
+    (f"train sinusoid --out run --save-every {HUGE}", "save_every is 1.0e+400, wanted at most"),
+    (f"train sinusoid --out run --inner-steps {HUGE}", "inner_steps is 1.0e+400, wanted at most"),
     (f"train sinusoid --out run --hidden {HUGE}", "wanted at most 9,223,372,036,854,775,807 each"),
     ("train sinusoid --out run --hidden 1000000000000 1000000000000", "weights and more need"),
     ("train sinusoid --out run --tasks " + "9" * 5000, "argument --tasks: invalid int value"),
     ("train sinusoid --out run --tasks EMPTY", "argument --tasks: invalid int value: ''"),
     ("train sinusoid --out run --inner-lr EMPTY", "argument --inner-lr: invalid float value: ''"),
     ("train sinusoid --out run --iterations 100000000", "iterations is 100000000, wanted at most 99,999,999"),
-    (f"adapt RUN --support x.npz --query x.npz --steps {HUGE}", "steps is 10^400, wanted an integer in 0 … 99,999,999"),
+    (f"adapt RUN --support x.npz --query x.npz --steps {HUGE}", "steps is 1.0e+400, wanted an integer in 0 …"),
     ("adapt RUN --support x.npz --query x.npz --steps -1", "steps is -1, wanted an integer in 0 … 99,999,999"),
     ("oracle check --timeout nan", "timeout is nan, wanted seconds, more than 0"),
     ("oracle check --timeout 0", "timeout is 0.0, wanted seconds, more than 0"),
@@ -760,6 +760,26 @@ def test_memory_that_does_not_suffice_is_said_so(trained, capsys, monkeypatch):
 
     monkeypatch.setattr(module, "evaluate", hungry)
     assert fails(capsys, "eval", trained).startswith("tinymaml: the memory of this machine does not suffice")
+
+
+@pytest.mark.parametrize("words, message", [
+    ("lines --features 1000000000", "features is 1000000000, wanted at most 1,000,000"),
+    ("separators --features 1000000000", "features is 1000000000, wanted at most 1,000,000"),
+    ("robot --queries 10000000000000", "25 tasks × 10,000,000,000,010 examples × 10 numbers need "),
+    ("growth --shots 1000000000000000", "examples × 1 numbers need "),
+    ("sinusoid --algorithm cavia --context 1000000000000", "40,000,000,000,040 weights and more need 1.3 PB"),
+    ("omniglot --data x --filters 1000000000 --model conv", "no Omniglot at"),
+    ("omniglot --data x --hidden 10000000000 10000000000 --model mlp", "no Omniglot at"),
+    ("omniglot --data x --blocks 1000000000 --model conv", "blocks is 1000000000, wanted at most 1,000"),
+    ("images --data x --size 10000000", "16 tasks × 25 examples × 300,000,000,000,000 numbers need"),
+    ("intents --data x --vocabulary 10000000000000000", "no data at"),
+])  # fmt: skip
+def test_sizes_of_any_family_are_refused_first(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert message in fails(capsys, "train", *words.split(), "--out", "run")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 # ── what is run once ────────────────────────────────────────────────────────────────────────────────────────────────

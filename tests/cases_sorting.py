@@ -70,7 +70,7 @@ SMOOTH = [
     case(np.gradient, lambda x, s: np.gradient(x, s, axis=1, edge_order=2), X, S),
     case(np.trapezoid, lambda y, x: np.trapezoid(y, x), X, V),
     case(np.trapezoid, lambda y: np.trapezoid(y, dx=2, axis=0), X),
-    case(np.unwrap, lambda x: np.unwrap(3 * x, period=2), Z, analytic=False),
+    case(np.unwrap, lambda x: np.unwrap(3 * x, period=2), Z),
     case(np.maximum, lambda x: np.maximum.accumulate(x, 1), C), case(np.minimum, np.minimum.accumulate, M),
     # sorting
     case(np.sort, lambda x: np.sort(x, 0), C), case(np.sort, lambda x: np.sort(x, None), X),
@@ -122,7 +122,7 @@ SMOOTH = [
     case(np.pad, lambda x: np.pad(x, 1, constant_values=((1, 2), (3, 4))), X),
     # curves
     case(np.interp, np.interp, V, RISING, point(41, 4), double=True),
-    case(np.interp, lambda x, y: np.interp(x, RISING, y, period=3.0), V, point(41, 4), double=True, analytic=False),
+    case(np.interp, lambda x, y: np.interp(x, RISING, y, period=3.0), V, point(41, 4), double=True),
     case(np.convolve, np.convolve, V, E), case(np.convolve, lambda x, y: np.convolve(x, y, "same"), E, Z),
     case(np.correlate, lambda x, y: np.correlate(x, y, "full"), V, Z), case(np.correlate, np.correlate, Z, V),
     case(np.polyval, np.polyval, V, X),
@@ -212,7 +212,7 @@ ONE = {
     np.gradient: rounded(lambda v, m: np.gradient(m), lambda v, m: np.gradient(m, 2, axis=1, edge_order=2),
                          lambda v, m: np.gradient(m, [0, 1, 4], axis=0)),
     np.trapezoid: rounded(lambda v, m: np.trapezoid(m), lambda v, m: np.trapezoid(m, [0, 1, 3], axis=0)),
-    np.unwrap: rounded(lambda v, m: np.unwrap(m[0])),
+    np.unwrap: rounded(lambda v, m: np.unwrap(m[0] % 3)),
     # sorting
     np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None),
                    machine=False, ties=True),

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor
-from .indexing import along, getitem, modulo, ravelled, take_along_axis
+from .indexing import along, getitem, ravelled, take_along_axis
 from .table import as_array, decide, numpy_function, one_axis
 
 
@@ -83,7 +83,7 @@ def choose(a, choices, out=None, mode="raise"):
         if np.any((place < 0) | (place >= n)):
             raise ValueError("invalid entry in choice array")
     place = ops.in_dtype(a, np.dtype(np.intp))
-    place = place if mode == "raise" else modulo(place, n) if mode == "wrap" else np.clip(place, 0, n - 1)
+    place = place if mode == "raise" else np.mod(place, n) if mode == "wrap" else np.clip(place, 0, n - 1)
     place = np.broadcast_to(place, choices[0].shape)
     return take_along_axis(np.stack(choices), ops.expand_dims(place, (0,)), 0)[0]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Primitive, stop_gradient
-from .indexing import along, modulo, ravelled
+from .indexing import along, ravelled
 from .table import as_array, numpy_function, one_axis
 
 
@@ -188,7 +188,8 @@ def _slope_along(f, axis: int, d, edge_order: int):
         h, k = final
         right = (k / (h * (h + k)) * at(last - 3, last - 2) - (k + h) / (h * k) * at(last - 2, last - 1)
                  + (2.0 * k + h) / (k * (h + k)) * at(last - 1, last))  # fmt: skip
-    return ops.concatenate(*(ops.in_dtype(x, f.dtype) for x in (left, inside, right)), axis=axis)
+    parts = (left, inside, right) if last > 2 else (left, right)
+    return ops.concatenate(*(ops.in_dtype(x, f.dtype) for x in parts), axis=axis)
 
 
 @numpy_function(np.trapezoid)
@@ -212,7 +213,7 @@ def unwrap(p, discont=None, axis=-1, *, period=2 * np.pi):
     steps = diff(p, axis=axis)
     dtype = np.result_type(steps.dtype, period)
     high, even = (period // 2, period % 2 == 0) if dtype.kind in "iu" else (period / 2, True)
-    wrapped = modulo(steps + high, period) - high
+    wrapped = np.mod(steps + high, period) - high
     if even:
         wrapped = ops.where((wrapped == -high) & (steps > 0), dtype.type(high), wrapped)
     jumps = ops.where(np.abs(steps) < (period / 2 if discont is None else discont), dtype.type(0), wrapped - steps)

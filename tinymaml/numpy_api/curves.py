@@ -7,7 +7,7 @@ import numpy as np
 from .. import ops
 from ..engine import value_of
 from .complexes import conjugate
-from .indexing import getitem, modulo, ravelled
+from .indexing import getitem, ravelled
 from .reductions import double
 from .sorting import argsort, searchsorted
 from .table import as_array, known, numpy_function
@@ -27,7 +27,7 @@ def interp(x, xp, fp, left=None, right=None, period=None):
         if known(period) and value_of(period) == 0:
             raise ValueError("period must be a non-zero value")
         period, left, right = abs(period), None, None
-        x, xp = modulo(x, period), modulo(xp, period)
+        x, xp = np.mod(x, period), np.mod(xp, period)
         order = argsort(xp)
         xp, fp = getitem(xp, order), getitem(fp, order)
         xp = ops.concatenate(xp[-1:] - period, xp, xp[:1] + period, axis=0)

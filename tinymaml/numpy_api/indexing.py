@@ -83,7 +83,7 @@ def _inside(indices, n: int, mode: str):
         raise TypeError(f"Cannot cast array data from {indices.dtype!r} to dtype('int64') according to the rule 'safe'")
     if mode == "raise":
         return indices if indices.size else np.asarray(value_of(indices), np.intp)
-    return modulo(ops.in_dtype(indices, np.dtype(np.intp)), n) if mode == "wrap" else np.clip(indices, 0, n - 1)
+    return np.mod(ops.in_dtype(indices, np.dtype(np.intp)), n) if mode == "wrap" else np.clip(indices, 0, n - 1)
 
 
 @numpy_function(np.take_along_axis)
@@ -101,8 +101,3 @@ def take_along_axis(arr, indices, axis=-1):
 
 def ravelled(a):
     return ops.reshape(a, (a.size,))
-
-
-def modulo(x, n):
-    """x mod n"""
-    return ops.in_dtype(x - n * ops.floor(x / n), x.dtype)

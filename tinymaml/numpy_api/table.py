@@ -92,8 +92,8 @@ METHODS: dict[str, Callable] = {}  # of ufuncs: "reduce" → f(ufunc, *inputs, *
 
 def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
     inputs = [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs]
-    if method == "__call__" and not kwargs:
-        return _call(ufunc, ufunc.__name__, inputs, {})
+    if method == "__call__" and (not kwargs or ufunc.signature):  # products, as np.vecdot, take axis=
+        return _call(ufunc, ufunc.__name__, inputs, kwargs)
     name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
     if NUMPY.get(ufunc) is None:
         raise unsupported(ufunc.__name__)

@@ -15,11 +15,13 @@ from .cumulative import cumprod, cumsum, running
 from .indexing import along
 from .quantiles import Sorted
 from .reductions import all_, any_, max, min, number, prod, sum
+from .shapes import moveaxis
 from .table import METHODS, NUMPY, as_array, one_axis, unsupported
 
 REDUCE = {np.add: sum, np.multiply: prod}
 REDUCE_WITHOUT_DTYPE = {np.maximum: max, np.minimum: min}
 REDUCE_TRUTHS = {np.logical_and: all_, np.logical_or: any_}
+OURS = REDUCE.keys() | REDUCE_WITHOUT_DTYPE.keys() | REDUCE_TRUTHS.keys()
 
 
 def method(name: str) -> Callable[[Callable], Callable]:
@@ -102,7 +104,10 @@ def reduceat(ufunc, array, indices, axis=0, dtype=None, out=None):
         raise IndexError(f"index out of bounds in {ufunc.__name__}.reduceat {indices.tolist()}, axis of length {n}")
     ends = [*indices[1:].tolist(), n]
     parts = [along(array, axis, slice(i, j if j > i else i + 1)) for i, j in zip(indices.tolist(), ends, strict=True)]
-    return np.stack([reduce(ufunc, part, axis, dtype) for part in parts], axis)
+    if ufunc in OURS:
+        return np.stack([reduce(ufunc, part, axis, dtype) for part in parts], axis)
+    parts = [_as_combined(ufunc, part, dtype) for part in parts]  # without the ufunc's identity
+    return np.stack([functools.reduce(ufunc, moveaxis(part, axis, 0)) for part in parts], axis)
 
 
 @method("outer")

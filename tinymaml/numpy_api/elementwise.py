@@ -39,8 +39,17 @@ def _of_real(f: Callable) -> Callable:
 
 
 # g is the cotangent of the output z
+expm1   = elementwise("expm1",   np.expm1,   lambda g, z, x: g * ops.exp(x),          loop="math.expm1({})")
+log1p   = elementwise("log1p",   np.log1p,   lambda g, z, x: g / (1 + x),             loop="math.log1p({})")
+exp2    = elementwise("exp2",    np.exp2,    lambda g, z, x: g * (z * math.log(2)),   loop="machine.exp2({})")
+log2    = elementwise("log2",    np.log2,    lambda g, z, x: g / (x * math.log(2)),   loop="machine.log2({})")
+log10   = elementwise("log10",   np.log10,   lambda g, z, x: g / (x * math.log(10)),  loop="math.log10({})")
+tan     = elementwise("tan",     np.tan,     lambda g, z, x: g * (1 + z * z),         loop="math.tan({})")
+sinh    = elementwise("sinh",    np.sinh,    lambda g, z, x: g * cosh(x),             loop="math.sinh({})")
+cosh    = elementwise("cosh",    np.cosh,    lambda g, z, x: g * sinh(x),             loop="math.cosh({})")
 arcsin  = elementwise("arcsin",  np.arcsin,  lambda g, z, x: g / np.sqrt(1 - x * x),  loop="math.asin({})")
 arccos  = elementwise("arccos",  np.arccos,  lambda g, z, x: -g / np.sqrt(1 - x * x), loop="math.acos({})")
+arctan  = elementwise("arctan",  np.arctan,  lambda g, z, x: g / (1 + x * x),         loop="math.atan({})")
 arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / _hypot_1(x),         loop="math.asinh({})")
 arccosh = elementwise("arccosh", np.arccosh, lambda g, z, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)),
                       loop="math.acosh({})")
@@ -49,7 +58,13 @@ arctanh = elementwise("arctanh", np.arctanh, lambda g, z, x: g / (1 - x * x),   
 
 def _hypot_1(x):
     """√(1 + x²), also for large x."""
-    return np.sqrt(1 + x * x) if of_complex(x) else np.hypot(x, 1)
+    return np.sqrt(1 + x * x) if of_complex(x) else hypot(x, 1)
+
+
+# z = √(x² + y²)
+hypot = elementwise("hypot", _continued(np.hypot, lambda x, y: np.sqrt(x * x + y * y)),
+                    lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z),
+                    loop="{type}(math.hypot({}, {}))")
 
 
 def _arctan2(y, x):
@@ -60,8 +75,8 @@ def _arctan2(y, x):
 
 # z = arctan2(y, x):  ∂z/∂y = x / r²,  ∂z/∂x = −y / r², r² = x² + y²
 arctan2 = elementwise("arctan2", _continued(np.arctan2, _arctan2),
-                      lambda g, z, y, x: g * (x / np.hypot(x, y)) / np.hypot(x, y),
-                      lambda g, z, y, x: -g * (y / np.hypot(x, y)) / np.hypot(x, y),
+                      lambda g, z, y, x: g * (x / hypot(x, y)) / hypot(x, y),
+                      lambda g, z, y, x: -g * (y / hypot(x, y)) / hypot(x, y),
                       loop="math.atan2({}, {})")
 
 
@@ -79,8 +94,8 @@ def _logaddexp2(x, y):
 
 # z = log₂(2ˣ + 2ʸ):  ∂z/∂x = 2ˣ⁻ᶻ
 logaddexp2 = elementwise("logaddexp2", _continued(np.logaddexp2, _logaddexp2),
-                         lambda g, z, x, y: g * ops.share(ops.exp2, x, y, z),
-                         lambda g, z, x, y: g * ops.share(ops.exp2, y, x, z),
+                         lambda g, z, x, y: g * ops.share(exp2, x, y, z),
+                         lambda g, z, x, y: g * ops.share(exp2, y, x, z),
                          loop="{type}(machine.logaddexp2({}, {}))")
 
 # z = x − y ⌊x / y⌋, and x − y trunc(x / y)
@@ -90,7 +105,7 @@ remainder = elementwise("remainder", _continued(np.remainder, lambda x, y: x - y
                         lambda g, z, x, y: g, lambda g, z, x, y: -g * floor_divide(x, y),
                         loop="{} % {}", decides="choice")
 fmod = elementwise("fmod", _continued(np.fmod, lambda x, y: x - y * np.trunc(np.real(x / y))),
-                   lambda g, z, x, y: g, lambda g, z, x, y: -g * ops.rint((x - z) / y),
+                   lambda g, z, x, y: g, lambda g, z, x, y: -g * rint((x - z) / y),
                    loop="{type}(math.copysign(abs({0}) % abs({1}), {0}))", of_integers="machine.fmod({}, {})",
                    decides="choice")
 
@@ -157,6 +172,13 @@ def _bessel_i_rule(g, z, x, *, n):
 bessel_i = elementwise("bessel_i", _bessel_i, _bessel_i_rule, lowering="replayed")
 
 # piecewise constant
+ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+rint  = elementwise("rint", np.rint, loop="{type}(np.rint({}))", exact=True, decides=lambda x: np.floor(x) + 0.5)
+isfinite    = elementwise("isfinite", np.isfinite, loop="{0} - {0} == {0} - {0}", computed_in="own")
+logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})", computed_in="own")
 signbit = elementwise("signbit", _of_real(np.signbit), loop="machine.signbit({})", computed_in="own",
                       decides=np.zeros_like)
 exponent = elementwise("exponent", _of_real(lambda x: np.frexp(x)[1]), lowering="replayed", decides="choice")
@@ -169,15 +191,15 @@ nextafter, spacing, left_shift, right_shift, gcd, lcm, bitwise_count = (
 
 for _f, _ours in {
     np.add: ops.add, np.subtract: ops.subtract, np.multiply: ops.multiply, np.divide: ops.divide, np.power: ops.power,
-    np.exp: ops.exp, np.expm1: ops.expm1, np.exp2: ops.exp2, np.log: ops.log, np.log1p: ops.log1p,
-    np.log2: ops.log2, np.log10: ops.log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: ops.hypot,
-    np.sin: ops.sin, np.cos: ops.cos, np.tan: ops.tan, np.arctan: ops.arctan,
-    np.sinh: ops.sinh, np.cosh: ops.cosh, np.tanh: ops.tanh,
-    np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
-    np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: ops.isfinite,
+    np.exp: ops.exp, np.expm1: expm1, np.exp2: exp2, np.log: ops.log, np.log1p: log1p,
+    np.log2: log2, np.log10: log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: hypot,
+    np.sin: ops.sin, np.cos: ops.cos, np.tan: tan, np.arctan: arctan,
+    np.sinh: sinh, np.cosh: cosh, np.tanh: ops.tanh,
+    np.floor: ops.floor, np.ceil: ceil, np.rint: rint, np.trunc: trunc,
+    np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: isfinite,
     np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
     np.greater: ops.greater, np.greater_equal: ops.greater_equal, np.logical_not: ops.logical_not,
-    np.logical_and: ops.logical_and, np.logical_or: ops.logical_or, np.logical_xor: ops.logical_xor,
+    np.logical_and: ops.logical_and, np.logical_or: ops.logical_or, np.logical_xor: logical_xor,
     np.bitwise_and: ops.bitwise_and, np.bitwise_or: ops.bitwise_or, np.bitwise_xor: ops.bitwise_xor,
     np.invert: ops.invert,
     np.arcsin: arcsin, np.arccos: arccos, np.arctan2: arctan2, np.arcsinh: arcsinh, np.arccosh: arccosh,
@@ -284,7 +306,7 @@ def divmod(x1, x2):
 def modf(x):
     (x,) = _as_computed(np.modf, x)
     zero = ops.where(ops.greater(x, 0), x.dtype.type(0), x.dtype.type(-0.0))
-    return fmod(ops.where(ops.isinf(x), zero, x), 1), ops.trunc(x)
+    return fmod(ops.where(ops.isinf(x), zero, x), 1), trunc(x)
 
 
 @numpy_function(np.frexp)
@@ -330,17 +352,17 @@ def round(a, decimals=0):
     if kind in "iu" and decimals >= 0:
         return alias(a)
     if decimals == 0:
-        return ops.rint(a)
+        return rint(a)
     if kind in "iub":
         np.round(np.zeros(1, a.dtype), decimals)  # NumPy's own error, of truths
-        return in_dtype(ops.rint(a / 10.0**-decimals) * 10.0**-decimals, a.dtype)
+        return in_dtype(rint(a / 10.0**-decimals) * 10.0**-decimals, a.dtype)
     scale = 10.0 ** abs(decimals)
-    return ops.rint(a * scale) / scale if decimals > 0 else ops.rint(a / scale) * scale
+    return rint(a * scale) / scale if decimals > 0 else rint(a / scale) * scale
 
 
 @numpy_function(np.fix)
 def fix(x):
-    return ops.trunc(as_array(x))
+    return trunc(as_array(x))
 
 
 @numpy_function(np.nan_to_num)
@@ -402,7 +424,7 @@ def isclose(a, b, rtol=1e-05, atol=1e-08, equal_nan=False):
     b = in_dtype(b, np.result_type(b.dtype, 1.0))
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         near = ops.less_equal(ops.absolute(a - b), atol + rtol * ops.absolute(b))
-    close = ops.logical_or(ops.logical_and(near, ops.isfinite(b)), ops.equal(a, b))
+    close = ops.logical_or(ops.logical_and(near, isfinite(b)), ops.equal(a, b))
     return ops.logical_or(close, ops.logical_and(ops.isnan(a), ops.isnan(b))) if equal_nan else close
 
 

@@ -232,7 +232,7 @@ def test_a_tensor_that_needs_its_own_gradient_is_refused():
     (np.matrix([[1.0]]), r"is a np\.matrix, whose \* is a matrix product"),
     ("words", "is a str, wanted an array of numbers"),
     (object(), "is a object, wanted an array of numbers"),
-    (np.array([1, None]), "has dtype object"),
+    (np.array([1, None]), r"an array of objects \(builtins\.NoneType\), wanted numbers"),
     (np.array(["a"]), "has dtype <U1"),
     (np.array([np.nan]), "is not finite: 1 of 1"),
 ])  # fmt: skip
@@ -242,9 +242,9 @@ def test_what_is_no_array_is_refused_by_name(x, message):
     fast = tm.compile(meta)
     fast(W, (stacked(X, Y), stacked(X, Y)))  # a program that a masked array would fit
     for f in (meta, fast):
-        with pytest.raises((TypeError, ValueError), match=r"params\['b'\] " + message):
+        with pytest.raises((TypeError, ValueError), match=r"params\['b'\]:? " + message):
             f({"w": W["w"], "b": x}, (stacked(X, Y), stacked(X, Y)))
-    with pytest.raises((TypeError, ValueError), match=r"the support set: \[1\] " + message):
+    with pytest.raises((TypeError, ValueError), match=r"the support set: \[1\]:? " + message):
         tm.adapt(loss, W, (X, x), inner_lr=0.1, inner_steps=1)
 
 

@@ -150,7 +150,7 @@ KINKS = [
     (np.arctanh, (1.0,), (INF,)),
     (np.arcsinh, (1e200,), (1e-200,)), (np.arcsinh, (-1e-300,), (1,)), (np.arccosh, (1e200,), (1e-200,)),
     (np.arctan2, (0.0, 1.0), (1, 0)), (np.arctan2, (3e200, 4e200), (1.6e-201, -1.2e-201)),
-    (np.arctan2, (0.0, -1.0), (-1, 0)), (np.arctan2, (0.0, 0.0), (NAN, NAN)), (np.hypot, (0.0, 0.0), (NAN, NAN)),
+    (np.arctan2, (0.0, -1.0), (-1, 0)), (np.arctan2, (0.0, 0.0), (NAN, NAN)), (np.hypot, (0.0, 0.0), (0, 0)),
     (np.hypot, (0.0, 1e-30), (0, 1)), (np.hypot, (3e200, 4e200), (0.6, 0.8)),
     (np.logaddexp, (INF, 1.0), (1, 0)), (np.logaddexp, (1.0, INF), (0, 1)), (np.logaddexp, (INF, INF), (0.5, 0.5)),
     (np.logaddexp, (-INF, -INF), (0.5, 0.5)), (np.logaddexp, (-INF, 1.0), (0, 1)), (np.logaddexp, (800.0, 1.0), (1, 0)),

@@ -16,6 +16,8 @@ Conventions at kinks, where a derivative is a choice:
     nn.max_pool2d            the first of a tie takes all (`ties=`)
     linalg.norm              slope 0 at 0, as of |x|; the second derivative there is infinite, and comes out as NaN:
                              np.sum(x * x) is smooth, np.linalg.norm(x) ** 2 is not to second order
+    x ** y                   at x = 0, where y ≥ 0, the slope by y is 0; also at y = 0, as in PyTorch and JAX
+    logaddexp                where it is infinite, the slopes are those of the maximum
     sqrt                     no convention: the derivative at 0 is infinite, or NaN
 
 Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic

@@ -7,8 +7,9 @@ Conventions at kinks, beside those of `ops`:
     x % y, fmod, divmod     slopes 1 and −(x // y), at a jump those to its right (of fmod: to the side of 0)
     x // y, round, fix, …   piecewise constant: the derivative is 0
     nan_to_num              what is replaced is constant
-    cbrt, arcsin, …         no convention: the derivative is infinite where the tangent is vertical; NaN is arctan2's at
-                            (0, 0), and hypot's
+    hypot                   as linalg.norm: slope 0 at (0, 0); the second derivative there is infinite, and comes out
+                            as NaN
+    cbrt, arcsin, arctan2   no convention: the derivative is infinite where the tangent is vertical, and NaN at (0, 0)
 """
 
 from __future__ import annotations
@@ -61,9 +62,15 @@ def _hypot_1(x):
     return np.sqrt(1 + x * x) if of_complex(x) else hypot(x, 1)
 
 
+def _cosine(x, z):
+    """x / z, and 0 where z = 0; the derivative of that is NaN."""
+    with np.errstate(invalid="ignore"):
+        return ops.where(ops.equal(z, 0), 0, x / z)
+
+
 # z = √(x² + y²)
 hypot = elementwise("hypot", _continued(np.hypot, lambda x, y: np.sqrt(x * x + y * y)),
-                    lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z),
+                    lambda g, z, x, y: g * _cosine(x, z), lambda g, z, x, y: g * _cosine(y, z),
                     loop="{type}(math.hypot({}, {}))")
 
 

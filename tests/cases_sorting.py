@@ -56,7 +56,7 @@ SMOOTH = [
     case(np.nanmin, lambda x: np.nanmin(with_holes(x), 1), X),
     case(np.nancumsum, lambda x: np.nancumsum(with_holes(x), 1), X),
     case(np.nancumprod, lambda x: np.nancumprod(with_holes(x), 1), X),
-    case(np.nanmedian, lambda x: np.nanmedian(with_holes(x), 1), X, double=True),
+    case(np.nanmedian, lambda x: np.nanmedian(with_holes(x), 1), X),
     case(np.nanquantile, lambda x: np.nanquantile(with_holes(x), [0.2, 0.6], 1), X, double=True),
     case(np.nanpercentile, lambda x: np.nanpercentile(with_holes(x), 70, keepdims=True), X, double=True),
     # running, and differences
@@ -138,7 +138,6 @@ SMOOTH = [
 STEPS = [
     *(primitive(name, X, axis=1, keepdims=True) for name in ("nanargmax", "nanargmin")),
     primitive("searchsorted", RISING, X, side="left", reference=np.searchsorted),
-    primitive("digitize", X, RISING, right=True),
     *(case(f, lambda x, f=f: f(with_holes(x), 0), X) for f in (np.nanargmax, np.nanargmin)),
     case(np.count_nonzero, lambda x: np.count_nonzero(x > 0, 1, keepdims=True), X),
     case(np.any, lambda x: np.any(x > 0, 1, where=MASK), X), case(np.all, lambda x: np.all(x > 0, 1, where=MASK), X),
@@ -198,8 +197,8 @@ ONE = {
        for f in (np.nanargmax, np.nanargmin)},
     np.nancumsum: rounded(lambda v, m: np.nancumsum(m, 1), lambda v, m: np.nancumsum(v[:6])),
     np.nancumprod: rounded(lambda v, m: np.nancumprod(m, 1), lambda v, m: np.nancumprod(v[:6])),
-    np.nanmedian: rounded(lambda v, m: np.nanmedian(m, 1), lambda v, m: np.nanmedian(v), machine=False),
-    **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(v[:6], 0.3), machine=False)
+    np.nanmedian: rounded(lambda v, m: np.nanmedian(m, 1), lambda v, m: np.nanmedian(v)),
+    **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(v[:6], 0.3))
        for f, q in ((np.nanquantile, [0.3, 1]), (np.nanpercentile, [30, 100]))},
     # running, and differences
     np.cumsum: rounded(lambda v, m: np.cumsum(m, 1, np.float32), lambda v, m: np.cumsum(m, 0, np.int8)),
@@ -214,28 +213,23 @@ ONE = {
     np.trapezoid: rounded(lambda v, m: np.trapezoid(m), lambda v, m: np.trapezoid(m, [0, 1, 3], axis=0)),
     np.unwrap: rounded(lambda v, m: np.unwrap(m[0])),
     # sorting
-    np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None),
-                   machine=False, ties=True),
-    np.partition: exact(lambda v, m: np.partition(v, 3)[3], machine=False, ties=True),
-    np.argsort: exact(lambda v, m: np.argsort(m, 0, stable=True), lambda v, m: v.argsort(kind="stable"), machine=False),
-    np.argpartition: exact(lambda v, m: np.argpartition(v, 3).shape, machine=False),
-    np.lexsort: exact(lambda v, m: np.lexsort((v, v > 1)), lambda v, m: np.lexsort(m), machine=False),
+    np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None), ties=True),
+    np.partition: exact(lambda v, m: np.partition(v, 3)[3], ties=True),
+    np.argsort: exact(lambda v, m: np.argsort(m, 0, stable=True), lambda v, m: v.argsort(kind="stable")),
+    np.argpartition: exact(lambda v, m: np.argpartition(v, 3).shape),
+    np.lexsort: exact(lambda v, m: np.lexsort((v, v > 1)), lambda v, m: np.lexsort(m)),
     np.searchsorted: exact(lambda v, m: np.searchsorted(SORTED, v),
-                           lambda v, m: np.searchsorted(np.sort(v), m, "right"),
-                           machine=False),
-    np.digitize: exact(lambda v, m: np.digitize(v, SORTED), lambda v, m: np.digitize(m, SORTED[::-1], True),
-                       machine=False),
+                           lambda v, m: np.searchsorted(np.sort(v), m, "right")),
+    np.digitize: exact(lambda v, m: np.digitize(v, SORTED), lambda v, m: np.digitize(m, SORTED[::-1], True)),
     np.bincount: rounded(lambda v, m: np.bincount([2, 0, 2, 5], m[0], 4), lambda v, m: np.bincount(np.arange(3))),
-    np.histogram: rounded(lambda v, m: np.histogram(m, SORTED), lambda v, m: np.histogram(m, 3, (-1, 4)),
-                          machine=False),
+    np.histogram: rounded(lambda v, m: np.histogram(m * 1, SORTED), lambda v, m: np.histogram(m * 1, 3, (-1, 4))),
     np.unique: exact(lambda v, m: np.unique(v), lambda v, m: np.unique(m, True, True, True, axis=0),
                      recorded=False, ties=True),
     np.median: rounded(lambda v, m: np.median(v), lambda v, m: np.median(m, 0),
-                       lambda v, m: np.median(m, keepdims=True),
-                       machine=False),
+                       lambda v, m: np.median(m, keepdims=True)),
     **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(m, 1, method="lower"),
                   lambda v, m, f=f, q=q: f(v, q),
-                  lambda v, m, f=f: f(m, 0.5, 0, method="hazen"), machine=False)
+                  lambda v, m, f=f: f(m, 0.5, 0, method="hazen"))
        for f, q in ((np.quantile, [0.3, 0.9]), (np.percentile, [30, 90]))},
     # choosing
     **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m), recorded=False)
@@ -286,8 +280,7 @@ ONE = {
                   lambda v, m: np.pad(m, 1, constant_values=((1, 2), (3, 4))), ties=True),
     # curves
     np.interp: rounded(lambda v, m: np.interp(m, SORTED, [1, 2, 0, 5]),
-                       lambda v, m: np.interp([0.5, 9], [0, 1, 2, 3], m[0]),
-                       machine=False),
+                       lambda v, m: np.interp([0.5, 9], [0, 1, 2, 3], m[0])),
     np.convolve: rounded(lambda v, m: np.convolve(m[0], m[1]), lambda v, m: np.convolve(m[0], m[1], "same")),
     np.correlate: rounded(lambda v, m: np.correlate(m[0], m[1]), lambda v, m: np.correlate(m[0, :2], m[1], "full")),
     np.polyval: rounded(lambda v, m: np.polyval(m[0], m), lambda v, m: np.polyval([1, 2], v[:5])),

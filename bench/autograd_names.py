@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import builtins
 import functools
-import importlib.util
 import itertools
 import json
 import sys
@@ -395,11 +394,9 @@ def _scipy_modules() -> dict[str, Any]:
         from scipy import integrate, linalg, signal, special, stats
     except ImportError:
         return {}
-    names = ("logsumexp", "softmax", "log_softmax")
-    ours = {name: getattr(tm.nn, name) for name in names if hasattr(tm.nn, name)}
-    if importlib.util.find_spec("tinymaml.numpy_api.special"):
-        own = importlib.import_module("tinymaml.numpy_api.special")
-        ours |= {"polygamma": own.polygamma, "multigammaln": own.multigammaln}
+    from tinymaml.numpy_api.special import multigammaln, polygamma
+
+    ours = dict(logsumexp=tm.nn.logsumexp, polygamma=polygamma, multigammaln=multigammaln)
     parts = {"special": _module("autograd.scipy.special", special, **ours), "stats": stats, "linalg": linalg,
              "signal": signal, "integrate": integrate,
              "stats.multivariate_normal": stats.multivariate_normal}  # fmt: skip

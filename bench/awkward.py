@@ -79,7 +79,7 @@ def recipes() -> list[Recipe]:
     """
     ops, dtypes = tables()
     lines: list[tuple[Any, Callable, tuple, Callable, Callable | None]] = []
-    for c in (*ops.SMOOTH, *ops.STEPS, *ops.PLAIN, *getattr(ops, "BRANCHES", ())):
+    for c in (*ops.SMOOTH, *ops.STEPS, *ops.PLAIN, *ops.BRANCHES):
         if not isinstance(c.key, str):
             lines.append((c.key, c.f, c.args, c.reference, c.reference))
     vector, matrix = ops.point(40, 12), ops.point(41, 3, 4)
@@ -88,8 +88,6 @@ def recipes() -> list[Recipe]:
     for f, cases in dtypes.TWO.items():
         lines += [(f, case.f, (vector[:, None], vector[::-1] + 0.1), case.f, case.f) for case in cases]
     for name, (f, written, *args) in LAYERS.items():
-        if not hasattr(tm.nn, name):
-            continue
         lines.append((f"nn.{name}", f, tuple(args), f, written))
     found = []
     count: Counter = Counter()

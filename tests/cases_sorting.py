@@ -61,8 +61,6 @@ SMOOTH = [
     case(np.nanpercentile, lambda x: np.nanpercentile(with_holes(x), 70, keepdims=True), X, double=True),
     # running, and differences
     case(np.cumprod, lambda x: np.cumprod(x, 1), X), case(np.cumprod, lambda x: x.cumprod(), V),
-    case(np.cumulative_sum, lambda x: np.cumulative_sum(x, axis=1, include_initial=True), X),
-    case(np.cumulative_prod, lambda x: np.cumulative_prod(x, axis=-1, include_initial=True), X),
     case(np.diff, lambda x, y: np.diff(x, 1, 1, prepend=y, append=y), X, COLUMN),
     case(np.ediff1d, lambda x: np.ediff1d(x, to_end=[1.0], to_begin=x[0, 0]), X),
     case(np.gradient, np.gradient, X),
@@ -94,7 +92,7 @@ SMOOTH = [
     case(np.broadcast_arrays, np.broadcast_arrays, COLUMN, ROW),
     case(np.dstack, lambda x, y: np.dstack([x, y]), X, Y),
     case(np.column_stack, lambda x, y: np.column_stack([x, y]), E, X),
-    case(np.unstack, lambda x: np.unstack(x, axis=1), X), case(np.hsplit, lambda x: np.hsplit(x, 3), X),
+    case(np.hsplit, lambda x: np.hsplit(x, 3), X),
     case(np.vsplit, lambda x: np.vsplit(x, 2), X), case(np.dsplit, lambda x: np.dsplit(x, [1]), C),
     case(np.fliplr, np.fliplr, X), case(np.flipud, np.flipud, X), case(np.rot90, lambda x: np.rot90(x, 3), X),
     case(np.rollaxis, lambda x: np.rollaxis(x, 2), C), case(np.resize, lambda x: np.resize(x, (3, 3)), X),
@@ -204,14 +202,12 @@ ONE = {
     np.cumsum: rounded(lambda v, m: np.cumsum(m, 1, np.float32), lambda v, m: np.cumsum(m, 0, np.int8)),
     np.cumprod: exact(lambda v, m: np.cumprod(m, 1), lambda v, m: np.cumprod(m, 0), lambda v, m: np.cumprod(v),
                       lambda v, m: np.cumprod(m, 0, np.int8)),
-    np.cumulative_sum: rounded(lambda v, m: np.cumulative_sum(m, axis=1, include_initial=True)),
-    np.cumulative_prod: exact(lambda v, m: np.cumulative_prod(m, axis=1, include_initial=True)),
     np.diff: exact(lambda v, m: np.diff(m, 2, 0, prepend=m[:1]), lambda v, m: np.diff(v, append=v[:2])),
     np.ediff1d: exact(lambda v, m: np.ediff1d(v), lambda v, m: np.ediff1d(v, v[:1], v[-1])),
     np.gradient: rounded(lambda v, m: np.gradient(m), lambda v, m: np.gradient(m, 2, axis=1, edge_order=2),
                          lambda v, m: np.gradient(m, [0, 1, 4], axis=0)),
     np.trapezoid: rounded(lambda v, m: np.trapezoid(m), lambda v, m: np.trapezoid(m, [0, 1, 3], axis=0)),
-    np.unwrap: rounded(lambda v, m: np.unwrap(m[0])),
+    np.unwrap: rounded(lambda v, m: np.unwrap(m[0] % 3)),
     # sorting
     np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None), ties=True),
     np.partition: exact(lambda v, m: np.partition(v, 3)[3], ties=True),
@@ -250,7 +246,6 @@ ONE = {
        for f in (np.atleast_1d, np.atleast_2d, np.atleast_3d, np.broadcast_arrays)},
     **{f: exact(lambda v, m, f=f: f([m, m]), lambda v, m, f=f: f([v, v > 0])) for f in (np.dstack, np.column_stack)},
     np.concatenate: exact(lambda v, m: np.concatenate([m, m], dtype=np.float64)),
-    np.unstack: exact(lambda v, m: np.unstack(m, axis=1)),
     **{f: exact(lambda v, m, f=f: f(m[None], 1),
                 lambda v, m, f=f: f(m[None], [1])) for f in (np.hsplit, np.vsplit, np.dsplit)},
     **{f: exact(lambda v, m, f=f: f(m)) for f in (np.fliplr, np.flipud, np.rot90)},
@@ -286,3 +281,15 @@ ONE = {
     np.polyval: rounded(lambda v, m: np.polyval(m[0], m), lambda v, m: np.polyval([1, 2], v[:5])),
 }  # fmt: skip
 TWO = {}
+
+if hasattr(np, "unstack"):  # since NumPy 2.1
+    SMOOTH += [
+        case(np.cumulative_sum, lambda x: np.cumulative_sum(x, axis=1, include_initial=True), X),
+        case(np.cumulative_prod, lambda x: np.cumulative_prod(x, axis=-1, include_initial=True), X),
+        case(np.unstack, lambda x: np.unstack(x, axis=1), X),
+    ]
+    ONE |= {
+        np.cumulative_sum: rounded(lambda v, m: np.cumulative_sum(m, axis=1, include_initial=True)),
+        np.cumulative_prod: exact(lambda v, m: np.cumulative_prod(m, axis=1, include_initial=True)),
+        np.unstack: exact(lambda v, m: np.unstack(m, axis=1)),
+    }

@@ -551,8 +551,8 @@ def test_a_run_that_diverged_later_keeps_its_checkpoints_and_its_folder(tmp_path
 @pytest.mark.parametrize("words, message", [
     ("--tasks 10000000000000", "10,000,000,000,000 tasks after each of 10 steps need 880 TB"),
     ("--steps 10000000000000", "600 tasks after each of 10,000,000,000,000 steps need 148 PB"),
-    (f"--tasks {10**400}", "10^400 tasks after each of 10 steps need more than 1,000 EB"),
-    (f"--steps {10**4000}", "600 tasks after each of 10^4000 steps need more than 1,000 EB"),
+    (f"--tasks {10**400}", "1.0e+400 tasks after each of 10 steps need more than 1,000 EB"),
+    (f"--steps {10**4000}", "600 tasks after each of 1.0e+4000 steps need more than 1,000 EB"),
     ("--tasks -1", "tasks is -1 and steps 10, wanted at least 2 and 0"),
     ("--shots 1000000000000", "1,000,000,000,005 examples"), ("--shots 0", "shots is 0, wanted at least 1"),
     ("--queries 1000000000000", "1,000,000,000,005 examples"), ("--queries 0", "queries is 0, wanted at least 1"),
@@ -634,17 +634,17 @@ NOBODY = "~nosuchuser/x"
     ("train sinusoid --out run --inner-lr 1e300", "query loss is"),
     ("train sinusoid --out run --robust nan", "robust is nan, wanted a finite number of at least 0"),
     ("train sinusoid --out run --sharpness=-inf", "sharpness is -inf, wanted a finite number of at least 0"),
-    (f"train sinusoid --out run --tasks {HUGE}", "tasks is 10^400, wanted at most 9,223,372,036,854,775,807"),
-    (f"train sinusoid --out run --decay {HUGE}", "decay is 10^400, wanted at most"),
-    (f"train sinusoid --out run --save-every {HUGE}", "save_every is 10^400, wanted at most"),
-    (f"train sinusoid --out run --inner-steps {HUGE}", "inner_steps is 10^400, wanted at most"),
+    (f"train sinusoid --out run --tasks {HUGE}", "tasks is 1.0e+400, wanted at most 9,223,372,036,854,775,807"),
+    (f"train sinusoid --out run --decay {HUGE}", "decay is 1.0e+400, wanted at most"),
+    (f"train sinusoid --out run --save-every {HUGE}", "save_every is 1.0e+400, wanted at most"),
+    (f"train sinusoid --out run --inner-steps {HUGE}", "inner_steps is 1.0e+400, wanted at most"),
     (f"train sinusoid --out run --hidden {HUGE}", "wanted at most 9,223,372,036,854,775,807 each"),
     ("train sinusoid --out run --hidden 1000000000000 1000000000000", "weights and more need"),
     ("train sinusoid --out run --tasks " + "9" * 5000, "argument --tasks: invalid int value"),
     ("train sinusoid --out run --tasks EMPTY", "argument --tasks: invalid int value: ''"),
     ("train sinusoid --out run --inner-lr EMPTY", "argument --inner-lr: invalid float value: ''"),
     ("train sinusoid --out run --iterations 100000000", "iterations is 100000000, wanted at most 99,999,999"),
-    (f"adapt RUN --support x.npz --query x.npz --steps {HUGE}", "steps is 10^400, wanted an integer in 0 … 99,999,999"),
+    (f"adapt RUN --support x.npz --query x.npz --steps {HUGE}", "steps is 1.0e+400, wanted an integer in 0 …"),
     ("adapt RUN --support x.npz --query x.npz --steps -1", "steps is -1, wanted an integer in 0 … 99,999,999"),
     ("oracle check --timeout nan", "timeout is nan, wanted seconds, more than 0"),
     ("oracle check --timeout 0", "timeout is 0.0, wanted seconds, more than 0"),
@@ -685,6 +685,68 @@ def test_a_long_time_out_is_as_long_as_can_be(tmp_path, timeout):
         assert tm.oracle.check(lambda case: {}, timeout=float(timeout)).verdict == "PROTOCOL_ERROR"
 
 
+ODD_ANSWERS = """
+class Odd:
+    def __repr__(self): return "<an odd one>"
+def nested(case):
+    x = 1.0
+    for _ in range(50_000): x = [x]
+    return {"meta_grad": {"w1": x}}
+def itself(case):
+    x = []
+    x.append(x)
+    return {"meta_grad": x}
+def odd(case): return {"meta_grad": {n: Odd() for n in case.params}}
+def loss(case): return {"meta_grad": {}, "meta_loss": 1j}
+def text(case): return {"meta_grad": {n: "abc" for n in case.params}}
+def late(case): import nosuchmodule
+"""
+
+
+@pytest.mark.parametrize("name, cause", [
+    ("nested", "TypeError: the answer['meta_grad']['w1'] is a list that is nested more than 64 deep, wanted numbers"),
+    ("itself", "TypeError: the answer['meta_grad'] is a list that is nested more than 64 deep, wanted numbers"),
+    ("odd", "TypeError: the answer['meta_grad']['w1'] is <an odd one> of the type Odd, wanted numbers"),
+    ("loss", "TypeError: the answer['meta_loss'] is 1j of the type complex, wanted numbers"),
+    ("text", "meta_grad['w1'] has dtype <U3, wanted floating-point numbers"),
+    ("late", "ModuleNotFoundError: No module named 'nosuchmodule'"), ("none", "ValueError: odd has no function 'none'"),
+])  # fmt: skip
+def test_the_cause_of_an_answer_that_is_none_is_the_value_and_its_type(tmp_path, name, cause):
+    (tmp_path / "odd.py").write_text(ODD_ANSWERS, encoding="utf-8")
+    report = json.loads(tinymaml("oracle", "check", f"odd:{name}", "--json", cwd=tmp_path).stdout)
+    assert report["verdict"] == "PROTOCOL_ERROR" and cause in report["explanation"]
+
+
+def test_a_module_that_cannot_be_imported_is_the_cause(tmp_path):
+    report = json.loads(tinymaml("oracle", "check", "nosuchmodule:f", "--json", cwd=tmp_path).stdout)
+    assert "ModuleNotFoundError: No module named 'nosuchmodule'" in report["explanation"]
+
+
+@posix
+def test_a_child_that_a_candidate_leaves_behind_ends_with_the_check(tmp_path):
+    program = "import subprocess\ndef f(case):\n    subprocess.Popen(['sleep', '1234.5'])\n    return {}\n"
+    (tmp_path / "mine.py").write_text(program, encoding="utf-8")
+    tinymaml("oracle", "check", "mine:f", cwd=tmp_path)
+    until = loop.time.monotonic() + 10
+    while (left := _running("1234.5")) and loop.time.monotonic() < until:
+        loop.time.sleep(0.1)
+    assert not left
+
+
+def _running(word: str) -> list[str]:
+    """The processes that have a word in their command and are not over."""
+    if not Path("/proc/self/cmdline").exists():
+        pytest.skip("there is no /proc here")
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if word.encode() in (place / "cmdline").read_bytes().split(b"\0"):
+                found.append(place.name)
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
 def test_an_answer_that_is_not_utf_8_is_named(tmp_path, capsys):
     (tmp_path / "0000.json").write_bytes(b"\xff\xfe")
     assert "0000.json is not UTF-8" in fails(capsys, "oracle", "check", "--from", tmp_path)
@@ -698,6 +760,53 @@ def test_memory_that_does_not_suffice_is_said_so(trained, capsys, monkeypatch):
 
     monkeypatch.setattr(module, "evaluate", hungry)
     assert fails(capsys, "eval", trained).startswith("tinymaml: the memory of this machine does not suffice")
+
+
+@pytest.mark.parametrize("words, message", [
+    ("lines --features 1000000000", "features is 1000000000, wanted at most 1,000,000"),
+    ("separators --features 1000000000", "features is 1000000000, wanted at most 1,000,000"),
+    ("robot --queries 10000000000000", "25 tasks × 10,000,000,000,010 examples × 10 numbers need "),
+    ("growth --shots 1000000000000000", "examples × 1 numbers need "),
+    ("sinusoid --algorithm cavia --context 1000000000000", "40,000,000,000,040 weights and more need 1.3 PB"),
+    ("omniglot --data x --filters 1000000000 --model conv", "no Omniglot at"),
+    ("omniglot --data x --hidden 10000000000 10000000000 --model mlp", "no Omniglot at"),
+    ("omniglot --data x --blocks 1000000000 --model conv", "blocks is 1000000000, wanted at most 1,000"),
+    ("images --data x --size 10000000", "16 tasks × 25 examples × 300,000,000,000,000 numbers need"),
+    ("intents --data x --vocabulary 10000000000000000", "no data at"),
+])  # fmt: skip
+def test_sizes_of_any_family_are_refused_first(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert message in fails(capsys, "train", *words.split(), "--out", "run")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+# ── what is run once ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_function_that_cannot_be_recorded_runs_once_per_call():
+    fast, x = tm.compile(lambda x: np.add(x, 1, out=x)), np.zeros(3)
+    with pytest.warns(UserWarning, match="runs as it is: .*out="):
+        for times in (1, 2, 3):
+            np.testing.assert_array_equal(fast(x), np.full(3, times))
+    np.testing.assert_array_equal(x, np.full(3, 3))
+
+
+def test_tasks_in_lists_of_lists_are_compiled(strict):
+    loss = lambda w, x, y: np.mean((x @ w - y) ** 2)  # noqa: E731
+    xs, ys, xq, yq = (np.random.default_rng(0).normal(size=shape) for shape in ((4, 5, 2), (4, 5), (4, 5, 2), (4, 5)))
+    f = tm.meta_value_and_grad(loss, inner_lr=0.1, inner_steps=2)
+    fast, w = tm.compile(f), np.ones(2)
+    for tasks in ([[xs, ys], [xq, yq]], [[[xs[i], ys[i]], [xq[i], yq[i]]] for i in range(4)]):
+        np.testing.assert_allclose(fast(w, tasks)[0], f(w, ((xs, ys), (xq, yq)))[0], rtol=1e-12)
+        np.testing.assert_allclose(fast(w, tasks)[1], f(w, ((xs, ys), (xq, yq)))[1], rtol=1e-12)
+
+
+def test_integers_of_a_byte_wrap_as_numpys_do(strict):
+    fast = tm.compile(lambda x, n: x + n)
+    found = fast(np.array([100], np.uint8), 200)
+    assert found.dtype == np.uint8 and found.tolist() == [44]
 
 
 # ── the surroundings ────────────────────────────────────────────────────────────────────────────────────────────────

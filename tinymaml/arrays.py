@@ -77,7 +77,9 @@ def as_array_of(what: str, x):
         TypeError: x is no array of numbers; or a masked array or a matrix, whose operations are their own.
     """
     kind = type(x)
-    if kind is np.ndarray or isinstance(x, NUMBERS) or is_tensor(x):
+    if kind is np.ndarray:
+        return stacked(x, f"{what}: ")
+    if isinstance(x, NUMBERS) or is_tensor(x):
         return x
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{what} is a masked array, whose mask would be lost: give its data and its mask as two arrays")

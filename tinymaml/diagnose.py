@@ -68,7 +68,9 @@ def _forward(leaves: list[Tensor], active: dict[int, Tensor]) -> str | None:
 def _is_singular(z: Tensor) -> bool:
     """Whether what is not finite comes of a point without a value, and not of numbers that are too large."""
     x, *others = (_element(value_of(x), _first(np.asarray(z.value)), z.shape) for x in z.inputs)
-    name = z.primitive.name
+    name, value = z.primitive.name, np.asarray(z.value)
+    if name == "power":
+        return bool(x == 0 or np.isnan(value[_first(value)]))
     return name in _HINTS and bool(others[0] == 0 if name == "divide" else x <= 0)
 
 

@@ -164,9 +164,9 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
     try:
         out = tree_map(stacked, f(*tree_fill(args, leaves)))
-    except ValueError as error:  # NumPy's, where c[0] = x asks for a number: ours says what to write
-        if getattr(error.__cause__, "refused", False):
-            raise error.__cause__ from None
+    except (ValueError, TypeError) as error:
+        if (ours := _leading_on(error)) is not None:
+            raise ours from None
         raise
     outputs = [x for x in tree_leaves(out) if _is_tensor(x)]
     active, nested = between(leaves, outputs)
@@ -195,6 +195,16 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
         return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
 
     return (out if nested else tree_map(lambda x: _result(outside(x)), out)), pullback
+
+
+def _leading_on(error: Exception) -> BaseException | None:
+    """Our error, where NumPy's hides it (c[0] = x asks for a number) or does not know of tensors."""
+    if getattr(error.__cause__, "refused", False):
+        return error.__cause__
+    if str(error).startswith("loop of ufunc does not support argument"):
+        return TypeError("np.array made an array of tensors and numbers, on which not every function of NumPy works:"
+                         " np.stack makes one tensor of both")  # fmt: skip
+    return None
 
 
 def _leaf(x, path: str) -> Tensor:

@@ -166,7 +166,10 @@ def atomic_write(path: str | os.PathLike, mode: int = 0o666) -> Iterator[BinaryI
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+                if fcntl:  # while it is locked
+                    os.replace(temporary, path)
+            if not fcntl:
+                os.replace(temporary, path)
             sync(path.parent)
     finally:
         if temporary:

@@ -69,7 +69,7 @@ def check_settings(inner_lr: Nest, inner_steps: int) -> None:
 def _of_arrays(what: str, nest: Nest) -> Nest:
     """The nest, with arrays of NumPy at its leaves."""
     items = tree_items(nest)
-    if all(type(x) is np.ndarray for _, x in items):
+    if all(type(x) is np.ndarray and not x.dtype.hasobject for _, x in items):
         return nest
     return tree_fill(nest, [as_array_of(f"{what}{path}", x) for path, x in items])
 

@@ -14,7 +14,9 @@ Conventions at kinks, where a derivative is a choice:
     max, min (reductions)    ties share equally (`max(x, ties="split")`), or the first takes all (`ties="first"`)
     nn.relu                  ReLU′(0) = 0 (`relu(x, at_zero=)`)
     nn.max_pool2d            the first of a tie takes all (`ties=`)
-    sqrt, linalg.norm        no convention: the derivative at 0 is infinite, or NaN
+    linalg.norm              slope 0 at 0, as of |x|; the second derivative there is infinite, and comes out as NaN:
+                             np.sum(x * x) is smooth, np.linalg.norm(x) ** 2 is not to second order
+    sqrt                     no convention: the derivative at 0 is infinite, or NaN
 
 Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic
 function conjugates. In a complex step (`engine.analytic`) they stand for real ones: order and sign go by the real part.

@@ -34,7 +34,7 @@ import math
 import numpy as np
 
 from .. import ops
-from ..engine import Primitive
+from ..engine import Primitive, stop_gradient
 from ..ops import stands_for_real, sum_to
 from .complexes import of_complex
 
@@ -241,7 +241,10 @@ cholesky = Primitive("cholesky", _cholesky, (_cholesky_rule,),
                      shape=_of_square(lambda a: a), dtype=computed, lowering="replayed")  # fmt: skip
 
 
-# ── what vectors of equal values have no derivative for ─────────────────────────────────────────────────────────────
+# ── where vectors have no derivative ────────────────────────────────────────────────────────────────────────────────
+
+
+EIGEN, SINGULAR = "eigenvectors", "singular vectors"
 
 
 def _gaps(low, high):
@@ -270,6 +273,40 @@ over_gaps = Primitive("over_gaps", _over_gaps, (
 ), shape=lambda x, low, high, *, of: x, lowering="replayed")  # fmt: skip
 
 
+def _without_phases(x, other, *, of):
+    turns = np.abs(np.imag(np.diagonal(x + other, 0, -2, -1)))
+    if np.any(turns > np.sqrt(np.finfo(turns.dtype).eps) * np.max(np.abs(x), (-1, -2), initial=0)[..., None]):
+        raise np.linalg.LinAlgError(
+            f"{of} of complex matrices have any phase, and a function that depends on it has no derivative:"
+            " functions of |v|, or of v conj(v)ᵀ, do not depend on it"
+        )
+    return np.asarray(off_diagonal(x))
+
+
+# x without its diagonal. The imaginary part of that of x + other is the slope of the loss in the phases: it must be 0
+_unphased = Primitive("without_phases", _without_phases, (lambda g, z, x, other, *, of: off_diagonal(g), None),
+                      shape=lambda x, other, *, of: x, lowering="replayed")  # fmt: skip
+
+
+def without_phases(x, other, of: str):
+    return _unphased(x, stop_gradient(other), of=of) if of_complex(x) else off_diagonal(x)
+
+
+def _unturned(x, g):
+    most = np.sqrt(np.finfo(x.dtype).eps) * np.max(np.abs(g), initial=0)
+    if np.any(np.abs(x - adjoint(x)) > most):
+        raise np.linalg.LinAlgError(
+            "the columns that complete an orthonormal basis may turn freely, and what depends on their turning has no"
+            " derivative: full_matrices=False, or mode='reduced', leaves them out"
+        )
+    return x
+
+
+# x = yᴴ g of columns y with the cotangent g, if the loss does not change as they turn among themselves: if x = xᴴ
+unturned = Primitive("unturned", _unturned, (lambda g, z, x, of: g, None), shape=lambda x, g: x,
+                     lowering="replayed")  # fmt: skip
+
+
 # ── eigenvalues of Hermitian matrices ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -295,7 +332,7 @@ def _eigh_rule(g, z, a, *, uplo):
     v, w = eigh_parts(z, a)
     gv, gw = eigh_parts(conj(g), a)
     w, gw = real(w), real(gw)
-    turn = over_gaps(off_diagonal(adjoint(v) @ gv), w[..., :, None], w[..., None, :], of="eigenvectors")
+    turn = over_gaps(without_phases(adjoint(v) @ gv, 0, EIGEN), w[..., :, None], w[..., None, :], of=EIGEN)
     return conj(hermitian_part(v @ (diagonal_matrix(gw) + turn) @ adjoint(v)))
 
 
@@ -336,7 +373,7 @@ def _eig_rule(g, z, a):
     # beamforming", 2017, eq. 4.77)
     (v, w), (gv, gw) = eigh_parts(z, a), eigh_parts(g, a)
     gv = gv - conj(v) * real(np.sum(gv * v, -2, keepdims=True))
-    turn = over_gaps(off_diagonal(transposed(v) @ gv), w[..., :, None], w[..., None, :], of="eigenvectors")
+    turn = over_gaps(without_phases(transposed(v) @ gv, 0, EIGEN), w[..., :, None], w[..., None, :], of=EIGEN)
     return solve(transposed(v), (diagonal_matrix(gw) + turn) @ transposed(v))
 
 
@@ -383,6 +420,8 @@ def completed(x, gx, k: int):
     """The first k of orthonormal columns, and their cotangent if the others, y, follow them: dy = −x dxᴴ y."""
     x, rest = x[..., :k], x[..., k:]
     gx, g_rest = gx[..., :k], gx[..., k:]
+    if rest.shape[-1]:
+        g_rest = g_rest - rest @ unturned(adjoint(rest) @ g_rest, stop_gradient(g_rest))  # y yᴴ g, orthogonal to x
     return x, gx - rest @ (adjoint(g_rest) @ x)
 
 
@@ -397,17 +436,18 @@ def _svd_rule(g, z, a, *, full):
     both = column + row  # s_j² − s_i² = (s_j − s_i) (s_j + s_i)
 
     def turn(x):
-        x = over_gaps(off_diagonal(x), column, row, of="singular vectors") / np.where(both == 0, 1, both)
+        x = over_gaps(x, column, row, of=SINGULAR) / np.where(both == 0, 1, both)
         return x + adjoint(x)
 
     x, y = adjoint(u) @ gu, adjoint(v) @ gv
-    if of_complex(x):  # the phases of u and v are one
+    if of_complex(x):  # u and v of a pair have one phase
         gs = gs + 1j * np.imag(np.diagonal(x, 0, -2, -1)) / s
-    z = u @ (turn(x) * row + column * turn(y) + diagonal_matrix(gs)) @ adjoint(v)
+    inner = turn(without_phases(x, y, SINGULAR)) * row + column * turn(off_diagonal(y)) + diagonal_matrix(gs)
+    z = u @ inner @ adjoint(v)
     if a.shape[-2] > k:
-        z = z + over_gaps(gu - u @ x, 0.0, row, of="singular vectors") @ adjoint(v)
+        z = z + over_gaps(gu - u @ x, 0.0, row, of=SINGULAR) @ adjoint(v)
     if a.shape[-1] > k:
-        z = z + u @ adjoint(over_gaps(gv - v @ y, 0.0, row, of="singular vectors"))
+        z = z + u @ adjoint(over_gaps(gv - v @ y, 0.0, row, of=SINGULAR))
     return conj(z)
 
 

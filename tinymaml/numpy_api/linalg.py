@@ -10,7 +10,7 @@ import operator
 import numpy as np
 
 from .. import ops
-from ..engine import stop_gradient
+from ..engine import Tensor, stop_gradient
 from ..ops import normal_axes
 from . import decompositions as by
 from .complexes import of_complex
@@ -37,10 +37,14 @@ def _matrix(a):
 
 def _square(a):
     """The same for a square matrix."""
-    a = _matrix(a)
-    if a.shape[-1] != a.shape[-2]:
-        np.linalg.inv(np.broadcast_to(0.0, a.shape))
+    _of_square_shape(a := _matrix(a))
     return a
+
+
+def _of_square_shape(a) -> None:
+    """NumPy's own error for what is no square matrix."""
+    if not by.square(a.shape):
+        np.linalg.inv(np.zeros(a.shape))
 
 
 # ── systems of equations ────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,13 +93,14 @@ def tensorinv(a, ind=2):
 
 @numpy_function(np.linalg.pinv)
 def pinv(a, rcond=None, hermitian=False, *, rtol=np._NoValue):
-    a = _matrix(a)
     if rcond is not None and rtol is not np._NoValue:
         raise ValueError("pinv: rcond and rtol are given, wanted one of them")
+    a = as_array(a)
     if rcond is None:
         rcond = 1e-15 if rtol is np._NoValue else rtol
     if rcond is None:
         rcond = builtins.max(a.shape[-2:]) * np.finfo(a.dtype).eps
+    a = _matrix(a)
     return by.pinv(a, rcond=rcond, hermitian=bool(hermitian))
 
 
@@ -116,7 +121,8 @@ def lstsq(a, b, rcond=None):
     rank = ops.astype(by.matrix_rank(a, tol=None, rtol=rcond, hermitian=False), dtype=np.dtype(np.intc))
     x = ops.reshape(by.lstsq(a, b if b.ndim == 2 else b[:, None], rcond=float(rcond)), (n, *b.shape[1:]))
     residuals = np.zeros(0, values.dtype)
-    if m > n and decide(rank, "whether lstsq has residuals") == n:
+    known = functools.partial(decide, what="whether lstsq has residuals") if isinstance(rank, Tensor) else int
+    if m > n and known(rank) == n:
         error = _squares(b - a @ x)
         residuals = ops.sum(error, 0, error.ndim == 1)
     return x, residuals, rank, values
@@ -143,8 +149,7 @@ def slogdet(a):
 
 @numpy_function(np.linalg.matrix_power)
 def matrix_power(a, n):
-    a = as_array(a)
-    _square(a)
+    _of_square_shape(a := as_array(a))
     try:
         n = operator.index(n)
     except TypeError:
@@ -272,8 +277,10 @@ def svdvals(x, /):
 @numpy_function(np.linalg.qr)
 def qr(a, mode="reduced"):
     """Of a wide matrix [A₁ A₂], with A₁ square: A₁ = Q R₁, and R₂ = Qᴴ A₂."""
-    if mode not in ("reduced", "complete", "r"):
-        raise unsupported("linalg.qr", f"takes mode='reduced', 'complete' and 'r', not mode={mode!r}")
+    if mode not in ("reduced", "complete", "r", "raw"):
+        raise ValueError(f"qr: mode is {mode!r}, wanted 'reduced', 'complete' or 'r'")
+    if mode == "raw":
+        raise unsupported("linalg.qr", "takes mode='reduced', 'complete' and 'r', not 'raw'")
     a = _matrix(a)
     m, n = a.shape[-2:]
     k, full = builtins.min(m, n), mode == "complete" and m > n
@@ -310,7 +317,7 @@ def norm(x, ord=None, axis=None, keepdims=False):
     x = floating(as_array(x))
     if ord is None and axis is None:
         return root(ops.sum(_squares(x), None, keepdims), degree=2)
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (operator.index(axis),)
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (int(axis),)
     if len(axes) not in (1, 2):
         raise ValueError(f"linalg.norm: over the axes {tuple(axes)}, wanted one or two axes")
     normal = normal_axes(axes, x.ndim)
@@ -370,8 +377,13 @@ def cond(x, p=None):
         raise np.linalg.LinAlgError(f"cond: matrices of shape {x.shape}, wanted some that are not empty")
     if p in (None, 2, -2):
         s = svdvals(x)
-        return s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]
-    return norm(x, p, (-2, -1)) * norm(inv(x), p, (-2, -1))
+        z = s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]
+    else:
+        singular = ops.equal(by.logabsdet(x), -np.inf)
+        regular = ops.where(singular[..., None, None], np.eye(x.shape[-1], dtype=x.dtype), x)
+        z = norm(x, p, (-2, -1)) * ops.where(singular, np.inf, norm(inverse(regular), p, (-2, -1)))
+    given = np.any(np.isnan(x), axis=(-2, -1))
+    return ops.where(np.logical_and(np.isnan(z), np.logical_not(given)), np.inf, z)
 
 
 @numpy_function(np.linalg.matrix_rank)

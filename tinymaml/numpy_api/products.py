@@ -94,14 +94,20 @@ def linalg_cross(x1, x2, /, *, axis=-1):
     return cross(x1, x2, axis=axis)
 
 
-@numpy_function(np.linalg.vecdot, *([np.vecdot] if hasattr(np, "vecdot") else []))
-def vecdot(x1, x2, /, *, axis=-1):
+@numpy_function(np.vecdot)
+def vecdot(x1, x2, /, *, axis=-1, keepdims=False):
     """Σ conj(x₁) x₂ over one axis."""
     x1, x2 = (moveaxis(as_array(x), axis, -1) for x in (x1, x2))
     shape = np.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
     if x1.shape[-1] != x2.shape[-1]:
         raise ValueError(f"vecdot: vectors of {x1.shape[-1]} and {x2.shape[-1]} elements, wanted as many")
-    return ops.reshape(ops.matmul(_conj(x1)[..., None, :], x2[..., :, None]), shape)
+    z = ops.reshape(ops.matmul(_conj(x1)[..., None, :], x2[..., :, None]), shape)
+    return np.expand_dims(z, axis) if keepdims else z
+
+
+@numpy_function(np.linalg.vecdot)
+def linalg_vecdot(x1, x2, /, *, axis=-1):
+    return vecdot(x1, x2, axis=axis)
 
 
 if hasattr(np, "matvec"):  # since NumPy 2.2
@@ -109,12 +115,18 @@ if hasattr(np, "matvec"):  # since NumPy 2.2
     @numpy_function(np.matvec)
     def matvec(x1, x2, /):
         """A matrix by a vector each."""
-        return matmul(x1, as_array(x2)[..., None])[..., 0]
+        x1, x2 = as_array(x1), as_array(x2)
+        if x1.ndim < 2 or not x2.ndim:
+            raise ValueError(f"matvec: arrays of shapes {x1.shape} and {x2.shape}, wanted matrices and vectors")
+        return matmul(x1, x2[..., None])[..., 0]
 
     @numpy_function(np.vecmat)
     def vecmat(x1, x2, /):
         """conj(x₁)ᵀ x₂, a vector by a matrix each."""
-        return matmul(_conj(as_array(x1))[..., None, :], x2)[..., 0, :]
+        x1, x2 = as_array(x1), as_array(x2)
+        if not x1.ndim or x2.ndim < 2:
+            raise ValueError(f"vecmat: arrays of shapes {x1.shape} and {x2.shape}, wanted vectors and matrices")
+        return matmul(_conj(x1)[..., None, :], x2)[..., 0, :]
 
 
 @numpy_function(np.tensordot)

@@ -42,6 +42,7 @@ from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
 LONGEST_LINE, MOST_OUTPUT = 1 << 24, 1 << 27  # bytes
+DEEPEST = 64  # lists and dicts in each other in an answer
 GRACE = 2.0  # seconds in which a program should end after its output has
 _CHUNK = 1 << 16
 
@@ -139,7 +140,9 @@ def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str
 def _parse(line: str) -> dict:
     try:
         data = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise Broken(f"a line is nested too deeply: {line[:80]!r}") from None
+    except ValueError as error:
         raise Broken(f"a line is not JSON ({error}): {line[:80]!r}") from None
     if not isinstance(data, dict) or not isinstance(data.get("id"), str):
         raise Broken(f'wanted an object with an "id", seen {line[:80]!r}')
@@ -342,17 +345,23 @@ def _answer_all(target: str) -> None:
         print(json.dumps(answer | {"id": data["id"]}), file=out, flush=True)
 
 
-def _plain(x):
-    """Arrays of any library as nested lists."""
+def _plain(x, called: str = "the answer", depth: int = 0):
+    """Arrays of any library as nested lists. Raises: TypeError: there is something else; the message says where."""
+    if depth > DEEPEST:
+        raise TypeError(f"{called} is a {type(x).__name__} that is nested more than {DEEPEST} deep, wanted numbers")
     if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
+        return {str(k): _plain(v, f"{called}[{k!r}]", depth + 1) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
+        return [_plain(v, called, depth + 1) for v in x]
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
+    array = x
     for method in ("detach", "cpu"):
-        x = getattr(x, method)() if hasattr(x, method) else x
-    return np.asarray(x).tolist()
+        array = getattr(array, method)() if hasattr(array, method) else array
+    array = np.asarray(array)
+    if array.dtype.kind not in "biufU":
+        raise TypeError(f"{called} is {repr(x)[:80]} of the type {type(x).__name__}, wanted numbers")
+    return array.tolist()
 
 
 if __name__ == "__main__":

@@ -192,10 +192,6 @@ class Data(Traced):
                         " would do, or in np.array([x, y]), where np.stack would")  # fmt: skip
 
 
-for _name, _symbol in {"floordiv": "//", "mod": "%", "divmod": "divmod", "lshift": "<<", "rshift": ">>"}.items():
-    for _side in ("", "r"):
-        setattr(Data, f"__{_side}{_name}__", _refuse(f"{_symbol} is not among the operations of a program"))
-
 
 class Number(Traced):
     """A Python float in truth: it takes the precision of the arrays it meets."""

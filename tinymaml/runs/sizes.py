@@ -54,8 +54,11 @@ def check_measured(tasks: int, steps: int) -> None:
 
 
 def figure(n: int) -> str:
-    """An integer as a person reads it: 1,000; of very large ones the order of magnitude."""
-    return f"{n:,}" if abs(n) < 10**18 else f"{'−' * (n < 0)}10^{int(n.bit_length() * math.log10(2))}"
+    """An integer as a person reads it: 1,000; and from 10¹⁸ on, 1.0e+18."""
+    if abs(n) < 10**18:
+        return f"{n:,}"
+    exponent = math.log10(abs(n))  # of integers of any size
+    return f"{'-' * (n < 0)}{10 ** (exponent % 1):.1f}e+{int(exponent)}"
 
 
 def _count(learner: Learner, name: str) -> int:

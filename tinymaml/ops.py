@@ -14,7 +14,9 @@ Conventions at kinks, where a derivative is a choice:
     max, min (reductions)    ties share equally (`max(x, ties="split")`), or the first takes all (`ties="first"`)
     nn.relu                  ReLU′(0) = 0 (`relu(x, at_zero=)`)
     nn.max_pool2d            the first of a tie takes all (`ties=`)
-    sqrt, linalg.norm        no convention: the derivative at 0 is infinite, or NaN
+    linalg.norm              slope 0 at 0, as of |x|; the second derivative there is infinite, and comes out as NaN:
+                             np.sum(x * x) is smooth, np.linalg.norm(x) ** 2 is not to second order
+    sqrt                     no convention: the derivative at 0 is infinite, or NaN
 
 Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic
 function conjugates. In a complex step (`engine.analytic`) they stand for real ones: order and sign go by the real part.
@@ -44,7 +46,7 @@ def elementwise(name: str, forward: Callable, *rules: Callable | None, **descrip
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
     vjp = tuple(rule and summed(i, rule) for i, rule in enumerate(rules))
-    return Primitive(name, forward, vjp or None, elementwise=True, lowering="loop", **description)
+    return Primitive(name, forward, vjp or None, elementwise=True, **({"lowering": "loop"} | description))
 
 
 def sum_to(g, shape: tuple[int, ...]):
@@ -80,26 +82,44 @@ cosh     = elementwise("cosh",     np.cosh,     lambda g, z, x: g * sinh(x),    
 tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z),        loop="math.tanh({})")
 arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x),        loop="math.atan({})")
 
-# z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = z log x, and 0 where x = 0
+# z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = xʸ log x, and 0 where x = y = 0
 power = elementwise("power", np.power,
-                    lambda g, z, x, y: g * y * power(x, _lowered(y, z.dtype)),
-                    lambda g, z, x, y: g * z * _log_or_zero(x, z.dtype),
+                    lambda g, z, x, y: g * y * _lowered_power(x, y, z.dtype),
+                    lambda g, z, x, y: g * power_log(x, y, n=1, k=0),
                     loop="{type}({} ** {})", of_integers="machine.power({}, {})")
 
 
-def _lowered(y, dtype):
-    """y − 1, and 0 where y = 0; a Python number stays one (as an array it would promote float32)."""
+def _lowered_power(x, y, dtype):
+    """xʸ⁻¹, and x⁰ where y = 0, if it is constant; a Python number stays one: as an array it would promote float32."""
     if isinstance(y, (int, float)):
-        return y - 1 if y else y
+        return power(x, y - 1 if y else y)
     y = in_dtype(y, dtype)  # the least integer less one would be the largest
-    return y - not_equal(y, 0)
+    constant = not isinstance(y, Tensor) or y._is_data
+    return power(x, y - not_equal(y, 0)) if constant else power_log(x, _lowered(x, y), n=0, k=1)
 
 
-def _log_or_zero(x, dtype):
-    """log x, and 0 where x = 0; of a Python number, a Python number."""
-    if isinstance(x, (int, float)):
-        return float(np.log(x)) if x else 0.0
-    return log(in_dtype(where(equal(x, 0), 1, x), dtype))
+def _lowered(x, y):
+    """y − 1, and 0 where x = y = 0."""
+    return y - logical_or(not_equal(x, 0), not_equal(y, 0))
+
+
+def _power_log(x, y, *, n, k):
+    z = np.power(x, y)
+    log = np.log(np.where(np.equal(x, 0), 1, x).astype(z.dtype))
+    infinite = np.equal(x, 0) & ((np.real(y) < 0) | np.equal(y, 0) & (k > 0)) & (n > 0)
+    return np.where(infinite, z.dtype.type(-np.inf if n % 2 else np.inf), z * log**n)
+
+
+def _power_log_by_x(g, z, x, y, *, n, k):
+    y_1 = _lowered(x, y)
+    by_power = y * power_log(x, y_1, n=n, k=k + 1)
+    return g * (by_power + n * power_log(x, y_1, n=n - 1, k=k + 1) if n else by_power)
+
+
+# z = xʸ (log x)ⁿ, the derivatives of xʸ, of which k are by x.  At x = y = 0 it is 0 if k = 0, by convention
+power_log = elementwise("power_log", _power_log, _power_log_by_x,
+                        lambda g, z, x, y, *, n, k: g * power_log(x, y, n=n + 1, k=k),
+                        loop="{type}(machine.power_log({}, {}, {n}, {k}))")
 
 
 def in_dtype(x, dtype: np.dtype):
@@ -128,8 +148,15 @@ def _logaddexp(x, y):
     return m + np.log(np.exp(x - m) + np.exp(y - m))
 
 
+def share(exp, x, y, z):
+    """eˣ⁻ᶻ, x's share in eᶻ = eˣ + eʸ; where z is infinite, that in the maximum."""
+    far = isinf(z)
+    return where(far, above(x, y, tie=0.5, dtype=z.dtype), exp(where(far, 0, x - z)))
+
+
 # z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  Smooth at ties, stable anywhere: softplus and sigmoid stand on it
-logaddexp = elementwise("logaddexp", _logaddexp, lambda g, z, x, y: g * exp(x - z), lambda g, z, x, y: g * exp(y - z),
+logaddexp = elementwise("logaddexp", _logaddexp,
+                        lambda g, z, x, y: g * share(exp, x, y, z), lambda g, z, x, y: g * share(exp, y, x, z),
                         loop="{type}(machine.logaddexp({}, {}))")
 
 # z = max(x, y)

@@ -11,8 +11,9 @@ from .table import numpy_function
 
 
 @numpy_function(np.trace)
-def trace(a, offset=0, axis1=0, axis2=1):
-    return ops.sum(diagonal(a, offset, axis1, axis2), -1)
+def trace(a, offset=0, axis1=0, axis2=1, dtype=None):
+    a = diagonal(a, offset, axis1, axis2)
+    return ops.sum(a if dtype is None else ops.in_dtype(a, np.dtype(dtype)), -1)
 
 
 @numpy_function(np.diagonal)

@@ -12,8 +12,9 @@ import string
 import numpy as np
 
 from .. import ops
+from .complexes import of_complex
 from .matrices import diagonal
-from .shapes import ravel
+from .shapes import moveaxis, ravel
 from .table import as_array, numpy_function, one_axis, unsupported
 
 
@@ -32,7 +33,11 @@ def dot(a, b):
 
 @numpy_function(np.vdot)
 def vdot(a, b):
-    return matmul(ravel(as_array(a)), ravel(as_array(b)))
+    return matmul(_conj(ravel(as_array(a))), ravel(as_array(b)))
+
+
+def _conj(x):
+    return np.conj(x) if of_complex(x) else x
 
 
 @numpy_function(np.inner)
@@ -44,6 +49,84 @@ def inner(a, b):
 @numpy_function(np.outer)
 def outer(a, b):
     return np.reshape(as_array(a), (-1, 1)) * np.reshape(as_array(b), (1, -1))
+
+
+@numpy_function(np.kron)
+def kron(a, b):
+    a, b = as_array(a), as_array(b)
+    n = max(a.ndim, b.ndim)
+    shapes = [(1,) * (n - x.ndim) + x.shape for x in (a, b)]
+    # axis i of the result: the pair (axis i of a, axis i of b)
+    a = ops.reshape(a, tuple(size for pair in zip(shapes[0], (1,) * n, strict=True) for size in pair))
+    b = ops.reshape(b, tuple(size for pair in zip((1,) * n, shapes[1], strict=True) for size in pair))
+    return ops.reshape(a * b, tuple(i * j for i, j in zip(*shapes, strict=True)))
+
+
+@numpy_function(np.cross)
+def cross(a, b, axisa=-1, axisb=-1, axisc=-1, axis=None):
+    """a × b of vectors of three elements, or of two: what is missing is 0, and of two and two the third alone."""
+    if axis is not None:
+        axisa = axisb = axisc = axis
+    a, b = as_array(a), as_array(b)
+    if not a.ndim or not b.ndim:
+        raise ValueError("cross: an operand is a scalar, wanted vectors")
+    a, b = moveaxis(a, axisa, -1), moveaxis(b, axisb, -1)
+    if a.shape[-1] not in (2, 3) or b.shape[-1] not in (2, 3):
+        raise ValueError(f"cross: vectors of {a.shape[-1]} and {b.shape[-1]} elements, wanted 2 or 3")
+    if 2 in (a.shape[-1], b.shape[-1]):
+        np.cross(np.zeros(a.shape[-1]), np.zeros(b.shape[-1]))  # NumPy's own warning, or its error
+    dtype = np.promote_types(a.dtype, b.dtype)
+    (a0, a1, *a2), (b0, b1, *b2) = ([ops.in_dtype(x[..., i], dtype) for i in range(x.shape[-1])] for x in (a, b))
+    last = a0 * b1 - a1 * b0
+    if not a2 and not b2:
+        return last
+    zero = np.zeros(last.shape, dtype)
+    first = a1 * b2[0] - a2[0] * b1 if a2 and b2 else a1 * b2[0] if b2 else -(a2[0] * b1)
+    second = a2[0] * b0 - a0 * b2[0] if a2 and b2 else -(a0 * b2[0]) if b2 else a2[0] * b0
+    return moveaxis(np.stack([first + zero, second + zero, last], -1), -1, axisc)
+
+
+@numpy_function(np.linalg.cross)
+def linalg_cross(x1, x2, /, *, axis=-1):
+    x1, x2 = as_array(x1), as_array(x2)
+    if (x1.shape[axis], x2.shape[axis]) != (3, 3):
+        raise ValueError(f"linalg.cross: vectors of {x1.shape[axis]} and {x2.shape[axis]} elements, wanted 3 and 3")
+    return cross(x1, x2, axis=axis)
+
+
+@numpy_function(np.vecdot)
+def vecdot(x1, x2, /, *, axis=-1, keepdims=False):
+    """Σ conj(x₁) x₂ over one axis."""
+    x1, x2 = (moveaxis(as_array(x), axis, -1) for x in (x1, x2))
+    shape = np.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
+    if x1.shape[-1] != x2.shape[-1]:
+        raise ValueError(f"vecdot: vectors of {x1.shape[-1]} and {x2.shape[-1]} elements, wanted as many")
+    z = ops.reshape(ops.matmul(_conj(x1)[..., None, :], x2[..., :, None]), shape)
+    return np.expand_dims(z, axis) if keepdims else z
+
+
+@numpy_function(np.linalg.vecdot)
+def linalg_vecdot(x1, x2, /, *, axis=-1):
+    return vecdot(x1, x2, axis=axis)
+
+
+if hasattr(np, "matvec"):  # since NumPy 2.2
+
+    @numpy_function(np.matvec)
+    def matvec(x1, x2, /):
+        """A matrix by a vector each."""
+        x1, x2 = as_array(x1), as_array(x2)
+        if x1.ndim < 2 or not x2.ndim:
+            raise ValueError(f"matvec: arrays of shapes {x1.shape} and {x2.shape}, wanted matrices and vectors")
+        return matmul(x1, x2[..., None])[..., 0]
+
+    @numpy_function(np.vecmat)
+    def vecmat(x1, x2, /):
+        """conj(x₁)ᵀ x₂, a vector by a matrix each."""
+        x1, x2 = as_array(x1), as_array(x2)
+        if not x1.ndim or x2.ndim < 2:
+            raise ValueError(f"vecmat: arrays of shapes {x1.shape} and {x2.shape}, wanted vectors and matrices")
+        return matmul(_conj(x1)[..., None, :], x2)[..., 0, :]
 
 
 @numpy_function(np.tensordot)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..engine import Tensor, refusal
+from ..arrays import stacked
+from ..engine import Tensor, refusal, value_of
 from ..ops import normal_axes
 
 NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
+ELSEWHERE: list[Callable] = []  # what is asked for functions that are not NumPy's own
 
 INSTEAD = {  # what is not supported → the way round
-    "sort": "np.take_along_axis(x, np.argsort(x, axis), axis)",
-    "median": "np.take_along_axis with np.argsort",
-    "linalg.inv": "solve the system by iteration, or write the inverse of your small matrix out",
-    "linalg.solve": "solve the system by iteration, or write the inverse of your small matrix out",
-    "linalg.det": "write the determinant of your small matrix out",
-    "add.reduce": "np.sum", "multiply.reduce": "np.prod", "maximum.reduce": "np.max", "minimum.reduce": "np.min",
-    "add.accumulate": "np.cumsum",
+    "put_along_axis": "np.where with a mask", "place": "np.where", "putmask": "np.where", "put": "np.where",
+    "copyto": "np.where, or np.broadcast_to(x, shape) for an array that is full of x",
+    "fill_diagonal": "np.where(np.eye(n, dtype=bool), value, x)",
     "add.at": "tm.ops.scatter_add",
-    "put_along_axis": "np.where with a mask", "place": "np.where", "copyto": "np.where", "putmask": "np.where",
-    "conjugate": "tensors are real", "real": "tensors are real",
-    "nan_to_num": "np.where(np.isfinite(x), x, 0)",
-    "allclose": "compare x.value", "array_equal": "compare x.value", "isclose": "compare x.value",
 }  # fmt: skip
 
 
@@ -50,11 +46,17 @@ def unsupported(name: str, what: str = "") -> NotImplementedError:
 
 
 def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
-    ours = NUMPY.get(f)
+    ours = NUMPY.get(f) or next(filter(None, (find(f) for find in ELSEWHERE)), None)
     if ours is None:
         raise unsupported(name)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
+    refuse_out(ours, name, args, kwargs)
+    return call(ours, name, args, kwargs)
+
+
+def call(ours: Callable, name: str, args: Sequence, kwargs: dict):
+    """ours(*args, **kwargs); where these do not fit, an error that calls it by NumPy's name."""
     try:
         return ours(*args, **kwargs)
     except TypeError:
@@ -68,13 +70,36 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
         raise
 
 
+@functools.cache
+def _place_of_out(ours: Callable) -> int | None:
+    names = list(inspect.signature(ours).parameters)
+    return names.index("out") if "out" in names else None
+
+
+def refuse_out(ours: Callable, name: str, args: Sequence, kwargs: dict) -> None:
+    """Refuse out=, by name or at its position: our functions have it in their signature for the position alone."""
+    place = _place_of_out(ours)
+    if kwargs.get("out") is not None or (place is not None and len(args) > place and args[place] is not None):
+        raise refusal(TypeError(
+            f"np.{name} on tensors takes no out= (a tensor is never written to; write a = a + b, not a += b)"
+        ))  # fmt: skip
+    if place is None:
+        kwargs.pop("out", None)
+
+
+METHODS: dict[str, Callable] = {}  # of ufuncs: "reduce" → f(ufunc, *inputs, **kwargs); "__call__": with keywords
+
+
 def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
-    if method != "__call__":
-        raise unsupported(f"{ufunc.__name__}.{method}")
-    if kwargs:
-        place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
-        raise refusal(TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}"))
-    return _call(ufunc, ufunc.__name__, [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs], {})
+    inputs = [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs]
+    if method == "__call__" and (not kwargs or ufunc.signature):  # products, as np.vecdot, take axis=
+        return _call(ufunc, ufunc.__name__, inputs, kwargs)
+    name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    if NUMPY.get(ufunc) is None:
+        raise unsupported(ufunc.__name__)
+    ours = METHODS[method]
+    refuse_out(ours, name, inputs, kwargs)
+    return call(functools.partial(ours, ufunc), name, inputs, kwargs)
 
 
 def _array_function(self, function, types, args, kwargs):
@@ -92,9 +117,22 @@ def decide(x: Tensor, what: str):
     return x.value
 
 
+def known(x) -> bool:
+    """Can the value be read? Not while a program is recorded. It may decide on a warning or an error of NumPy's."""
+    return not isinstance(x, Tensor) or type(x) is Tensor
+
+
+def warn_where(condition, message: str) -> None:
+    """NumPy's warning, if the condition is known to hold anywhere."""
+    if known(condition) and np.any(value_of(condition)):
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
+
+
 def as_array(x):
     """x, where NumPy would take a list or a number for an array."""
-    return x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x) if not _holds_tensor(x) else NUMPY[np.stack](x)
+    if isinstance(x, np.ndarray):
+        return stacked(x)
+    return x if isinstance(x, Tensor) else np.asarray(x) if not _holds_tensor(x) else NUMPY[np.stack](x)
 
 
 def _holds_tensor(x) -> bool:

@@ -294,3 +294,8 @@ def _reduction(f: Fusion, e: Equation) -> None:
         shape, axis = x.shape, range(len(kept), len(shape))
     sizes = volume(shape[: axis[0]]), volume(shape[axis[0] : axis[-1] + 1]), volume(shape[axis[-1] + 1 :])
     f.call(e, kernel, [f.dense(x)], *sizes)
+
+
+@lowers("recurrence")
+def _recurrence(f: Fusion, e: Equation) -> None:
+    f.call(e, "recurrence", [f.dense(x) for x in e.inputs], e.output.shape[0], volume(e.output.shape[1:]))

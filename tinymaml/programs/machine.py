@@ -398,6 +398,15 @@ def cumsum(z, x, before, length, after):
             z[at] = z[at - after] + x[at]
 
 
+@register_jitable
+def recurrence(z, a, b, length, after):
+    """zₜ = aₜ zₜ₋₁ + bₜ over the first axis, from z₀ = b₀."""
+    for q in range(after):
+        z[q] = b[q]
+    for at in range(after, length * after):
+        z[at] = a[at] * z[at - after] + b[at]
+
+
 def _of_base_2(name: str):
     """exp2 or log2. Numba's own are one function for both floating types, and fit the first."""
 
@@ -427,12 +436,51 @@ def power(x, n):
 
 
 @register_jitable
+def power_log(x, y, n, k):
+    """xʸ (log x)ⁿ, see `ops.power_log`."""
+    if x != 0:
+        return x**y * math.log(x) ** n
+    if n > 0 and (y < 0 or (y == 0 and k > 0)):
+        return (-math.inf) ** n
+    return x**y * (n == 0)
+
+
+@register_jitable
 def order(x, y):
     """−1, 0 or 1, as the signed x is less than the unsigned y, equal, or greater."""
     if x < 0:
         return -1
     z = np.uint64(x)
     return int(z > y) - int(z < y)
+
+
+@register_jitable
+def floor_divide(x, y):
+    """⌊x / y⌋ of integers; of the least and −1 it wraps."""
+    return x * y if y < 0 and y + 1 == 0 else x // y
+
+
+@register_jitable
+def fmod(x, y):
+    """The rest of integers, with the sign of x; 0 where y is."""
+    z = x % y
+    return z - y if z != 0 and (x < 0) != (y < 0) else z
+
+
+@register_jitable
+def signbit(x):
+    return math.copysign(1.0, float(x)) < 0
+
+
+@register_jitable
+def logaddexp2(x, y):
+    if x == y:
+        return x + 1
+    d = x - y
+    return x + LOG2_E * math.log1p(exp2(-d)) if d > 0 else y + LOG2_E * math.log1p(exp2(d)) if d <= 0 else d
+
+
+LOG2_E = 1 / math.log(2)
 
 
 @register_jitable

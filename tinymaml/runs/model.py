@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import unchanging
 from ..blas import libraries, one_thread
-from ..engine import unchanging
 from ..extras import require
 from ..files import atomic_write
 from ..inputs import check_arrays

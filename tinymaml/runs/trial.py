@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inputs import as_tasks, check_finite, check_learned
+from ..inputs import as_learned, as_tasks, check_finite
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..per_task import mean_over_tasks, outlined
 from .learner import Learner, ways
@@ -82,7 +82,7 @@ def _judged(learner: Learner, rng: np.random.Generator, support: tuple, query: t
     network, family = f"network {config.network.name}", f"family {config.family.name}"
     with blaming(f"{network}: init"):
         theta = learner.network.init(bounded(rng), learner.dtype)
-    check_learned(f"{network}: what init returned", theta)
+    as_learned(f"{network}: what init returned", theta)
     xq, yq = learner.view(support, query)
     examples = len(tree_leaves(query[1])[0])
     with blaming(f"{network}: apply"):
@@ -103,7 +103,7 @@ def _adapted(learner: Learner, rng: np.random.Generator, task: tuple) -> None:
     name = learner.config.algorithm.name
     with blaming(f"algorithm {name}: init"):
         meta, carried, _ = learner.init(rng)
-    check_learned(f"algorithm {name}: what init returned", meta)
+    as_learned(f"algorithm {name}: what init returned", meta)
     with blaming(f"algorithm {name}: noise"):
         noise = learner.noise(rng, meta, task)
     support, query = tree_map(lambda x: x[0], task)

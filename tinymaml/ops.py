@@ -219,7 +219,7 @@ argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, kee
                    shape=lambda x, **how: _reduced_if_any(x, **how), dtype=lambda x: np.dtype(np.intp),
                    lowering="argmin", decides="choice")
 argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"),
-                    lowering="replayed", decides="choice")
+                    shape=lambda x, *, axis: x, dtype=lambda x: np.dtype(np.intp), lowering="argsort", decides="choice")
 reciprocal = elementwise("reciprocal", np.reciprocal,  # of integers: 1, −1, or 0; floats are divided
                          of_integers="{type}({0} == 1) - {type}({0} == -1)")
 

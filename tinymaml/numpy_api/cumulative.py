@@ -74,12 +74,12 @@ def cumprod(a, axis=None, dtype=None, out=None):
     return _along_axis(_products_over, a, axis, dtype)
 
 
-@numpy_function(np.cumulative_sum)
+@numpy_function(getattr(np, "cumulative_sum", None))  # since NumPy 2.1
 def cumulative_sum(x, /, *, axis=None, dtype=None, out=None, include_initial=False):
     return _along_axis(ops.cumsum, x, _axis_of_vector(x, axis), dtype, 0 if include_initial else None)
 
 
-@numpy_function(np.cumulative_prod)
+@numpy_function(getattr(np, "cumulative_prod", None))
 def cumulative_prod(x, /, *, axis=None, dtype=None, out=None, include_initial=False):
     return _along_axis(_products_over, x, _axis_of_vector(x, axis), dtype, 1 if include_initial else None)
 

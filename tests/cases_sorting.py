@@ -143,7 +143,8 @@ STEPS = [
     case(np.argpartition, lambda x: np.argpartition(x, 1)[:, 1], X),
     case(np.searchsorted, lambda x: np.searchsorted(RISING, x, "right"), X),
     case(np.digitize, lambda x: np.digitize(x, RISING), X), case(np.histogram, lambda x: np.histogram(x, 4)[0], Z),
-    case(np.isin, lambda x: np.isin(x > 0, [True]), X), case(np.empty_like, lambda x: np.empty_like(x) * 0 == 5, X),
+    case(np.isin, lambda x: np.isin(x > 0, [True]), X),
+    case(np.empty_like, lambda x: np.zeros_like(np.empty_like(x)), X),
     case(np.logical_xor, lambda x: np.logical_xor.reduce(x > 0), X),
 ]  # fmt: skip
 

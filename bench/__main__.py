@@ -10,6 +10,8 @@
     python -m bench family [maml reptile …]             # every algorithm on sine waves: errors, spread, time; --help
     python -m bench systems [digits images …]           # every system on real data, beside its baselines; --help
     python -m bench fuzz [--minutes 60] [--seed 0]     # random losses: is compiled what NumPy is?
+    python -m bench autograd --source FILE             # HIPS autograd's own tests, run on tinymaml; --help
+    python -m bench awkward [--function sum …]         # awkward inputs of every function, beside NumPy and JAX
 
 Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
 the ratio, which compares neighbouring turns. Before the clocks run, everyone's gradient is compared in float64 with the
@@ -37,19 +39,16 @@ from collections.abc import Callable, Sequence
 
 from tinymaml.files import write_atomically
 
-from . import family, fuzz, kernels, load, overhead, peers, picture, scaling, systems, timing
+from . import autograd_suite, awkward, family, fuzz, kernels, load, overhead, peers, picture, scaling, systems, timing
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
 def main(argv: list[str]) -> int:
-    if argv[:1] == ["fuzz"]:
-        return fuzz.main(argv[1:])
-    if argv[:1] == ["family"]:
-        return family.main(argv[1:])
-    if argv[:1] == ["systems"]:
-        return systems.main(argv[1:])
+    apart = {"fuzz": fuzz, "autograd": autograd_suite, "awkward": awkward, "family": family, "systems": systems}
+    if argv and argv[0] in apart:
+        return apart[argv[0]].main(argv[1:])
     study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"
     names = {"scaling": list(scaling.STUDIES), "overhead": []}.get(study, list(WORKLOADS))
     what = "study" if study == "scaling" else "workload"

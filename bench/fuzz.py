@@ -475,7 +475,11 @@ def _ufunc(f: np.ufunc) -> Rule:
 
 
 # what keeps the operand where the function is defined, and smooth
-INSIDE = {np.log: "np.abs({}) + 0.5", np.log2: "np.abs({}) + 0.5", np.log10: "np.abs({}) + 0.5",
+RARE = {"cbrt", "ldexp", "nextafter", "spacing", "left_shift", "right_shift", "gcd", "lcm", "bitwise_count", "divmod",
+        "modf", "frexp"}  # ufuncs that are replayed, or return a pair
+NOT_OF_JAX = {"fmax", "fmin", "remainder", "floor_divide", "copysign", "float_power"}  # other conventions, other dtypes
+INSIDE = {np.arccosh: "np.square({}) + 1.5", **{f: "np.sin({}) * 0.9" for f in (np.arcsin, np.arccos, np.arctanh)},
+          np.log: "np.abs({}) + 0.5", np.log2: "np.abs({}) + 0.5", np.log10: "np.abs({}) + 0.5",
           np.sqrt: "np.square({}) + 0.5", np.log1p: "np.abs({})", np.reciprocal: "np.square({}) + 0.5"}  # fmt: skip
 
 
@@ -766,7 +770,18 @@ def _by_label(d: Draw) -> str | None:
                              f"{x} - {k} / 255", f"np.where({k}, {x}, -{x})"])  # fmt: skip
 
 
-ELEMENTWISE = [_ufunc(f) for f in NUMPY if isinstance(f, np.ufunc) and f.signature is None]
+_PLAIN = [f for f in NUMPY if isinstance(f, np.ufunc) and f.signature is None and f.__name__ not in RARE]
+ELEMENTWISE = [_ufunc(f) for f in _PLAIN]
+_RARE = [_of("np.cbrt({x})"), _of("np.spacing({x})"), _of("np.nextafter({x}, {y})"), _of("np.ldexp({x}, {j})"),
+         *(_of(f"np.{name}({{x}}, {{j}})", "biu") for name in ("left_shift", "right_shift", "gcd", "lcm")),
+         _of("np.bitwise_count({x})", "biu"), _of("np.divmod({x}, {y})[0]"),
+         _of("np.modf({x})[0]"), _of("np.frexp({x})[0]"), _of("np.i0({x})"), _of("np.sinc({x})")]  # fmt: skip
+ROUNDED = [lambda d: d.of(_RARE)(d), _of("{x} % {y}"), _of("{x} // {y}"), _of("{x}.round({j})"),
+           *(_of(f"np.{name}({{x}})") for name in ("deg2rad", "radians", "rad2deg", "degrees", "fix", "isposinf",
+                                                   "isneginf", "nan_to_num", "round", "around")),
+           _of("np.nan_to_num({x}, nan=1.5, posinf=2.0)"), _of("np.isclose({x}, {y})"),
+           _of("{x} * np.array_equal({x}, {same})"), _of("{x} * np.array_equiv({x}, {same})"),
+           _of("{x} * np.allclose(1.0, {x}.shape)")]  # fmt: skip
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
               _reduction("argmax"), _reduction("argmin"), _of("np.var({x}, ddof=1)"), _of("np.std({x}, ddof={i})"),
               _of_axis("np.cumsum({x}, axis={axis})"), _argsort("np.argsort({x}, axis={axis})"),
@@ -786,7 +801,6 @@ SHAPES = [_of("np.reshape({x}, {shape})"), _of("np.ravel({x})"), _of("np.transpo
           _of_axis("np.diff({x}, axis={axis})", none=False), _of("np.diff({x}, 2)", least=1), _of("np.copy({x})"),
           _of("np.trace({x})", least=2), _of("np.trace({x}, {i})", least=2), _of("np.diagonal({x}, {i})", least=2),
           _of("np.diag({x}, {i})", least=1, most=2), _of("np.tril({x}, {i})", least=2), _of("np.triu({x})", least=2),
-          _of("np.diagflat({x}, {i})"), _of("np.vander({x}, 3)", least=1, most=1),
           *map(_joined, ("concatenate", "stack", "vstack", "hstack")),
           *map(_split, ("split", "array_split"))]  # fmt: skip
 PRODUCTS = [*map(_matrices, ("@", "matmul", "dot")), _of("np.dot({x}, {n}) + 1"), _of("np.vdot({x}, {same})"),
@@ -820,9 +834,46 @@ NETWORKS = [_of("tm.nn.relu({x})", "f"), _of("tm.nn.softplus({x})", "f"), _of("t
             _of("tm.nn.relu({x}, 0.5)", "f"), _layer, _layer, _layer]  # fmt: skip
 CONSTRUCTS = [_mask, _branch, _branch, _loop, _rows, _buffer, _buffer, _python, _python, _stop, _inner_gradient,
               _by_label, _by_label]  # fmt: skip
-RULES: list[Rule] = [*OPERATORS, *ELEMENTWISE, *METHODS, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *ASKING, *NETWORKS,
-                     *CONSTRUCTS]  # fmt: skip
-JAX_RULES: list[Rule] = [*OPERATORS, *ELEMENTWISE, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *NETWORKS[:3], _branch,
+
+
+def _any_of(texts: str, **how) -> Rule:
+    """One of these texts, divided by semicolons, as `_of` reads them."""
+    choices = [_of(text.strip(), **how) for text in texts.split(";")]
+    return lambda d: d.of(choices)(d)
+
+
+MORE = _any_of("""
+    np.ptp({x}, axis=0); np.average({x}, axis=0); np.count_nonzero({x});
+    np.sum({x}, 0, initial=2, where={x} > {n}); np.cov({x}); np.corrcoef({x}); np.nansum({x}); np.nanprod({x}, 0);
+    np.nanmean({x}, -1); np.nanvar({x}); np.nanstd({x}); np.nanmax({x}, 0); np.nanmin({x}); np.nancumsum({x}, -1);
+    np.nancumprod({x}, 0); np.cumprod({x}, 0); np.cumulative_sum({x}, axis=0, include_initial=True);
+    np.cumulative_prod({x}, axis=-1); np.ediff1d({x}, {n}); np.gradient({x}, axis=0); np.trapezoid({x});
+    np.unwrap({x}); np.compress([True, False], {x}, 0); np.extract(np.ones({x}.shape, bool), {x});
+    np.select([{x} > {y}], [{x}], {n}); np.choose([1], [{x}, {x} * 2]); np.isin({x}, [0, 1]); np.atleast_2d({x});
+    np.atleast_3d({x}); np.broadcast_arrays({x}, {y})[0]; np.dstack([{x}, {same}]); np.column_stack([{x}, {x}]);
+    np.unstack({x})[0]; np.hsplit({x}, 1)[0]; np.vsplit({x}, 1)[0]; np.dsplit({x}[None, None], 1)[0];
+    np.fliplr({x}); np.flipud({x}); np.rot90({x}, {i}); np.rollaxis({x}, -1); np.resize({x}, (3, 2));
+    np.empty_like({x}).shape[0] * {x}; np.append({x}, {other}); np.delete({x}, 0, 0); np.insert({x}, 1, {n}, 0);
+    np.block([{x}, {x}]); np.linspace({x}, {n}, 3); np.logspace({x}, 1, 2, base=2.0);
+    np.geomspace(np.abs({x}) + 0.5, 3, 3); np.meshgrid({x}, {x}, sparse=True)[1]; np.ix_({x}, {x})[0];
+    np.vander({x}, 3); np.diagflat({x}, 1); np.apply_along_axis(np.sum, 0, {x});
+    np.apply_over_axes(np.sum, {x}, 0); np.pad({x}, 1, "edge"); np.pad({x}, 1, "reflect"); np.pad({x}, 1, "mean");
+    np.convolve({x}, [1, {n}], "same"); np.correlate({x}, {x}); np.polyval([1, {n}], {x});
+    np.bincount([0, 2, 0][:len({x})], {x}[:3]); np.take({x}, [7, -5], 0, mode="wrap"); np.add.reduce({x});
+    np.maximum.accumulate({x}); np.multiply.outer({x}, [1, 2])
+""", least=1)  # fmt: skip
+ORDERED = _any_of("""
+    np.sort({x}, 0); np.partition({x}, 0, 0)[0]; np.argpartition({x}, 0, 0).shape[0] * {x}; np.median({x}, 0);
+    np.quantile({x}, 0.3); np.percentile({x}, [20, 60], 0); np.nanmedian({x}); np.nanquantile({x}, 0.4, 0);
+    np.nanpercentile({x}, 70); np.nanargmax({x}); np.nanargmin({x}, 0); np.searchsorted([-1, 0.1, 2], {x});
+    np.digitize({x}, [-1, 0.1, 2]); np.histogram({x}, [-2, 0.1, 3])[0]; np.lexsort([{x}]).shape[0] * {x};
+    np.interp({x}, [-1, 0.1, 2], [1, 3, 2]); np.unique({x}); {x}[np.nonzero({x})];
+    np.ravel({x})[np.flatnonzero({x})]; np.argwhere({x}); np.piecewise({x}, [{x} > {n}], [lambda y: y * 2, 3])
+""", least=1)  # fmt: skip
+RULES: list[Rule] = [*OPERATORS, *ELEMENTWISE, *ROUNDED, *METHODS, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *ASKING,
+                     *NETWORKS, *CONSTRUCTS, *[MORE] * 16, *[ORDERED] * 5]  # fmt: skip
+OF_JAX = [_ufunc(f) for f in _PLAIN if f.__name__ not in NOT_OF_JAX]
+JAX_RULES: list[Rule] = [*OPERATORS, *OF_JAX, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *NETWORKS[:3], _branch,
                          _loop]  # fmt: skip
 ERRORS: list[Rule] = [_matrices("@"), _index, _take("index"), _of("np.reshape({x}, (5, 7))"), _of("{x} + {other}"),
                       _of("np.sum({x}, axis=7)"), _of("np.concatenate([{x}, {other}])"), _of("{x} ** -2", "iu"),
@@ -832,9 +883,10 @@ ERRORS: list[Rule] = [_matrices("@"), _index, _take("index"), _of("np.reshape({x
 # ── how far apart two ways may be ───────────────────────────────────────────────────────────────────────────────────
 
 UNITS, TRIES = 8, 5  # ε of the largest number added up; runs with noise
-EXACT = {"alias", "stop_gradient", "input", "floor", "ceil", "rint", "trunc", "sign", "max", "min", "maximum", "where",
-         "getitem", "reshape", "transpose", "broadcast_to", "concatenate", "patches", "pick", "unpick", "above",
-         "astype", "argmax", "argmin", "argsort", "pool_argmax"}  # fmt: skip
+EXACT = {"alias", "stop_gradient", "input", "floor", "ceil", "rint", "trunc", "sign", "floor_divide", "max", "min",
+         "maximum", "where", "getitem", "reshape", "transpose", "broadcast_to", "concatenate", "patches", "pick",
+         "unpick", "above", "astype", "argmax", "argmin", "argsort", "pool_argmax",
+         "nanargmax", "nanargmin", "searchsorted"}  # fmt: skip
 SUMS = {"sum", "matmul", "scatter_add", "unpatches", "cumsum"}
 
 
@@ -959,6 +1011,9 @@ def difference(seen, wanted, allowed: list | None, coarsest: float = 0.0) -> tup
 
 
 def _distance(x: np.ndarray, y: np.ndarray, allowed, coarsest: float) -> tuple[str, str] | None:
+    if y.dtype.kind == "c":
+        x, y = (np.stack([z.real, z.imag], -1) for z in (x, y))
+        allowed = None if allowed is None else np.stack([allowed, allowed], -1)
     if allowed is None or np.shape(allowed) != y.shape:
         finite = np.abs(y[np.isfinite(y)]) if y.dtype.kind == "f" else np.zeros(0)
         eps = max(float(np.finfo(y.dtype).eps), coarsest) if finite.size else 0.0

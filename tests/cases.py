@@ -1,6 +1,11 @@
 """Cases of `test_ops`: a function or a primitive, and arrays for it. The subjects' tables are in `cases_NAME.py`."""
 
+import importlib.util
+
 import numpy as np
+
+if importlib.util.find_spec("scipy"):
+    import tinymaml.numpy_api.special  # noqa: F401  whose primitives are there once it is imported
 
 from tinymaml.engine import Primitive
 from tinymaml.numpy_api import numpy_name
@@ -45,11 +50,12 @@ class Case:
     """f at args. `key`: the primitive's name or the NumPy function; `reference`: f for arrays, where they differ.
 
     exact: the value is the reference's, bit by bit.   analytic: the complex step can see its derivatives.
+    double: NumPy's own result is float64, of float32 too.
     """
 
-    def __init__(self, key, f, *args, reference=None, exact=False, analytic=True):
+    def __init__(self, key, f, *args, reference=None, exact=False, analytic=True, double=False):
         self.key, self.f, self.args = key, f, args
-        self.reference, self.exact, self.analytic = reference or f, exact, analytic
+        self.reference, self.exact, self.analytic, self.double = reference or f, exact, analytic, double
         self.name = key if isinstance(key, str) else f"np.{numpy_name(key)}"
 
 
@@ -61,8 +67,8 @@ def unary(key, x=E, f=None):
     return Case(key, f or (lambda x, key=key: key(x)), x)
 
 
-def primitive(name, *args, reference=None, analytic=True, **params):
+def primitive(name, *args, reference=None, analytic=True, double=False, **params):
     """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
     reference = reference or getattr(np, name)
-    return Case(name, lambda *xs: REGISTERED[name](*xs, **params), *args,
-                reference=lambda *xs: reference(*xs, **params), exact=True, analytic=analytic)  # fmt: skip
+    ours, theirs = (lambda *xs: REGISTERED[name](*xs, **params)), (lambda *xs: reference(*xs, **params))
+    return Case(name, ours, *args, reference=theirs, exact=True, analytic=analytic, double=double)

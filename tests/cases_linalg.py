@@ -119,8 +119,6 @@ SMOOTH = [
     case(np.cross, lambda x, y: np.cross(x, y, axisa=0, axisc=0), RIGHT, X),
     # diagonals
     case(LA.diagonal, lambda x: LA.diagonal(x, offset=1), C), case(LA.trace, lambda x: LA.trace(x, offset=-1), BATCH),
-    case(np.diagflat, lambda x: np.diagflat(x, 1), X[:1]), case(np.vander, np.vander, V),
-    case(np.vander, lambda x: np.vander(x, 4, increasing=True), E),
 ]  # fmt: skip
 STEPS = [
     primitive("det_sign", M, reference=lambda a: LA.slogdet(a)[0]),
@@ -167,9 +165,6 @@ ONE = {
     LA.trace: rounded(lambda v, m: LA.trace(m), lambda v, m: LA.trace(m, dtype=np.float64)),
     np.kron: rounded(lambda v, m: np.kron(m, m[0]), lambda v, m: np.kron(v[1], m), lambda v, m: np.kron(m > 0, m)),
     np.cross: rounded(lambda v, m: np.cross(m[:, :3], m[0, 1:]), lambda v, m: np.cross(m, m)),
-    np.diagflat: exact(lambda v, m: np.diagflat(m[:2], -1)),
-    np.vander: rounded(lambda v, m: np.vander(m[0], 3), lambda v, m: np.vander(m[0], 0),
-                       lambda v, m: np.vander(m[0] > 0, 2, True)),
 }  # fmt: skip
 TWO = {}
 

@@ -7,10 +7,10 @@ two they are functions of x and y.
 
 class Case:
     """`exact`: NumPy's floating-point result has no rounding of its own; `ties`: ±0 may come out as either;
-    `machine`: there is machine code for it."""
+    `machine`: there is machine code for it; `recorded`: it can be recorded, since it reads no values."""
 
-    def __init__(self, f, exact=False, ties=False, machine=True):
-        self.f, self.exact, self.ties, self.machine = f, exact, ties, machine
+    def __init__(self, f, exact=False, ties=False, machine=True, recorded=True):
+        self.f, self.exact, self.ties, self.machine, self.recorded = f, exact, ties, machine and recorded, recorded
 
 
 def exact(*functions, **how) -> list[Case]:

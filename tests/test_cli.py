@@ -144,7 +144,7 @@ def test_omniglot_shows_its_accuracy_and_evaluates_in_percent(tmp_path, capsys, 
     bar = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line][-1]
     assert "loss " in bar and ", accuracy " in bar and "validation accuracy" in bar
     records = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert records[-1].keys() == {"iteration", "loss", "accuracy", "validation_accuracy"}
+    assert records[-1].keys() == {"iteration", "loss", "accuracy", "validation_accuracy", "seal"}
     assert main(["eval", str(path), "--tasks", "3", "--steps", "1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("1-shot 3-way accuracy on 3 test tasks, after 2 meta-iterations") and out.count(" ± ") == 2
@@ -298,12 +298,17 @@ def test_a_family_an_algorithm_and_a_network_of_a_user_are_trained_evaluated_and
         ("train cats", "family is 'cats', wanted one of sinusoid, "),
         ("train sinusoid --algorithm sgd", "algorithm is 'sgd', wanted one of maml, reptile"),
         ("train sinusoid --speed 3", "unrecognized arguments: --speed 3"),
-        ("train sinusoid --ways 5", "unrecognized arguments: --ways 5: no part of this run has an option ways: the "
-         "parts are sinusoid (family), mlp (network), maml (algorithm), the outer loop;"
-         " it is an option of omniglot (family)"),
+        (
+            "train sinusoid --ways 5",
+            "unrecognized arguments: --ways 5: no part of this run has an option ways: the "
+            "parts are sinusoid (family), mlp (network), maml (algorithm), the outer loop;"
+            " it is an option of omniglot (family)",
+        ),
         ("train sinusoid --no-carry-state", "no part of this run has an option carry_state"),
-        ("train sinusoid --model vit",
-         "network is 'vit', wanted one of mlp, linear, conv, embedding, or a module of your own"),
+        (
+            "train sinusoid --model vit",
+            "network is 'vit', wanted one of mlp, linear, conv, embedding, or a module of your own",
+        ),
         ("train sinusoid --dtype float16", "argument --dtype: invalid choice: 'float16'"),
         ("train sinusoid --tasks two", "argument --tasks: invalid int value: 'two'"),
         ("train sinusoid --tasks 2.5", "argument --tasks: invalid int value: '2.5'"),
@@ -338,9 +343,24 @@ def test_a_setting_that_cannot_be_is_named_before_anything_is_made(tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", ["--hidden 100000000000", "--shots 1000000000000"])
-def test_what_memory_cannot_hold_is_one_line(tmp_path, capsys, options):
-    assert "Unable to allocate" in fails(capsys, "train", "sinusoid", "--out", tmp_path / "run", *options.split())
+@pytest.mark.parametrize("options, message", [
+    ("--hidden 1000000000000", "1,000,000,000,000 weights and more need 32 TB, and this machine has a memory of "),
+    ("--shots 1000000000000", "25 tasks × 1,000,000,000,015 examples × 1 numbers need 100 TB, and this machine has "),
+    ("--queries 1000000000000", "25 tasks × 1,000,000,000,005 examples × 1 numbers need 100 TB"),
+    ("--tasks 10000000000000", "10,000,000,000,000 tasks × 20 examples × 1 numbers need 800 TB"),
+    ("--validation-tasks 10000000000000", "10,000,000,000,000 validation tasks × 20 examples × 1 numbers need 800 TB"),
+    ("--inner-steps 1000000000000", "1,000,000,000,000 inner steps need 10 PB"),
+    (f"--tasks {10**400}", "tasks is 1.0e+400, wanted at most 9,223,372,036,854,775,807"),
+    (f"--shots {10**4000}", "shots is 1.0e+4000, wanted at most 9,223,372,036,854,775,807"),
+    ("--iterations 100000000", "iterations is 100000000, wanted at most 99,999,999"),
+    (f"--seed {2**128}", "seed is 3.4e+38, wanted at most 340,282,366,920,938,463,463,374,607,431,768,211,455"),
+])  # fmt: skip
+def test_what_cannot_work_is_refused_before_memory_is_touched(tmp_path, capsys, options, message):
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert message in fails(capsys, "train", "sinusoid", "--out", tmp_path / "run", *options.split())
+    assert not (tmp_path / "run").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_a_folder_that_cannot_be_a_run_is_named(tmp_path, capsys):

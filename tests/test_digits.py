@@ -252,7 +252,7 @@ def test_two_data_sets_in_one_folder_are_not_mixed(folder):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(ways=0), "ways=0; wanted an integer of at least 1"),
+        (dict(ways=0), "ways=0; wanted an integer of at least 2"),
         (dict(ways=11), "ways=11; split 'train' has 10 classes"),
         (dict(ways=3, digits="held-out"), "ways=3; of digits that are held out there are 2 in validation and test"),
         (dict(digits="thirds"), "digits='thirds'; wanted one of permuted, held-out"),

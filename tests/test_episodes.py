@@ -24,7 +24,7 @@ every = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 
 @every
 @given(
-    seed=st.integers(0, 2**32), ways=st.integers(1, 3), shots=st.integers(1, 6), queries=st.integers(1, 6),
+    seed=st.integers(0, 2**32), ways=st.integers(2, 3), shots=st.integers(1, 6), queries=st.integers(1, 6),
     tasks=st.integers(1, 4), split=st.sampled_from(list(SPLITS)),
 )  # fmt: skip
 def test_a_task_has_distinct_classes_of_its_split_and_distinct_examples(
@@ -94,7 +94,7 @@ def test_classes_that_are_chosen_already_keep_their_labels():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(ways=0), "ways=0; wanted an integer of at least 1"),
+        (dict(ways=0), "ways=0; wanted an integer of at least 2"),
         (dict(shots=1.5), "shots=1.5; wanted an integer"),
         (dict(queries=None), "queries=None; wanted an integer"),
         (dict(ways=4), "ways=4; split 'val' has 3 classes"),
@@ -116,7 +116,7 @@ def test_impossible_tasks_are_refused_with_their_numbers(changes, message):
 
 
 def test_an_unknown_split_and_no_tasks_are_refused():
-    sampler = Sampler([5, 5], {"train": [0], "dev": [1]}, 1, 1, 1)
+    sampler = Sampler([5, 5, 5, 5], {"train": [0, 1], "dev": [2, 3]}, 2, 1, 1)
     with pytest.raises(ValueError, match="unknown split 'test'; wanted one of train, dev"):
         sampler.sample(rng(), 1, "test")
     with pytest.raises(ValueError, match="tasks=0; wanted at least 1"):

@@ -13,6 +13,7 @@ from tinymaml import nn
 from tinymaml.families import FAMILIES, Metric, as_metric
 from tinymaml.families.common import MSE, SPLITS, accuracy, check_counts, classification, count, masked_mean, regression
 from tinymaml.nest import tree_leaves, tree_map
+from tinymaml.runs.settings import Config
 
 EVERY = {**FAMILIES, "user_family": user_family}
 every = pytest.mark.parametrize("name", EVERY)
@@ -221,8 +222,23 @@ def test_the_usual_losses_are_their_formulas():
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "5", None, True])
 def test_counts_are_whole_numbers_of_at_least_1(count):
-    with pytest.raises(ValueError, match=f"ways={count!r}; wanted an integer of at least 1"):
+    with pytest.raises(ValueError, match=f"shots={count!r}; wanted an integer of at least 1"):
+        check_counts(queries=1, shots=count)
+
+
+@pytest.mark.parametrize("count", [1, 0, -1, 1.5, "5", None, True])
+def test_a_task_has_at_least_two_classes(count):
+    with pytest.raises(ValueError, match=f"ways={count!r}; wanted an integer of at least 2"):
         check_counts(shots=1, ways=count)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "ways" in Config.default(name).options()])
+def test_one_class_is_refused_in_every_family_that_has_classes(family):
+    with pytest.raises(ValueError, match="ways is 1, wanted at least 2"):
+        Config.default(family, ways=1)
+    for name in ("shots", "queries"):
+        with pytest.raises(ValueError, match=f"{name} is 0, wanted at least 1"):
+            Config.default(family, **{name: 0})
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 2, 3)])

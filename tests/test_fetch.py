@@ -1,10 +1,14 @@
 """Downloads from a server on this machine: what arrives whole is kept, the rest leaves nothing behind."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -43,6 +47,12 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.get(name)
         if fault == "404":
             return self.send_error(404)
+        if fault in ("round and round", "to a file"):
+            self.send_response(302)
+            self.send_header("Location", self.path if fault == "round and round" else "file:///etc/hostname")
+            return self.end_headers()
+        if fault in ("drip", "endless"):
+            return self.go_on(fault)
         body = BODIES[name]
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -54,6 +64,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         if fault == "silent":
             self.server.released.wait(10)
+
+    def go_on(self, fault: str):
+        """A body without a length, that does not end before the test does."""
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has enough
+            while not self.server.released.wait(0.05 if fault == "drip" else 0):
+                self.wfile.write(b"." if fault == "drip" else bytes(1 << 16))
 
     def log_message(self, *_):
         pass
@@ -113,13 +131,20 @@ def test_a_file_with_another_md5_is_replaced(server, tmp_path):
         ("other bytes", ValueError, r"images_evaluation\.zip: MD5 is [0-9a-f]{32}, wanted [0-9a-f]{32}"),
         ("truncated", ConnectionError, r"images_evaluation\.zip: .*50000 of 100000 bytes"),
         ("silent", ConnectionError, r"images_evaluation\.zip: timed out"),
+        ("drip", ConnectionError, r"images_evaluation\.zip: only \d+ bytes came in 1 s; run again"),
+        ("endless", ConnectionError, r"images_evaluation\.zip: it is larger than 1\.0 MB"),
         ("404", ConnectionError, r"images_evaluation\.zip: HTTP 404 Not Found"),
+        ("round and round", ConnectionError, r"images_evaluation\.zip: HTTP 302 it redirects without end"),
+        ("to a file", ConnectionError, r"images_evaluation\.zip: HTTP 302 Found - Redirection to url 'file:.*allowed"),
     ],
 )
-def test_what_goes_wrong_is_one_error_and_a_second_call_finishes(server, tmp_path, fault, error, message):
+def test_what_goes_wrong_is_one_error_and_a_second_call_finishes(
+    server, tmp_path, fault, error, message, monkeypatch
+):  # fmt: skip
+    monkeypatch.setattr(fetch, "LARGEST", 1_000_000)
     server.faults["images_evaluation.zip"] = fault
     with pytest.raises(error, match=message) as caught:
-        fetched(server, tmp_path, timeout=1 if fault == "silent" else 30)
+        fetched(server, tmp_path, timeout=1 if fault in ("silent", "drip") else 30)
     assert str(caught.value).startswith(server.url) and "\n" not in str(caught.value)
     assert contents(tmp_path) == {"images_background.zip": BODIES["images_background.zip"]}
 
@@ -128,6 +153,28 @@ def test_what_goes_wrong_is_one_error_and_a_second_call_finishes(server, tmp_pat
     fetched(server, tmp_path)
     assert contents(tmp_path) == BODIES
     assert server.asked == ["images_evaluation.zip"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_what_a_killed_download_leaves_is_removed_by_the_next_one(server, tmp_path):
+    """Even where the file has arrived meanwhile; a download that goes on keeps what it has."""
+    server.faults["images_background.zip"] = "silent"
+    command = (
+        "import sys; from tinymaml.families import fetch; dataset = fetch.SETS['omniglot']._replace("
+        f"base={server.url!r}, md5={MD5!r}); fetch.fetch(dataset, sys.argv[1], progress=False)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", command, str(tmp_path)])
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob(".images_background.zip.*.tmp")) and time.monotonic() < until:
+        time.sleep(0.02)
+    (left,) = tmp_path.glob(".images_background.zip.*.tmp")
+    (tmp_path / "images_background.zip").write_bytes(BODIES["images_background.zip"])
+    fetched(server, tmp_path)
+    assert left.exists() and child.poll() is None
+    child.kill()
+    child.wait()
+    fetched(server, tmp_path)
+    assert contents(tmp_path) == BODIES
 
 
 def test_a_failed_replacement_leaves_the_older_file(server, tmp_path):

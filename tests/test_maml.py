@@ -433,7 +433,7 @@ def test_bad_input_is_named(case, door):
         "an empty query": (((TXS, TYS), (TXQ[:, :0], TYQ[:, :0])), r"query set of task 0 is empty.*\(0, 2\)"),
         "NaN in a query": (((TXS, TYS), (with_value(TXQ, (2, 6, 1), np.nan), TYQ)),
                            r"query set of task 2: \[0\].*1 of 14, first nan at \[6, 1\]"),
-        "one of a list": ([((TXS[0], TYS[0]), (TXQ[0], TYQ[0])), ((TXS[0], TYS[0]),)], "tasks must be"),
+        "one of a list": ([((TXS[0], TYS[0]), (TXQ[0], TYQ[0])), ((TXS[0], TYS[0]),)], "a pair of sets"),
     }.values(),
 )  # fmt: skip
 def test_bad_tasks_are_named(tasks, message):

@@ -411,7 +411,7 @@ def test_a_scheme_refuses_incomplete_sets():
 
 @given(
     seed=st.integers(0, 2**32),
-    ways=st.integers(1, 25),
+    ways=st.integers(2, 25),
     shots=st.integers(1, 6),
     queries=st.integers(1, 14),
     count=st.integers(1, 4),
@@ -541,7 +541,7 @@ def test_images_have_the_dtype_asked_for_and_ink_is_one(dtype):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"ways": 0}, "ways=0; wanted an integer of at least 1"),
+        ({"ways": 0}, "ways=0; wanted an integer of at least 2"),
         ({"shots": -1}, "shots=-1; wanted"),
         ({"queries": 1.5}, "queries=1.5; wanted"),
         ({"shots": 5, "queries": 16}, "shots=5 [+] queries=16 is more than a class's 20 drawings"),

@@ -636,9 +636,13 @@ META = {
     "meta_value_and_grad": lambda w, tasks: tm.meta_value_and_grad(scaled_in_place, inner_lr=0.1)(w, tasks),
     "flat": lambda w, tasks: tm.meta_value_and_grad(scaled_in_place, inner_lr=0.1, memory="flat")(w, tasks),
     "meta_loss": lambda w, tasks: tm.meta_loss(scaled_in_place, w, tasks, inner_lr=0.1),
-    "adapt": lambda w, tasks: tm.adapt(scaled_in_place, w, tasks[0][0], inner_lr=0.1, inner_steps=1),
+    "adapt": lambda w, tasks: tm.adapt(scaled_in_place, w, _support(tasks), inner_lr=0.1, inner_steps=1),
     "compiled": lambda w, tasks: quietly(tm.compile(tm.meta_value_and_grad(scaled_in_place, inner_lr=0.1)))(w, tasks),
 }
+
+
+def _support(tasks):
+    return tasks[0] if isinstance(tasks, tuple) else tasks[0][0]
 
 
 def quietly(f):

@@ -88,7 +88,9 @@ SCALARS = {"f4": np.float32, "f8": np.float64} | {
 MATH = types.SimpleNamespace(
     exp=np.exp, expm1=np.expm1, log=np.log, log1p=np.log1p, log10=np.log10, sqrt=np.sqrt, hypot=np.hypot,
     sin=np.sin, cos=np.cos, tan=np.tan, sinh=np.sinh, cosh=np.cosh, tanh=np.tanh, atan=np.arctan,
-    floor=np.floor, ceil=np.ceil, trunc=np.trunc, inf=math.inf, nan=math.nan,
+    floor=np.floor, ceil=np.ceil, trunc=np.trunc, inf=math.inf, nan=math.nan, asin=np.arcsin, acos=np.arccos,
+    asinh=np.arcsinh, acosh=np.arccosh, atanh=np.arctanh, atan2=np.arctan2, copysign=np.copysign, erf=math.erf,
+    erfc=math.erfc, lgamma=math.lgamma,
 )  # fmt: skip
 
 

@@ -392,7 +392,7 @@ X, Y = wave(5)
         (X, Y * 1e300, None, ValueError, "y is not finite"),  # in float32
         (X * 1j, Y, None, TypeError, "x has dtype complex128, wanted numbers"),
         ([["a"]] * 5, Y, None, TypeError, "x has dtype <U1, wanted numbers"),
-        (X, Y, -1, ValueError, "steps is -1, wanted an integer of at least 0"),
+        (X, Y, -1, ValueError, "steps is -1, wanted an integer in 0"),
         (X, Y, [0, 1], ValueError, r"steps is \[0, 1\], wanted an integer"),
         (X * 1e30, Y, None, FloatingPointError, "inner step 0: the support loss is inf"),
     ],

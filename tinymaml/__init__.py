@@ -11,6 +11,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     per_task     what is done for one task, done for all             flat       memory that does not grow with K
     inputs       what a function of tasks accepts, and refuses       optim      SGD, momentum, Adam
     check        is a derivative right, at any order?                init       initialisers
+    arrays       what becomes an array, and what is refused          diagnose   where a NaN comes from
     description  what programs know about a primitive                kernels    NumPy twins of loops in machine code
 
     algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
@@ -24,6 +25,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
 
 from . import nn, ops, optim
 from .check import GradientError, check_grads
+from .diagnose import BroadcastWarning
 from .engine import Primitive, Tensor, grad, hvp, jvp, stop_gradient, value_and_grad, vjp
 from .maml import adapt, meta_loss, meta_value_and_grad
 from .nest import tree_items, tree_leaves, tree_map
@@ -41,7 +43,8 @@ def load(path, iteration=None, data=None):
 
 
 __all__ = [
-    "CacheWarning", "CompileWarning", "GradientError", "Primitive", "Program", "RecordError", "Tensor", "adapt",
-    "check_grads", "compile", "grad", "hvp", "jvp", "load", "mean_over_tasks", "meta_loss", "meta_value_and_grad", "nn",
-    "ops", "optim", "record", "stop_gradient", "tree_items", "tree_leaves", "tree_map", "value_and_grad", "vjp",
+    "BroadcastWarning", "CacheWarning", "CompileWarning", "GradientError", "Primitive", "Program", "RecordError",
+    "Tensor", "adapt", "check_grads", "compile", "grad", "hvp", "jvp", "load", "mean_over_tasks", "meta_loss",
+    "meta_value_and_grad", "nn", "ops", "optim", "record", "stop_gradient", "tree_items", "tree_leaves", "tree_map",
+    "value_and_grad", "vjp",
 ]  # fmt: skip

@@ -9,18 +9,30 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .files import expanded
 from .runs import settings as parts
 
 # Exit codes: 0 done, 1 something went wrong (one line says what), 2 wrong usage, 130 stopped by Ctrl-C, saved.
 
 
+EXPECTED = (
+    OSError, ValueError, TypeError, ImportError, FloatingPointError, OverflowError, RecursionError, MemoryError,
+)  # fmt: skip
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # where α or ± cannot be written, a ? is better than no answer
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -34,20 +46,39 @@ def main(argv: list[str] | None = None) -> int:
         args.program = program
         return args.run(args) or 0
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        _say("\nstopped")
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 1
-    except (OSError, ValueError, TypeError, ImportError, FloatingPointError, MemoryError) as error:
-        print(f"tinymaml: {_message(error)}", file=sys.stderr)
+    except EXPECTED as error:
+        _say(f"tinymaml: {_message(error)}")
         return 1
+
+
+def _say(text: str) -> None:
+    """Print to standard error, as far as anyone reads it."""
+    with suppress(OSError, ValueError):  # it has ended, or is closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error)
+    if isinstance(error, MemoryError) and not error.args:  # Python's own, which does not say for what
+        return "the memory of this machine does not suffice: fewer tasks, shots or weights need less"
+    return str(error) or type(error).__name__
+
+
+def _path(option: str) -> Callable[[str], str]:
+    """The type of an option that names a file or a folder."""
+
+    def path(text: str) -> str:
+        if not text:
+            raise FileNotFoundError(f"{option} is an empty path")
+        return str(expanded(text)) if text.startswith("~") else text
+
+    return path
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -74,26 +105,31 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     adapt = commands.add_parser("adapt", help="adapt to examples of your own, and predict others")
     _add_run(adapt)
-    adapt.add_argument("--support", metavar="FILE", required=True,
+    adapt.add_argument("--support", metavar="FILE", type=_path("--support"), required=True,
                        help="an .npz with x and y; of images a folder, with a folder per class")  # fmt: skip
-    adapt.add_argument("--query", metavar="FILE", required=True, help="an .npz with x; of images a folder")
-    adapt.add_argument("--to", metavar="FILE", help="a CSV or an .npz for the predictions (they are printed)")
+    adapt.add_argument("--query", metavar="FILE", type=_path("--query"), required=True,
+                       help="an .npz with x; of images a folder")  # fmt: skip
+    adapt.add_argument(
+        "--to", metavar="FILE", type=_path("--to"), help="a CSV or an .npz for the predictions (they are printed)"
+    )
     adapt.add_argument("--steps", type=int, help="how many adaptation steps (those of training)")
     adapt.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
     adapt.set_defaults(run=_adapt)
 
     plot = commands.add_parser("plot", help="draw learning curves, and tasks before and after adaptation")
     _add_run(plot)
-    plot.add_argument("--to", metavar="DIR", help="where the pictures go (RUN/plots)")
+    plot.add_argument("--to", metavar="DIR", type=_path("--to"), help="where the pictures go (RUN/plots)")
     chosen(plot)
     plot.set_defaults(run=_plot)
 
     compare = commands.add_parser("compare", help="measure runs on the same tasks: one table, one picture")
-    compare.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs; those that differ in seed are a line")
-    compare.add_argument("--data", help="where the runs' data lies now, if it has moved")
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=_path("RUN"),
+                         help="folders of runs; those that differ in seed are a line")  # fmt: skip
+    compare.add_argument("--data", type=_path("--data"), help="where the runs' data lies now, if it has moved")
     compare.add_argument("--tasks", type=int, default=600, help="how many test tasks (600)")
     compare.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
-    compare.add_argument("--to", metavar="FILE.png", help="where the picture goes (compare.png beside the first run)")
+    compare.add_argument("--to", metavar="FILE.png", type=_path("--to"),
+                         help="where the picture goes (compare.png beside the first run)")  # fmt: skip
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw only with --to")
     compare.add_argument("--scratch", action="store_true", help="the first run's network untrained, too")
     compare.add_argument("--tune", action="store_true", help="adapt by the rates that are best on validation tasks")
@@ -102,7 +138,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="download a data set, or say where it can be had")
     data.add_argument("dataset", choices=tuple(SETS))
-    data.add_argument("--to", metavar="DIR", required=True, help="where its files go")
+    data.add_argument("--to", metavar="DIR", type=_path("--to"), required=True, help="where its files go")
     data.set_defaults(run=_data)
 
     cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
@@ -120,7 +156,7 @@ def _add_oracle(parser: argparse.ArgumentParser) -> None:
     _add_suite(gen)
     gen.add_argument("--hex", action="store_true", help="numbers as IEEE bit patterns instead of exact decimals")
     gen.add_argument("--seed", type=int, help="of the new cases (another each time)")
-    gen.add_argument("--to", metavar="DIR", help="write one file a case into DIR instead of printing")
+    gen.add_argument("--to", metavar="DIR", type=_path("--to"), help="write one file per case into DIR, print none")
     gen.set_defaults(run=_oracle_gen)
 
     check = commands.add_parser(
@@ -129,7 +165,8 @@ def _add_oracle(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     check.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
     _add_suite(check)
-    check.add_argument("--from", dest="folder", metavar="DIR", help="read the answers from the *.json in DIR")
+    check.add_argument("--from", dest="folder", metavar="DIR", type=_path("--from"),
+                       help="read the answers from the *.json in DIR")  # fmt: skip
     check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_oracle_check)
@@ -150,8 +187,8 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="RUN", help="a run's folder")
-    parser.add_argument("--data", help="where the run's data lies now, if it has moved")
+    parser.add_argument("path", metavar="RUN", type=_path("RUN"), help="a run's folder")
+    parser.add_argument("--data", type=_path("--data"), help="where the run's data lies now, if it has moved")
 
 
 def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -161,7 +198,8 @@ def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     """
     parser.add_argument("--on", metavar="FAMILY", help="adapt to tasks of this family, with its --data")
     command = parser.prog.rpartition(" ")[2]
-    run = next((path for path in argv[1:] if Path(path, "config.json").is_file()), None)
+    words = (os.path.expanduser(word) for word in argv[1:] if word)
+    run = next((word for word in words if os.path.isfile(os.path.join(word, "config.json"))), None)
     if run is None or argv[0] != command:
         parser.epilog = f"tinymaml {command} RUN --help shows what else can be changed of the tasks, such as --shots."
         return
@@ -204,7 +242,9 @@ def _add_train(commands, argv: list[str]) -> None:
     choice.add_argument("--network", "--model", metavar="NAME", default=argparse.SUPPRESS,
                         help=f"{networks}; {own} (default: the family's)")  # fmt: skip
     out = f"runs/{family.replace(':', '.')}" if family else "runs/FAMILY"
-    choice.add_argument("--out", metavar="RUN", default=out, help=f"folder of the run (default: {out})")
+    choice.add_argument(
+        "--out", metavar="RUN", type=_path("--out"), default=out, help=f"folder of the run (default: {out})"
+    )
     choice.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
 
     train = commands.add_parser("train", help="meta-train on a task family", parents=[choice], allow_abbrev=False)
@@ -254,7 +294,9 @@ def _add_option(group, field: dataclasses.Field, default: Any) -> None:
     elif isinstance(default, tuple):
         group.add_argument(flag, type=type(default[0]) if default else int, nargs="*", **common)
     else:
-        kind = str if required or default is None else type(default)
+        kind: Any = str if required or default is None else type(default)
+        if field.metadata.get("path"):
+            kind = lambda text: text and _path(flag)(text)  # noqa: E731
         group.add_argument(flag, type=kind, choices=field.metadata.get("choices"), **common)
 
 
@@ -275,18 +317,18 @@ def _train(args: argparse.Namespace) -> int:
     chosen = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
     config = resumed(args.out, {**chosen, **changes}) if args.resume else parts.Config.default(**chosen, **changes)
     given = [name for name in parts.paths(config) & changes.keys() if changes[name]]
-    config = config.changed(**{name: str(Path(changes[name]).expanduser().absolute()) for name in given})
+    config = config.changed(**{name: str(Path(changes[name]).absolute()) for name in given})
     shown = {role: getattr(config, role).name for role in parts.TABLES} | config.used()
-    print("  ".join(f"{name}={value}" for name, value in shown.items()), file=sys.stderr)
+    _say("  ".join(f"{name}={value}" for name, value in shown.items()))
     try:
         train(config, args.out, resume=args.resume)
     except KeyboardInterrupt as stop:
         if not stop.args:  # before the first iteration, or by a second Ctrl-C: nothing new is saved
             raise
         again = f"tinymaml train {config.family.name} --out {args.out} --resume"
-        print(f"\nstopped and saved; `{again}` goes on", file=sys.stderr)
+        _say(f"\nstopped and saved; `{again}` goes on")
         return 130
-    print(f"saved in {args.out}; next: `tinymaml eval {args.out}`, `tinymaml plot {args.out}`", file=sys.stderr)
+    _say(f"saved in {args.out}; next: `tinymaml eval {args.out}`, `tinymaml plot {args.out}`")
     return 0
 
 
@@ -335,7 +377,7 @@ def _compare(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     if to or without:
-        print(draw(result, to) if to else without, file=sys.stderr)
+        _say(str(draw(result, to) if to else without))
     return 0
 
 
@@ -380,7 +422,9 @@ def _oracle_gen(args: argparse.Namespace) -> int:
 
 def _oracle_check(args: argparse.Namespace) -> int:
     from .oracle import protocol
+    from .oracle.checking import seconds
 
+    seconds(args.timeout)  # before any work
     if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
         raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
     command = protocol.worker(args.target) if args.target else args.program
@@ -388,6 +432,8 @@ def _oracle_check(args: argparse.Namespace) -> int:
         report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
     elif args.folder:
         report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
+    elif sys.stdin is None:
+        raise ValueError("standard input is closed, and neither a function nor a program is given")
     else:
         report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
     print(report.to_json() if args.json else report)

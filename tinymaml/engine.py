@@ -22,12 +22,15 @@ Read next: `ops`, the primitives and their rules.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arrays import plain, stacked, unchanging
 from .description import Description
 from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 
@@ -102,33 +105,26 @@ class Primitive:
         out = self.forward(*[x.value if isinstance(x, Tensor) else x for x in inputs], **params)
         return Tensor(out, self, inputs, params)
 
+    def __reduce__(self):
+        return _primitive, (self.name,)
+
     def __repr__(self) -> str:
         return f"Primitive({self.name})"
 
 
+def _primitive(name: str) -> Primitive:
+    """A primitive that was pickled: the one of that name here."""
+    if name not in Primitive.registry:
+        raise LookupError(f"there is no primitive {name!r} in this process: import the module that defines it first")
+    return Primitive.registry[name]
+
+
 alias = Primitive("alias", lambda x: x, (lambda g, out, x: g,), lowering="loop", loop="{type}({})")
-stop_gradient = Primitive("stop_gradient", lambda x: x, lowering="loop", loop="{type}({})")
+stop_gradient = Primitive("stop_gradient", lambda x: value_of(stacked(x)), lowering="loop", loop="{type}({})")
 stop_gradient.__doc__ = "The same value, through which no derivative flows: what FOMAML does to the inner gradient."
 
 
 _UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
-
-
-def unchanging(x):
-    """x; for an array or list that may be written to later, a copy that is read-only."""
-    if isinstance(x, (list, tuple)):
-        x = np.array(x)
-        x.setflags(write=False)
-    if not isinstance(x, np.ndarray):
-        return x
-    root = x
-    while isinstance(root.base, np.ndarray):
-        root = root.base
-    if not root.flags.writeable and (root.base is None or isinstance(root.base, bytes)):
-        return x
-    copy = x[tuple([slice(None if step else 1) for step in x.strides])].copy("K")  # what was broadcast is copied once
-    copy.setflags(write=False)
-    return copy if copy.shape == x.shape else np.broadcast_to(copy, x.shape)
 
 
 def _recording():
@@ -166,9 +162,14 @@ def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
 def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callable[[Nest], tuple]]:
     """`vjp`, where errors name the arguments by their `places` in the caller's call."""
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
-    out = f(*tree_fill(args, leaves))
+    try:
+        out = tree_map(stacked, f(*tree_fill(args, leaves)))
+    except (ValueError, TypeError) as error:
+        if (ours := _leading_on(error)) is not None:
+            raise ours from None
+        raise
     outputs = [x for x in tree_leaves(out) if _is_tensor(x)]
-    active, nested = _between(leaves, outputs)
+    active, nested = between(leaves, outputs)
 
     def pullback(u: Nest) -> tuple:
         cotangents: dict[int, Any] = {}  # x̄ = ∂⟨u, out⟩/∂x, by the index of x
@@ -196,7 +197,20 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callabl
     return (out if nested else tree_map(lambda x: _result(outside(x)), out)), pullback
 
 
+def _leading_on(error: Exception) -> BaseException | None:
+    """Our error, where NumPy's hides it (c[0] = x asks for a number) or does not know of tensors."""
+    if getattr(error.__cause__, "refused", False):
+        return error.__cause__
+    if str(error).startswith("loop of ufunc does not support argument"):
+        return TypeError("np.array made an array of tensors and numbers, on which not every function of NumPy works:"
+                         " np.stack makes one tensor of both")  # fmt: skip
+    return None
+
+
 def _leaf(x, path: str) -> Tensor:
+    if not isinstance(x, (Tensor, np.generic, bool, int, float, complex)):
+        what = f"cannot differentiate with respect to {path},"
+        x = stacked(plain(x, what), f"{what} ")
     if _is_tensor(x):
         return alias(x)
     x = x if isinstance(x, Tensor) else np.array(x)  # a copy: what the caller writes to x later is not in the graph
@@ -211,7 +225,7 @@ def _leaf(x, path: str) -> Tensor:
     return Tensor(x)
 
 
-def _between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tensor], bool]:
+def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tensor], bool]:
     """The tensors through which an output depends on a leaf, by index; and whether anything older took part.
 
     What is older than the leaves belongs to a derivative around this one (`nested`).
@@ -287,43 +301,50 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
         ValueError: f returns no scalar.
         TypeError: f returns an integer (other than one written down, `0`) or a boolean, or an argument holds them.
     """
-    wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    return partial(_value_and_grad, f, argnums, has_aux)
 
-    def value_and_gradient(*args, **kwargs):
-        if any(not -len(args) <= i < len(args) for i in wanted):
-            raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
-        if len({i % len(args) for i in wanted}) < len(wanted):
-            raise ValueError(f"argnums={argnums} names an argument twice")
 
-        def of_wanted(*chosen):
-            full = list(args)
-            for i, x in zip(wanted, chosen, strict=True):
-                full[i] = x
-            out = f(*full, **kwargs)
-            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                raise ValueError(f"{_name(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
-            value = out[0] if has_aux else out
-            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
-                seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
-                raise ValueError(f"{_name(f)} must return a scalar to be differentiated, it returned {seen}")
-            dtype = np.result_type(value_of(value))
-            if dtype.kind not in ("fc" if analytic.get() else "f") and type(value) is not int:
-                why = (
-                    "which number is meant, np.real(z) or np.abs(z)?"
-                    if dtype.kind == "c"
-                    else "a count or a comparison has no slope"
-                )
-                raise TypeError(
-                    f"{_name(f)} must return a floating-point number to be differentiated, it returned {dtype}: {why}"
-                )
-            return out
+def _value_and_grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
+    one = not isinstance(argnums, (tuple, list))
+    wanted = tuple(map(operator.index, (argnums,) if one else argnums))
+    if any(not -len(args) <= i < len(args) for i in wanted):
+        raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
+    if len({i % len(args) for i in wanted}) < len(wanted):
+        raise ValueError(f"argnums={argnums} names an argument twice")
 
-        out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))
-        # aux is carried along: its cotangent is zero
-        grads = pullback((_one(out[0]), tree_map(_zero, out[1])) if has_aux else _one(out))
-        return out, grads[0] if isinstance(argnums, int) else grads
+    def of_wanted(*chosen):
+        full = list(args)
+        for i, x in zip(wanted, chosen, strict=True):
+            full[i] = x
+        out = f(*full, **kwargs)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise ValueError(f"{_name(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
+        check_scalar(_name(f), out[0] if has_aux else out)
+        return out
 
-    return value_and_gradient
+    out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))
+    # aux is carried along: its cotangent is zero
+    grads = pullback((_one(out[0]), tree_map(_zero, out[1])) if has_aux else _one(out))
+    return out, grads[0] if one else grads
+
+
+def check_scalar(name: str, value) -> None:
+    """What is differentiated is one real floating-point number, or an integer that is written down.
+
+    Raises:
+        ValueError, TypeError: it is not; says what it is.
+    """
+    value = stacked(value)
+    if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
+        seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
+        raise ValueError(f"{name} must return a scalar to be differentiated, it returned {seen}")
+    dtype = np.result_type(value_of(value))
+    if dtype.kind not in ("fc" if analytic.get() else "f") and type(value) is not int:
+        why = "which number is meant, np.real(z) or np.abs(z)?" if dtype.kind == "c" else _NO_SLOPE
+        raise TypeError(f"{name} must return a floating-point number to be differentiated, it returned {dtype}: {why}")
+
+
+_NO_SLOPE = "a count or a comparison has no slope"
 
 
 def _one(x):
@@ -337,18 +358,17 @@ def _zero(x):
 
 
 def _name(f: Callable) -> str:
-    return getattr(f, "__name__", type(f).__name__)
+    return _name(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
 
 
 def grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
     """A function returning ∇f(*args), see `value_and_grad`; with `has_aux`, the pair (∇f, aux)."""
-    both = value_and_grad(f, argnums, has_aux)
+    return partial(_grad, f, argnums, has_aux)
 
-    def gradient(*args, **kwargs):
-        out, grads = both(*args, **kwargs)
-        return (grads, out[1]) if has_aux else grads
 
-    return gradient
+def _grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
+    out, grads = _value_and_grad(f, argnums, has_aux, *args, **kwargs)
+    return (grads, out[1]) if has_aux else grads
 
 
 def jvp(f: Callable, args: tuple, tangents: tuple) -> tuple[Nest, Nest]:
@@ -359,7 +379,7 @@ def jvp(f: Callable, args: tuple, tangents: tuple) -> tuple[Nest, Nest]:
     """
     args, tangents = _as_args(args), _as_args(tangents)
     out, pullback = vjp(f, *args)
-    zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y))), out)
+    zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y), 0.0)), out)
     _, pushforward = vjp(pullback, zero)
     return out, pushforward(tangents)[0]
 

@@ -14,24 +14,27 @@ MAML (FOMAML) leaves the H out. A `loss` is written for one task, in plain NumPy
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from . import flat
+from . import diagnose, flat
 from .engine import Tensor, hvp, stop_gradient, value_and_grad
 from .inputs import (
+    arguments,
+    as_learned,
+    as_set,
     as_tasks,
     check_arrays,
     check_converging,
-    check_data,
-    check_learned,
     check_settings,
+    diverged,
     rates_like,
     read_only,
-)  # fmt: skip
+)
 from .nest import Nest, tree_map
 from .numpy_api import as_array
 from .per_task import PerTask, over
@@ -47,8 +50,9 @@ def adapt(
 
     Args:
         loss: `loss(params, *support)` → a scalar (shape ()).
-        params: θ, a nest of floating-point arrays.
-        support: what the loss takes beside the parameters: (x, y), each (examples, …).
+        params: θ, a nest of floating-point arrays: dicts, lists, tuples and dataclasses.
+        support: what the loss takes beside the parameters: (x, y), each (examples, …); or (x, y, mask), (x,), nests
+            of arrays, or one dict or dataclass, see `inputs.as_tasks`. Arrays of JAX and PyTorch are taken, too.
         inner_lr: α, a number, or a nest of numbers or arrays like `params` (Meta-SGD); differentiable.
         inner_steps: K, at least 0.
         first_order: hold the inner gradients constant in a derivative of the result (FOMAML).
@@ -62,8 +66,7 @@ def adapt(
         FloatingPointError: the inner loop diverged. All name what and where.
     """
     check_settings(inner_lr, inner_steps)
-    check_learned("params", params)
-    check_data("the support set", support)
+    params, support = as_learned("params", params), as_set("the support set", support)
     adapted = _adapt(loss, params, read_only(support), inner_lr, inner_steps, first_order)
     check_arrays(adapted, f"after {inner_steps} inner steps, params")
     return adapted
@@ -79,8 +82,10 @@ def _adapt(loss, params, support, inner_lr, inner_steps, first_order):
 
 def inner_step(loss, params, support, alpha, first_order, k):
     """θₖ₊₁ after θₖ; with `first_order`, the gradient in it is held constant."""
-    value, grads = value_and_grad(loss)(params, *support)
-    check_converging(value, f"inner step {k}: the support loss")
+    value, grads = value_and_grad(diagnose.looked_at(loss))(params, *arguments(support))
+    at = loss, params, *arguments(support)
+    check_converging(value, f"inner step {k}: the support loss", *at)
+    check_arrays(grads, f"inner step {k}: the gradient of the support loss in params", *at)
     if first_order:
         grads = tree_map(stop_gradient, grads)
     # θₖ₊₁ = θₖ − α g_s(θₖ)
@@ -102,14 +107,14 @@ def meta_loss(
     Arguments and errors as in `meta_value_and_grad`. All tasks are in one graph: memory grows with their number.
     """
     check_settings(inner_lr, inner_steps)
-    check_learned("params", params)
+    params = as_learned("params", params)
     losses = []
     for t, (support, query) in enumerate(map(read_only, as_tasks(tasks))):
         try:
             adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order)
         except FloatingPointError as cause:
-            raise FloatingPointError(f"task {t}, {cause}") from cause
-        losses.append(loss(adapted, *query))
+            raise diverged(t, cause) from cause
+        losses.append(diagnose.looked_at(loss)(adapted, *arguments(query)))
         check_converging(losses[-1], f"task {t}: the query loss")
     # 1/T Σₜ L_q
     return functools.reduce(operator.add, losses) / len(losses)
@@ -138,42 +143,66 @@ def meta_value_and_grad(
     """
     if memory not in ("unrolled", "flat"):
         raise ValueError(f'memory is {memory!r}, wanted "unrolled" or "flat"')
+    maml = MAML(loss, inner_steps, first_order, has_aux, memory)
+    return over(PerTask(
+        maml.of_task, gradient=True, bound=(inner_lr,), check=functools.partial(check_settings, inner_lr, inner_steps),
+        cheaper=None if first_order else dataclasses.replace(maml, first_order=True).of_task,
+        parts=maml.parts, moves=maml.moves, flat=memory == "flat", written=loss, called="params",
+    ))  # fmt: skip
 
-    def of_task(params, support, query, inner_lr, first_order=first_order):
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MAML:
+    """What `meta_value_and_grad` does for one task: its arguments, and α with each call."""
+
+    loss: Callable
+    inner_steps: int
+    first_order: bool
+    has_aux: bool
+    memory: str
+
+    def of_task(self, params, support, query, inner_lr):
         """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q."""
-        if memory == "flat":
-            return flat.run(parts(inner_lr), moves(), params, support, query)
+        if self.memory == "flat":
+            return flat.run(self.parts(inner_lr), self.moves(), params, support, query)
 
-        @functools.wraps(loss)  # errors give its name
+        @functools.wraps(self.loss)  # errors give its name
         def query_loss(params):
-            return loss(_adapt(support_loss, params, support, inner_lr, inner_steps, first_order), *query)
+            adapted = _adapt(self.support_loss, params, support, inner_lr, self.inner_steps, self.first_order)
+            return diagnose.looked_at(self.loss)(adapted, *arguments(query))
 
-        return value_and_grad(query_loss, has_aux=has_aux)(params)
+        value, grads = value_and_grad(query_loss, has_aux=self.has_aux)(params)
+        of = dict(has_aux=self.has_aux)
+        check_converging(value[0] if self.has_aux else value, "the query loss", query_loss, params, **of)
+        check_arrays(grads, "the meta-gradient of params", query_loss, params, **of)
+        return value, grads
 
-    def parts(inner_lr) -> flat.Parts:
+    @property
+    def support_loss(self) -> Callable:
+        return _without_aux(self.loss) if self.has_aux else self.loss
+
+    def parts(self, inner_lr) -> flat.Parts:
         def step(params, support, k):
-            return inner_step(support_loss, params, support, rates_like(inner_lr, params), True, k)
+            return inner_step(self.support_loss, params, support, rates_like(inner_lr, params), True, k)
 
         def query_value_and_grad(params, query):
-            return value_and_grad(loss, has_aux=has_aux)(params, *query)
+            return value_and_grad(self.loss, has_aux=self.has_aux)(params, *arguments(query))
 
         def back(params, support, v):
             # v ← v − Hₖ (α v): from v = g_q(θ_K) back to θ₀ this is the product ∏(I − αHₖ) g_q
             av = tree_map(operator.mul, rates_like(inner_lr, params), v)
-            return tree_map(operator.sub, v, hvp(lambda theta: support_loss(theta, *support), (params,), av))
+            of_params = lambda theta: self.support_loss(theta, *arguments(support))  # noqa: E731
+            return tree_map(operator.sub, v, hvp(of_params, (params,), av))
 
         return flat.Parts(step, query_value_and_grad, back)
 
+    def moves(self) -> Iterator[str]:
+        return flat.moves(self.inner_steps, self.first_order)
+
+
+def _without_aux(loss: Callable) -> Callable:
     @functools.wraps(loss)
-    def support_loss(params, *support):
-        value = loss(params, *support)
-        return value[0] if has_aux else value
+    def first(params, *data):
+        return loss(params, *data)[0]
 
-    def moves() -> Iterator[str]:
-        return flat.moves(inner_steps, first_order)
-
-    return over(PerTask(
-        of_task, gradient=True, bound=(inner_lr,), check=lambda: check_settings(inner_lr, inner_steps),
-        cheaper=None if first_order else functools.partial(of_task, first_order=True),
-        parts=parts, moves=moves, flat=memory == "flat", written=loss, called="params",
-    ))  # fmt: skip
+    return first

@@ -1,6 +1,6 @@
 """Layers and losses as plain functions: compositions, so right at every order without a rule of their own.
 
-    linear  conv2d  max_pool2d  avg_pool2d  embedding  relu  sigmoid  softplus
+    linear  conv2d  max_pool2d  avg_pool2d  embedding  relu  sigmoid  softplus  softmax  log_softmax  logsumexp
     batch_norm  moments  layer_norm  group_norm  dropout
     mse  cross_entropy  binary_cross_entropy
     zeros  normal  truncated_normal  glorot_uniform  he_normal        (from `init`: an explicit Generator)
@@ -44,6 +44,43 @@ def softplus(x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e⁻ˣ), stable, and precise in both tails."""
     return np.exp(-softplus(-x))
+
+
+def logsumexp(x: Array, axis=None, b: Array | None = None, keepdims: bool = False) -> Array:
+    """log Σ b exp x, stable: scipy.special.logsumexp for tensors.
+
+    Args:
+        x: any shape.   axis: an axis or a tuple of them; None: all.   b: weights that broadcast to x; those that are 0
+            leave their x out, even an infinite one. Where the sum is negative, the result is NaN.
+
+    Returns:
+        x's shape without `axis`, or with length 1 there (`keepdims`).
+    """
+    x = _array(x)
+    x = x if b is None else np.where(_array(b) != 0, x, -np.inf)
+    shift = _shift(x, axis)
+    terms = np.exp(x - shift) if b is None else _array(b) * np.exp(x - shift)
+    return np.log(np.sum(terms, axis, keepdims=keepdims)) + (shift if keepdims else np.sum(shift, axis))
+
+
+def softmax(x: Array, axis) -> Array:
+    """exp x / Σ exp x over `axis` (an axis, a tuple of them, or None: all), stable; of the shape of x."""
+    x = _array(x)
+    e = np.exp(x - _shift(x, axis))
+    return e / np.sum(e, axis, keepdims=True)
+
+
+def log_softmax(x: Array, axis) -> Array:
+    """x − log Σ exp x over `axis` (an axis, a tuple of them, or None: all), stable; of the shape of x."""
+    x = _array(x)
+    x = x - _shift(x, axis)
+    return x - np.log(np.sum(np.exp(x), axis, keepdims=True))
+
+
+def _shift(x: Array, axis) -> Array:
+    """The largest element, constant: it cancels, so nothing is lost by that; 0 where it is infinite."""
+    most = stop_gradient(np.max(x, axis, keepdims=True))
+    return np.where(np.isfinite(most), most, 0)
 
 
 def conv2d(x: Array, w: Array, stride: int = 1, padding: str | int = "SAME") -> Array:

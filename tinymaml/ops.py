@@ -16,6 +16,8 @@ Conventions at kinks, where a derivative is a choice:
     nn.max_pool2d            the first of a tie takes all (`ties=`)
     linalg.norm              slope 0 at 0, as of |x|; the second derivative there is infinite, and comes out as NaN:
                              np.sum(x * x) is smooth, np.linalg.norm(x) ** 2 is not to second order
+    x ** y                   at x = 0, where y ≥ 0, the slope by y is 0; also at y = 0, as in PyTorch and JAX
+    logaddexp                where it is infinite, the slopes are those of the maximum
     sqrt                     no convention: the derivative at 0 is infinite, or NaN
 
 Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic
@@ -27,7 +29,6 @@ What follows a primitive's rules (`loop=`, `shape=`, `decides=`, …) is for `pr
 from __future__ import annotations
 
 import builtins
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -46,7 +47,7 @@ def elementwise(name: str, forward: Callable, *rules: Callable | None, **descrip
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
 
     vjp = tuple(rule and summed(i, rule) for i, rule in enumerate(rules))
-    return Primitive(name, forward, vjp or None, elementwise=True, lowering="loop", **description)
+    return Primitive(name, forward, vjp or None, elementwise=True, **({"lowering": "loop"} | description))
 
 
 def sum_to(g, shape: tuple[int, ...]):
@@ -67,41 +68,50 @@ multiply = elementwise("multiply", np.multiply, lambda g, z, x, y: g * y,  lambd
 divide   = elementwise("divide",   np.divide,   lambda g, z, x, y: g / y,  lambda g, z, x, y: -g * z / y,
                        loop="{} / {}")
 exp      = elementwise("exp",      np.exp,      lambda g, z, x: g * z,                  loop="math.exp({})")
-expm1    = elementwise("expm1",    np.expm1,    lambda g, z, x: g * exp(x),             loop="math.expm1({})")
 log      = elementwise("log",      np.log,      lambda g, z, x: g / x,                  loop="math.log({})")
-log1p    = elementwise("log1p",    np.log1p,    lambda g, z, x: g / (1 + x),            loop="math.log1p({})")
-exp2     = elementwise("exp2",     np.exp2,     lambda g, z, x: g * (z * math.log(2)),  loop="machine.exp2({})")
-log2     = elementwise("log2",     np.log2,     lambda g, z, x: g / (x * math.log(2)),  loop="machine.log2({})")
-log10    = elementwise("log10",    np.log10,    lambda g, z, x: g / (x * math.log(10)), loop="math.log10({})")
 sqrt     = elementwise("sqrt",     np.sqrt,     lambda g, z, x: g / (2 * z),            loop="math.sqrt({})")
 sin      = elementwise("sin",      np.sin,      lambda g, z, x: g * cos(x),             loop="math.sin({})")
 cos      = elementwise("cos",      np.cos,      lambda g, z, x: -g * sin(x),            loop="math.cos({})")
-tan      = elementwise("tan",      np.tan,      lambda g, z, x: g * (1 + z * z),        loop="math.tan({})")
-sinh     = elementwise("sinh",     np.sinh,     lambda g, z, x: g * cosh(x),            loop="math.sinh({})")
-cosh     = elementwise("cosh",     np.cosh,     lambda g, z, x: g * sinh(x),            loop="math.cosh({})")
 tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z),        loop="math.tanh({})")
-arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x),        loop="math.atan({})")
 
-# z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = z log x, and 0 where x = 0
+# z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = xʸ log x, and 0 where x = y = 0
 power = elementwise("power", np.power,
-                    lambda g, z, x, y: g * y * power(x, _lowered(y, z.dtype)),
-                    lambda g, z, x, y: g * z * _log_or_zero(x, z.dtype),
+                    lambda g, z, x, y: g * y * _lowered_power(x, y, z.dtype),
+                    lambda g, z, x, y: g * power_log(x, y, n=1, k=0),
                     loop="{type}({} ** {})", of_integers="machine.power({}, {})")
 
 
-def _lowered(y, dtype):
-    """y − 1, and 0 where y = 0; a Python number stays one (as an array it would promote float32)."""
+def _lowered_power(x, y, dtype):
+    """xʸ⁻¹, and x⁰ where y = 0, if it is constant; a Python number stays one: as an array it would promote float32."""
     if isinstance(y, (int, float)):
-        return y - 1 if y else y
+        return power(x, y - 1 if y else y)
     y = in_dtype(y, dtype)  # the least integer less one would be the largest
-    return y - not_equal(y, 0)
+    constant = not isinstance(y, Tensor) or y._is_data
+    return power(x, y - not_equal(y, 0)) if constant else power_log(x, _lowered(x, y), n=0, k=1)
 
 
-def _log_or_zero(x, dtype):
-    """log x, and 0 where x = 0; of a Python number, a Python number."""
-    if isinstance(x, (int, float)):
-        return float(np.log(x)) if x else 0.0
-    return log(in_dtype(where(equal(x, 0), 1, x), dtype))
+def _lowered(x, y):
+    """y − 1, and 0 where x = y = 0."""
+    return y - logical_or(not_equal(x, 0), not_equal(y, 0))
+
+
+def _power_log(x, y, *, n, k):
+    z = np.power(x, y)
+    log = np.log(np.where(np.equal(x, 0), 1, x).astype(z.dtype))
+    infinite = np.equal(x, 0) & ((np.real(y) < 0) | np.equal(y, 0) & (k > 0)) & (n > 0)
+    return np.where(infinite, z.dtype.type(-np.inf if n % 2 else np.inf), z * log**n)
+
+
+def _power_log_by_x(g, z, x, y, *, n, k):
+    y_1 = _lowered(x, y)
+    by_power = y * power_log(x, y_1, n=n, k=k + 1)
+    return g * (by_power + n * power_log(x, y_1, n=n - 1, k=k + 1) if n else by_power)
+
+
+# z = xʸ (log x)ⁿ, the derivatives of xʸ, of which k are by x.  At x = y = 0 it is 0 if k = 0, by convention
+power_log = elementwise("power_log", _power_log, _power_log_by_x,
+                        lambda g, z, x, y, *, n, k: g * power_log(x, y, n=n + 1, k=k),
+                        loop="{type}(machine.power_log({}, {}, {n}, {k}))")
 
 
 def in_dtype(x, dtype: np.dtype):
@@ -130,8 +140,15 @@ def _logaddexp(x, y):
     return m + np.log(np.exp(x - m) + np.exp(y - m))
 
 
+def share(exp, x, y, z):
+    """eˣ⁻ᶻ, x's share in eᶻ = eˣ + eʸ; where z is infinite, that in the maximum."""
+    far = isinf(z)
+    return where(far, above(x, y, tie=0.5, dtype=z.dtype), exp(where(far, 0, x - z)))
+
+
 # z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  Smooth at ties, stable anywhere: softplus and sigmoid stand on it
-logaddexp = elementwise("logaddexp", _logaddexp, lambda g, z, x, y: g * exp(x - z), lambda g, z, x, y: g * exp(y - z),
+logaddexp = elementwise("logaddexp", _logaddexp,
+                        lambda g, z, x, y: g * share(exp, x, y, z), lambda g, z, x, y: g * share(exp, y, x, z),
                         loop="{type}(machine.logaddexp({}, {}))")
 
 # z = max(x, y)
@@ -151,10 +168,6 @@ def _absolute(x):
     return x * np.sign(np.real(x)) if stands_for_real(x) else np.absolute(x)
 
 
-def _hypot(x, y):
-    return np.sqrt(x * x + y * y) if stands_for_real(x, y) else np.hypot(x, y)
-
-
 def _slope_of_absolute(x):
     """sign x; of complex numbers z̅ / |z|, and 0 at 0."""
     return np.conj(np.sign(x)) if x.dtype.kind == "c" and not analytic.get() else sign(x)
@@ -163,8 +176,6 @@ def _slope_of_absolute(x):
 absolute = elementwise("absolute", _absolute, lambda g, z, x: g * _slope_of_absolute(x),
                        loop="abs({})", of_integers="{0} if {0} >= 0 else {type}(-{0})", of_truths="{}",
                        exact=True, decides=np.zeros_like)
-hypot = elementwise("hypot", _hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z),
-                    loop="{type}(math.hypot({}, {}))")
 
 # z = x where c, else y.  A choice, not a product: what is not chosen may be infinite
 where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g),
@@ -208,18 +219,13 @@ argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, kee
                    shape=lambda x, **how: _reduced_if_any(x, **how), dtype=lambda x: np.dtype(np.intp),
                    lowering="argmin", decides="choice")
 argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"),
-                    lowering="replayed", decides="choice")
+                    shape=lambda x, *, axis: x, dtype=lambda x: np.dtype(np.intp), lowering="argsort", decides="choice")
 reciprocal = elementwise("reciprocal", np.reciprocal,  # of integers: 1, −1, or 0; floats are divided
                          of_integers="{type}({0} == 1) - {type}({0} == -1)")
 
 sign  = elementwise("sign", lambda x: np.sign(_ordered(x)), loop="sign({})", exact=True, decides=np.zeros_like)
 floor = elementwise("floor", np.floor, loop="{type}(np.floor({}))", of_integers="{}", of_truths="{}",
                     exact=True, decides=np.rint)
-ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",
-                    exact=True, decides=np.rint)
-trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", of_integers="{}", of_truths="{}",
-                    exact=True, decides=np.rint)
-rint  = elementwise("rint", np.rint, loop="{type}(np.rint({}))", exact=True, decides=lambda x: np.floor(x) + 0.5)
 
 equal      = elementwise("equal", np.equal, loop="{} == {}", computed_in="common", decides="comparison", cheap=True)
 not_equal  = elementwise("not_equal", np.not_equal, loop="{} != {}", computed_in="common", decides="comparison")
@@ -231,11 +237,9 @@ greater_equal = elementwise("greater_equal", np.greater_equal, loop="{} >= {}",
 
 isnan       = elementwise("isnan", np.isnan, loop="{0} != {0}", computed_in="own")
 isinf       = elementwise("isinf", np.isinf, loop="{0} == {0} and {0} - {0} != {0} - {0}", computed_in="own")
-isfinite    = elementwise("isfinite", np.isfinite, loop="{0} - {0} == {0} - {0}", computed_in="own")
 logical_not = elementwise("logical_not", np.logical_not, loop="not {}", computed_in="own")
 logical_and = elementwise("logical_and", np.logical_and, loop="bool({}) and bool({})", computed_in="own")
 logical_or  = elementwise("logical_or", np.logical_or, loop="bool({}) or bool({})", computed_in="own")
-logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})", computed_in="own")
 
 bitwise_and = elementwise("bitwise_and", np.bitwise_and, loop="{} & {}")
 bitwise_or  = elementwise("bitwise_or",  np.bitwise_or,  loop="{} | {}")

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .engine import Tensor
-from .inputs import as_tasks, check_arrays, check_converging, check_learned, check_shared, read_only
+from .inputs import as_learned, as_shared, as_tasks, check_arrays, check_converging, diverged, read_only
 from .nest import Nest, tree_leaves, tree_map
 from .numpy_api import as_array
 
@@ -104,19 +104,26 @@ def over_tasks(of_task: Callable) -> Callable:
 
 def over(per_task: PerTask) -> Callable:
     """The function over tasks of what is done for one."""
-    each = _mean if per_task.gradient else _stacked
+    return OverTasks(per_task)
+
+
+class OverTasks:
+    """A function over tasks. It can be pickled and copied if what is done for one task can be."""
+
+    def __init__(self, per_task: PerTask):
+        self.of_task, self.__name__ = per_task, name_of(per_task)
 
     @_quietly
-    def f(meta: Nest, tasks: tuple | list, *shared: Nest):
-        check_learned(per_task.called, meta)
+    def __call__(self, meta: Nest, tasks: tuple | list, *shared: Nest):
+        per_task = self.of_task
+        meta = as_learned(per_task.called, meta)
         if per_task.check:
             per_task.check()
-        check_shared(shared)
-        return each(per_task, meta, as_tasks(tasks), (*shared, *per_task.bound))
+        each = _mean if per_task.gradient else _stacked
+        return each(per_task, meta, as_tasks(tasks), (*as_shared(shared), *per_task.bound))
 
-    f.__name__ = name_of(per_task)
-    f.of_task = per_task
-    return f
+    def __repr__(self) -> str:
+        return f"<{'the mean over' if self.of_task.gradient else 'over'} tasks: {self.__name__}>"
 
 
 def _results(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
@@ -124,7 +131,7 @@ def _results(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
         try:
             yield t, of_task(meta, support, query, *shared)
         except FloatingPointError as cause:
-            raise FloatingPointError(f"task {t}, {cause}") from cause
+            raise diverged(t, cause) from cause
 
 
 def _stacked(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple) -> Nest:

@@ -23,6 +23,9 @@ A family is a module with
                                                            queries of one task without meta-learning, as `loss` takes
                                                            it. It may know the training tasks; of the task at hand it
                                                            knows its arguments. It is measured on the same tasks
+        fingerprint() → str                                optional: a digest of the data, which goes into checkpoints:
+                                                           a run is not resumed with other data. Without it, the files
+                                                           that the options name are looked at
     published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
                                                            after so many steps of adaptation
     pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that

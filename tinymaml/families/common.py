@@ -134,14 +134,36 @@ def shared_out(order: Array, shares: Mapping[str, float]) -> dict[str, Array]:
     return dict(zip(shares, np.split(order, cuts), strict=True))
 
 
+def digest(*content: Any) -> str:
+    """SHA-256 of arrays, strings and numbers, and of tuples, lists and dicts of them, in their order."""
+    seen = hashlib.sha256()
+
+    def add(x: Any) -> None:
+        if isinstance(x, dict):
+            x = list(x.items())
+        if isinstance(x, (tuple, list)):
+            seen.update(f"({len(x)}".encode())
+            for part in x:
+                add(part)
+        elif isinstance(x, np.ndarray) and x.dtype.kind in "biufcSU":
+            seen.update(f"{x.dtype.str}{x.shape}".encode())
+            seen.update(np.ascontiguousarray(x).data.cast("B") if x.size and x.ndim else x.tobytes())
+        else:
+            seen.update(f"{type(x).__name__} {x!r}".encode())
+
+    add(content)
+    return seen.hexdigest()
+
+
 # ── what is asked for ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def check_counts(**counts: Any) -> None:
-    """Each is an integer of at least 1, or a ValueError names it."""
+    """Each is an integer of at least 1, of `ways` at least 2, or a ValueError names it."""
     for name, count in counts.items():
-        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}={count!r}; wanted an integer of at least 1")
+        least = 2 if name == "ways" else 1  # of one class there is nothing to learn
+        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < least:
+            raise ValueError(f"{name}={count!r}; wanted an integer of at least {least}")
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype:

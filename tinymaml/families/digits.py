@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..runs.settings import option
-from .common import accuracy, centroids, check_counts, check_dtype, classification
+from .common import accuracy, centroids, check_counts, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
 from .reading import Source, inflated, opened
 
@@ -145,6 +145,9 @@ class DigitTasks:
         starts = np.cumsum([0, *map(len, self.members)])
         numbers = np.concatenate(self.members)[starts[examples.classes] + examples.numbers]
         return np.divide(self.images[numbers][..., None], 255, dtype=self.dtype)
+
+    def fingerprint(self) -> str:
+        return digest(*self.data)
 
     def name(self, c: int) -> str:
         """The label that class c has in the files: "class 4"."""

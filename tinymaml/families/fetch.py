@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..extras import require
-from ..files import atomic_write, naming
+from ..files import atomic_write, expanded, in_bytes, naming, read_file, sweep
+
+SLOWEST = 1000  # bytes per second, on average over the time that a server may stay silent
+LARGEST = 1 << 31  # bytes of a file
 
 
 class DataSet(NamedTuple):
@@ -88,15 +92,17 @@ def fetch(dataset: DataSet, to: str | os.PathLike[str], progress: bool = True, t
     """Download the files of a data set into the folder `to` and return it.
 
     A file already there with the right MD5 is kept. One with another MD5 is downloaded again, and replaced
-    only when the right one has arrived. So a second call finishes what a broken first one began.
+    only when the right one has arrived. So a second call finishes what a broken first one began, and removes the
+    temporary file that a killed one left.
 
     Args:
         dataset: one of `SETS`; or one with the address of a mirror: `SETS["mnist"]._replace(base=…)`.
         progress: show a bar on stderr when it is a terminal.
-        timeout: seconds that the server may stay silent.
+        timeout: seconds that the server may stay silent, or send less than `SLOWEST` allows.
 
     Raises:
-        ConnectionError: the server refused, fell silent, broke off or answered with an error.
+        ConnectionError: the server refused, fell silent, was too slow, sent too much, broke off, answered with an error
+            or redirects without end.
         ValueError: it is not downloaded, and the message says where it can be had; or a file arrived whole but its MD5
             is not the wanted one, and nothing is kept of it.
         OSError: `to` cannot be written (no space left, no permission).
@@ -104,12 +110,13 @@ def fetch(dataset: DataSet, to: str | os.PathLike[str], progress: bool = True, t
     if not dataset.md5:
         raise ValueError(f"it is not downloaded; it can be had at {dataset.page} (licence: {dataset.licence}):"
                          f" {dataset.take}")  # fmt: skip
-    folder = Path(to).expanduser()
+    folder = expanded(to)
     for name, wanted in dataset.md5.items():
         target, url = folder / name, f"{dataset.base.rstrip('/')}/{name}"
         with naming("save", target):
             folder.mkdir(parents=True, exist_ok=True)
-            if target.is_file() and _md5(target.read_bytes()).hexdigest() == wanted:
+            sweep(target)
+            if target.is_file() and _md5(read_file(target)).hexdigest() == wanted:
                 continue
             with atomic_write(target) as file:
                 seen = _md5()
@@ -134,17 +141,26 @@ def _chunks(url: str, timeout: float, progress: bool) -> Iterator[bytes]:
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdecimal() else None
             quiet = None if progress else True  # None: quiet unless stderr is a terminal
+            since, had = time.monotonic(), 0
             with tqdm(desc=url.split("/")[-1], total=total, unit="B", unit_scale=True, disable=quiet) as bar:
-                while chunk := response.read(1 << 16):
+                while chunk := response.read1(1 << 16):  # as much as has come: read() would wait for all of it
                     seen += len(chunk)
+                    if max(seen, total or 0) > LARGEST:
+                        raise ConnectionError(f"it is larger than {in_bytes(LARGEST)}")
                     bar.update(len(chunk))
                     yield chunk
-        # read() ends without a word when the connection closes early.
+                    if (passed := time.monotonic() - since) > timeout:
+                        if seen - had < SLOWEST * passed:
+                            raise ConnectionError(f"only {in_bytes(seen - had)} came in {passed:.0f} s; run again")
+                        since, had = time.monotonic(), seen
+        # read1() ends without a word when the connection closes early.
         if total is not None and seen != total:
             raise ConnectionError(f"connection closed after {seen} of {total} bytes; run again")
     except urllib.error.HTTPError as cause:
         cause.close()
-        raise ConnectionError(f"{url}: HTTP {cause.code} {cause.reason}") from cause
+        loops = 300 <= cause.code < 400 and "infinite loop" in str(cause.reason)
+        why = "it redirects without end" if loops else " ".join(str(cause.reason).split())
+        raise ConnectionError(f"{url}: HTTP {cause.code} {why}") from cause
     except urllib.error.URLError as cause:
         raise ConnectionError(f"{url}: {cause.reason}") from cause
     except (OSError, http.client.HTTPException) as cause:

@@ -31,7 +31,7 @@ from numpy.typing import DTypeLike
 
 from ..extras import require
 from ..runs.settings import option
-from .common import SPLITS, Metric, check_counts, check_draw, check_dtype, masked_mean
+from .common import SPLITS, Metric, check_counts, check_draw, check_dtype, digest, masked_mean
 
 
 class Table(NamedTuple):
@@ -216,6 +216,9 @@ class GrowthTasks:
         # y = m + cos φ (y_a − m) + sin φ (y_b − m)
         y = mean + np.cos(angle) * (a.y[within] - mean) + np.sin(angle) * (np.interp(x, b.x, b.y) - mean)
         return Curve(f"{a.name} and {b.name}", x, y)
+
+    def fingerprint(self) -> str:
+        return digest(self.content)
 
     def baselines(self) -> dict[str, Callable]:
         """The mean curve of training subjects, and a mixed-effects fit."""

@@ -37,18 +37,20 @@ from numpy.typing import DTypeLike
 
 from ..extras import require
 from ..runs.settings import option
-from .common import accuracy, by_hash, centroids, check_counts, check_dtype, classification, shared_out
+from .common import accuracy, by_hash, centroids, check_counts, check_dtype, classification, digest, shared_out
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
-from .reading import Source, kept, opened
+from .reading import Source, kept, opened, read_one
 
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
 LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
-ADVICE = ("--data wants a folder or a .zip with a folder of .png or .jpg files per class; `tinymaml data caltech101"
-          " --to DIR` says where one can be had")
+ADVICE = (
+    "--data wants a folder or a .zip with a folder of .png or .jpg files per class; `tinymaml data caltech101"
+    " --to DIR` says where one can be had"
+)
 _IMAGE = re.compile(r".*\.(png|jpe?g)", re.IGNORECASE)
 _TINY = re.compile(r"(?:.*/)?train/([^/]+)/images/[^/]+\.jpeg", re.IGNORECASE)
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of a classifier's data set
-_CACHE_VERSION = 3  # to be raised when the pixels or the fields of the cache change
+_CACHE_VERSION = 4  # to be raised when the pixels or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
     network="conv", filters=32, norm="batch", inner_lr=0.4, meta_lr=0.005, decay=300, tasks=16, iterations=1000,
@@ -57,7 +59,12 @@ defaults: dict[str, Any] = dict(
 defaults_for: dict[str, dict[str, Any]] = {
     "anil": dict(inner_steps=5),
     "reptile": dict(  # it learns from support images alone: those of one step must tell it about those of the next
-        train_shots=4, inner_batch=10, inner_steps=8, inner_lr=0.1, optimizer="adam", meta_lr=0.003,
+        train_shots=4,
+        inner_batch=10,
+        inner_steps=8,
+        inner_lr=0.1,
+        optimizer="adam",
+        meta_lr=0.003,
     ),
 }
 
@@ -90,7 +97,7 @@ def make(settings: Settings) -> ImageTasks:
 
 def read(path: Path, settings: Settings) -> np.ndarray:
     """One image from a file of a user's: float32 (size, size, 3 or 1), made as those of the data are."""
-    image = decoded(path.read_bytes(), settings.size, settings.grey, str(path))
+    image = decoded(read_one(path, "an image"), settings.size, settings.grey, str(path))
     return np.divide(image, 255, dtype=np.float32)
 
 
@@ -113,6 +120,7 @@ class Content(NamedTuple):
     counts: np.ndarray  # of the images of each class
     names: tuple[str, ...]  # of the classes, sorted
     titles: tuple[str, ...]  # what a reader calls them: the names, but for those that words.txt explains
+    digest: str = ""  # of the files, whatever is made of them
 
 
 class ImageTasks:
@@ -168,7 +176,7 @@ class ImageTasks:
 
     def _check(self) -> None:
         """Tasks can be drawn from each split, or a ValueError names the data and says what can be done."""
-        _, counts, names, _ = self.content
+        _, counts, names, *_ = self.content
         wanted = self.shots + self.queries
         if few := np.flatnonzero(counts < wanted).tolist():
             first = f"the {counts[few[0]]} of class {names[few[0]]}"
@@ -195,6 +203,9 @@ class ImageTasks:
         for k in (1, 2, 3):
             images[turns == k] = np.rot90(images[turns == k], k, axes=(1, 2))
         return np.divide(images, 255, dtype=self.dtype)
+
+    def fingerprint(self) -> str:
+        return self.content.digest
 
     def name(self, c: int) -> str:
         """The title of class c: "cat", or "cat turned by 90°"."""
@@ -233,7 +244,7 @@ def load(path: str, size: int, grey: bool = False, drop: Sequence[str] = ()) -> 
     keep = np.array([name not in drop for name in names], bool)
     images = content["images"] if keep.all() else content["images"][np.repeat(keep, content["counts"])]
     counts, names, titles = (content[key][keep] for key in ("counts", "names", "titles"))
-    return Content(images, counts, tuple(names.tolist()), tuple(titles.tolist()))
+    return Content(images, counts, tuple(names.tolist()), tuple(titles.tolist()), str(content["digest_of_files"]))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -265,6 +276,7 @@ def _read(source: Source, size: int, grey: bool) -> dict[str, np.ndarray]:
         "counts": np.array([len(some) for some in places.values()]), "names": np.array(list(places)),
         # "goldfish, Carassius auratus": the first of its names will do
         "titles": np.array([words[name].split(",")[0] if name in words else name for name in places]),
+        "digest_of_files": np.array(digest(owners, [data.hex() for data in digests])),
     }  # fmt: skip
 
 
@@ -280,12 +292,12 @@ def _joined(names: Sequence[str], digests: Sequence[bytes]) -> dict[str, list[in
             name = root[name]
         return name
 
-    for name, digest in zip(names, digests, strict=True):
-        one, other = sorted((joined(name), joined(first.setdefault(digest, name))))
+    for name, one_digest in zip(names, digests, strict=True):
+        one, other = sorted((joined(name), joined(first.setdefault(one_digest, name))))
         root[other] = one
     places: dict[str, list[int]] = {name: [] for name in root if root[name] == name}
-    for digest, i in {digest: i for i, digest in reversed([*enumerate(digests)])}.items():
-        places[joined(first[digest])].append(i)
+    for one_digest, i in {one_digest: i for i, one_digest in reversed([*enumerate(digests)])}.items():
+        places[joined(first[one_digest])].append(i)
     return {name: sorted(some) for name, some in places.items()}
 
 

@@ -56,7 +56,7 @@ defaults_for: dict[str, dict[str, Any]] = {
 class Settings:
     """Options of lines."""
 
-    features: int = option(1, "numbers per input", least=1)
+    features: int = option(1, "numbers per input", least=1, most=10**6)
     shots: int = option(5, "support points of each line", least=1)
     queries: int = option(10, "query points of each line", least=1)
     spread: float = option(1.0, "standard deviation of each weight and of the intercept over tasks", least=0)

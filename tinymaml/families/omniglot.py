@@ -25,15 +25,18 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
+from ..files import check_regular, expanded
 from ..runs.settings import option
-from .common import accuracy, by_hash, check_counts, check_dtype, classification
+from .common import accuracy, by_hash, check_counts, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
-from .reading import Source, kept, opened
+from .reading import kept, opened, read_one
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
 DRAWINGS, DRAWN, SIDE = 20, 105, 28  # drawings of a character, their side in pixels, and ours
+LARGEST = 10_000  # the side of an image of a user's
 _CACHE_VERSION = 1  # to be raised when the pixels or the fields of the cache change
+_NUMBER = re.compile(r"\d+_\d+")  # what the name of a drawing begins with
 _DRAWING = re.compile(r"(images_[^/]+)/([^/]+/character\d+)/[^/.][^/]*\.png")
 
 defaults: dict[str, Any] = dict(
@@ -47,7 +50,7 @@ class Settings:
     """Options of Omniglot."""
 
     data: str = option("", "folder of the archives", path=True)
-    ways: int = option(5, "classes of a task", least=1)
+    ways: int = option(5, "classes of a task", least=2)
     shots: int = option(1, "support drawings of each class", least=1)
     queries: int = option(5, "query drawings of each class", least=1)
     scheme: str = option("1100/100/423", "split of characters", choices=SCHEMES)
@@ -86,9 +89,7 @@ def read(path: Path, settings: Settings) -> np.ndarray:
     Raises:
         ValueError: it is no PNG, or not square.
     """
-    ink, (width, height) = _ink(path.read_bytes(), str(path))
-    if width != height:
-        raise ValueError(f"{path} is {width} x {height}, wanted a square image")
+    ink = _ink(read_one(path, "a PNG"), str(path), None)
     return np.divide(ink[..., None], 255, dtype=np.float32)
 
 
@@ -134,7 +135,7 @@ def load(path: str | os.PathLike[str], cache: bool = True) -> Characters:
         FileNotFoundError: there is no such path, or nothing of Omniglot in it.
         ValueError: an archive is broken or unsafe, or a drawing is missing, unreadable or not 105 x 105.
     """
-    place = Path(os.path.abspath(Path(path).expanduser()))
+    place = Path(os.path.abspath(expanded(path)))
     sources = _sources(place)
     content = kept("omniglot", _CACHE_VERSION, sources.values(), lambda: _read(sources)) if cache else _read(sources)
     images, names, background = (content[name] for name in ("images", "names", "background"))
@@ -266,6 +267,9 @@ class OmniglotTasks:
             images[turns == k] = np.rot90(images[turns == k], k, axes=(1, 2))
         return np.divide(images[..., None], 255, dtype=self.dtype)
 
+    def fingerprint(self) -> str:
+        return digest(self.characters.images, self.characters.names)
+
     def name(self, c: int) -> str:
         """The name of class c: "Greek/character03", or "Greek/character03 turned by 90°"."""
         character, turns = divmod(int(c), 4)
@@ -285,6 +289,8 @@ def _sources(place: Path) -> dict[str, Path]:
     choices = [(name, place / f"{name}{suffix}") for suffix in ("", ".zip") for name in SETS]
     if found := {name: choice for name, choice in choices if choice.exists()}:
         return found
+    if not place.is_dir():
+        check_regular(place, "a folder")
     inside = sorted(os.listdir(place)) if place.is_dir() else ["a file"]
     seen = ", ".join(inside[:5] + ["..."] * (len(inside) > 5)) or "nothing"
     wanted = " and/or ".join(f"{name}.zip" for name in SETS)
@@ -307,6 +313,11 @@ def _read(sources: dict[str, Path]) -> dict[str, np.ndarray]:
             for character, files in drawings.items():
                 if len(files) != DRAWINGS:
                     raise ValueError(f"{path}: {character} has {len(files)} drawings, wanted {DRAWINGS}")
+                numbers: dict[str, str] = {}  # of drawings: of simple characters, two drawings may have the same pixels
+                for file in files:
+                    number = _NUMBER.match(file.rpartition("/")[2])
+                    if number and (first := numbers.setdefault(number[0], file)) != file:
+                        raise ValueError(f"{source.where(file)} is the same drawing as {first}")
                 if character in characters:
                     raise ValueError(f"{path}: {character} is in {characters[character][1].path} too")
                 characters[character] = name == SETS[0], source, files
@@ -317,31 +328,34 @@ def _read(sources: dict[str, Path]) -> dict[str, np.ndarray]:
             for index, name in enumerate(names):
                 _, source, files = characters[name]
                 for drawing, member in enumerate(files):
-                    images[index, drawing] = _drawing(source, member)
+                    images[index, drawing] = _ink(source.read(member), source.where(member), DRAWN)
                 bar.update(DRAWINGS)
     background = np.array([characters[name][0] for name in names])
     return {"images": images, "names": np.array(names), "background": background}
 
 
-def _drawing(source: Source, member: str) -> np.ndarray:
-    """One drawing of an archive, 105 x 105 and 1-bit, as uint8 (28, 28) with 255 = ink."""
-    ink, size = _ink(source.read(member), source.where(member))
-    if size != (DRAWN, DRAWN):
-        raise ValueError(f"{source.where(member)} is {size[0]} x {size[1]}, wanted {DRAWN} x {DRAWN}")
-    return ink
-
-
-def _ink(data: bytes, called: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """A PNG as uint8 (28, 28) with 255 = ink, and its size before."""
+def _ink(data: bytes, called: str, side: int | None) -> np.ndarray:
+    """A PNG of this side, or of any up to LARGEST and square, as uint8 (28, 28) with 255 = ink."""
     Image = require("PIL.Image", "train")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # its head alone is read
+            width, height = image.size
+            if side and (width, height) != (side, side):
+                raise _Odd(f"{called} is {width} x {height}, wanted {side} x {side}")
+            if width != height or width > LARGEST:
+                raise _Odd(f"{called} is {width} x {height}, wanted a square image of at most {LARGEST} x {LARGEST}")
             if "A" in image.getbands() or "transparency" in image.info:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             # Pillow resizes a 1-bit image by nearest, whatever filter it is asked for; so go to grey first.
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-            return 255 - np.asarray(grey), image.size
+            return 255 - np.asarray(grey)
+    except _Odd:
+        raise
     except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
         why = "it is something else" if type(cause).__name__ == "UnidentifiedImageError" else cause
         raise ValueError(f"{called} is not a readable PNG: {why}") from cause
+
+
+class _Odd(ValueError):
+    """An image of another size than is wanted."""

@@ -11,7 +11,6 @@ Nothing is extracted. Next: `omniglot`, which uses both.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import re
@@ -25,8 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic_write, cache_folder, make_private, naming
+from ..files import atomic_write, cache_folder, check_regular, expanded, in_bytes, make_private, open_regular, read_file
+from .common import digest
 
+LARGEST = 1 << 30  # bytes of one file of a data set when it is unpacked: what is larger is no data of these families
 _ESCAPING = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
 
 
@@ -61,9 +62,10 @@ def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
 
     Raises:
         FileNotFoundError: there is nothing, or an empty folder.
+        OSError: it is a FIFO, a socket or a device.
         ValueError: a zip archive is broken, or a member's path leaves it.
     """
-    place, advice = Path(os.path.abspath(Path(path).expanduser())), advice and f"; {advice}"
+    place, advice = Path(os.path.abspath(expanded(path))), advice and f"; {advice}"
     if not place.exists():
         raise FileNotFoundError(f"no data at {place}: no such file or folder{advice}")
     if place.is_dir():
@@ -72,30 +74,41 @@ def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
         if len(archives) == 1 and not any(child.is_dir() for child in inside):
             place = archives[0]
     if place.is_dir():
-        names = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
+        files = (file for file in place.rglob("*") if file.exists() and not file.is_dir())
+        names = sorted(file.relative_to(place).as_posix() for file in files)
         if not names:
             raise FileNotFoundError(f"no data at {place}: the folder is empty{advice}")
-        yield Source(place, names, lambda name: _of_file(place / name), [place / name for name in names])
+        yield Source(place, names, lambda name: read_file(place / name, most=LARGEST), [place / name for name in names])
     elif place.suffix.lower() == ".zip":
         with unpacked(place) as archive:
             members = {_in_utf8(member): member.filename for member in archive.infolist() if not member.is_dir()}
             yield Source(place, sorted(members), lambda name: _of_zip(archive, place, members[name]), [place])
     else:
-        yield Source(place, [place.name], lambda name: _of_file(place), [place])
+        check_regular(place, "a folder, a .zip or a file")
+        yield Source(place, [place.name], lambda name: read_file(place, most=LARGEST), [place])
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive, none of whose members leaves it. Raises: ValueError: it is broken, or one does."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as cause:
-        raise ValueError(f"{path} is not a complete zip archive: {cause}") from cause
-    with archive:
-        for member in archive.infolist():  # nothing is extracted; but an archive with such a name is not to be trusted
-            if _ESCAPING.match(member.orig_filename):
-                raise ValueError(f"{path}: the path of member {member.orig_filename!r} leaves the archive")
-        yield archive
+    """A zip archive, none of whose members leaves it, or is there twice.
+
+    Raises:
+        OSError: it is no file.   ValueError: it is broken, or a member is so.
+    """
+    with open_regular(path, "a zip archive") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as cause:
+            raise ValueError(f"{path} is not a complete zip archive: {cause}") from cause
+        with archive:
+            seen = set()
+            for member in archive.infolist():  # nothing is extracted; but such an archive is not to be trusted
+                if _ESCAPING.match(member.orig_filename):
+                    raise ValueError(f"{path}: the path of member {member.orig_filename!r} leaves the archive")
+                if member.filename in seen and not member.is_dir():
+                    raise ValueError(f"{path}: {member.filename} is there twice")
+                seen.add(member.filename)
+            yield archive
 
 
 def _in_utf8(member: zipfile.ZipInfo) -> str:
@@ -106,12 +119,14 @@ def _in_utf8(member: zipfile.ZipInfo) -> str:
         return member.filename
 
 
-def _of_file(file: Path) -> bytes:
-    with naming("read", file):
-        return file.read_bytes()
+def read_one(path: Path, wanted: str) -> bytes:
+    """The bytes of a file of a user's, which holds one example. Raises: OSError: it is no file, or is too large."""
+    return read_file(path, wanted, LARGEST)
 
 
 def _of_zip(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:
+    if (size := archive.getinfo(name).file_size) > LARGEST:
+        raise ValueError(f"{path}: {name} has {in_bytes(size)}, wanted at most {in_bytes(LARGEST)}")
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as cause:
@@ -126,10 +141,36 @@ def inflated(data: bytes, called: str) -> bytes:
     """
     if data[:2] != b"\x1f\x8b":
         return data
+    parts, size = [], 0
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as cause:
+        while data[:2] == b"\x1f\x8b":  # one member after another
+            member = zlib.decompressobj(wbits=31)
+            parts.append(member.decompress(data, LARGEST - size + 1))
+            size += len(parts[-1])
+            if size > LARGEST:
+                raise ValueError(f"{called} has more than {in_bytes(LARGEST)} when it is unpacked")
+            if not member.eof:
+                raise EOFError("it ends before its end marker")
+            data = member.unused_data.lstrip(b"\0")
+    except (EOFError, zlib.error) as cause:
         raise ValueError(f"{called} is not a complete gzip file: {cause}") from cause
+    return b"".join(parts)
+
+
+def of_files(places: Iterable[Path]) -> str:
+    """What tells files from others of the same name: a digest of their bytes, and in folders of names and sizes."""
+    seen = []
+    for place in places:
+        if place.is_dir():
+            files = sorted(file for file in place.rglob("*") if file.is_file())
+            seen.append([(file.relative_to(place).as_posix(), file.stat().st_size) for file in files])
+        else:
+            with open_regular(place) as file:
+                parts = hashlib.sha256()
+                while part := file.read(1 << 20):
+                    parts.update(part)
+            seen.append(parts.hexdigest())
+    return digest(seen) if seen else ""
 
 
 # ── what was made of it ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +193,7 @@ def kept(
     file = _cache_file(name, version, sources)
     content = _from_cache(file, name) if file else None
     if content is None:
-        content = dict(make())
+        content = {part: np.asarray(x) for part, x in make().items()}
         if file:
             _to_cache(file, name, content)
     return content
@@ -177,10 +218,15 @@ def _cache_file(name: str, version: int, sources: Iterable[Path]) -> Path | None
 
 def _from_cache(file: Path, name: str) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with open_regular(file) as stream, np.load(stream, allow_pickle=False) as stored:
             if stored["key"].item() != file.stem:
                 raise ValueError("it belongs to other files")
-            return {part: stored[part] for part in stored.files if part != "key"}
+            if "digest" not in stored.files:  # of a version that did not check it
+                return None
+            content = {part: stored[part] for part in stored.files if part not in ("key", "digest")}
+            if stored["digest"].item() != digest(content):
+                raise ValueError("it is not as it was written")
+            return content
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as cause:  # whatever is wrong with a cache, the data are still there
@@ -192,7 +238,7 @@ def _to_cache(file: Path, name: str, content: Mapping[str, np.ndarray]) -> None:
     try:
         make_private(file.parent)
         with atomic_write(file) as stream:
-            np.savez_compressed(stream, key=file.stem, **content)
+            np.savez_compressed(stream, key=file.stem, digest=digest(content), **content)
     except OSError as cause:
         warnings.warn(
             f"cannot write to the cache folder {file.parent} ({cause.strerror or cause}), so {name} is "

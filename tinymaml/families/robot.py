@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..runs.settings import option
-from .common import MSE, SPLITS, check_counts, check_draw, check_dtype, regression
+from .common import MSE, SPLITS, check_counts, check_draw, check_dtype, digest, regression
 from .reading import inflated, opened
 from .rooms import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
 
@@ -185,6 +185,9 @@ class SonarTasks:
         ranges = np.where(mirrored, ranges[..., -np.arange(SONARS)], ranges)
         speeds = np.where(mirrored, speeds[..., ::-1], speeds)
         return closeness(robots.readings(ranges, SONAR_FAR)), speeds / robots.circumference
+
+    def fingerprint(self) -> str:
+        return digest(self.rows)
 
     def baselines(self) -> dict[str, Callable]:
         """Regressions on the support."""

@@ -41,7 +41,7 @@ defaults_for: dict[str, dict[str, Any]] = {"imaml": dict(strength=0.1), "proxima
 class Settings:
     """Options of separators."""
 
-    features: int = option(10, "dimensions of a point", least=1)
+    features: int = option(10, "dimensions of a point", least=1, most=10**6)
     directions: int = option(2, "dimensions of the subspace that all normals lie in", least=1)
     shots: int = option(10, "support points of each task, of both sides together", least=1)
     queries: int = option(20, "query points of each task", least=1)

@@ -17,6 +17,7 @@ Read next: `intents`, whose examples are sentences.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import warnings
@@ -31,16 +32,16 @@ from numpy.typing import DTypeLike
 
 from ..extras import require
 from ..runs.settings import option
-from .common import SPLITS, accuracy, centroids, check_counts, check_draw, check_dtype, classification
+from .common import SPLITS, accuracy, centroids, check_counts, check_draw, check_dtype, classification, digest
 from .episodes import Examples, draw
-from .reading import kept, opened
+from .reading import kept, opened, read_one
 
 BANDS, FRAMES, DIGITS, TOP = 26, 16, 10, 4000.0  # mel bands, frames, classes, and the highest frequency in Hz
 TEMPO = 0.2  # deviation of the logarithm of `in_tempo`'s bend, for virtual speakers
 WINDOW, HOP = 0.025, 0.010  # seconds of a window of the Fourier transform, and from one to the next
 ADVICE = "`tinymaml data fsdd --to DIR` says where the recordings can be had"
 _NAME = re.compile(r"(\d)_([^/]+)_(\d+)\.wav", re.IGNORECASE)
-_CACHE_VERSION = 1  # to be raised when the spectrograms or the fields of the cache change
+_CACHE_VERSION = 2  # to be raised when the spectrograms or the fields of the cache change
 
 defaults: dict[str, Any] = dict(
     network="mlp", hidden=(256,), inner_steps=5, inner_lr=0.1, meta_lr=0.002, decay=300, tasks=8, iterations=500,
@@ -77,7 +78,7 @@ def make(settings: Settings) -> SpeechTasks:
 def read(path: Path, settings: Settings) -> np.ndarray:
     """A WAV file of a user's as float32 (26, 16, 1), normalised as in training: for this, the data must be there."""
     family = make(settings)
-    return family.normalised(spectrogram(path.read_bytes(), str(path)))[..., None].astype(np.float32)
+    return family.normalised(spectrogram(read_one(path, "a WAV file"), str(path)))[..., None].astype(np.float32)
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
@@ -92,12 +93,14 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
 
 
 class Content(NamedTuple):
-    """All recordings. x: float32 (N, 26, 16), log-mel; digits, speakers: (N,), the latter as places in names."""
+    """All recordings. x: float32 (N, 26, 16), log-mel; digits, speakers: (N,), the latter as places in names; digest:
+    of the files."""
 
     x: np.ndarray
     digits: np.ndarray
     speakers: np.ndarray
     names: tuple[str, ...]
+    digest: str = ""
 
 
 class SpeechTasks:
@@ -183,6 +186,9 @@ class SpeechTasks:
         first = np.cumsum([0, *map(len, self.members)])
         return self.content.x[np.concatenate(self.members)[first[examples.classes] + examples.numbers]]
 
+    def fingerprint(self) -> str:
+        return self.content.digest
+
     def baselines(self) -> dict[str, Callable]:
         """The nearest centroid of each digit: of the speaker's support recordings, of all recordings of training
         speakers, and of both together, where these count as much as 4 recordings of the speaker's."""
@@ -248,7 +254,8 @@ def load(path: str) -> Content:
     """
     with opened(path, ADVICE) as source:
         content = kept("speech", _CACHE_VERSION, source.files, lambda: _read(source))
-    return Content(content["x"], content["digits"], content["speakers"], tuple(content["names"].tolist()))
+    digest_of_files = str(content.pop("digest_of_files"))
+    return Content(**content | {"names": tuple(content["names"].tolist())}, digest=digest_of_files)
 
 
 def _read(source) -> dict[str, np.ndarray]:
@@ -257,18 +264,23 @@ def _read(source) -> dict[str, np.ndarray]:
     if not files:
         found = f"found {', '.join(source.names[:3])}; wanted DIGIT_SPEAKER_INDEX.wav"
         raise FileNotFoundError(f"no recordings at {source.path}: {found}; {ADVICE}")
-    x, digits, speakers, seen = [], [], [], {}
+    x, digits, speakers, seen, digests = [], [], [], {}, []
     for name in tqdm(files, desc="reading recordings", disable=None):
         match = _NAME.fullmatch(PurePosixPath(name).name)
         if not match:
             raise ValueError(f"{source.where(name)}: wanted a name DIGIT_SPEAKER_INDEX.wav")
         if (first := seen.setdefault(match.groups(), name)) != name:  # it could be in support and query
             raise ValueError(f"{source.where(name)}: the same recording as {first}")
-        x.append(spectrogram(source.read(name), source.where(name)))
+        data = source.read(name)
+        x.append(spectrogram(data, source.where(name)))
+        digests.append((match.groups(), hashlib.sha256(data).hexdigest()))
         digits.append(int(match[1]))
         speakers.append(match[2])
     names, places = np.unique(speakers, return_inverse=True)
-    return {"x": np.array(x, np.float32), "digits": np.array(digits), "speakers": places, "names": names}
+    return {
+        "x": np.array(x, np.float32), "digits": np.array(digits), "speakers": places, "names": names,
+        "digest_of_files": np.array(digest(digests)),
+    }  # fmt: skip
 
 
 def spectrogram(data: bytes, called: str) -> np.ndarray:

@@ -26,7 +26,7 @@ NORMS = ("batch", "group", "layer", "none")
 @dataclass(frozen=True)
 class Settings:
     filters: int = option(64, "filters of each block", least=1)
-    blocks: int = option(4, "blocks of convolution, normalisation and ReLU", least=1)
+    blocks: int = option(4, "blocks of convolution, normalisation and ReLU", least=1, most=1000)
     pool: bool = option(False, "blocks of stride 1 that end with a 2×2 max-pool, instead of stride 2")
     norm: str = option("batch", "normalisation before each ReLU", choices=NORMS)
     groups: int = option(8, "groups of channels of group norm", least=1, where={"norm": ("group",)})

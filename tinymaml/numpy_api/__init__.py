@@ -6,17 +6,63 @@ file of its subject, and put `@numpy_function(np.its_name)` above it. What is mi
 instead.
 
     table         the table, and the way into it        elementwise   ufuncs, clip, where
-    reductions    sum, mean, var, max, prod, …          shapes        reshape, transpose, concatenate, pad, …
-    indexing      x[…], take, take_along_axis           products      matmul, dot, tensordot, einsum
+    reductions    sum, mean, var, max, prod, cov, …     nan           nansum, nanmean, nanmax, …
+    cumulative    cumsum, cumprod, diff, gradient, …    sorting       sort, searchsorted, histogram, unique, …
+    quantiles     median, quantile, percentile          shapes        reshape, transpose, concatenate, …
+    indexing      x[…], take, take_along_axis           choosing      nonzero, select, choose, piecewise, …
+    building      append, insert, linspace, grids, …    padding       pad
+    curves        interp, convolve, polyval             products      matmul, dot, tensordot, einsum
     matrices      trace, diag, tril, …                  linalg        solve, det, eigh, svd, norm, …
     complexes     real, imag, conj, angle               fft           Fourier transforms
-    methods       operators' words and methods of Tensor    decompositions    the primitives of linalg
+    ufuncs        reduce, accumulate, outer, dtype=     special       scipy.special's ufuncs
+    methods       methods of Tensor, and conversions    decompositions    the primitives of linalg
 
 Read next: `nn`.
 """
 
-from . import complexes, elementwise, fft, indexing, linalg, matrices, methods, products, reductions, shapes  # noqa: F401
+import sys
+from collections.abc import Callable
+
+from ..engine import refusal
+from . import (  # noqa: F401
+    building,
+    choosing,
+    complexes,
+    cumulative,
+    curves,
+    elementwise,
+    fft,
+    indexing,
+    linalg,
+    matrices,
+    methods,
+    nan,
+    padding,
+    products,
+    quantiles,
+    reductions,
+    shapes,
+    sorting,
+    ufuncs,
+)
 from .methods import placeholder
-from .table import NUMPY, as_array, numpy_function, numpy_name, unsupported
+from .table import ELSEWHERE, NUMPY, as_array, numpy_function, numpy_name, unsupported
 
 __all__ = ["NUMPY", "as_array", "numpy_function", "numpy_name", "placeholder", "unsupported"]
+
+
+def of_scipy(f: Callable) -> Callable | None:
+    """What a ufunc of scipy.special does on tensors. Its caller has imported SciPy, which the engine does not need."""
+    theirs = sys.modules.get("scipy.special")
+    if theirs is None or getattr(theirs, f.__name__, None) is not f:
+        return None
+    from .special import SCIPY
+
+    if f not in SCIPY:
+        raise refusal(NotImplementedError(
+            f"scipy.special.{f.__name__} on tensors is not supported; `tinymaml.numpy_api.special.SCIPY` lists what is"
+        ))  # fmt: skip
+    return SCIPY[f]
+
+
+ELSEWHERE.append(of_scipy)

@@ -1,4 +1,4 @@
-"""Indexing: x[…], take, take_along_axis."""
+"""Indexing: x[…], take, take_along_axis. Read next: `choosing`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor, value_of
-from .table import decide, numpy_function, one_axis
+from .table import as_array, decide, numpy_function, one_axis
 
 
 def getitem(x, index):
@@ -68,17 +68,29 @@ def along(a, axis: int, index):
 
 
 @numpy_function(np.take)
-def take(a, indices, axis=None):
-    if axis is None:
-        return take(_flat(a), indices, 0)
-    indices = indices if isinstance(indices, Tensor) else np.asarray(indices)
-    return along(a, one_axis(axis, a.ndim), indices)
+def take(a, indices, axis=None, out=None, mode="raise"):
+    a, given = as_array(a), as_array(indices)
+    indices = given if given is indices or given.dtype.kind != "f" else given.astype(np.intp)  # of a list as NumPy's
+    a, axis = (ravelled(a), 0) if axis is None else (a, one_axis(axis, a.ndim))
+    return along(a, axis, _inside(indices, a.shape[axis], mode))
+
+
+def _inside(indices, n: int, mode: str):
+    """Indices as `mode` brings them into range(n); by "raise" they stay, and negative ones count from the end."""
+    if mode not in ("raise", "wrap", "clip"):
+        raise ValueError(f"clipmode must be one of 'clip', 'raise', or 'wrap' (got {mode!r})")
+    if indices.dtype.kind not in "iub" and indices.size:
+        raise TypeError(f"Cannot cast array data from {indices.dtype!r} to dtype('int64') according to the rule 'safe'")
+    if mode == "raise":
+        return indices if indices.size else np.asarray(value_of(indices), np.intp)
+    return np.mod(ops.in_dtype(indices, np.dtype(np.intp)), n) if mode == "wrap" else np.clip(indices, 0, n - 1)
 
 
 @numpy_function(np.take_along_axis)
 def take_along_axis(arr, indices, axis=-1):
+    arr, indices = as_array(arr), as_array(indices)
     if axis is None:
-        arr, axis = _flat(arr), 0
+        arr, axis = ravelled(arr), 0
     axis = one_axis(axis, arr.ndim)
     if indices.ndim != arr.ndim:
         raise ValueError(f"take_along_axis: indices of shape {indices.shape} for an array of shape {arr.shape};"
@@ -87,5 +99,5 @@ def take_along_axis(arr, indices, axis=-1):
     return getitem(arr, tuple(indices if i == axis else g for i, g in enumerate(grid)))
 
 
-def _flat(a):
+def ravelled(a):
     return ops.reshape(a, (a.size,))

@@ -6,8 +6,8 @@ import numpy as np
 
 from .. import ops
 from .indexing import getitem
-from .shapes import moveaxis, ravel
-from .table import as_array, numpy_function
+from .shapes import moveaxis
+from .table import numpy_function
 
 
 @numpy_function(np.trace)
@@ -44,22 +44,3 @@ def tril(m, k=0):
 @numpy_function(np.triu)
 def triu(m, k=0):
     return ops.where(np.tri(*m.shape[-2:], k=k - 1, dtype=bool), m.dtype.type(0), m)
-
-
-@numpy_function(np.diagflat)
-def diagflat(v, k=0):
-    return diag(ravel(as_array(v)), k)
-
-
-@numpy_function(np.vander)
-def vander(x, N=None, increasing=False):
-    x = as_array(x)
-    if x.ndim != 1:
-        raise ValueError(f"vander: an array of shape {x.shape}, wanted a vector")
-    x, count = ops.in_dtype(x, np.promote_types(x.dtype, int)), len(x) if N is None else N
-    if count <= 0:
-        return np.zeros((len(x), count), x.dtype)  # or NumPy's own error
-    columns = [np.ones(x.shape, x.dtype)]
-    for _ in range(count - 1):
-        columns.append(columns[-1] * x)
-    return np.stack(columns if increasing else columns[::-1], 1)

@@ -1,6 +1,8 @@
-"""Shapes: reshape, transpose, join, split, pad, repeat."""
+"""Shapes: reshape, transpose, broadcast, join, split, turn, repeat."""
 
 from __future__ import annotations
+
+import operator
 
 import numpy as np
 
@@ -12,37 +14,71 @@ from .table import as_array, numpy_function, one_axis, unsupported
 
 numpy_function(np.shape)(lambda a: a.shape)
 numpy_function(np.ndim)(lambda a: a.ndim)
-numpy_function(np.size)(lambda a, axis=None: a.size if axis is None else a.shape[axis])
-numpy_function(np.zeros_like)(lambda a, dtype=None, *, shape=None: np.zeros_like(a.value, dtype, shape=shape))
-numpy_function(np.ones_like)(lambda a, dtype=None, *, shape=None: np.ones_like(a.value, dtype, shape=shape))
-numpy_function(np.copy)(alias)
+
+
+@numpy_function(np.size)
+def size(a, axis=None):
+    if axis is None:
+        return a.size
+    return int(np.prod([a.shape[i] for i in ((axis,) if np.ndim(axis) == 0 else axis)], dtype=int))
+
+
+@numpy_function(np.copy)
+def copy(a, order="K", subok=False):
+    return alias(a)
+
+
+# ── filled with one number: where it is no tensor, an array ─────────────────────────────────────────────────────────
+
+
+def _filled(make) -> None:
+    @numpy_function(make)
+    def filled(a, dtype=None, order="K", subok=True, shape=None, *, device=None):
+        return make(np.empty(a.shape, a.dtype), dtype, order="C" if order in "AK" else order, shape=shape)
+
+
+for _make in (np.zeros_like, np.ones_like, np.empty_like):
+    _filled(_make)
 
 
 @numpy_function(np.full_like)
-def full_like(a, fill_value, dtype=None):
+def full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, device=None):
+    shape = a.shape if shape is None else (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if isinstance(fill_value, Tensor):
-        if a._is_data and not fill_value._is_data:  # in truth `a` is an array, and NumPy writes into one like it
-            raise unsupported("copyto")
-        return broadcast_to(fill_value.astype(dtype or a.dtype), a.shape)
-    return np.full(a.shape, fill_value, dtype or a.dtype)
+        if isinstance(a, Tensor) and a._is_data and not fill_value._is_data:
+            raise unsupported("copyto")  # in truth `a` is an array, and NumPy writes into one like it
+        return broadcast_to(fill_value.astype(dtype or a.dtype), shape)
+    return np.full(shape, fill_value, dtype or a.dtype)
+
+
+# ── the same elements in another shape, or another order ────────────────────────────────────────────────────────────
 
 
 @numpy_function(np.reshape)
-def reshape(a, shape, *, order="C"):
-    if order != "C":
-        raise unsupported("reshape", f"takes order='C' only, not {order!r}; transpose first")
-    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+def reshape(a, /, shape, order="C", *, copy=None):
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(operator.index(n) for n in shape)
     if -1 in shape:
         known = -int(np.prod(shape, dtype=int))
         if shape.count(-1) > 1 or known == 0 or a.size % known:
             raise ValueError(f"cannot reshape an array of shape {a.shape} into shape {shape}")
         shape = tuple(a.size // known if n == -1 else n for n in shape)
-    return ops.reshape(a, shape)
+    if not _by_columns(a, order):
+        return ops.reshape(a, shape)
+    return transpose(ops.reshape(transpose(a), shape[::-1]))
+
+
+def _by_columns(a, order: str) -> bool:
+    """Are the elements read column by column?"""
+    if order not in ("C", "F", "A", "K"):
+        raise ValueError(f"order must be one of 'C', 'F', 'A', or 'K' (got {order!r})")
+    if order in "AK" and a.ndim > 1:
+        raise unsupported("reshape", f"takes order='C' or 'F', not {order!r}, which asks how the memory is laid out")
+    return order == "F"
 
 
 @numpy_function(np.ravel)
 def ravel(a, order="C"):
-    return reshape(a, (a.size,), order=order)
+    return reshape(as_array(a), (-1,) if a.size else (0,), order)
 
 
 @numpy_function(np.transpose, np.permute_dims)
@@ -63,6 +99,9 @@ def swapaxes(a, axis1, axis2):
 def moveaxis(a, source, destination):
     source = [one_axis(i, a.ndim) for i in np.atleast_1d(source)]
     destination = [one_axis(i, a.ndim) for i in np.atleast_1d(destination)]
+    for name, axes in (("source", source), ("destination", destination)):
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"repeated axis in `{name}` argument")
     if len(source) != len(destination):
         raise ValueError(f"moveaxis: {len(source)} axes for {len(destination)} places")
     order = [i for i in range(a.ndim) if i not in source]
@@ -90,42 +129,100 @@ def expand_dims(a, axis):
     return ops.expand_dims(a, normal_axes(axis, a.ndim + count))
 
 
-@numpy_function(np.atleast_1d)
-def atleast_1d(a):
-    return a if a.ndim else ops.reshape(a, (1,))
+def _at_least(shape_of) -> None:
+    """`shape_of(shape)` → the shape with more axes; several arrays give a tuple."""
+
+    def one(a):
+        a = as_array(a)
+        return ops.reshape(a, shape_of(a.shape))
+
+    return lambda *arys: one(arys[0]) if len(arys) == 1 else tuple(map(one, arys))
+
+
+atleast_1d = numpy_function(np.atleast_1d)(_at_least(lambda shape: shape or (1,)))
+atleast_2d = numpy_function(np.atleast_2d)(_at_least(lambda shape: (1,) * (2 - len(shape)) + shape))
+atleast_3d = numpy_function(np.atleast_3d)(_at_least(
+    lambda shape: (1, 1, 1) if not shape else (1, *shape, 1) if len(shape) == 1 else (*shape, 1)[: max(len(shape), 3)]
+))  # fmt: skip
 
 
 @numpy_function(np.broadcast_to)
 def broadcast_to(array, shape):
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    np.broadcast_to(array.value, shape)  # NumPy's own error for shapes that do not fit
+    array = as_array(array)
+    np.broadcast_to(np.empty(array.shape), shape)  # NumPy's own error for shapes that do not fit
     return ops.broadcast_to(array, shape)
 
 
+@numpy_function(np.broadcast_arrays)
+def broadcast_arrays(*args, subok=False):
+    arrays = [as_array(a) for a in args]
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    return tuple(ops.broadcast_to(a, shape) for a in arrays)
+
+
+# ── joined, and taken apart ─────────────────────────────────────────────────────────────────────────────────────────
+
+
 @numpy_function(np.concatenate)
-def concatenate(arrays, axis=0):
-    arrays = [as_array(a) for a in arrays]
+def concatenate(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    arrays = [_castable(as_array(a), dtype, casting) for a in arrays]
     if axis is None:
         arrays, axis = [ravel(a) for a in arrays], 0
+    if not arrays:
+        raise ValueError("need at least one array to concatenate")
     if not all(a.ndim for a in arrays):
         raise ValueError("zero-dimensional arrays cannot be concatenated")
     return ops.concatenate(*arrays, axis=one_axis(axis, arrays[0].ndim))
 
 
+def _castable(a, dtype, casting: str):
+    """a in this dtype, if one is asked for and the rule permits it."""
+    if dtype is None:
+        return a
+    if not np.can_cast(a.dtype, dtype, casting):
+        raise TypeError(f"Cannot cast array data from {a.dtype!r} to {np.dtype(dtype)!r} according to the rule"
+                        f" {casting!r}")  # fmt: skip
+    return ops.in_dtype(a, np.dtype(dtype))
+
+
 @numpy_function(np.stack)
-def stack(arrays, axis=0):
-    return concatenate([np.expand_dims(as_array(a), axis) for a in arrays], axis)
+def stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    arrays = [as_array(a) for a in arrays]
+    if not arrays:
+        raise ValueError("need at least one array to stack")
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError("all input arrays must have the same shape")
+    return concatenate([expand_dims(a, axis) for a in arrays], axis, dtype=dtype, casting=casting)
+
+
+@numpy_function(getattr(np, "unstack", None))  # since NumPy 2.1
+def unstack(x, /, *, axis=0):
+    if x.ndim == 0:
+        raise ValueError("Input array must be at least 1-d.")
+    return tuple(moveaxis(x, axis, 0))
 
 
 @numpy_function(np.vstack)
-def vstack(tup):
-    return concatenate([a if a.ndim > 1 else np.reshape(a, (1, -1)) for a in map(as_array, tup)])
+def vstack(tup, *, dtype=None, casting="same_kind"):
+    return concatenate([atleast_2d(a) for a in tup], 0, dtype=dtype, casting=casting)
 
 
 @numpy_function(np.hstack)
-def hstack(tup):
-    arrays = [np.atleast_1d(as_array(a)) for a in tup]
-    return concatenate(arrays, 0 if arrays[0].ndim == 1 else 1)
+def hstack(tup, *, dtype=None, casting="same_kind"):
+    arrays = [atleast_1d(a) for a in tup]
+    return concatenate(arrays, 0 if arrays and arrays[0].ndim == 1 else 1, dtype=dtype, casting=casting)
+
+
+@numpy_function(np.dstack)
+def dstack(tup):
+    return concatenate([atleast_3d(a) for a in tup], 2)
+
+
+@numpy_function(np.column_stack)
+def column_stack(tup):
+    arrays = [as_array(a) for a in tup]
+    return concatenate([a if a.ndim > 1 else transpose(atleast_2d(a)) for a in arrays], 1)
 
 
 @numpy_function(np.split)
@@ -145,11 +242,66 @@ def _pieces(a, pieces: list, axis: int) -> list:
     return [along(a, axis, slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0, 0)) for p in pieces]
 
 
+def _split_along(name: str, least: int, axis_of) -> None:
+    @numpy_function(getattr(np, name))
+    def split_along(ary, indices_or_sections):
+        if ary.ndim < least:
+            raise ValueError(f"{name} only works on arrays of {least} or more dimensions")
+        return split(ary, indices_or_sections, axis_of(ary.ndim))
+
+
+_split_along("hsplit", 1, lambda ndim: int(ndim > 1))
+_split_along("vsplit", 2, lambda ndim: 0)
+_split_along("dsplit", 3, lambda ndim: 2)
+
+
+# ── turned and repeated ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @numpy_function(np.flip)
 def flip(m, axis=None):
     for i in normal_axes(axis, m.ndim):
         m = ops.flip(m, i)
     return m
+
+
+@numpy_function(np.fliplr)
+def fliplr(m):
+    if m.ndim < 2:
+        raise ValueError("Input must be >= 2-d.")
+    return flip(m, 1)
+
+
+@numpy_function(np.flipud)
+def flipud(m):
+    if m.ndim < 1:
+        raise ValueError("Input must be >= 1-d.")
+    return flip(m, 0)
+
+
+@numpy_function(np.rot90)
+def rot90(m, k=1, axes=(0, 1)):
+    axes = tuple(axes)
+    if len(axes) != 2:
+        raise ValueError("len(axes) must be 2.")
+    if axes[0] == axes[1] or abs(axes[0] - axes[1]) == m.ndim:
+        raise ValueError("Axes must be different.")
+    if any(not -m.ndim <= i < m.ndim for i in axes):
+        raise ValueError(f"Axes={axes} out of range for array of ndim={m.ndim}.")
+    if k % 4 == 2:
+        return flip(m, axes)
+    m = flip(m, axes[1]) if k % 4 == 1 else m
+    m = swapaxes(m, *axes) if k % 2 else m
+    return flip(m, axes[1]) if k % 4 == 3 else m
+
+
+@numpy_function(np.rollaxis)
+def rollaxis(a, axis, start=0):
+    axis, n = one_axis(axis, a.ndim), a.ndim
+    if not -n <= start <= n:
+        raise np.exceptions.AxisError(f"'start' arg requires {-n} <= start < {n + 1}, but {start} was passed in")
+    start = start + n if start < 0 else start
+    return moveaxis(a, axis, start - 1 if axis < start else start)
 
 
 @numpy_function(np.roll)
@@ -162,28 +314,9 @@ def roll(a, shift, axis=None):
     return a
 
 
-@numpy_function(np.pad)
-def pad(array, pad_width, mode="constant", constant_values=0):
-    if mode != "constant" or np.ndim(constant_values):
-        raise unsupported("pad", f"takes mode='constant' with one number, not mode={mode!r}, {constant_values!r}")
-    if isinstance(pad_width, dict):
-        raise unsupported("pad", "takes pad_width as numbers or pairs, not as a dict")
-    widths = np.broadcast_to(pad_width, (array.ndim, 2)).tolist()
-    if any(n < 0 for pair in widths for n in pair):
-        raise ValueError(f"pad: widths {widths} for an array of shape {array.shape}; none may be negative")
-    shape = tuple(a + n + b for n, (a, b) in zip(array.shape, widths, strict=True))
-    inside = tuple(slice(a, a + n) for n, (a, _) in zip(array.shape, widths, strict=True))
-    padded = ops.scatter_add(array, template=inside, shape=shape)
-    if not isinstance(constant_values, Tensor) and constant_values == 0 and not np.signbit(constant_values):
-        return padded
-    mask = np.ones(shape, bool)
-    mask[inside] = False
-    return ops.where(mask, ops.astype(constant_values, dtype=array.dtype), padded)
-
-
 @numpy_function(np.tile)
 def tile(A, reps):
-    reps = (reps,) if isinstance(reps, (int, np.integer)) else tuple(reps)
+    reps = (reps,) if np.ndim(reps) == 0 else tuple(reps)
     A = ops.reshape(A, (1,) * (len(reps) - A.ndim) + A.shape)
     for axis, n in enumerate((1,) * (A.ndim - len(reps)) + reps):
         if n != 1:
@@ -197,14 +330,3 @@ def repeat(a, repeats, axis=None):
         return repeat(ravel(a), repeats, 0)
     axis = one_axis(axis, a.ndim)
     return along(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))
-
-
-@numpy_function(np.diff)
-def diff(a, n=1, axis=-1):
-    axis = one_axis(axis, a.ndim)
-    if n < 0:
-        raise ValueError(f"diff: n is {n}, wanted an integer of at least 0")
-    minus = ops.not_equal if a.dtype == bool else ops.subtract
-    for _ in range(n):
-        a = minus(along(a, axis, slice(1, None)), along(a, axis, slice(None, -1)))
-    return a

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..engine import Tensor, refusal
+from ..arrays import stacked
+from ..engine import Tensor, refusal, value_of
 from ..ops import normal_axes
 
 NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
+ELSEWHERE: list[Callable] = []  # what is asked for functions that are not NumPy's own
 
 INSTEAD = {  # what is not supported → the way round
-    "sort": "np.take_along_axis(x, np.argsort(x, axis), axis)",
-    "median": "np.take_along_axis with np.argsort",
-    "add.reduce": "np.sum", "multiply.reduce": "np.prod", "maximum.reduce": "np.max", "minimum.reduce": "np.min",
-    "add.accumulate": "np.cumsum",
-    "add.at": "tm.ops.scatter_add",
-    "put_along_axis": "np.where with a mask", "place": "np.where", "copyto": "np.where", "putmask": "np.where",
-    "conjugate": "tensors are real", "real": "tensors are real",
-    "nan_to_num": "np.where(np.isfinite(x), x, 0)",
-    "allclose": "compare x.value", "array_equal": "compare x.value", "isclose": "compare x.value",
+    "put_along_axis": "np.where with a mask", "place": "np.where", "putmask": "np.where", "put": "np.where",
+    "copyto": "np.where, or np.broadcast_to(x, shape) for an array that is full of x",
+    "fill_diagonal": "np.where(np.eye(n, dtype=bool), value, x)",
+    "add.at": "tm.ops.scatter_add", "trapz": "np.trapezoid", "in1d": "np.isin",
 }  # fmt: skip
 
 
 def numpy_function(*functions: Callable) -> Callable[[Callable], Callable]:
-    """Register the decorated function as what these NumPy functions do on tensors."""
+    """Register the decorated function as what these NumPy functions do on tensors; None: this NumPy has it not yet."""
 
     def register(ours: Callable) -> Callable:
-        NUMPY.update(dict.fromkeys(functions, ours))
+        NUMPY.update({f: ours for f in functions if f is not None})
         return ours
 
     return register
@@ -46,12 +45,24 @@ def unsupported(name: str, what: str = "") -> NotImplementedError:
     return refusal(NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}"))  # type: ignore
 
 
-def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
-    ours = NUMPY.get(f)
+def ours_for(f: Callable) -> Callable:
+    """What does on tensors what f does on arrays."""
+    ours = NUMPY.get(f) or next(filter(None, (find(f) for find in ELSEWHERE)), None)
     if ours is None:
-        raise unsupported(name)
+        raise unsupported(numpy_name(f))
+    return ours
+
+
+def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
+    ours = ours_for(f)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
+    refuse_out(ours, name, args, kwargs)
+    return call(ours, name, args, kwargs)
+
+
+def call(ours: Callable, name: str, args: Sequence, kwargs: dict):
+    """ours(*args, **kwargs); where these do not fit, an error that calls it by NumPy's name."""
     try:
         return ours(*args, **kwargs)
     except TypeError:
@@ -65,14 +76,35 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
         raise
 
 
+@functools.cache
+def _place_of_out(ours: Callable) -> int | None:
+    names = list(inspect.signature(ours).parameters)
+    return names.index("out") if "out" in names else None
+
+
+def refuse_out(ours: Callable, name: str, args: Sequence, kwargs: dict) -> None:
+    """Refuse out=, by name or at its position: our functions have it in their signature for the position alone."""
+    place = _place_of_out(ours)
+    if kwargs.get("out") is not None or (place is not None and len(args) > place and args[place] is not None):
+        raise refusal(TypeError(
+            f"np.{name} on tensors takes no out= (a tensor is never written to; write a = a + b, not a += b)"
+        ))  # fmt: skip
+    if place is None:
+        kwargs.pop("out", None)
+
+
+METHODS: dict[str, Callable] = {}  # of ufuncs: "reduce" → f(ufunc, *inputs, **kwargs); "__call__": with keywords
+
+
 def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
-    if method != "__call__":
-        raise unsupported(f"{ufunc.__name__}.{method}")
-    if kwargs and (ufunc.signature is None or "out" in kwargs):  # products, as np.vecdot, take axis=
-        place = " (a tensor is never written to; write a = a + b, not a += b)" if "out" in kwargs else ""
-        raise refusal(TypeError(f"np.{ufunc.__name__} on tensors takes no {'=, '.join(kwargs)}={place}"))
-    return _call(ufunc, ufunc.__name__, [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs],
-                 kwargs)  # fmt: skip
+    inputs = [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs]
+    if method == "__call__" and (not kwargs or ufunc.signature):  # products, as np.vecdot, take axis=
+        return _call(ufunc, ufunc.__name__, inputs, kwargs)
+    name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+    ours_for(ufunc)
+    ours = functools.partial(METHODS[method], ufunc)
+    refuse_out(METHODS[method], name, (ufunc, *inputs), kwargs)
+    return call(ours, name, inputs, kwargs)
 
 
 def _array_function(self, function, types, args, kwargs):
@@ -90,9 +122,22 @@ def decide(x: Tensor, what: str):
     return x.value
 
 
+def known(x) -> bool:
+    """Can the value be read? Not while a program is recorded. It may decide on a warning or an error of NumPy's."""
+    return not isinstance(x, Tensor) or type(x) is Tensor
+
+
+def warn_where(condition, message: str) -> None:
+    """NumPy's warning, if the condition is known to hold anywhere."""
+    if known(condition) and np.any(value_of(condition)):
+        warnings.warn(message, RuntimeWarning, stacklevel=6)
+
+
 def as_array(x):
     """x, where NumPy would take a list or a number for an array."""
-    return x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x) if not _holds_tensor(x) else NUMPY[np.stack](x)
+    if isinstance(x, np.ndarray):
+        return stacked(x)
+    return x if isinstance(x, Tensor) else np.asarray(x) if not _holds_tensor(x) else NUMPY[np.stack](x)
 
 
 def _holds_tensor(x) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import extras
+from ..files import read_file
 from . import models
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -253,10 +254,10 @@ def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        manifest = dict(json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        manifest = dict(json.loads(read_file(folder / "MANIFEST.json")))
+    except (ValueError, TypeError, RecursionError):
         raise Tampered(f"{folder / 'MANIFEST.json'} cannot be read; install tinymaml again") from None
-    data = (folder / name).read_bytes()
+    data = read_file(folder / name)
     if hashlib.sha256(data).hexdigest() != manifest.get(name):
         raise Tampered(f"{folder / name} has been changed: its SHA-256 is not the manifest's; install tinymaml again")
     return data

@@ -42,9 +42,10 @@ def check(
         seed: of the new cases; by default another each time.
 
     Raises:
-        ValueError: an unknown suite, dtype or capability.
+        ValueError: an unknown suite, dtype or capability; a time-out that is none.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
+    timeout = seconds(timeout)
     asked, left_out = questions(suite, dtype, tuple(capabilities), seed)
     confirm(asked)
     moved = dict.fromkeys(q.of for q in asked if q.role == "moved")
@@ -55,6 +56,17 @@ def check(
         answers |= _ask_all(candidate, [q for q in asked if q.id not in answers], timeout)
         report = conclude(asked, left_out, answers, suite, dtype)
     return report
+
+
+def seconds(timeout: float) -> float:
+    """A time-out, as far as this machine can count.
+
+    Raises:
+        ValueError: it is not a number above 0.
+    """
+    if not timeout > 0:  # or nan
+        raise ValueError(f"timeout is {timeout}, wanted seconds, more than 0")
+    return min(timeout, threading.TIMEOUT_MAX / 2)
 
 
 def _ask_all(candidate: Callable, asked: list[Question], timeout: float) -> dict[str, Answered]:

@@ -34,13 +34,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..files import read_file
 from . import tolerance
 from .cases import CAPABILITIES, Case, to_hex
-from .checking import conclude, confirm
+from .checking import conclude, confirm, seconds
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
 LONGEST_LINE, MOST_OUTPUT = 1 << 24, 1 << 27  # bytes
+DEEPEST = 64  # lists and dicts in each other in an answer
 GRACE = 2.0  # seconds in which a program should end after its output has
 _CHUNK = 1 << 16
 
@@ -138,7 +140,9 @@ def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str
 def _parse(line: str) -> dict:
     try:
         data = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise Broken(f"a line is nested too deeply: {line[:80]!r}") from None
+    except ValueError as error:
         raise Broken(f"a line is not JSON ({error}): {line[:80]!r}") from None
     if not isinstance(data, dict) or not isinstance(data.get("id"), str):
         raise Broken(f'wanted an object with an "id", seen {line[:80]!r}')
@@ -150,7 +154,9 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
 
     Raises:
         Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
+        ValueError: the time-out is not a number above 0.
     """
+    timeout = seconds(timeout)
     chunks: queue.Queue = queue.Queue(maxsize=64)
 
     def pump():
@@ -192,7 +198,10 @@ def lines_of(folder: Path) -> Iterator[str]:
     if not names:
         raise FileNotFoundError(f"no *.json in {folder}")
     for path in names:
-        yield path.read_text(encoding="utf-8")
+        try:
+            yield read_file(path, "an answer", LONGEST_LINE).decode()
+        except UnicodeDecodeError as cause:
+            raise ValueError(f"{path} is not UTF-8: {cause}") from None
 
 
 # ── a program under watch ───────────────────────────────────────────────────────────────────────────────────────────
@@ -276,7 +285,12 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def worker(target: str) -> list[str]:
-    """The command that answers for a function "package.module:name"."""
+    """The command that answers for a function "package.module:name".
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    _parted(target)
     return [sys.executable, "-m", __name__, target]
 
 
@@ -286,9 +300,7 @@ def resolve(target: str):
     Raises:
         ValueError: not of that form, or there is no such function.   ImportError: there is no such module.
     """
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise ValueError(f"{target!r}: wanted package.module:function")
+    module, name = _parted(target)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found = importlib.import_module(module)
@@ -298,11 +310,26 @@ def resolve(target: str):
     return function
 
 
+def _parted(target: str) -> tuple[str, str]:
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ValueError(f"{target!r}: wanted package.module:function")
+    return module, name
+
+
 def _answer_all(target: str) -> None:
     """Read questions, write answers: what the worker does. The function's own output goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    function = resolve(target)
+    try:
+        function = resolve(target)
+    except Exception as cause:  # which is the answer to every question
+        traceback.print_exc()
+        error = cause
+
+        def function(case):
+            raise error
+
     for line in sys.stdin:
         data = json.loads(line)
         case = Case.from_json(data).with_dtype(data["dtype"])
@@ -318,17 +345,23 @@ def _answer_all(target: str) -> None:
         print(json.dumps(answer | {"id": data["id"]}), file=out, flush=True)
 
 
-def _plain(x):
-    """Arrays of any library as nested lists."""
+def _plain(x, called: str = "the answer", depth: int = 0):
+    """Arrays of any library as nested lists. Raises: TypeError: there is something else; the message says where."""
+    if depth > DEEPEST:
+        raise TypeError(f"{called} is a {type(x).__name__} that is nested more than {DEEPEST} deep, wanted numbers")
     if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
+        return {str(k): _plain(v, f"{called}[{k!r}]", depth + 1) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
+        return [_plain(v, called, depth + 1) for v in x]
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
+    array = x
     for method in ("detach", "cpu"):
-        x = getattr(x, method)() if hasattr(x, method) else x
-    return np.asarray(x).tolist()
+        array = getattr(array, method)() if hasattr(array, method) else array
+    array = np.asarray(array)
+    if array.dtype.kind not in "biufU":
+        raise TypeError(f"{called} is {repr(x)[:80]} of the type {type(x).__name__}, wanted numbers")
+    return array.tolist()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def plot(
     if not records:
         raise ValueError(f"{path} has nothing to draw yet: its log holds no iteration")
     learned = restore(path, on=on, **({"data": data} if data else {}), **changes)
+    if learned.source is None:  # how it learned is drawn
+        records = Run.open(path).read_log("loss", learned.learner.metric.name)
     folder = Path(to).expanduser() if to else Path(path) / "plots"
     with naming("make", folder):
         folder.mkdir(parents=True, exist_ok=True)

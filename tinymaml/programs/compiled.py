@@ -61,13 +61,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import blas, flat
+from ..arrays import as_array_of
 from ..engine import Tensor, recorded
-from ..inputs import as_tasks, check_learned, is_listed
+from ..inputs import as_learned, as_tasks, is_listed
 from ..kernels import in_a_hurry
-from ..nest import Nest, tree_fill, tree_leaves, tree_map
+from ..nest import Nest, opened, tree_fill, tree_leaves, tree_map
 from ..per_task import PerTask
 from .guards import Outside
-from .program import RecordError, outline, split
+from .program import RecordError, held, outline, split
 from .runners import Machine, Replay
 from .task import Fixed, Task, task_of, whole
 from .verify import (
@@ -307,7 +308,10 @@ class Compiled:
         floats = any(type(x) is float for x in given)
         numbers = [x for x in bound if not isinstance(x, np.ndarray)]  # NumPy's numbers are part of the program
         bound = [x for x in bound if isinstance(x, np.ndarray)]
-        shared_arrays, data = [*map(np.asarray, (*thetas, *given, *bound))], [*map(np.asarray, data)]
+        try:
+            shared_arrays, data = [*map(_taken, (*thetas, *given, *bound))], [*map(_taken, data)]
+        except TypeError:
+            return None
         counts = {x.shape[:1] for x in data}
         if len(counts) != 1 or counts <= {(), (0,)}:
             return None
@@ -317,7 +321,7 @@ class Compiled:
             *map(repr, numbers),
         )  # fmt: skip
         if signature not in self.variants:  # what is wrong with the arguments, the function says
-            check_learned(self.per_task.called, meta)
+            as_learned(self.per_task.called, meta)
             if self.per_task.check:
                 self.per_task.check()
             as_tasks(tasks)
@@ -651,12 +655,19 @@ def _stacked(task: Task, results: list, count: int) -> Nest:
     return tree_fill(task.value, leaves)
 
 
+def _taken(x) -> np.ndarray:
+    return x if type(x) is np.ndarray else np.asarray(as_array_of("an argument", x))
+
+
 def _outline(tree: Nest, leaves: list):
     """The structure of a nest; its leaves are appended to the list, in the order of `tree_leaves`."""
     if isinstance(tree, dict):
         return tuple(tree), *[_outline(child, leaves) for child in tree.values()]
     if isinstance(tree, (list, tuple)):
         return type(tree), *[_outline(child, leaves) for child in tree]
-    if tree is not None:
-        leaves.append(tree)
-    return tree is None
+    if tree is None:
+        return True
+    if (children := opened(tree)) is not None:
+        return type(tree), held(tree), *[_outline(child, leaves) for child in children.values()]
+    leaves.append(tree)
+    return False

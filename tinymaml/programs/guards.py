@@ -35,7 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Tensor, unchanging, value_of
+from ..arrays import unchanging
+from ..engine import Tensor, value_of
 from ..per_task import PerTask
 from .tracing import RecordError
 
@@ -474,7 +475,7 @@ class Outside:
             if dataclasses.is_dataclass(x) and type(x).__dataclass_params__.frozen:  # type: ignore[attr-defined]
                 for f in dataclasses.fields(x):
                     self._reach(getattr(x, f.name), f"{label}.{f.name}")
-            given = [getattr(x, n, None) for n in ("f", "forward", "vjp", "rule")]
+            given = [getattr(x, n, None) for n in ("f", "forward", "vjp", "rule", "of_task")]
             for part in given:
                 if callable(part) or isinstance(part, tuple):
                     self._reach(part, label)

@@ -398,6 +398,72 @@ def cumsum(z, x, before, length, after):
             z[at] = z[at - after] + x[at]
 
 
+@register_jitable
+def less(x, y):
+    """Whether x is sorted before y: NaN is the largest."""
+    return (x < y) | ((y != y) & (x == x))
+
+
+@register_jitable
+def sift(z, x, first, stride, k, end):
+    """Let element k of a heap of places sink: the largest of `end` rises to the front. Places break ties."""
+    i = z[first + k * stride]
+    v = x[first + i * stride]
+    while 2 * k + 1 < end:
+        child = 2 * k + 1
+        j = z[first + child * stride]
+        w = x[first + j * stride]
+        if child + 1 < end:
+            other = z[first + (child + 1) * stride]
+            u = x[first + other * stride]
+            if less(w, u) or (not less(u, w) and j < other):
+                child, j, w = child + 1, other, u
+        if less(w, v) or (not less(v, w) and j < i):
+            break
+        z[first + k * stride] = j
+        k = child
+    z[first + k * stride] = i
+
+
+@register_jitable
+def argsort(z, x, before, length, after):
+    """Heapsort, which needs no memory; stable, since equal elements are told apart by their places."""
+    for b in range(before):
+        for q in range(after):
+            first = b * length * after + q
+            for i in range(length):
+                z[first + i * after] = i
+            for k in range(length // 2 - 1, -1, -1):
+                sift(z, x, first, after, k, length)
+            for end in range(length - 1, 0, -1):
+                last = first + end * after
+                z[first], z[last] = z[last], z[first]
+                sift(z, x, first, after, 0, end)
+
+
+@register_jitable
+def searchsorted(z, a, v, n, count, right):
+    """Where v would stand in the sorted a: before what equals it, or `right` of it."""
+    for q in range(count):
+        low, high = 0, n
+        while low < high:
+            middle = (low + high) // 2
+            if (not less(v[q], a[middle])) if right else less(a[middle], v[q]):
+                low = middle + 1
+            else:
+                high = middle
+        z[q] = low
+
+
+@register_jitable
+def recurrence(z, a, b, length, after):
+    """zₜ = aₜ zₜ₋₁ + bₜ over the first axis, from z₀ = b₀."""
+    for q in range(after):
+        z[q] = b[q]
+    for at in range(after, length * after):
+        z[at] = a[at] * z[at - after] + b[at]
+
+
 def _of_base_2(name: str):
     """exp2 or log2. Numba's own are one function for both floating types, and fit the first."""
 
@@ -427,12 +493,51 @@ def power(x, n):
 
 
 @register_jitable
+def power_log(x, y, n, k):
+    """xʸ (log x)ⁿ, see `ops.power_log`."""
+    if x != 0:
+        return x**y * math.log(x) ** n
+    if n > 0 and (y < 0 or (y == 0 and k > 0)):
+        return (-math.inf) ** n
+    return x**y * (n == 0)
+
+
+@register_jitable
 def order(x, y):
     """−1, 0 or 1, as the signed x is less than the unsigned y, equal, or greater."""
     if x < 0:
         return -1
     z = np.uint64(x)
     return int(z > y) - int(z < y)
+
+
+@register_jitable
+def floor_divide(x, y):
+    """⌊x / y⌋ of integers; of the least and −1 it wraps."""
+    return x * y if y < 0 and y + 1 == 0 else x // y
+
+
+@register_jitable
+def fmod(x, y):
+    """The rest of integers, with the sign of x; 0 where y is."""
+    z = x % y
+    return z - y if z != 0 and (x < 0) != (y < 0) else z
+
+
+@register_jitable
+def signbit(x):
+    return math.copysign(1.0, float(x)) < 0
+
+
+@register_jitable
+def logaddexp2(x, y):
+    if x == y:
+        return x + 1
+    d = x - y
+    return x + LOG2_E * math.log1p(exp2(-d)) if d > 0 else y + LOG2_E * math.log1p(exp2(d)) if d <= 0 else d
+
+
+LOG2_E = 1 / math.log(2)
 
 
 @register_jitable

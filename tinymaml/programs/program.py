@@ -11,9 +11,8 @@ meta-gradient, the exact one on a page; what first-order MAML leaves out of it i
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import partial, wraps
 from typing import Any, NamedTuple
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine import Primitive, Tensor, alias, stop_gradient, value_of
-from ..inputs import as_tasks, check_learned, watching
-from ..nest import Nest, _like, tree_fill, tree_items, tree_leaves, tree_map
+from ..inputs import as_learned, as_tasks, watching
+from ..nest import Nest, opened, tree_fill, tree_items, tree_leaves, tree_map
 from ..numpy_api import placeholder
 from ..per_task import PerTask
 from .guards import Outside
@@ -117,7 +116,13 @@ class Program:
         return f"<program {self.name}: {len(self.equations)} equations>"
 
 
-INPUT = object()  # a leaf of the arguments that is an input of the program
+class Input(Enum):
+    """A leaf of the arguments that is an input of the program."""
+
+    INPUT = "input"
+
+
+INPUT = Input.INPUT
 FIXED = (bool, int, complex, str, bytes, np.dtype, type, Enum)  # what is a part of a signature, by its value
 
 
@@ -131,13 +136,11 @@ def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
     but promotes otherwise than an array, so that the outline says which leaves are floats. Other Python scalars
     are fixed, and a part of the outline, with their type.
     """
-    if isinstance(tree, dict):
-        keys = tuple(k if type(k) is str else (type(k), k) for k in tree)  # 1 and True are equal, and not the same
-        keys = keys if type(tree) is dict else (type(tree), *keys)
-        return keys, *[outline(child, leaves, fixed_floats) for child in tree.values()]
-    if isinstance(tree, (list, tuple)):
-        return type(tree), *[outline(child, leaves, fixed_floats) for child in tree]
     kind = type(tree)
+    if tree is not None and (children := opened(tree)) is not None:
+        # 1 and True are equal, and not the same
+        keys = () if isinstance(tree, (list, tuple)) else tuple(k if type(k) is str else (type(k), k) for k in children)
+        return kind, keys, held(tree), *[outline(child, leaves, fixed_floats) for child in children.values()]
     if kind is float and fixed_floats:
         return kind, tree.hex()
     if tree is None or kind in FIXED or isinstance(tree, (np.dtype, type, Enum)):
@@ -191,7 +194,7 @@ def record(f: Callable, *examples: Nest) -> Program:
     if per_task is None:
         return _record_twice(f, examples)
     meta, tasks, *shared = examples
-    check_learned(per_task.called, meta)
+    as_learned(per_task.called, meta)
     support, query = as_tasks(tasks)[0]
     one = (meta, support, query, *shared)
     program = _record_twice(_of_one(per_task, per_task.of_task), one)
@@ -266,7 +269,8 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
     with Recording(number, integer) as recording, watching(checked):
         given = [x if fixed is not INPUT else recording.argument(x)
                  for x, fixed in zip(tree_leaves(examples), tree_leaves(arguments), strict=True)]  # fmt: skip
-        nest = _filled(examples, iter(given))
+        _check_nest(examples, "an argument is")
+        nest = tree_fill(examples, given)
         before = tree_items(nest)
         try:
             result = f(*nest)
@@ -322,29 +326,21 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
     )  # fmt: skip
 
 
+def held(tree: Nest) -> tuple:
+    """What a nest holds besides its children, as a part of a signature: the static fields of a dataclass."""
+    if isinstance(tree, (dict, list, tuple)):
+        return ()
+    return tuple((f.name, key_of(getattr(tree, f.name))) for f in fields(tree) if f.metadata.get("static"))
+
+
 def _check_nest(tree: Nest, what: str) -> None:
-    """Raises: RecordError, where a nest is made of more than dicts, lists, tuples and namedtuples."""
-    if not isinstance(tree, (dict, list, tuple)):
+    """Raises: RecordError, where a nest has more to it than its children."""
+    if (children := opened(tree)) is None:
         return
-    kind = type(tree)
-    if kind not in (dict, list, tuple) and not hasattr(tree, "_fields"):
-        raise RecordError(f"{what} a {kind.__name__}, which a program does not make: use a dict, a list or a tuple")
-    for child in tree.values() if isinstance(tree, dict) else tree:
+    if isinstance(tree, (dict, list, tuple)) and getattr(tree, "__dict__", None):
+        raise RecordError(f"{what} a {type(tree).__name__}, which holds more than its items")
+    for child in children.values():
         _check_nest(child, what)
-
-
-def _filled(tree: Nest, leaves: Iterator) -> Nest:
-    """As `tree_fill`, but a dict of another class stays one: the function may ask for what the class has."""
-    if isinstance(tree, dict):
-        if getattr(tree, "__dict__", None):
-            raise RecordError(f"an argument is a {type(tree).__name__}, which holds more than its items")
-        filled = {} if type(tree) is dict else copy.copy(tree)
-        for key, child in tree.items():
-            filled[key] = _filled(child, leaves)
-        return filled
-    if isinstance(tree, (list, tuple)):
-        return _like(tree, [_filled(child, leaves) for child in tree])
-    return None if tree is None else next(leaves)
 
 
 def key_of(x):

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..engine import Primitive, Tensor, alias, evaluation, recorded, refusal, unchanging
+from ..arrays import unchanging
+from ..engine import Primitive, Tensor, alias, evaluation, recorded, refusal
 from ..numpy_api import placeholder
 from .shapes import result_of
 
@@ -190,10 +191,6 @@ class Data(Traced):
     __array__ = _refuse("an argument becomes an array of NumPy, as in np.eye(5)[y], where y[:, None] == np.arange(5)"
                         " would do, or in np.array([x, y]), where np.stack would")  # fmt: skip
 
-
-for _name, _symbol in {"floordiv": "//", "mod": "%", "divmod": "divmod", "lshift": "<<", "rshift": ">>"}.items():
-    for _side in ("", "r"):
-        setattr(Data, f"__{_side}{_name}__", _refuse(f"{_symbol} is not among the operations of a program"))
 
 
 class Number(Traced):

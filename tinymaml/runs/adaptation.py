@@ -22,6 +22,7 @@ from ..nest import Nest, tree_leaves, tree_map
 from .learner import ways
 from .loop import AT_ONCE, EVALUATED, Learned, Measure, generator, validation_tasks
 from .settings import blaming
+from .sizes import check_drawn
 
 # Of which one is taken where the inner rate is tuned, as "an automatically tuned step size" in the paper.
 RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003, 0.00001)
@@ -57,12 +58,13 @@ def available(learned: Learned, split: str, tasks: int) -> int:
     """How many tasks a run is measured on, if so many are asked for: a family may have fewer.
 
     Raises:
-        ValueError: less than two, of which there is no interval.
+        ValueError: less than two, of which there is no interval; or tasks that memory cannot hold.
     """
     every = learned.learner.every(split)
     count = tasks if every is None else min(tasks, len(tree_leaves(every)[0]))
     if count < 2:
         raise ValueError(f"the split {split!r} has {count} task, wanted at least 2")
+    check_drawn(learned.learner, "tasks", min(count, AT_ONCE))
     return count
 
 

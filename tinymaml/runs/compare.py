@@ -26,6 +26,7 @@ from .folder import Run
 from .learner import Learner
 from .loop import Learned, initial, restore
 from .settings import TABLES, Config, find, in_words, paths
+from .sizes import check_measured
 from .transfer import in_short
 
 SEED = 0  # of the test tasks: they are those that `eval` takes for a run of this seed
@@ -64,8 +65,7 @@ def compare(
         ValueError: the runs are not of the same tasks, and the option that differs is named; a run is there twice.
         OSError: no such run, checkpoint or data.
     """
-    if tasks < 2 or steps < 0:
-        raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
+    check_measured(tasks, steps)
     tqdm = require("tqdm", "train").tqdm
     moved = {"data": data} if data else {}
     learned = {os.fspath(path): restore(path, on=on, **moved, **changes) for path in runs}
@@ -80,7 +80,6 @@ def compare(
         one_thread(libraries("train")), np.errstate(all="ignore"),
         tqdm(total=count * tasks, unit="task", disable=not progress, dynamic_ncols=True) as bar,
     ):  # fmt: skip
-
         for one in learned.values():
             check_rate(one)
 
@@ -91,7 +90,7 @@ def compare(
             result["baselines"] += of_baselines(values)
             baseline_values.update(values)
             name = f"validation_{one.learner.metric.name}"
-            records = Run.open(path).read_log() if one.iteration else []
+            records = Run.open(path).read_log(one.learner.metric.name) if one.iteration else []
             return {
                 "path": path, "seed": one.config.outer.seed, "iteration": one.iteration, "seconds": one.seconds,
                 "inner_lr": rate[0] if rate else one.config.get("inner_lr"), "tuned": bool(rate),

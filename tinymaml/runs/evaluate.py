@@ -24,6 +24,7 @@ from ..nest import tree_map
 from ..networks.network import STATISTICS
 from .adaptation import available, check_rate, interval, on_split, rate_of, task, tuned
 from .loop import Learned, Measure, restore
+from .sizes import check_measured
 from .transfer import in_short
 
 
@@ -49,8 +50,7 @@ def evaluate(
             does not fit the tasks.
         FloatingPointError: every task diverges, within the run's own number of steps; the first is named.
     """
-    if tasks < 2 or steps < 0:
-        raise ValueError(f"tasks is {tasks} and steps {steps}, wanted at least 2 and 0")
+    check_measured(tasks, steps)
     tqdm = require("tqdm", "train").tqdm
     learned = restore(path, iteration, on=on, **({"data": data} if data else {}), **changes)
     config, learner = learned.config, learned.learner

@@ -6,13 +6,15 @@
         run.save(1, {"theta": theta}, {"seed": 3})
     iteration, arrays, meta = run.load()              # the newest whole checkpoint
 
-    RUN/config.json                        format, version of tinymaml, every hyper-parameter
-    RUN/log.jsonl                          one JSON object a line, each with its "iteration"
+    RUN/config.json                        format, version of tinymaml, what run it is, every hyper-parameter
+    RUN/log.jsonl                          one JSON object per line, each with its "iteration"
     RUN/checkpoints/00000300.safetensors   arrays
-    RUN/checkpoints/00000300.json          iteration, sha256 of the arrays, meta; written last, removed first
+    RUN/checkpoints/00000300.json          iteration, run, sha256 of the arrays, meta; written last, removed first
     RUN/lock                               held by the process that writes
 
-A checkpoint exists once its JSON does. Iterations only grow; `rewind` forgets what lies past one.
+A checkpoint exists once its JSON does. Iterations only grow; `rewind` forgets what lies past one. Each JSON object has
+a "seal", the digest of all else in it, so that a changed number is noticed. What was written before there were seals
+is read without; and who edits config.json by hand takes its seal away.
 Read next: `files`.
 """
 
@@ -31,10 +33,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..extras import require
-from ..files import naming, sync, write_atomically
+from ..files import naming, read_file, sync, write_atomically
 
 FORMAT = 2  # of the folder; a greater one is refused
 KEEP = 3  # checkpoints
+OF_JSON = 1 << 26  # bytes of a configuration, or of the JSON of a checkpoint, at most
+SHORT = 16  # hexadecimal digits of the seal of a line
+_WAY_ROUND = "to go on without the line, delete it; --resume of the run leaves damaged lines out, too"
 
 
 class Checkpoint(NamedTuple):
@@ -50,28 +55,34 @@ class Run:
 
     Attributes:
         path: the folder.   config: its configuration, as JSON gives it back.   format: that of the configuration.
+        id: the digest of the configuration that it began with; "": it is older than these.
+        diverged: why it has no checkpoint and will have none; "": nothing is known against it.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], format: int = FORMAT) -> None:
-        self.path, self.config, self.format = path, config, format
+    def __init__(
+        self, path: Path, config: dict[str, Any], format: int = FORMAT, id: str = "", diverged: str = ""
+    ) -> None:  # fmt: skip
+        self.path, self.config, self.format, self.id, self.diverged = path, config, format, id, diverged
         self._log, self._checkpoints = path / "log.jsonl", path / "checkpoints"
         self._locked = False
 
     @classmethod
     def create(cls, path: str | os.PathLike, config: Mapping[str, Any]) -> Run:
-        """Start a run in a new or empty folder.
+        """Start a run in a new or empty folder, or in that of a run that diverged before its first checkpoint.
 
         Raises:
             FileExistsError: the folder holds a run or other files; `path` is a file.
             ValueError: a value of `config` is not JSON, or not finite.
         """
-        run = cls(Path(path), _plain(config, "config"))
+        plain = _plain(config, "config")
+        run = cls(Path(path), plain, id=_seal(plain)[:SHORT])
         _refuse_taken(run.path)
         with naming("make", run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             sync(run.path.parent)
         with run.lock():
             _refuse_taken(run.path)  # again: now no other process can be creating it
+            run._log.unlink(missing_ok=True)  # of one that diverged
             run.configure(config)
         return run
 
@@ -81,19 +92,25 @@ class Run:
 
         Raises:
             FileNotFoundError: no such folder, or no run in it.
+            OSError: config.json is no file.
             ValueError: config.json is damaged, not a run's, or of a newer format.
         """
         path = Path(path)
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a run: there is no such folder")
-        if not (path / "config.json").is_file():
+        file = path / "config.json"
+        if not file.exists():
             raise FileNotFoundError(f"{path} is not a run: it has no config.json")
         wanted = {"format": int, "tinymaml": str, "config": dict}
-        record = _parse((path / "config.json").read_bytes(), wanted, f"{path / 'config.json'}")
+        record = _parse(read_file(file, "a configuration", OF_JSON), wanted, str(file))
         if record["format"] > FORMAT:
             seen = f"format {record['format']}, by tinymaml {record['tinymaml']}"
             raise ValueError(f"{path} was written in {seen}; this tinymaml reads up to format {FORMAT}")
-        return cls(path, record["config"], record["format"])
+        if not _unsealed(record):
+            advice = 'restore it; or, if it was edited on purpose, remove its entry "seal"'
+            raise ValueError(f"{file} is not as it was written, so that a setting may be another: {advice}")
+        id, diverged = (str(record.get(key, "")) for key in ("run", "diverged"))
+        return cls(path, record["config"], record["format"], id, diverged)
 
     @contextmanager
     def lock(self) -> Iterator[Run]:
@@ -125,9 +142,19 @@ class Run:
             ValueError: a value of `config` is not JSON, or not finite.
         """
         self._want_lock("configure")
-        self.config, self.format = _plain(config, "config"), FORMAT
-        record = {"format": FORMAT, "tinymaml": _version(), "config": self.config}
-        write_atomically(self.path / "config.json", _pretty(record))
+        self.config, self.format, self.diverged = _plain(config, "config"), FORMAT, ""
+        self._write_config()
+
+    def give_up(self, why: str) -> None:
+        """Say that the run diverged before its first checkpoint: another one may be created in its folder."""
+        self._want_lock("give_up")
+        self.diverged = why
+        self._write_config()
+
+    def _write_config(self) -> None:
+        record = {"format": FORMAT, "tinymaml": _version(), "run": self.id, "config": self.config}
+        record |= {"diverged": self.diverged} if self.diverged else {}
+        write_atomically(self.path / "config.json", _pretty(_sealed(record)))
 
     def save(self, iteration: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """Save a checkpoint and keep the last `KEEP`. Arrays: bool, integer or floating, of any shape.
@@ -140,11 +167,10 @@ class Run:
         if type(iteration) is not int or not 0 <= iteration < 10**8:
             raise ValueError(f"save: iteration must be an int from 0 to 99999999, seen {iteration!r}")
         data = _to_bytes(arrays)
-        record = {"iteration": iteration, "sha256": _sha256(data), "meta": _plain(meta, "meta")}
-        record["seal"] = _seal(record)
+        record = {"iteration": iteration, "run": self.id, "sha256": _sha256(data), "meta": _plain(meta, "meta")}
         array_file, newest = self._file(iteration, "safetensors"), max(self.checkpoints(), default=-1)
         # Arrays are only replaced by the same ones: then a kill between the two files does no harm.
-        same = iteration == newest and array_file.exists() and array_file.read_bytes() == data
+        same = iteration == newest and array_file.exists() and read_file(array_file) == data
         if iteration <= newest and not same:
             raise ValueError(f"save: {self.path} is at {newest} already: rewind, then save {iteration}")
         with naming("write to", self.path):
@@ -154,7 +180,7 @@ class Run:
             sync(self.path)
         try:
             write_atomically(array_file, data)
-            write_atomically(self._file(iteration, "json"), _pretty(record))
+            write_atomically(self._file(iteration, "json"), _pretty(_sealed(record)))
             for old in self.checkpoints()[:-KEEP]:
                 self._file(old, "json").unlink()
         finally:
@@ -169,12 +195,13 @@ class Run:
 
         Raises:
             FileNotFoundError: there is none yet, or none of `iteration`.
-            ValueError: the one asked for is damaged, or all are; the message says how.
+            ValueError: the one asked for is damaged, or of another run, or all are; the message says how.
         """
         known = self.checkpoints()
         if not known or iteration not in (None, *known):
             wanted = "" if iteration is None else f" {iteration}"
-            raise FileNotFoundError(f"no checkpoint{wanted} in {self.path}: it has {known or 'none yet'}")
+            none = f"none: {self.diverged}" if self.diverged else "none yet"
+            raise FileNotFoundError(f"no checkpoint{wanted} in {self.path}: it has {known or none}")
         damaged = []
         for candidate in reversed(known) if iteration is None else [iteration]:
             try:
@@ -191,10 +218,12 @@ class Run:
         """Append a line to the log: JSON values, an int "iteration" among them.
 
         Raises:
-            ValueError: no "iteration"; a value that is not JSON, or is nan or inf (the key is named).
+            ValueError: no "iteration"; a "seal"; a value that is not JSON, or is nan or inf (the key is named).
             OSError: disk full, no permission; no half line is left.
         """
         self._want_lock("log")
+        if "seal" in record:
+            raise ValueError('log: "seal" is a word of the format')
         line = _line(_plain(record, "log"))
         _parse(line, {"iteration": int}, "log: this record")
         try:
@@ -204,38 +233,74 @@ class Run:
             self._mend_log()
             raise
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self, *numbers: str) -> list[dict[str, Any]]:
         """All records of the log, in order. Half a last line, left by a kill, is passed over.
 
+        Args:
+            numbers: what each record must have, and may have of a validation ("mse", and "validation_mse").
+
         Raises:
-            ValueError: any other line is damaged; its number is given.
+            OSError: the log is no file.
+            ValueError: any other line is damaged, or lacks a number; the line is named.
         """
-        lines = self._log_bytes().split(b"\n")[:-1]
-        return [_parse(line, {"iteration": int}, f"{self._log}, line {n}") for n, line in enumerate(lines, 1)]
+        records, damaged = self._records()
+        for reason in damaged:
+            raise ValueError(f"{reason}; {_WAY_ROUND}")
+        for n, (record, _) in enumerate(records, 1):
+            for name in numbers:
+                for key in (name, f"validation_{name}"):
+                    if not isinstance(value := record.get(key, 0.0 if key != name else None), (int, float)):
+                        seen = f"has {value!r} as its {key}" if key in record else f"lacks {key}"
+                        raise ValueError(f"{self._log}, line {n} {seen}, wanted a number; {_WAY_ROUND}")
+        return [record for record, _ in records]
+
+    def _records(self) -> tuple[list[tuple[dict[str, Any], bytes]], list[str]]:
+        """Every whole record of the log, with its line, and what is wrong with the other lines."""
+        records, damaged, sealed = [], [], False
+        for n, line in enumerate(self._log_bytes().split(b"\n")[:-1], 1):
+            called = f"{self._log}, line {n}"
+            try:
+                record = _parse(line, {"iteration": int}, called)
+                sealed |= "seal" in record  # a line after one that is sealed is sealed, too
+                if not _unsealed(record, sealed):
+                    raise ValueError(f"{called} is damaged: it is not as it was written")
+            except ValueError as cause:
+                damaged.append(str(cause))
+            else:
+                records.append((record, line + b"\n"))
+        return records, damaged
 
     def rewind(self, iteration: int) -> None:
-        """Forget checkpoints and log past `iteration` (-1: all), as if the run had never gone further."""
+        """Forget checkpoints and log past `iteration` (-1: all), as if the run had never gone further.
+
+        Damaged lines of the log are forgotten, too; a warning names them, and log.damaged.jsonl is the log as it was.
+        """
         self._want_lock("rewind")
-        records = self.read_log()
+        records, damaged = self._records()
+        if damaged:
+            aside = self.path / "log.damaged.jsonl"
+            write_atomically(aside, self._log_bytes())
+            others = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
+            warnings.warn(f"{damaged[0]}{others}; going on without it, {aside} is the log as it was", stacklevel=2)
         for later in reversed([known for known in self.checkpoints() if known > iteration]):
             self._file(later, "json").unlink()
         self._sweep()
-        if any(record["iteration"] > iteration for record in records):
-            kept = [_line(record) for record in records if record["iteration"] <= iteration]
-            write_atomically(self._log, b"".join(kept))
+        if damaged or any(record["iteration"] > iteration for record, _ in records):
+            write_atomically(self._log, b"".join(line for record, line in records if record["iteration"] <= iteration))
 
     def _read(self, iteration: int) -> Checkpoint:
         file = self._file(iteration, "json")
         wanted = {"iteration": int, "sha256": str, "meta": dict, "seal": str}
-        record = _parse(file.read_bytes(), wanted, file.name)
-        if record.pop("seal") != _seal(record) or record["iteration"] != iteration:
+        record = _parse(read_file(file, "the JSON of a checkpoint", OF_JSON), wanted, file.name)
+        if not _unsealed(record) or record["iteration"] != iteration:
             raise ValueError(f"{file.name} is not as it was written")
+        if record.get("run", "") != self.id:
+            raise ValueError(f"{file.name} is a checkpoint of another run")
         file = self._file(iteration, "safetensors")
-        data = file.read_bytes()
+        data = read_file(file, "the arrays of a checkpoint")
         if _sha256(data) != record["sha256"]:
             raise ValueError(f"{file.name} ({len(data)} bytes) is not as it was written: its sha256 differs")
-        views = require("safetensors.numpy", "train").load(data)
-        return Checkpoint(iteration, {name: view.copy() for name, view in views.items()}, record["meta"])
+        return Checkpoint(iteration, _from_bytes(data, file.name), record["meta"])
 
     def _file(self, iteration: int, kind: str) -> Path:
         return self._checkpoints / f"{iteration:08d}.{kind}"
@@ -244,7 +309,7 @@ class Run:
         return list(self._checkpoints.glob("[0-9]" * 8 + f".{kind}"))
 
     def _log_bytes(self) -> bytes:
-        return self._log.read_bytes() if self._log.exists() else b""
+        return read_file(self._log, "the log") if self._log.exists() else b""
 
     def _want_lock(self, method: str) -> None:
         if not self._locked:
@@ -270,11 +335,22 @@ def _refuse_taken(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is not a folder; a run wants one, new or empty")
     if (path / "config.json").exists():
+        if _is_given_up(path):
+            return
         raise FileExistsError(f"{path} already holds a run: --resume continues it, another --out starts one")
     found = sorted(file.name for file in path.glob("*"))
     foreign = [name for name in found if name != "lock" and not name.startswith(".config.json.")]
     if foreign:  # beyond what a `create` that was killed leaves
         raise FileExistsError(f"{path} holds other files ({foreign[0]}); a run wants a new or empty folder")
+
+
+def _is_given_up(path: Path) -> bool:
+    """Whether a folder holds a run that diverged before its first checkpoint."""
+    try:
+        run = Run.open(path)
+    except (OSError, ValueError):
+        return False
+    return bool(run.diverged) and not run.checkpoints()
 
 
 def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -289,6 +365,16 @@ def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return require("safetensors.numpy", "train").save(stored)
 
 
+def _from_bytes(data: bytes, called: str) -> dict[str, np.ndarray]:
+    """Writable arrays of a safetensors file. Raises: ValueError: it is none, or has a dtype that NumPy has not."""
+    library = require("safetensors.numpy", "train")
+    try:
+        return {name: view.copy() for name, view in library.load(data).items()}
+    except Exception as cause:  # of the library, which is not of one kind: SafetensorError, KeyError, TypeError, …
+        seen = f"the dtype {cause}" if isinstance(cause, KeyError) else cause
+        raise ValueError(f"{called} is no safetensors file of NumPy's dtypes: {seen}") from None
+
+
 def _plain(record: Mapping[str, Any], what: str) -> dict[str, Any]:
     """`record` as JSON gives it back: what is used today is then what is read tomorrow."""
     plain: dict[str, Any] = {}
@@ -301,7 +387,7 @@ def _plain(record: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record).encode() + b"\n"
+    return json.dumps(_sealed(record, SHORT)).encode() + b"\n"
 
 
 def _pretty(record: dict[str, Any]) -> bytes:
@@ -310,13 +396,30 @@ def _pretty(record: dict[str, Any]) -> bytes:
 
 def _parse(data: bytes, wanted: dict[str, type], what: str) -> dict[str, Any]:
     try:
-        record = json.loads(data)
-    except ValueError as cause:
+        record = json.loads(data.decode())
+    except RecursionError:
+        raise ValueError(f"{what} is damaged: it is nested too deeply") from None
+    except ValueError as cause:  # of the JSON, or of the UTF-8
         raise ValueError(f"{what} is damaged: {cause}") from None
     if not isinstance(record, dict) or any(type(record.get(key)) is not kind for key, kind in wanted.items()):
         keys = ", ".join(f"{key} ({kind.__name__})" for key, kind in wanted.items())
         raise ValueError(f"{what} is not what tinymaml writes: wanted a JSON object with {keys}")
     return record
+
+
+# ── seals ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _sealed(record: dict[str, Any], digits: int = 64) -> dict[str, Any]:
+    return {**record, "seal": _seal(record)[:digits]}
+
+
+def _unsealed(record: dict[str, Any], always: bool = False) -> bool:
+    """Take the seal off; whether it is right, or, unless there is `always` one, is not there."""
+    seal = record.pop("seal", None)
+    if seal is None:
+        return not always
+    return isinstance(seal, str) and len(seal) >= SHORT and _seal(record).startswith(seal)
 
 
 def _sha256(data: bytes) -> str:

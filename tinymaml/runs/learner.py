@@ -19,16 +19,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import nn
 from ..families.common import as_metric
+from ..families.reading import of_files
 from ..nest import Nest, tree_leaves, tree_map
 from ..networks.network import Network
 from ..per_task import outlined
-from .settings import Config, blaming, find
+from .settings import Config, blaming, find, paths
+from .sizes import bounded
 
 FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` of a family must return
 
@@ -129,6 +132,19 @@ class Learner:
         cast = lambda x: x.astype(self.dtype) if x.dtype.kind == "f" and x.dtype != self.dtype else x  # noqa: E731
         return tree_map(lambda x: cast(np.asarray(x)), tasks)
 
+    def fingerprint(self) -> str:
+        """What tells the family's data from others: its own `fingerprint`, or the digest of the files that its options
+        name, of folders by the names and sizes of what is in them; "" if there are none.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if hasattr(self.family, "fingerprint"):
+            with blaming(f"family {self.config.family.name}: fingerprint"):
+                return str(self.family.fingerprint())
+        places = [Path(self.config[name]) for name in sorted(paths(self.config)) if self.config[name]]
+        return of_files([place for place in places if place.exists()])
+
     def noise(self, rng: np.random.Generator, meta: Nest, tasks: tuple) -> Nest:
         """The algorithm's noise for each of the tasks, stacked; None: it wants none."""
         if not hasattr(self.algorithm, "noise"):
@@ -139,7 +155,7 @@ class Learner:
 
     def init(self, rng: np.random.Generator) -> tuple[Nest, Nest, Nest]:
         """(meta, carried, norms) before the first meta-iteration."""
-        theta = self.network.init(rng, self.dtype)
+        theta = self.network.init(bounded(rng), self.dtype)
         carried = self.algorithm.carried(theta, self.settings) if hasattr(self.algorithm, "carried") else None
         rows = self.algorithm.norm_steps(self.settings) if hasattr(self.algorithm, "norm_steps") else 1
         channels = self.network.norms.items() if self.statistics == "running" else ()

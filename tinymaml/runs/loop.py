@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from . import outer
 from .folder import Run
 from .learner import Learner, averaged
 from .settings import TABLES, Config, paths
+from .sizes import check_drawn
 from .transfer import changed, check_changes, check_fits
 from .trial import Example, trial
 
@@ -75,8 +77,11 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
         FloatingPointError: training diverged; the checkpoints before are kept.
     """
     tqdm, limited = require("tqdm", "train").tqdm, one_thread(libraries("train"))
+    if resume:
+        check_resumable(out)
     learner, options = Learner(config), config.outer
     example = trial(learner, ("train", "val") if options.validate_every <= options.iterations else ("train",))
+    data = learner.fingerprint()
     run = Run.open(out) if resume else Run.create(out, config.to_json())
     metric = learner.metric.name
     state, done, seconds = initial(learner), 0, 0.0
@@ -85,13 +90,20 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
         if run.checkpoints():
             done, arrays, about = run.load()
             state, seconds = _unflatten(state, arrays, run.path), about.get("seconds", 0.0)
+            if about.get("data", "") not in ("", data):
+                files = ", ".join(str(config[name]) for name in sorted(paths(config))) or "its data"
+                raise ValueError(f"{run.path} was trained on other data than {files}: put those back, or start anew")
             if options.iterations < done:
                 raise ValueError(f"iterations is {options.iterations}, but {run.path} is at {done} already")
         run.configure(config.to_json())
         run.rewind(done if run.checkpoints() else -1)
-        bar = tqdm(total=options.iterations, initial=done, unit="it", disable=not progress, dynamic_ncols=True)
+        bar = tqdm(
+            total=options.iterations, initial=done, unit="it", disable=not progress, dynamic_ncols=True,
+            file=Unheard(sys.stderr),
+        )  # fmt: skip
         started = time.perf_counter() - seconds
-        with bar, np.errstate(over="ignore", invalid="ignore"):  # what diverges is an error, and says where
+        # what diverges is an error, and says where
+        with _diverging(run), bar, np.errstate(over="ignore", invalid="ignore"):
             for i in range(done, options.iterations):
                 try:
                     loss, metrics, state = step(i, state)
@@ -107,12 +119,42 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
                 stop = list(stopped)  # asked for after this, it is the next iteration's
                 if stop or (i + 1) % options.save_every == 0 or i + 1 == options.iterations:
                     seconds = time.perf_counter() - started
-                    run.save(i + 1, _flatten(state), {"seconds": round(seconds, 3), "example": example})
+                    run.save(i + 1, _flatten(state), {"seconds": round(seconds, 3), "example": example, "data": data})
                 if stop:
                     break
     if stopped:
         raise KeyboardInterrupt("saved") if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
     return run
+
+
+class Unheard:
+    """A stream of which nothing depends on being read: what cannot be written to it is dropped."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # it has ended, is closed, or there is none
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _diverging(run: Run) -> Iterator[None]:
+    """A run that diverges before it has a checkpoint leaves its folder to another."""
+    try:
+        yield
+    except FloatingPointError as cause:
+        if not run.checkpoints():
+            with suppress(OSError):
+                run.give_up(str(cause))
+        raise
 
 
 def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
@@ -234,6 +276,7 @@ def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
     Raises:
         ValueError: something else changes; the run has no such option; its rate depends on how far it goes.
     """
+    check_resumable(out)
     config = configuration(Run.open(out))
     names = {role: getattr(config, role).name for role in TABLES}
     chosen = {name: changes[name] for name in names if changes.get(name) is not None}
@@ -249,6 +292,14 @@ def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
             schedule = f"its schedule is {config.outer.schedule}, which depends on iterations"
             raise ValueError(f"--resume continues {out} as it was: {schedule}, and these are {was}, not {value}")
     return config.changed(**options)
+
+
+def check_resumable(out: str | os.PathLike) -> None:
+    """Raises: ValueError: the run has diverged before its first checkpoint, and would do so again."""
+    run = Run.open(out)
+    if run.diverged and not run.checkpoints():
+        advice = "train without --resume, with a smaller meta_lr or inner_lr: its folder is free"
+        raise ValueError(f"{out} diverged before its first checkpoint ({run.diverged}): {advice}")
 
 
 class Learned(NamedTuple):
@@ -303,6 +354,7 @@ def restore(
     if config == source:
         return learned
     other = Learner(config, learner.network)
+    check_drawn(other, "task", 1)
     check_fits(path, learner.family, other.family)
     return learned._replace(config=config, learner=other, source=source)
 

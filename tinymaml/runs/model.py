@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import unchanging
 from ..blas import libraries, one_thread
-from ..engine import unchanging
 from ..extras import require
 from ..files import atomic_write
 from ..inputs import check_arrays
@@ -28,7 +28,10 @@ from ..nest import Nest, tree_items, tree_leaves, tree_map
 from .learner import Learner
 from .loop import Learned, restore
 from .settings import Config
+from .sizes import figure
 from .trial import converted, is_binary, usual, ways
+
+MOST = 99_999_999  # steps of adaptation
 
 
 def load(path: str | os.PathLike, iteration: int | None = None, data: str | os.PathLike | None = None) -> Model:
@@ -84,8 +87,9 @@ class Model:
             FloatingPointError: adaptation diverged; the step is named.
         """
         steps = self.steps if steps is None else steps
-        if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 0:
-            raise ValueError(f"steps is {steps!r}, wanted an integer of at least 0")
+        if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 0 <= steps <= MOST:
+            seen = figure(int(steps)) if isinstance(steps, (int, np.integer)) else repr(steps)
+            raise ValueError(f"steps is {seen}, wanted an integer in 0 … {MOST:,}")
         learner, support = self.learner, self.support(x, y)
         with _one_by_one():
             path = learner.algorithm.adapt(learner.loss, self.params, support, learner.settings)

@@ -39,11 +39,11 @@ class Settings:
         where={"schedule": ("linear", "cosine")},
     )  # fmt: skip
     tasks: int = option(25, "tasks of a meta-gradient", least=1)
-    iterations: int = option(6000, "meta-gradients in all", least=1)
+    iterations: int = option(6000, "meta-gradients in all", least=1, most=10**8 - 1)
     robust: float = option(0.0, "η of task-robust weights, larger for tasks with a larger loss; 0: all equal", least=0)
     sharpness: float = option(0.0, "ρ of a sharpness-aware outer step, which takes two meta-gradients; 0: off", least=0)
     dtype: str = option("float32", "floating type", choices=("float32", "float64"))
-    seed: int = option(0, "seed of everything that is random", least=0)
+    seed: int = option(0, "seed of everything that is random", least=0, most=2**128 - 1)
     save_every: int = option(100, "iterations between checkpoints", least=1)
     validate_every: int = option(100, "iterations between validations", least=1)
     validation_tasks: int = option(100, "tasks of a validation", least=1)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files import naming, write_atomically
+from ..files import check_regular, in_bytes, memory, naming, open_regular, write_atomically
 from ..nest import Nest, tree_map
 from ..per_task import outlined
 from .model import Model, load
@@ -87,11 +87,13 @@ def _examples(model: Model, path: Path, is_support: bool) -> Examples:
 
 def _of_npz(path: Path, names: tuple[str, ...]) -> Examples:
     try:
-        with naming("read", path), open(path, "rb") as stream:
+        with open_regular(path, "an .npz") as stream, naming("read", path):
             if not zipfile.is_zipfile(stream):
                 raise ValueError("it is no .npz")
             stream.seek(0)
             file = np.load(stream, allow_pickle=False)
+            if (size := sum(member.file_size for member in file.zip.infolist())) > memory():
+                raise ValueError(f"it has {in_bytes(size)} when it is unpacked, more than the memory of this machine")
             inside = {name: [key for key in file.files if key.startswith(f"{name}.")] for name in names}
             if not all(name in file.files or inside[name] for name in names):
                 raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}; wanted {' and '.join(names)}")
@@ -119,6 +121,7 @@ def _of_folder(model: Model, folder: Path, is_support: bool) -> Examples:
         raise ValueError(f"{folder} has {len(classes)} classes, wanted at most the {ways(model.learner)} of the run")
     shape, x = tuple(model.learner.family.input_shape), []
     for file, _ in files:
+        check_regular(file, "one example")
         with naming("read", file), blaming(f"{file}: read"):
             x.append(tree_map(np.asarray, read(file, config.family.settings)))
         if isinstance(x[-1], np.ndarray) and x[-1].shape != shape:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import sysconfig
@@ -28,12 +29,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
+from .sizes import figure
 
 
 def option(
-    default: Any, help: str, *, choices: tuple | None = None, least: float | None = None, path: bool = False,
-    where: dict[str, tuple] | None = None, training: bool = False,
+    default: Any, help: str, *, choices: tuple | None = None, least: float | None = None, most: float | None = None,
+    path: bool = False, where: dict[str, tuple] | None = None, training: bool = False,
 ):  # fmt: skip
     """A field of a `Settings`, and an option of the command line.
 
@@ -41,13 +42,13 @@ def option(
         default: its type is the type of the option; a tuple takes any number of values of its elements' type.
         help: one line for `--help`.
         choices: the values that are allowed.
-        least: the smallest number that is allowed, in a tuple of each element.
+        least, most: the smallest and the largest number that is allowed, in a tuple of each element.
         path: the option names a file or folder. It may change when a run is resumed.
         where: {another option of the same part: values}, if it has an effect with one of these values only.
         training: the option of a family changes the tasks of training alone, so that runs which differ in it can be
             compared on the same test tasks.
     """
-    metadata = dict(help=help, choices=choices, least=least, path=path, where=where or {}, training=training)
+    metadata = dict(help=help, choices=choices, least=least, most=most, path=path, where=where or {}, training=training)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -61,7 +62,7 @@ def check(settings: Any) -> None:
     """Raises: ValueError: an option has a value of another type, or one that is not allowed."""
     for field in dataclasses.fields(settings):
         name, value, default = field.name, getattr(settings, field.name), default_of(field)
-        wanted, least, choices = type(default), field.metadata.get("least"), field.metadata.get("choices")
+        wanted, choices = type(default), field.metadata.get("choices")
         if default is None or default is dataclasses.MISSING:  # of no type that could be checked
             continue
         if not _is(value, wanted):
@@ -71,12 +72,24 @@ def check(settings: Any) -> None:
             raise ValueError(f"{name} is {value!r}, wanted a tuple of {kind.__name__}")
         if choices and value not in choices:
             raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(map(str, choices))}")
-        numbers = [x for x in (value if wanted is tuple else (value,)) if isinstance(x, (int, float))]
-        if not all(np.isfinite(x) and (least is None or x >= least) for x in numbers):
-            finite = "a finite number" if isinstance(numbers[0], float) or wanted is float else ""
-            bound = "" if least is None else f"at least {least:g}"
-            each = " each" if wanted is tuple else ""
-            raise ValueError(f"{name} is {value}, wanted {' of '.join(filter(None, (finite, bound)))}{each}")
+        for x in value if wanted is tuple else (value,):
+            if isinstance(x, (int, float)) and (bound := _unmet(x, kind or wanted, field)):
+                shown = value if wanted is tuple else figure(x) if isinstance(x, int) and abs(x) > LARGEST else x
+                raise ValueError(f"{name} is {shown}, wanted {bound}{' each' if wanted is tuple else ''}")
+
+
+LARGEST = 2**63 - 1  # the largest integer of an option that does not say its own limit
+
+
+def _unmet(x: int | float, kind: type, field: dataclasses.Field) -> str:
+    """What is wanted of a number that is not finite or out of the bounds of an option; "" if it is right."""
+    least, most = field.metadata.get("least"), field.metadata.get("most")
+    if isinstance(x, float) and not math.isfinite(x) or kind is float and abs(x) > sys.float_info.max:
+        return "a finite number" + ("" if least is None else f" of at least {least:g}")
+    if least is not None and x < least:
+        return ("a finite number of " if kind is float else "") + f"at least {least:g}"
+    limit = LARGEST if most is None and kind is int else most
+    return f"at most {limit:,}" if limit is not None and x > limit else ""
 
 
 def _is(value: Any, wanted: type) -> bool:
@@ -292,6 +305,8 @@ class Config:
             raise ValueError(f"the configuration of the run lacks {', '.join(sorted(missing))}")
         parts = {}
         for role in TABLES:
+            if not isinstance(record[role], dict):
+                raise ValueError(f"the configuration of the run has {record[role]!r} as its {role}, wanted an object")
             given = {**record[role]}
             name = given.pop("name", None)
             if not isinstance(name, str):
@@ -319,7 +334,7 @@ def choose(family: str, algorithm: str = "maml", network: str | None = None) -> 
     members = find("family", family), find("algorithm", algorithm)
     pair = getattr(members[0], "defaults_for", {}).get(algorithm, {})
     defaults = {**getattr(members[0], "defaults", {}), **getattr(members[1], "defaults", {}), **pair}
-    network = network or defaults.get("network", "mlp")
+    network = defaults.get("network", "mlp") if network is None else network
     find("network", network)
     return {"family": family, "network": network, "algorithm": algorithm}, defaults
 
@@ -360,7 +375,9 @@ def _replaced(settings: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(settings, **{name: x for name, x in values.items() if name in own})
 
 
-def _read(settings: type, given: dict[str, Any], called: str) -> Any:
+def _read(settings: type, given: Any, called: str) -> Any:
+    if not isinstance(given, dict):
+        raise ValueError(f"the configuration of the run has {given!r} for {called}, wanted an object")
     fields = {f.name: f for f in dataclasses.fields(settings)}
     if odd := given.keys() - fields.keys():
         raise ValueError(f"the run was saved with options that {called} does not have: {', '.join(sorted(odd))}")

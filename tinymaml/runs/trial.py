@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..inputs import as_tasks, check_finite, check_learned
+from ..inputs import as_learned, as_tasks, check_finite
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..per_task import mean_over_tasks, outlined
 from .learner import Learner, ways
 from .settings import blaming, table, told
+from .sizes import bounded, check_run
 
 Example = dict[str, list]  # of "x" and of "y": the path, the dtype and the shape of each array of one example
 
@@ -34,6 +35,7 @@ def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example:
         OSError: the data cannot be read.
     """
     config, rng = learner.config, np.random.default_rng(0)
+    check_run(learner)
     for split in reversed(splits):
         with blaming(f"family {config.family.name}: sample"):
             support, query = _drawn(learner, rng, split)
@@ -79,8 +81,8 @@ def _judged(learner: Learner, rng: np.random.Generator, support: tuple, query: t
     config, outputs = learner.config, learner.family.outputs
     network, family = f"network {config.network.name}", f"family {config.family.name}"
     with blaming(f"{network}: init"):
-        theta = learner.network.init(rng, learner.dtype)
-    check_learned(f"{network}: what init returned", theta)
+        theta = learner.network.init(bounded(rng), learner.dtype)
+    as_learned(f"{network}: what init returned", theta)
     xq, yq = learner.view(support, query)
     examples = len(tree_leaves(query[1])[0])
     with blaming(f"{network}: apply"):
@@ -101,7 +103,7 @@ def _adapted(learner: Learner, rng: np.random.Generator, task: tuple) -> None:
     name = learner.config.algorithm.name
     with blaming(f"algorithm {name}: init"):
         meta, carried, _ = learner.init(rng)
-    check_learned(f"algorithm {name}: what init returned", meta)
+    as_learned(f"algorithm {name}: what init returned", meta)
     with blaming(f"algorithm {name}: noise"):
         noise = learner.noise(rng, meta, task)
     support, query = tree_map(lambda x: x[0], task)

@@ -744,6 +744,22 @@ def _without(more: list[str], command: list[str]) -> list[str]:
     return [word for pair in pairs if pair[0] not in command for word in pair]
 
 
+def test_a_user_that_there_is_not_is_named_by_every_function_that_takes_a_path(trained, small_data):
+    pytest.importorskip("matplotlib")
+    from tinymaml import pictures
+    from tinymaml.families import fetch
+    from tinymaml.pictures.compare import check
+
+    settings = {family: small_data(family) | {"data": NOBODY} for family in ("digits", "images", "intents", "speech")}
+    uses = [lambda f=f, s=s: Learner(Config.default(f, **s)).sample(np.random.default_rng(0), 1, "train")
+            for f, s in settings.items()]  # fmt: skip
+    uses += [lambda: pictures.plot(trained, NOBODY), lambda: check(NOBODY + ".png"), lambda: omniglot.load(NOBODY),
+             lambda: opened(NOBODY).__enter__(), lambda: fetch.fetch(fetch.SETS["omniglot"], NOBODY)]  # fmt: skip
+    for use in uses:
+        with pytest.raises(FileNotFoundError, match="there is no home folder for ~nosuchuser/x"):
+            use()
+
+
 @pytest.mark.parametrize("timeout", ["1e10", "1e300", "inf"])
 def test_a_long_time_out_is_as_long_as_can_be(tmp_path, timeout):
     (tmp_path / "mine.py").write_text("def f(case):\n    return {}\n", encoding="utf-8")

@@ -775,12 +775,12 @@ ELEMENTWISE = [_ufunc(f) for f in _PLAIN]
 _RARE = [_of("np.cbrt({x})"), _of("np.spacing({x})"), _of("np.nextafter({x}, {y})"), _of("np.ldexp({x}, {j})"),
          *(_of(f"np.{name}({{x}}, {{j}})", "biu") for name in ("left_shift", "right_shift", "gcd", "lcm")),
          _of("np.bitwise_count({x})", "biu"), _of("np.divmod({x}, {y})[0]"),
-         _of("np.modf({x})[0]"), _of("np.frexp({x})[0]"), _of("np.i0({x})"), _of("np.sinc({x})")]  # fmt: skip
+         _of("np.modf({x})[0]"), _of("np.frexp({x})[0]"), _of("np.i0({x})"), _of("np.sinc({x})"),
+         _of("{x} * np.array_equal({x}, {same})"), _of("{x} * np.array_equiv({x}, {same})")]  # fmt: skip
 ROUNDED = [lambda d: d.of(_RARE)(d), _of("{x} % {y}"), _of("{x} // {y}"), _of("{x}.round({j})"),
            *(_of(f"np.{name}({{x}})") for name in ("deg2rad", "radians", "rad2deg", "degrees", "fix", "isposinf",
                                                    "isneginf", "nan_to_num", "round", "around")),
            _of("np.nan_to_num({x}, nan=1.5, posinf=2.0)"), _of("np.isclose({x}, {y})"),
-           _of("{x} * np.array_equal({x}, {same})"), _of("{x} * np.array_equiv({x}, {same})"),
            _of("{x} * np.allclose(1.0, {x}.shape)")]  # fmt: skip
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
               _reduction("argmax"), _reduction("argmin"), _of("np.var({x}, ddof=1)"), _of("np.std({x}, ddof={i})"),
@@ -862,7 +862,7 @@ MORE = _any_of("""
     np.bincount([0, 2, 0][:len({x})], {x}[:3]); np.take({x}, [7, -5], 0, mode="wrap"); np.add.reduce({x});
     np.maximum.accumulate({x}); np.multiply.outer({x}, [1, 2])
 """, least=1)  # fmt: skip
-REPLAYED = _any_of("""
+ORDERED = _any_of("""
     np.sort({x}, 0); np.partition({x}, 0, 0)[0]; np.argpartition({x}, 0, 0).shape[0] * {x}; np.median({x}, 0);
     np.quantile({x}, 0.3); np.percentile({x}, [20, 60], 0); np.nanmedian({x}); np.nanquantile({x}, 0.4, 0);
     np.nanpercentile({x}, 70); np.nanargmax({x}); np.nanargmin({x}, 0); np.searchsorted([-1, 0.1, 2], {x});
@@ -871,7 +871,7 @@ REPLAYED = _any_of("""
     np.ravel({x})[np.flatnonzero({x})]; np.argwhere({x}); np.piecewise({x}, [{x} > {n}], [lambda y: y * 2, 3])
 """, least=1)  # fmt: skip
 RULES: list[Rule] = [*OPERATORS, *ELEMENTWISE, *ROUNDED, *METHODS, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *ASKING,
-                     *NETWORKS, *CONSTRUCTS, *[MORE] * 16, *[REPLAYED] * 5]  # fmt: skip
+                     *NETWORKS, *CONSTRUCTS, *[MORE] * 16, *[ORDERED] * 5]  # fmt: skip
 OF_JAX = [_ufunc(f) for f in _PLAIN if f.__name__ not in NOT_OF_JAX]
 JAX_RULES: list[Rule] = [*OPERATORS, *OF_JAX, *REDUCTIONS, *SHAPES, *PRODUCTS, *CHOOSING, *NETWORKS[:3], _branch,
                          _loop]  # fmt: skip
@@ -886,7 +886,7 @@ UNITS, TRIES = 8, 5  # ε of the largest number added up; runs with noise
 EXACT = {"alias", "stop_gradient", "input", "floor", "ceil", "rint", "trunc", "sign", "floor_divide", "max", "min",
          "maximum", "where", "getitem", "reshape", "transpose", "broadcast_to", "concatenate", "patches", "pick",
          "unpick", "above", "astype", "argmax", "argmin", "argsort", "pool_argmax",
-         "nanargmax", "nanargmin", "searchsorted", "digitize"}  # fmt: skip
+         "nanargmax", "nanargmin", "searchsorted"}  # fmt: skip
 SUMS = {"sum", "matmul", "scatter_add", "unpatches", "cumsum"}
 
 

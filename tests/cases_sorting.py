@@ -56,13 +56,11 @@ SMOOTH = [
     case(np.nanmin, lambda x: np.nanmin(with_holes(x), 1), X),
     case(np.nancumsum, lambda x: np.nancumsum(with_holes(x), 1), X),
     case(np.nancumprod, lambda x: np.nancumprod(with_holes(x), 1), X),
-    case(np.nanmedian, lambda x: np.nanmedian(with_holes(x), 1), X, double=True),
+    case(np.nanmedian, lambda x: np.nanmedian(with_holes(x), 1), X),
     case(np.nanquantile, lambda x: np.nanquantile(with_holes(x), [0.2, 0.6], 1), X, double=True),
     case(np.nanpercentile, lambda x: np.nanpercentile(with_holes(x), 70, keepdims=True), X, double=True),
     # running, and differences
     case(np.cumprod, lambda x: np.cumprod(x, 1), X), case(np.cumprod, lambda x: x.cumprod(), V),
-    case(np.cumulative_sum, lambda x: np.cumulative_sum(x, axis=1, include_initial=True), X),
-    case(np.cumulative_prod, lambda x: np.cumulative_prod(x, axis=-1, include_initial=True), X),
     case(np.diff, lambda x, y: np.diff(x, 1, 1, prepend=y, append=y), X, COLUMN),
     case(np.ediff1d, lambda x: np.ediff1d(x, to_end=[1.0], to_begin=x[0, 0]), X),
     case(np.gradient, np.gradient, X),
@@ -94,7 +92,7 @@ SMOOTH = [
     case(np.broadcast_arrays, np.broadcast_arrays, COLUMN, ROW),
     case(np.dstack, lambda x, y: np.dstack([x, y]), X, Y),
     case(np.column_stack, lambda x, y: np.column_stack([x, y]), E, X),
-    case(np.unstack, lambda x: np.unstack(x, axis=1), X), case(np.hsplit, lambda x: np.hsplit(x, 3), X),
+    case(np.hsplit, lambda x: np.hsplit(x, 3), X),
     case(np.vsplit, lambda x: np.vsplit(x, 2), X), case(np.dsplit, lambda x: np.dsplit(x, [1]), C),
     case(np.fliplr, np.fliplr, X), case(np.flipud, np.flipud, X), case(np.rot90, lambda x: np.rot90(x, 3), X),
     case(np.rollaxis, lambda x: np.rollaxis(x, 2), C), case(np.resize, lambda x: np.resize(x, (3, 3)), X),
@@ -138,7 +136,6 @@ SMOOTH = [
 STEPS = [
     *(primitive(name, X, axis=1, keepdims=True) for name in ("nanargmax", "nanargmin")),
     primitive("searchsorted", RISING, X, side="left", reference=np.searchsorted),
-    primitive("digitize", X, RISING, right=True),
     *(case(f, lambda x, f=f: f(with_holes(x), 0), X) for f in (np.nanargmax, np.nanargmin)),
     case(np.count_nonzero, lambda x: np.count_nonzero(x > 0, 1, keepdims=True), X),
     case(np.any, lambda x: np.any(x > 0, 1, where=MASK), X), case(np.all, lambda x: np.all(x > 0, 1, where=MASK), X),
@@ -198,15 +195,13 @@ ONE = {
        for f in (np.nanargmax, np.nanargmin)},
     np.nancumsum: rounded(lambda v, m: np.nancumsum(m, 1), lambda v, m: np.nancumsum(v[:6])),
     np.nancumprod: rounded(lambda v, m: np.nancumprod(m, 1), lambda v, m: np.nancumprod(v[:6])),
-    np.nanmedian: rounded(lambda v, m: np.nanmedian(m, 1), lambda v, m: np.nanmedian(v), machine=False),
-    **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(v[:6], 0.3), machine=False)
+    np.nanmedian: rounded(lambda v, m: np.nanmedian(m, 1), lambda v, m: np.nanmedian(v)),
+    **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(v[:6], 0.3))
        for f, q in ((np.nanquantile, [0.3, 1]), (np.nanpercentile, [30, 100]))},
     # running, and differences
     np.cumsum: rounded(lambda v, m: np.cumsum(m, 1, np.float32), lambda v, m: np.cumsum(m, 0, np.int8)),
     np.cumprod: exact(lambda v, m: np.cumprod(m, 1), lambda v, m: np.cumprod(m, 0), lambda v, m: np.cumprod(v),
                       lambda v, m: np.cumprod(m, 0, np.int8)),
-    np.cumulative_sum: rounded(lambda v, m: np.cumulative_sum(m, axis=1, include_initial=True)),
-    np.cumulative_prod: exact(lambda v, m: np.cumulative_prod(m, axis=1, include_initial=True)),
     np.diff: exact(lambda v, m: np.diff(m, 2, 0, prepend=m[:1]), lambda v, m: np.diff(v, append=v[:2])),
     np.ediff1d: exact(lambda v, m: np.ediff1d(v), lambda v, m: np.ediff1d(v, v[:1], v[-1])),
     np.gradient: rounded(lambda v, m: np.gradient(m), lambda v, m: np.gradient(m, 2, axis=1, edge_order=2),
@@ -214,28 +209,23 @@ ONE = {
     np.trapezoid: rounded(lambda v, m: np.trapezoid(m), lambda v, m: np.trapezoid(m, [0, 1, 3], axis=0)),
     np.unwrap: rounded(lambda v, m: np.unwrap(m[0] % 3)),
     # sorting
-    np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None),
-                   machine=False, ties=True),
-    np.partition: exact(lambda v, m: np.partition(v, 3)[3], machine=False, ties=True),
-    np.argsort: exact(lambda v, m: np.argsort(m, 0, stable=True), lambda v, m: v.argsort(kind="stable"), machine=False),
-    np.argpartition: exact(lambda v, m: np.argpartition(v, 3).shape, machine=False),
-    np.lexsort: exact(lambda v, m: np.lexsort((v, v > 1)), lambda v, m: np.lexsort(m), machine=False),
+    np.sort: exact(lambda v, m: np.sort(v), lambda v, m: np.sort(m, 0), lambda v, m: np.sort(m, None), ties=True),
+    np.partition: exact(lambda v, m: np.partition(v, 3)[3], ties=True),
+    np.argsort: exact(lambda v, m: np.argsort(m, 0, stable=True), lambda v, m: v.argsort(kind="stable")),
+    np.argpartition: exact(lambda v, m: np.argpartition(v, 3).shape),
+    np.lexsort: exact(lambda v, m: np.lexsort((v, v > 1)), lambda v, m: np.lexsort(m)),
     np.searchsorted: exact(lambda v, m: np.searchsorted(SORTED, v),
-                           lambda v, m: np.searchsorted(np.sort(v), m, "right"),
-                           machine=False),
-    np.digitize: exact(lambda v, m: np.digitize(v, SORTED), lambda v, m: np.digitize(m, SORTED[::-1], True),
-                       machine=False),
+                           lambda v, m: np.searchsorted(np.sort(v), m, "right")),
+    np.digitize: exact(lambda v, m: np.digitize(v, SORTED), lambda v, m: np.digitize(m, SORTED[::-1], True)),
     np.bincount: rounded(lambda v, m: np.bincount([2, 0, 2, 5], m[0], 4), lambda v, m: np.bincount(np.arange(3))),
-    np.histogram: rounded(lambda v, m: np.histogram(m, SORTED), lambda v, m: np.histogram(m, 3, (-1, 4)),
-                          machine=False),
+    np.histogram: rounded(lambda v, m: np.histogram(m * 1, SORTED), lambda v, m: np.histogram(m * 1, 3, (-1, 4))),
     np.unique: exact(lambda v, m: np.unique(v), lambda v, m: np.unique(m, True, True, True, axis=0),
                      recorded=False, ties=True),
     np.median: rounded(lambda v, m: np.median(v), lambda v, m: np.median(m, 0),
-                       lambda v, m: np.median(m, keepdims=True),
-                       machine=False),
+                       lambda v, m: np.median(m, keepdims=True)),
     **{f: rounded(lambda v, m, f=f, q=q: f(m, q, 1), lambda v, m, f=f: f(m, 1, method="lower"),
                   lambda v, m, f=f, q=q: f(v, q),
-                  lambda v, m, f=f: f(m, 0.5, 0, method="hazen"), machine=False)
+                  lambda v, m, f=f: f(m, 0.5, 0, method="hazen"))
        for f, q in ((np.quantile, [0.3, 0.9]), (np.percentile, [30, 90]))},
     # choosing
     **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m), recorded=False)
@@ -256,7 +246,6 @@ ONE = {
        for f in (np.atleast_1d, np.atleast_2d, np.atleast_3d, np.broadcast_arrays)},
     **{f: exact(lambda v, m, f=f: f([m, m]), lambda v, m, f=f: f([v, v > 0])) for f in (np.dstack, np.column_stack)},
     np.concatenate: exact(lambda v, m: np.concatenate([m, m], dtype=np.float64)),
-    np.unstack: exact(lambda v, m: np.unstack(m, axis=1)),
     **{f: exact(lambda v, m, f=f: f(m[None], 1),
                 lambda v, m, f=f: f(m[None], [1])) for f in (np.hsplit, np.vsplit, np.dsplit)},
     **{f: exact(lambda v, m, f=f: f(m)) for f in (np.fliplr, np.flipud, np.rot90)},
@@ -286,10 +275,21 @@ ONE = {
                   lambda v, m: np.pad(m, 1, constant_values=((1, 2), (3, 4))), ties=True),
     # curves
     np.interp: rounded(lambda v, m: np.interp(m, SORTED, [1, 2, 0, 5]),
-                       lambda v, m: np.interp([0.5, 9], [0, 1, 2, 3], m[0]),
-                       machine=False),
+                       lambda v, m: np.interp([0.5, 9], [0, 1, 2, 3], m[0])),
     np.convolve: rounded(lambda v, m: np.convolve(m[0], m[1]), lambda v, m: np.convolve(m[0], m[1], "same")),
     np.correlate: rounded(lambda v, m: np.correlate(m[0], m[1]), lambda v, m: np.correlate(m[0, :2], m[1], "full")),
     np.polyval: rounded(lambda v, m: np.polyval(m[0], m), lambda v, m: np.polyval([1, 2], v[:5])),
 }  # fmt: skip
 TWO = {}
+
+if hasattr(np, "unstack"):  # since NumPy 2.1
+    SMOOTH += [
+        case(np.cumulative_sum, lambda x: np.cumulative_sum(x, axis=1, include_initial=True), X),
+        case(np.cumulative_prod, lambda x: np.cumulative_prod(x, axis=-1, include_initial=True), X),
+        case(np.unstack, lambda x: np.unstack(x, axis=1), X),
+    ]
+    ONE |= {
+        np.cumulative_sum: rounded(lambda v, m: np.cumulative_sum(m, axis=1, include_initial=True)),
+        np.cumulative_prod: exact(lambda v, m: np.cumulative_prod(m, axis=1, include_initial=True)),
+        np.unstack: exact(lambda v, m: np.unstack(m, axis=1)),
+    }

@@ -124,8 +124,7 @@ ONE = {
        for f in (np.max, np.min, np.amax, np.amin)},
     **{f: exact(lambda v, m, f=f: f(v), lambda v, m, f=f: f(m, 0), lambda v, m, f=f: f(m, 1, keepdims=True),
                 lambda v, m, f=f: f(v[::-1])) for f in (np.argmax, np.argmin, np.any, np.all)},
-    np.argsort: exact(lambda v, m: np.argsort(v, kind="stable"),
-                      machine=False),
+    np.argsort: exact(lambda v, m: np.argsort(v, kind="stable")),
     np.linalg.norm: rounded(
         lambda v, m: np.linalg.norm(m), lambda v, m: np.linalg.norm(m, axis=0), lambda v, m: np.linalg.norm(m, 1, 1),
         lambda v, m: np.linalg.norm(m, np.inf, 1), lambda v, m: np.linalg.norm(m, -np.inf, 0),

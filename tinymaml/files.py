@@ -62,15 +62,18 @@ def open_regular(path: str | os.PathLike, wanted: str = "a file") -> BinaryIO:
     return file
 
 
-def read_file(path: str | os.PathLike, wanted: str = "a file") -> bytes:
+def read_file(path: str | os.PathLike, wanted: str = "a file", most: int = 0) -> bytes:
     """The bytes of a file.
 
+    Args:
+        most: how many there may be; 0: as many as the memory of this machine has.
+
     Raises:
-        OSError: as `open_regular`; or the file is larger than the memory of this machine.
+        OSError: as `open_regular`; or the file has more bytes.
     """
     with open_regular(path, wanted) as file:
-        if (size := os.fstat(file.fileno()).st_size) > memory():
-            raise OSError(f"{path} has {in_bytes(size)}, and this machine has a memory of {in_bytes(memory())}")
+        if (size := os.fstat(file.fileno()).st_size) > (most or memory()):
+            raise OSError(f"{path} has {in_bytes(size)}, wanted {wanted} of at most {in_bytes(most or memory())}")
         with naming("read", Path(path)):
             return file.read()
 

@@ -16,6 +16,8 @@ Conventions at kinks, where a derivative is a choice:
     nn.max_pool2d            the first of a tie takes all (`ties=`)
     linalg.norm              slope 0 at 0, as of |x|; the second derivative there is infinite, and comes out as NaN:
                              np.sum(x * x) is smooth, np.linalg.norm(x) ** 2 is not to second order
+    x ** y                   at x = 0, where y ≥ 0, the slope by y is 0; also at y = 0, as in PyTorch and JAX
+    logaddexp                where it is infinite, the slopes are those of the maximum
     sqrt                     no convention: the derivative at 0 is infinite, or NaN
 
 Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic
@@ -27,7 +29,6 @@ What follows a primitive's rules (`loop=`, `shape=`, `decides=`, …) is for `pr
 from __future__ import annotations
 
 import builtins
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -67,20 +68,11 @@ multiply = elementwise("multiply", np.multiply, lambda g, z, x, y: g * y,  lambd
 divide   = elementwise("divide",   np.divide,   lambda g, z, x, y: g / y,  lambda g, z, x, y: -g * z / y,
                        loop="{} / {}")
 exp      = elementwise("exp",      np.exp,      lambda g, z, x: g * z,                  loop="math.exp({})")
-expm1    = elementwise("expm1",    np.expm1,    lambda g, z, x: g * exp(x),             loop="math.expm1({})")
 log      = elementwise("log",      np.log,      lambda g, z, x: g / x,                  loop="math.log({})")
-log1p    = elementwise("log1p",    np.log1p,    lambda g, z, x: g / (1 + x),            loop="math.log1p({})")
-exp2     = elementwise("exp2",     np.exp2,     lambda g, z, x: g * (z * math.log(2)),  loop="machine.exp2({})")
-log2     = elementwise("log2",     np.log2,     lambda g, z, x: g / (x * math.log(2)),  loop="machine.log2({})")
-log10    = elementwise("log10",    np.log10,    lambda g, z, x: g / (x * math.log(10)), loop="math.log10({})")
 sqrt     = elementwise("sqrt",     np.sqrt,     lambda g, z, x: g / (2 * z),            loop="math.sqrt({})")
 sin      = elementwise("sin",      np.sin,      lambda g, z, x: g * cos(x),             loop="math.sin({})")
 cos      = elementwise("cos",      np.cos,      lambda g, z, x: -g * sin(x),            loop="math.cos({})")
-tan      = elementwise("tan",      np.tan,      lambda g, z, x: g * (1 + z * z),        loop="math.tan({})")
-sinh     = elementwise("sinh",     np.sinh,     lambda g, z, x: g * cosh(x),            loop="math.sinh({})")
-cosh     = elementwise("cosh",     np.cosh,     lambda g, z, x: g * sinh(x),            loop="math.cosh({})")
 tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z),        loop="math.tanh({})")
-arctan   = elementwise("arctan",   np.arctan,   lambda g, z, x: g / (1 + x * x),        loop="math.atan({})")
 
 # z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = xʸ log x, and 0 where x = y = 0
 power = elementwise("power", np.power,
@@ -176,10 +168,6 @@ def _absolute(x):
     return x * np.sign(np.real(x)) if stands_for_real(x) else np.absolute(x)
 
 
-def _hypot(x, y):
-    return np.sqrt(x * x + y * y) if stands_for_real(x, y) else np.hypot(x, y)
-
-
 def _slope_of_absolute(x):
     """sign x; of complex numbers z̅ / |z|, and 0 at 0."""
     return np.conj(np.sign(x)) if x.dtype.kind == "c" and not analytic.get() else sign(x)
@@ -188,8 +176,6 @@ def _slope_of_absolute(x):
 absolute = elementwise("absolute", _absolute, lambda g, z, x: g * _slope_of_absolute(x),
                        loop="abs({})", of_integers="{0} if {0} >= 0 else {type}(-{0})", of_truths="{}",
                        exact=True, decides=np.zeros_like)
-hypot = elementwise("hypot", _hypot, lambda g, z, x, y: g * (x / z), lambda g, z, x, y: g * (y / z),
-                    loop="{type}(math.hypot({}, {}))")
 
 # z = x where c, else y.  A choice, not a product: what is not chosen may be infinite
 where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g),
@@ -233,18 +219,13 @@ argmin = Primitive("argmin", lambda x, *, axis, keepdims: np.argmin(x, axis, kee
                    shape=lambda x, **how: _reduced_if_any(x, **how), dtype=lambda x: np.dtype(np.intp),
                    lowering="argmin", decides="choice")
 argsort = Primitive("argsort", lambda x, *, axis: np.argsort(x, axis, kind="stable"),
-                    lowering="replayed", decides="choice")
+                    shape=lambda x, *, axis: x, dtype=lambda x: np.dtype(np.intp), lowering="argsort", decides="choice")
 reciprocal = elementwise("reciprocal", np.reciprocal,  # of integers: 1, −1, or 0; floats are divided
                          of_integers="{type}({0} == 1) - {type}({0} == -1)")
 
 sign  = elementwise("sign", lambda x: np.sign(_ordered(x)), loop="sign({})", exact=True, decides=np.zeros_like)
 floor = elementwise("floor", np.floor, loop="{type}(np.floor({}))", of_integers="{}", of_truths="{}",
                     exact=True, decides=np.rint)
-ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",
-                    exact=True, decides=np.rint)
-trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", of_integers="{}", of_truths="{}",
-                    exact=True, decides=np.rint)
-rint  = elementwise("rint", np.rint, loop="{type}(np.rint({}))", exact=True, decides=lambda x: np.floor(x) + 0.5)
 
 equal      = elementwise("equal", np.equal, loop="{} == {}", computed_in="common", decides="comparison", cheap=True)
 not_equal  = elementwise("not_equal", np.not_equal, loop="{} != {}", computed_in="common", decides="comparison")
@@ -256,11 +237,9 @@ greater_equal = elementwise("greater_equal", np.greater_equal, loop="{} >= {}",
 
 isnan       = elementwise("isnan", np.isnan, loop="{0} != {0}", computed_in="own")
 isinf       = elementwise("isinf", np.isinf, loop="{0} == {0} and {0} - {0} != {0} - {0}", computed_in="own")
-isfinite    = elementwise("isfinite", np.isfinite, loop="{0} - {0} == {0} - {0}", computed_in="own")
 logical_not = elementwise("logical_not", np.logical_not, loop="not {}", computed_in="own")
 logical_and = elementwise("logical_and", np.logical_and, loop="bool({}) and bool({})", computed_in="own")
 logical_or  = elementwise("logical_or", np.logical_or, loop="bool({}) or bool({})", computed_in="own")
-logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})", computed_in="own")
 
 bitwise_and = elementwise("bitwise_and", np.bitwise_and, loop="{} & {}")
 bitwise_or  = elementwise("bitwise_or",  np.bitwise_or,  loop="{} | {}")

@@ -36,11 +36,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
-from ..files import read_file
 from ..runs.settings import option
 from .common import accuracy, by_hash, centroids, check_counts, check_dtype, classification, digest, shared_out
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
-from .reading import Source, kept, opened
+from .reading import Source, kept, opened, read_one
 
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
 LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
@@ -98,7 +97,7 @@ def make(settings: Settings) -> ImageTasks:
 
 def read(path: Path, settings: Settings) -> np.ndarray:
     """One image from a file of a user's: float32 (size, size, 3 or 1), made as those of the data are."""
-    image = decoded(read_file(path, "an image"), settings.size, settings.grey, str(path))
+    image = decoded(read_one(path, "an image"), settings.size, settings.grey, str(path))
     return np.divide(image, 255, dtype=np.float32)
 
 

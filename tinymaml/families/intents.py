@@ -36,11 +36,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..files import expanded, read_file
+from ..files import expanded
 from ..runs.settings import option
 from .common import accuracy, check_counts, check_draw, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
-from .reading import opened
+from .reading import opened, read_one
 
 SCALE = 2  # of the features: the norm of a sentence's
 LENGTH = 32  # different words of a sentence; CLINC150 has at most 27
@@ -94,7 +94,7 @@ def read(path: Path, settings: Settings) -> dict[str, np.ndarray]:
         ValueError, FileNotFoundError: the data, which the weights of words are from, cannot be read: --data says where.
     """
     try:
-        text = read_file(path, "a text file").decode("utf-8")
+        text = read_one(path, "a text file").decode("utf-8")
     except UnicodeDecodeError as cause:
         raise ValueError(f"{path} is no text in UTF-8: {cause}") from cause
     if not words(text):
@@ -271,7 +271,7 @@ def load(path: str) -> Content:
         ValueError: one is no JSON, or has another form; an intent has no domain, or two; a sentence has no words.
     """
     place = expanded(path)
-    if place.suffix == ".json" and place.exists():
+    if place.suffix == ".json" and place.is_file():
         place = place.parent
     with opened(place, ADVICE) as source:
         found = {PurePosixPath(name).name: name for name in reversed(source.names)}

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
-from ..files import expanded, read_file
+from ..files import check_regular, expanded
 from ..runs.settings import option
 from .common import accuracy, by_hash, check_counts, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
-from .reading import kept, opened
+from .reading import kept, opened, read_one
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
@@ -89,7 +89,7 @@ def read(path: Path, settings: Settings) -> np.ndarray:
     Raises:
         ValueError: it is no PNG, or not square.
     """
-    ink = _ink(read_file(path, "a PNG"), str(path), None)
+    ink = _ink(read_one(path, "a PNG"), str(path), None)
     return np.divide(ink[..., None], 255, dtype=np.float32)
 
 
@@ -289,6 +289,8 @@ def _sources(place: Path) -> dict[str, Path]:
     choices = [(name, place / f"{name}{suffix}") for suffix in ("", ".zip") for name in SETS]
     if found := {name: choice for name, choice in choices if choice.exists()}:
         return found
+    if not place.is_dir():
+        check_regular(place, "a folder")
     inside = sorted(os.listdir(place)) if place.is_dir() else ["a file"]
     seen = ", ".join(inside[:5] + ["..."] * (len(inside) > 5)) or "nothing"
     wanted = " and/or ".join(f"{name}.zip" for name in SETS)

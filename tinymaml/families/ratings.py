@@ -404,11 +404,19 @@ def _rows(source, file: str, columns: tuple[str, ...]) -> Iterator[tuple[str, li
     except UnicodeDecodeError as cause:
         raise ValueError(f"{where} is no text in UTF-8: {cause}") from cause
     lines = csv.reader(io.StringIO(text))
-    head = next(lines, [])
+    head = _next(lines, where) or []
     if missing := [name for name in columns if name not in head]:
         raise ValueError(f"{where}, line 1: no column {missing[0]}; found {', '.join(head) or 'nothing'}")
     places = [head.index(name) for name in columns]
-    for row in lines:
+    while (row := _next(lines, where)) is not None:
         if len(row) != len(head):
             raise ValueError(f"{where}, line {lines.line_num}: {len(row)} fields, wanted {len(head)}")
         yield f"{where}, line {lines.line_num}", [row[place] for place in places]
+
+
+def _next(lines: Any, where: str) -> list[str] | None:
+    """The next row of a CSV; None at its end."""
+    try:
+        return next(lines, None)
+    except csv.Error as cause:
+        raise ValueError(f"{where}, line {lines.line_num}: {cause}") from cause

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic_write, cache_folder, expanded, in_bytes, make_private, open_regular, read_file
+from ..files import atomic_write, cache_folder, check_regular, expanded, in_bytes, make_private, open_regular, read_file
 from .common import digest
 
 LARGEST = 1 << 30  # bytes of one file of a data set when it is unpacked: what is larger is no data of these families
@@ -78,13 +78,14 @@ def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
         names = sorted(file.relative_to(place).as_posix() for file in files)
         if not names:
             raise FileNotFoundError(f"no data at {place}: the folder is empty{advice}")
-        yield Source(place, names, lambda name: read_file(place / name), [place / name for name in names])
+        yield Source(place, names, lambda name: read_file(place / name, most=LARGEST), [place / name for name in names])
     elif place.suffix.lower() == ".zip":
         with unpacked(place) as archive:
             members = {_in_utf8(member): member.filename for member in archive.infolist() if not member.is_dir()}
             yield Source(place, sorted(members), lambda name: _of_zip(archive, place, members[name]), [place])
     else:
-        yield Source(place, [place.name], lambda name: read_file(place), [place])
+        check_regular(place, "a folder, a .zip or a file")
+        yield Source(place, [place.name], lambda name: read_file(place, most=LARGEST), [place])
 
 
 @contextmanager
@@ -116,6 +117,11 @@ def _in_utf8(member: zipfile.ZipInfo) -> str:
         return member.filename if member.flag_bits & 0x800 else member.filename.encode("cp437").decode("utf-8")
     except UnicodeError:
         return member.filename
+
+
+def read_one(path: Path, wanted: str) -> bytes:
+    """The bytes of a file of a user's, which holds one example. Raises: OSError: it is no file, or is too large."""
+    return read_file(path, wanted, LARGEST)
 
 
 def _of_zip(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:

@@ -31,11 +31,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
-from ..files import read_file
 from ..runs.settings import option
 from .common import SPLITS, accuracy, centroids, check_counts, check_draw, check_dtype, classification, digest
 from .episodes import Examples, draw
-from .reading import kept, opened
+from .reading import kept, opened, read_one
 
 BANDS, FRAMES, DIGITS, TOP = 26, 16, 10, 4000.0  # mel bands, frames, classes, and the highest frequency in Hz
 TEMPO = 0.2  # deviation of the logarithm of `in_tempo`'s bend, for virtual speakers
@@ -79,7 +78,7 @@ def make(settings: Settings) -> SpeechTasks:
 def read(path: Path, settings: Settings) -> np.ndarray:
     """A WAV file of a user's as float32 (26, 16, 1), normalised as in training: for this, the data must be there."""
     family = make(settings)
-    return family.normalised(spectrogram(read_file(path, "a WAV file"), str(path)))[..., None].astype(np.float32)
+    return family.normalised(spectrogram(read_one(path, "a WAV file"), str(path)))[..., None].astype(np.float32)
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:

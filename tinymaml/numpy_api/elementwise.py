@@ -7,8 +7,9 @@ Conventions at kinks, beside those of `ops`:
     x % y, fmod, divmod     slopes 1 and −(x // y), at a jump those to its right (of fmod: to the side of 0)
     x // y, round, fix, …   piecewise constant: the derivative is 0
     nan_to_num              what is replaced is constant
-    cbrt, arcsin, …         no convention: the derivative is infinite where the tangent is vertical; NaN is arctan2's at
-                            (0, 0), and hypot's
+    hypot                   as linalg.norm: slope 0 at (0, 0); the second derivative there is infinite, and comes out
+                            as NaN
+    cbrt, arcsin, arctan2   no convention: the derivative is infinite where the tangent is vertical, and NaN at (0, 0)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, alias, value_of
 from ..ops import elementwise, in_dtype, stands_for_real
-from .complexes import of_complex
+from .complexes import direction, of_complex
 from .table import as_array, decide, numpy_function
 
 # ── primitives ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -39,17 +40,38 @@ def _of_real(f: Callable) -> Callable:
 
 
 # g is the cotangent of the output z
-arcsin  = elementwise("arcsin",  np.arcsin,  lambda g, z, x: g / np.sqrt((1 - x) * (1 + x)),  loop="math.asin({})")
-arccos  = elementwise("arccos",  np.arccos,  lambda g, z, x: -g / np.sqrt((1 - x) * (1 + x)), loop="math.acos({})")
-arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / _hypot_1(x),                 loop="math.asinh({})")
+expm1   = elementwise("expm1",   np.expm1,   lambda g, z, x: g * ops.exp(x),          loop="math.expm1({})")
+log1p   = elementwise("log1p",   np.log1p,   lambda g, z, x: g / (1 + x),             loop="math.log1p({})")
+exp2    = elementwise("exp2",    np.exp2,    lambda g, z, x: g * (z * math.log(2)),   loop="machine.exp2({})")
+log2    = elementwise("log2",    np.log2,    lambda g, z, x: g / (x * math.log(2)),   loop="machine.log2({})")
+log10   = elementwise("log10",   np.log10,   lambda g, z, x: g / (x * math.log(10)),  loop="math.log10({})")
+tan     = elementwise("tan",     np.tan,     lambda g, z, x: g * (1 + z * z),         loop="math.tan({})")
+sinh    = elementwise("sinh",    np.sinh,    lambda g, z, x: g * cosh(x),             loop="math.sinh({})")
+cosh    = elementwise("cosh",    np.cosh,    lambda g, z, x: g * sinh(x),             loop="math.cosh({})")
+arcsin  = elementwise("arcsin",  np.arcsin,  lambda g, z, x: g / np.sqrt(1 - x * x),  loop="math.asin({})")
+arccos  = elementwise("arccos",  np.arccos,  lambda g, z, x: -g / np.sqrt(1 - x * x), loop="math.acos({})")
+arctan  = elementwise("arctan",  np.arctan,  lambda g, z, x: g / (1 + x * x),         loop="math.atan({})")
+arcsinh = elementwise("arcsinh", np.arcsinh, lambda g, z, x: g / _hypot_1(x),         loop="math.asinh({})")
 arccosh = elementwise("arccosh", np.arccosh, lambda g, z, x: g / (np.sqrt(x - 1) * np.sqrt(x + 1)),
                       loop="math.acosh({})")
-arctanh = elementwise("arctanh", np.arctanh, lambda g, z, x: g / ((1 - x) * (1 + x)),         loop="math.atanh({})")
+arctanh = elementwise("arctanh", np.arctanh, lambda g, z, x: g / (1 - x * x),         loop="math.atanh({})")
 
 
 def _hypot_1(x):
     """√(1 + x²), also for large x."""
-    return np.sqrt(1 + x * x) if of_complex(x) else np.hypot(x, 1)
+    return np.sqrt(1 + x * x) if of_complex(x) else hypot(x, 1)
+
+
+def _cosine(x, z):
+    """x / z, and 0 where z = 0; the derivative of that is NaN."""
+    with np.errstate(invalid="ignore"):
+        return ops.where(ops.equal(z, 0), 0, x / z)
+
+
+# z = √(x² + y²)
+hypot = elementwise("hypot", _continued(np.hypot, lambda x, y: np.sqrt(x * x + y * y)),
+                    lambda g, z, x, y: g * _cosine(x, z), lambda g, z, x, y: g * _cosine(y, z),
+                    loop="{type}(math.hypot({}, {}))")
 
 
 def _arctan2(y, x):
@@ -60,8 +82,8 @@ def _arctan2(y, x):
 
 # z = arctan2(y, x):  ∂z/∂y = x / r²,  ∂z/∂x = −y / r², r² = x² + y²
 arctan2 = elementwise("arctan2", _continued(np.arctan2, _arctan2),
-                      lambda g, z, y, x: g * (x / np.hypot(x, y)) / np.hypot(x, y),
-                      lambda g, z, y, x: -g * (y / np.hypot(x, y)) / np.hypot(x, y),
+                      lambda g, z, y, x: g * (x / hypot(x, y)) / hypot(x, y),
+                      lambda g, z, y, x: -g * (y / hypot(x, y)) / hypot(x, y),
                       loop="math.atan2({}, {})")
 
 
@@ -70,7 +92,7 @@ def _cbrt(x):
     return s * (s * x) ** (1 / 3)
 
 
-cbrt = elementwise("cbrt", _continued(np.cbrt, _cbrt), lambda g, z, x: g / (3 * z * z), lowering="replayed")
+cbrt = elementwise("cbrt", _continued(np.cbrt, _cbrt), lambda g, z, x: g * z**-2 / 3, lowering="replayed")
 
 
 def _logaddexp2(x, y):
@@ -79,8 +101,8 @@ def _logaddexp2(x, y):
 
 # z = log₂(2ˣ + 2ʸ):  ∂z/∂x = 2ˣ⁻ᶻ
 logaddexp2 = elementwise("logaddexp2", _continued(np.logaddexp2, _logaddexp2),
-                         lambda g, z, x, y: g * ops.share(ops.exp2, x, y, z),
-                         lambda g, z, x, y: g * ops.share(ops.exp2, y, x, z),
+                         lambda g, z, x, y: g * ops.share(exp2, x, y, z),
+                         lambda g, z, x, y: g * ops.share(exp2, y, x, z),
                          loop="{type}(machine.logaddexp2({}, {}))")
 
 # z = x − y ⌊x / y⌋, and x − y trunc(x / y)
@@ -90,7 +112,7 @@ remainder = elementwise("remainder", _continued(np.remainder, lambda x, y: x - y
                         lambda g, z, x, y: g, lambda g, z, x, y: -g * floor_divide(x, y),
                         loop="{} % {}", decides="choice")
 fmod = elementwise("fmod", _continued(np.fmod, lambda x, y: x - y * np.trunc(np.real(x / y))),
-                   lambda g, z, x, y: g, lambda g, z, x, y: -g * ops.rint((x - z) / y),
+                   lambda g, z, x, y: g, lambda g, z, x, y: -g * rint((x - z) / y),
                    loop="{type}(math.copysign(abs({0}) % abs({1}), {0}))", of_integers="machine.fmod({}, {})",
                    decides="choice")
 
@@ -125,19 +147,27 @@ sinc = elementwise("sinc", _sinc, lambda g, z, x, *, n: g * (math.pi * sinc(x, n
 
 
 def _bessel_i(x, *, n):
-    """Iₙ(x) = 1/π ∫ exp(x cos t) cos nt dt over 0 … π, by the trapezoidal rule, which converges exponentially."""
+    """Iₙ(x): by its power series for small x; for others 1/π ∫ exp(x cos t) cos nt dt over 0 … π, by the trapezoidal
+    rule, which converges exponentially.
+    """
     if n == 0 and not stands_for_real(x):
         return np.i0(x)
     wide = np.asarray(x, np.result_type(np.float64, x))
     sign = np.where(np.real(wide) < 0, -1, 1)
     a = wide * sign  # Iₙ(−x) = (−1)ⁿ Iₙ(x)
-    small = np.real(a) < 1e3
-    count = 64 + 8 * math.isqrt(int(np.max(np.real(a), initial=0, where=small)))
-    total = np.zeros_like(a)
+    small, large = np.real(a) < 20, (np.real(a) >= 20) & (np.real(a) < 1e3)
+    # Σ (x / 2)²ᵏ⁺ⁿ / (k! (k + n)!)
+    half = np.where(small, a, 0) / 2
+    term, series = half**n / math.factorial(n), 0
+    for k in range(1, 50):
+        series = series + term
+        term = term * (half * half / (k * (k + n)))
+    v, total = np.where(large, a, 0), 0
+    count = 64 + 8 * math.isqrt(int(np.max(np.real(v), initial=0)))
     for j in range(count + 1):
         t = math.pi * j / count
-        total = total + (0.5 if j in (0, count) else 1) * math.cos(n * t) * np.exp(-2 * a * math.sin(t / 2) ** 2)
-    z = np.where(small, total / count * np.exp(np.where(small, a, 0)), np.where(np.isnan(a), a, np.inf)) * sign**n
+        total = total + (0.5 if j in (0, count) else 1) * math.cos(n * t) * np.exp(-2 * v * math.sin(t / 2) ** 2)
+    z = np.select([small, large], [series, total / count * np.exp(v)], np.where(np.isnan(a), a, np.inf)) * sign**n
     return z.astype(wide.dtype if stands_for_real(x) else np.i0(np.zeros(1, np.asarray(x).dtype)).dtype)
 
 
@@ -149,6 +179,13 @@ def _bessel_i_rule(g, z, x, *, n):
 bessel_i = elementwise("bessel_i", _bessel_i, _bessel_i_rule, lowering="replayed")
 
 # piecewise constant
+ceil  = elementwise("ceil", np.ceil, loop="{type}(np.ceil({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+trunc = elementwise("trunc", np.trunc, loop="{type}(np.trunc({}))", of_integers="{}", of_truths="{}",
+                    exact=True, decides=np.rint)
+rint  = elementwise("rint", np.rint, loop="{type}(np.rint({}))", exact=True, decides=lambda x: np.floor(x) + 0.5)
+isfinite    = elementwise("isfinite", np.isfinite, loop="{0} - {0} == {0} - {0}", computed_in="own")
+logical_xor = elementwise("logical_xor", np.logical_xor, loop="bool({}) != bool({})", computed_in="own")
 signbit = elementwise("signbit", _of_real(np.signbit), loop="machine.signbit({})", computed_in="own",
                       decides=np.zeros_like)
 exponent = elementwise("exponent", _of_real(lambda x: np.frexp(x)[1]), lowering="replayed", decides="choice")
@@ -161,15 +198,15 @@ nextafter, spacing, left_shift, right_shift, gcd, lcm, bitwise_count = (
 
 for _f, _ours in {
     np.add: ops.add, np.subtract: ops.subtract, np.multiply: ops.multiply, np.divide: ops.divide, np.power: ops.power,
-    np.exp: ops.exp, np.expm1: ops.expm1, np.exp2: ops.exp2, np.log: ops.log, np.log1p: ops.log1p,
-    np.log2: ops.log2, np.log10: ops.log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: ops.hypot,
-    np.sin: ops.sin, np.cos: ops.cos, np.tan: ops.tan, np.arctan: ops.arctan,
-    np.sinh: ops.sinh, np.cosh: ops.cosh, np.tanh: ops.tanh,
-    np.floor: ops.floor, np.ceil: ops.ceil, np.rint: ops.rint, np.trunc: ops.trunc,
-    np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: ops.isfinite,
+    np.exp: ops.exp, np.expm1: expm1, np.exp2: exp2, np.log: ops.log, np.log1p: log1p,
+    np.log2: log2, np.log10: log10, np.logaddexp: ops.logaddexp, np.sqrt: ops.sqrt, np.hypot: hypot,
+    np.sin: ops.sin, np.cos: ops.cos, np.tan: tan, np.arctan: arctan,
+    np.sinh: sinh, np.cosh: cosh, np.tanh: ops.tanh,
+    np.floor: ops.floor, np.ceil: ceil, np.rint: rint, np.trunc: trunc,
+    np.isnan: ops.isnan, np.isinf: ops.isinf, np.isfinite: isfinite,
     np.equal: ops.equal, np.not_equal: ops.not_equal, np.less: ops.less, np.less_equal: ops.less_equal,
     np.greater: ops.greater, np.greater_equal: ops.greater_equal, np.logical_not: ops.logical_not,
-    np.logical_and: ops.logical_and, np.logical_or: ops.logical_or, np.logical_xor: ops.logical_xor,
+    np.logical_and: ops.logical_and, np.logical_or: ops.logical_or, np.logical_xor: logical_xor,
     np.bitwise_and: ops.bitwise_and, np.bitwise_or: ops.bitwise_or, np.bitwise_xor: ops.bitwise_xor,
     np.invert: ops.invert,
     np.arcsin: arcsin, np.arccos: arccos, np.arctan2: arctan2, np.arcsinh: arcsinh, np.arccosh: arccosh,
@@ -193,10 +230,7 @@ numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
 @numpy_function(np.sign)
 def sign(x):
     """−1, 0 or 1; of complex numbers x / |x|, and 0 at 0."""
-    if not of_complex(x):
-        return ops.sign(x)
-    size = np.abs(x)
-    return x / ops.where(ops.equal(size, 0), 1, size)
+    return direction(x) if of_complex(x) else ops.sign(x)
 
 
 @numpy_function(np.reciprocal)
@@ -276,7 +310,7 @@ def divmod(x1, x2):
 def modf(x):
     (x,) = _as_computed(np.modf, x)
     zero = ops.where(ops.greater(x, 0), x.dtype.type(0), x.dtype.type(-0.0))
-    return fmod(ops.where(ops.isinf(x), zero, x), 1), ops.trunc(x)
+    return fmod(ops.where(ops.isinf(x), zero, x), 1), trunc(x)
 
 
 @numpy_function(np.frexp)
@@ -322,17 +356,17 @@ def round(a, decimals=0):
     if kind in "iu" and decimals >= 0:
         return alias(a)
     if decimals == 0:
-        return ops.rint(a)
+        return rint(a)
     if kind in "iub":
         np.round(np.zeros(1, a.dtype), decimals)  # NumPy's own error, of truths
-        return in_dtype(ops.rint(a / 10.0**-decimals) * 10.0**-decimals, a.dtype)
+        return in_dtype(rint(a / 10.0**-decimals) * 10.0**-decimals, a.dtype)
     scale = 10.0 ** abs(decimals)
-    return ops.rint(a * scale) / scale if decimals > 0 else ops.rint(a / scale) * scale
+    return rint(a * scale) / scale if decimals > 0 else rint(a / scale) * scale
 
 
 @numpy_function(np.fix)
 def fix(x):
-    return ops.trunc(as_array(x))
+    return trunc(as_array(x))
 
 
 @numpy_function(np.nan_to_num)
@@ -394,7 +428,7 @@ def isclose(a, b, rtol=1e-05, atol=1e-08, equal_nan=False):
     b = in_dtype(b, np.result_type(b.dtype, 1.0))
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         near = ops.less_equal(ops.absolute(a - b), atol + rtol * ops.absolute(b))
-    close = ops.logical_or(ops.logical_and(near, ops.isfinite(b)), ops.equal(a, b))
+    close = ops.logical_or(ops.logical_and(near, isfinite(b)), ops.equal(a, b))
     return ops.logical_or(close, ops.logical_and(ops.isnan(a), ops.isnan(b))) if equal_nan else close
 
 

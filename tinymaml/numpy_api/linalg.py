@@ -37,8 +37,8 @@ def _matrix(a):
 
 def _square(a):
     """The same for a square matrix."""
-    _of_square_shape(a := _matrix(a))
-    return a
+    _of_square_shape(a := as_array(a))
+    return _matrix(a)
 
 
 def _of_square_shape(a) -> None:
@@ -100,6 +100,8 @@ def pinv(a, rcond=None, hermitian=False, *, rtol=np._NoValue):
         rcond = 1e-15 if rtol is np._NoValue else rtol
     if rcond is None:
         rcond = builtins.max(a.shape[-2:]) * np.finfo(a.dtype).eps
+    if not a.size:  # of which NumPy keeps the dtype
+        return np.linalg.pinv(np.zeros(a.shape, a.dtype), rcond, hermitian)
     a = _matrix(a)
     return by.pinv(a, rcond=rcond, hermitian=bool(hermitian))
 
@@ -110,11 +112,11 @@ def lstsq(a, b, rcond=None):
 
     A matrix with more rows than columns has residuals if its rank is full: so a recording refuses it.
     """
-    a, b = _matrix(a), as_array(b)
+    a, b = as_array(a), as_array(b)
     if a.ndim != 2 or b.ndim not in (1, 2) or b.shape[0] != a.shape[0]:
         np.linalg.lstsq(np.zeros(a.shape), np.zeros(b.shape))  # NumPy's own error
     m, n = a.shape
-    dtype = np.result_type(a.dtype, by.computed(b.dtype))
+    dtype = np.result_type(by.computed(a.dtype), by.computed(b.dtype))
     a, b = ops.in_dtype(a, dtype), ops.in_dtype(b, dtype)
     rcond = np.finfo(dtype).eps * builtins.max(m, n) if rcond is None else rcond
     values = svdvals(a)

@@ -52,8 +52,9 @@ def _array(x: Tensor, dtype=None, copy=None):
         raise refusal(TypeError("a tensor meets a masked array, whose mask would be lost: give data and mask apart"))
     if asker:
         name = asker.rpartition(".")[2]
-        instead = f"{OF_SCIPY[name]} does" if asker.startswith("scipy.special") and name in OF_SCIPY else _TO_ARRAYS
-        raise refusal(TypeError(f"{asker.replace('._' + name, '')} takes no tensors: {instead}"))
+        if asker.startswith("scipy.special") and name in OF_SCIPY:
+            raise refusal(TypeError(f"scipy.special.{name} takes no tensors: {OF_SCIPY[name]} does"))
+        raise refusal(TypeError(f"{asker} takes no tensors: {_TO_ARRAYS}"))
     tensors = np.empty(x.shape, object)
     for i in np.ndindex(x.shape):
         tensors[i] = x[i]

@@ -81,9 +81,9 @@ def _middle(a, axis, keepdims, skip_nan: bool):
         z = np.mean(x.a[(n - 1) // 2 : n // 2 + 1], 0)
     else:
         last = ops.maximum(x.count - 1, 0)
-        odd = ops.bitwise_and(last, 1)
-        low, high = (x.at(ops.in_dtype(twice / 2, np.dtype(np.intp))) for twice in (last - odd, last + odd))
-        z = ops.where(odd == 0, low, np.mean(np.stack([low, high]), 0))
+        places = np.floor_divide(last, 2), np.floor_divide(last + 1, 2)
+        low, high = map(x.at, places)
+        z = ops.where(ops.equal(*places), low, np.mean(np.stack([low, high]), 0))
     return x.shaped(x.or_nan(z), (), keepdims)
 
 
@@ -108,7 +108,7 @@ def _linear_in_n(alpha: float, beta: float) -> Callable:
 def _closest(n, q):
     v = n * q - 1.5
     low = np.floor(v)
-    return ops.maximum(ops.where((v == low) & (low - 2 * np.floor(low / 2) == 1), low, low + 1), 0)
+    return ops.maximum(ops.where((v == low) & (np.mod(low, 2) == 1), low, low + 1), 0)
 
 
 BETWEEN = {  # v, of which the fraction says how the two neighbours are mixed

@@ -196,7 +196,7 @@ def stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return concatenate([expand_dims(a, axis) for a in arrays], axis, dtype=dtype, casting=casting)
 
 
-@numpy_function(np.unstack)
+@numpy_function(getattr(np, "unstack", None))  # since NumPy 2.1
 def unstack(x, /, *, axis=0):
     if x.ndim == 0:
         raise ValueError("Input array must be at least 1-d.")

@@ -81,10 +81,7 @@ def _real(x):
 
 _searchsorted = Primitive("searchsorted", lambda a, v, *, side: np.searchsorted(_real(a), _real(v), side),
                           shape=lambda a, v, *, side: v, dtype=lambda a, v: np.dtype(np.intp),
-                          lowering="replayed", decides="choice")  # fmt: skip
-_digitize = Primitive("digitize", lambda x, bins, *, right: np.digitize(_real(x), _real(bins), right),
-                      shape=lambda x, bins, *, right: x, dtype=lambda x, bins: np.dtype(np.intp),
-                      lowering="replayed", decides="choice")  # fmt: skip
+                          lowering="searchsorted", decides="choice")  # fmt: skip
 
 
 @numpy_function(np.searchsorted)
@@ -93,12 +90,24 @@ def searchsorted(a, v, side="left", sorter=None):
     if a.ndim != 1:
         raise ValueError("object of too small depth for desired array" if a.ndim == 0 else
                          "object too deep for desired array")  # fmt: skip
-    return _searchsorted(a if sorter is None else getitem(a, as_array(sorter)), v, side=side)
+    if side not in ("left", "right"):
+        raise ValueError(f"side must be one of 'left' or 'right' (got {side!r})")
+    dtype = np.promote_types(a.dtype, v.dtype)
+    a = a if sorter is None else getitem(a, as_array(sorter))
+    return _searchsorted(ops.in_dtype(a, dtype), ops.in_dtype(v, dtype), side=side)
 
 
 @numpy_function(np.digitize)
 def digitize(x, bins, right=False):
-    return _digitize(as_array(x), as_array(bins), right=bool(right))
+    """Which way the bins are sorted is read from their values."""
+    x, bins = as_array(x), as_array(bins)
+    steps = np.diff(_real(decide(bins, "the order of the bins") if isinstance(bins, Tensor) else bins))
+    side = "left" if right else "right"
+    if np.all(steps >= 0):
+        return searchsorted(bins, x, side)
+    if not np.all(steps <= 0):
+        raise ValueError("bins must be monotonically increasing or decreasing")
+    return len(bins) - searchsorted(bins[::-1], x, side)
 
 
 @numpy_function(np.bincount)
@@ -151,6 +160,8 @@ def _even_edges(a, bins: int, range):
         raise ValueError("`bins` must be positive, when an integer")
     if range is None:
         low, high = (min(a), max(a)) if a.size else (0.0, 1.0)
+        if known(low) and not np.isfinite([value_of(low), value_of(high)]).all():
+            raise ValueError(f"autodetected range of [{value_of(low)}, {value_of(high)}] is not finite")
     else:
         low, high = range
         if known(low) and known(high) and value_of(low) > value_of(high):

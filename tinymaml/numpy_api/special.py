@@ -20,7 +20,7 @@ import scipy.special
 from .. import ops
 from ..engine import Primitive, refusal, value_of
 from ..ops import elementwise
-from .elementwise import cbrt
+from .elementwise import cbrt, exp2, expm1, log1p
 from .table import as_array
 
 SCIPY: dict[Callable, Callable] = {}  # a ufunc of scipy.special → ours
@@ -262,6 +262,6 @@ def _exprel(x, *, n):
 
 exprel = elementwise("exprel", _exprel, lambda g, z, x, *, n: g * exprel(x, n=n + 1), lowering="replayed")
 scipy_function("exprel")(lambda x: exprel(x, n=0))
-for _name, _ours in {"cbrt": cbrt, "exp2": ops.exp2, "expm1": ops.expm1, "log1p": ops.log1p,
+for _name, _ours in {"cbrt": cbrt, "exp2": exp2, "expm1": expm1, "log1p": log1p,
                      "exp10": lambda x: ops.power(10.0, x)}.items():  # fmt: skip
     scipy_function(_name)(_ours)

@@ -21,15 +21,15 @@ INSTEAD = {  # what is not supported → the way round
     "put_along_axis": "np.where with a mask", "place": "np.where", "putmask": "np.where", "put": "np.where",
     "copyto": "np.where, or np.broadcast_to(x, shape) for an array that is full of x",
     "fill_diagonal": "np.where(np.eye(n, dtype=bool), value, x)",
-    "add.at": "tm.ops.scatter_add",
+    "add.at": "tm.ops.scatter_add", "trapz": "np.trapezoid", "in1d": "np.isin",
 }  # fmt: skip
 
 
 def numpy_function(*functions: Callable) -> Callable[[Callable], Callable]:
-    """Register the decorated function as what these NumPy functions do on tensors."""
+    """Register the decorated function as what these NumPy functions do on tensors; None: this NumPy has it not yet."""
 
     def register(ours: Callable) -> Callable:
-        NUMPY.update(dict.fromkeys(functions, ours))
+        NUMPY.update({f: ours for f in functions if f is not None})
         return ours
 
     return register
@@ -45,10 +45,16 @@ def unsupported(name: str, what: str = "") -> NotImplementedError:
     return refusal(NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}"))  # type: ignore
 
 
-def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
+def ours_for(f: Callable) -> Callable:
+    """What does on tensors what f does on arrays."""
     ours = NUMPY.get(f) or next(filter(None, (find(f) for find in ELSEWHERE)), None)
     if ours is None:
-        raise unsupported(name)
+        raise unsupported(numpy_name(f))
+    return ours
+
+
+def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
+    ours = ours_for(f)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
     refuse_out(ours, name, args, kwargs)
@@ -95,11 +101,10 @@ def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
     if method == "__call__" and (not kwargs or ufunc.signature):  # products, as np.vecdot, take axis=
         return _call(ufunc, ufunc.__name__, inputs, kwargs)
     name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
-    if NUMPY.get(ufunc) is None:
-        raise unsupported(ufunc.__name__)
-    ours = METHODS[method]
-    refuse_out(ours, name, inputs, kwargs)
-    return call(functools.partial(ours, ufunc), name, inputs, kwargs)
+    ours_for(ufunc)
+    ours = functools.partial(METHODS[method], ufunc)
+    refuse_out(METHODS[method], name, (ufunc, *inputs), kwargs)
+    return call(ours, name, inputs, kwargs)
 
 
 def _array_function(self, function, types, args, kwargs):

@@ -16,7 +16,7 @@ from .indexing import along
 from .quantiles import Sorted
 from .reductions import all_, any_, max, min, number, prod, sum
 from .shapes import moveaxis
-from .table import METHODS, NUMPY, as_array, one_axis, unsupported
+from .table import METHODS, as_array, one_axis, ours_for, unsupported
 
 REDUCE = {np.add: sum, np.multiply: prod}
 REDUCE_WITHOUT_DTYPE = {np.maximum: max, np.minimum: min}
@@ -41,7 +41,7 @@ def with_keywords(ufunc, *inputs, dtype=None, casting="same_kind", signature=Non
     signature = signature or sig or (None,) * ufunc.nin + (dtype,) * ufunc.nout
     kinds = [type(x) if type(x) in (int, float, complex) else as_array(x).dtype for x in inputs]
     *types, _ = ufunc.resolve_dtypes((*kinds, None), signature=signature, casting=casting)
-    return NUMPY[ufunc](*(ops.in_dtype(as_array(x), d) for x, d in zip(inputs, types, strict=True)))
+    return ours_for(ufunc)(*(ops.in_dtype(as_array(x), d) for x, d in zip(inputs, types, strict=True)))
 
 
 def _as_combined(ufunc, array, dtype):
@@ -87,7 +87,7 @@ def accumulate(ufunc, array, axis=0, dtype=None, out=None):
         return (cumsum if ufunc is np.add else cumprod)(array, axis, dtype)
     array = _as_combined(ufunc, array, dtype)
     if ufunc in (np.maximum, np.minimum):
-        return running(NUMPY[ufunc], array, axis)
+        return running(ours_for(ufunc), array, axis)
     rows = [along(array, axis, i) for i in range(array.shape[axis])]
     for i in range(1, len(rows)):
         rows[i] = ufunc(rows[i - 1], rows[i])
@@ -114,7 +114,7 @@ def reduceat(ufunc, array, indices, axis=0, dtype=None, out=None):
 def outer(ufunc, A, B, **how):
     A, B = as_array(A), as_array(B)
     A = ops.reshape(A, A.shape + (1,) * B.ndim)
-    return with_keywords(ufunc, A, B, **how) if how else NUMPY[ufunc](A, B)
+    return with_keywords(ufunc, A, B, **how) if how else ours_for(ufunc)(A, B)
 
 
 @method("at")

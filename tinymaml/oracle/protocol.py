@@ -199,7 +199,7 @@ def lines_of(folder: Path) -> Iterator[str]:
         raise FileNotFoundError(f"no *.json in {folder}")
     for path in names:
         try:
-            yield read_file(path, "an answer").decode()
+            yield read_file(path, "an answer", LONGEST_LINE).decode()
         except UnicodeDecodeError as cause:
             raise ValueError(f"{path} is not UTF-8: {cause}") from None
 

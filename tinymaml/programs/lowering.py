@@ -275,7 +275,7 @@ def _pool_argmax(f: Fusion, e: Equation) -> None:
         out.buffer.dtype = np.dtype(np.int8)  # nothing else reads it, and it takes an eighth of the memory
 
 
-@lowers("largest", "argmax", "argmin", "cumsum")
+@lowers("largest", "argmax", "argmin", "argsort", "cumsum")
 def _reduction(f: Fusion, e: Equation) -> None:
     """Over axes that are neighbours, or are moved so: the sizes before, of, and after them."""
     kernel, x, axis = e.primitive.description.lowering, e.inputs[0], e.params["axis"]
@@ -299,3 +299,12 @@ def _reduction(f: Fusion, e: Equation) -> None:
 @lowers("recurrence")
 def _recurrence(f: Fusion, e: Equation) -> None:
     f.call(e, "recurrence", [f.dense(x) for x in e.inputs], e.output.shape[0], volume(e.output.shape[1:]))
+
+
+@lowers("searchsorted")
+def _searchsorted(f: Fusion, e: Equation) -> None:
+    a, v = e.inputs
+    if {f.view(x).buffer.dtype for x in (a, v)} != {f.view(a).buffer.dtype}:
+        raise Unsupported("a search of one dtype in another has no kernel")
+    n = a.shape[0] if isinstance(a, Var) else len(a)
+    f.call(e, "searchsorted", [f.dense(a), f.dense(v)], n, volume(e.output.shape), int(e.params["side"] == "right"))

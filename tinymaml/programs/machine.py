@@ -399,6 +399,63 @@ def cumsum(z, x, before, length, after):
 
 
 @register_jitable
+def less(x, y):
+    """Whether x is sorted before y: NaN is the largest."""
+    return (x < y) | ((y != y) & (x == x))
+
+
+@register_jitable
+def sift(z, x, first, stride, k, end):
+    """Let element k of a heap of places sink: the largest of `end` rises to the front. Places break ties."""
+    i = z[first + k * stride]
+    v = x[first + i * stride]
+    while 2 * k + 1 < end:
+        child = 2 * k + 1
+        j = z[first + child * stride]
+        w = x[first + j * stride]
+        if child + 1 < end:
+            other = z[first + (child + 1) * stride]
+            u = x[first + other * stride]
+            if less(w, u) or (not less(u, w) and j < other):
+                child, j, w = child + 1, other, u
+        if less(w, v) or (not less(v, w) and j < i):
+            break
+        z[first + k * stride] = j
+        k = child
+    z[first + k * stride] = i
+
+
+@register_jitable
+def argsort(z, x, before, length, after):
+    """Heapsort, which needs no memory; stable, since equal elements are told apart by their places."""
+    for b in range(before):
+        for q in range(after):
+            first = b * length * after + q
+            for i in range(length):
+                z[first + i * after] = i
+            for k in range(length // 2 - 1, -1, -1):
+                sift(z, x, first, after, k, length)
+            for end in range(length - 1, 0, -1):
+                last = first + end * after
+                z[first], z[last] = z[last], z[first]
+                sift(z, x, first, after, 0, end)
+
+
+@register_jitable
+def searchsorted(z, a, v, n, count, right):
+    """Where v would stand in the sorted a: before what equals it, or `right` of it."""
+    for q in range(count):
+        low, high = 0, n
+        while low < high:
+            middle = (low + high) // 2
+            if (not less(v[q], a[middle])) if right else less(a[middle], v[q]):
+                low = middle + 1
+            else:
+                high = middle
+        z[q] = low
+
+
+@register_jitable
 def recurrence(z, a, b, length, after):
     """zₜ = aₜ zₜ₋₁ + bₜ over the first axis, from z₀ = b₀."""
     for q in range(after):

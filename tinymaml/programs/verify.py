@@ -97,7 +97,8 @@ def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Diff
         eps = max(eps, rounding)
         largest = float(np.max(np.abs(y), initial=0))
         distance = float(np.max(np.abs(x - y), initial=0))
-        apart, length = apart + float(np.sum(np.abs(x - y) ** 2)), length + float(np.sum(np.abs(y) ** 2.0))
+        with np.errstate(over="ignore"):
+            apart, length = apart + float(np.sum(np.abs(x - y) ** 2)), length + float(np.sum(np.abs(y) ** 2.0))
         allowed = UNITS * max(rounding * max(largest, scale.largest), scale.moved)
         allowed += float(np.finfo(y.dtype).smallest_subnormal)
         if distance > allowed and found is None:

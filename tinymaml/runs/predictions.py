@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files import check_regular, naming, open_regular, write_atomically
+from ..files import check_regular, in_bytes, memory, naming, open_regular, write_atomically
 from ..nest import Nest, tree_map
 from ..per_task import outlined
 from .model import Model, load
@@ -92,6 +92,8 @@ def _of_npz(path: Path, names: tuple[str, ...]) -> Examples:
                 raise ValueError("it is no .npz")
             stream.seek(0)
             file = np.load(stream, allow_pickle=False)
+            if (size := sum(member.file_size for member in file.zip.infolist())) > memory():
+                raise ValueError(f"it has {in_bytes(size)} when it is unpacked, more than the memory of this machine")
             inside = {name: [key for key in file.files if key.startswith(f"{name}.")] for name in names}
             if not all(name in file.files or inside[name] for name in names):
                 raise ValueError(f"it holds {', '.join(file.files) or 'nothing'}; wanted {' and '.join(names)}")

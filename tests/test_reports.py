@@ -113,7 +113,8 @@ M = np.arange(6.0).reshape(2, 3)
 
 @pytest.mark.parametrize("f", [
     lambda x: np.moveaxis(x, (0, 1), (0, 0)), lambda x: np.diff(x, n=-1),
-    lambda x: np.linalg.norm(x[None], axis=(0, 1, 2)), lambda x: np.reshape(x, (2.0, 3)), lambda x: -(x > 0), lambda x: np.reshape(x, (4, 2)), lambda x: np.sum(x, 2),
+    lambda x: np.linalg.norm(x[None], axis=(0, 1, 2)), lambda x: np.reshape(x, (2.0, 3)), lambda x: -(x > 0),
+    lambda x: np.reshape(x, (4, 2)), lambda x: np.sum(x, 2),
     lambda x: np.sum(x, (0, 0)), lambda x: np.concatenate([x, x[0]]), lambda x: x[2], lambda x: x[0, 1.0],
     lambda x: np.squeeze(x, 0), lambda x: np.transpose(x, (0, 0)), lambda x: x @ x, lambda x: np.stack([x, x[0]]),
     lambda x: (x > 0) - (x > 1), lambda x: np.expand_dims(x, (0, 0)), lambda x: np.swapaxes(x, 0, 5), lambda x: x << 1,

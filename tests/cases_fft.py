@@ -34,6 +34,7 @@ SMOOTH = [
     of_primitive(complexes._imag, np.imag),
     of_primitive(complexes._conjugate, np.conj),
     of_primitive(complexes._angle, np.angle),
+    of_primitive(complexes.direction, np.sign),
     of_primitive(fft._fft, lambda z: np.fft.fft(z, axis=0), axis=0),
     of_primitive(fft._ifft, np.fft.ifft, axis=1),
     of_primitive(fft._rfft, np.fft.rfft, to_complex=False, axis=1),

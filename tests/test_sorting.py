@@ -332,6 +332,11 @@ def test_histograms(x, bins, density):
         check(lambda w: np.histogram(x, bins, (-1, 2), weights=w)[0], w)
 
 
+def test_a_histogram_of_nan_is_refused():
+    agree(np.histogram, np.array([1.0, np.nan]))
+    agree(lambda x: np.histogram(x, 2, (0, 1)), np.array([0.5, np.nan]))
+
+
 def test_the_edges_of_a_histogram_follow_the_least_and_the_largest():
     _, (g,) = tm.value_and_grad(lambda x: np.histogram(x, 2)[1][1], (0,))(np.array([3.0, 0, 1]))
     np.testing.assert_array_equal(g, [0.5, 0.5, 0])

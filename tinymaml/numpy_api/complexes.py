@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import ops
 from ..engine import Primitive, analytic, stop_gradient
 from ..ops import as_computed
 from .table import as_array, numpy_function
@@ -23,6 +24,16 @@ _real = _part("real", np.real, lambda g, x, z: g)
 _imag = _part("imag", np.imag, lambda g, y, z: g * z.dtype.type(-1j))  # Re (−i z̄ dz) = z̄ dy
 _conjugate = _part("conjugate", np.conjugate, lambda g, w, z: np.conj(g))
 _angle = _part("angle", np.angle, lambda g, phi, z: g / z * z.dtype.type(-1j))  # dφ = Im dz/z
+
+
+def _direction_rule(g, s, z):
+    """s = z/|z|, ds = (dz − s Re s* dz) / |z|; and 0 at 0."""
+    size = np.abs(z)
+    zero = ops.equal(size, 0)
+    return ops.where(zero, 0, (g - np.real(g * s) * np.conj(s)) / ops.where(zero, 1, size))
+
+
+direction = _part("direction", np.sign, _direction_rule)
 
 
 def of_complex(x) -> bool:

@@ -91,7 +91,10 @@ def _axis_of_vector(x, axis):
 
 
 def running(f, a, axis: int):
-    """f(… f(f(a₀, a₁), a₂) …) for a ufunc that may be grouped in any way: windows of 1, 2, 4, … elements meet."""
+    """f(… f(f(a₀, a₁), a₂) …) for a ufunc that may be grouped in any way: windows of 1, 2, 4, … elements meet.
+
+    Equal maxima share the cotangent by halves wherever two windows meet, as `ops.maximum` has it.
+    """
     step = 1
     while step < a.shape[axis]:
         later = f(along(a, axis, slice(None, -step)), along(a, axis, slice(step, None)))
@@ -169,16 +172,14 @@ def _slope_along(f, axis: int, d, edge_order: int):
                          " elements are required.")  # fmt: skip
     at = lambda *index: along(f, axis, slice(*index))  # noqa: E731
     last = f.shape[axis]
-    d, (head, tail) = (d, (d, d)) if np.ndim(d) == 0 else (
-        ops.reshape(d, (-1 + last, *(1,) * (f.ndim - axis - 1))), (d[:2], d[-2:])
-    )  # fmt: skip
     if np.ndim(d) == 0:
         inside = (at(2, None) - at(None, -2)) / (2.0 * d)
-        first, final = (head, head), (head, head)
+        first = final = (d, d)  # the two steps at either end
     else:
+        first, final = (d[0], d[min(1, last - 2)]), (d[max(last - 3, 0)], d[last - 2])
+        d = ops.reshape(d, (last - 1, *(1,) * (f.ndim - axis - 1)))
         h, k = d[:-1], d[1:]  # the steps before and after
         inside = -k / (h * (h + k)) * at(None, -2) + (k - h) / (h * k) * at(1, -1) + h / (k * (h + k)) * at(2, None)
-        first, final = (head[0], head[-1]), (tail[0], tail[-1])
     if edge_order == 1:
         left, right = (at(1, 2) - at(0, 1)) / first[0], (at(last - 1, last) - at(last - 2, last - 1)) / final[1]
     else:

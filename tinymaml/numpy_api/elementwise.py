@@ -22,7 +22,7 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, alias, value_of
 from ..ops import elementwise, in_dtype, stands_for_real
-from .complexes import of_complex
+from .complexes import direction, of_complex
 from .table import as_array, decide, numpy_function
 
 # ── primitives ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,10 +230,7 @@ numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
 @numpy_function(np.sign)
 def sign(x):
     """−1, 0 or 1; of complex numbers x / |x|, and 0 at 0."""
-    if not of_complex(x):
-        return ops.sign(x)
-    size = np.abs(x)
-    return x / ops.where(ops.equal(size, 0), 1, size)
+    return direction(x) if of_complex(x) else ops.sign(x)
 
 
 @numpy_function(np.reciprocal)

@@ -152,6 +152,12 @@ def _axes(a, s, axes) -> list[tuple[int | None, int]]:
     return [(a.shape[i] if n == -1 else n, i) for n, i in zip(s, axes, strict=True)]
 
 
+def _some(axes: list) -> list:
+    if not axes:
+        raise IndexError("a transform of real numbers needs an axis, and there is none")
+    return axes
+
+
 def _over_axes(transform):
     def over(a, s=None, axes=None, norm=None):
         a = as_array(a)
@@ -169,7 +175,7 @@ ifftn = numpy_function(np.fft.ifftn)(_over_axes(ifft))
 @numpy_function(np.fft.rfftn)
 def rfftn(a, s=None, axes=None, norm=None):
     a = as_array(a)
-    *others, (n, last) = _axes(a, s, axes)
+    *others, (n, last) = _some(_axes(a, s, axes))
     a = rfft(a, n, last, norm)
     for n, axis in reversed(others):
         a = fft(a, n, axis, norm)
@@ -179,7 +185,7 @@ def rfftn(a, s=None, axes=None, norm=None):
 @numpy_function(np.fft.irfftn)
 def irfftn(a, s=None, axes=None, norm=None):
     a = as_array(a)
-    *others, (n, last) = _axes(a, s, axes)
+    *others, (n, last) = _some(_axes(a, s, axes))
     for m, axis in others:
         a = ifft(a, m, axis, norm)
     return irfft(a, None if s is None else n, last, norm)

@@ -160,6 +160,8 @@ def _even_edges(a, bins: int, range):
         raise ValueError("`bins` must be positive, when an integer")
     if range is None:
         low, high = (min(a), max(a)) if a.size else (0.0, 1.0)
+        if known(low) and not np.isfinite([value_of(low), value_of(high)]).all():
+            raise ValueError(f"autodetected range of [{value_of(low)}, {value_of(high)}] is not finite")
     else:
         low, high = range
         if known(low) and known(high) and value_of(low) > value_of(high):

@@ -776,12 +776,15 @@ ELEMENTWISE = [_ufunc(f) for f in _PLAIN]
 _RARE = [_of("np.cbrt({x})"), _of("np.spacing({x})"), _of("np.nextafter({x}, {y})"), _of("np.ldexp({x}, {j})"),
          *(_of(f"np.{name}({{x}}, {{j}})", "biu") for name in ("left_shift", "right_shift", "gcd", "lcm")),
          _of("np.bitwise_count({x})", "biu"), _of("np.divmod({x}, {y})[0]"),
-         _of("np.modf({x})[0]"), _of("np.frexp({x})[0]"), _of("np.i0({x})"), _of("np.sinc({x})")]  # fmt: skip
-ROUNDED = [lambda d: d.of(_RARE)(d), _of("{x} % {y}"), _of("{x} // {y}"), _of("{x}.round({j})"),
+         _of("np.modf({x})[0]"), _of("np.frexp({x})[0]"), _of("np.i0({x})"), _of("np.sinc({x})"),
+         _of("np.angle({x})"), _of("{x} * np.array_equal({x}, {same})"),
+         _of("{x} * np.array_equiv({x}, {same})")]  # fmt: skip
+ROUNDED = [*[lambda d: d.of(_RARE)(d)] * 2, _of("{x} % {y}"), _of("{x} // {y}"), _of("{x}.round({j})"),
            *(_of(f"np.{name}({{x}})") for name in ("deg2rad", "radians", "rad2deg", "degrees", "fix", "isposinf",
-                                                   "isneginf", "nan_to_num", "round", "around")),
+                                                   "isneginf", "nan_to_num", "round", "around", "real", "imag",
+                                                   "isreal", "iscomplex", "real_if_close")),
+           _of("{x} * np.isrealobj({x})"),
            _of("np.nan_to_num({x}, nan=1.5, posinf=2.0)"), _of("np.isclose({x}, {y})"),
-           _of("{x} * np.array_equal({x}, {same})"), _of("{x} * np.array_equiv({x}, {same})"),
            _of("{x} * np.allclose(1.0, {x}.shape)")]  # fmt: skip
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
               _reduction("argmax"), _reduction("argmin"), _of("np.var({x}, ddof=1)"), _of("np.std({x}, ddof={i})"),

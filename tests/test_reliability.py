@@ -533,6 +533,46 @@ def test_settings_of_another_form_are_one_line(tmp_path, capsys, config):
         assert "\n" not in message and "NoneType" not in message and "object is not" not in message
 
 
+def test_no_value_in_settings_without_a_seal_or_in_a_checkpoint_is_a_traceback(run):
+    """Whatever stands in the place of a value: it is refused by a line, or taken."""
+    odd = [None, True, 0, -1, 2**63, 10**400, 1.5, 1e308, float("nan"), float("inf"), "", "x", "mlp", "cavia", "conv",
+           "\ud800", [], [1], [[]], {}, {"a": 1}, [None], "../x", "os:path", "json:loads", ":", "a.b.c"]  # fmt: skip
+    files = [run / "config.json", run / "checkpoints" / "00000004.json"]
+    whole = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for record in whole:
+        del record["seal"]
+    rng, seen = np.random.default_rng(0), 0
+    for _ in range(300):
+        which = int(rng.integers(2))
+        places = list(_places(whole[which]))
+        changed = _put(whole[which], places[rng.integers(1, len(places))], odd[rng.integers(len(odd))])
+        for file, record in zip(files, [changed if i == which else x for i, x in enumerate(whole)], strict=True):
+            file.write_text(json.dumps(folder._sealed(record) if file == files[1] else record), encoding="utf-8")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tm.load(run).adapt([[1.0]], [[1.0]]).predict([[1.0]])
+        except (ValueError, OSError, ImportError, FloatingPointError) as cause:
+            assert str(cause)
+            seen += 1
+    assert seen > 100
+
+
+def _places(x, path=()):
+    yield path
+    for key in x if isinstance(x, dict) else range(len(x)) if isinstance(x, list) else ():
+        yield from _places(x[key], (*path, key))
+
+
+def _put(x, path: tuple, value):
+    """x with a value in another place of it."""
+    if not path:
+        return value
+    changed = dict(x) if isinstance(x, dict) else list(x)
+    changed[path[0]] = _put(changed[path[0]], path[1:], value)
+    return changed
+
+
 # ── a run that diverged ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -660,6 +700,9 @@ NOBODY = "~nosuchuser/x"
     ("train sinusoid --out run --inner-lr 1e300", "query loss is"),
     ("train sinusoid --out run --robust nan", "robust is nan, wanted a finite number of at least 0"),
     ("train sinusoid --out run --sharpness=-inf", "sharpness is -inf, wanted a finite number of at least 0"),
+    ("train sinusoid --out run --robust 1e308", "robust is 1e+308, wanted at most 1e+100"),
+    ("train sinusoid --out run --inner-clip-norm 1e308", "inner_clip_norm is 1e+308, wanted at most 1e+100"),
+    ("train sinusoid --algorithm imaml --out run --tolerance 1e308", "tolerance is 1e+308, wanted at most 1e+100"),
     (f"train sinusoid --out run --tasks {HUGE}", "tasks is 1.0e+400, wanted at most 9,223,372,036,854,775,807"),
     (f"train sinusoid --out run --decay {HUGE}", "decay is 1.0e+400, wanted at most"),
     (f"train sinusoid --out run --save-every {HUGE}", "save_every is 1.0e+400, wanted at most"),
@@ -699,6 +742,22 @@ def _without(more: list[str], command: list[str]) -> list[str]:
     """Options of a small run, but for those that the command has itself."""
     pairs = [more[i : i + 2] for i in (0, 2)] + [more[4:]] if more else []
     return [word for pair in pairs if pair[0] not in command for word in pair]
+
+
+def test_a_user_that_there_is_not_is_named_by_every_function_that_takes_a_path(trained, small_data):
+    pytest.importorskip("matplotlib")
+    from tinymaml import pictures
+    from tinymaml.families import fetch
+    from tinymaml.pictures.compare import check
+
+    settings = {family: small_data(family) | {"data": NOBODY} for family in ("digits", "images", "intents", "speech")}
+    uses = [lambda f=f, s=s: Learner(Config.default(f, **s)).sample(np.random.default_rng(0), 1, "train")
+            for f, s in settings.items()]  # fmt: skip
+    uses += [lambda: pictures.plot(trained, NOBODY), lambda: check(NOBODY + ".png"), lambda: omniglot.load(NOBODY),
+             lambda: opened(NOBODY).__enter__(), lambda: fetch.fetch(fetch.SETS["omniglot"], NOBODY)]  # fmt: skip
+    for use in uses:
+        with pytest.raises(FileNotFoundError, match="there is no home folder for ~nosuchuser/x"):
+            use()
 
 
 @pytest.mark.parametrize("timeout", ["1e10", "1e300", "inf"])

@@ -12,6 +12,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     inputs       what a function of tasks accepts, and refuses       optim      SGD, momentum, Adam
     check        is a derivative right, at any order?                init       initialisers
     arrays       what becomes an array, and what is refused          diagnose   where a NaN comes from
+    normalise    batch norm and its kin, dropout
     description  what programs know about a primitive                kernels    NumPy twins of loops in machine code
 
     algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …

@@ -22,9 +22,10 @@ from .nest import tree_fill, tree_leaves
 
 _LOG = "a logarithm is finite above 0 alone, and so is its slope: add a small ε, np.log(p + 1e-12), or use"
 _HINTS = {
-    "sqrt": "a root has a finite slope above 0 alone, and np.linalg.norm and np.std end in one: add a small ε below it,"
+    "sqrt": "a root has a finite slope above 0 alone, and np.std ends in one: add a small ε below it,"
             " np.sqrt(np.sum(x * x) + 1e-12)",
-    "norm": "a norm has no slope at 0: np.sqrt(np.sum(x * x) + 1e-12) has one",
+    **dict.fromkeys(("root", "root_slope"), "a norm has no second derivative at 0: np.sum(x * x), which is its square,"
+                    " and np.sqrt(np.sum(x * x) + 1e-12) have one"),
     **dict.fromkeys(("log", "log2", "log10"), f"{_LOG} tm.nn.cross_entropy"),
     "power": "a power has a finite slope at 0 if it is at least 1, and of negative numbers if it is an integer: add a"
              " small ε to its base",
@@ -87,7 +88,9 @@ def _backward(leaves: list[Tensor], active: dict[int, Tensor], out: Tensor) -> s
                 of_x = np.asarray(z.primitive.vjp[i](g, outside(z), *inputs, **z.params))
                 if not np.isfinite(of_x).all():
                     at = _first(of_x)
-                    hidden = g.shape == of_x.shape and g[at] == 0
+                    hidden = g.shape == of_x.shape and g[at] == 0 and any(
+                        other.primitive and other.primitive.name == "where" for other in active.values()
+                    )
                     said = _described(z, of_x, "gives the cotangent") + _hint(z.primitive.name)
                     return said + _HIDDEN if hidden else said
                 cotangents[x.index] = cotangents.get(x.index, 0) + of_x

@@ -63,7 +63,9 @@ class Settings(Steps):
         0.0, "λ, weight decay inside: λθ is added to the gradient, for adamw αλθ is taken off θ", least=0
     )
     inner_clip_value: float = option(0.0, "inner gradients are clipped to ± this; 0: off", least=0)
-    inner_clip_norm: float = option(0.0, "an inner gradient of a greater norm is scaled to it; 0: off", least=0)
+    inner_clip_norm: float = option(
+        0.0, "an inner gradient of a greater norm is scaled to it; 0: off", least=0, most=1e100
+    )
 
 
 def init(theta: Nest, settings) -> Nest:

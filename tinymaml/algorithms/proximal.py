@@ -31,7 +31,9 @@ defaults = {"inner_steps": 16}
 @dataclass(frozen=True)
 class Settings(inner.Settings):
     strength: float = option(2.0, "λ, strength of the pull to θ in the inner problem", least=1e-6)
-    tolerance: float = option(0.0, "inner gradients of at most this norm count as 0: SGD then stands still", least=0)
+    tolerance: float = option(
+        0.0, "inner gradients of at most this norm count as 0: SGD then stands still", least=0, most=1e100
+    )
 
 
 def proximal(loss, theta, strength):

@@ -12,14 +12,18 @@ functions conjugate nothing. Rules of decompositions are written in conj(ḡ), a
 
 Several outputs of one decomposition lie in one array, one after the other: `pack` and `unpack`.
 
-What has no derivative:
+What has no derivative, and is refused with a LinAlgError:
 
-    eigenvectors of equal eigenvalues    they may turn freely in their plane. LinAlgError, unless the cotangents of both
-                                         are zero: then a function does not see them turn. A function of eigenvalues
-                                         alone has a first derivative; a second one needs their eigenvectors'
+    eigenvectors of equal eigenvalues    they may turn freely in their plane. A loss that does not see them (then their
+                                         cotangents of eigh are 0) has a first derivative, and so has a function of
+                                         eigenvalues alone, of which a second derivative needs their eigenvectors'
     singular vectors                     the same, for equal singular values; and for 0, if the matrix is not square
+    phases of complex vectors            a loss that depends on them, or on the turning of columns that complete a basis
+
+And what has one by convention:
+
     singular value 0                     one of the subgradients, as |x| has at 0
-    pinv where the rank changes          the derivative is that at constant rank
+    pinv, lstsq where the rank changes   the derivative at constant rank
 
 Equal means: to n ε of the largest. Cotangents of what is Hermitian are Hermitian: the derivative along Hermitian
 changes, though NumPy reads one triangle only. Eigenvectors are differentiated as of length 1, with constant phase.
@@ -146,22 +150,24 @@ def _cofactors(a, *directions):
     w₁ … wₖ of the gradient is a sum over ordered choices i₀ … iₖ of different rows, and over permutations σ of them:
 
         Σᵢ Σ_σ sgn σ  Π_{l ∉ i} sₗ  w₁[i₀, i_σ(0)] … wₖ[iₖ₋₁, i_σ(k−1)]  at the place [iₖ, i_σ(k)]
+
+    It is as exact as its largest elements, when rows and columns are scaled to 1.
     """
-    n, k = a.shape[-1], len(directions)
+    n, k, dtype = a.shape[-1], len(directions), computed(a.dtype)
     if stands_for_real(a, *directions):
         reals, changes = [x.real for x in (a, *directions)], [x.imag for x in (a, *directions)]
         moved = [reals[1:i] + reals[i + 1 :] for i in range(1, k + 1)]
         slope = sum(_cofactors(reals[0], *others, d) for others, d in zip(moved, changes[1:], strict=True))
         return _cofactors(*reals) + 1j * (slope + _cofactors(*reals, changes[0]))
     if n == 0 or a.size == 0:
-        return np.zeros(a.shape, computed(a.dtype))
-    # rows and columns are scaled by powers of 2 to about 1: det(D a E) = det D det a det E
-    rows = np.frexp(np.max(np.abs(a), -1, keepdims=True))[1]
-    columns = np.frexp(np.max(np.abs(a) * np.ldexp(1.0, -rows), -2, keepdims=True))[1]
-    scaled = np.ldexp(1.0, -rows), np.ldexp(1.0, -columns)
-    u, s, vh = np.linalg.svd(a * scaled[0] * scaled[1])
-    w = [np.conj(np.swapaxes(u, -1, -2)) @ (d * scaled[0] * scaled[1]) @ np.conj(np.swapaxes(vh, -1, -2))
-         for d in directions]  # fmt: skip
+        return np.zeros(a.shape, dtype)
+    # rows and columns of all are scaled by powers of 2 to at most about 1: det(D a E) = det D det a det E
+    most = np.max([np.abs(x) for x in (a, *directions)], 0)
+    rows = np.frexp(np.max(most, -1, keepdims=True))[1]
+    columns = np.frexp(np.max(most * np.ldexp(1.0, -rows), -2, keepdims=True))[1]
+    a, *directions = (x * np.ldexp(1.0, -rows) * np.ldexp(1.0, -columns) for x in (a, *directions))
+    u, s, vh = np.linalg.svd(a)
+    w = [np.conj(np.swapaxes(u, -1, -2)) @ d @ np.conj(np.swapaxes(vh, -1, -2)) for d in directions]
     chosen = np.indices((n,) * (k + 1))
     rest = np.ones(a.shape[:-2] + chosen.shape[1:])  # Π_{l ∉ i} sₗ
     for i in range(n):
@@ -179,7 +185,7 @@ def _cofactors(a, *directions):
     z = factor[..., None, None] * (np.conj(u) @ total @ np.conj(vh))
     powers = np.sum(rows, (-1, -2), keepdims=True) + np.sum(columns, (-1, -2), keepdims=True) - rows - columns
     with np.errstate(over="ignore"):
-        return (z * np.ldexp(1.0, powers)).astype(computed(a.dtype))
+        return (z * np.ldexp(1.0, powers)).astype(dtype)
 
 
 def _cofactors_rule(i, g, z, a, *directions):
@@ -254,23 +260,25 @@ def _gaps(low, high):
     return gap, np.abs(gap) <= size.shape[-1] * np.finfo(size.dtype).eps * most
 
 
-def _over_gaps(x, low, high, *, of):
+def _over_gaps(x, low, high, *, of, zero=True):
     gap, equal = _gaps(low, high)
-    if of and np.any(unseen := equal & (x != 0)):
-        low, high = (np.broadcast_to(value, x.shape)[unseen][0] for value in (low, high))
+    if of and np.any(refused := equal & ((x != 0) if zero else ~eye(x.shape[-1]))):
+        low, high = (np.broadcast_to(value, x.shape)[refused][0] for value in (low, high))
         raise np.linalg.LinAlgError(
             f"{of}: the values {low:.17g} and {high:.17g} are equal, or nearly, so that their vectors may turn freely,"
-            " and what depends on these vectors has no derivative; only a first derivative of the values has"
+            " and what depends on these vectors has no derivative; of values alone (eigvalsh, eigvals, svdvals) only"
+            " first derivatives exist"
         )
     return np.where(equal, 0, x) / np.where(equal, 1, gap)
 
 
-# z = x / (high − low), and 0 where the gap is 0: there x must be 0, or else it is refused, if `of` says what it is for
+# z = x / (high − low), and 0 where the gap is 0: there x must be 0, or else it is refused, if `of` says what it is for.
+# zero: an x that is 0 is a loss that does not see these vectors; otherwise no gap may be 0 but those on the diagonal
 over_gaps = Primitive("over_gaps", _over_gaps, (
-    lambda g, z, x, low, high, *, of: over_gaps(g, low, high, of=None),
-    lambda g, z, x, low, high, *, of: sum_to(over_gaps(g * z, low, high, of=None), low.shape),
-    lambda g, z, x, low, high, *, of: sum_to(-over_gaps(g * z, low, high, of=None), high.shape),
-), shape=lambda x, low, high, *, of: x, lowering="replayed")  # fmt: skip
+    lambda g, z, x, low, high, **how: over_gaps(g, low, high, of=None),
+    lambda g, z, x, low, high, **how: sum_to(over_gaps(g * z, low, high, of=None), low.shape),
+    lambda g, z, x, low, high, **how: sum_to(-over_gaps(g * z, low, high, of=None), high.shape),
+), shape=lambda x, low, high, **how: x, lowering="replayed")  # fmt: skip
 
 
 def _without_phases(x, other, *, of):
@@ -373,7 +381,9 @@ def _eig_rule(g, z, a):
     # beamforming", 2017, eq. 4.77)
     (v, w), (gv, gw) = eigh_parts(z, a), eigh_parts(g, a)
     gv = gv - conj(v) * real(np.sum(gv * v, -2, keepdims=True))
-    turn = over_gaps(without_phases(transposed(v) @ gv, 0, EIGEN), w[..., :, None], w[..., None, :], of=EIGEN)
+    # V⁻ᵀ and V may cancel to a cotangent of 0, as at the identity: which says nothing of equal eigenvalues
+    turn = without_phases(transposed(v) @ gv, 0, EIGEN)
+    turn = over_gaps(turn, w[..., :, None], w[..., None, :], of=EIGEN, zero=False)
     return solve(transposed(v), (diagonal_matrix(gw) + turn) @ transposed(v))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..blas import libraries, one_thread
 from ..extras import require
-from ..files import naming, write_atomically
+from ..files import expanded, naming, write_atomically
 from ..runs.adaptation import rate_of
 from ..runs.folder import Run
 from ..runs.learner import Learner
@@ -61,7 +61,7 @@ def plot(
     learned = restore(path, on=on, **({"data": data} if data else {}), **changes)
     if learned.source is None:  # how it learned is drawn
         records = Run.open(path).read_log("loss", learned.learner.metric.name)
-    folder = Path(to).expanduser() if to else Path(path) / "plots"
+    folder = expanded(to) if to else Path(path) / "plots"
     with naming("make", folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = []

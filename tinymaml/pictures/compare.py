@@ -14,7 +14,7 @@ import numpy as np
 
 from ..extras import require
 from ..families.common import Metric
-from ..files import naming
+from ..files import expanded, naming
 from ..runs.compare import seconds_per_iteration
 from ..runs.settings import in_words
 from . import save, style
@@ -44,7 +44,7 @@ def check(to: str | os.PathLike) -> Path:
         ImportError: Matplotlib is not installed.   ValueError: it does not end with ".png".   OSError: no such folder.
     """
     require("matplotlib", "plot")
-    path = Path(to).expanduser()
+    path = expanded(to)
     if path.suffix.lower() != ".png":
         raise ValueError(f"the picture is {path}, wanted a name that ends with .png")
     with naming("make", path.parent):

@@ -68,7 +68,7 @@ from ..kernels import in_a_hurry
 from ..nest import Nest, opened, tree_fill, tree_leaves, tree_map
 from ..per_task import PerTask
 from .guards import Outside
-from .program import RecordError, held, outline, split
+from .program import RecordError, held, name_of, outline, split
 from .runners import Machine, Replay
 from .task import Fixed, Task, task_of, whole
 from .verify import (
@@ -190,7 +190,7 @@ class Compiled:
         self.per_task: PerTask | None = getattr(f, "of_task", None)
         self.gradient = bool(self.per_task and self.per_task.gradient)
         self.variants: dict[Any, list[Variant]] = {}
-        self.__name__ = getattr(f, "__name__", type(f).__name__)
+        self.__name__ = name_of(f)
         self.called = f"the meta-gradient of {self.__name__}" if self.gradient else self.__name__  # in warnings
         self.__doc__ = f.__doc__
 

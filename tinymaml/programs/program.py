@@ -281,22 +281,23 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
                 raise recording.refused[-1] from error
             raise
     results = tree_leaves(result)
-    _check_nest(result, f"{_name(f)} returns")
+    _check_nest(result, f"{name_of(f)} returns")
     if [(path, id(x)) for path, x in before] != [(path, id(x)) for path, x in tree_items(nest)]:
-        raise RecordError(f"{_name(f)} writes to the dicts or lists among its arguments, which a program does not do")
+        raise RecordError(f"{name_of(f)} writes to the dicts or lists among its arguments, which a program does not do")
     for x in results:
         if not isinstance(x, RESULTS) or (isinstance(x, np.ndarray) and x.dtype.hasobject):
-            raise RecordError(f"{_name(f)} returns a {type(x).__name__}, which a program cannot make anew at each call")
+            what = type(x).__name__
+            raise RecordError(f"{name_of(f)} returns a {what}, which a program cannot make anew at each call")
     for question in recording.questions.values():
         raise question
     if recording.refused:
         cause = recording.refused[0]
         raise RecordError(
-            f"{_name(f)}: an error is caught while it is recorded, which need not occur when it runs"
+            f"{name_of(f)}: an error is caught while it is recorded, which need not occur when it runs"
             f" ({type(cause).__name__}: {cause})"
         ) from cause
     if any(isinstance(x, Tensor) and not x._is_data for x in results):
-        raise RecordError(f"{_name(f)} returns a tensor, which belongs to a derivative around it")
+        raise RecordError(f"{name_of(f)} returns a tensor, which belongs to a derivative around it")
     leaves = [x for x in given if isinstance(x, Traced)]
     tensors: dict[int, Tensor] = {}
     stack = [x for x in (*results, *checked) if isinstance(x, Traced)]
@@ -320,7 +321,7 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
         if x.primitive and x.primitive is not placeholder
     ]
     return Program(
-        _name(f), [variables[x.index] for x in leaves], names, equations,
+        name_of(f), [variables[x.index] for x in leaves], names, equations,
         [of(x) for x in results], arguments, tree_map(lambda _: 0, result),
         [of(x) for x in checked if isinstance(x, Traced)], fixed_floats=fixed_floats,
     )  # fmt: skip
@@ -352,8 +353,8 @@ def key_of(x):
     return (type(x).__name__, repr(x)) if not isinstance(x, Var) else x
 
 
-def _name(f: Callable) -> str:
-    return _name(f.args[0]) if isinstance(f, partial) else getattr(f, "__name__", type(f).__name__)
+def name_of(f: Callable) -> str:
+    return name_of(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
 
 
 def _shared(program: Program, other: Program) -> set[Var]:

@@ -33,7 +33,7 @@ from .learner import Learner, averaged
 from .settings import TABLES, Config, paths
 from .sizes import check_drawn
 from .transfer import changed, check_changes, check_fits
-from .trial import Example, trial
+from .trial import Example, as_example, trial
 
 # Streams of random numbers, apart from each other. Evaluation draws from another one per split: the splits of endless
 # families differ in nothing else.
@@ -349,7 +349,8 @@ def restore(
     if iteration != 0:
         iteration, arrays, about = run.load(iteration)
         state = _unflatten(learned.state, arrays, run.path)
-        learned = Learned(source, learner, state, iteration, about.get("seconds", 0.0), about.get("example"))
+        example = as_example(about.get("example"))
+        learned = Learned(source, learner, state, iteration, about.get("seconds", 0.0), example)
     config = changed(source, on, changes)
     if config == source:
         return learned

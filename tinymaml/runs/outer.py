@@ -40,7 +40,9 @@ class Settings:
     )  # fmt: skip
     tasks: int = option(25, "tasks of a meta-gradient", least=1)
     iterations: int = option(6000, "meta-gradients in all", least=1, most=10**8 - 1)
-    robust: float = option(0.0, "η of task-robust weights, larger for tasks with a larger loss; 0: all equal", least=0)
+    robust: float = option(
+        0.0, "η of task-robust weights, larger for tasks with a larger loss; 0: all equal", least=0, most=1e100
+    )
     sharpness: float = option(0.0, "ρ of a sharpness-aware outer step, which takes two meta-gradients; 0: off", least=0)
     dtype: str = option("float32", "floating type", choices=("float32", "float64"))
     seed: int = option(0, "seed of everything that is random", least=0, most=2**128 - 1)

@@ -11,14 +11,13 @@ so that nothing is refused that would fit.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..files import in_bytes, memory
 
-if TYPE_CHECKING:
-    from .learner import Learner
+Learner = Any  # of `learner`, which imports this file
 
 OF_A_STEP = 10_000  # bytes of a record of one inner step, at least
 COPIES = 4  # of the weights: θ, its gradient, and what an optimiser keeps of it

@@ -127,6 +127,19 @@ def _adapted(learner: Learner, rng: np.random.Generator, task: tuple) -> None:
         raise ValueError(f"algorithm {name}: {seen}, wanted the metric that `loss` returned, a scalar")
 
 
+def as_example(x: Any) -> Example | None:
+    """What a checkpoint says of training's examples; None: nothing. Raises: ValueError: it has another form."""
+    try:
+        every = [] if x is None else [*x["x"], *x["y"]]
+        if all(isinstance(path, str) and np.dtype(str(dtype)) and [int(n) for n in shape] == shape
+               for path, dtype, shape in every):  # fmt: skip
+            return x
+    except (TypeError, ValueError, KeyError, OverflowError):
+        pass
+    seen = f"the checkpoint has {outlined(x)} as the example of training"
+    raise ValueError(f"{seen}, wanted dtypes and shapes of x and y")
+
+
 def usual(learner: Learner) -> Example:
     """What support examples are like, as far as it can be known of a run that does not say so."""
     family, dtype = learner.family, learner.dtype.name

@@ -103,9 +103,12 @@ def recipes() -> list[Recipe]:
     return found
 
 
+WITH_LAYERS = ("tinymaml.nn", "tinymaml.normalise")
+
+
 def layers() -> list[str]:
     """The functions of `tm.nn` that compute something of arrays."""
-    own = [name for name, f in vars(tm.nn).items() if getattr(f, "__module__", None) == "tinymaml.nn"]
+    own = [name for name, f in vars(tm.nn).items() if getattr(f, "__module__", None) in WITH_LAYERS]
     return [name for name in own if not name.startswith("_")]
 
 
@@ -294,8 +297,11 @@ def in_jax(f):
             module = getattr(module, part, None)
         found = getattr(module, parts[-1], None) or getattr(jax.scipy.special, parts[-1], None)
         return of_jax(found, numpy_name(f))
-    ours = str(getattr(f, "__module__", "")).startswith("tinymaml.") and f.__module__ != tm.nn.__name__
-    if not isinstance(f, types.FunctionType) or ours:
+    if (
+        not isinstance(f, types.FunctionType)
+        or f.__module__.startswith("tinymaml.")
+        and f.__module__ not in WITH_LAYERS
+    ):
         return f
     names = dict(f.__globals__)
     for name in _names(f.__code__):
@@ -542,7 +548,7 @@ REASONS = [
         "Error.*wanted [A-Za-z]*Error",
     ),
     Reason("an index of a place that is not there, where nothing is taken", "take|compress", "empty axes"),
-    Reason("complex numbers, which NumPy refuses", "fabs|bincount|interp", "complex.*", "error"),
+    Reason("complex numbers, which NumPy refuses", "fabs|bincount|interp|digitize", "complex.*", "error"),
     Reason("complex abscissas of a period are refused", "interp", "complex.*", "error"),
     Reason(
         "a value where NumPy refuses",
@@ -567,7 +573,7 @@ REASONS = [
     Reason("the slope of a norm at 0: NaN in JAX, 0 here", r"linalg\..*norm", "zeros.*", DERIVATIVES, NOT_FINITE),
     Reason(
         "a tie: to another of those that are equal",
-        "unique|partition|.*sort|median|.*quantile|.*percentile",
+        "partition|.*sort|median|.*quantile|.*percentile",
         EQUAL,
         DERIVATIVES,
     ),
@@ -582,7 +588,10 @@ REASONS = [
     ),
     Reason("singular matrices: refused here", r"linalg\..*", ".*", DERIVATIVES, "LinAlgError.*singular"),
     Reason("JAX makes the matrix Hermitian first", r"linalg\.(eigh|eigvalsh|cholesky)", "complex.*", ALL_OF_JAX),
+    Reason("JAX's unique along an axis has no derivative", "unique", ".*", DERIVATIVES),
+    Reason("JAX's unwrap loses a slope where a jump is half a period", "unwrap", "ties|huge", DERIVATIVES),
     # beside JAX: accuracy
+    Reason("a product overflows", "prod|cum.*prod|nan.*prod|multiply", "huge", DERIVATIVES, "nan|inf"),
     Reason("JAX has NaN where matrices lack rank, or are huge or tiny", r"linalg\..*", ".*", DERIVATIVES, NOT_FINITE),
     Reason(
         "the determinant of a matrix that lacks rank, or whose products overflow",

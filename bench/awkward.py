@@ -14,8 +14,9 @@ those of `tm.nn`. A function that is in no table is an error. Each line's arrays
 
 A pair is a function and such an input. Beside NumPy are compared values, shapes, dtypes, and the errors that inputs
 which do not fit raise. Beside JAX, in float64 and complex128, are compared the value, the gradient of a sum of the
-outputs with random weights, and the gradient of such a sum of that. What differs has a reason in the table `REASONS`;
-what has none gives exit code 1, as does a reason that holds for no pair.
+outputs with random weights, and the gradient of such a sum of that; shapes and dtypes of all but the first line of a
+function are left out there. What differs has a reason in `awkward_reasons`; what has none gives exit code 1, as does a
+reason that holds for no pair.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import argparse
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import time
 import types
@@ -42,6 +42,7 @@ import tinymaml as tm
 from tinymaml.engine import value_of
 from tinymaml.numpy_api import NUMPY, numpy_name
 
+from .awkward_reasons import BESIDE_JAX, REASONS, Reason
 from .fuzz import Raised, called, difference
 
 # ── what functions are called on ────────────────────────────────────────────────────────────────────────────────────
@@ -103,9 +104,12 @@ def recipes() -> list[Recipe]:
     return found
 
 
+WITH_LAYERS = ("tinymaml.nn", "tinymaml.normalise")
+
+
 def layers() -> list[str]:
     """The functions of `tm.nn` that compute something of arrays."""
-    own = [name for name, f in vars(tm.nn).items() if getattr(f, "__module__", None) == "tinymaml.nn"]
+    own = [name for name, f in vars(tm.nn).items() if getattr(f, "__module__", None) in WITH_LAYERS]
     return [name for name in own if not name.startswith("_")]
 
 
@@ -294,8 +298,9 @@ def in_jax(f):
             module = getattr(module, part, None)
         found = getattr(module, parts[-1], None) or getattr(jax.scipy.special, parts[-1], None)
         return of_jax(found, numpy_name(f))
-    ours = str(getattr(f, "__module__", "")).startswith("tinymaml.") and f.__module__ != tm.nn.__name__
-    if not isinstance(f, types.FunctionType) or ours:
+    if not isinstance(f, types.FunctionType):
+        return f
+    if f.__module__.startswith("tinymaml.") and f.__module__ not in WITH_LAYERS:
         return f
     names = dict(f.__globals__)
     for name in _names(f.__code__):
@@ -402,9 +407,6 @@ class Pair(NamedTuple):
     jax: str
 
 
-BESIDE_JAX = ("JAX's value", "gradient", "second derivative")
-
-
 @contextmanager
 def quietly():
     """Awkward inputs make warnings, of which nothing depends here."""
@@ -492,140 +494,6 @@ def largest(arrays: Sequence) -> float:
     )
 
 
-# ── reasons ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Reason(NamedTuple):
-    """Why pairs differ; patterns of functions, of ways to be awkward, of what differs, and of the text."""
-
-    why: str
-    names: str
-    how: str = ".*"
-    what: str = ".*"
-    text: str = ".*"
-
-    def holds(self, found: Difference) -> bool:
-        pairs = (self.names, found.recipe.name), (self.how, found.how), (self.what, found.what)
-        return (
-            all(re.fullmatch(pattern, text) for pattern, text in pairs) and re.search(self.text, found.text) is not None
-        )
-
-
-DERIVATIVES, ALL_OF_JAX = "gradient|second derivative", "|".join(BESIDE_JAX)
-ZERO = "zeros.*|ties"
-EQUAL = "zeros.*|ones.*|ties|all alike|one element.*|no axis.*|repeated by broadcasting.*"
-LARGE = "huge|infinities and NaN"
-NOT_FINITE = r"wanted np\.(float64|complex128)\((nan|-?inf)"
-PRODUCTS = (r"(linalg\.)?(matmul|dot|vdot|inner|tensordot|einsum|vecdot|matvec|vecmat|matrix_power|multi_dot|kron)"
-            r"|correlate|convolve|cov|fft\..*|transpose")  # fmt: skip
-
-REASONS = [
-    # beside NumPy
-    Reason("partial sums that overflow, in another order", PRODUCTS, LARGE, "value", "nan|inf"),
-    Reason("NumPy's result is not initialised", r"fft\.irfftn", "empty axes"),
-    Reason("NumPy lets an empty axis have the label of one that is not", "einsum", "an empty axis"),
-    Reason("NumPy's scalars have no @", "matmul", "no axis.*", "error", "numpy.bool"),
-    Reason("LAPACK's own rounding, or NaN", r"linalg\..*", "infinities and NaN|one element.*", "value"),
-    # beside NumPy: known, and not mended
-    Reason(
-        "axis 0 of what has no axis is refused",
-        "cum.*|sum|prod|max|min|amax|amin|any|all|add|logical_xor|lexsort|ptp|nan.*|methods",
-        "no axis.*",
-        "error",
-        "AxisError.*wanted a value",
-    ),
-    Reason(
-        "another error",
-        "any|all|sum|minimum|gradient|percentile|lexsort|size|linalg.inv|fft.*",
-        ".*",
-        "error",
-        "Error.*wanted [A-Za-z]*Error",
-    ),
-    Reason("an index of a place that is not there, where nothing is taken", "take|compress", "empty axes"),
-    Reason("complex numbers, which NumPy refuses", "fabs|bincount|interp", "complex.*", "error"),
-    Reason("complex abscissas of a period are refused", "interp", "complex.*", "error"),
-    Reason(
-        "a value where NumPy refuses",
-        "max|unwrap|median|correlate|lexsort|histogram|gradient|fft.*shift",
-        ".*",
-        "error",
-        "a value, wanted",
-    ),
-    Reason("the dtype of mean= does not count", "var", ".*", "dtype"),
-    Reason(
-        "spacings overflow, or are 0, or values are alike",
-        "gradient",
-        "huge|tiny|zeros.*|repeated.*|all alike",
-        "value",
-    ),
-    Reason("infinity minus infinity", "pad|interp|sign", "infinities and NaN|huge", "value", "nan"),
-    Reason("float16 is rounded once more", r"fft\.ihfft", "float16", "value"),
-    # beside JAX: conventions
-    Reason(
-        "the slope of |x| at 0: 1 in JAX, 0 here", r"absolute|fabs|abs|linalg\.norm|copysign", ZERO + ".*", DERIVATIVES
-    ),
-    Reason("the slope of a norm at 0: NaN in JAX, 0 here", r"linalg\..*norm", "zeros.*", DERIVATIVES, NOT_FINITE),
-    Reason(
-        "a tie: to another of those that are equal",
-        "unique|partition|.*sort|median|.*quantile|.*percentile",
-        EQUAL,
-        DERIVATIVES,
-    ),
-    Reason("a tie: all to one in JAX, shared here", "fmax|fmin", EQUAL, DERIVATIVES),
-    Reason("the sign of complex numbers has no derivative in JAX", "sign", ".*", DERIVATIVES),
-    Reason(
-        "equal values: their vectors turn freely, which is refused here",
-        r"linalg\..*",
-        ".*",
-        DERIVATIVES,
-        "LinAlgError.*(are equal, or nearly|have any phase)",
-    ),
-    Reason("singular matrices: refused here", r"linalg\..*", ".*", DERIVATIVES, "LinAlgError.*singular"),
-    Reason("JAX makes the matrix Hermitian first", r"linalg\.(eigh|eigvalsh|cholesky)", "complex.*", ALL_OF_JAX),
-    # beside JAX: accuracy
-    Reason("JAX has NaN where matrices lack rank, or are huge or tiny", r"linalg\..*", ".*", DERIVATIVES, NOT_FINITE),
-    Reason(
-        "the determinant of a matrix that lacks rank, or whose products overflow",
-        r"linalg\.(slog)?det",
-        EQUAL + "|huge|tiny",
-        ALL_OF_JAX,
-    ),
-    Reason("JAX has NaN for x ** 0 at 0", "vander", ZERO, DERIVATIVES, NOT_FINITE),
-    Reason("10 ** x overflows, or its logarithm's slope underflows", "logspace|geomspace", "huge", DERIVATIVES),
-    Reason(
-        "JAX takes intervals below a threshold for empty ones, and overflows where they are wide",
-        "interp",
-        ".*",
-        ALL_OF_JAX,
-    ),
-    Reason("JAX's hypot has kinks where |x| = |y|, and overflows on the way", "hypot", ".*", ALL_OF_JAX),
-    Reason(
-        "JAX has NaN for the logarithm in the slope of x ** y at x = 0",
-        "power|float_power|powers",
-        ".*",
-        DERIVATIVES,
-        NOT_FINITE,
-    ),
-    Reason(
-        "JAX's rule overflows or underflows on the way",
-        "divide|arcsinh|arccosh|arctan2|sinc|prod|tanh|absolute|average|i0",
-        "huge|tiny",
-        DERIVATIVES,
-        NOT_FINITE + r"|wanted np.float64\(-?0\.0\)",
-    ),
-    Reason("a sum of numbers that overflow, in another order", PRODUCTS, "huge", ALL_OF_JAX, "nan|inf"),
-    Reason("beyond an infinite slope", "arcsin|arccos|arccosh|cbrt|sqrt", "ones|zeros.*|ties", "second derivative"),
-    Reason("the spread of equal numbers is rounding", "var|std|cov|corrcoef|ptp|nanvar|nanstd", EQUAL, ALL_OF_JAX),
-    Reason("JAX's slope of i0 is 0 at 0 at every order", "i0", ZERO, DERIVATIVES),
-    Reason("JAX's ldexp has another slope at 0", "ldexp", ZERO, DERIVATIVES),
-    Reason("the squares underflow: NumPy's norm is 0", r"linalg\.norm", "tiny", DERIVATIVES),
-]
-
-
-def reason(found: Difference) -> Reason | None:
-    return next((r for r in REASONS if r.holds(found)), None)
-
-
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -643,7 +511,8 @@ class Report:
         self.pairs += 1
         self.jax[pair.jax] += 1
         for found in pair.differences:
-            if why := reason(found):
+            why = next((r for r in REASONS if r.holds(found.recipe.name, found.how, found.what, found.text)), None)
+            if why:
                 self.explained.setdefault(why, []).append(found)
             else:
                 self.strange.append(found)
@@ -680,9 +549,8 @@ def main(argv: list[str]) -> int:
     every = recipes()
     chosen = [r for r in every if not args.function or r.name in args.function]
     if unknown := set(args.function or ()) - {r.name for r in every}:
-        parser.error(
-            f"no function {', '.join(sorted(unknown))}; there are {', '.join(sorted({r.name for r in every}))}"
-        )
+        known = ", ".join(sorted({r.name for r in every}))
+        parser.error(f"no function {', '.join(sorted(unknown))}; there are {known}")
     if importlib.util.find_spec("jax") is None:
         print("left out: JAX: not installed; pip install 'tinymaml[peers]'", file=sys.stderr)
     report, told = Report(chosen, args.seed), time.monotonic()
@@ -694,10 +562,7 @@ def main(argv: list[str]) -> int:
         if time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"{i + 1} of {len(chosen)} recipes, {report.pairs:,} pairs", file=sys.stderr, flush=True)
-    print("\n".join(report.lines(args.list)))
     stale = [r for r in REASONS if r not in report.explained] if not args.function and not args.seed else []
-    print(
-        "\n".join(f"holds for no pair: {r.why} ({r.names}, {r.how}, {r.what})" for r in stale),
-        end="\n" if stale else "",
-    )
+    told_of = [f"holds for no pair: {r.why} ({r.names}, {r.how}, {r.what})" for r in stale]
+    print("\n".join([*report.lines(args.list), *told_of]))
     return 1 if report.strange or stale else 0

@@ -45,6 +45,7 @@ def strange(recipes, seed: int = 0, with_jax: bool = True) -> list[Difference]:
 def without_jit():
     """Few of JAX's functions run twice here: compiling each as a whole takes longer."""
     jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
     with jax.disable_jit():
         yield
 
@@ -60,9 +61,9 @@ def test_values_are_numpys(seed):
 
 
 def test_derivatives_of_a_sample_are_jaxs(without_jit):
-    report = compared(random.Random(0).sample([one for one in awkward.recipes() if one.written], 15))
+    report = compared(random.Random(0).sample([one for one in awkward.recipes() if one.written], 10))
     assert not report.strange
-    assert report.jax["compared"] > 75, report.jax
+    assert report.jax["compared"] > 50, report.jax
 
 
 # ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,6 +192,8 @@ def test_functions_mean_jaxs_wherever_they_stand(without_jit):
 
 def test_the_command_tells_what_has_a_reason_from_what_has_none(monkeypatch, capsys):
     pytest.importorskip("jax")
+    monkeypatch.setenv("XLA_FLAGS", "")  # which the command would set for all that comes after it
+    monkeypatch.setenv("JAX_DISABLE_JIT", "0")
     monkeypatch.setitem(NUMPY, np.flip, lambda m, axis=None: m)
     monkeypatch.setattr(awkward, "recipes", lambda: [recipe(np.flip, name="flip"), recipe(np.ravel, name="ravel")])
     monkeypatch.setattr(awkward, "REASONS", [])

@@ -1,0 +1,103 @@
+"""Why awkward inputs may give something else than NumPy, or than JAX: the table of `bench.awkward`.
+
+    Reason(why, functions, ways to be awkward, what differs, text)      all but the first are regular expressions
+
+A reason is as narrow as it can be: what it holds for is not looked at again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """Patterns of the names of functions, of how inputs are awkward, of what differs, and of how it is told."""
+
+    why: str
+    names: str
+    how: str = ".*"
+    what: str = ".*"
+    text: str = ""
+
+    def holds(self, name: str, how: str, what: str, text: str) -> bool:
+        pairs = (self.names, name), (self.how, how), (self.what, what)
+        return all(re.fullmatch(pattern, seen) for pattern, seen in pairs) and bool(re.search(self.text, text))
+
+
+BESIDE_JAX = ("JAX's value", "gradient", "second derivative")
+DERIVATIVES, ALL = "gradient|second derivative", "|".join(BESIDE_JAX)
+ZERO = "zeros.*|ties"
+EQUAL = "zeros.*|ones|ties|all alike|one element.*|no axis.*|repeated by broadcasting.*"
+EXTREME = "huge|tiny"
+NO_NUMBER = r"wanted np\.float64\((nan|-?inf)"  # where JAX has none
+NOTHING = r"wanted np\.float64\(-?0\.0\)"
+SUMS = (r"(linalg\.)?(matmul|dot|vdot|inner|tensordot|einsum|vecdot|matvec|vecmat|matrix_power|multi_dot|kron)"
+        r"|correlate|convolve|cov|fft\..*|transpose")  # fmt: skip
+
+BESIDE_NUMPY = [
+    Reason("partial sums that overflow, in another order", SUMS, "huge|infinities and NaN", "value", "nan|inf"),
+    Reason("NumPy's result is not initialised", r"fft\.irfftn", "empty axes", "value"),
+    Reason("NumPy lets an empty axis have the letter of one that is not", "einsum", "an empty axis", "error"),
+    Reason("NumPy's scalars have no @", "matmul", "no axis.*", "error", r"numpy\.bool"),
+    Reason("LAPACK's own rounding, or NaN", r"linalg\..*", "infinities and NaN|one element.*", "value"),
+]  # fmt: skip
+
+# Beside NumPy, too, but known as faults that are not mended.
+FAULTS = [
+    Reason("axis 0 of what has no axis is refused",
+           "cum.*|sum|prod|max|min|amax|amin|any|all|add|logical_xor|lexsort|ptp|nan.*|methods",
+           "no axis.*", "error", "AxisError.*wanted a value"),
+    Reason("another error", "any|all|sum|minimum|gradient|percentile|lexsort|size|linalg.inv|fft.*",
+           ".*", "error", "Error.*wanted [A-Za-z]*Error"),
+    Reason("an index of a place that is not there, where nothing is taken", "take|compress", "empty axes", "error"),
+    Reason("complex numbers, which NumPy refuses", "fabs|bincount|interp|digitize", "complex.*", "error"),
+    Reason("a value where NumPy refuses", "max|unwrap|median|correlate|lexsort|histogram|gradient|fft.*shift",
+           ".*", "error", "a value, wanted"),
+    Reason("the dtype of mean= does not count", "var", ".*", "dtype"),
+    Reason("spacings that overflow, or are 0", "gradient", "huge|tiny|zeros.*|repeated.*|all alike", "value"),
+    Reason("infinity minus infinity on the way", "pad|interp|sign", "infinities and NaN|huge", "value", "nan"),
+    Reason("float16 is rounded once more", r"fft\.ihfft", "float16", "value"),
+]  # fmt: skip
+
+CONVENTIONS = [
+    Reason("the slope of |x| at 0: 1 in JAX, 0 here", r"absolute|fabs|abs|linalg\.norm|copysign", ZERO + ".*",
+           DERIVATIVES),
+    Reason("the slope of a norm at 0: NaN in JAX, 0 here", r"linalg\..*norm", "zeros.*", DERIVATIVES, NO_NUMBER),
+    Reason("a tie: to another of those that are equal", "partition|.*sort|median|.*quantile|.*percentile", EQUAL,
+           DERIVATIVES),
+    Reason("a tie: all to one in JAX, shared here", "fmax|fmin", EQUAL, DERIVATIVES),
+    Reason("the sign of complex numbers has no derivative in JAX", "sign", ".*", DERIVATIVES, NOTHING),
+    Reason("equal values: their vectors turn freely, which is refused here", r"linalg\..*", ".*", DERIVATIVES,
+           "LinAlgError.*(are equal, or nearly|have any phase)"),
+    Reason("singular matrices: refused here", r"linalg\..*", EQUAL, DERIVATIVES, "LinAlgError.*singular"),
+    Reason("JAX makes the matrix Hermitian first", r"linalg\.(eigh|eigvalsh|cholesky)", "complex.*", ALL),
+    Reason("JAX's unique along an axis has no derivative", "unique", ".*", DERIVATIVES, NOTHING),
+    Reason("JAX's unwrap loses a slope where a jump is half a period", "unwrap", "ties|huge", DERIVATIVES),
+]  # fmt: skip
+
+ACCURACY = [
+    Reason("JAX's hypot has kinks where |x| = |y|, and overflows on the way", "hypot", f"{EQUAL}|{EXTREME}", ALL),
+    Reason("JAX has NaN for the logarithm in the slope of x ** y at x = 0", "power|float_power|powers", ".*",
+           DERIVATIVES, NO_NUMBER),
+    Reason("JAX has NaN for x ** 0 at 0", "vander", ZERO, DERIVATIVES, NO_NUMBER),
+    Reason("JAX's rule overflows or underflows on the way",
+           "divide|arcsinh|arccosh|arctan2|sinc|prod|tanh|absolute|average|i0", EXTREME, DERIVATIVES,
+           f"{NO_NUMBER}|{NOTHING}"),
+    Reason("a sum of numbers that overflow, in another order", SUMS, "huge", ALL, "nan|inf"),
+    Reason("a product overflows", "prod|cum.*prod|nan.*prod|multiply", "huge", DERIVATIVES, "nan|inf"),
+    Reason("10 ** x overflows, or the slope of its logarithm underflows", "logspace|geomspace", "huge", DERIVATIVES),
+    Reason("beyond an infinite slope", "arcsin|arccos|arccosh|cbrt|sqrt", "ones|" + ZERO, "second derivative"),
+    Reason("the spread of equal numbers is rounding", "var|std|cov|corrcoef|ptp|nanvar|nanstd", EQUAL, ALL),
+    Reason("JAX's slope of i0 is 0 at 0 at every order", "i0", ZERO, DERIVATIVES),
+    Reason("JAX's ldexp has another slope at 0", "ldexp", ZERO, DERIVATIVES),
+    Reason("JAX takes intervals below a threshold for empty ones, and overflows where they are wide", "interp",
+           f"{EQUAL}|{EXTREME}", ALL),
+    Reason("the squares underflow: NumPy's norm is 0", r"linalg\.norm", "tiny", DERIVATIVES),
+    Reason("JAX has NaN where matrices lack rank, or are huge or tiny", r"linalg\..*", f"{EQUAL}|{EXTREME}",
+           DERIVATIVES, NO_NUMBER),
+    Reason("the determinant of a matrix that lacks rank, or whose products overflow", r"linalg\.(slog)?det",
+           f"{EQUAL}|{EXTREME}", ALL),
+]  # fmt: skip
+
+REASONS = [*BESIDE_NUMPY, *FAULTS, *CONVENTIONS, *ACCURACY]

@@ -31,6 +31,8 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,7 +214,7 @@ def cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind == "b":
         return np.real(x) > 0
     if dtype.kind in "iu":
-        x = np.round(4 * np.real(x))
+        x = np.round(4 * np.nan_to_num(np.real(x)))
         return (np.abs(x) if dtype.kind == "u" else x).astype(dtype)
     if dtype.kind == "c":
         return (x + 0.5j * np.reshape(np.ravel(x)[::-1], x.shape)).astype(dtype)
@@ -298,8 +300,8 @@ def in_jax(f):
     names = dict(f.__globals__)
     for name in _names(f.__code__):
         held = names.get(name)
-        if held is np:
-            names[name] = Names(np, jax.numpy)
+        if isinstance(held, types.ModuleType) and held.__name__.startswith("numpy"):  # np, or np.linalg
+            names[name] = Names(held, reduce(getattr, held.__name__.split(".")[1:], jax.numpy))
         elif isinstance(held, types.FunctionType) and held is not f:
             names[name] = in_jax(held)
     cells = tuple(types.CellType(in_jax(cell.cell_contents)) for cell in f.__closure__ or ())
@@ -317,15 +319,14 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def on_arrays(f: Callable, args: list):
-    """The values of f as arrays, or what it raised."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        out = called(f, args)
+    """The values of f as arrays, with one kind of 0; or what it raised."""
+    out = called(f, args)
     return out if isinstance(out, Raised) else tm.tree_map(_array, out)
 
 
-def _array(x):
-    return np.asarray(value_of(x)) + 0 if np.asarray(value_of(x)).dtype.kind in FLOATS else np.asarray(value_of(x))
+def _array(x) -> np.ndarray:
+    x = np.asarray(value_of(x))
+    return x + 0 if x.dtype.kind in FLOATS else x
 
 
 def on_tensors(recipe: Recipe, args: list):
@@ -333,14 +334,13 @@ def on_tensors(recipe: Recipe, args: list):
     return on_arrays(recipe.f, [tm.Tensor(x) if is_ else x for x, is_ in zip(args, smooth, strict=True)])
 
 
-KINDS = (TypeError, OverflowError, IndexError, np.linalg.LinAlgError, ValueError)
-
-
-def kind(x):
-    """An error without its words, as one of a few types."""
-    if not isinstance(x, Raised):
-        return x
-    return Raised(next((k for k in KINDS if issubclass(x.type, k)), x.type), x.text)
+def alike(ours, wanted):
+    """ours, where it is an error that who waits for `wanted` catches: an AxisError is a ValueError, too."""
+    kinds = (TypeError, OverflowError, np.exceptions.AxisError, IndexError, np.linalg.LinAlgError, ValueError)
+    if isinstance(ours, Raised) and isinstance(wanted, Raised):
+        kind = next((k for k in kinds if issubclass(wanted.type, k)), wanted.type)
+        return wanted if issubclass(ours.type, kind) else ours
+    return ours
 
 
 class Weights:
@@ -363,9 +363,10 @@ def weighted(xp, outputs: list, weights: list):
 
 
 def derivatives(xp, grad: Callable, f: Callable, args: list, places: list[int], wanted: list, seed: int) -> tuple:
-    """Gradients of the first and of the second order, by `grad`, of f with values `wanted`."""
+    """By `grad`, of f with values `wanted`: functions of nothing for its gradient, and for that of the second order."""
     weights = [Weights(seed).of(i, y) if y.dtype.kind in FLOATS else None for i, y in enumerate(wanted)]
     again = [Weights(seed + 1).of(i, args[place]) for i, place in enumerate(places)]
+    every, chosen = tuple(range(len(places))), [args[place] for place in places]
 
     def of(*xs):
         given = list(args)
@@ -373,13 +374,13 @@ def derivatives(xp, grad: Callable, f: Callable, args: list, places: list[int], 
             given[place] = x
         return weighted(xp, tm.tree_leaves(f(*given)), weights)
 
-    every = tuple(range(len(places)))
-
     def first(*xs):
         return grad(of, every)(*xs)
 
-    xs = [args[place] for place in places]
-    return first(*xs), grad(lambda *xs: weighted(xp, list(first(*xs)), again), every)(*xs)
+    def slope(*xs):
+        return weighted(xp, list(first(*xs)), again)
+
+    return lambda: first(*chosen), lambda: grad(slope, every)(*chosen)
 
 
 class Difference(NamedTuple):
@@ -391,7 +392,7 @@ class Difference(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.recipe.name} {self.recipe.place}, {self.how}: {self.what}: {self.text}"
+        return f"{self.recipe.name} {self.recipe.place}, {self.how}: {self.what}: {self.text.removeprefix(': ')}"
 
 
 class Pair(NamedTuple):
@@ -401,56 +402,87 @@ class Pair(NamedTuple):
     jax: str
 
 
+BESIDE_JAX = ("JAX's value", "gradient", "second derivative")
+
+
+@contextmanager
+def quietly():
+    """Awkward inputs make warnings, of which nothing depends here."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@quietly()
 def examine(recipe: Recipe, how: str, args: list, seed: int = 0, with_jax: bool = True) -> Pair:
     wanted = on_arrays(recipe.reference, args)
-    found = difference(kind(on_tensors(recipe, args)), kind(wanted), None)
+    found = difference(alike(on_tensors(recipe, args), wanted), wanted, None)
     differences = [Difference(recipe, how, *found)] if found else []
     if isinstance(wanted, Raised):
-        return Pair(differences, "NumPy refuses it")
+        return Pair(differences, "NumPy refuses them")
     if not with_jax or recipe.written is None:
         return Pair(differences, "left out")
-    places = [i for i, x in enumerate(args) if x.dtype.kind in FLOATS]
-    leaves = tm.tree_leaves(wanted)
-    if not places or not any(y.dtype.kind in FLOATS for y in leaves):
-        return Pair(differences, "nothing is differentiated")
-    if not all(x.dtype.char in "dD" for x in args if x.dtype.kind in FLOATS):
-        return Pair(differences, "not in float64")
-    if not all(np.all(np.isfinite(x)) for x in args):
-        return Pair(differences, "not finite")
+    if why := not_for_jax(recipe, how, args, tm.tree_leaves(wanted)):
+        return Pair(differences, why)
+    beside = beside_jax(recipe, args, tm.tree_leaves(wanted), seed)
+    if isinstance(beside, str):
+        return Pair(differences, beside)
+    return Pair([*differences, *(Difference(recipe, how, *one) for one in beside)], "compared")
+
+
+def not_for_jax(recipe: Recipe, how: str, args: list, outputs: list) -> str:
+    """Why a pair is not compared with JAX; empty if it is."""
+    if recipe.place and how not in VALUES:  # each other shape compiles all of JAX's functions once more
+        return "another shape or dtype, of a function of which another recipe has it"
     if how == "subnormal":
-        return Pair(differences, "XLA takes subnormal numbers for 0")
-    if importlib.util.find_spec("jax") is None:
-        return Pair(differences, "JAX is not installed")
+        return "XLA takes subnormal numbers for 0"
+    if how in ("negative steps", "columns first"):
+        return "the same numbers in another layout"
+    smooth = [x for x in args if x.dtype.kind in FLOATS]
+    if not smooth or not any(y.dtype.kind in FLOATS for y in outputs):
+        return "nothing is differentiated"
+    if not all(x.dtype.char in "dD" for x in smooth):
+        return "not in float64 or complex128"
+    if not all(np.all(np.isfinite(x)) for x in args):
+        return "infinities and NaN"
+    return "" if importlib.util.find_spec("jax") else "JAX is not installed"
+
+
+def beside_jax(recipe: Recipe, args: list, outputs: list, seed: int) -> list[tuple[str, str]] | str:
+    """In what value, gradient and second derivative differ from JAX's, or why JAX has none."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    places = [i for i, x in enumerate(args) if x.dtype.kind in FLOATS]
     try:
         written = in_jax(recipe.written)
         jaxs = [jax.numpy.asarray(x) for x in args]
-        value = tm.tree_map(np.asarray, written(*jaxs))
-        theirs = derivatives(jax.numpy, jax.grad, written, jaxs, places, leaves, seed)
+        value = written(*jaxs)
+        theirs = [part() for part in derivatives(jax.numpy, jax.grad, written, jaxs, places, outputs, seed)]
     except NoCounterpart as error:
-        return Pair(differences, f"JAX has no {error}")
+        return f"JAX has no {error}"
     except Exception as error:
-        return Pair(differences, f"JAX refuses it: {type(error).__name__}")
-    ours = called(lambda *xs: derivatives(np, tm.grad, recipe.f, list(xs), places, leaves, seed), args)
-    if isinstance(ours, Raised):
-        return Pair(
-            [*differences, Difference(recipe, how, "gradient", f"{ours.type.__name__}: {ours.text[:200]}")], "compared"
-        )
+        return f"JAX refuses them: {type(error).__name__}"
+    ours = [called(part, []) for part in derivatives(np, tm.grad, recipe.f, args, places, outputs, seed)]
     size, scale = largest([args[i] for i in places]), 0.0
-    for what, seen, right in (
-        ("JAX's value", leaves, tm.tree_leaves(value)),
-        ("gradient", ours[0], theirs[0]),
-        ("second derivative", ours[1], theirs[1]),
-    ):
+    found: list[tuple[str, str]] = []
+    for what, seen, right in zip(BESIDE_JAX, (outputs, *ours), (tm.tree_leaves(value), *theirs), strict=True):
+        if isinstance(seen, Raised):
+            found.append((what, f"{seen.type.__name__}: {seen.text[:200]}"))
+            continue
         scale = max(largest(right), scale / size if size else 0.0)  # rounding of f(x) is rounding of f'(x) x
-        for x, y in zip(seen, right, strict=True):
-            x, y = np.asarray(x) + 0, np.asarray(y) + 0
-            allowed = [np.full(y.shape, 1000 * np.finfo(float).eps * scale)]
-            if x.dtype.kind in FLOATS and (found := difference(x, y.astype(x.dtype), allowed)):
-                differences.append(Difference(recipe, how, what, found[1]))
-    return Pair(differences, "compared")
+        apart = (unlike(x, y, 1000 * np.finfo(float).eps * scale) for x, y in zip(seen, right, strict=True))
+        found += [(what, text) for text in apart if text][:1]
+    return found
+
+
+def unlike(x, y, allowed: float) -> str:
+    """How our array x differs from JAX's y, if it does, by more than is allowed."""
+    x, y = np.asarray(x) + 0, np.asarray(y) + 0
+    if x.dtype.kind not in FLOATS:
+        return ""
+    found = difference(x, y.astype(x.dtype), [np.full(y.shape, allowed)])
+    return found[1] if found else ""
 
 
 def largest(arrays: Sequence) -> float:
@@ -479,9 +511,115 @@ class Reason(NamedTuple):
         )
 
 
-BESIDE_JAX = "JAX's value|gradient|second derivative"
-NOT_FINITE = r"wanted (np\.float64\()?(nan|-?inf)"
-REASONS: list[Reason] = []
+DERIVATIVES, ALL_OF_JAX = "gradient|second derivative", "|".join(BESIDE_JAX)
+ZERO = "zeros.*|ties"
+EQUAL = "zeros.*|ones.*|ties|all alike|one element.*|no axis.*|repeated by broadcasting.*"
+LARGE = "huge|infinities and NaN"
+NOT_FINITE = r"wanted np\.(float64|complex128)\((nan|-?inf)"
+PRODUCTS = (r"(linalg\.)?(matmul|dot|vdot|inner|tensordot|einsum|vecdot|matvec|vecmat|matrix_power|multi_dot|kron)"
+            r"|correlate|convolve|cov|fft\..*|transpose")  # fmt: skip
+
+REASONS = [
+    # beside NumPy
+    Reason("partial sums that overflow, in another order", PRODUCTS, LARGE, "value", "nan|inf"),
+    Reason("NumPy's result is not initialised", r"fft\.irfftn", "empty axes"),
+    Reason("NumPy lets an empty axis have the label of one that is not", "einsum", "an empty axis"),
+    Reason("NumPy's scalars have no @", "matmul", "no axis.*", "error", "numpy.bool"),
+    Reason("LAPACK's own rounding, or NaN", r"linalg\..*", "infinities and NaN|one element.*", "value"),
+    # beside NumPy: known, and not mended
+    Reason(
+        "axis 0 of what has no axis is refused",
+        "cum.*|sum|prod|max|min|amax|amin|any|all|add|logical_xor|lexsort|ptp|nan.*|methods",
+        "no axis.*",
+        "error",
+        "AxisError.*wanted a value",
+    ),
+    Reason(
+        "another error",
+        "any|all|sum|minimum|gradient|percentile|lexsort|size|linalg.inv|fft.*",
+        ".*",
+        "error",
+        "Error.*wanted [A-Za-z]*Error",
+    ),
+    Reason("an index of a place that is not there, where nothing is taken", "take|compress", "empty axes"),
+    Reason("complex numbers, which NumPy refuses", "fabs|bincount|interp", "complex.*", "error"),
+    Reason("complex abscissas of a period are refused", "interp", "complex.*", "error"),
+    Reason(
+        "a value where NumPy refuses",
+        "max|unwrap|median|correlate|lexsort|histogram|gradient|fft.*shift",
+        ".*",
+        "error",
+        "a value, wanted",
+    ),
+    Reason("the dtype of mean= does not count", "var", ".*", "dtype"),
+    Reason(
+        "spacings overflow, or are 0, or values are alike",
+        "gradient",
+        "huge|tiny|zeros.*|repeated.*|all alike",
+        "value",
+    ),
+    Reason("infinity minus infinity", "pad|interp|sign", "infinities and NaN|huge", "value", "nan"),
+    Reason("float16 is rounded once more", r"fft\.ihfft", "float16", "value"),
+    # beside JAX: conventions
+    Reason(
+        "the slope of |x| at 0: 1 in JAX, 0 here", r"absolute|fabs|abs|linalg\.norm|copysign", ZERO + ".*", DERIVATIVES
+    ),
+    Reason("the slope of a norm at 0: NaN in JAX, 0 here", r"linalg\..*norm", "zeros.*", DERIVATIVES, NOT_FINITE),
+    Reason(
+        "a tie: to another of those that are equal",
+        "unique|partition|.*sort|median|.*quantile|.*percentile",
+        EQUAL,
+        DERIVATIVES,
+    ),
+    Reason("a tie: all to one in JAX, shared here", "fmax|fmin", EQUAL, DERIVATIVES),
+    Reason("the sign of complex numbers has no derivative in JAX", "sign", ".*", DERIVATIVES),
+    Reason(
+        "equal values: their vectors turn freely, which is refused here",
+        r"linalg\..*",
+        ".*",
+        DERIVATIVES,
+        "LinAlgError.*(are equal, or nearly|have any phase)",
+    ),
+    Reason("singular matrices: refused here", r"linalg\..*", ".*", DERIVATIVES, "LinAlgError.*singular"),
+    Reason("JAX makes the matrix Hermitian first", r"linalg\.(eigh|eigvalsh|cholesky)", "complex.*", ALL_OF_JAX),
+    # beside JAX: accuracy
+    Reason("JAX has NaN where matrices lack rank, or are huge or tiny", r"linalg\..*", ".*", DERIVATIVES, NOT_FINITE),
+    Reason(
+        "the determinant of a matrix that lacks rank, or whose products overflow",
+        r"linalg\.(slog)?det",
+        EQUAL + "|huge|tiny",
+        ALL_OF_JAX,
+    ),
+    Reason("JAX has NaN for x ** 0 at 0", "vander", ZERO, DERIVATIVES, NOT_FINITE),
+    Reason("10 ** x overflows, or its logarithm's slope underflows", "logspace|geomspace", "huge", DERIVATIVES),
+    Reason(
+        "JAX takes intervals below a threshold for empty ones, and overflows where they are wide",
+        "interp",
+        ".*",
+        ALL_OF_JAX,
+    ),
+    Reason("JAX's hypot has kinks where |x| = |y|, and overflows on the way", "hypot", ".*", ALL_OF_JAX),
+    Reason(
+        "JAX has NaN for the logarithm in the slope of x ** y at x = 0",
+        "power|float_power|powers",
+        ".*",
+        DERIVATIVES,
+        NOT_FINITE,
+    ),
+    Reason(
+        "JAX's rule overflows or underflows on the way",
+        "divide|arcsinh|arccosh|arctan2|sinc|prod|tanh|absolute|average|i0",
+        "huge|tiny",
+        DERIVATIVES,
+        NOT_FINITE + r"|wanted np.float64\(-?0\.0\)",
+    ),
+    Reason("a sum of numbers that overflow, in another order", PRODUCTS, "huge", ALL_OF_JAX, "nan|inf"),
+    Reason("beyond an infinite slope", "arcsin|arccos|arccosh|cbrt|sqrt", "ones|zeros.*|ties", "second derivative"),
+    Reason("the spread of equal numbers is rounding", "var|std|cov|corrcoef|ptp|nanvar|nanstd", EQUAL, ALL_OF_JAX),
+    Reason("JAX's slope of i0 is 0 at 0 at every order", "i0", ZERO, DERIVATIVES),
+    Reason("JAX's ldexp has another slope at 0", "ldexp", ZERO, DERIVATIVES),
+    Reason("the squares underflow: NumPy's norm is 0", r"linalg\.norm", "tiny", DERIVATIVES),
+]
 
 
 def reason(found: Difference) -> Reason | None:
@@ -538,6 +676,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     # thousands of small functions are compiled, and each runs a few times
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+    os.environ.setdefault("JAX_DISABLE_JIT", "1")
     every = recipes()
     chosen = [r for r in every if not args.function or r.name in args.function]
     if unknown := set(args.function or ()) - {r.name for r in every}:
@@ -550,6 +689,8 @@ def main(argv: list[str]) -> int:
     for i, recipe in enumerate(chosen):
         for how, given in inputs(recipe, args.seed):
             report.add(examine(recipe, how, given, args.seed))
+        if i % 50 == 49 and "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()  # which would take gigabytes
         if time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"{i + 1} of {len(chosen)} recipes, {report.pairs:,} pairs", file=sys.stderr, flush=True)

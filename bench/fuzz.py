@@ -290,7 +290,8 @@ class Draw:
             special = [np.iinfo(kind).min, np.iinfo(kind).max, 0]
         else:
             x = np.asarray(rng.uniform(-2, 2, shape)).astype(kind)
-            special = [0.0, -0.0, 1.0, 1e30, -1e-30, np.inf, np.nan, 0.5, np.finfo(kind).max]
+            large = min(1e30, float(np.finfo(kind).max))  # of float16 the largest
+            special = [0.0, -0.0, 1.0, large, -1e-30, np.inf, np.nan, 0.5, np.finfo(kind).max]
         if self.awkward and not small and x.size:
             where = rng.random(shape) < 0.3
             x = np.where(where, rng.choice(np.array(special, kind), shape), x)
@@ -776,10 +777,13 @@ _RARE = [_of("np.cbrt({x})"), _of("np.spacing({x})"), _of("np.nextafter({x}, {y}
          *(_of(f"np.{name}({{x}}, {{j}})", "biu") for name in ("left_shift", "right_shift", "gcd", "lcm")),
          _of("np.bitwise_count({x})", "biu"), _of("np.divmod({x}, {y})[0]"),
          _of("np.modf({x})[0]"), _of("np.frexp({x})[0]"), _of("np.i0({x})"), _of("np.sinc({x})"),
-         _of("{x} * np.array_equal({x}, {same})"), _of("{x} * np.array_equiv({x}, {same})")]  # fmt: skip
-ROUNDED = [lambda d: d.of(_RARE)(d), _of("{x} % {y}"), _of("{x} // {y}"), _of("{x}.round({j})"),
+         _of("np.angle({x})"), _of("{x} * np.array_equal({x}, {same})"),
+         _of("{x} * np.array_equiv({x}, {same})")]  # fmt: skip
+ROUNDED = [*[lambda d: d.of(_RARE)(d)] * 2, _of("{x} % {y}"), _of("{x} // {y}"), _of("{x}.round({j})"),
            *(_of(f"np.{name}({{x}})") for name in ("deg2rad", "radians", "rad2deg", "degrees", "fix", "isposinf",
-                                                   "isneginf", "nan_to_num", "round", "around")),
+                                                   "isneginf", "nan_to_num", "round", "around", "real", "imag",
+                                                   "isreal", "iscomplex", "real_if_close")),
+           _of("{x} * np.isrealobj({x})"),
            _of("np.nan_to_num({x}, nan=1.5, posinf=2.0)"), _of("np.isclose({x}, {y})"),
            _of("{x} * np.allclose(1.0, {x}.shape)")]  # fmt: skip
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
@@ -843,7 +847,8 @@ def _any_of(texts: str, **how) -> Rule:
 
 
 MORE = _any_of("""
-    np.ptp({x}, axis=0); np.average({x}, axis=0); np.count_nonzero({x});
+    np.real({x}); np.imag({x}); np.isreal({x}); np.iscomplex({x}); np.real_if_close({x}); {x} * np.isrealobj({x});
+    np.cbrt({x}); np.ptp({x}, axis=0); np.average({x}, axis=0); np.count_nonzero({x});
     np.sum({x}, 0, initial=2, where={x} > {n}); np.cov({x}); np.corrcoef({x}); np.nansum({x}); np.nanprod({x}, 0);
     np.nanmean({x}, -1); np.nanvar({x}); np.nanstd({x}); np.nanmax({x}, 0); np.nanmin({x}); np.nancumsum({x}, -1);
     np.nancumprod({x}, 0); np.cumprod({x}, 0); np.cumulative_sum({x}, axis=0, include_initial=True);
@@ -865,7 +870,8 @@ MORE = _any_of("""
 ORDERED = _any_of("""
     np.sort({x}, 0); np.partition({x}, 0, 0)[0]; np.argpartition({x}, 0, 0).shape[0] * {x}; np.median({x}, 0);
     np.quantile({x}, 0.3); np.percentile({x}, [20, 60], 0); np.nanmedian({x}); np.nanquantile({x}, 0.4, 0);
-    np.nanpercentile({x}, 70); np.nanargmax({x}); np.nanargmin({x}, 0); np.searchsorted([-1, 0.1, 2], {x});
+    np.nanpercentile({x}, 70); np.angle({x}); np.nanargmax({x}); np.nanargmin({x}, 0);
+    np.searchsorted([-1, 0.1, 2], {x});
     np.digitize({x}, [-1, 0.1, 2]); np.histogram({x}, [-2, 0.1, 3])[0]; np.lexsort([{x}]).shape[0] * {x};
     np.interp({x}, [-1, 0.1, 2], [1, 3, 2]); np.unique({x}); {x}[np.nonzero({x})];
     np.ravel({x})[np.flatnonzero({x})]; np.argwhere({x}); np.piecewise({x}, [{x} > {n}], [lambda y: y * 2, 3])

@@ -108,6 +108,7 @@ SMOOTH = [
     case(LA.norm, lambda x: LA.norm(x, 0) * x, V), case(LA.norm, lambda x: LA.norm(x, 3, 1, True), C),
     case(LA.vector_norm, lambda x: LA.vector_norm(x, axis=(2, 0), keepdims=True), C),
     case(LA.vector_norm, lambda x: LA.vector_norm(x, ord=3), C),
+    case(LA.matrix_norm, LA.matrix_norm, BATCH),
     case(LA.matrix_norm, lambda x: LA.matrix_norm(x, ord="nuc", keepdims=True), BATCH),
     *(case(LA.cond, lambda x, p=p: LA.cond(x, p), M) for p in (None, -2, 1, np.inf, "fro")),
     # products

@@ -143,7 +143,8 @@ STEPS = [
     case(np.argpartition, lambda x: np.argpartition(x, 1)[:, 1], X),
     case(np.searchsorted, lambda x: np.searchsorted(RISING, x, "right"), X),
     case(np.digitize, lambda x: np.digitize(x, RISING), X), case(np.histogram, lambda x: np.histogram(x, 4)[0], Z),
-    case(np.isin, lambda x: np.isin(x > 0, [True]), X), case(np.empty_like, lambda x: np.empty_like(x) * 0 == 5, X),
+    case(np.isin, lambda x: np.isin(x > 0, [True]), X),
+    case(np.empty_like, lambda x: np.empty_like(x).shape[1] + (x > 9), X),
     case(np.logical_xor, lambda x: np.logical_xor.reduce(x > 0), X),
 ]  # fmt: skip
 
@@ -252,7 +253,7 @@ ONE = {
     np.rollaxis: exact(lambda v, m: np.rollaxis(m, 1)),
     np.resize: exact(lambda v, m: np.resize(m, (5, 3)), lambda v, m: np.resize(v, 2)),
     np.full_like: exact(lambda v, m: np.full_like(v, 2.5, np.float32, shape=3)),
-    np.empty_like: exact(lambda v, m: v + np.empty_like(v) * 0 if v.dtype.kind != "f" else v),
+    np.empty_like: exact(lambda v, m: v + np.empty_like(v).shape[0]),
     # building
     np.append: exact(lambda v, m: np.append(v, m), lambda v, m: np.append(m, m[:1] > 0, 0)),
     np.delete: exact(lambda v, m: np.delete(v, [0, -1]), lambda v, m: np.delete(m, slice(1, 3), 1)),

@@ -3,6 +3,8 @@
 `python -m bench awkward` compares them all.
 """
 
+import random
+
 import numpy as np
 import pytest
 
@@ -24,13 +26,19 @@ def recipe(f, *args, name="planted") -> Recipe:
     return Recipe(name, 0, f, args or (X,), f, f)
 
 
-def strange(recipes, seed: int = 0, with_jax: bool = True) -> list[Difference]:
-    """All differences of these recipes that have no reason."""
+def compared(recipes, seed: int = 0, with_jax: bool = True) -> awkward.Report:
+    """Beside JAX, where shapes stay as they are: for each other shape, all of its functions are compiled once more."""
     report = awkward.Report(recipes, seed)
     for one in recipes:
         for how, args in inputs(one, seed):
-            report.add(examine(one, how, args, seed, with_jax))
-    return report.strange
+            if how in awkward.VALUES or not with_jax:
+                report.add(examine(one, how, args, seed, with_jax))
+    return report
+
+
+def strange(recipes, seed: int = 0, with_jax: bool = True) -> list[Difference]:
+    """All differences of these recipes that have no reason."""
+    return compared(recipes, seed, with_jax).strange
 
 
 @pytest.fixture
@@ -39,6 +47,22 @@ def without_jit():
     jax = pytest.importorskip("jax")
     with jax.disable_jit():
         yield
+
+
+# ── samples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_values_are_numpys(seed):
+    chosen = awkward.recipes()[seed::2]
+    assert len(chosen) > 400
+    assert not strange(chosen, seed, with_jax=False)
+
+
+def test_derivatives_of_a_sample_are_jaxs(without_jit):
+    report = compared(random.Random(0).sample([one for one in awkward.recipes() if one.written], 15))
+    assert not report.strange
+    assert report.jax["compared"] > 75, report.jax
 
 
 # ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +158,8 @@ def test_a_gradient_that_cannot_be_had_is_found(monkeypatch, without_jit):
 
     monkeypatch.setattr(ops.exp, "vjp", (refuse,))
     found = strange([recipe(np.exp)])
-    assert {one.what for one in found} == {"gradient"} and "NotImplementedError: planted" in str(found[0])
+    assert {one.what for one in found} == {"gradient", "second derivative"}
+    assert "NotImplementedError: planted" in str(found[0])
 
 
 # ── JAX's functions in the place of NumPy's ─────────────────────────────────────────────────────────────────────────

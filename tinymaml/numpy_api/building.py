@@ -192,6 +192,8 @@ def vander(x, N=None, increasing=False):
     if x.ndim != 1:
         raise ValueError("x must be a one-dimensional array or sequence.")
     n, dtype = len(x) if N is None else operator.index(N), np.promote_types(x.dtype, int)
+    if n < 0:
+        raise ValueError("negative dimensions are not allowed")
     x = ops.in_dtype(x, dtype)
     powers = [np.ones((1, len(x)), dtype), np.broadcast_to(x, (np.maximum(n - 1, 0), len(x)))]
     z = np.transpose(products(concatenate(powers)[:n]))

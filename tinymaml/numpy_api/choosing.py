@@ -78,7 +78,7 @@ def choose(a, choices, out=None, mode="raise"):
     if a.dtype.kind not in "iub":
         raise TypeError(f"Cannot cast array data from {a.dtype!r} to dtype('int64') according to the rule 'safe'")
     n = len(choices)
-    if mode == "raise":
+    if mode == "raise" and (a.dtype != bool or n < 2):
         place = decide(a, "an error of np.choose with mode='raise'") if isinstance(a, Tensor) else a
         if np.any((place < 0) | (place >= n)):
             raise ValueError("invalid entry in choice array")

@@ -52,7 +52,7 @@ def _of_square_shape(a) -> None:
 
 @numpy_function(np.linalg.solve)
 def solve(a, b):
-    """b is a vector if it has one axis, and else matrices."""
+    """b is a vector if it has one axis, and else matrices; of a singular matrix NumPy's LinAlgError."""
     a, b = _square(a), as_array(b)
     b = ops.in_dtype(b, by.computed(b.dtype))
     if b.ndim == 1:
@@ -63,6 +63,7 @@ def solve(a, b):
 
 @numpy_function(np.linalg.inv)
 def inv(a):
+    """As `solve` for the identity."""
     return inverse(_square(a))
 
 
@@ -93,6 +94,7 @@ def tensorinv(a, ind=2):
 
 @numpy_function(np.linalg.pinv)
 def pinv(a, rcond=None, hermitian=False, *, rtol=np._NoValue):
+    """Differentiated at constant rank."""
     if rcond is not None and rtol is not np._NoValue:
         raise ValueError("pinv: rcond and rtol are given, wanted one of them")
     a = as_array(a)
@@ -135,11 +137,13 @@ def lstsq(a, b, rcond=None):
 
 @numpy_function(np.linalg.det)
 def det(a):
+    """Differentiated at singular matrices, too, to any order."""
     return by.det(_square(a))
 
 
 @numpy_function(np.linalg.slogdet)
 def slogdet(a):
+    """Of a singular matrix (0, −inf), which has no derivative."""
     a = _square(a)
     size = by.logabsdet(a)
     if not of_complex(a):
@@ -206,12 +210,14 @@ def multi_dot(arrays):
 
 @numpy_function(np.linalg.cholesky)
 def cholesky(a, /, *, upper=False):
+    """The cotangent of a is Hermitian, though one triangle of a is read."""
     a = _square(a)
     return by.adjoint(by.cholesky(by.adjoint(a))) if upper else by.cholesky(a)
 
 
 @numpy_function(np.linalg.eigh)
 def eigh(a, UPLO="L"):
+    """The cotangent of a is Hermitian; vectors of equal eigenvalues have no derivative."""
     a = _square(a)
     v, w = by.eigh_parts(by.eigh(a, uplo=_triangle(UPLO)), a)
     return _EighResult(by.real(w), v)
@@ -219,6 +225,7 @@ def eigh(a, UPLO="L"):
 
 @numpy_function(np.linalg.eigvalsh)
 def eigvalsh(a, UPLO="L"):
+    """The cotangent of a is Hermitian; equal eigenvalues have a first derivative only."""
     return by.eigvalsh(_square(a), uplo=_triangle(UPLO))
 
 
@@ -230,6 +237,7 @@ def _triangle(uplo: str) -> str:
 
 @numpy_function(np.linalg.eig)
 def eig(a):
+    """Differentiated if no two eigenvalues are equal; complex vectors as of constant phase."""
     a = _of_known_dtype(a)
     v, w = by.eigh_parts(by.eig(a), a)
     return _EigResult(w, v)
@@ -237,6 +245,7 @@ def eig(a):
 
 @numpy_function(np.linalg.eigvals)
 def eigvals(a):
+    """Real or complex, as the values decide: so a recording refuses real matrices."""
     return by.eigvals(_of_known_dtype(a))
 
 
@@ -250,6 +259,7 @@ def _of_known_dtype(a):
 
 @numpy_function(np.linalg.svd)
 def svd(a, full_matrices=True, compute_uv=True, hermitian=False):
+    """Vectors of equal singular values have no derivative; columns that complete a basis must not be seen to turn."""
     if hermitian:
         return _svd_of_hermitian(a, compute_uv)
     a = _matrix(a)
@@ -273,6 +283,7 @@ def _svd_of_hermitian(a, compute_uv):
 
 @numpy_function(np.linalg.svdvals)
 def svdvals(x, /):
+    """Equal singular values have a first derivative only; that at 0 is a subgradient."""
     return by.svdvals(_matrix(x))
 
 
@@ -374,6 +385,7 @@ def vector_norm(x, /, *, axis=None, keepdims=False, ord=2):
 
 @numpy_function(np.linalg.cond)
 def cond(x, p=None):
+    """Of a singular matrix infinite."""
     x = _matrix(x)
     if 0 in x.shape[-2:]:
         raise np.linalg.LinAlgError(f"cond: matrices of shape {x.shape}, wanted some that are not empty")

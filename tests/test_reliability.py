@@ -984,7 +984,7 @@ def test_an_image_of_another_size_is_refused_before_it_is_unpacked(tmp_path, wid
         (folder / f"0001_{i:02}.png").write_bytes(png(width, height))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings(), within():
-        warnings.simplefilter("ignore")  # Pillow's own
+        warnings.simplefilter("error")  # Pillow's own
         with pytest.raises(ValueError, match=r"0001_00\.png is "):
             omniglot.load(tmp_path, cache=False)
         with pytest.raises(ValueError, match=r"0001_00\.png is "):

@@ -38,6 +38,8 @@ def _index_part(part):
     if not isinstance(part, np.ndarray):  # a list, a range, a tuple in the tuple, a NumPy truth
         part = np.asarray(part)
         part = part if part.size else part.astype(int)
+    if part.dtype.kind not in "biu":
+        np.zeros(1)[part]  # NumPy's own error
     return bool(part) if part.dtype == bool and not part.ndim else part
 
 

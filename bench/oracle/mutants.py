@@ -823,7 +823,7 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1) -> list[dict]:
 
 EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
     "tinymaml/maml.py": [
-        ("return inner_step(support_loss, params, support, rates_like(inner_lr, params), True, k)",
+        ("return inner_step(self.support_loss, params, support, rates_like(inner_lr, params), True, k)",
          ("True → False",),
          "nothing is differentiated through a step of flat memory: whether its gradients are held makes no difference"),
     ],
@@ -889,8 +889,9 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "NumPy's astype takes any spelling of a dtype"),
     ],
     "tinymaml/engine.py": [
-        ("if g.dtype != x.dtype and x.dtype.kind == g.dtype.kind:",
-         ("g.dtype != x.dtype and x.dtype.kind == g.dtype.kind → ((x.dtype.kind == g.dtype.kind))",),
+        ("if g.dtype != x.dtype and (g.dtype.kind == x.dtype.kind or not analytic.get()):",
+         ("g.dtype != x.dtype and (g.dtype.kind == x.dtype.kind or not analytic.get()) →"
+          " ((g.dtype.kind == x.dtype.kind or not analytic.get()))",),
          "a cast to the dtype it has changes nothing: the condition only saves time"),
         ("return {}, bool(outputs)", ("bool(outputs) → outputs",),
          "`nested` is only asked for its truth, and a list has that of its bool"),
@@ -901,15 +902,13 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "as above: what a leaf was made from is not gone into, and `nested` is known by then"),
         ("stack = list(outputs)", ("list(outputs) → outputs",),
          "the caller made this list for this call and does not look at it again, so it may be emptied"),
-        ("wanted = (argnums,) if isinstance(argnums, int) else tuple(argnums)", ("tuple(argnums) → argnums",),
-         "argnums is an int or a tuple by contract, and of a tuple, tuple() is the same"),
         ("if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) …", ("value_of(value) → value",),
          "np.shape takes tensors, and gives their array's shape"),
         ("return np.zeros(x.shape, x.dtype) if isinstance(x, (Tensor, np.ndarray)) else 0", ("0 → 1",),
          "the cotangent of what is no tensor goes nowhere, whatever it is"),
-        ("zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y))), out)",
+        ("zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y), 0.0)), out)",
          ("np.zeros → np.ones",), "the pullback is linear: its derivative is the same at any point, at 1 as at 0"),
-        ("zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y))), out)",
+        ("zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y), 0.0)), out)",
          ("value_of(y) → y",), "np.shape takes tensors, and gives their array's shape"),
         ("return vjp(grad(f, tuple(range(len(args)))), *args)[1](v)",
          ("tuple(range(len(args))) → range(len(args))",),

@@ -787,6 +787,19 @@ def test_einsum(case):
     check(lambda *args: np.einsum(subscripts, *args), *args, roundings=64)
 
 
+CUBE, SQUARE = np.arange(12.0).reshape(2, 3, 2), np.arange(4.0).reshape(2, 2)
+
+
+@pytest.mark.parametrize("given", [
+    (CUBE, [0, 1, 2], [2, 0]), (CUBE, [3, 51, 30]), (SQUARE, [0, 1], SQUARE, [0, 1]), (SQUARE, [1, 0]),
+    (SQUARE, [0, 0]), (SQUARE, [0, 1], SQUARE, [2, 1], [2, 0]), (CUBE, [..., 1], SQUARE, [1, 2], [2, ...]),
+    (SQUARE, [0, 1], []),
+])  # fmt: skip
+def test_einsum_takes_numbers_for_letters(given):
+    ours = np.einsum(*(Tensor(x) if isinstance(x, np.ndarray) else x for x in given))
+    np.testing.assert_allclose(ours.value, np.einsum(*given), rtol=1e-14, strict=True)
+
+
 @given(einsums(operands=2))
 def test_einsum_is_right_at_second_order(case):
     subscripts, args = case
@@ -848,7 +861,7 @@ REFUSED = [  # what, the error, what its message says
     (lambda: np.squeeze(T, 0), ValueError, r"squeeze: axis 0 of shape \(2, 3\) has a length other than 1"),
     (lambda: np.linalg.norm(T, 3), ValueError, r"linalg\.norm: ord is 3, wanted 'fro', 'nuc', ±1, ±2 or ±inf"),
     (lambda: np.linalg.norm(T, "fro", 0), ValueError, r"linalg\.norm: ord is 'fro', wanted a number for vectors"),
-    (lambda: np.einsum(T, [0, 1]), NotImplementedError, r"np\.einsum on tensors takes subscripts as a string"),
+    (lambda: np.einsum(T, [0, 52]), ValueError, r"einsum: subscripts \[0, 52\], wanted integers from 0 to 51"),
     (lambda: np.tensordot(T, T, 1), ValueError, r"tensordot: shapes \(2, 3\) and \(2, 3\) do not match over axes"),
     (lambda: np.tensordot(Tensor(np.ones(2)), np.ones((2, 2)), 2), (ValueError, IndexError), r"axis|axes"),
     (lambda: np.diag(np.expand_dims(T, 0)), ValueError, r"diag: .* shape \(1, 2, 3\), wanted a vector or a matrix"),

@@ -39,7 +39,7 @@ from ..extras import require
 from ..runs.settings import option
 from .common import accuracy, by_hash, centroids, check_counts, check_dtype, classification, digest, shared_out
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
-from .reading import Source, kept, opened, read_one
+from .reading import Source, kept, opened, read_one, size_of_png
 
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
 LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
@@ -357,10 +357,15 @@ def decoded(data: bytes, size: int, grey: bool, called: str) -> np.ndarray:
         ValueError: it is neither, is damaged, or has more than 50 million pixels; the message begins with `called`.
     """
     Image, ImageOps = require("PIL.Image", "train"), require("PIL.ImageOps", "train")
+
+    def check(width: int, height: int) -> None:
+        if width * height > LARGEST:
+            raise ValueError(f"it has {width} × {height} pixels, more than {LARGEST:,}")
+
     try:
+        check(*size_of_png(data))  # before Pillow warns of it
         with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > LARGEST:
-                raise ValueError(f"it has {image.width} × {image.height} pixels, more than {LARGEST:,}")
+            check(*image.size)
             image.draft(None, (2 * size, 2 * size))  # a JPEG of more than twice this is read at half of it, or less
             image.load()
             image = ImageOps.exif_transpose(image)

@@ -29,7 +29,7 @@ from ..files import check_regular, expanded
 from ..runs.settings import option
 from .common import accuracy, by_hash, check_counts, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
-from .reading import kept, opened, read_one
+from .reading import kept, opened, read_one, size_of_png
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
@@ -337,25 +337,21 @@ def _read(sources: dict[str, Path]) -> dict[str, np.ndarray]:
 def _ink(data: bytes, called: str, side: int | None) -> np.ndarray:
     """A PNG of this side, or of any up to LARGEST and square, as uint8 (28, 28) with 255 = ink."""
     Image = require("PIL.Image", "train")
+    width, height = size_of_png(data)
+    if side and width and (width, height) != (side, side):
+        raise ValueError(f"{called} is {width} x {height}, wanted {side} x {side}")
+    if width != height or width > LARGEST:
+        raise ValueError(f"{called} is {width} x {height}, wanted a square image of at most {LARGEST} x {LARGEST}")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # its head alone is read
-            width, height = image.size
-            if side and (width, height) != (side, side):
-                raise _Odd(f"{called} is {width} x {height}, wanted {side} x {side}")
-            if width != height or width > LARGEST:
-                raise _Odd(f"{called} is {width} x {height}, wanted a square image of at most {LARGEST} x {LARGEST}")
+        if not width:
+            raise ValueError("it is something else")
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if "A" in image.getbands() or "transparency" in image.info:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             # Pillow resizes a 1-bit image by nearest, whatever filter it is asked for; so go to grey first.
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             return 255 - np.asarray(grey)
-    except _Odd:
-        raise
     except Exception as cause:  # a broken PNG shows as OSError, SyntaxError, struct.error, ...
         why = "it is something else" if type(cause).__name__ == "UnidentifiedImageError" else cause
         raise ValueError(f"{called} is not a readable PNG: {why}") from cause
-
-
-class _Odd(ValueError):
-    """An image of another size than is wanted."""

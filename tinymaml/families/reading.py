@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -122,6 +123,12 @@ def _in_utf8(member: zipfile.ZipInfo) -> str:
 def read_one(path: Path, wanted: str) -> bytes:
     """The bytes of a file of a user's, which holds one example. Raises: OSError: it is no file, or is too large."""
     return read_file(path, wanted, LARGEST)
+
+
+def size_of_png(data: bytes) -> tuple[int, int]:
+    """The width and the height that the head of a PNG says, before anything is unpacked; 0, 0 of anything else."""
+    is_png = data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24
+    return struct.unpack(">II", data[16:24]) if is_png else (0, 0)
 
 
 def _of_zip(archive: zipfile.ZipFile, path: Path, name: str) -> bytes:

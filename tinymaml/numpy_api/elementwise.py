@@ -293,12 +293,19 @@ def rad2deg(x):
 
 @numpy_function(np.fmax)
 def fmax(x1, x2):
-    return ops.maximum(ops.where(ops.isnan(x1), x2, x1), ops.where(ops.isnan(x2), x1, x2))
+    return ops.maximum(*_without_nan(x1, x2))
 
 
 @numpy_function(np.fmin)
 def fmin(x1, x2):
-    return ops.minimum(ops.where(ops.isnan(x1), x2, x1), ops.where(ops.isnan(x2), x1, x2))
+    return ops.minimum(*_without_nan(x1, x2))
+
+
+def _without_nan(x1, x2) -> tuple:
+    """Both, each replaced by the other where it is NaN."""
+    if not any(np.result_type(value_of(x)).kind in "fc" for x in (x1, x2)):
+        return x1, x2
+    return ops.where(ops.isnan(x1), x2, x1), ops.where(ops.isnan(x2), x1, x2)
 
 
 @numpy_function(np.divmod)
@@ -424,10 +431,10 @@ def real_if_close(a, tol=100):
 
 @numpy_function(np.isclose)
 def isclose(a, b, rtol=1e-05, atol=1e-08, equal_nan=False):
-    a, b = as_array(a), as_array(b)
-    b = in_dtype(b, np.result_type(b.dtype, 1.0))
+    a, b = (x if type(x) in (int, float) else as_array(x) for x in (a, b))  # numbers take the dtype of the other
+    b = float(b) if type(b) in (int, float) else in_dtype(b, np.result_type(b.dtype, 1.0))
     with np.errstate(invalid="ignore"):  # ∞ − ∞
-        near = ops.less_equal(ops.absolute(a - b), atol + rtol * ops.absolute(b))
+        near = ops.less_equal(ops.absolute(a - b), atol + rtol * abs(b))
     close = ops.logical_or(ops.logical_and(near, isfinite(b)), ops.equal(a, b))
     return ops.logical_or(close, ops.logical_and(ops.isnan(a), ops.isnan(b))) if equal_nan else close
 

@@ -163,6 +163,8 @@ def matrix_power(a, n):
     if n == 0:
         return np.broadcast_to(np.eye(a.shape[-1], dtype=a.dtype), a.shape)
     power, result, n = inv(a) if n < 0 else a, None, abs(n)
+    if n == 3:  # as NumPy: where it overflows, the order is seen
+        return matmul(matmul(power, power), power)
     while n:
         if n % 2:
             result = power if result is None else matmul(result, power)

@@ -18,6 +18,8 @@ def trace(a, offset=0, axis1=0, axis2=1, dtype=None):
 
 @numpy_function(np.diagonal)
 def diagonal(a, offset=0, axis1=0, axis2=1):
+    if a.ndim < 2:
+        raise ValueError(f"diag requires an array of at least two dimensions, and its shape is {a.shape}")
     a = moveaxis(a, (axis1, axis2), (-2, -1))
     down, right = max(-offset, 0), max(offset, 0)
     rows = np.arange(min(a.shape[-2] - down, a.shape[-1] - right))  # empty where negative

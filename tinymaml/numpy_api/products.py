@@ -7,6 +7,7 @@ To add a product, write it as an einsum of two operands: `contract(x, "ij", y, "
 
 from __future__ import annotations
 
+import operator
 import string
 
 import numpy as np
@@ -15,7 +16,7 @@ from .. import ops
 from .complexes import of_complex
 from .matrices import diagonal
 from .shapes import moveaxis, ravel
-from .table import as_array, numpy_function, one_axis, unsupported
+from .table import as_array, numpy_function, one_axis
 
 
 @numpy_function(np.matmul)
@@ -97,7 +98,10 @@ def linalg_cross(x1, x2, /, *, axis=-1):
 @numpy_function(np.vecdot)
 def vecdot(x1, x2, /, *, axis=-1, keepdims=False):
     """Σ conj(x₁) x₂ over one axis."""
-    x1, x2 = (moveaxis(as_array(x), axis, -1) for x in (x1, x2))
+    x1, x2 = as_array(x1), as_array(x2)
+    if not x1.ndim or not x2.ndim:
+        raise ValueError(f"vecdot: arrays of shapes {x1.shape} and {x2.shape}, wanted vectors")
+    x1, x2 = (moveaxis(x, axis, -1) for x in (x1, x2))
     shape = np.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
     if x1.shape[-1] != x2.shape[-1]:
         raise ValueError(f"vecdot: vectors of {x1.shape[-1]} and {x2.shape[-1]} elements, wanted as many")
@@ -150,7 +154,7 @@ def tensordot(a, b, axes=2):
 def einsum(subscripts, *operands, optimize=False):
     """Operands two at a time, from the left: each pair is one batched matrix product (`_contract`)."""
     if not isinstance(subscripts, str):
-        raise unsupported("einsum", "takes subscripts as a string")
+        subscripts, operands = _spelled(subscripts, *operands)
     operands = [as_array(x) for x in operands]
     dtype = np.result_type(*(x.dtype for x in operands))
     operands = [ops.in_dtype(x, dtype) for x in operands]
@@ -162,6 +166,19 @@ def einsum(subscripts, *operands, optimize=False):
         x, of_x = contract(x, of_x, operands[i], terms[i], kept), kept
     x, of_x = _reduce(x, of_x, out)
     return ops.transpose(x, [of_x.index(c) for c in out])
+
+
+def _spelled(*given) -> tuple[str, tuple]:
+    """np.einsum(x, [0, 1], y, [1, 2], [0, 2]) as subscripts and operands: "AB,BC->AC", (x, y)."""
+    letters = string.ascii_uppercase + string.ascii_lowercase  # in the order of the numbers
+
+    def spelled(places) -> str:
+        if any(i is not ... and not 0 <= operator.index(i) < len(letters) for i in places):
+            raise ValueError(f"einsum: subscripts {list(places)}, wanted integers from 0 to 51, or ...")
+        return "".join("..." if i is ... else letters[i] for i in places)
+
+    terms = ",".join(map(spelled, given[1::2]))
+    return terms + "->" + spelled(given[-1]) if len(given) % 2 else terms, given[: len(given) // 2 * 2 : 2]
 
 
 def _einsum_terms(subscripts: str, operands: list) -> tuple[list[str], str]:

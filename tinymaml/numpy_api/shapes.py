@@ -112,6 +112,8 @@ def moveaxis(a, source, destination):
 
 @numpy_function(np.linalg.matrix_transpose, np.matrix_transpose)
 def matrix_transpose(x):
+    if x.ndim < 2:
+        raise ValueError(f"matrix_transpose: an array of shape {x.shape}, wanted at least two axes")
     return swapaxes(x, -1, -2)
 
 

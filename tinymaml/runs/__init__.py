@@ -5,7 +5,7 @@
     evaluate     how well a run adapts to new tasks            folder       a run's folder: checkpoints, log
     compare      several runs on the same tasks                adaptation   as far as it goes
     trial        one task through all parts, before any work   model        `tm.load`: adapt, predict, save
-    predictions  `tinymaml adapt`: from files to predictions
+    predictions  `tinymaml adapt`: from files to predictions   sizes        what this machine can hold
 
 The parts of a run are found by their names in the tables: none of these files has a branch for a family, a network or
 an algorithm.

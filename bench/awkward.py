@@ -32,7 +32,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -269,10 +269,10 @@ class Names:
             return Names(numpys, getattr(self._jaxs, name, None))
         if isinstance(numpys, type) or not callable(numpys):
             return numpys
-        return of_jax(getattr(self._jaxs, name, None), name)
+        return taking_lists(getattr(self._jaxs, name, None), name)
 
 
-def of_jax(f: Callable | None, name: str) -> Callable:
+def taking_lists(f: Callable | None, name: str) -> Callable:
     """JAX's function, which takes lists of numbers as NumPy's does."""
     if f is None:
         raise NoCounterpart(name)
@@ -297,7 +297,7 @@ def in_jax(f):
         for part in parts[:-1]:
             module = getattr(module, part, None)
         found = getattr(module, parts[-1], None) or getattr(jax.scipy.special, parts[-1], None)
-        return of_jax(found, numpy_name(f))
+        return taking_lists(found, numpy_name(f))
     if not isinstance(f, types.FunctionType):
         return f
     if f.__module__.startswith("tinymaml.") and f.__module__ not in WITH_LAYERS:
@@ -367,7 +367,7 @@ def weighted(xp, outputs: list, weights: list):
     return sum(terms[1:], terms[0])
 
 
-def derivatives(xp, grad: Callable, f: Callable, args: list, places: list[int], wanted: list, seed: int) -> tuple:
+def derivatives(xp, grad: Callable, f: Callable, args: list, places: Sequence[int], wanted: list, seed: int) -> tuple:
     """By `grad`, of f with values `wanted`: functions of nothing for its gradient, and for that of the second order."""
     weights = [Weights(seed).of(i, y) if y.dtype.kind in FLOATS else None for i, y in enumerate(wanted)]
     again = [Weights(seed + 1).of(i, args[place]) for i, place in enumerate(places)]
@@ -452,15 +452,9 @@ def not_for_jax(recipe: Recipe, how: str, args: list, outputs: list) -> str:
 
 def beside_jax(recipe: Recipe, args: list, outputs: list, seed: int) -> list[tuple[str, str]] | str:
     """In what value, gradient and second derivative differ from JAX's, or why JAX has none."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    places = [i for i, x in enumerate(args) if x.dtype.kind in FLOATS]
+    places = tuple(i for i, x in enumerate(args) if x.dtype.kind in FLOATS)
     try:
-        written = in_jax(recipe.written)
-        jaxs = [jax.numpy.asarray(x) for x in args]
-        value = written(*jaxs)
-        theirs = [part() for part in derivatives(jax.numpy, jax.grad, written, jaxs, places, outputs, seed)]
+        theirs = of_jax(recipe.written, places, tuple((y.shape, y.dtype) for y in outputs), seed)(args)
     except NoCounterpart as error:
         return f"JAX has no {error}"
     except Exception as error:
@@ -468,7 +462,7 @@ def beside_jax(recipe: Recipe, args: list, outputs: list, seed: int) -> list[tup
     ours = [called(part, []) for part in derivatives(np, tm.grad, recipe.f, args, places, outputs, seed)]
     size, scale = largest([args[i] for i in places]), 0.0
     found: list[tuple[str, str]] = []
-    for what, seen, right in zip(BESIDE_JAX, (outputs, *ours), (tm.tree_leaves(value), *theirs), strict=True):
+    for what, seen, right in zip(BESIDE_JAX, (outputs, *ours), theirs, strict=True):
         if isinstance(seen, Raised):
             found.append((what, f"{seen.type.__name__}: {seen.text[:200]}"))
             continue
@@ -476,6 +470,32 @@ def beside_jax(recipe: Recipe, args: list, outputs: list, seed: int) -> list[tup
         apart = (unlike(x, y, 1000 * np.finfo(float).eps * scale) for x, y in zip(seen, right, strict=True))
         found += [(what, text) for text in apart if text][:1]
     return found
+
+
+@lru_cache(maxsize=4)  # inputs of the same shapes come one after the other
+def of_jax(written: Callable, places: tuple[int, ...], outputs: tuple, seed: int) -> Callable[[list], tuple]:
+    """A function of the arguments: JAX's value, gradient and second derivative, compiled where JAX can."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    f, like = in_jax(written), [np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in outputs]
+
+    def answers(*args):
+        parts = derivatives(jax.numpy, jax.grad, f, list(args), places, like, seed)
+        return (tm.tree_leaves(f(*args)), *(part() for part in parts))
+
+    compiled = jax.jit(answers)
+
+    def answer(args: list) -> tuple:
+        jaxs = [jax.numpy.asarray(x) for x in args]
+        try:
+            return compiled(*jaxs)
+        except NoCounterpart:
+            raise
+        except Exception:  # what depends on values is not compiled
+            return answers(*jaxs)
+
+    return answer
 
 
 def unlike(x, y, allowed: float) -> str:
@@ -545,7 +565,6 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     # thousands of small functions are compiled, and each runs a few times
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-    os.environ.setdefault("JAX_DISABLE_JIT", "1")
     every = recipes()
     chosen = [r for r in every if not args.function or r.name in args.function]
     if unknown := set(args.function or ()) - {r.name for r in every}:

@@ -785,7 +785,9 @@ ROUNDED = [*[lambda d: d.of(_RARE)(d)] * 2, _of("{x} % {y}"), _of("{x} // {y}"),
                                                    "isreal", "iscomplex", "real_if_close")),
            _of("{x} * np.isrealobj({x})"),
            _of("np.nan_to_num({x}, nan=1.5, posinf=2.0)"), _of("np.isclose({x}, {y})"),
-           _of("{x} * np.allclose(1.0, {x}.shape)")]  # fmt: skip
+           _of("{x} * np.allclose(1.0, {x}.shape)"),
+           _of("np.real({x}) + np.imag({x}) * np.angle({x})"), _of("np.conj({x}) * np.isreal({x})"),
+           _of("{x} * np.isrealobj({x})")]  # fmt: skip
 REDUCTIONS = [*map(_reduction, ("sum", "mean", "max", "min", "prod", "any", "all", "amax", "amin", "var", "std")),
               _reduction("argmax"), _reduction("argmin"), _of("np.var({x}, ddof=1)"), _of("np.std({x}, ddof={i})"),
               _of_axis("np.cumsum({x}, axis={axis})"), _argsort("np.argsort({x}, axis={axis})"),

@@ -515,7 +515,7 @@ SAID = {
     "a number that is read": (lambda x: x * float(x[0]), "a number is read from an array"),
     "a number that NumPy reads": (filled, "a number is read from an array.*in filled"),
     "a value that is printed": (lambda x: (f"{x[0]}", x * 2)[1], "a value is printed"),
-    "an operation that there is not": (lambda x: x // 2, "// is not among the operations of a program"),
+    "a number that is rounded": (lambda x: round(x[0]) * x, "a number is rounded by Python"),
     "an array that is indexed": (lambda x: np.eye(5)[x.astype(int)], "where y.:, None. == np.arange"),
     "an array that is made": (lambda x: np.array([x, x]), "where np.stack"),
     "what is written": (counting, "writes to.*in counting"),

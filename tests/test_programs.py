@@ -71,7 +71,10 @@ def test_replay_is_the_gradient_on_other_inputs(case):
         assert_same(program(*args), f(*args), exact=True)
 
 
-@table(PLAIN)
+ASKING = np.allclose, np.array_equal, np.array_equiv  # whose answers are values
+
+
+@table([case for case in PLAIN if case.key not in ASKING])
 def test_numbers_about_an_argument_are_constants(case):
     program = record(case.f, *case.args)
     assert not program.equations and program(*case.args) == case.f(*case.args)
@@ -201,8 +204,8 @@ def test_an_array_has_no_value_that_could_be_read(f):
     {
         "a branch": (lambda x: x if np.sum(x) > 0 else -x, "a branch depends on a value.*np.where"),
         "a mask": (lambda x: x[x > 0], "mask.*depends on a value.*np.where"),
-        "a number": (lambda x: x * float(x[0]), "a number (is )?read from a"),
-        "an array": (lambda x: np.eye(3)[np.argmax(x)] * np.asarray(x), "x.value|y.:, None. == np.arange"),
+        "a number": (lambda x: x * float(x[0]), "a number (is read from a|of Python would be cut)"),
+        "an array": (lambda x: np.eye(3)[np.argmax(x)] * np.asarray(x), "y.:, None. == np.arange"),
     }.values(),
 )
 def test_what_depends_on_a_value_is_refused_with_a_way_out(f, message):

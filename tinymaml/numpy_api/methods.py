@@ -42,7 +42,8 @@ def _array(x: Tensor, dtype=None, copy=None):
     tensor at once, which is faster. Of integers and booleans, through which no derivative flows, NumPy gets the values.
     """
     if x.dtype.kind not in "fc":
-        return np.asarray(decide(x, "an array of NumPy, as in np.eye(5)[y]"), dtype)
+        instead = "y[:, None] == np.arange(5) would do"
+        return np.asarray(decide(x, "an array of NumPy, as in np.eye(5)[y],", instead), dtype)
     if dtype is not None and np.dtype(dtype) != object:
         raise refusal(TypeError(f"an array of dtype {np.dtype(dtype)} cannot hold a tensor: {_TO_ARRAYS}"))
     frame, asker = sys._getframe(1), ""

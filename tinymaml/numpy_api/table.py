@@ -115,10 +115,10 @@ Tensor.__array_ufunc__ = _array_ufunc
 Tensor.__array_function__ = _array_function
 
 
-def decide(x: Tensor, what: str):
+def decide(x: Tensor, what: str, instead: str = "use np.where"):
     """x.value, where it decides what is computed next: refused while a program is recorded."""
     if type(x) is not Tensor:
-        raise refusal(TypeError(f"{what} depends on a value, and a program is recorded for any values: use np.where"))
+        raise refusal(TypeError(f"{what} depends on a value, and a program is recorded for any values: {instead}"))
     return x.value
 
 

@@ -13,6 +13,9 @@ import numpy as np
 NUMBERS = (np.generic, bool, int, float, complex)
 
 
+_UNCHANGING: set[type] = set()  # the types that were met of tensors and numbers
+
+
 def is_tensor(x) -> bool:
     """Whether x is a tensor of `engine`, which imports this file."""
     return hasattr(type(x), "primitive")
@@ -24,11 +27,16 @@ def unchanging(x):
     Raises:
         TypeError: x holds no numbers, or more than an array does: a mask, or the ways of a matrix.
     """
-    if x is None or isinstance(x, NUMBERS) or is_tensor(x):
+    kind = type(x)
+    if kind in _UNCHANGING:
         return x
-    x = plain(x, "a tensor meets")
-    if x.dtype.hasobject:
-        return stacked(x)
+    if kind is not np.ndarray or x.dtype.kind not in "biufc":
+        if x is None or isinstance(x, NUMBERS) or is_tensor(x):
+            _UNCHANGING.add(kind)
+            return x
+        x = plain(x, "a tensor meets")
+        if x.dtype.hasobject:
+            return stacked(x)
     root = x
     while isinstance(root.base, np.ndarray):
         root = root.base

@@ -65,14 +65,18 @@ def plain(x, what: str) -> np.ndarray:
 
 
 def stacked(x, what: str = ""):
-    """An array of tensors, as `np.array([t, u])` makes it, as one tensor; anything else as it is."""
+    """An array of tensors, as `np.array([t, u])` makes it, as one tensor; anything else as it is.
+
+    Raises:
+        TypeError: it holds other objects, or none of them is a tensor.
+    """
     if not isinstance(x, np.ndarray) or not x.dtype.hasobject:
         return x
-    for part in x.flat:
-        if not isinstance(part, NUMBERS) and not is_tensor(part):
-            kind = type(part)
-            objects = f"an array of objects ({kind.__module__}.{kind.__qualname__})"
-            raise TypeError(f"{what}{objects}, wanted numbers or tensors")
+    odd = [part for part in x.flat if not isinstance(part, NUMBERS) and not is_tensor(part)]
+    if odd or x.size and not any(map(is_tensor, x.flat)):
+        kind = type(odd[0] if odd else x.flat[0])
+        objects = f"an array of objects ({kind.__module__}.{kind.__qualname__})"
+        raise TypeError(f"{what}{objects}, wanted numbers or tensors")
     return np.reshape(np.stack(list(x.flat)), x.shape) if x.size else x.astype(float)
 
 

@@ -13,6 +13,9 @@ import numpy as np
 NUMBERS = (np.generic, bool, int, float, complex)
 
 
+_UNCHANGING: set[type] = set()  # the types that were met of tensors and numbers
+
+
 def is_tensor(x) -> bool:
     """Whether x is a tensor of `engine`, which imports this file."""
     return hasattr(type(x), "primitive")
@@ -24,11 +27,16 @@ def unchanging(x):
     Raises:
         TypeError: x holds no numbers, or more than an array does: a mask, or the ways of a matrix.
     """
-    if x is None or isinstance(x, NUMBERS) or is_tensor(x):
+    kind = type(x)
+    if kind in _UNCHANGING:
         return x
-    x = plain(x, "a tensor meets")
-    if x.dtype.hasobject:
-        return stacked(x)
+    if kind is not np.ndarray or x.dtype.kind not in "biufc":
+        if x is None or isinstance(x, NUMBERS) or is_tensor(x):
+            _UNCHANGING.add(kind)
+            return x
+        x = plain(x, "a tensor meets")
+        if x.dtype.hasobject:
+            return stacked(x)
     root = x
     while isinstance(root.base, np.ndarray):
         root = root.base
@@ -57,14 +65,18 @@ def plain(x, what: str) -> np.ndarray:
 
 
 def stacked(x, what: str = ""):
-    """An array of tensors, as `np.array([t, u])` makes it, as one tensor; anything else as it is."""
+    """An array of tensors, as `np.array([t, u])` makes it, as one tensor; anything else as it is.
+
+    Raises:
+        TypeError: it holds other objects, or none of them is a tensor.
+    """
     if not isinstance(x, np.ndarray) or not x.dtype.hasobject:
         return x
-    for part in x.flat:
-        if not isinstance(part, NUMBERS) and not is_tensor(part):
-            kind = type(part)
-            objects = f"an array of objects ({kind.__module__}.{kind.__qualname__})"
-            raise TypeError(f"{what}{objects}, wanted numbers or tensors")
+    odd = [part for part in x.flat if not isinstance(part, NUMBERS) and not is_tensor(part)]
+    if odd or x.size and not any(map(is_tensor, x.flat)):
+        kind = type(odd[0] if odd else x.flat[0])
+        objects = f"an array of objects ({kind.__module__}.{kind.__qualname__})"
+        raise TypeError(f"{what}{objects}, wanted numbers or tensors")
     return np.reshape(np.stack(list(x.flat)), x.shape) if x.size else x.astype(float)
 
 

@@ -138,8 +138,10 @@ _looked: weakref.WeakSet = weakref.WeakSet()  # the code of losses whose records
 
 def looked_at(loss: Callable) -> Callable:
     """The loss, which warns at its first value if a prediction (N, 1) and a target (N,) meet in it."""
+    if getattr(loss, "__code__", None) in _looked or evaluation.get() is not None:
+        return loss
     code = getattr(inspect.unwrap(loss.func if isinstance(loss, partial) else loss), "__code__", type(loss))
-    if code in _looked or evaluation.get() is not None:
+    if code in _looked:
         return loss
 
     @wraps(loss)

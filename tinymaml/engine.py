@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import plain, stacked, unchanging
+from .arrays import NUMBERS, plain, stacked, unchanging
 from .description import Description
 from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 
@@ -208,7 +208,7 @@ def _leading_on(error: Exception) -> BaseException | None:
 
 
 def _leaf(x, path: str) -> Tensor:
-    if not isinstance(x, (Tensor, np.generic, bool, int, float, complex)):
+    if x.dtype.hasobject if type(x) is np.ndarray else not isinstance(x, (Tensor, *NUMBERS)):
         what = f"cannot differentiate with respect to {path},"
         x = stacked(plain(x, what), f"{what} ")
     if _is_tensor(x):

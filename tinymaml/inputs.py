@@ -33,6 +33,8 @@ def rates_like(inner_lr: Nest, params: Nest) -> Nest:
         a = a if isinstance(a, Tensor) else np.asarray(a)
         return a if a.dtype == theta.dtype or a.dtype.kind == "c" else a.astype(theta.dtype)
 
+    if type(inner_lr) in (float, int):
+        return tree_map(lambda theta: float(inner_lr), params)
     if opened(inner_lr) is None and (opened(params) is None or np.ndim(inner_lr) == 0):
         inner_lr = tree_map(lambda theta: inner_lr, params)
     try:
@@ -246,6 +248,9 @@ def check_arrays(arrays: Nest, what: str, f: Callable | None = None, *args: Nest
     Args:
         f, args: `arrays` are the gradient of f(*args); an error then says in which equation it went wrong.
     """
+    # a sum is finite only if all its terms are, and is sooner known than each of them
+    if np.isfinite(sum([np.add.reduce(value_of(x), None) for x in tree_leaves(arrays)])):
+        return
     for path, leaf in tree_items(arrays):
         if not np.isfinite(value_of(leaf)).all():
             why = diagnose.cause(f, args, has_aux) if f else None

@@ -15,14 +15,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 Nest = Any
 
 
 def opened(tree: Nest) -> dict | None:
     """The children of a nest, by key, by index or by the name of the field; None: it is a leaf."""
-    if isinstance(tree, np.ndarray):  # the leaf that is met most
+    if type(tree) in _LEAVES:
         return None
     if isinstance(tree, dict):
         return tree
@@ -32,7 +30,11 @@ def opened(tree: Nest) -> dict | None:
         return {}
     if hasattr(type(tree), "__dataclass_fields__"):
         return {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree) if not f.metadata.get("static")}
+    _LEAVES.add(type(tree))
     return None
+
+
+_LEAVES: set[type] = set()  # the types of leaves that were met
 
 
 def closed(tree: Nest, children: list) -> Nest:
@@ -131,7 +133,8 @@ def _items(tree: Nest, path: str) -> list[tuple[str, Any]]:
 
 
 def _leaves(tree: Nest) -> list[Any]:
-    if (children := opened(tree)) is None:
+    children = tree if type(tree) is dict else opened(tree)
+    if children is None:
         return [tree]
     return [leaf for child in children.values() for leaf in _leaves(child)]
 

@@ -57,7 +57,8 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
     ours = ours_for(f)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
-    refuse_out(ours, name, args, kwargs)
+    if "out" in kwargs or len(args) > 2:  # nowhere is it an earlier position
+        refuse_out(ours, name, args, kwargs)
     return call(ours, name, args, kwargs)
 
 

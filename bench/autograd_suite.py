@@ -99,7 +99,10 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         if args.download:
-            args.source = _download(folder)
+            try:
+                args.source = _download(folder)
+            except subprocess.CalledProcessError as error:
+                parser.error(f"pip could not fetch autograd {VERSION}: exit code {error.returncode}")
         if not args.source:
             parser.error("no source of autograd, wanted --source autograd-X.tar.gz, as `pip download autograd"
                          f"=={VERSION} --no-binary :all: --no-deps` fetches it, or --download")  # fmt: skip

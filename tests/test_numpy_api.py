@@ -845,7 +845,7 @@ REFUSED = [  # what, the error, what its message says
     (lambda: np.pad(T, 1, "empty"), NotImplementedError, r"np\.pad on tensors takes no mode='empty'"),
     (lambda: np.where(T > 0, T), ValueError, r"either both or neither"),
     (lambda: T.sort(), TypeError, r"x\.sort writes into x.*np\.sort\(x\)"),
-    (lambda: T.flat, TypeError, r"x\.flat shows the memory.*ravel"),
+    (lambda: T.flat, AttributeError, r"no attribute 'flat', which shows the memory.*ravel"),
     (lambda: np.put_along_axis(T, np.zeros((2, 1), int), 0, 1), NotImplementedError, r"np\.put_along_axis .*np\.where"),
     (lambda: np.fill_diagonal(T, 0), NotImplementedError, r"np\.fill_diagonal .*np\.where\(np\.eye"),
     (lambda: np.reshape(T, (3, 2), order="A"), NotImplementedError, r"order='C' or 'F', not 'A'"),

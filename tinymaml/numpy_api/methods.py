@@ -92,6 +92,8 @@ def _missing(x: Tensor, name: str):
     if isinstance(ufunc, np.ufunc) and ufunc in NUMPY:
         return lambda *others: ufunc(x, *others)
     instead = f"; np.{name}(x) is a function of tensors" if ufunc in NUMPY else ""
+    if name in ("flat", "data", "strides", "flags"):
+        instead = ", which shows the memory of an array; it has x.ravel()"
     raise AttributeError(f"a tensor has no attribute {name!r}{instead}", name=name, obj=x)
 
 
@@ -130,8 +132,6 @@ def _attach_methods() -> None:
     Tensor.astype = _astype
     for name, instead in IN_PLACE.items():
         setattr(Tensor, name, _no(f"x.{name} writes into x, and a tensor is never written to: {instead}"))
-    for name in ("flat", "data", "strides", "flags"):
-        setattr(Tensor, name, property(_no(f"x.{name} shows the memory of an array; a tensor has x.ravel()")))
     Tensor.itemsize = property(lambda x: x.dtype.itemsize)
     Tensor.nbytes = property(lambda x: x.size * x.dtype.itemsize)
     Tensor.copy = lambda x: alias(x)

@@ -68,9 +68,9 @@ def test_right_derivatives_pass(case, order):
     lambda x: np.sin(x) ** 2 + np.cos(x) ** 2, lambda x: np.sum(x - np.mean(x)),
 ], ids=["std of two", "root of a square", "sum of a softmax", "sin² + cos²", "sum of what is centred"])  # fmt: skip
 def test_a_derivative_that_is_exactly_zero_is_no_false_alarm(f, every_element):
-    for seed in range(20):
+    for seed in range(5):
         x = np.random.default_rng(seed).standard_normal((2, 4))
-        check_grads(f, (x,), order=3, every_element=every_element, seed=seed)
+        check_grads(f, (x,), order=2 if every_element else 3, every_element=every_element, seed=seed)
 
 
 def test_noise_does_not_hide_a_wrong_slope_where_the_right_one_is_zero(plant):

@@ -60,6 +60,33 @@ def test_reductions_of_what_a_mask_chooses(f, x_axis, keepdims, seed):
     check(lambda x: f(x, axis, keepdims=keepdims, where=mask), x)
 
 
+@pytest.mark.parametrize("f", [np.var, np.std, np.nanvar, np.nanstd])
+@pytest.mark.parametrize("dtype", ["?", "u1", "e", "f", "d", "F", "D"])
+def test_variances_about_a_given_mean(f, dtype):
+    x = np.array([[1, 0, 3], [2, 5, 0]]).astype(dtype)
+    for mean in (np.ones((2, 1)), np.ones((2, 1), "f"), 1.0, np.ones((2, 1), "e")):
+        agree(lambda x, mean=mean: f(x, 1, mean=mean), x)
+        agree(lambda x, mean=mean: f(x, 1, dtype="f", mean=mean), x)
+
+
+def test_variances_of_half_precision_overflow_as_numpys_do():
+    agree(np.var, np.array([300, -300, 0, 0, 0, 0], np.float16))
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: np.std(x), lambda x: np.std(x[None], 0), lambda x: np.nanstd(x), lambda x: np.nanstd(x[None], 0),
+    lambda x: np.std(np.stack([x, 1 + x]), where=[True, False]), lambda x: x.std(),
+    lambda x: np.nanstd(np.stack([x, np.array(np.nan)]), 0),
+])  # fmt: skip
+def test_the_deviation_of_one_element_is_constantly_zero(f):
+    """Where its square root would have an infinite slope."""
+    for g in (f, lambda x: x**2 * f(x) + f(x)):
+        for x in (0.7, 0.7 + 2j) if g is f else (0.7,):
+            agree(g, np.array(x))
+        x = np.array(0.7)
+        assert tm.grad(g)(x) == 0 and tm.grad(tm.grad(g))(x) == 0 and tm.hvp(g, x, x) == 0
+
+
 @given(st.sampled_from([np.sum, np.prod, np.mean, np.var, np.std, np.nansum, np.nanmean]), with_axis(),
        st.sampled_from([np.float32, np.float64, None]))  # fmt: skip
 def test_reductions_in_a_dtype(f, x_axis, dtype):
@@ -228,6 +255,34 @@ def test_gradients_of_samples(x, edge_order):
     check(lambda x: np.gradient(x, *at, edge_order=edge_order), x)
     check(lambda x: np.gradient(x, uneven, axis=0, edge_order=edge_order), x)
     check(lambda d: np.gradient(x, d, axis=1, edge_order=edge_order), at[1], roundings=64)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@pytest.mark.parametrize("edge_order", [1, 2])
+def test_gradients_of_samples_whose_distances_are_huge_or_tiny(scale, edge_order):
+    """The products of two distances overflow, or are 0; a tensor of equal distances gives what one distance gives."""
+    x, at = np.array([1.0, -2, 5, 7]), np.arange(4.0)
+    agree(lambda x, d: np.gradient(x, d, edge_order=edge_order), x, at * scale)
+    agree(lambda x, d: np.gradient(x * scale, d, edge_order=edge_order), x, at * scale)
+    uneven = np.array([0.0, 1, 2.5, 3])
+    ours = value_of(np.gradient(Tensor(x), uneven * scale, edge_order=edge_order))
+    np.testing.assert_allclose(ours * scale, np.gradient(x, uneven, edge_order=edge_order), rtol=1e-13)
+
+
+def test_gradients_of_samples_whose_distances_numpy_refuses():
+    x = np.array([1.0, -2, 5, 7])
+    truths = np.array([True, False, False, True])
+    for f in (lambda x: np.gradient(x[:1], [1.0]), lambda x: np.gradient(x[:0], []), lambda x: np.gradient(x > 0),
+              lambda x: np.gradient(x, axis=(0, 0)), lambda x: np.gradient(x, truths)):  # fmt: skip
+        assert isinstance(outcome(f, x), type)
+        agree(f, x)
+
+
+def test_interpolation_between_infinities():
+    xp, fp = np.array([0.0, 1, 2, 3]), np.array([0, np.inf, np.inf, 2])
+    agree(lambda x, y: np.interp(x, xp, y), np.array([0, 0.5, 1, 1.5, 2, 2.5, 3, 4, np.nan]), fp)
+    ends = np.array([-np.inf, 1, np.inf])
+    agree(lambda x, y: np.interp(x, ends, y), np.array([-np.inf, -5, 0, 1, 5, np.inf, np.nan]), np.array([0, 3.0, 2]))
 
 
 def test_unwrapped_angles_have_slope_one():
@@ -461,6 +516,74 @@ def test_shapes_that_numpy_refuses():
     ):  # fmt: skip
         assert isinstance(outcome(f, x), type), f
         agree(f, x)
+
+
+REDUCED = [np.sum, np.prod, np.max, np.min, np.any, np.all, np.ptp, np.count_nonzero, np.mean, np.var, np.std,
+           np.median, np.nansum, np.nanprod, np.nanmax, np.nanmin, np.nanmean, np.nanvar, np.nanstd, np.argmax,
+           np.cumsum, np.cumprod, np.nancumsum, np.argsort, np.sort, np.average, np.flip, np.size,
+           np.add.reduce, np.logaddexp.reduce, np.minimum.accumulate, np.multiply.accumulate]  # fmt: skip
+
+
+@pytest.mark.parametrize("f", REDUCED, ids=lambda f: f"{getattr(f, '__self__', f).__name__} {f.__name__}")
+@pytest.mark.parametrize("axis", [0, -1, 1, (), (0,), None], ids=str)
+def test_an_axis_of_what_has_none(f, axis):
+    """Ufuncs take 0 and −1 for no axis, and np.cumsum for the one of a vector; others refuse them."""
+    if f is np.size and axis is None or axis in ((), (0,)) and f.__name__ == "accumulate":
+        return
+    agree(lambda x: f(x, axis), np.array(0.7))
+
+
+def test_keepdims_and_slopes_over_an_axis_of_what_has_none():
+    t = np.array(0.7)
+    for f in (np.sum, np.prod, np.max, np.nansum, np.nanmean):
+        agree(lambda x, f=f: f(x, 0, keepdims=True), t)
+        assert slope(lambda x, f=f: f(x, 0), t)[0] == 1
+    assert slope(lambda x: np.cumsum(x, -1) * 3, t)[0] == 3
+    for f in (lambda x: np.any(x, 1, where=np.ones(3, bool)), lambda x: np.sum(x, 1, where=np.ones(3, bool)),
+              lambda x: np.add.reduceat(x, [0]), lambda x: np.cumulative_sum(x, include_initial=True),
+              lambda x: np.cumulative_prod(x, axis=(0,)), lambda x: np.cumulative_sum(x, axis=())):  # fmt: skip
+        if hasattr(np, "cumulative_sum") or "cumulative_sum" not in f.__code__.co_names:
+            agree(f, t)
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: np.correlate(x, [1.0, 2]), lambda x: np.correlate([1.0, 2], x), lambda x: np.convolve(x, x),
+    lambda x: np.roll(x, 1), lambda x: np.roll(x, 1, ()), lambda x: np.roll(x, 1, 0), lambda x: np.transpose(x, (0,)),
+    lambda x: np.fft.fftshift(x), lambda x: np.fft.fftshift(x, ()), lambda x: np.unwrap(x), lambda x: np.diff(x),
+    lambda x: np.lexsort([x, x]), lambda x: np.lexsort([x, x], 1), lambda x: np.argpartition(x, 0),
+    lambda x: np.argpartition(x, 1), lambda x: np.argpartition(x, 0, 1), lambda x: np.gradient(x),
+])  # fmt: skip
+def test_what_has_no_axis(f):
+    agree(f, np.array(0.7))
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: np.max(x[:, :0], 1, initial=0, where=np.ones((2, 5), bool)),
+    lambda x: np.max(x[:0], 0, initial=0, where=np.ones((2, 1), bool)),
+    lambda x: np.min(x[:, :0], 1, initial=0, where=np.ones((2, 1), bool)),
+    lambda x: np.transpose(x, (1,)), lambda x: np.transpose(x, (0, 1, 2)), lambda x: np.transpose(x, 1),
+    lambda x: np.size(x, 2), lambda x: np.size(x, (0, 1)), lambda x: np.lexsort([x[0], x[0, :2]]),
+    lambda x: np.take(x[:0], [0, 7], 1), lambda x: np.take(x[:0], [[0], [7]], -1), lambda x: np.take(x[:0], [0], 0),
+    lambda x: np.take(x[:0, :0], [0, 7], 1, mode="wrap"), lambda x: np.take(x[:, :0], [0, 7], 1, mode="clip"),
+    lambda x: np.compress([True, False, True], x[:0], 1), lambda x: np.compress([True, False, True], x[:0, :0], 0),
+    lambda x: np.median(x[:0, :0, None], (0, 1)), lambda x: np.median(x[:0, :0, None], (1, 2)),
+    lambda x: np.quantile(x[:0, :0, None], 0.5, (1, 2)), lambda x: np.median(x[:, :0], 1),
+])  # fmt: skip
+def test_shapes_that_hold_nothing_or_do_not_fit(f):
+    agree(f, np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("f", [
+    np.fabs, np.unwrap, lambda z: np.bincount([0, 1], z), lambda z: np.digitize(z, [0.0, 1]),
+    lambda z: np.interp(z, [0, 1], [0, 1]), lambda z: np.interp(0.5, z, [0, 1]), lambda z: np.interp(0.5, [0, 1], z),
+])  # fmt: skip
+def test_complex_numbers_where_numbers_are_ordered(f):
+    agree(f, np.array([0.3 + 1j, 2]))
+
+
+@pytest.mark.parametrize("period", [4, 5, np.uint8(6), 2 * np.pi])
+def test_unwrapping_unsigned_integers(period):
+    agree(lambda x: np.unwrap(x, period=period), np.array([1, 5, 200], np.uint8))
 
 
 @pytest.mark.skipif(not hasattr(np, "unstack"), reason="since NumPy 2.1")

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Tensor
-from .indexing import along, getitem, ravelled, take_along_axis
+from .indexing import getitem, ravelled, take_along_axis, taken
 from .table import as_array, decide, numpy_function, one_axis
 
 
@@ -40,7 +40,7 @@ def compress(condition, a, axis=None, out=None):
     if condition.ndim != 1:
         raise ValueError("condition must be a 1-d array")
     a, axis = (ravelled(a), 0) if axis is None else (a, one_axis(axis, a.ndim))
-    return along(a, axis, np.flatnonzero(condition))
+    return taken(a, np.flatnonzero(condition), axis)
 
 
 @numpy_function(np.extract)

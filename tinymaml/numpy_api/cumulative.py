@@ -49,7 +49,9 @@ def products(a):
 def _along_axis(f, a, axis, dtype, include_initial=None):
     """f over an axis, where None stands for all of a; with one more element in front, `include_initial`."""
     a = as_array(a)
-    a, axis = (ravelled(a), 0) if axis is None else (a, one_axis(axis, a.ndim))
+    a, axis = (ravelled(a), 0) if axis is None else (a, axis)
+    a = a if a.ndim else ravelled(a)
+    axis = one_axis(axis, a.ndim)
     z = f(a if dtype is None else ops.in_dtype(a, np.dtype(dtype)), axis)
     z = z if dtype is None else ops.in_dtype(z, np.dtype(dtype))
     if include_initial is None:
@@ -85,9 +87,11 @@ def cumulative_prod(x, /, *, axis=None, dtype=None, out=None, include_initial=Fa
 
 
 def _axis_of_vector(x, axis):
-    if axis is None and x.ndim != 1:
+    if axis is None and x.ndim > 1:
         raise ValueError("For arrays which have more than one dimension ``axis`` argument is required.")
-    return axis or 0
+    if isinstance(axis, tuple) and len(axis) != 1:
+        raise ValueError("accumulate does not allow multiple axes")
+    return 0 if axis is None else axis[0] if isinstance(axis, tuple) else axis
 
 
 def running(f, a, axis: int):
@@ -144,6 +148,8 @@ def gradient(f, *varargs, axis=None, edge_order=1):
     f = as_array(f)
     f = f if f.dtype.kind not in "iu" else ops.in_dtype(f, np.dtype(np.float64))
     axes = range(f.ndim) if axis is None else [one_axis(i, f.ndim) for i in ([axis] if np.ndim(axis) == 0 else axis)]
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"repeated axis in {axis}")
     if len(varargs) not in (0, 1, len(axes)) or (len(varargs) == 1 != len(axes) and np.ndim(varargs[0])):
         raise TypeError("invalid number of arguments")
     spacings = varargs if len(varargs) == len(axes) else (varargs or (1.0,)) * len(axes)
@@ -162,7 +168,9 @@ def _steps(distances, n: int):
         raise ValueError("distances must be either scalars or 1d")
     if len(distances) != n:
         raise ValueError("when 1d, distances must match the length of the corresponding dimension")
-    steps = diff(distances if distances.dtype.kind in "fc" else ops.in_dtype(distances, np.dtype(np.float64)))
+    if n < 2:
+        raise IndexError(f"{n} distances have no step between them, wanted at least 2")
+    steps = diff(distances if distances.dtype.kind not in "iu" else ops.in_dtype(distances, np.dtype(np.float64)))
     return steps[0] if isinstance(steps, np.ndarray) and (steps == steps[0]).all() else steps
 
 
@@ -178,17 +186,18 @@ def _slope_along(f, axis: int, d, edge_order: int):
     else:
         first, final = (d[0], d[min(1, last - 2)]), (d[max(last - 3, 0)], d[last - 2])
         d = ops.reshape(d, (last - 1, *(1,) * (f.ndim - axis - 1)))
-        h, k = d[:-1], d[1:]  # the steps before and after
-        inside = -k / (h * (h + k)) * at(None, -2) + (k - h) / (h * k) * at(1, -1) + h / (k * (h + k)) * at(2, None)
+        h, k = d[:-1], d[1:]  # the steps before and after, whose product may overflow
+        inside = (-k / (h + k) / h * at(None, -2) + (k - h) / h / k * at(1, -1)
+                  + h / (h + k) / k * at(2, None))  # fmt: skip
     if edge_order == 1:
         left, right = (at(1, 2) - at(0, 1)) / first[0], (at(last - 1, last) - at(last - 2, last - 1)) / final[1]
     else:
         h, k = first
-        left = (-(2.0 * h + k) / (h * (h + k)) * at(0, 1) + (h + k) / (h * k) * at(1, 2)
-                - h / (k * (h + k)) * at(2, 3))  # fmt: skip
+        left = (-(2.0 * h + k) / (h + k) / h * at(0, 1) + (h + k) / h / k * at(1, 2)
+                - h / (h + k) / k * at(2, 3))  # fmt: skip
         h, k = final
-        right = (k / (h * (h + k)) * at(last - 3, last - 2) - (k + h) / (h * k) * at(last - 2, last - 1)
-                 + (2.0 * k + h) / (k * (h + k)) * at(last - 1, last))  # fmt: skip
+        right = (k / (h + k) / h * at(last - 3, last - 2) - (k + h) / h / k * at(last - 2, last - 1)
+                 + (2.0 * k + h) / (h + k) / k * at(last - 1, last))  # fmt: skip
     parts = (left, inside, right) if last > 2 else (left, right)
     return ops.concatenate(*(ops.in_dtype(x, f.dtype) for x in parts), axis=axis)
 
@@ -210,10 +219,11 @@ def trapezoid(y, x=None, dx=1.0, axis=-1):
 def unwrap(p, discont=None, axis=-1, *, period=2 * np.pi):
     """p plus whole periods, so that no step is larger than half of one: they are constant, and the slope is 1."""
     p = as_array(p)
-    axis = one_axis(axis, p.ndim)
     steps = diff(p, axis=axis)
+    axis = one_axis(axis, p.ndim)
     dtype = np.result_type(steps.dtype, period)
     high, even = (period // 2, period % 2 == 0) if dtype.kind in "iu" else (period / 2, True)
+    np.zeros(1, steps.dtype) + -high  # NumPy's own error: an unsigned integer is not less than 0
     wrapped = np.mod(steps + high, period) - high
     if even:
         wrapped = ops.where((wrapped == -high) & (steps > 0), dtype.type(high), wrapped)

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import value_of
-from .complexes import conjugate
+from .complexes import conjugate, of_complex
 from .indexing import getitem, ravelled
 from .reductions import double
 from .sorting import argsort, searchsorted
@@ -17,6 +17,8 @@ from .table import as_array, known, numpy_function
 def interp(x, xp, fp, left=None, right=None, period=None):
     """fⱼ + (fⱼ₊₁ − fⱼ) (x − xⱼ) / (xⱼ₊₁ − xⱼ) for xⱼ ≤ x < xⱼ₊₁; outside, the slope in x is 0."""
     x, xp, fp = map(double, (x, xp, fp))
+    if of_complex(x) or of_complex(xp):
+        raise TypeError("interp: x and xp are ordered, which complex numbers are not; fp may be complex")
     if xp.ndim != 1 or fp.ndim != 1:
         raise ValueError("Data points must be 1-D sequences")
     if xp.shape != fp.shape:
@@ -39,7 +41,13 @@ def interp(x, xp, fp, left=None, right=None, period=None):
         left_x, left_f = getitem(xp, j), getitem(fp, j)
         width = getitem(xp, j + 1) - left_x
         slope = (getitem(fp, j + 1) - left_f) / ops.where(width == 0, 1.0, width)
-        z = ops.where(x >= xp[-1], z, slope * (x - left_x) + left_f)
+        between = slope * (x - left_x) + left_f
+        # where that is ∞ − ∞, or 0 ∞: from the right; and of two that are equal, or at a sample, the left one
+        right_f = getitem(fp, j + 1)
+        other = slope * (x - getitem(xp, j + 1)) + right_f
+        level = (x == left_x) | (ops.isnan(other) & (left_f == right_f) & ~ops.isnan(x))
+        between = ops.where(ops.isnan(between), ops.where(level, left_f, other), between)
+        z = ops.where(x >= xp[-1], z, between)
     z = ops.where(x < xp[0], fp[0] if left is None else left, z)
     return z if right is None else ops.where(x > xp[-1], right, z)
 
@@ -55,6 +63,9 @@ def convolve(a, v, mode="full"):
 @numpy_function(np.correlate)
 def correlate(a, v, mode="valid"):
     """zₖ = Σ aₖ₊ⱼ v̄ⱼ"""
+    a, v = as_array(a), as_array(v)
+    if not a.ndim or not v.ndim:
+        raise ValueError("object of too small depth for desired array")
     a, v = _vectors(a, v)
     v = conjugate(v) if v.dtype.kind == "c" else v
     if len(v) > len(a):

@@ -222,7 +222,7 @@ numpy_function(np.negative)(ops.negative)
 numpy_function(np.positive)(ops.positive)
 numpy_function(np.square)(ops.square)
 numpy_function(np.absolute)(ops.absolute)
-numpy_function(np.fabs)(lambda x: ops.absolute(x if x.dtype.kind == "c" else ops.as_computed(np.fabs, x)))
+numpy_function(np.fabs)(lambda x: ops.absolute(x if stands_for_real(x) else ops.as_computed(np.fabs, x)))
 numpy_function(np.maximum)(lambda x, y: ops.maximum(x, y))
 numpy_function(np.minimum)(lambda x, y: ops.minimum(x, y))
 

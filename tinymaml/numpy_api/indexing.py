@@ -74,7 +74,14 @@ def take(a, indices, axis=None, out=None, mode="raise"):
     a, given = as_array(a), as_array(indices)
     indices = given if given is indices or given.dtype.kind != "f" else given.astype(np.intp)  # of a list as NumPy's
     a, axis = (ravelled(a), 0) if axis is None else (a, one_axis(axis, a.ndim))
-    return along(a, axis, _inside(indices, a.shape[axis], mode))
+    return taken(a, _inside(indices, a.shape[axis] or 1, mode), axis)
+
+
+def taken(a, indices, axis: int):
+    """a at indices along an axis; where nothing is taken from, they are not looked at."""
+    if 0 in a.shape[:axis]:
+        return ops.reshape(a, (*a.shape[:axis], *indices.shape, *a.shape[axis + 1 :]))
+    return along(a, axis, indices)
 
 
 def _inside(indices, n: int, mode: str):

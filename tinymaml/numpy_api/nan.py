@@ -20,6 +20,7 @@ from .reductions import (
     number,
     over,
     prod,
+    root_of,
     sum,
     turned,
     var,
@@ -68,7 +69,8 @@ def nanvar(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=
         if mean is None:
             mean = over(sum(full, axis, dtype, None, True, where=where),
                          sum(chosen(valid, where, False), axis, keepdims=True))  # fmt: skip
-        squares = modulus_squared(ops.where(valid, full - mean, a.dtype.type(0)))
+        off = ops.in_dtype(ops.subtract(full, mean), a.dtype)
+        squares = modulus_squared(ops.where(valid, off, a.dtype.type(0)))
         degrees = sum(chosen(valid, where, False), axis, keepdims=keepdims) - ddof
         warn_where(degrees <= 0, "Degrees of freedom <= 0 for slice.")
         total = sum(squares, axis, dtype, None, keepdims, where=where)
@@ -76,9 +78,12 @@ def nanvar(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=
 
 
 @numpy_function(np.nanstd)
-@functools.wraps(nanvar)
-def nanstd(a, *args, **how):
-    return np.sqrt(nanvar(a, *args, **how))
+def nanstd(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
+    a = as_array(a)
+    v = nanvar(a, axis, dtype, None, ddof, keepdims, where=where, mean=mean, correction=correction)
+    if mean is not None:
+        return np.sqrt(v)
+    return root_of(v, sum(chosen(~ops.isnan(a), where, False), axis, keepdims=keepdims))
 
 
 @numpy_function(np.nanmax)

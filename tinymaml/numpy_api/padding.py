@@ -116,7 +116,14 @@ def _taken(array, axis: int, width, mode: str):
 
 
 def _mirrored_at_the_edges(array, axis: int, width, mode: str):
-    """2 × the edge − the mirror image, again and again: a matrix, which NumPy makes of the unit vectors."""
+    """2 × the edge − the mirror image, again and again: a matrix, which NumPy makes of the unit vectors.
+
+    Only what is not 0 in a row of it is multiplied, since 0 ∞ is NaN.
+    """
     n = array.shape[axis]
     matrix = np.pad(np.eye(n, dtype=int), (width, (0, 0)), mode, reflect_type="odd")
-    return moveaxis(np.tensordot(ops.in_dtype(as_array(matrix), array.dtype), array, (1, axis)), 0, axis)
+    most = int(np.max(np.count_nonzero(matrix, 1)))
+    places = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
+    weights = np.take_along_axis(matrix, places, 1).reshape(*places.shape, *(1,) * (array.ndim - axis - 1))
+    terms = ops.where(weights == 0, array.dtype.type(0), along(array, axis, places)) * weights.astype(array.dtype)
+    return ops.in_dtype(ops.sum(terms, axis + 1), array.dtype)

@@ -70,10 +70,20 @@ class Sorted:
         return ops.reshape(z, (*lead, *(self.kept if keepdims else self.rest)))
 
 
+def _joined(a, axis) -> None:
+    """Several axes as one, the last: NumPy's own error where that does not say how long it is."""
+    axes = ops.normal_axes(axis, a.ndim)
+    if axis is not None and len(axes) != 1:
+        a = np.empty(a.shape)
+        a.reshape([n for i, n in enumerate(a.shape) if i not in axes] + [-1])
+
+
 def _middle(a, axis, keepdims, skip_nan: bool):
     """The mean of the one or two elements in the middle."""
     a = as_array(a)
     if not a.size:
+        if not skip_nan:
+            _joined(a, axis)
         return np.mean(a, axis, keepdims=keepdims)
     x = Sorted(a, axis, skip_nan)
     if not x.skip_nan:
@@ -150,6 +160,8 @@ def _quantile(a, q, axis, method, keepdims, weights, skip_nan, whole: int):
         raise ValueError("q must be a scalar or 1d")
     if skip_nan and not a.size:
         return np.nanmean(a, axis, keepdims=keepdims)
+    if not a.size:
+        _joined(a, axis)
     x = Sorted(a, axis, skip_nan)
     z = _between(x, q, method, weak) if weights is None else _weighted(x, a, q, axis, weights, method)
     return x.shaped(x.or_nan(z), q.shape, keepdims)

@@ -10,7 +10,7 @@ import builtins
 import numpy as np
 
 from .. import ops
-from ..engine import value_of
+from ..engine import stop_gradient, value_of
 from ..ops import normal_axes
 from .complexes import conjugate, imag, of_complex, real
 from .cumulative import products
@@ -28,6 +28,11 @@ def chosen(a, where, fill):
     return ops.where(np.broadcast_to(mask, a.shape), a, a.dtype.type(fill))
 
 
+def ufunc_axes(axis, ndim: int) -> tuple[int, ...]:
+    """`ops.normal_axes`, but that 0 and −1 stand for no axis where there is none: so have it reductions by ufuncs."""
+    return () if not ndim and isinstance(axis, (int, np.integer)) and axis in (0, -1) else normal_axes(axis, ndim)
+
+
 def number(x, dtype: np.dtype):
     """`initial=`: one number, of this dtype."""
     if np.ndim(x):
@@ -37,7 +42,9 @@ def number(x, dtype: np.dtype):
 
 @numpy_function(np.sum)
 def sum(a, axis=None, dtype=None, out=None, keepdims=False, initial=None, where=True):
-    a = chosen(as_array(a), where, 0)
+    a = as_array(a)
+    axis = ufunc_axes(axis, a.ndim)
+    a = chosen(a, where, 0)
     z = ops.sum(a if dtype is None else ops.in_dtype(a, np.dtype(dtype)), axis, keepdims)
     z = z if dtype is None else ops.in_dtype(z, np.dtype(dtype))
     return z if initial is None else z + number(initial, z.dtype)
@@ -46,9 +53,10 @@ def sum(a, axis=None, dtype=None, out=None, keepdims=False, initial=None, where=
 @numpy_function(np.prod)
 def prod(a, axis=None, dtype=None, out=None, keepdims=False, initial=None, where=True):
     """One factor after the other, as NumPy multiplies them; right at zeros, at every order: see `cumulative`."""
-    a = chosen(as_array(a), where, 1)
+    a = as_array(a)
+    axes = ufunc_axes(axis, a.ndim)
+    a = chosen(a, where, 1)
     dtype = np.prod(np.ones(1, a.dtype), dtype=dtype).dtype  # of short integers a long one
-    axes = normal_axes(axis, a.ndim)
     rest = tuple(i for i in range(a.ndim) if i not in axes)
     shape = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
     a = ops.in_dtype(ops.transpose(a, axes + rest), dtype)
@@ -99,16 +107,15 @@ def mean(a, axis=None, dtype=None, out=None, keepdims=False, *, where=True):
 @numpy_function(np.var)
 def var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
     a, ddof = as_array(a), degrees_of_freedom(ddof, correction)
-    computed, result = _dtypes(a, dtype)
+    dtype = np.dtype(np.float64) if dtype is None and a.dtype.kind in "iub" else dtype
     if mean is None:
         count = _count(a, axis, where, True)
-        mean = ops.in_dtype(over(sum(a, axis, computed, None, True, where=where), count), computed)
+        mean = over(sum(a, axis, dtype, None, True, where=where), count)
     count = _count(a, axis, where, keepdims)
     degrees = builtins.max(count - ddof, 0) if isinstance(count, int) else ops.maximum(count - ddof, 0)
-    squares = modulus_squared(ops.subtract(a, mean))
-    if of_complex(a):
-        computed, result = _real(computed), _real(result)
-    return ops.in_dtype(over(sum(squares, axis, computed, None, keepdims, where=where), degrees), result)
+    off = ops.subtract(a, mean)
+    squares = modulus_squared(off) if of_complex(a) else off * off
+    return over(sum(squares, axis, dtype, None, keepdims, where=where), degrees)
 
 
 def degrees_of_freedom(ddof, correction):
@@ -128,7 +135,17 @@ def _real(dtype: np.dtype) -> np.dtype:
 
 @numpy_function(np.std)
 def std(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=True, mean=None, correction=None):
-    return np.sqrt(var(a, axis, dtype, None, ddof, keepdims, where=where, mean=mean, correction=correction))
+    a = as_array(a)
+    v = var(a, axis, dtype, None, ddof, keepdims, where=where, mean=mean, correction=correction)
+    return root_of(v, 2 if mean is not None else _count(a, axis, where, keepdims))
+
+
+def root_of(v, count):
+    """√v of a variance; of one element it is constantly 0, and so are its derivatives (where √ has none)."""
+    if isinstance(count, int):
+        return np.sqrt(stop_gradient(v) if count == 1 else v)
+    one = ops.equal(count, 1)
+    return ops.where(one, stop_gradient(v), np.sqrt(ops.where(one, v.dtype.type(1), v)))
 
 
 @numpy_function(np.average)
@@ -166,17 +183,17 @@ def weights_like(a, axes, w):
 
 @numpy_function(np.count_nonzero)
 def count_nonzero(a, axis=None, *, keepdims=False):
-    return ops.sum(ops.not_equal(as_array(a), 0), axis, keepdims)
+    return sum(ops.not_equal(as_array(a), 0), axis, None, None, keepdims)
 
 
 @numpy_function(np.any)
 def any_(a, axis=None, out=None, keepdims=False, *, where=True):
-    return ops.greater(ops.sum(ops.not_equal(chosen(as_array(a), where, 0), 0), axis, keepdims), 0)
+    return ops.greater(sum(ops.not_equal(as_array(a), 0), axis, None, None, keepdims, where=where), 0)
 
 
 @numpy_function(np.all)
 def all_(a, axis=None, out=None, keepdims=False, *, where=True):
-    return ops.equal(ops.sum(ops.equal(chosen(as_array(a), where, 1), 0), axis, keepdims), 0)
+    return ops.equal(sum(ops.equal(as_array(a), 0), axis, None, None, keepdims, where=where), 0)
 
 
 # ── the largest ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,14 +212,15 @@ def turned(a):
 @numpy_function(np.max, np.amax)
 def max(a, axis=None, out=None, keepdims=False, initial=None, where=True):
     a = as_array(a)
+    axis = ufunc_axes(axis, a.ndim)
     if initial is None:
         if where is not True:
             raise ValueError("max, min: with where=, also initial= must be given, for where the mask takes nothing")
         return ops.max(a, axis, keepdims)
-    initial = number(initial, a.dtype)
+    initial, a = number(initial, a.dtype), chosen(a, where, least(a.dtype))
     if not _count(a, axis):
         return np.full(ops._reduced(a.shape, axis=axis, keepdims=keepdims), initial, a.dtype)
-    return ops.maximum(ops.max(chosen(a, where, least(a.dtype)), axis, keepdims), initial)
+    return ops.maximum(ops.max(a, axis, keepdims), initial)
 
 
 @numpy_function(np.min, np.amin)

@@ -20,7 +20,7 @@ numpy_function(np.ndim)(lambda a: a.ndim)
 def size(a, axis=None):
     if axis is None:
         return a.size
-    return int(np.prod([a.shape[i] for i in ((axis,) if np.ndim(axis) == 0 else axis)], dtype=int))
+    return int(np.prod([a.shape[i] for i in normal_axes(axis, a.ndim)], dtype=int))
 
 
 @numpy_function(np.copy)
@@ -83,7 +83,10 @@ def ravel(a, order="C"):
 
 @numpy_function(np.transpose, np.permute_dims)
 def transpose(a, axes=None):
-    axes = range(a.ndim)[::-1] if axes is None else [one_axis(i, a.ndim) for i in axes]
+    axes = range(a.ndim)[::-1] if axes is None else [axes] if isinstance(axes, (int, np.integer)) else list(axes)
+    if len(axes) != a.ndim:
+        raise ValueError(f"axes don't match array: {axes}, and its shape is {a.shape}")
+    axes = [one_axis(i, a.ndim) for i in axes]
     return ops.transpose(a, axes)
 
 
@@ -310,6 +313,10 @@ def rollaxis(a, axis, start=0):
 def roll(a, shift, axis=None):
     if axis is None:
         return ops.reshape(roll(ravel(a), shift, 0), a.shape)
+    for i in np.atleast_1d(axis):
+        one_axis(i, a.ndim)
+    if not a.ndim:
+        raise ValueError("roll: an array without axes has none to roll along")
     for by, i in zip(*np.broadcast_arrays(np.atleast_1d(shift), axis), strict=True):
         i = one_axis(i, a.ndim)
         a = along(a, i, (np.arange(a.shape[i]) - int(by)) % a.shape[i]) if a.shape[i] else a

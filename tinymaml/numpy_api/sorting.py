@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Primitive, Tensor, value_of
+from .complexes import of_complex
 from .indexing import getitem, ravelled, take_along_axis
 from .reductions import double, max, min, sum
 from .table import as_array, decide, known, numpy_function, one_axis
@@ -25,8 +26,14 @@ def argsort(a, axis=-1, kind=None, order=None, *, stable=None):
     """Always stable, whatever `kind` asks for."""
     _unordered(order)
     a = as_array(a)
-    a, axis = (ravelled(a), 0) if axis is None or a.ndim == 0 else (a, one_axis(axis, a.ndim))
+    a, axis = _with_an_axis(a, axis)
     return ops.argsort(a, axis=axis)
+
+
+def _with_an_axis(a, axis) -> tuple:
+    """a and an axis of it; None stands for all of a, and what has no axis gets one."""
+    a, axis = (ravelled(a), 0) if axis is None else (a if a.ndim else ravelled(a), axis)
+    return a, one_axis(axis, a.ndim)
 
 
 @numpy_function(np.sort)
@@ -53,7 +60,7 @@ def partition(a, kth, axis=-1, kind="introselect", order=None):
 @numpy_function(np.argpartition)
 def argpartition(a, kth, axis=-1, kind="introselect", order=None):
     a = as_array(a)
-    a, axis = (ravelled(a), 0) if axis is None else (a, one_axis(axis, a.ndim))
+    a, axis = _with_an_axis(a, axis)
     _check_kth(a, kth, axis)
     return argsort(a, axis, order=order)
 
@@ -64,6 +71,10 @@ def lexsort(keys, axis=-1):
     keys = [as_array(k) for k in keys]
     if not keys:
         raise TypeError("need sequence of keys with len > 0 in lexsort")
+    if len({k.shape for k in keys}) > 1:
+        raise ValueError("all keys need to be the same shape")
+    if not keys[0].ndim and axis in (0, -1):
+        return np.zeros((), np.intp)[()]
     axis = one_axis(axis, keys[0].ndim)
     order = argsort(keys[0], axis)
     for key in keys[1:]:
@@ -101,6 +112,8 @@ def searchsorted(a, v, side="left", sorter=None):
 def digitize(x, bins, right=False):
     """Which way the bins are sorted is read from their values."""
     x, bins = as_array(x), as_array(bins)
+    if of_complex(x) or of_complex(bins):
+        raise TypeError("digitize: x and bins may not be complex")
     steps = np.diff(_real(decide(bins, "the order of the bins") if isinstance(bins, Tensor) else bins))
     side = "left" if right else "right"
     if np.all(steps >= 0):
@@ -119,6 +132,8 @@ def bincount(x, /, weights=None, minlength=0):
     if weights is None:
         return np.bincount(x, minlength=minlength)
     weights = as_array(weights)
+    if of_complex(weights):
+        raise TypeError("bincount: the weights may not be complex")
     if weights.shape != x.shape:
         raise ValueError("The weights and list don't have the same length.")
     return _added_at(x.astype(np.intp), double(weights), count)

@@ -14,7 +14,7 @@ from .. import ops
 from .cumulative import cumprod, cumsum, running
 from .indexing import along
 from .quantiles import Sorted
-from .reductions import all_, any_, max, min, number, prod, sum
+from .reductions import all_, any_, max, min, number, prod, sum, ufunc_axes
 from .shapes import moveaxis
 from .table import METHODS, as_array, one_axis, ours_for, unsupported
 
@@ -68,8 +68,8 @@ def reduce(ufunc, array, axis=0, dtype=None, out=None, keepdims=False, initial=N
         raise unsupported(f"{ufunc.__name__}.reduce(where=)")
     array = _as_combined(ufunc, array, dtype)
     ufunc.reduce(np.ones((1,) * array.ndim, array.dtype).real, axis)  # NumPy's own error
-    axes = ops.normal_axes(axis, array.ndim)
-    shape = ops._reduced(array.shape, axis=axis, keepdims=keepdims)
+    axes = ufunc_axes(axis, array.ndim)
+    shape = ops._reduced(array.shape, axis=axes, keepdims=keepdims)
     rows = list(Sorted.flat(array, axes))
     if not rows and initial is None:
         return ufunc.reduce(np.zeros(array.shape, array.dtype), axis, keepdims=keepdims)  # the identity, or an error
@@ -79,10 +79,16 @@ def reduce(ufunc, array, axis=0, dtype=None, out=None, keepdims=False, initial=N
     return ops.reshape(functools.reduce(ufunc, [*start, *rows]), shape)
 
 
+def _axis_of_many(array, axis, method: str) -> int:
+    if not array.ndim and axis in (0, -1):
+        raise TypeError(f"cannot {method} on a scalar")
+    return one_axis(axis, array.ndim)
+
+
 @method("accumulate")
 def accumulate(ufunc, array, axis=0, dtype=None, out=None):
     array = as_array(array)
-    axis = one_axis(axis, array.ndim)
+    axis = _axis_of_many(array, axis, "accumulate")
     if ufunc is np.add or ufunc is np.multiply:
         return (cumsum if ufunc is np.add else cumprod)(array, axis, dtype)
     array = _as_combined(ufunc, array, dtype)
@@ -98,7 +104,7 @@ def accumulate(ufunc, array, axis=0, dtype=None, out=None):
 def reduceat(ufunc, array, indices, axis=0, dtype=None, out=None):
     """f over each slice from one index to the next; the element itself where that is not further on."""
     array, indices = as_array(array), np.asarray(indices)
-    axis = one_axis(axis, array.ndim)
+    axis = _axis_of_many(array, axis, "reduceat")
     n = array.shape[axis]
     if np.any((indices < 0) | (indices >= n)):
         raise IndexError(f"index out of bounds in {ufunc.__name__}.reduceat {indices.tolist()}, axis of length {n}")

@@ -52,9 +52,6 @@ REASONS: dict[str, Sequence[str]] = {
         "test_linalg::test_eigvalh_lower_broadcasting", "test_linalg::test_eigvalh_upper_broadcasting",
         "test_linalg::test_eigvalh_lower_complex", "test_linalg::test_eigvalh_upper_complex",
     ),
-    "the slope of a standard deviation that is 0 is NaN here, as JAX has it; autograd's is 0": (
-        "test_systematic::test_std",
-    ),
     "np.int64(x) makes an array: x.astype(np.int64) does not": ("test_numpy::test_cast_to_int",),
     "it asks for an error, where there is a derivative": ("test_fft::test_rfftn_odd_not_implemented",),
     "autograd's own np.where gives Python's numbers and lists, and takes keywords; NumPy's does not": (

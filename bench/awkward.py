@@ -159,7 +159,7 @@ LAYERS: dict[str, tuple] = {
     "batch_norm": (tm.nn.batch_norm, tm.nn.batch_norm, _X, _ROW, _ROW[::-1]),
     "moments": (tm.nn.moments, tm.nn.moments, _X),
     "layer_norm": (tm.nn.layer_norm, tm.nn.layer_norm, _X, _ROW, _ROW[::-1]),
-    "group_norm": (lambda x: tm.nn.group_norm(x, 2), lambda x: tm.nn.group_norm(x, 2), _IMAGE),
+    "group_norm": (lambda x: tm.nn.group_norm(x, 2), lambda x, f=tm.nn.group_norm: f(x, 2), _IMAGE),
     "dropout": (lambda x: tm.nn.dropout(x, _X > 0, 0.2), lambda x: np.where(_X > 0, x / 0.8, 0.0), _X),
     "mse": (tm.nn.mse, lambda x, y: np.mean((x - y) ** 2), _X, _SHARES),
     "cross_entropy": (
@@ -273,14 +273,28 @@ class Names:
 
 
 def taking_lists(f: Callable | None, name: str) -> Callable:
-    """JAX's function, which takes lists of numbers as NumPy's does."""
+    """JAX's function, which takes lists of numbers, and of arrays in the place of one, as NumPy's does."""
     if f is None:
         raise NoCounterpart(name)
-    return lambda *args, **kwargs: f(*map(_plain, args), **kwargs)
+
+    def of_any(*args, **kwargs):
+        try:
+            return f(*map(_numbers_as_array, args), **kwargs)
+        except TypeError:
+            return f(*map(_stacked, args), **kwargs)
+
+    return of_any
 
 
-def _plain(x):
-    return np.array(x) if isinstance(x, list) and x and all(isinstance(i, (int, float)) for i in x) else x
+def _numbers_as_array(x):
+    plain = isinstance(x, list) and x and all(isinstance(i, (bool, int, float)) for i in tm.tree_leaves(x))
+    return np.array(x) if plain else x
+
+
+def _stacked(x):
+    import jax
+
+    return jax.numpy.asarray(x) if isinstance(x, list) else x
 
 
 def in_jax(f):

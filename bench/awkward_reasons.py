@@ -40,7 +40,7 @@ BESIDE_NUMPY = [
     Reason("NumPy's result is not initialised", r"fft\.irfftn", "empty axes", "value"),
     Reason("NumPy lets an empty axis have the letter of one that is not", "einsum", "an empty axis", "error"),
     Reason("NumPy's scalars have no @", "matmul", "no axis.*", "error", r"numpy\.bool"),
-    Reason("spacings that are 0, huge or tiny, or float32, in another order", "gradient",
+    Reason("where spacings are 0, huge, tiny or float32, NumPy overflows, or rounds otherwise", "gradient",
            "huge|tiny|zeros.*|repeated.*|all alike|float32.*", "value"),
     Reason("LAPACK's own rounding, or NaN", r"linalg\..*", "infinities and NaN|one element.*", "value"),
 ]  # fmt: skip

@@ -418,3 +418,35 @@ def test_what_is_returned_can_be_pickled_and_copied(make):  # fmt: skip
     wanted = f(*args)
     for again in (pickle.loads(pickle.dumps(f)), copy.copy(f), copy.deepcopy(f)):
         same(again(*args), wanted)
+
+
+# ── which task it was ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["reference", "compiled", "meta_loss", "mean_over_tasks"])
+@pytest.mark.parametrize("stacked_", [True, False])
+def test_an_error_that_the_data_of_a_task_cause_names_the_task(how, stacked_):
+    x, y = np.ones((3, 4, 2)), np.array([[0, 1, 2, 0], [0, 1, 5, 0], [0, 1, 2, 1]])
+    classify = lambda p, x, y: tm.nn.cross_entropy(x @ p, y)  # noqa: E731
+    tasks = ((x, y), (x, y * 0)) if stacked_ else [((x[t], y[t]), (x[t], y[t] * 0)) for t in range(3)]
+    meta = tm.meta_value_and_grad(classify, inner_lr=0.1)
+    f = {
+        "reference": meta,
+        "compiled": tm.compile(meta),
+        "meta_loss": lambda p, tasks: tm.meta_loss(classify, p, tasks, inner_lr=0.1),
+        "mean_over_tasks": tm.mean_over_tasks(lambda p, support, query: tm.value_and_grad(classify)(p, *support)),
+    }[how]
+    with pytest.raises(ValueError, match=r"task 1: cross_entropy: labels lie in 0 … 5, wanted 0 … 2"):
+        f(np.ones((2, 3)), tasks)
+
+
+def test_an_error_of_the_users_own_is_left_as_it_is():
+    class Mine(ValueError):
+        def __init__(self, code, more):
+            super().__init__(code, more)
+
+    def raises(p, x, y):
+        raise Mine(1, 2)
+
+    with pytest.raises(Mine):
+        tm.meta_value_and_grad(raises, inner_lr=0.1)(W, [ONE])

@@ -257,9 +257,18 @@ def check_arrays(arrays: Nest, what: str, f: Callable | None = None, *args: Nest
             raise FloatingPointError(f"{what}{path} is not finite: {why or _ADVICE}")
 
 
-def diverged(t: int, cause: FloatingPointError) -> FloatingPointError:
-    """The same error, with the task."""
-    return FloatingPointError(f"task {t}{', ' if str(cause).startswith('inner step') else ': '}{cause}")
+_BLAMED = (FloatingPointError, ValueError, IndexError)  # what the numbers of a task may have to do with
+
+
+@contextmanager
+def in_task(t: int) -> Iterator[None]:
+    """Errors say in which task they are raised; those of another class, a user's own, are left as they are."""
+    try:
+        yield
+    except _BLAMED as cause:
+        if type(cause) not in _BLAMED:
+            raise
+        raise type(cause)(f"task {t}{', ' if str(cause).startswith('inner step') else ': '}{cause}") from cause
 
 
 _ADVICE = "the inner loop diverged (a smaller inner_lr or fewer steps help), or the loss has no derivative there"

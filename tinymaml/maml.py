@@ -31,7 +31,7 @@ from .inputs import (
     check_arrays,
     check_converging,
     check_settings,
-    diverged,
+    in_task,
     rates_like,
     read_only,
 )
@@ -110,12 +110,10 @@ def meta_loss(
     params = as_learned("params", params)
     losses = []
     for t, (support, query) in enumerate(map(read_only, as_tasks(tasks))):
-        try:
+        with in_task(t):
             adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order)
-        except FloatingPointError as cause:
-            raise diverged(t, cause) from cause
-        losses.append(diagnose.looked_at(loss)(adapted, *arguments(query)))
-        check_converging(losses[-1], f"task {t}: the query loss")
+            losses.append(diagnose.looked_at(loss)(adapted, *arguments(query)))
+            check_converging(losses[-1], "the query loss")
     # 1/T Σₜ L_q
     return functools.reduce(operator.add, losses) / len(losses)
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .engine import Tensor
-from .inputs import as_learned, as_shared, as_tasks, check_arrays, check_converging, diverged, read_only
+from .inputs import as_learned, as_shared, as_tasks, check_arrays, check_converging, in_task, read_only
 from .nest import Nest, tree_leaves, tree_map
 from .numpy_api import as_array
 
@@ -128,10 +128,9 @@ class OverTasks:
 
 def _results(of_task: Callable, meta: Nest, tasks: list[tuple], shared: tuple):
     for t, (support, query) in enumerate(map(read_only, tasks)):
-        try:
-            yield t, of_task(meta, support, query, *shared)
-        except FloatingPointError as cause:
-            raise diverged(t, cause) from cause
+        with in_task(t):
+            result = of_task(meta, support, query, *shared)
+        yield t, result
 
 
 def _stacked(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple) -> Nest:

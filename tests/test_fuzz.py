@@ -6,6 +6,7 @@
 import json
 import os
 import random
+import re
 import signal
 from collections import Counter
 
@@ -55,6 +56,10 @@ def test_random_losses_of_seeds_are_what_numpy_computes():
             raise AssertionError(f"seed {seed}: {fuzz.small(finding)}")
 
 
+# arrays without elements, float16 (NumPy makes it of int8), and shapes that depend on values, as those of np.argwhere
+HAS_NO_CODE = re.compile("an array of length|dtype float16|depends on a value")
+
+
 def test_random_losses_compiled_are_what_numpy_computes():
     """And most are compiled: on those that are not, the message is about."""
     pytest.importorskip("numba")
@@ -67,8 +72,9 @@ def test_random_losses_compiled_are_what_numpy_computes():
 
     examples()
     compiled = sum(outcome.compiled for outcome in outcomes)
-    # the rest asks for values, as np.argwhere does, or has no elements
-    assert compiled > 0.7 * len(outcomes), Counter(reason for outcome in outcomes for reason in outcome.fallbacks)
+    left = [reason for outcome in outcomes if not outcome.compiled for reason in outcome.fallbacks]
+    bound = len([outcome for outcome in outcomes if any(map(HAS_NO_CODE.search, outcome.fallbacks))])
+    assert compiled > 0.85 * (len(outcomes) - bound) and bound < 0.35 * len(outcomes), Counter(left)
 
 
 @settings(max_examples=40, phases=[Phase.generate, Phase.shrink])

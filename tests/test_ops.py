@@ -458,7 +458,7 @@ def test_what_reads_values_is_refused_in_a_recording(case):
 @table(SMOOTH + BRANCHES)
 def test_derivatives_are_numerical_ones_to_third_order(case, strict, monkeypatch):
     if not case.analytic:
-        monkeypatch.setattr(check, "_complex_step", check._finite_differences)
+        monkeypatch.setattr(check, "_complex_step", lambda *at: check._finite_differences(*at[:4]))
     check_grads(squared(case.f), case.args, order=3, complex_rtol=1e-9 if case.analytic else 1e-6)
 
 

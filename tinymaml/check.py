@@ -171,7 +171,7 @@ class _Pullback:
             else:
                 theirs, allowed = None, 0.0
                 for h in _FD_STEPS:
-                    before, theirs = theirs, _finite_differences(self.phi, self.point, i, e, self.value, self.size, h)
+                    before, theirs = theirs, _finite_differences(self.phi, self.point, i, e, h)
                     allowed = self.rtol * scale + 100 * _EPS * self.size / h
                     allowed += 0 if before is None else 0.1 * abs(theirs - before)  # which is the error of `before`
                     if abs(ours - theirs) <= allowed:
@@ -243,7 +243,7 @@ def _shift(point: list, i: int, step) -> list:
     return [x + step if j == i else x for j, x in enumerate(point)]
 
 
-def _finite_differences(phi: Callable, point: list, i: int, e: np.ndarray, value, size, h=_FD_STEPS[0]) -> float:
+def _finite_differences(phi: Callable, point: list, i: int, e: np.ndarray, h: float = _FD_STEPS[0]) -> float:
     def central(h):
         return (phi(_shift(point, i, h * e)) - phi(_shift(point, i, -h * e))) / (2 * h)
 

@@ -117,7 +117,7 @@ def _first(bad: np.ndarray) -> tuple:
 def _element(x, at: tuple, shape: tuple):
     """The element of an input that takes part in the element `at`; None where that is not one."""
     x = np.asarray(x)
-    if x.dtype.kind not in "biufc":
+    if x.dtype.kind not in "iufc":
         return None
     try:
         return np.broadcast_to(x, shape)[at]

@@ -101,7 +101,6 @@ def as_tasks(tasks: tuple | list) -> list[tuple]:
     """
     if is_listed(tasks):
         tasks = [tuple(t) for t in tasks]
-        count = len(tasks)
     elif _is_pair(tasks, _is_set):
         if isinstance(tasks, tuple) and all(_is_pair(t, lambda part: isinstance(part, (tuple, list))) for t in tasks):
             raise ValueError(

@@ -76,8 +76,9 @@ def mean_over_tasks(of_task: Callable) -> Callable:
 
     The function takes:
         meta: what is learned, a nest of floating-point arrays: θ; or θ and rates.
-        tasks: ((xs, ys), (xq, yq)), support and query, every array with the tasks stacked on axis 0; or, for tasks of
-            unequal sizes, a list of such pairs, unstacked. xs, ys, xq and yq may be nests of arrays themselves.
+        tasks: (support, query), every array with the tasks stacked on axis 0; or, for tasks of unequal sizes, a list of
+            such pairs, unstacked. A set is a tuple of any length, (x, y), (x, y, mask), (x,), of arrays or nests of
+            arrays; or one dict or dataclass. Arrays of JAX and PyTorch are taken, too: see `inputs.as_tasks`.
         shared: nests that are the same for all tasks, and are not learned. Once it is compiled, arrays and floats may
             change from call to call; booleans, integers and strings select a program each.
 

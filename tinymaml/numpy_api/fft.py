@@ -80,54 +80,46 @@ def _scaled(x, n: int, norm: str | None, backward: bool):
     return x if not power else x * float(n) ** (power if backward else -power)
 
 
-def _length(x, n, axis: int) -> int:
-    n = x.shape[axis] if n is None else n
+def _fitted(a, n, axis: int, half: bool = False):
+    """(a, n, axis): the length of the signal, and a as long as that, or its frequencies of a real one (`half`)."""
+    a = as_array(a)
+    axis = one_axis(axis, a.ndim)
+    n = n if n is not None else 2 * (a.shape[axis] - 1) if half else a.shape[axis]
     if n < 1:
         raise ValueError(f"Invalid number of FFT data points ({n}) specified.")
-    return int(n)
+    return _resized(a, n // 2 + 1 if half else n, axis), int(n), axis
 
 
 @numpy_function(np.fft.fft)
 def fft(a, n=None, axis=-1, norm=None):
-    a = as_array(a)
-    axis = one_axis(axis, a.ndim)
-    n = _length(a, n, axis)
-    return _scaled(_fft(_resized(a, n, axis), axis=axis), n, norm, False)
+    a, n, axis = _fitted(a, n, axis)
+    return _scaled(_fft(a, axis=axis), n, norm, False)
 
 
 @numpy_function(np.fft.ifft)
 def ifft(a, n=None, axis=-1, norm=None):
-    a = as_array(a)
-    axis = one_axis(axis, a.ndim)
-    n = _length(a, n, axis)
-    return _scaled(_ifft(_resized(a, n, axis), axis=axis), n, norm, True)
+    a, n, axis = _fitted(a, n, axis)
+    return _scaled(_ifft(a, axis=axis), n, norm, True)
 
 
 @numpy_function(np.fft.rfft)
 def rfft(a, n=None, axis=-1, norm=None):
-    a = as_array(a)
-    axis = one_axis(axis, a.ndim)
+    a, n, axis = _fitted(a, n, axis)
     if a.dtype.kind == "c":
         raise TypeError("rfft takes real numbers, and the array is complex: use np.fft.fft")
-    n = _length(a, n, axis)
-    return _scaled(_rfft(_resized(a, n, axis), axis=axis), n, norm, False)
+    return _scaled(_rfft(a, axis=axis), n, norm, False)
 
 
 @numpy_function(np.fft.irfft)
 def irfft(a, n=None, axis=-1, norm=None):
-    a = as_array(a)
-    axis = one_axis(axis, a.ndim)
-    n = 2 * (a.shape[axis] - 1) if n is None else n
-    n = _length(a, n, axis)
-    return _scaled(_irfft(_resized(a, n // 2 + 1, axis), n=n, axis=axis), n, norm, True)
+    a, n, axis = _fitted(a, n, axis, half=True)
+    return _scaled(_irfft(a, n=n, axis=axis), n, norm, True)
 
 
 @numpy_function(np.fft.hfft)
 def hfft(a, n=None, axis=-1, norm=None):
     """The transform of a signal that is Hermitian: real."""
-    a = as_array(a)
-    n = 2 * (a.shape[axis] - 1) if n is None else n
-    return irfft(np.conj(a), n, axis, _SWAPPED.get(norm, norm))
+    return irfft(np.conj(as_array(a)), n, axis, _SWAPPED.get(norm, norm))
 
 
 @numpy_function(np.fft.ihfft)

@@ -216,21 +216,16 @@ def _weighted(x: Sorted, a, q, axis, weights, method: str):
     return getitem(x.a, (ops.minimum(place, ops.maximum(x.count - 1, 0)), *grid))
 
 
-@numpy_function(np.quantile)
-def quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-    return _quantile(a, q, axis, method, keepdims, weights, False, 1)
+def _form(skip_nan: bool, whole: int):
+    """Of the four functions one: they leave NaN out or not, and q is a share of 1 or of 100."""
+
+    def f(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
+        return _quantile(a, q, axis, method, keepdims, weights, skip_nan, whole)
+
+    return f
 
 
-@numpy_function(np.percentile)
-def percentile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-    return _quantile(a, q, axis, method, keepdims, weights, False, 100)
-
-
-@numpy_function(np.nanquantile)
-def nanquantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-    return _quantile(a, q, axis, method, keepdims, weights, True, 1)
-
-
-@numpy_function(np.nanpercentile)
-def nanpercentile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-    return _quantile(a, q, axis, method, keepdims, weights, True, 100)
+numpy_function(np.quantile)(_form(False, 1))
+numpy_function(np.percentile)(_form(False, 100))
+numpy_function(np.nanquantile)(_form(True, 1))
+numpy_function(np.nanpercentile)(_form(True, 100))

@@ -11,13 +11,12 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .files import expanded
+from .files import path_option
 from .runs import settings as parts
 
 # Exit codes: 0 done, 1 something went wrong (one line says what), 2 wrong usage, 130 stopped by Ctrl-C, saved.
@@ -70,17 +69,6 @@ def _message(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _path(option: str) -> Callable[[str], str]:
-    """The type of an option that names a file or a folder."""
-
-    def path(text: str) -> str:
-        if not text:
-            raise FileNotFoundError(f"{option} is an empty path")
-        return str(expanded(text)) if text.startswith("~") else text
-
-    return path
-
-
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     from .families.fetch import SETS
 
@@ -105,12 +93,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     adapt = commands.add_parser("adapt", help="adapt to examples of your own, and predict others")
     _add_run(adapt)
-    adapt.add_argument("--support", metavar="FILE", type=_path("--support"), required=True,
+    adapt.add_argument("--support", metavar="FILE", type=path_option("--support"), required=True,
                        help="an .npz with x and y; of images a folder, with a folder per class")  # fmt: skip
-    adapt.add_argument("--query", metavar="FILE", type=_path("--query"), required=True,
+    adapt.add_argument("--query", metavar="FILE", type=path_option("--query"), required=True,
                        help="an .npz with x; of images a folder")  # fmt: skip
     adapt.add_argument(
-        "--to", metavar="FILE", type=_path("--to"), help="a CSV or an .npz for the predictions (they are printed)"
+        "--to", metavar="FILE", type=path_option("--to"), help="a CSV or an .npz for the predictions (they are printed)"
     )
     adapt.add_argument("--steps", type=int, help="how many adaptation steps (those of training)")
     adapt.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
@@ -118,17 +106,17 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     plot = commands.add_parser("plot", help="draw learning curves, and tasks before and after adaptation")
     _add_run(plot)
-    plot.add_argument("--to", metavar="DIR", type=_path("--to"), help="where the pictures go (RUN/plots)")
+    plot.add_argument("--to", metavar="DIR", type=path_option("--to"), help="where the pictures go (RUN/plots)")
     chosen(plot)
     plot.set_defaults(run=_plot)
 
     compare = commands.add_parser("compare", help="measure runs on the same tasks: one table, one picture")
-    compare.add_argument("runs", metavar="RUN", nargs="+", type=_path("RUN"),
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=path_option("RUN"),
                          help="folders of runs; those that differ in seed are a line")  # fmt: skip
-    compare.add_argument("--data", type=_path("--data"), help="where the runs' data lies now, if it has moved")
+    compare.add_argument("--data", type=path_option("--data"), help="where the runs' data lies now, if it has moved")
     compare.add_argument("--tasks", type=int, default=600, help="how many test tasks (600)")
     compare.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
-    compare.add_argument("--to", metavar="FILE.png", type=_path("--to"),
+    compare.add_argument("--to", metavar="FILE.png", type=path_option("--to"),
                          help="where the picture goes (compare.png beside the first run)")  # fmt: skip
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw only with --to")
     compare.add_argument("--scratch", action="store_true", help="the first run's network untrained, too")
@@ -138,57 +126,24 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="download a data set, or say where it can be had")
     data.add_argument("dataset", choices=tuple(SETS))
-    data.add_argument("--to", metavar="DIR", type=_path("--to"), required=True, help="where its files go")
+    data.add_argument("--to", metavar="DIR", type=path_option("--to"), required=True, help="where its files go")
     data.set_defaults(run=_data)
 
     cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
     cache.add_argument("--clear", action="store_true", help="delete the programs that tinymaml has compiled")
     cache.set_defaults(run=_cache)
 
-    _add_oracle(commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?"))
+    oracle = commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?")
+    if argv[:1] == ["oracle"]:  # the other commands need not import it
+        from .oracle.commands import add
+
+        add(oracle)
     return parser
 
 
-def _add_oracle(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="oracle", required=True, metavar="COMMAND")
-
-    gen = commands.add_parser("gen", help="print the cases as JSON Lines, without answers")
-    _add_suite(gen)
-    gen.add_argument("--hex", action="store_true", help="numbers as IEEE bit patterns instead of exact decimals")
-    gen.add_argument("--seed", type=int, help="of the new cases (another each time)")
-    gen.add_argument("--to", metavar="DIR", type=_path("--to"), help="write one file per case into DIR, print none")
-    gen.set_defaults(run=_oracle_gen)
-
-    check = commands.add_parser(
-        "check", help="judge answers", usage="%(prog)s [options] [package.module:function | -- PROGRAM …]",
-        description="Judge a Python function, a program, or, with neither, the JSON Lines on standard input.",
-    )  # fmt: skip
-    check.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
-    _add_suite(check)
-    check.add_argument("--from", dest="folder", metavar="DIR", type=_path("--from"),
-                       help="read the answers from the *.json in DIR")  # fmt: skip
-    check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
-    check.add_argument("--json", action="store_true", help="print the report as JSON")
-    check.set_defaults(run=_oracle_check)
-
-    commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix").set_defaults(
-        run=_oracle_list
-    )
-    show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
-    show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
-    show.set_defaults(run=_oracle_show)
-
-
-def _add_suite(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--suite", choices=("core", "full", "fresh"), default="core", help="which cases (core)")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
-    parser.add_argument("--capability", action="append", default=[], metavar="NAME",
-                        help="what it can do beyond the plain case, e.g. first_order; may be given again")  # fmt: skip
-
-
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="RUN", type=_path("RUN"), help="a run's folder")
-    parser.add_argument("--data", type=_path("--data"), help="where the run's data lies now, if it has moved")
+    parser.add_argument("path", metavar="RUN", type=path_option("RUN"), help="a run's folder")
+    parser.add_argument("--data", type=path_option("--data"), help="where the run's data lies now, if it has moved")
 
 
 def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -243,7 +198,7 @@ def _add_train(commands, argv: list[str]) -> None:
                         help=f"{networks}; {own} (default: the family's)")  # fmt: skip
     out = f"runs/{family.replace(':', '.')}" if family else "runs/FAMILY"
     choice.add_argument(
-        "--out", metavar="RUN", type=_path("--out"), default=out, help=f"folder of the run (default: {out})"
+        "--out", metavar="RUN", type=path_option("--out"), default=out, help=f"folder of the run (default: {out})"
     )
     choice.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
 
@@ -296,7 +251,7 @@ def _add_option(group, field: dataclasses.Field, default: Any) -> None:
     else:
         kind: Any = str if required or default is None else type(default)
         if field.metadata.get("path"):
-            kind = lambda text: text and _path(flag)(text)  # noqa: E731
+            kind = lambda text: text and path_option(flag)(text)  # noqa: E731
         group.add_argument(flag, type=kind, choices=field.metadata.get("choices"), **common)
 
 
@@ -398,62 +353,4 @@ def _cache(args: argparse.Namespace) -> int:
     if args.clear:
         store.clear()
     print(table(store))
-    return 0
-
-
-def _oracle_gen(args: argparse.Namespace) -> int:
-    import secrets
-
-    from .files import write_atomically
-    from .oracle import protocol
-    from .oracle.questions import questions
-
-    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    asked, _ = questions(args.suite, args.dtype, tuple(args.capability), seed)
-    prefix = protocol.token(args.suite, args.dtype, args.capability, seed)
-    for i, line in enumerate(protocol.lines(asked, prefix, args.hex)):
-        if args.to:
-            Path(args.to).mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(args.to) / f"{i:04}.json", line.encode() + b"\n")
-        else:
-            print(line, flush=True)
-    return 0
-
-
-def _oracle_check(args: argparse.Namespace) -> int:
-    from .oracle import protocol
-    from .oracle.checking import seconds
-
-    seconds(args.timeout)  # before any work
-    if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
-        raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
-    command = protocol.worker(args.target) if args.target else args.program
-    if command:
-        report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
-    elif args.folder:
-        report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
-    elif sys.stdin is None:
-        raise ValueError("standard input is closed, and neither a function nor a program is given")
-    else:
-        report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
-    print(report.to_json() if args.json else report)
-    return report.exit_code
-
-
-def _oracle_list(args: argparse.Namespace) -> int:
-    from .oracle import list_bugs
-
-    print(list_bugs())
-    return 0
-
-
-def _oracle_show(args: argparse.Namespace) -> int:
-    from .oracle import load
-    from .oracle.show import find, show
-
-    if args.case is None:
-        for case in load("core"):
-            print(f"{case.id:16} {case.comment}")
-    else:
-        print(show(find(args.case)))
     return 0

@@ -16,7 +16,7 @@ import glob
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -88,6 +88,17 @@ def expanded(path: str | os.PathLike) -> Path:
         return Path(path).expanduser()
     except RuntimeError as cause:
         raise FileNotFoundError(errno.ENOENT, f"there is no home folder for {path}") from cause
+
+
+def path_option(option: str) -> Callable[[str], str]:
+    """The type of an option that names a file or a folder."""
+
+    def path(text: str) -> str:
+        if not text:
+            raise FileNotFoundError(f"{option} is an empty path")
+        return str(expanded(text)) if text.startswith("~") else text
+
+    return path
 
 
 def cache_folder() -> Path:

@@ -22,6 +22,7 @@ Where things are:
     diagnosis   from answers to a verdict                         protocol   any other program
     locate      where an unknown mistake is                       pytest_plugin
     report      the verdict in words                              show       a case laid out
+    commands    tinymaml oracle …
 """
 
 from .cases import CAPABILITIES, Case, Tampered, load

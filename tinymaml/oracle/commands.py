@@ -1,0 +1,98 @@
+"""The oracle's commands: `tinymaml oracle gen | check | show | list-bugs`. They parse, call and print."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from pathlib import Path
+
+from ..files import path_option, write_atomically
+from . import protocol
+from .cases import load
+from .catalogue import list_bugs
+from .checking import seconds
+from .questions import questions
+from .show import find, show
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the oracle's commands."""
+    commands = parser.add_subparsers(dest="oracle", required=True, metavar="COMMAND")
+
+    gen = commands.add_parser("gen", help="print the cases as JSON Lines, without answers")
+    _add_suite(gen)
+    gen.add_argument("--hex", action="store_true", help="numbers as IEEE bit patterns instead of exact decimals")
+    gen.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    gen.add_argument("--to", metavar="DIR", type=path_option("--to"), help="write one file per case into DIR")
+    gen.set_defaults(run=_gen)
+
+    check = commands.add_parser(
+        "check", help="judge answers", usage="%(prog)s [options] [package.module:function | -- PROGRAM …]",
+        description="Judge a Python function, a program, or, with neither, the JSON Lines on standard input.",
+    )  # fmt: skip
+    check.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
+    _add_suite(check)
+    check.add_argument("--from", dest="folder", metavar="DIR", type=path_option("--from"),
+                       help="read the answers from the *.json in DIR")  # fmt: skip
+    check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.set_defaults(run=_check)
+
+    commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix").set_defaults(
+        run=_list
+    )
+    show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
+    show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
+    show.set_defaults(run=_show)
+
+
+def _add_suite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", choices=("core", "full", "fresh"), default="core", help="which cases (core)")
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
+    parser.add_argument("--capability", action="append", default=[], metavar="NAME",
+                        help="what it can do beyond the plain case, e.g. first_order; may be given again")  # fmt: skip
+
+
+def _gen(args: argparse.Namespace) -> int:
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    asked, _ = questions(args.suite, args.dtype, tuple(args.capability), seed)
+    prefix = protocol.token(args.suite, args.dtype, args.capability, seed)
+    for i, line in enumerate(protocol.lines(asked, prefix, args.hex)):
+        if args.to:
+            Path(args.to).mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(args.to) / f"{i:04}.json", line.encode() + b"\n")
+        else:
+            print(line, flush=True)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    seconds(args.timeout)  # before any work
+    if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
+        raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
+    command = protocol.worker(args.target) if args.target else args.program
+    if command:
+        report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
+    elif args.folder:
+        report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
+    elif sys.stdin is None:
+        raise ValueError("standard input is closed, and neither a function nor a program is given")
+    else:
+        report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
+    print(report.to_json() if args.json else report)
+    return report.exit_code
+
+
+def _list(args: argparse.Namespace) -> int:
+    print(list_bugs())
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    if args.case is None:
+        for case in load("core"):
+            print(f"{case.id:16} {case.comment}")
+    else:
+        print(show(find(args.case)))
+    return 0

@@ -13,7 +13,29 @@ import dataclasses
 import numpy as np
 
 from .models import Options
-from .semantics import Result, run
+from .semantics import NUMBERS, Result, run
+
+KINDS = ("bug", "convention", "precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Free:
+    """A number that a mistake leaves open: it is one mistake, whatever the number is.
+
+    Attributes:
+        switch: which switch of `semantics.NUMBERS`, or which field of `Options`, holds the number.
+        symbol: its letter.
+        typical: what people write, the most usual first.
+        integer: it is a count, or a place.
+    """
+
+    switch: str
+    symbol: str
+    typical: tuple[float, ...]
+    integer: bool = False
+
+    def __post_init__(self):
+        assert self.switch in NUMBERS or self.switch in _OPTIONS, self.switch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +48,11 @@ class Mistake:
         torch, jax: the line to change, in each one's idiom.
         forms: settings of the switches of `semantics.run`, and of `Options` under "how".
         seen: where.
-        convention: a choice, not an error.
+        kind: "bug"; "convention", a choice and not an error; or "precision", the right formula with too few digits.
+        free: the number that is left open; the forms hold its most usual value.
+        special: only cases of their own can see it; a set of cases that is blind to it still proves something.
+        classic: a case is admitted for a dtype only if this mistake gives a clearly other gradient there, or the
+            same one. Of the others there are many, and some are next to right.
     """
 
     id: str
@@ -36,7 +62,17 @@ class Mistake:
     jax: str
     forms: tuple[dict, ...]
     seen: str = ""
-    convention: bool = False
+    kind: str = "bug"
+    free: Free | None = None
+    special: bool = False
+    classic: bool = True
+
+    def __post_init__(self):
+        assert self.kind in KINDS, self.kind
+
+    @property
+    def convention(self) -> bool:
+        return self.kind == "convention"
 
     def values(self, case, number=float) -> list[Result]:
         """What each form gives on `case`."""
@@ -51,6 +87,14 @@ def run_form(case, form: dict, number=float) -> Result:
     return run(case, number, Options(**options), **{k: v for k, v in form.items() if k != "how"})
 
 
+def with_number(form: dict, free: Free, c: float) -> dict:
+    """The form with c for its free number."""
+    if free.switch in NUMBERS:
+        return form | {free.switch: c}
+    return form | {"how": {**form.get("how", {}), free.switch: c}}
+
+
+_OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _ALL_LAYERS = ("linear", "conv", "batch_norm", "tanh", "relu", "softplus", "square", "flatten",
                "spatial_mean", "polynomial", "quadratic")  # fmt: skip
 
@@ -474,49 +518,49 @@ _MISTAKES = [
         "both losses are half the squared error (so that α and G are both half of what the case asks)",
         "((o - y) ** 2).mean(), without ½",
         "jnp.mean((o - y) ** 2), without ½",
-        ({"how": {"unit": 0.5}},), convention=True,
+        ({"how": {"unit": 0.5}},), kind="convention",
     ),
     Mistake(
         "relu_slope_one_at_zero", "ReLU′(0) = 1",
         "ReLU's slope at 0 is 1 (x ≥ 0), the case has 0, as PyTorch, JAX and TensorFlow",
         "torch.relu, or x * (x > 0)",
         "jax.nn.relu, or x * (x > 0)",
-        ({"how": {"relu_at_zero": 1.0}},), convention=True,
+        ({"how": {"relu_at_zero": 1.0}},), kind="convention",
     ),
     Mistake(
         "relu_slope_half_at_zero", "ReLU′(0) = ½",
         "ReLU's slope at 0 is ½ (maximum(x, 0) shares a tie), the case has 0",
         "torch.relu instead of torch.maximum(x, zero)",
         "jax.nn.relu instead of jnp.maximum(x, 0)",
-        ({"how": {"relu_at_zero": 0.5}},), convention=True,
+        ({"how": {"relu_at_zero": 0.5}},), kind="convention",
     ),
     Mistake(
         "pool_tie_last", "the last of a tie in max pooling takes the gradient",
         "a tie in max pooling goes to its last element, the case gives it to the first",
         "torch.nn.functional.max_pool2d",
         "jax.lax.reduce_window with lax.max",
-        ({"how": {"ties": "last"}},), convention=True,
+        ({"how": {"ties": "last"}},), kind="convention",
     ),
     Mistake(
         "pool_tie_split", "a tie in max pooling is shared",
         "a tie in max pooling is shared equally (amax over windows), the case gives it to the first",
         "torch.nn.functional.max_pool2d instead of amax over windows",
         "jax.lax.reduce_window with lax.max instead of max over windows",
-        ({"how": {"ties": "split"}},), convention=True,
+        ({"how": {"ties": "split"}},), kind="convention",
     ),
     Mistake(
         "unbiased_variance", "batch norm divides by n − 1",
         "batch norm's variance is the unbiased one; training-mode batch norm divides by n",
         "x.var(dim, unbiased=False)",
         "jnp.var(x, axis) with ddof=0",
-        ({"how": {"unbiased": True}},), convention=True,
+        ({"how": {"unbiased": True}},), kind="convention",
     ),
     Mistake(
         "running_statistics", "batch norm with mean 0, variance 1",
         "batch norm uses a fresh network's running statistics (evaluation mode), the case those of the batch at hand",
         "model.train() during adaptation and query, or BatchNorm2d(track_running_stats=False)",
         "use_running_average=False",
-        ({"how": {"running_statistics": True}},), "cbfinn/maml #9, MAML++ #3 #24", convention=True,
+        ({"how": {"running_statistics": True}},), "cbfinn/maml #9, MAML++ #3 #24", kind="convention",
     ),
 ]  # fmt: skip
 

@@ -13,8 +13,6 @@ import numpy as np
 from .cases import Case
 from .catalogue import flat
 
-ASKED_AGAIN = ("again", "permuted", "moved")  # roles of questions that repeat a case
-
 
 @dataclasses.dataclass
 class Evidence:
@@ -142,5 +140,6 @@ def covered(cases: list[Case]) -> dict:
         "losses": sorted({c.model["loss"] for c in cases}),
         "inner_steps": sorted({c.inner_steps for c in cases}),
         "tasks": sorted({c.tasks for c in cases}),
+        "needs": sorted({need for c in cases for need in c.needs}),
         "inner_lr": [min(numbers), max(numbers)] if numbers else [],
     }

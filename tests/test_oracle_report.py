@@ -12,7 +12,6 @@ import sys
 import numpy as np
 import pytest
 
-import tinymaml as tm
 from tinymaml import oracle
 from tinymaml.oracle import evidence, models, questions, references, report, snippet, tolerance
 from tinymaml.oracle.cases import draw

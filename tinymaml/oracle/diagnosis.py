@@ -15,6 +15,7 @@ import numpy as np
 from . import tolerance
 from .cases import Case
 from .catalogue import CATALOGUE, flat, run_form
+from .evidence import add_evidence
 from .locate import (
     MATCH,
     Judged,
@@ -69,6 +70,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
     if report.verdict != "CORRECT":
         report.digits = min(digits_agreeing(j) for j in judged)
         report.location = report.location or worst_element(judged)
+    add_evidence(report, questions, answers, judged)
     return report
 
 

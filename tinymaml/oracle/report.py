@@ -7,6 +7,7 @@ import json
 import re
 
 from .catalogue import CATALOGUE
+from .evidence import Evidence
 
 VERDICTS = {
     "CORRECT": "the meta-gradient is right to rounding in every case",
@@ -23,12 +24,14 @@ VERDICTS = {
 
 @dataclasses.dataclass
 class CaseResult:
-    """One case: `error` in roundings (see `tolerance`), and `fits`, the hypothesis nearest to the answer."""
+    """One case: `error` in roundings (see `tolerance`), `relative` to its largest element, and `fits`, the hypothesis
+    nearest to the answer."""
 
     id: str
     passed: bool
     error: float = 0.0
     fits: str = ""
+    relative: float = 0.0
 
 
 @dataclasses.dataclass
@@ -43,6 +46,13 @@ class Report:
         digits: decimal digits that agree, at worst.
         cases: a CaseResult each.   skipped: capability → number of cases.
         notes: further remarks.
+        framework: "torch", "jax", "numpy", or "" if it is unknown: the library whose arrays the candidate asked for.
+        factor: what the mistake's value is multiplied by in every case, e.g. "1/T"; "" for 1.
+        numbers: of a mistake with a free number: its symbol → the number found.
+        algorithm: whose meta-gradient was asked for.   formula: that of the right one; "" for MAML's.
+        evidence: the smallest failing case, with yours and the right answer.
+        shared: what all "wrong" (all "right") cases have, and not all others.   covered: what the cases vary.
+        asked: number of questions, repeats of a case included.   seconds: how long it took, or None.
     """
 
     verdict: str
@@ -57,6 +67,16 @@ class Report:
     cases: list[CaseResult] = dataclasses.field(default_factory=list)
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    framework: str = ""
+    factor: str = ""
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+    algorithm: str = "maml"
+    formula: str = ""
+    evidence: Evidence | None = None
+    shared: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    covered: dict = dataclasses.field(default_factory=dict)
+    asked: int = 0
+    seconds: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -65,9 +85,12 @@ class Report:
 
     def to_json(self) -> str:
         """All of it, as one line of JSON."""
-        data = dataclasses.asdict(self)
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["evidence"] = self.evidence and self.evidence.to_json()
+        data["cases"] = [dataclasses.asdict(row) for row in self.cases]
         for row in data["cases"]:
-            row["error"] = float(f"{row['error']:.3g}") if row["error"] < float("inf") else None
+            row |= {what: float(f"{row[what]:.3g}") if row[what] < float("inf") else None
+                    for what in ("error", "relative")}  # fmt: skip
         return json.dumps(data, ensure_ascii=False)
 
     def __str__(self) -> str:

@@ -227,7 +227,8 @@ template <class T> Pullback<T> conv(Array<T>& x, const Array<T>& w, Array<T>& gw
                         for (int a = 0; a < c; ++a)
                             for (int b = 0; b < o; ++b)
                                 terms.push_back({((m * down.out + i) * across.out + j) * o + b,
-                                                 ((m * rows + r) * columns + s) * c + a, ((p * v + q) * c + a) * o + b});
+                                                 ((m * rows + r) * columns + s) * c + a,
+                                                 ((p * v + q) * c + a) * o + b});
                     }
     return bilinear(x, {n, down.out, across.out, o}, w, gw, terms);
 }
@@ -439,7 +440,8 @@ Array<double> array(const Json& given) {
             for (const Json& number : numbers->items) out.data.push_back(number.number);
         for (int width : {8, 16})
             if (const Json* digits = given.find(width == 8 ? "f4" : "f8"))
-                for (size_t i = 0; i < digits->text.size(); i += width) out.data.push_back(bits(digits->text.substr(i, width)));
+                for (size_t i = 0; i < digits->text.size(); i += width)
+                    out.data.push_back(bits(digits->text.substr(i, width)));
         return out;
     }
     for (const Json* level = &given; level->kind == Json::List; level = &level->items.at(0))
@@ -480,7 +482,8 @@ string written(const Array<double>& a, size_t axis = 0, int start = 0) {
 }
 
 string answer(const Json& question, bool first_order) {
-    if (question["format"].text.substr(0, 2) != "2.") throw std::runtime_error("this program knows format 2 of questions");
+    if (question["format"].text.substr(0, 2) != "2.")
+        throw std::runtime_error("this program knows format 2 of questions");
     if (const Json* algorithm = question.find("algorithm"))
         if (algorithm->text != "maml") throw std::runtime_error("this program knows MAML alone");
     first_order = first_order || question["first_order"].kind == Json::True;

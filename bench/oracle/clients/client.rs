@@ -282,8 +282,8 @@ fn conv<N: Number>(x: &Array<N>, w: &Array<N>, stride: usize, padding: &Json) ->
             }
             for (c, o) in (0..inputs).flat_map(|c| (0..outputs).map(move |o| (c, o))) {
                 let at = ((m * down + i) * across + j) * outputs + o;
-                let product = x.data[((m * rows + r) * columns + s) * inputs + c] * w.data[((p * v + q) * inputs + c) * outputs + o];
-                data[at] = data[at] + product;
+                let pixel = x.data[((m * rows + r) * columns + s) * inputs + c];
+                data[at] = data[at] + pixel * w.data[((p * v + q) * inputs + c) * outputs + o];
             }
         }
     }
@@ -413,7 +413,13 @@ fn derivative<N: Number>(
 }
 
 /// θ_K: θₖ₊₁ = θₖ − A ∇L_s(θₖ)
-fn adapted<N: Number>(model: &Json, theta: &Params<N>, alpha: &Params<f64>, steps: usize, support: &Batch) -> Result<Params<N>, String> {
+fn adapted<N: Number>(
+    model: &Json,
+    theta: &Params<N>,
+    alpha: &Params<f64>,
+    steps: usize,
+    support: &Batch,
+) -> Result<Params<N>, String> {
     let rate = map(alpha, N::of);
     let mut fast = theta.clone();
     for _ in 0..steps {

@@ -7,6 +7,7 @@ import json
 import re
 
 from .catalogue import CATALOGUE
+from .versions import VERSIONS
 
 VERDICTS = {
     "CORRECT": "the meta-gradient is right to rounding in every case",
@@ -65,7 +66,7 @@ class Report:
 
     def to_json(self) -> str:
         """All of it, as one line of JSON."""
-        data = dataclasses.asdict(self)
+        data = dataclasses.asdict(self) | {"versions": VERSIONS}
         for row in data["cases"]:
             row["error"] = float(f"{row['error']:.3g}") if row["error"] < float("inf") else None
         return json.dumps(data, ensure_ascii=False)

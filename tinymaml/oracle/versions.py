@@ -22,10 +22,9 @@ VERSIONS = {"vectors": "2.0", "wire": "2.0", "catalogue": "2.0"}
 # What makes the major number rise, and what the minor one.
 RULES = {
     "vectors": ("a case or its answer changes, or goes", "cases are added"),
-    "wire": ("a program written for the former number would misread a question, or its answers would be refused",
-             "fields, layers or losses are added"),
+    "wire": ("a program for the former number would misread a question or be refused", "something is added"),
     "catalogue": ("a mistake is renamed, goes, or computes something else", "mistakes are added"),
-}  # fmt: skip
+}
 
 
 def misfit(seen: object, of: str) -> str:
@@ -54,7 +53,7 @@ def _plain(x: object) -> object:
 
 
 def _vectors() -> list:
-    """Every case that ships and its right answer; not what is known of mistakes, which the catalogue's version covers."""
+    """Every case that ships, with its right answer; mistakes are the catalogue's."""
     from .cases import load, to_hex
 
     left_out = {"comment"}

@@ -8,43 +8,18 @@ compute the same). A convention is a choice that is legitimate elsewhere, but no
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
+from . import family
+from .mistake import Mistake
 from .models import Options
 from .semantics import Result, run
 
 
-@dataclasses.dataclass(frozen=True)
-class Mistake:
-    """
-    Attributes:
-        id: its name.
-        computes: what the code computes instead, as a formula.
-        explanation: the cause, in a sentence.
-        torch, jax: the line to change, in each one's idiom.
-        forms: settings of the switches of `semantics.run`, and of `Options` under "how".
-        seen: where.
-        convention: a choice, not an error.
-    """
-
-    id: str
-    computes: str
-    explanation: str
-    torch: str
-    jax: str
-    forms: tuple[dict, ...]
-    seen: str = ""
-    convention: bool = False
-
-    def values(self, case, number=float) -> list[Result]:
-        """What each form gives on `case`."""
-        return [run_form(case, form, number) for form in self.forms]
-
-
 def run_form(case, form: dict, number=float) -> Result:
     """The meta-gradient under `form`, a dict of switches and, under "how", of Options."""
+    if case.algorithm != "maml":
+        return family.run(case, number, **form)
     options = dict(form.get("how", {}))
     if "frozen" in options:
         options["frozen"] = frozenset(options["frozen"])
@@ -520,7 +495,7 @@ _MISTAKES = [
     ),
 ]  # fmt: skip
 
-CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES}
+CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES} | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.
 OUT_OF_SIGHT = {

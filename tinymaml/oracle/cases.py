@@ -93,6 +93,8 @@ class Case:
     dtypes: tuple[str, ...] = ("float64", "float32")
     dtype: str = "float64"
     answer: Answer | None = None
+    algorithm: str = "maml"
+    settings: dict = dataclasses.field(default_factory=dict)
     handed_out: list = dataclasses.field(default_factory=list, repr=False, compare=False)
 
     @property

@@ -1,6 +1,6 @@
 """What MAML implementations get wrong: each mistake by name, what it computes, and the line to change.
 
-    CATALOGUE["fomaml"].fix["torch"]      CATALOGUE["fomaml"].forms      list_bugs()
+    CATALOGUE["fomaml"].torch      CATALOGUE["fomaml"].forms      list_bugs()
 
 A mistake is one or more settings of the switches in `semantics` (its forms: ways to write the same mistake that do not
 compute the same). A convention is a choice that is legitimate elsewhere, but not the one the case asks for.
@@ -8,93 +8,24 @@ compute the same). A convention is a choice that is legitimate elsewhere, but no
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
+from . import family
+from .mistake import Mistake
 from .models import Options
-from .semantics import NUMBERS, Result, run
-
-KINDS = ("bug", "convention", "precision")
-
-
-@dataclasses.dataclass(frozen=True)
-class Free:
-    """A number that a mistake leaves open: it is one mistake, whatever the number is.
-
-    Attributes:
-        switch: which switch of `semantics.NUMBERS`, or which field of `Options`, holds the number.
-        symbol: its letter.
-        typical: what people write, the most usual first.
-        integer: it is a count, or a place.
-    """
-
-    switch: str
-    symbol: str
-    typical: tuple[float, ...]
-    integer: bool = False
-
-    def __post_init__(self):
-        assert self.switch in NUMBERS or self.switch in _OPTIONS, self.switch
-
-
-@dataclasses.dataclass(frozen=True)
-class Mistake:
-    """
-    Attributes:
-        id: its name.
-        computes: what the code computes instead, as a formula.
-        explanation: the cause, in a sentence.
-        torch, jax: the line to change, in each one's idiom.
-        forms: settings of the switches of `semantics.run`, and of `Options` under "how".
-        seen: where.
-        kind: "bug"; "convention", a choice and not an error; or "precision", the right formula with too few digits.
-        free: the number that is left open; the forms hold its most usual value.
-        special: only cases of their own can see it; a set of cases that is blind to it still proves something.
-        classic: a case is admitted for a dtype only if this mistake gives a clearly other gradient there, or the
-            same one. Of the others there are many, and some are next to right.
-    """
-
-    id: str
-    computes: str
-    explanation: str
-    torch: str
-    jax: str
-    forms: tuple[dict, ...]
-    seen: str = ""
-    kind: str = "bug"
-    free: Free | None = None
-    special: bool = False
-    classic: bool = True
-
-    def __post_init__(self):
-        assert self.kind in KINDS, self.kind
-
-    @property
-    def convention(self) -> bool:
-        return self.kind == "convention"
-
-    def values(self, case, number=float) -> list[Result]:
-        """What each form gives on `case`."""
-        return [run_form(case, form, number) for form in self.forms]
+from .semantics import Result, run
 
 
 def run_form(case, form: dict, number=float) -> Result:
     """The meta-gradient under `form`, a dict of switches and, under "how", of Options."""
+    if case.algorithm != "maml":
+        return family.run(case, number, **form)
     options = dict(form.get("how", {}))
     if "frozen" in options:
         options["frozen"] = frozenset(options["frozen"])
     return run(case, number, Options(**options), **{k: v for k, v in form.items() if k != "how"})
 
 
-def with_number(form: dict, free: Free, c: float) -> dict:
-    """The form with c for its free number."""
-    if free.switch in NUMBERS:
-        return form | {free.switch: c}
-    return form | {"how": {**form.get("how", {}), free.switch: c}}
-
-
-_OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _ALL_LAYERS = ("linear", "conv", "batch_norm", "tanh", "relu", "softplus", "square", "flatten",
                "spatial_mean", "polynomial", "quadratic")  # fmt: skip
 
@@ -564,7 +495,7 @@ _MISTAKES = [
     ),
 ]  # fmt: skip
 
-CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES}
+CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES} | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.
 OUT_OF_SIGHT = {

@@ -19,7 +19,7 @@ from fractions import Fraction
 import numpy as np
 
 from .. import extras
-from . import tolerance
+from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import Answer, Case
 from .catalogue import CATALOGUE, flat, run_form
@@ -60,6 +60,8 @@ def solve(case: Case, evaluate=None) -> Case:
 
 def forms(case: Case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on `case`; the second form of "x" is "x/1"."""
+    if case.algorithm != "maml":
+        return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
             "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
     return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)

@@ -23,6 +23,7 @@ from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import Answer, Case
 from .catalogue import CATALOGUE, flat, run_form
+from .concerns import concerns
 from .models import Options, loss_and_grad
 from .semantics import run
 
@@ -63,20 +64,14 @@ def forms(case: Case) -> dict[str, dict]:
     if case.algorithm != "maml":
         return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
-            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
+            "one_rate_for_all": isinstance(case.inner_lr, dict),
+            "weighted_by_examples": _unequal(case.query), "alpha_of_first_size": _unequal(case.support)}  # fmt: skip
     return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)
-            for k, form in enumerate(m.forms) if _concerns(form, case.model)}  # fmt: skip
+            for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
-def _concerns(form: dict, model: dict) -> bool:
-    """Whether a form's options are about anything in the model; if not, the mistake gives what is right."""
-    layers = {m["layer"] for m in model["layers"]} | {"loss"}
-    used = [p for m in model["layers"] for p in m.get("params", [])]
-    about = {"frozen": set(form.get("how", {}).get("frozen", ())), "relu_at_zero": {"relu"}, "ties": {"max_pool"},
-             "unbiased": {"batch_norm"}, "running_statistics": {"batch_norm"},
-             "last_use_only": layers if len(set(used)) < len(used) else set(),
-             "unit": layers if model["loss"] == "mse" else set()}  # fmt: skip
-    return all(about[option] & layers for option in form.get("how", {}))
+def _unequal(batches: list[tuple]) -> bool:
+    return len({len(x) for x, _ in batches}) > 1
 
 
 def admitted(answer: Answer) -> tuple[str, ...]:

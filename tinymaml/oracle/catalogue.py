@@ -8,43 +8,18 @@ compute the same). A convention is a choice that is legitimate elsewhere, but no
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
+from . import family
+from .mistake import Mistake
 from .models import Options
 from .semantics import Result, run
 
 
-@dataclasses.dataclass(frozen=True)
-class Mistake:
-    """
-    Attributes:
-        id: its name.
-        computes: what the code computes instead, as a formula.
-        explanation: the cause, in a sentence.
-        torch, jax: the line to change, in each one's idiom.
-        forms: settings of the switches of `semantics.run`, and of `Options` under "how".
-        seen: where.
-        convention: a choice, not an error.
-    """
-
-    id: str
-    computes: str
-    explanation: str
-    torch: str
-    jax: str
-    forms: tuple[dict, ...]
-    seen: str = ""
-    convention: bool = False
-
-    def values(self, case, number=float) -> list[Result]:
-        """What each form gives on `case`."""
-        return [run_form(case, form, number) for form in self.forms]
-
-
 def run_form(case, form: dict, number=float) -> Result:
     """The meta-gradient under `form`, a dict of switches and, under "how", of Options."""
+    if case.algorithm != "maml":
+        return family.run(case, number, **form)
     options = dict(form.get("how", {}))
     if "frozen" in options:
         options["frozen"] = frozenset(options["frozen"])
@@ -474,53 +449,53 @@ _MISTAKES = [
         "both losses are half the squared error (so that α and G are both half of what the case asks)",
         "((o - y) ** 2).mean(), without ½",
         "jnp.mean((o - y) ** 2), without ½",
-        ({"how": {"unit": 0.5}},), convention=True,
+        ({"how": {"unit": 0.5}},), kind="convention",
     ),
     Mistake(
         "relu_slope_one_at_zero", "ReLU′(0) = 1",
         "ReLU's slope at 0 is 1 (x ≥ 0), the case has 0, as PyTorch, JAX and TensorFlow",
         "torch.relu, or x * (x > 0)",
         "jax.nn.relu, or x * (x > 0)",
-        ({"how": {"relu_at_zero": 1.0}},), convention=True,
+        ({"how": {"relu_at_zero": 1.0}},), kind="convention",
     ),
     Mistake(
         "relu_slope_half_at_zero", "ReLU′(0) = ½",
         "ReLU's slope at 0 is ½ (maximum(x, 0) shares a tie), the case has 0",
         "torch.relu instead of torch.maximum(x, zero)",
         "jax.nn.relu instead of jnp.maximum(x, 0)",
-        ({"how": {"relu_at_zero": 0.5}},), convention=True,
+        ({"how": {"relu_at_zero": 0.5}},), kind="convention",
     ),
     Mistake(
         "pool_tie_last", "the last of a tie in max pooling takes the gradient",
         "a tie in max pooling goes to its last element, the case gives it to the first",
         "torch.nn.functional.max_pool2d",
         "jax.lax.reduce_window with lax.max",
-        ({"how": {"ties": "last"}},), convention=True,
+        ({"how": {"ties": "last"}},), kind="convention",
     ),
     Mistake(
         "pool_tie_split", "a tie in max pooling is shared",
         "a tie in max pooling is shared equally (amax over windows), the case gives it to the first",
         "torch.nn.functional.max_pool2d instead of amax over windows",
         "jax.lax.reduce_window with lax.max instead of max over windows",
-        ({"how": {"ties": "split"}},), convention=True,
+        ({"how": {"ties": "split"}},), kind="convention",
     ),
     Mistake(
         "unbiased_variance", "batch norm divides by n − 1",
         "batch norm's variance is the unbiased one; training-mode batch norm divides by n",
         "x.var(dim, unbiased=False)",
         "jnp.var(x, axis) with ddof=0",
-        ({"how": {"unbiased": True}},), convention=True,
+        ({"how": {"unbiased": True}},), kind="convention",
     ),
     Mistake(
         "running_statistics", "batch norm with mean 0, variance 1",
         "batch norm uses a fresh network's running statistics (evaluation mode), the case those of the batch at hand",
         "model.train() during adaptation and query, or BatchNorm2d(track_running_stats=False)",
         "use_running_average=False",
-        ({"how": {"running_statistics": True}},), "cbfinn/maml #9, MAML++ #3 #24", convention=True,
+        ({"how": {"running_statistics": True}},), "cbfinn/maml #9, MAML++ #3 #24", kind="convention",
     ),
 ]  # fmt: skip
 
-CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES}
+CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES} | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.
 OUT_OF_SIGHT = {

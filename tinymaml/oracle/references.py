@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 
 from .. import extras
-from . import tolerance
+from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import Answer, Bugs, Case
 from .catalogue import CATALOGUE, flat, run_form
@@ -53,7 +53,7 @@ def solve_if_good(case: Case, dtype: str) -> Case | None:
             return None
         case, distances = _with_right_answer(case), {}
         for name, far in _distances(case):
-            if far is None or tolerance.TAU < far < apart:
+            if far is None or tolerance.TAU < far < apart and _is_one(name):
                 return None
             distances[name] = far
         case = _with_mistakes(case, distances)
@@ -72,8 +72,15 @@ def _with_right_answer(case: Case, right: tuple | None = None) -> Case:
 def _with_mistakes(case: Case, distances: dict[str, float | None]) -> Case:
     far = {name: rho for name, rho in distances.items() if rho is not None and rho > tolerance.TAU}
     bugs = Bugs(dataclasses.replace(case, answer=None), far, [n for n, rho in distances.items() if rho is None])
-    answer = dataclasses.replace(case.answer, bugs=bugs, distance=min(far.values(), default=np.inf))
+    nearest = min((rho for name, rho in far.items() if _is_one(name)), default=np.inf)
+    answer = dataclasses.replace(case.answer, bugs=bugs, distance=nearest)
     return dataclasses.replace(case, answer=answer, dtypes=admitted(answer))
+
+
+def _is_one(name: str) -> bool:
+    """Whether the mistake gives one value, far from right; not what is rounded, or comes nearer with its number."""
+    mistake = CATALOGUE[name.split("/")[0]]
+    return mistake.kind != "precision" and mistake.free is None
 
 
 def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
@@ -115,6 +122,8 @@ def _allowed(answer: Answer, value) -> np.ndarray:
 
 def forms(case: Case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on `case`; the second form of "x" is "x/1"."""
+    if case.algorithm != "maml":
+        return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
             "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
     return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)

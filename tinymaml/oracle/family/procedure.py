@@ -1,0 +1,261 @@
+"""What every algorithm of the family shares: the tasks, the switches, derivatives, and the mean over tasks.
+
+An algorithm's module has either
+
+    query_loss(at, meta, support, query) → (L_q, θ_K)      and G is its derivative, taken forwards, number by number; or
+    gradient(at, meta, support, query) → (L_q, θ_K, G)     where G is a formula, and not the derivative of anything
+
+Both are written once, and run over any numbers: floats, rationals and balls (`ByHand`, first-order code by hand), and
+the engine's tensors (`ByEngine`). `at` is what they compute with. A derivative is stopped by `at.hold`, so that most
+mistakes are a `hold` too many, or another line chosen by a switch, `at.s[name]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ... import engine
+from ..arithmetic import Dual, as_numbers, hold
+from ..models import NumPy, Options, loss_in
+from ..semantics import Calculus, Result
+
+# The switches that every algorithm has: the values of each, the right one first.
+SWITCHES: dict[str, tuple] = {
+    "data": ("right", "swapped", "query is support", "support is query"),
+    "steps": (0, 1, -1),
+    "factors": ("right", "detached", "parameters detached"),
+    "outer": ("mean", "sum", "last", "first"),
+    "result": ("gradient", "doubled", "negative"),
+}
+
+H = 1e-100  # of the complex step; its square is 0
+
+
+class ByHand:
+    """Losses, gradients and Hessian-vector products of a case's model by hand, over numbers made by `number`."""
+
+    def __init__(self, case, number: Any = float, switches: dict | None = None):
+        self.case, self.s, self.memory = case, switches or {}, {}
+        self.number = lambda x: as_numbers(x, number)
+        self._calculus = Calculus(case.model, Options(), number)
+
+    @property
+    def steps(self) -> int:
+        """K, as the code at hand has it."""
+        return max(self.case.inner_steps + self.s.get("steps", 0), 0)
+
+    def loss_and_grad(self, theta: dict, batch: tuple) -> tuple:
+        """(L(θ), {name: ∂L/∂θ}); the gradient may be differentiated, too."""
+        return self._calculus.loss_and_grad(theta, batch)
+
+    def along(self, theta: dict, batch: tuple, v: dict) -> dict:
+        """H v, the product of the Hessian with a direction; not to be differentiated again."""
+        return self._calculus.along(theta, batch, v)
+
+    def map(self, f: Callable, *trees: dict) -> dict:
+        """{name: f(of that name in each tree)}."""
+        return {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}
+
+    def hold(self, x):
+        """A value without its derivative; of a tree, of all in it."""
+        return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)
+
+    def root(self, x):
+        """√x."""
+        return np.sqrt(np.asarray(x))[()]
+
+
+    def solve(self, columns: list, b):
+        """x of A x = b, A given by its columns; exact over exact numbers."""
+        a = np.stack(columns, 1)
+        return np.linalg.solve(a, b) if a.dtype != object else _eliminated(a, b)
+
+
+def _eliminated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Gauss and Jordan's elimination, with the largest pivot (a ball's size is that of its middle)."""
+    a, b, n = np.array(a), np.array(b), len(b)
+    for k in range(n):
+        pivot = k + int(np.argmax([abs(float(x)) for x in a[k:, k]]))
+        a[[k, pivot]], b[[k, pivot]] = a[[pivot, k]], b[[pivot, k]]
+        for i in range(n):
+            if i != k:
+                factor = a[i, k] / a[k, k]
+                a[i], b[i] = a[i] - factor * a[k], b[i] - factor * b[k]
+    return b / np.diagonal(a)
+
+
+class ByEngine:
+    """The same with the engine: tensors, whose gradients are recorded."""
+
+    def __init__(self, case):
+        self.case, self.s, self.memory = case, switches_of(case, {}), {}
+        self.number = lambda x: np.asarray(x) if np.asarray(x).dtype.kind in "iu" else np.asarray(x, np.float64)
+        self._loss = loss_in(NumPy(), case.model)
+
+    steps = ByHand.steps
+
+    def loss_and_grad(self, theta, batch):
+        return engine.value_and_grad(self._loss)(theta, *batch)
+
+    def along(self, theta, batch, v):
+        return engine.hvp(lambda theta: self._loss(theta, *batch), (theta,), v)
+
+    def map(self, f, *trees):
+        return {n: f(*(t[n] for t in trees)) for n in trees[0]}
+
+    def hold(self, x):
+        return {n: engine.stop_gradient(v) for n, v in x.items()} if isinstance(x, dict) else engine.stop_gradient(x)
+
+    def root(self, x):
+        return np.sqrt(x)
+
+    def solve(self, columns, b):
+        return np.linalg.solve(np.stack(columns, 1), b)
+
+
+# ── what algorithms are made of ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def support_gradient(at, theta: dict, support: tuple) -> dict:
+    """g_s(θₖ); under the switch "detached" without its derivative, which is what FOMAML computes."""
+    _, g = at.loss_and_grad(theta, support)
+    return at.hold(g) if at.s["factors"] == "detached" else g
+
+
+def dot(a: dict, b: dict):
+    """⟨a, b⟩, over all parameters."""
+    return sum(np.sum(a[n] * b[n]) for n in a)
+
+
+def flat(tree: dict):
+    """All numbers of a tree in one vector."""
+    return np.concatenate([np.reshape(v, -1) for v in tree.values()])
+
+
+def split(vector, like: dict) -> dict:
+    """The inverse of `flat`, in the shapes of `like`."""
+    ends = np.cumsum([np.size(p) for p in like.values()])
+    return {n: np.reshape(vector[end - np.size(p) : end], np.shape(p))
+            for (n, p), end in zip(like.items(), ends.tolist(), strict=True)}  # fmt: skip
+
+
+def basis(at, like: dict) -> list[dict]:
+    """The unit vectors, as trees."""
+    size = sum(int(np.size(p)) for p in like.values())
+    return [split(at.number(row), like) for row in np.eye(size)]
+
+
+# ── a case's answer ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def switches_of(case, given: dict) -> dict:
+    """The algorithm's switches and the shared ones, all right but the given.
+
+    Raises:
+        ValueError: there is no such switch, or no such value; names the values.
+    """
+    from . import ALGORITHMS
+
+    possible = SWITCHES | ALGORITHMS[case.algorithm].SWITCHES
+    for name, value in given.items():
+        if name not in possible:
+            raise ValueError(f"{case.algorithm} has no switch {name!r}; wanted one of {', '.join(possible)}")
+        if value not in possible[name] and not isinstance(possible[name][0], float):
+            raise ValueError(f"{name}={value!r}; wanted one of {possible[name]}")
+    return {name: values[0] for name, values in possible.items()} | given
+
+
+def run(case, number: Any = float, **switches) -> Result:
+    """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place."""
+    from . import ALGORITHMS
+
+    algorithm, s = ALGORITHMS[case.algorithm], switches_of(case, switches)
+    theta = {n: as_numbers(p, number) for n, p in case.params.items()}
+    if hasattr(algorithm, "gradient"):
+        at = ByHand(case, number, s)
+        done = [algorithm.gradient(at, theta, *task) for task in _tasks(at)]
+        values, ends, grads = (list(x) for x in zip(*done, strict=True))
+    else:
+        values, ends, grads = _differentiated(case, algorithm, number, s, theta)
+    trace = [{"theta": [theta, end]} for end in ends]
+    return Result(*_together(values, grads, s), trace)
+
+
+def _tasks(at) -> list[tuple]:
+    pairs = []
+    for support, query in at.case.batches():
+        support, query = (tuple(map(at.number, batch)) for batch in (support, query))
+        how = {"swapped": (query, support), "query is support": (support, support), "support is query": (query, query)}
+        pairs.append(how.get(at.s["data"], (support, query)))
+    return pairs
+
+
+def _differentiated(case, algorithm, number, s, theta) -> tuple:
+    """The losses, θ_K and gradients of all tasks: one run per number of θ, which carries the derivative along it."""
+
+    def losses(meta):
+        at = ByHand(case, number, s)
+        if s["factors"] == "parameters detached":
+            meta = at.hold(meta)
+        return [algorithm.query_loss(at, meta, *task) for task in _tasks(at)]
+
+    plain = losses(theta)
+    grads = [{n: np.zeros(p.shape, p.dtype) for n, p in theta.items()} for _ in plain]
+    for n, p in theta.items():
+        for i in range(p.size):
+            for g, (value, _) in zip(grads, losses(theta | {n: _moved(p, i, number)}), strict=True):
+                # g_i = Im L(θ + ih eᵢ) / h, or the slope of L(θ + ε eᵢ)
+                g[n].flat[i] = _slope(value, number)
+    return [value for value, _ in plain], [end for _, end in plain], grads
+
+
+def _moved(p, i, number):
+    if number is float:
+        moved = p.astype(complex)
+        moved.flat[i] += 1j * H
+        return moved
+    moved = np.array([Dual(x, (k == i) * 1) for k, x in enumerate(np.ravel(p))], object)
+    return moved.reshape(p.shape)
+
+
+def _slope(value, number):
+    value = np.asarray(value)[()]
+    if number is float:
+        return np.imag(value) / H
+    return value.slope if type(value) is Dual else 0 * value
+
+
+def _together(values, grads, s) -> tuple:
+    """1/T Σₜ of the losses and of the gradients, or what the code at hand makes of them."""
+    tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
+    if s["outer"] in ("last", "first"):
+        k = -1 if s["outer"] == "last" else 0
+        values, grads = [values[k]], [grads[k]]
+    value, total = sum(values[1:], values[0]), grads[0]
+    for g in grads[1:]:
+        total = tree(np.add, total, g)
+    if s["outer"] != "sum":
+        value, total = value / len(values), tree(lambda g: g / len(grads), total)
+    times = {"doubled": 2, "negative": -1}.get(s["result"], 1)
+    return value, tree(lambda g: g * times, total)
+
+
+def by_engine(case, params: dict) -> tuple:
+    """(𝓛, G) by the engine at `params`, which may be tensors: their records tell how roundings grow."""
+    from . import ALGORITHMS
+
+    algorithm, count = ALGORITHMS[case.algorithm], case.tasks
+
+    def losses(meta):
+        at = ByEngine(case)
+        return sum(algorithm.query_loss(at, meta, *task)[0] for task in _tasks(at)) / count
+
+    if not hasattr(algorithm, "gradient"):
+        return engine.value_and_grad(losses)(params)
+    at = ByEngine(case)
+    done = [algorithm.gradient(at, params, *task) for task in _tasks(at)]
+    grads = {n: sum(g[n] for _, _, g in done) / count for n in params}
+    return sum(value for value, _, _ in done) / count, grads

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from ..files import path_option, write_atomically
 from . import protocol
+from .apart import without_current_folder
 from .cases import load
 from .catalogue import list_bugs
 from .checking import seconds
+from .guard import signals_end
+from .progress import Screen, Watch
 from .questions import questions
 from .show import find, show
 
@@ -36,6 +39,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--from", dest="folder", metavar="DIR", type=path_option("--from"),
                        help="read the answers from the *.json in DIR")  # fmt: skip
     check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    check.add_argument("--case", action="append", default=[], metavar="ID",
+                       help="ask only this case, or those that begin so, or a pattern; may be given again")  # fmt: skip
+    check.add_argument("--fail-fast", action="store_true", help="stop at the first wrong case")
+    check.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    check.add_argument("--path", action="append", default=[], metavar="DIR", type=path_option("--path"),
+                       help="look here too for the function's module; may be given again")  # fmt: skip
+    check.add_argument("-v", "--verbose", action="store_true", help="print a line per answer, on standard error")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_check)
 
@@ -71,15 +81,22 @@ def _check(args: argparse.Namespace) -> int:
     seconds(args.timeout)  # before any work
     if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
         raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
-    command = protocol.worker(args.target) if args.target else args.program
-    if command:
-        report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
-    elif args.folder:
-        report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
-    elif sys.stdin is None:
+    if (args.case or args.seed is not None) and not (args.target or args.program):
+        raise ValueError("--case and --seed are for a Python function or a program, which are asked here")
+    if sys.stdin is None and not (args.target or args.program or args.folder):
         raise ValueError("standard input is closed, and neither a function nor a program is given")
-    else:
-        report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
+    with signals_end(), without_current_folder(), Screen(args.verbose) as screen:
+        watch = Watch(screen.show, args.fail_fast)
+        asking = {"suite": args.suite, "dtype": args.dtype, "capabilities": args.capability, "timeout": args.timeout,
+                  "seed": args.seed, "cases": args.case, "watch": watch, "echo": screen.echo}  # fmt: skip
+        if args.target:
+            report = protocol.check_function(args.target, folders=args.path, **asking)
+        elif args.program:
+            report = protocol.check_program(args.program, **asking)
+        elif args.folder:
+            report = protocol.check_answers(protocol.lines_of(Path(args.folder)), watch)
+        else:
+            report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout), watch)
     print(report.to_json() if args.json else report)
     return report.exit_code
 

@@ -43,6 +43,8 @@ class Report:
         digits: decimal digits that agree, at worst.
         cases: a CaseResult each.   skipped: capability → number of cases.
         notes: further remarks.
+        framework: whose arrays the candidate asked for: "torch", "jax", "numpy"; "" if that is not known.
+        seconds: how long it took.   asked: number of questions that were asked.
     """
 
     verdict: str
@@ -57,6 +59,9 @@ class Report:
     cases: list[CaseResult] = dataclasses.field(default_factory=list)
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    framework: str = ""
+    seconds: float = 0.0
+    asked: int = 0
 
     @property
     def exit_code(self) -> int:

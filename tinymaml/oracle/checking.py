@@ -20,7 +20,7 @@ import numpy as np
 
 from . import tolerance
 from .cases import Case, Tampered
-from .diagnosis import diagnose
+from .diagnosis import diagnose, passes
 from .progress import Came, Screen, Watch
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
@@ -91,7 +91,7 @@ def examine(asked, left_out, ask, suite, dtype, only, watch, rounds: int = 2) ->
     every, here = (sum(q.role == "case" for q in some) for some in (asked, came))
     if watch.stopped:
         report.notes.append(f"stopped at the first wrong case: {here} of {every} cases were asked")
-    if only and report.verdict == "CORRECT":
+    if only and report.verdict in ("CORRECT", "INCONCLUSIVE"):
         report.verdict = "INCONCLUSIVE"
         report.explanation = f"all right, but only the cases that were chosen were asked: {', '.join(only)}"
     report.seconds, report.asked = time.monotonic() - watch.start, len(came)
@@ -204,5 +204,5 @@ def negative_control(asked: list[Question], answers: dict[str, Answered]) -> Non
     at = np.unravel_index(np.argmax(right.scale[name]), right.scale[name].shape)
     planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]
     changed = dict(answers) | {question.id: dataclasses.replace(answers[question.id], grad=planted)}
-    if diagnose(asked, changed).verdict == "CORRECT":
+    if passes(asked, changed):
         raise AssertionError(f"a planted error in case {question.id} passed: this oracle cannot be trusted")

@@ -1,14 +1,17 @@
-"""The oracle's commands: `tinymaml oracle gen | check | show | list-bugs`. They parse, call and print."""
+"""The oracle's commands, `tinymaml oracle …`: they parse, call and print."""
 
 from __future__ import annotations
 
 import argparse
 import secrets
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import path_option, write_atomically
-from . import protocol
+from . import badge, protocol, spec
 from .apart import without_current_folder
 from .cases import load
 from .catalogue import list_bugs
@@ -16,6 +19,7 @@ from .checking import seconds
 from .guard import signals_end
 from .progress import Screen, Watch
 from .questions import questions
+from .report import Report
 from .show import find, show
 
 
@@ -49,9 +53,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_check)
 
-    commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix").set_defaults(
-        run=_list
-    )
+    shield = commands.add_parser(
+        "badge", help="check, and write a badge for a repository", usage="%(prog)s --to FILE [options] "
+        "[package.module:function | -- PROGRAM …]", description="Check a Python function or a program, and write FILE, "
+        "a small JSON for a repository, and beside it FILE.shields.json, which an endpoint badge of shields.io shows.",
+    )  # fmt: skip
+    shield.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
+    shield.add_argument("--to", metavar="FILE", required=True, type=path_option("--to"), help="e.g. badge.json")
+    _add_suite(shield)
+    shield.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    shield.set_defaults(run=_badge)
+
+    bugs = commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix")
+    bugs.add_argument("--json", action="store_true", help="as JSON, with the catalogue's version")
+    bugs.set_defaults(run=_list)
+    page = commands.add_parser("spec", help="all that a program in another language must know, on one page")
+    page.add_argument("--json", action="store_true", help="its tables as JSON")
+    page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
     show.set_defaults(run=_show)
@@ -85,14 +103,10 @@ def _check(args: argparse.Namespace) -> int:
         raise ValueError("--case and --seed are for a Python function or a program, which are asked here")
     if sys.stdin is None and not (args.target or args.program or args.folder):
         raise ValueError("standard input is closed, and neither a function nor a program is given")
-    with signals_end(), without_current_folder(), Screen(args.verbose) as screen:
+    with _screen(args.verbose) as screen:
         watch = Watch(screen.show, args.fail_fast)
-        asking = {"suite": args.suite, "dtype": args.dtype, "capabilities": args.capability, "timeout": args.timeout,
-                  "seed": args.seed, "cases": args.case, "watch": watch, "echo": screen.echo}  # fmt: skip
-        if args.target:
-            report = protocol.check_function(args.target, folders=args.path, **asking)
-        elif args.program:
-            report = protocol.check_program(args.program, **asking)
+        if args.target or args.program:
+            report = _asked(args, screen, watch=watch, seed=args.seed, cases=args.case, folders=args.path)
         elif args.folder:
             report = protocol.check_answers(protocol.lines_of(Path(args.folder)), watch)
         else:
@@ -101,8 +115,42 @@ def _check(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
+@contextmanager
+def _screen(verbose: bool = False) -> Iterator[Screen]:
+    """While a candidate runs: signals end it too, and nothing is imported from where it can write."""
+    with signals_end(), without_current_folder(), Screen(verbose) as screen:
+        yield screen
+
+
+def _asked(args: argparse.Namespace, screen: Screen, folders: Iterable[str] = (), **more) -> Report:
+    """The report on the function or the program of the command line."""
+    asking = {"suite": args.suite, "dtype": args.dtype, "capabilities": args.capability, "timeout": args.timeout,
+              "echo": screen.echo, **more}  # fmt: skip
+    if args.target:
+        return protocol.check_function(args.target, folders=folders, **asking)
+    return protocol.check_program(args.program, **asking)
+
+
+def _badge(args: argparse.Namespace) -> int:
+    seconds(args.timeout)
+    to, start = Path(args.to), time.monotonic()
+    if bool(args.target) == bool(args.program):
+        raise ValueError("a badge is for one of: a Python function, -- PROGRAM")
+    badge.make_place(to)
+    with _screen() as screen:
+        report = _asked(args, screen, watch=Watch(screen.show))
+    badge.write(to, report, time.monotonic() - start)
+    print(report)
+    return report.exit_code
+
+
 def _list(args: argparse.Namespace) -> int:
-    print(list_bugs())
+    print(spec.catalogue() if args.json else list_bugs())
+    return 0
+
+
+def _spec(args: argparse.Namespace) -> int:
+    print(spec.as_json() if args.json else spec.text())
     return 0
 
 

@@ -36,7 +36,7 @@ from . import tolerance, worker
 from .cases import CAPABILITIES, to_hex
 from .checking import Confirmation, confirm, examine, seconds
 from .guard import Guarded, signals_end
-from .progress import Watch
+from .progress import Screen, Watch
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 from .versions import VERSIONS, misfit
@@ -291,10 +291,7 @@ def check_program(
     """
     timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()
     seed = secrets.randbelow(2**32) if seed is None else seed
-    said = bytearray()
-    with Guarded(command, env) as program:  # it starts while we draw the new cases
-        listener = threading.Thread(target=_listen, args=(program.stderr, said, echo), daemon=True)
-        listener.start()
+    with Guarded(command, env, echo) as program:  # it starts while we draw the new cases
         asked, left_out = questions(suite, dtype, capabilities, seed, only)
         confirmation = Confirmation(asked)
         prefix = token(suite, dtype, capabilities, seed)
@@ -311,9 +308,8 @@ def check_program(
             with suppress(OSError, ValueError):
                 program.stdin.close()
             ending = _ending(program)
-    listener.join(1)
     if report.verdict == "PROTOCOL_ERROR":
-        tail = bytes(said).decode(errors="replace").strip().splitlines()[-12:]
+        tail = program.said().splitlines()[-12:]
         if not watch.stopped and ending and ending not in report.explanation:
             report.notes.append(f"the program {ending}")
         report.notes += [f"stderr: {line}" for line in tail]
@@ -331,14 +327,6 @@ def _feed(stream: BinaryIO, asked: list[Question], prefix: str, close: bool) -> 
         pass
 
 
-def _listen(stream: BinaryIO, said: bytearray, echo: Callable[[bytes], None] | None) -> None:
-    while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]
-        said += chunk
-        del said[:-20_000]
-        if echo:
-            echo(chunk)
-
-
 def _ending(program: Guarded) -> str:
     code = program.wait(GRACE)
     if code is None:
@@ -351,7 +339,9 @@ def _ending(program: Guarded) -> str:
 
 def main(arguments: list[str]) -> int:
     """What the pytest plugin starts: check a function as `arguments[0]` says in JSON, and print the report in JSON."""
-    with signals_end():
-        report = check_function(**json.loads(arguments[0]))
+    settings = json.loads(arguments[0])
+    with signals_end(), Screen() as screen:
+        watch = Watch(fail_fast=settings.pop("fail_fast"))
+        report = check_function(**settings, watch=watch, echo=screen.echo)
     print(json.dumps({"report": json.loads(report.to_json()), "text": str(report)}))
     return report.exit_code

@@ -1,8 +1,8 @@
 """`pytest --maml-oracle=package.module:function`: one test a case.
 
 With no path on the command line the oracle's tests are the only ones, and nothing else is collected. `-k tanh` asks
-only the cases of that name; `-x` stops at the first wrong one. `--maml-oracle-json=FILE` saves the report; JUnit and the
-rest are pytest's own.
+only the cases of that name; `-x` stops at the first wrong one. What the candidate prints is its tests' captured
+standard error. `--maml-oracle-json=FILE` saves the report; JUnit and the rest are pytest's own.
 
 The candidate is not imported here, nor is it judged here: a process of its own judges (`protocol.main`), and the
 candidate is in a third one. What a conftest.py or a test imports is in pytest's own process, which nothing can protect.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Wrong(Exception):
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config):
     """A conftest.py is imported by pytest itself, next."""
-    target = early_config.known_args_namespace.maml_oracle or ""
+    target = getattr(early_config.known_args_namespace, "maml_oracle", None) or ""
     if "conftest" in target.partition(":")[0].split("."):
         raise pytest.UsageError(
             f"--maml-oracle={target}: pytest imports conftest.py into its own process, where it could say anything "
@@ -56,10 +55,15 @@ def pytest_collection_modifyitems(session, config, items):
     if not target:
         return
     from .questions import questions
+    from .worker import command
 
     judgement = Judgement(config)
-    asked, _ = questions(judgement.settings["suite"], judgement.settings["dtype"],
-                         tuple(judgement.settings["capabilities"]), judgement.settings["seed"])  # fmt: skip
+    suite, dtype, capabilities, seed = (judgement.settings[k] for k in ("suite", "dtype", "capabilities", "seed"))
+    try:
+        command(target)
+        asked, _ = questions(suite, dtype, tuple(capabilities), seed)
+    except (ValueError, ImportError) as error:
+        raise pytest.UsageError(f"--maml-oracle: {error}") from None
     judgement.all = [q.case.id for q in asked if q.role == "case"]
     rows = [(f"oracle[{id}]", id) for id in judgement.all] + [("oracle verdict", None)]
     items += [OracleItem.from_parent(session, name=name, case=c, judgement=judgement) for name, c in rows]
@@ -82,16 +86,22 @@ class OracleItem(pytest.Item):
                 raise Wrong(judged.text)
             return
         row = judged.rows.get(self.case)
+        if row is None and judged.is_told_by(self):
+            raise Wrong(judged.said)
         if row is None:
-            raise Wrong(judged.said) if judged.first(self) else pytest.skip.Exception(f"not asked: {judged.said}")
+            pytest.skip(f"no verdict on this case: {judged.said}")
         if not row["passed"]:
-            raise Wrong(f"case {self.case}: {_off(row)}\n{judged.said}")
+            raise Wrong(f"case {self.case}: {_off(row)}" + (f"\n{judged.said}" if row["error"] is not None else ""))
 
     def repr_failure(self, excinfo, style=None):
         return str(excinfo.value) if isinstance(excinfo.value, Wrong) else super().repr_failure(excinfo)
 
     def reportinfo(self):
         return self.path, None, self.name
+
+
+def _live(words: bytes) -> None:
+    sys.stderr.write(words.decode(errors="replace"))
 
 
 def _off(row: dict) -> str:
@@ -114,7 +124,7 @@ class Judgement:
             "seed": secrets.randbelow(2**32) if seed is None else seed,
         }  # fmt: skip
         self.saved, self.live = option("json"), config.getoption("capture") == "no"
-        self.all, self.report, self.rows, self.text, self.words, self._first = [], None, {}, "", "", None
+        self.all, self.report, self.rows, self.text, self.words, self._told = [], None, {}, "", "", None
 
     def of(self, session) -> Judgement:
         """Itself, once there is a report."""
@@ -128,10 +138,11 @@ class Judgement:
         """Verdict and cause, in one line."""
         return f"{self.report['verdict']} {self.report['bug'] or ''}".strip() + f": {self.report['explanation']}"
 
-    def first(self, item: OracleItem) -> bool:
-        """Whether no other test has said yet why there is no answer."""
-        self._first = self._first or item
-        return self._first is item
+    def is_told_by(self, item: OracleItem) -> bool:
+        """Whether this test is the one that fails because no case has a verdict."""
+        if not self.rows.keys() & set(self.all):
+            self._told = self._told or item
+        return self._told is item
 
     def _judge(self, cases: list[str], fail_fast: bool) -> None:
         from ..files import write_atomically
@@ -140,10 +151,11 @@ class Judgement:
 
         settings = json.dumps({**self.settings, "cases": cases, "fail_fast": fail_fast})
         judge = command("tinymaml.oracle.protocol", settings, isolated=True)
-        with Guarded(judge, stderr=None if self.live else subprocess.PIPE) as process:
+        with Guarded(judge, echo=_live if self.live else None) as process:
             process.stdin.close()
-            output, self.words = process.read()
+            output = process.stdout.read(1 << 24)
             code = process.wait(2.0)
+        self.words = process.said()
         try:
             (line,) = output.decode().splitlines()  # the candidate could have written another
             data = json.loads(line)
@@ -152,7 +164,7 @@ class Judgement:
             if (code == 0) != (self.report["verdict"] == "CORRECT"):
                 raise ValueError
         except (ValueError, KeyError, TypeError):
-            last = (self.words.strip().splitlines() or ["without a word"])[-1]
+            last = (self.words.splitlines() or ["without a word"])[-1]
             said = f"the process that judges ended with exit code {code}, and without a report: {last}"
             self.report, self.rows = {"verdict": "PROTOCOL_ERROR", "bug": None, "explanation": said}, {}
             self.text = self.said

@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def _function(target: str, *folders: str) -> Callable:
     try:
         return resolve(target, folders)
     except BaseException as error:  # SystemExit too; this is the answer to every question
-        traceback.print_exc()
+        _print(error)
         said = f"{target} cannot be imported: {described(error)}"
 
     def failed(case):
@@ -82,7 +83,7 @@ def _answer(function: Callable, question: dict) -> str:
     except Unusable as error:
         said = str(error)
     except BaseException as error:  # SystemExit too: it is the candidate that failed
-        traceback.print_exc()
+        _print(error)
         said = described(error)
     return json.dumps({"error": said, "id": question["id"]})
 
@@ -93,9 +94,21 @@ def described(error: BaseException) -> str:
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:  # its own __str__ fails
         said = type(error).__name__
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and "<frozen" not in f[0]]
-    theirs = [f for f in frames if "site-packages" not in f.filename] or frames
-    return f"{said} ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else said
+    frames = traceback.extract_tb(_theirs(error))
+    near = [f for f in frames if "site-packages" not in f.filename] or frames
+    return f"{said} ({near[-1].filename}:{near[-1].lineno})" if near and not isinstance(error, SyntaxError) else said
+
+
+def _print(error: BaseException) -> None:
+    traceback.print_exception(type(error), error, _theirs(error))
+
+
+def _theirs(error: BaseException) -> TracebackType | None:
+    """The traceback from where the candidate's code begins."""
+    ours, at = (__file__, importlib.__file__), error.__traceback__
+    while at and (at.tb_frame.f_code.co_filename in ours or "<frozen" in at.tb_frame.f_code.co_filename):
+        at = at.tb_next
+    return at
 
 
 def resolve(target: str, folders: tuple[str, ...] = ()) -> Callable:

@@ -186,6 +186,12 @@ class Case:
                      for batches in (self.support, self.query))  # fmt: skip
         return models.loss_in(library, self.model), params, data
 
+    @property
+    def framework(self) -> str:
+        """Whose arrays were handed out last: "numpy", "torch", "jax"; "" if none were."""
+        library = type(self.handed_out[-1][1]).__module__.partition(".")[0] if self.handed_out else ""
+        return library.removesuffix("lib")  # JAX's arrays are of jaxlib
+
     @staticmethod
     def _stacked(convert, arrays):
         same = len({np.shape(a) for a in arrays}) == 1

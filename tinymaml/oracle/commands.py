@@ -1,14 +1,15 @@
-"""The oracle's commands: `tinymaml oracle gen | check | show | list-bugs`. They parse, call and print."""
+"""The oracle's commands, `tinymaml oracle …`: they parse, call and print."""
 
 from __future__ import annotations
 
 import argparse
 import secrets
 import sys
+import time
 from pathlib import Path
 
 from ..files import path_option, write_atomically
-from . import protocol
+from . import badge, protocol, spec
 from .cases import load
 from .catalogue import list_bugs
 from .checking import seconds
@@ -40,9 +41,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_check)
 
-    commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix").set_defaults(
-        run=_list
-    )
+    shield = commands.add_parser(
+        "badge", help="check, and write a badge for a repository", usage="%(prog)s --to FILE [options] "
+        "[package.module:function | -- PROGRAM …]", description="Check a Python function or a program, and write FILE, "
+        "a small JSON for a repository, and beside it FILE.shields.json, which an endpoint badge of shields.io shows.",
+    )  # fmt: skip
+    shield.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
+    shield.add_argument("--to", metavar="FILE", required=True, type=path_option("--to"), help="e.g. badge.json")
+    _add_suite(shield)
+    shield.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    shield.set_defaults(run=_badge)
+
+    bugs = commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix")
+    bugs.add_argument("--json", action="store_true", help="as JSON, with the catalogue's version")
+    bugs.set_defaults(run=_list)
+    page = commands.add_parser("spec", help="all that a program in another language must know, on one page")
+    page.add_argument("--json", action="store_true", help="its tables as JSON")
+    page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
     show.add_argument("--mine", metavar="MODULE:FUNCTION", help="show what this function gives, beside the right one")
@@ -87,8 +102,25 @@ def _check(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
+def _badge(args: argparse.Namespace) -> int:
+    timeout, to = seconds(args.timeout), Path(args.to)
+    if bool(args.target) == bool(args.program):
+        raise ValueError("a badge is for one of: a Python function, -- PROGRAM")
+    badge.make_place(to)
+    command, start = protocol.worker(args.target) if args.target else args.program, time.monotonic()
+    report = protocol.check_program(command, args.suite, args.dtype, args.capability, timeout)
+    badge.write(to, report, time.monotonic() - start)
+    print(report)
+    return report.exit_code
+
+
 def _list(args: argparse.Namespace) -> int:
-    print(list_bugs())
+    print(spec.catalogue() if args.json else list_bugs())
+    return 0
+
+
+def _spec(args: argparse.Namespace) -> int:
+    print(spec.as_json() if args.json else spec.text())
     return 0
 
 

@@ -40,6 +40,7 @@ from .cases import CAPABILITIES, Case, to_hex
 from .checking import conclude, confirm, seconds
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
+from .versions import VERSIONS, misfit
 
 LONGEST_LINE, MOST_OUTPUT = 1 << 24, 1 << 27  # bytes
 DEEPEST = 64  # lists and dicts in each other in an answer
@@ -63,7 +64,7 @@ def lines(asked: list[Question], prefix: str, hexadecimal: bool = False) -> Iter
     """One line of JSON for each question."""
     encode = to_hex if hexadecimal else lambda x: np.asarray(x).tolist()
     for q in asked:
-        data = q.case.to_json(encode) | {"id": f"{prefix}/{q.id}", "dtype": q.case.dtype}
+        data = {"format": VERSIONS["wire"]} | q.case.to_json(encode) | {"id": f"{prefix}/{q.id}", "dtype": q.case.dtype}
         data.pop("comment")
         yield json.dumps(data, ensure_ascii=False)
 
@@ -146,6 +147,8 @@ def _parse(line: str) -> dict:
         raise Broken(f"a line is not JSON ({error}): {line[:80]!r}") from None
     if not isinstance(data, dict) or not isinstance(data.get("id"), str):
         raise Broken(f'wanted an object with an "id", seen {line[:80]!r}')
+    if "format" in data and (why := misfit(data["format"], "wire")):
+        raise Broken(f"the answer to {data['id'][:80]!r}: {why}")
     return data
 
 

@@ -16,6 +16,7 @@ from .evidence import Evidence
 from .locate import element
 from .snippet import Unwritable, program
 from .tolerance import TAU
+from .versions import VERSIONS
 
 WIDTH = 100
 SMALL = 12  # numbers of a case that are all compared; of a larger one, each parameter's worst
@@ -97,7 +98,7 @@ class Report:
 
     def to_json(self) -> str:
         """All of it, as one line of JSON."""
-        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"versions": VERSIONS}
         data["evidence"] = self.evidence and self.evidence.to_json()
         data["cases"] = [dataclasses.asdict(row) for row in self.cases]
         for row in data["cases"]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from . import models, protocol, tolerance
 from .cases import Case
-from .diagnosis import fits, value_of
 from .locate import element
+from .match import fits, value_of
 from .questions import Answered, Question, as_array
 from .references import forms, solve
 from .report import _beside, _digits, _one_line, _relative, _wrapped

@@ -8,6 +8,7 @@ meta-gradient. The first that differs is marked: what comes after it follows fro
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -59,11 +60,16 @@ def ask_one(target: str, case: Case, timeout: float = 60.0) -> Answered:
     Raises:
         ValueError: the target is not of that form.
     """
-    question = Question(case.id, case)
-    prefix = protocol.token("show", case.dtype, (), 0)
-    answers, said = protocol.ask(protocol.worker(target), [question], prefix, timeout)
-    answer = answers[case.id]
-    answer.notes += tuple(said) if answer.problem else ()
+    question, prefix = Question(case.id, case), protocol.token("show", case.dtype, (), 0)
+    line = next(protocol.lines([question], prefix)) + "\n"
+    try:
+        done = subprocess.run(protocol.worker(target), input=line.encode(), capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return Answered(problem=f"no answer within {timeout:g} s")
+    answer = protocol.read([question], prefix, iter(done.stdout.decode(errors="replace").splitlines()))[case.id]
+    if answer.problem:
+        said = done.stderr.decode(errors="replace").splitlines()[-12:]
+        answer.notes += tuple(f"stderr: {line}" for line in said)
     return answer
 
 

@@ -226,17 +226,7 @@ def check_program(
     seed = secrets.randbelow(2**32) if seed is None else seed
     asked, left_out = questions(suite, dtype, capabilities, seed)
     confirm(asked)
-    answers, said = ask(command, asked, token(suite, dtype, capabilities, seed), timeout, env)
-    report = conclude(asked, left_out, answers, suite, dtype)
-    if report.verdict == "PROTOCOL_ERROR":
-        report.notes += said
-    return report
-
-
-def ask(
-    command: list[str], asked: list[Question], prefix: str, timeout: float, env: dict[str, str] | None = None
-) -> tuple[dict[str, Answered], list[str]]:
-    """A program's answers, and how it ended with the last it said on stderr."""
+    prefix = token(suite, dtype, capabilities, seed)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=env
     )
@@ -251,8 +241,11 @@ def ask(
     finally:
         _stop(process)
     listener.join(1)
-    tail = bytes(said).decode(errors="replace").strip().splitlines()[-12:]
-    return answers, ([f"the program {ending}"] if ending else []) + [f"stderr: {line}" for line in tail]
+    report = conclude(asked, left_out, answers, suite, dtype)
+    if report.verdict == "PROTOCOL_ERROR":
+        tail = bytes(said).decode(errors="replace").strip().splitlines()[-12:]
+        report.notes += ([f"the program {ending}"] if ending else []) + [f"stderr: {line}" for line in tail]
+    return report
 
 
 def _feed(stream: BinaryIO, asked: list[Question], prefix: str) -> None:

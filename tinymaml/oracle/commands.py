@@ -16,6 +16,7 @@ from .apart import without_current_folder
 from .cases import load
 from .catalogue import list_bugs
 from .checking import seconds
+from .diff import agree, ask_one, diff
 from .guard import signals_end
 from .progress import Screen, Watch
 from .questions import questions
@@ -72,6 +73,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
+    show.add_argument("--mine", metavar="MODULE:FUNCTION", help="show what this function gives, beside the right one")
+    show.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
     show.set_defaults(run=_show)
 
 
@@ -155,6 +158,13 @@ def _spec(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.mine:
+        if args.case is None:
+            raise ValueError("--mine wants the id of a case, too; without --mine, all ids are listed")
+        case = find(args.case)
+        answer = ask_one(args.mine, case, seconds(args.timeout))
+        print(diff(case, answer))
+        return 0 if agree(case, answer) else 1
     if args.case is None:
         for case in load("core"):
             print(f"{case.id:16} {case.comment}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import tolerance
 from .cases import Case, Tampered
-from .diagnosis import diagnose
+from .diagnosis import diagnose, passes
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
@@ -142,5 +142,5 @@ def negative_control(asked: list[Question], answers: dict[str, Answered]) -> Non
     at = np.unravel_index(np.argmax(right.scale[name]), right.scale[name].shape)
     planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]
     changed = dict(answers) | {question.id: dataclasses.replace(answers[question.id], grad=planted)}
-    if diagnose(asked, changed).verdict == "CORRECT":
+    if passes(asked, changed):
         raise AssertionError(f"a planted error in case {question.id} passed: this oracle cannot be trusted")

@@ -37,6 +37,8 @@ class Answered:
     grad: dict[str, np.ndarray] | None = None
     meta_loss: float | None = None
     trace: list | None = None
+    adapted: list[dict[str, np.ndarray]] | None = None
+    losses: list[list[float]] | None = None
     changed_inputs: bool = False
     problem: str = ""
     notes: tuple[str, ...] = ()
@@ -180,6 +182,7 @@ def read_answer(case: Case, raw: Any) -> Answered:
         grads, notes = _gradients(case, raw["meta_grad"])
         loss = None if raw.get("meta_loss") is None else _number(raw["meta_loss"])
         trace = _trace(raw.get("trace"))
+        adapted, losses = _adapted(case, raw.get("adapted")), _losses(case, raw.get("losses"))
     except (ValueError, TypeError) as error:
         return Answered(problem=str(error))
     for name, g in grads.items():
@@ -188,7 +191,7 @@ def read_answer(case: Case, raw: Any) -> Answered:
             return Answered(problem=f"meta_grad[{name!r}]{at} is {g[tuple(at)]}" + _not_finite(case))
     if loss is not None and not np.isfinite(loss):
         return Answered(problem=f"meta_loss is {loss}" + _not_finite(case))
-    return Answered(grads, loss, trace, notes=tuple(notes))
+    return Answered(grads, loss, trace, adapted, losses, notes=tuple(notes))
 
 
 def _trace(given: Any) -> list | None:
@@ -197,35 +200,70 @@ def _trace(given: Any) -> list | None:
     return given
 
 
+def _per_task(case: Case, given: Any, what: str) -> list:
+    """A list with one entry per task; of an array, its rows.
+
+    Raises:
+        TypeError, ValueError: it is not; names `what`.
+    """
+    if not isinstance(given, (list, tuple)):
+        try:
+            given = list(given)
+        except TypeError:
+            raise TypeError(f"{what} is {type(given).__name__}, wanted a list with one entry per task") from None
+    if len(given) != case.tasks:
+        raise ValueError(f"{what} has {len(given)} entries, wanted one for each of {case.tasks} tasks")
+    return list(given)
+
+
+def _adapted(case: Case, given: Any) -> list[dict[str, np.ndarray]] | None:
+    """θ_K per task. A dict of arrays with the tasks on axis 0, as vmap gives it, is taken too."""
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        rows = {str(n): _per_task(case, a, f"adapted[{n!r}]") for n, a in given.items()}
+        given = [{n: row[t] for n, row in rows.items()} for t in range(case.tasks)]
+    return [_gradients(case, theta, f"adapted[{t}]")[0] for t, theta in enumerate(_per_task(case, given, "adapted"))]
+
+
+def _losses(case: Case, given: Any) -> list[list[float]] | None:
+    """The support losses per task, one per inner step."""
+    if given is None:
+        return None
+    rows = [row if isinstance(row, (list, tuple)) else np.ravel(as_array(row, f"losses[{t}]"))
+            for t, row in enumerate(_per_task(case, given, "losses"))]  # fmt: skip
+    return [[_number(x, f"losses[{t}]") for x in row] for t, row in enumerate(rows)]
+
+
 def _not_finite(case: Case) -> str:
     extreme = max(float(np.max(np.abs(x), initial=0)) for x, _ in case.support + case.query) > 100
     return "; a softmax or log that is not stable for large logits? (subtract the maximum)" if extreme else ""
 
 
-def _gradients(case: Case, given: Any) -> tuple[dict, list[str]]:
+def _gradients(case: Case, given: Any, what: str = "meta_grad") -> tuple[dict, list[str]]:
     names, notes = list(case.params), []
     if isinstance(given, dict):
         given = {str(n): g for n, g in given.items()}
         if set(given) != set(names):
             seen = ", ".join(map(repr, sorted(given)[:12])) + (", …" if len(given) > 12 else "")
-            raise ValueError(f"meta_grad has the names {seen[:500] or 'of nothing'}, wanted {sorted(names)}")
+            raise ValueError(f"{what} has the names {seen[:500] or 'of nothing'}, wanted {sorted(names)}")
         given = [given[n] for n in names]
     elif not isinstance(given, (list, tuple)):
         given = [given]
     if len(given) != len(names):
-        raise ValueError(f"meta_grad has {len(given)} arrays, wanted {len(names)}: {', '.join(names)}")
+        raise ValueError(f"{what} has {len(given)} arrays, wanted {len(names)}: {', '.join(names)}")
     grads = {}
     for name, g in zip(names, given, strict=True):
         shape = case.params[name].shape
         if g is None:
-            notes.append(f"meta_grad[{name!r}] is None, taken as 0")
+            notes.append(f"{what}[{name!r}] is None, taken as 0")
             g = np.zeros(shape)
-        g = as_array(g, f"meta_grad[{name!r}]")
+        g = as_array(g, f"{what}[{name!r}]")
         if g.shape != shape:
             transposed = " (another layout: transposed?)" if sorted(g.shape) == sorted(shape) else ""
-            raise ValueError(f"meta_grad[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
+            raise ValueError(f"{what}[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
         if g.dtype == np.float32 and case.dtype == "float64":
-            notes.append(f"meta_grad[{name!r}] came as float32, the case is float64")
+            notes.append(f"{what}[{name!r}] came as float32, the case is float64")
         grads[name] = g.astype(np.float64)
     return grads, notes
 
@@ -249,8 +287,8 @@ def as_array(x: Any, what: str) -> np.ndarray:
     return x
 
 
-def _number(x: Any) -> float:
-    x = as_array(x, "meta_loss")
+def _number(x: Any, what: str = "meta_loss") -> float:
+    x = as_array(x, what)
     if x.size != 1:
-        raise ValueError(f"meta_loss has shape {x.shape}, wanted a scalar")
+        raise ValueError(f"{what} has shape {x.shape}, wanted a scalar")
     return float(x.reshape(()))

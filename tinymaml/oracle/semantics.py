@@ -252,7 +252,10 @@ class _Run:
         def numbers(x, y):
             return self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
 
-        tasks = DATA[self.s["data"]]([(numbers(*support), numbers(*query)) for support, query in tasks])
+        change = self.s["data"]
+        if change.startswith("targets") and "mse" not in self.case.model["loss"]:
+            change = "right"
+        tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks])
         for i, which in enumerate(("support", "query")):
             for change, n in ((first_rows, self.s[f"{which}_rows"]), (chunks, self.s[f"{which}_chunks"])):
                 if n:

@@ -27,12 +27,14 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import imaml, meta_sgd
+from . import anil, boil, imaml, meta_sgd
 from .procedure import by_engine, run
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
     "meta-sgd": meta_sgd,
+    "anil": anil,
+    "boil": boil,
     "imaml": imaml,
 }
 

@@ -24,7 +24,6 @@ from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import Answer, Case
 from .catalogue import CATALOGUE, flat, run_form
 from .models import Options, loss_and_grad
-from .semantics import run
 
 # ── the answer, with every mistake ──────────────────────────────────────────────────────────────────────────────────
 
@@ -53,7 +52,7 @@ def solve(case: Case, evaluate=None) -> Case:
             if far > tolerance.TAU:
                 bugs[name] = grads
                 distances.append(far)
-        margin, _ = margin_of(lambda: run(case))
+        margin, _ = margin_of(lambda: run_form(case, {}))
     answer = Answer(meta_loss, meta_grad, scale, loss_scale, bugs, min(distances, default=np.inf), margin)
     return dataclasses.replace(case, answer=answer, dtypes=admitted(answer))
 

@@ -170,7 +170,7 @@ def test_settings_in_words():
 def test_unknown_values_are_listed():
     case = CORE["softplus"]
     case = cases.dataclasses.replace(
-        case, answer=cases.dataclasses.replace(case.answer, bugs=case.answer.bugs | {"reptile": None})
+        case, answer=cases.dataclasses.replace(case.answer, bugs=dict(case.answer.bugs) | {"reptile": None})
     )
     table = show.show(case).split("what each mistake gives")[1]
     assert "not known reptile: diverges here" in re.sub(r" +", " ", table) and not re.search(r"\n  reptile ", table)

@@ -32,8 +32,6 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {
         "format": ("string", "the wire's version; if its major number is not yours, answer an error"),
         "id": ("string", "is repeated in the answer"),
         "dtype": ("string", "\"float64\" or \"float32\": compute in it, or more precisely"),
-        "algorithm": ("string", "see 4"),
-        "settings": ("object", "the numbers of the algorithm, see 4"),
         "model": ("object", "layers and loss, see below and 3"),
         "params": ("{name: array}", "θ; their order is that of gradients given as a list"),
         "support": ("list of T objects", "the support set of each task, T ≥ 1"),
@@ -56,8 +54,10 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     "answer": {
         "id": ("string", "the question's"),
         "meta_grad": ("{name: array} or list", "G, each array of its parameter's shape; null counts as zeros"),
-        "meta_loss": ("number", "𝓛, optional; it tells a wrong derivative from another objective"),
-        "trace": ("list of T objects", "each task's way, optional; it names the first wrong quantity"),
+        "meta_loss": ("number", "𝓛, optional; tells a wrong derivative from another loss"),
+        "adapted": ("list of T {name: array}", "θ_K of each task, optional; tells the inner loop from the rest"),
+        "losses": ("list of T lists", "L_s(θ₀) … L_s(θ_{K−1}) of each task, optional"),
+        "trace": ("list of T objects", "each task's way, optional; names the first wrong quantity"),
         "format": ("string", "the wire's version that the program was written for, optional"),
         "error": ("string", "in place of all but the id: why there is no answer"),
     },
@@ -180,7 +180,7 @@ def _head() -> list[str]:
         ),
         "    tinymaml oracle check -- ./yours                                 run it, ask it, judge it",
         "    tinymaml oracle gen | ./yours | tinymaml oracle check            the same over a pipe",
-        "    tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR  one file per question, per answer",
+        "    tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR  a file per question, or answer",
     ]
 
 
@@ -191,8 +191,8 @@ def _computed() -> list[str]:
             "Each of T tasks has a support loss L_s and a query loss L_q: the model's loss (see 3) on that set. A is "
             "the diagonal matrix of the inner rates α, with 0 for every parameter that does not adapt; Hₖ = ∇²L_s(θₖ)."
         ),
-        "    θ₀ = θ,   θₖ₊₁ = θₖ − A ∇L_s(θₖ),   k = 0 … K − 1         the inner loop, of each task from θ anew",
-        "    𝓛 = 1/T Σₜ L_q(θ_K)                                      the meta-loss",
+        "    θ₀ = θ,   θₖ₊₁ = θₖ − A ∇L_s(θₖ),   k = 0 … K − 1       the inner loop, of each task from θ anew",
+        "    𝓛 = 1/T Σₜ L_q(θ_K)                                    the meta-loss",
         "    G = ∂𝓛/∂θ = 1/T Σₜ (I − H₀A)(I − H₁A) ⋯ (I − H_{K−1}A) ∇L_q(θ_K)     the meta-gradient",
         *_paragraph(
             "From the right: v ← ∇L_q(θ_K); v ← v − Hₖ A v for k = K − 1 … 0. Or differentiate 𝓛 through the "

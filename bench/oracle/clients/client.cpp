@@ -481,6 +481,12 @@ string written(const Array<double>& a, size_t axis = 0, int start = 0) {
     return "[" + out + "]";
 }
 
+string written(const Named<double>& arrays) {
+    string out;
+    for (auto& [name, a] : arrays) out += (out.empty() ? "\"" : ", \"") + name + "\": " + written(a);
+    return "{" + out + "}";
+}
+
 string answer(const Json& question, bool first_order) {
     if (question["format"].text.substr(0, 2) != "2.")
         throw std::runtime_error("this program knows format 2 of questions");
@@ -495,13 +501,19 @@ string answer(const Json& question, bool first_order) {
     auto times = [](double a, double b) { return a * b; };
     size_t tasks = support.items.size(), steps = static_cast<size_t>(question["inner_steps"].number);
     double meta_loss = 0, loss;
+    string adapted, losses;
     for (size_t t = 0; t < tasks; ++t) {
         Batch learn{array(support.items[t]["x"]), array(support.items[t]["y"])};
         Batch test{array(query.items.at(t)["x"]), array(query.items.at(t)["y"])};
         vector<Named<double>> way{theta};
+        Array<double> of_steps{{static_cast<int>(steps)}, {}};
         // θₖ₊₁ = θₖ − A ∇L_s(θₖ)
-        for (size_t k = 0; k < steps; ++k)
+        for (size_t k = 0; k < steps; ++k) {
             way.push_back(map(minus, way[k], map(times, alpha, gradient(model, way[k], learn, loss))));
+            of_steps.data.push_back(loss);
+        }
+        adapted += (t ? ", " : "") + written(way[steps]);
+        losses += (t ? ", " : "") + written(of_steps);
         Named<double> v = gradient(model, way[steps], test, loss);
         meta_loss += loss / tasks;
         // v ← v − Hₖ A v
@@ -510,9 +522,8 @@ string answer(const Json& question, bool first_order) {
         v = map([tasks](double a) { return a / tasks; }, v);
         total = t ? map([](double a, double b) { return a + b; }, total, v) : v;
     }
-    string out;
-    for (auto& [name, g] : total) out += (out.empty() ? "\"" : ", \"") + name + "\": " + written(g);
-    return "\"meta_grad\": {" + out + "}, \"meta_loss\": " + written({{}, {meta_loss}});
+    return "\"meta_grad\": " + written(total) + ", \"meta_loss\": " + written(Array<double>{{}, {meta_loss}}) +
+           ", \"adapted\": [" + adapted + "], \"losses\": [" + losses + "]";
 }
 
 int main(int argc, char** argv) {

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from tinymaml.oracle.questions import read_answer
 
 PAGE = (Path(__file__).parents[1] / "tinymaml" / "oracle" / "README.md").read_text("utf-8")
 FILES = {re.match(r"# (\S+)\n", block)[1]: block for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)}
+FRONT = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 SESSIONS = [block for page in re.findall(r"^```console\n(.*?)^```", PAGE, re.S | re.M)
             for block in re.split(r"^(?=\$ )", page, flags=re.M) if block]  # fmt: skip
+SESSIONS += [textwrap.dedent(x) for x in re.findall(r"^    \$ tinymaml oracle .*\n(?:(?:    .*)?\n)*", FRONT, re.M)]
 NEEDS = {"mine.py": "torch", "mine_jax.py": "jax", "mine_jit.py": "jax"}
 
 
@@ -79,6 +82,10 @@ def test_its_commands_say_what_stands_there(folder, session):
         assert part in at, f"{part!r} is not said by {command!r}, or not in that order:\n{out.getvalue()}"
         at = at[at.index(part) + len(part) :]
     assert code == (0 if "CORRECT\n" in wanted or words[2:3] == ["show"] and "--mine" not in words else 1)
+
+
+def test_the_front_page_shows_it_too():
+    assert any("KNOWN_BUG" in session for session in SESSIONS[-1:]) and SESSIONS[-1].split("\n")[0] in FRONT
 
 
 def test_its_workflow_writes_the_badge(folder, capsys):

@@ -162,7 +162,8 @@ def _show(args: argparse.Namespace) -> int:
         if args.case is None:
             raise ValueError("--mine wants the id of a case, too; without --mine, all ids are listed")
         case = find(args.case)
-        answer = ask_one(args.mine, case, seconds(args.timeout))
+        with _screen() as screen:
+            answer = ask_one(args.mine, case, seconds(args.timeout), screen.echo)
         print(diff(case, answer))
         return 0 if agree(case, answer) else 1
     if args.case is None:

@@ -176,7 +176,7 @@ def _asked(capabilities: tuple[str, ...] = ()) -> tuple:
 
 BUILD = {
     "client.cpp": ("g++", ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]),
-    "client.rs": ("rustc", ["rustc", "--edition", "2021", "-D", "warnings"]),
+    "client.rs": ("rustc", ["rustc", "--edition", "2021", "-D", "warnings", "-C", "opt-level=1"]),
     "client.mjs": ("node", None),
 }
 
@@ -241,13 +241,15 @@ def awkward() -> list[Case]:
         return numbers(n, 3), rng.integers(0, 2, (n, 2)).astype(float)
 
     out = []
-    after = [{"layer": "softplus"}, {"layer": "flatten"}, {"layer": "linear", "params": ["w", "b"]}]
-    pool = [{"layer": "max_pool", "size": 2}]
-    for padding, stride, between, size in (
-        ("VALID", 1, pool, 3), ("VALID", 2, [], 12), ("SAME", 2, [], 18), ("SAME", 1, pool, 12), (1, 2, [], 27),
-        (2, 1, pool, 27),
+    pool = {"layer": "max_pool", "size": 2}
+    flatten, mean = {"layer": "flatten"}, {"layer": "spatial_mean"}
+    head = {"layer": "linear", "params": ["w", "b"]}
+    for padding, stride, after, size in (
+        ("VALID", 1, [pool, flatten], 3), ("VALID", 2, [flatten], 12), ("SAME", 2, [mean], 3),
+        ("SAME", 1, [pool, mean], 3), (1, 2, [mean], 3), (2, 1, [pool, mean], 3),
     ):  # fmt: skip
-        layers = [{"layer": "conv", "params": ["c"], "stride": stride, "padding": padding}, *between, *after]
+        conv = {"layer": "conv", "params": ["c"], "stride": stride, "padding": padding}
+        layers = [conv, {"layer": "softplus"}, *after, head]
         params = {"c": numbers(3, 2, 2, 3) / 2, "w": numbers(size, 3) / 4, "b": numbers(3)}
         rates = {n: 0.125 + abs(numbers(*p.shape)) / 8 for n, p in params.items()}
         out.append(Case(f"conv-{padding}-{stride}", "", {"layers": layers, "loss": "cross_entropy"}, params,

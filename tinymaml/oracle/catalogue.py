@@ -1,6 +1,6 @@
 """What MAML implementations get wrong: each mistake by name, what it computes, and the line to change.
 
-    CATALOGUE["fomaml"].fix["torch"]      CATALOGUE["fomaml"].forms      list_bugs()
+    CATALOGUE["fomaml"].torch      CATALOGUE["fomaml"].forms      list_bugs()
 
 A mistake is one or more settings of the switches in `semantics` (its forms: ways to write the same mistake that do not
 compute the same). A convention is a choice that is legitimate elsewhere, but not the one the case asks for.

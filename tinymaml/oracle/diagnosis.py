@@ -125,7 +125,7 @@ def _right(judged: list[Judged], questions, answers) -> Report | None:
             "WRONG_UNKNOWN", None, "the meta-gradient is right in every case; the meta-loss returned with it is not",
             kind="forward differs",
         )
-    seen = {name.split("/")[0] for j in judged for name, grads in j.case.answer.bugs.items() if grads is not None}
+    seen = {name.split("/")[0] for j in judged for name in j.case.answer.bugs.seen}
     unseen = [name for name in _CORE_SEES if name not in seen]
     if unseen:
         return Report(

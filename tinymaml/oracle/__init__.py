@@ -32,4 +32,6 @@ from .checking import check
 from .report import VERDICTS, Report
 from .versions import VERSIONS
 
-__all__ = ["CAPABILITIES", "CATALOGUE", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check", "list_bugs", "load"]
+__all__ = [
+    "CAPABILITIES", "CATALOGUE", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check", "list_bugs", "load",
+]  # fmt: skip

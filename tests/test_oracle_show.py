@@ -334,13 +334,15 @@ def test_command_with_a_candidate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     assert main(["oracle", "show", "quartic", "--mine", "others:right"]) == 0
-    assert "All 2 quantities that came are right." in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "All 2 quantities that came are right." in said.out and said.err == "a line of its own\n"
     assert main(["oracle", "show", "quartic", "--mine", "others:fomaml"]) == 1
     out = capsys.readouterr().out
     assert "0.671479702" in out and "◀ the first" in out and "that of fomaml" in out
     assert main(["oracle", "show", "quartic", "--mine", "others:broken"]) == 1
-    out = capsys.readouterr().out
-    assert "Yours gave no answer: it says: RuntimeError:" in out and "\x1b" not in out and "stderr: " in out
+    said = capsys.readouterr()
+    assert "Yours gave no answer: it says: RuntimeError:" in said.out and "\x1b" not in said.out
+    assert "Traceback" in said.err and "no" in said.err
     for arguments, said in ((["quartic", "--mine", "others"], "wanted package.module:function"),
                             (["--mine", "others:right"], "id of a case"),
                             (["quartics", "--mine", "others:right"], "near it: quartic")):  # fmt: skip

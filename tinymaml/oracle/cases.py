@@ -26,8 +26,8 @@ from ..files import read_file
 from . import models
 from .arithmetic import margin_of
 from .catalogue import CATALOGUE, run_form
+from .versions import misfit
 
-FORMAT = 2  # of the vector files
 VECTORS = Path(__file__).parent / "vectors"
 SUITES = ("core", "full")
 CAPABILITIES = {
@@ -305,14 +305,15 @@ def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
     """The cases of a suite, with their answers.
 
     Raises:
-        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's.
+        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's, or it has another
+            version.
         ImportError: "full" needs safetensors; says how to install it.
     """
     if suite not in SUITES:
         raise ValueError(f"suite is {suite!r}, wanted one of {', '.join(SUITES)} (or 'fresh', for `check`)")
     listing = json.loads(_read(folder, f"{suite}.json"))
-    if listing["format"] != FORMAT:
-        raise Tampered(f"{folder / suite}.json has format {listing['format']}, wanted {FORMAT}; install tinymaml again")
+    if why := misfit(listing["format"], "vectors"):
+        raise Tampered(f"{folder / suite}.json: {why}")
     arrays = {}
     if suite == "full":
         safetensors = extras.require("safetensors.numpy", "oracle")
@@ -417,7 +418,7 @@ def architecture(kind: str) -> Architecture:
     layers, shapes = [], {}
     for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
         shapes |= {f"w{i}": (a, b), f"b{i}": (b,)}
-        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1)
+        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1 and first != "linear")
     return Architecture(layers, loss, shapes, sizes[:1], sizes[-1])
 
 

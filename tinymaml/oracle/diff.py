@@ -8,14 +8,15 @@ meta-gradient. The first that differs is marked: what comes after it follows fro
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from . import models, protocol, tolerance
+from . import models, protocol, tolerance, worker
 from .cases import Case
+from .guard import Guarded
 from .locate import element
 from .match import fits, value_of
 from .questions import Answered, Question, as_array
@@ -47,30 +48,31 @@ def diff(case: Case, answer: Answered) -> str:
     case = case if case.answer else solve(case)
     blocks = [_heading(case)]
     if answer.problem:
-        said = [line for note in answer.notes for line in _wrapped(note, 2)]
-        return _text([*blocks, _wrapped(f"Yours gave no answer: {answer.problem}", 2) + said])
+        return _text([*blocks, _wrapped(f"Yours gave no answer: {answer.problem}", 2)])
     seen = list(quantities(case, answer))
     blocks += [*_tables(seen), _summary(case, answer, seen)]
     return _text(blocks)
 
 
-def ask_one(target: str, case: Case, timeout: float = 60.0) -> Answered:
+def ask_one(
+    target: str, case: Case, timeout: float = 60.0, echo: Callable[[bytes], None] | None = None
+) -> Answered:  # fmt: skip
     """What the function "package.module:name" answers to one case, from a process of its own.
+
+    Args:
+        echo: is given what it writes to standard error, as it comes.
 
     Raises:
         ValueError: the target is not of that form.
     """
     question, prefix = Question(case.id, case), protocol.token("show", case.dtype, (), 0)
-    line = next(protocol.lines([question], prefix)) + "\n"
-    try:
-        done = subprocess.run(protocol.worker(target), input=line.encode(), capture_output=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return Answered(problem=f"no answer within {timeout:g} s")
-    answer = protocol.read([question], prefix, iter(done.stdout.decode(errors="replace").splitlines()))[case.id]
-    if answer.problem:
-        said = done.stderr.decode(errors="replace").splitlines()[-12:]
-        answer.notes += tuple(f"stderr: {line}" for line in said)
-    return answer
+    with Guarded(worker.command(target), echo=echo) as program:
+        with suppress(OSError):  # it may have ended
+            program.stdin.write(next(protocol.lines([question], prefix)).encode() + b"\n")
+            program.stdin.close()
+        answers = protocol.lines_from(program.stdout, timeout)
+        ending = lambda: protocol._ending(program)  # noqa: E731
+        return protocol.read([question], prefix, answers, ending=ending, whole=False)[case.id]
 
 
 def agree(case: Case, answer: Answered) -> bool:
@@ -84,7 +86,7 @@ def agree(case: Case, answer: Answered) -> bool:
 def quantities(case: Case, answer: Answered) -> Iterator[Quantity]:
     """What came, in the order in which it is computed."""
     with np.errstate(all="ignore"):
-        ways = run(case).trace if getattr(case, "algorithm", "maml") == "maml" else []
+        ways = run(case).trace if case.algorithm == "maml" else []
     for t, way in enumerate(ways):
         yield from _of_task(case, t, way, _given(answer, t))
     right = case.answer
@@ -100,7 +102,7 @@ def quantities(case: Case, answer: Answered) -> Iterator[Quantity]:
 def _given(answer: Answered, t: int) -> dict:
     """What came for task t, by the names of the trace; `losses` and `adapted` where the trace lacks them."""
     found: dict = {}
-    for name, whole in (("adapted", getattr(answer, "adapted", None)), ("losses", getattr(answer, "losses", None))):
+    for name, whole in (("adapted", answer.adapted), ("losses", answer.losses)):
         if whole is not None and t < len(whole):
             found[name] = whole[t]
     if answer.trace and t < len(answer.trace):

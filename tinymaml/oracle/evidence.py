@@ -57,7 +57,7 @@ def add_evidence(report, questions, answers, judged) -> None:
 
 def framework_of(answers: Iterable) -> str:
     """The library whose arrays the candidate asked for; NumPy's may be helpers of another."""
-    used = {getattr(a, "framework", "") for a in answers}
+    used = {a.framework for a in answers}
     return next((name for name in ("torch", "jax", "numpy") if name in used), "")
 
 

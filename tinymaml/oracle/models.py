@@ -622,6 +622,16 @@ def batch_statistics(model: dict, params: dict, x, how: Options) -> dict[str, tu
     return out
 
 
+def outputs(model: dict, params: dict, x, how: Options = Options()):  # noqa: B008
+    """o, what the layers make of x, over any numbers."""
+    return _forward(model, params, x, how)[0]
+
+
+def output_gradient(model: dict, o, y):
+    """∂loss/∂o."""
+    return _LOSSES[model["loss"]](o, y, np.asarray, Options())[1]
+
+
 # ── in a library: the forward pass alone ────────────────────────────────────────────────────────────────────────────
 
 

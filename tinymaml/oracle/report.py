@@ -13,7 +13,6 @@ import numpy as np
 from .cases import CAPABILITIES
 from .catalogue import CATALOGUE
 from .evidence import Evidence
-from .family import MISTAKES
 from .locate import element
 from .snippet import Unwritable, program
 from .tolerance import TAU
@@ -132,8 +131,7 @@ class Report:
         """Computed and right, one below the other; the fix; where, and what else it may be."""
         if self.verdict == "CORRECT":
             return self._covered()
-        known = CATALOGUE | MISTAKES
-        mistakes = [known[name] for name in (self.bug or "").split(" + ") if name in known]
+        mistakes = [CATALOGUE[name] for name in (self.bug or "").split(" + ") if name in CATALOGUE]
         lines = []
         if mistakes:
             lines += _beside("computed", *map(self._computed, mistakes))

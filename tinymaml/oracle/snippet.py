@@ -256,7 +256,7 @@ def _case(case: Case, library: str) -> list[str]:
                                                                                a.tolist(), "),")), "}"]  # fmt: skip
     said = [f"{name}={getattr(case, name)!r}".replace("'", '"') for name in names]
     said += ["inner_lr=inner_lr"] if isinstance(rate, dict) else []
-    if getattr(case, "algorithm", "maml") != "maml":
+    if case.algorithm != "maml":
         said += [f"algorithm={_quoted(case.algorithm)}", f"settings={case.settings!r}"]
     text = ", ".join([*said, f"{library}=given"])
     return [*lines, "case = SimpleNamespace(", *textwrap.wrap(text, WIDTH - 4, initial_indent="    ",

@@ -62,7 +62,16 @@ def known(judged: list[Judged]) -> Report | None:
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
     explains = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
     explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
+    possible = {name: form for j in judged for name, form in forms(j.case).items()}
+    explains = [n for n in explains if not any(_is_part(possible[m], possible[n]) for m in explains)]
     return named(judged, explains) if explains else None
+
+
+def _is_part(a: dict, b: dict) -> bool:
+    """Whether form b sets all that a sets, and more: where a explains the answers, b says something needless."""
+    return merged(a, b) is None and a != b and all(
+        v.items() <= b.get(k, {}).items() if k == "how" else b.get(k) == v for k, v in a.items()
+    )  # fmt: skip
 
 
 def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | None = None) -> Report:

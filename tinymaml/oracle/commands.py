@@ -70,6 +70,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     bugs.set_defaults(run=_list)
     page = commands.add_parser("spec", help="all that a program in another language must know, on one page")
     page.add_argument("--json", action="store_true", help="its tables as JSON")
+    page.add_argument("--algorithm", metavar="NAME", help="all about one algorithm instead")
     page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
@@ -153,7 +154,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> int:
-    print(spec.as_json() if args.json else spec.text())
+    print(spec.as_json() if args.json else spec.algorithm(args.algorithm) if args.algorithm else spec.text())
     return 0
 
 

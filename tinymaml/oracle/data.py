@@ -54,7 +54,7 @@ def _centred(z):
 
 def _standardised(z):
     off = _centred(z)
-    return off / np.sqrt(np.asarray(np.sum(off * off, 0) / len(z)))
+    return off / (np.sqrt(np.asarray(np.sum(off * off, 0) / len(z))) + 1e-8)
 
 
 def _targets(f: Callable) -> Callable:

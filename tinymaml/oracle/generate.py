@@ -28,9 +28,10 @@ from .. import extras
 from ..files import write_atomically
 from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
-from .cases import FORMAT, VECTORS, Case, draw, load, to_hex
+from .cases import VECTORS, Case, draw, load, to_hex
 from .catalogue import flat
 from .semantics import run
+from .versions import VERSIONS
 
 # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,14 +299,15 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
         "full.json": _dump(full, False),
         "full.safetensors": safetensors.save(arrays),
     }
-    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
+    manifest = {"version": VERSIONS["vectors"]}
+    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
     return out | {"MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def _dump(cases: list[Case], with_numbers: bool) -> bytes:
     names = list(dict.fromkeys(name for c in cases for name in references.forms(c)))
     rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
-    head = f'"format":{FORMAT},"mistakes":{json.dumps(names)}'
+    head = f'"format":"{VERSIONS["vectors"]}","mistakes":{json.dumps(names)}'
     return ("{" + head + ',"cases":[\n' + ",\n".join(rows) + "\n]}\n").encode()
 
 

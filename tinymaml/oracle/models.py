@@ -22,6 +22,7 @@ comes from running them over dual or complex numbers. That makes them a referenc
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -48,10 +49,10 @@ class Options:
         frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing.
         last_use_only: of a parameter used twice, only the last use gets a gradient.
         unit: the squared error is multiplied by this: ½ for "half the squared error".
-        loss: which wrong loss stands in the place of the right one; see `_IN_PLACE_OF`.
+        loss: which wrong loss stands in the place of the right one; see `IN_PLACE_OF`.
         smoothing, log_epsilon, delta: ε of label smoothing, ε inside the logarithm, Huber's δ; 0 for none.
         penalty: λ of ½ λ Σ p² in the loss.
-        activation: "sigmoid for tanh" and its like; see `_ACTIVATIONS`.   leak: the slope of ReLU below 0.
+        activation: "sigmoid for tanh" and its like; see `ACTIVATIONS`.   leak: the slope of ReLU below 0.
         kernel, weight: how the entries of a convolution's filters and of a square matrix are mixed up; see `_MIXED`.
         padding: "right"; "first" (the odd zero comes first), "none", or "both" (k // 2 zeros on each side).
         pool: "max"; "mean".   biases: "right"; "missing" (all), or "first missing".
@@ -109,10 +110,22 @@ _MIXED: dict[str, Callable] = {
 }
 
 
+def _order(shape: tuple, how: str) -> np.ndarray | None:
+    """Where each entry of a weight comes from; None if each stays."""
+    order = _MIXED[how](np.reshape(np.arange(math.prod(shape)), shape)) if how != "right" else None
+    return order if order is not None and order.shape == shape else None
+
+
+def mixes(shape: tuple, how: str) -> bool:
+    """Whether a weight of that shape has its entries mixed up."""
+    order = _order(shape, how)
+    return order is not None and bool(np.any(np.ravel(order) != np.arange(order.size)))
+
+
 def _mixed(w, how: str):
     """The weight with its entries mixed up, where its shape allows it, and the way back for a gradient."""
-    order = _MIXED[how](np.reshape(np.arange(w.size), w.shape)) if how != "right" else None
-    if order is None or order.shape != w.shape:
+    order = _order(w.shape, how)
+    if order is None:
         return w, np.asarray
 
     def unmix(g):
@@ -124,8 +137,8 @@ def _mixed(w, how: str):
 
 
 def _tanh(x, *, held, how):
-    if how.activation in _ACTIVATIONS["tanh"]:
-        return _instead(_ACTIVATIONS["tanh"][how.activation], x, held)
+    if how.activation in ACTIVATIONS["tanh"]:
+        return _instead(ACTIVATIONS["tanh"][how.activation], x, held)
     y = np.tanh(x)
     return y, lambda g: (g * (1 - held(y) * held(y)), [])
 
@@ -135,8 +148,8 @@ def _square(x, *, held, how):
 
 
 def _relu(x, *, held, how):
-    if how.activation in _ACTIVATIONS["relu"]:
-        return _instead(_ACTIVATIONS["relu"][how.activation], x, held)
+    if how.activation in ACTIVATIONS["relu"]:
+        return _instead(ACTIVATIONS["relu"][how.activation], x, held)
     above = side(x)
     slope = (above > 0) * 1 if how.relu_at_zero == 0 else (above > 0) + how.relu_at_zero * (above == 0)
     slope = slope + how.leak * (above < 0) if how.leak else slope
@@ -144,8 +157,8 @@ def _relu(x, *, held, how):
 
 
 def _softplus(x, *, held, how):
-    if how is not None and how.activation in _ACTIVATIONS["softplus"]:
-        return _instead(_ACTIVATIONS["softplus"][how.activation], x, held)
+    if how is not None and how.activation in ACTIVATIONS["softplus"]:
+        return _instead(ACTIVATIONS["softplus"][how.activation], x, held)
     positive = sign(x) > 0
     small = np.exp(x * np.where(positive, -1, 1))  # e^−|x|
     slope = np.where(positive, 1 / (1 + small), small / (1 + small))
@@ -203,7 +216,7 @@ def _crude(slope):
     return crude
 
 
-_ACTIVATIONS: dict[str, dict[str, Callable]] = {
+ACTIVATIONS: dict[str, dict[str, Callable]] = {
     "tanh": {
         "sigmoid for tanh": _sigmoid, "relu for tanh": _plain_relu,
         "tanh slope 1 − x²": _crude(lambda x, y: 1 - x * x), "tanh slope 1 − y": _crude(lambda x, y: 1 - y),
@@ -515,7 +528,7 @@ _LOSSES = {
 }  # fmt: skip
 
 # Wrong losses, by the right one.
-_IN_PLACE_OF: dict[str, dict[str, Callable]] = {
+IN_PLACE_OF: dict[str, dict[str, Callable]] = {
     "cross_entropy": {
         "softmax twice": _softmax_twice, "softmax over examples": _softmax_over_examples, "log missing": _log_missing,
         "softmax missing": _softmax_missing, "class averaged": _class_averaged,
@@ -533,7 +546,7 @@ _IN_PLACE_OF: dict[str, dict[str, Callable]] = {
 def _loss(name: str, how: Options) -> Callable:
     if how.delta and name == "mse":
         return _huber
-    return _IN_PLACE_OF.get(name, {}).get(how.loss, _LOSSES[name])
+    return IN_PLACE_OF.get(name, {}).get(how.loss, _LOSSES[name])
 
 
 # ── the whole model ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -605,6 +618,16 @@ def batch_statistics(model: dict, params: dict, x, how: Options) -> dict[str, tu
         mean = np.sum(z, over) / n
         out[name] = (mean, np.sum((z - mean) * (z - mean), over) / n, n)
     return out
+
+
+def outputs(model: dict, params: dict, x, how: Options = Options()):  # noqa: B008
+    """o, what the layers make of x, over any numbers."""
+    return _forward(model, params, x, how)[0]
+
+
+def output_gradient(model: dict, o, y):
+    """∂loss/∂o."""
+    return _LOSSES[model["loss"]](o, y, np.asarray, Options())[1]
 
 
 # ── in a library: the forward pass alone ────────────────────────────────────────────────────────────────────────────

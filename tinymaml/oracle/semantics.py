@@ -32,7 +32,7 @@ SWITCHES: dict[str, tuple] = {
     "rounded": ("nothing", *(f"{what} to {dtype}" for what in ("rate", "inputs", "data", "parameters", "everything")
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
-             "over each step", "times tasks", "of the first task's size"),
+             "over each step", "over tasks", "of the first task's size"),
     "loss": ("right", "query over examples"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
@@ -50,7 +50,7 @@ SWITCHES: dict[str, tuple] = {
     # the derivative through it
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "sign", "reversed",
-        "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached",
+        "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached", "updates detached",
     ),
     "curvature": ("Hessian", "block diagonal", "g gᵀ", "g gᵀ per example", "identity"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)"),
@@ -62,8 +62,7 @@ SWITCHES: dict[str, tuple] = {
               "sequential, Adam", "weighted by examples", "median", "lower median"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "last accumulated", "doubled", "negative",
-        "zero", "last parameter zero", "biases zero", "times inner rate", "clipped", "accumulated over T",
-        "tensors clipped",
+        "zero", "last parameter zero", "biases zero", "times inner rate", "normalised", "accumulated over T",
     ),
 }  # fmt: skip
 
@@ -103,7 +102,6 @@ NUMBERS: dict[str, str] = {
     "clip": "G is clipped to this norm",
     "clip_tensor": "each tensor of G is clipped to this norm",
     "clamp": "G is clamped to ± this number",
-    "times": "G times this number",
 }
 
 
@@ -254,7 +252,10 @@ class _Run:
         def numbers(x, y):
             return self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
 
-        tasks = DATA[self.s["data"]]([(numbers(*support), numbers(*query)) for support, query in tasks])
+        change = self.s["data"]
+        if change.startswith("targets") and "mse" not in self.case.model["loss"]:
+            change = "right"
+        tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks])
         for i, which in enumerate(("support", "query")):
             for change, n in ((first_rows, self.s[f"{which}_rows"]), (chunks, self.s[f"{which}_chunks"])):
                 if n:
@@ -268,7 +269,7 @@ class _Run:
         elements = y.size if "mse" in self.case.model["loss"] else len(x)
         times = {
             "times examples": len(x), "times elements": elements, "over examples": 1 / len(x), "over steps": 1 / steps,
-            "times tasks": self.case.tasks, "of the first task's size": len(x) / first,
+            "over tasks": 1 / self.case.tasks, "of the first task's size": len(x) / first,
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
         return _map(lambda a: a * self.s["rate_times"], rates) if self.s["rate_times"] else rates
@@ -333,6 +334,8 @@ class _Run:
         """The cotangents of the state before step k: v − Hₖ A v of θ, or what the code at hand makes of it."""
         last, factors, s = len(way["theta"]) - 2, self.s["factors"], self.s
         alpha = self.rate_of(k, way["alpha"])
+        if factors == "updates detached":  # not even weight decay is differentiated
+            return cotangent
         out, u = self.update.back(cotangent, way["state"][k], way["grad_s"][k], alpha, k)
         cut = self.detached or {
             "detached": True, "parameters detached": True, "first detached": k == 0, "last detached": k == last,
@@ -576,12 +579,10 @@ class _Run:
             grads = _map(lambda g: clamped(g, s["clamp"]), grads)
         if what == "times inner rate":
             return _map(lambda g, a: g * a, grads, self.rates_on(self.case.batches()[0][0]))
-        if what == "clipped":  # to norm 1
+        if what == "normalised":
             norm = np.sqrt(np.asarray(dot(grads, grads)))
             return _map(lambda g: g / norm, grads)
-        if what == "tensors clipped":
-            return _map(lambda g: g / np.sqrt(np.asarray(np.sum(g * g))), grads)
-        times = {"doubled": 2, "negative": -1}.get(what, s["times"] or 1)
+        times = {"doubled": 2, "negative": -1}.get(what, 1)
         return _map(lambda g: g * times, grads)
 
 

@@ -331,6 +331,27 @@ template <class T> Pullback<T> quadratic(Array<T>& x, const Array<T>& theta, Arr
     };
 }
 
+// [x φ]: φ behind every input.
+template <class T> Pullback<T> context(Array<T>& x, const Array<T>& phi, Array<T>& gphi) {
+    int a = x.last(), d = phi.size();
+    Array<T> in = x;
+    x.shape.back() = a + d;
+    x = zeros<T>(x.shape);
+    for (int i = 0; i < x.size(); ++i) {
+        int row = i / (a + d), at = i % (a + d);
+        x.data[i] = at < a ? in.data[row * a + at] : phi.data[at - a];
+    }
+    return [was = in.shape, a, d, &gphi](const Array<T>& g) {
+        Array<T> gx = zeros<T>(was);
+        for (int i = 0; i < g.size(); ++i) {
+            int row = i / (a + d), at = i % (a + d);
+            T& to = at < a ? gx.data[row * a + at] : gphi.data[at - a];
+            to = to + g.data[i];
+        }
+        return gx;
+    };
+}
+
 template <class T> vector<Pullback<T>> apply(const Json& layer, Array<T>& x, const Named<T>& params, Named<T>& grads) {
     const string& kind = layer["layer"].text;
     vector<string> names;
@@ -356,6 +377,7 @@ template <class T> vector<Pullback<T>> apply(const Json& layer, Array<T>& x, con
     if (kind == "spatial_mean") return {spatial_mean(x)};
     if (kind == "polynomial") return {polynomial(x, p(0), g(0))};
     if (kind == "quadratic") return {quadratic(x, p(0), g(0))};
+    if (kind == "context") return {context(x, p(0), g(0))};
     if (kind == "flatten") {
         vector<int> was = x.shape;
         x.shape = {was[0], x.size() / was[0]};

@@ -27,12 +27,15 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import imaml, meta_sgd
+from . import anil, boil, cavia, imaml, meta_sgd
 from .procedure import by_engine, run
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
     "meta-sgd": meta_sgd,
+    "anil": anil,
+    "boil": boil,
+    "cavia": cavia,
     "imaml": imaml,
 }
 
@@ -59,6 +62,7 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
     "sum_over_tasks": ({"outer": "sum"},),
     "last_task_only": ({"outer": "last"},),
     "first_task_only": ({"outer": "first"},),
+    "gradients_accumulated": ({"result": "accumulated"}, {"result": "accumulated", "factors": "detached"}),
     "doubled_gradient": ({"result": "doubled"},),
     "negated_gradient": ({"result": "negative"},),
 }

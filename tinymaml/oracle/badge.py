@@ -3,9 +3,19 @@
     tinymaml oracle badge package.module:function --to badge.json
 
 `badge.json` holds the facts, beside them what a badge shows; `badge.shields.json` holds the latter alone, because an
-endpoint badge of shields.io refuses a file with any other field:
+endpoint badge of shields.io refuses a file with any other field. A workflow that checks every push, and publishes both
+in the branch `badges`:
 
-    https://img.shields.io/endpoint?url=https://…/badge.shields.json
+    on: {push: {branches: [main]}}
+    permissions: {contents: write}
+    jobs: {oracle: {runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4},
+      {run: pip install tinymaml torch && tinymaml oracle badge mine:maml --to public/badge.json},
+      {if: always(), uses: peaceiris/actions-gh-pages@v4,
+       with: {github_token: "${{ github.token }}", publish_branch: badges}}]}}
+
+The badge is then
+
+    https://img.shields.io/endpoint?url=https://raw.githubusercontent.com/OWNER/NAME/badges/badge.shields.json
 """
 
 from __future__ import annotations

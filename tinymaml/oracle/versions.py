@@ -22,7 +22,7 @@ VERSIONS = {"vectors": "2.0", "wire": "2.0", "catalogue": "2.0"}
 # What makes the major number rise, and what the minor one.
 RULES = {
     "vectors": ("a case or its answer changes, or goes", "cases are added"),
-    "wire": ("a program for the former number would misread a question or be refused", "something is added"),
+    "wire": ("a program for the former one would misread or be refused", "something is added"),
     "catalogue": ("a mistake is renamed, goes, or computes something else", "mistakes are added"),
 }
 

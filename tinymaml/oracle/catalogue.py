@@ -500,7 +500,8 @@ _CLASSIC = [
     ),
 ]  # fmt: skip
 
-CATALOGUE: dict[str, Mistake] = {m.id: m for m in _CLASSIC + FURTHER} | family.MISTAKES
+OF_MAML: dict[str, Mistake] = {m.id: m for m in _CLASSIC + FURTHER}
+CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.
 OUT_OF_SIGHT = {

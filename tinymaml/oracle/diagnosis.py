@@ -13,7 +13,7 @@ import numpy as np
 
 from . import adaptation, family, match, tolerance
 from .cases import Case
-from .catalogue import CATALOGUE
+from .catalogue import CATALOGUE, OF_MAML
 from .difference import said_of
 from .evidence import add_evidence
 from .locate import (
@@ -153,7 +153,7 @@ def must_see(algorithm: str) -> list[str]:
     """The mistakes that a set of cases must be able to see before CORRECT is said: the classic ones, but what needs a
     special case."""
     if algorithm == "maml":
-        possible = [m for m in CATALOGUE.values() if m.id not in family.MISTAKES and m.forms]
+        possible = [m for m in OF_MAML.values() if m.forms]
     else:
         module = family.ALGORITHMS[algorithm]
         possible = [*module.MISTAKES, *(CATALOGUE[name] for name in module.SHARED)]

@@ -23,7 +23,7 @@ from .. import extras
 from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import KINK, Answer, Bugs, Case
-from .catalogue import CATALOGUE, flat, run_form
+from .catalogue import CATALOGUE, OF_MAML, flat, run_form
 from .concerns import concerns
 from .models import Options, loss_and_grad
 
@@ -121,7 +121,7 @@ def forms(case: Case) -> dict[str, dict]:
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
             "one_rate_for_all": isinstance(case.inner_lr, dict),
             "weighted_by_examples": _unequal(case.query), "alpha_of_first_size": _unequal(case.support)}  # fmt: skip
-    possible = [m for m in CATALOGUE.values() if only.get(m.id, True) and m.id not in family.MISTAKES]
+    possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
     return {f"{m.id}/{k}" if k else m.id: form for m in possible
             for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 

@@ -364,27 +364,31 @@ def test_every_verdict_has_a_face():
     assert shown["KNOWN_BUG"]["message"] == "wrong: fomaml"
 
 
-ANSWERS = """
+THEIRS = """
 import json, sys
-from tinymaml.oracle import tolerance
 from tinymaml.oracle.cases import Case
 from tinymaml.oracle.semantics import run
 
-for line in sys.stdin:
-    data = json.loads(line)
-    case = Case.from_json(data)
-    grads = run(case, factors=sys.argv[1]).meta_grad
-    print(json.dumps({"id": data["id"], "meta_grad": {n: g.tolist() for n, g in grads.items()}}), flush=True)
+def exact(case):
+    return {"meta_grad": run(case).meta_grad}
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        data = json.loads(line)
+        grads = run(Case.from_json(data), factors="detached").meta_grad
+        print(json.dumps({"id": data["id"], "meta_grad": {n: g.tolist() for n, g in grads.items()}}), flush=True)
 """
 
 
-@pytest.mark.parametrize("factors, verdict, code", [("right", "CORRECT", 0), ("detached", "KNOWN_BUG", 1)])
-def test_a_badge_is_written_and_the_exit_code_is_that_of_check(factors, verdict, code, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("candidate, verdict, code", [
+    (["theirs:exact"], "CORRECT", 0), (["--", sys.executable, "theirs.py"], "KNOWN_BUG", 1),
+])  # fmt: skip
+def test_a_badge_is_written_and_the_exit_code_is_that_of_check(candidate, verdict, code, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(protocol, "questions", lambda *args: (list(_asked()), {}))
-    (tmp_path / "theirs.py").write_text(ANSWERS)
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.py").write_text(THEIRS)
     to = tmp_path / "badges" / "badge.json"
-    program = ["--", sys.executable, str(tmp_path / "theirs.py"), factors]
-    assert main(["oracle", "badge", "--to", str(to), *program]) == code
+    assert main(["oracle", "badge", "--to", str(to), *candidate]) == code
     assert capsys.readouterr().out.startswith(verdict)
     data, shown = (json.loads(path.read_text()) for path in (to, to.with_name("badge.shields.json")))
     assert shown.keys() == SHIELDS and shown.items() <= data.items()

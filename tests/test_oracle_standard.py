@@ -29,7 +29,7 @@ CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 SEALED = {
     "vectors 2.0": "c6d52f48b08e",
     "wire 2.0": "9eeb03aa4c12",
-    "catalogue 2.0": "554d1b1bb018",
+    "catalogue 2.0": "8d3b26999c89",
 }
 
 
@@ -110,7 +110,10 @@ def test_the_catalogue_as_json(capsys):
     page = json.loads(capsys.readouterr().out)
     assert page["version"] == versions.VERSIONS["catalogue"]
     assert [m["id"] for m in page["mistakes"]] == list(catalogue.CATALOGUE)
-    assert all(m["computes"] and m["explanation"] and m["torch"] and m["jax"] for m in page["mistakes"])
+    assert all(m["computes"] and m["cause"] and m["torch"] and m["jax"] for m in page["mistakes"])
+    assert {m["algorithm"] for m in page["mistakes"]} <= spec.algorithms().keys()
+    numbers = {m["id"]: m["number"]["symbol"] for m in page["mistakes"] if m["number"]}
+    assert numbers == {m.id: m.free.symbol for m in catalogue.CATALOGUE.values() if m.free}
 
 
 # ── the specification ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -362,6 +365,7 @@ def test_every_verdict_has_a_face():
     assert all(face.keys() == SHIELDS and face["message"] for face in shown.values())
     assert [verdict for verdict, face in shown.items() if face["color"] == "brightgreen"] == ["CORRECT"]
     assert shown["KNOWN_BUG"]["message"] == "wrong: fomaml"
+    assert "anil" in badge.face(Report("CORRECT", algorithm="anil"))["label"]
 
 
 THEIRS = """

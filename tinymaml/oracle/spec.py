@@ -158,10 +158,16 @@ def as_json() -> str:
 
 
 def catalogue() -> str:
-    """The catalogue of mistakes, for a program: all but their forms, which mean something to `semantics` alone."""
-    mistakes = [{k: v for k, v in vars(m).items() if k != "forms"} for m in CATALOGUE.values()]
+    """The catalogue of mistakes, for a program."""
+    of = {m.id: name for name, module in family.ALGORITHMS.items() for m in module.MISTAKES}
+    mistakes = [
+        {"id": m.id, "kind": m.kind, "algorithm": of.get(m.id, "maml"), "computes": m.computes, "cause": m.explanation,
+         "torch": m.torch, "jax": m.jax, "seen": m.seen,
+         "number": m.free and {"symbol": m.free.symbol, "typical": m.free.typical, "integer": m.free.integer}}
+        for m in CATALOGUE.values()
+    ]  # fmt: skip
     page = {"version": VERSIONS["catalogue"], "mistakes": mistakes, "out_of_sight": OUT_OF_SIGHT}
-    return json.dumps(page, ensure_ascii=False, indent=1, default=vars)
+    return json.dumps(page, ensure_ascii=False, indent=1)
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────

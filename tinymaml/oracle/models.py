@@ -13,6 +13,7 @@ Its layers and losses, with x the input, o the output, y the target:
     max_pool       size × size, the rest dropped        mean                  mean o
     flatten, spatial_mean                               (mean: over all elements)
     polynomial     Σ_d x_d θ^d                          quadratic             ½ θᵀ A θ − bᵀθ, x = [A b]
+    context        [x φ], φ behind every input          (CAVIA)
 
 The gradients by hand are plain backpropagation, of first order only, and share nothing with the engine: second order
 comes from running them over dual or complex numbers. That makes them a reference for the engine, not a copy of it.
@@ -199,10 +200,16 @@ def _quadratic(x, theta, *, held, how):
     return np.sum(theta * (product / 2 - b), 1), lambda g: (None, [np.sum(g[:, None] * (held(product) - b), 0)])
 
 
+def _context(x, phi, *, held, how):
+    inputs, over = x.shape[-1], tuple(range(x.ndim - 1))
+    behind = np.broadcast_to(phi, (*x.shape[:-1], len(phi)))
+    return np.concatenate([x, behind], -1), lambda g: (g[..., :inputs], [np.sum(g[..., inputs:], over)])
+
+
 _LAYERS = {
     "linear": _linear, "conv": _conv, "batch_norm": _batch_norm, "tanh": _tanh, "relu": _relu, "softplus": _softplus,
     "square": _square, "max_pool": _max_pool, "flatten": _flatten, "spatial_mean": _spatial_mean,
-    "polynomial": _polynomial, "quadratic": _quadratic,
+    "polynomial": _polynomial, "quadratic": _quadratic, "context": _context,
 }  # fmt: skip
 
 
@@ -279,6 +286,7 @@ class NumPy:
     mean, sum, sqrt, tanh, reshape, relu, softplus, cross_entropy = map(
         staticmethod, (np.mean, np.sum, np.sqrt, np.tanh, np.reshape, nn.relu, nn.softplus, nn.cross_entropy)
     )
+    concatenate, broadcast_to = staticmethod(np.concatenate), staticmethod(np.broadcast_to)
 
     def conv(self, x, w, stride, padding):
         return nn.conv2d(x, w, stride, padding)
@@ -314,6 +322,9 @@ class NumPy:
     def quadratic(self, x, theta):
         return self.sum(theta * ((x[:, :, :-1] @ theta) / 2 - x[:, :, -1]), 1)
 
+    def context(self, x, phi):
+        return self.concatenate([x, self.broadcast_to(phi, (*x.shape[:-1], phi.shape[0]))], -1)
+
     def mse(self, o, y):
         return self.mean((o - y) ** 2)
 
@@ -333,6 +344,7 @@ class Torch(NumPy):
         self.mean, self.sum, self.sqrt, self.tanh, self.reshape = (
             torch.mean, torch.sum, torch.sqrt, torch.tanh, torch.reshape,
         )  # fmt: skip
+        self.concatenate, self.broadcast_to = torch.concatenate, torch.broadcast_to
         f = torch.nn.functional
         self.relu, self.cross_entropy, self._f = f.relu, f.cross_entropy, f
         self.softplus = lambda x: f.softplus(x, threshold=40)  # beyond, it is x to rounding (by default beyond 20)
@@ -356,6 +368,7 @@ class JAX(NumPy):
 
         jnp = jax.numpy
         self.mean, self.sum, self.sqrt, self.tanh, self.reshape = jnp.mean, jnp.sum, jnp.sqrt, jnp.tanh, jnp.reshape
+        self.concatenate, self.broadcast_to = jnp.concatenate, jnp.broadcast_to
         self.relu, self._jax = jax.nn.relu, jax
         self.softplus = lambda x: jnp.logaddexp(x, 0)
 
@@ -394,6 +407,7 @@ def in_words(model: dict) -> str:
         "max_pool": lambda p, s: f"max_pool {s['size']}×{s['size']}",
         "polynomial": lambda p, s: f"Σ_d x_d {p[0]}^d",
         "quadratic": lambda p, s: f"½ {p[0]}ᵀA {p[0]} − bᵀ{p[0]}, x = [A b]",
+        "context": lambda p, s: f"[x {p[0]}]",
     }
     losses = {
         "mse": "mean (o − y)²", "half_mse": "mean ½(o − y)²", "mean": "mean o",

@@ -354,7 +354,7 @@ def architecture(kind: str) -> Architecture:
     layers, shapes = [], {}
     for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
         shapes |= {f"w{i}": (a, b), f"b{i}": (b,)}
-        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1)
+        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1 and first != "linear")
     return Architecture(layers, loss, shapes, sizes[:1], sizes[-1])
 
 

@@ -277,6 +277,19 @@ def loss_and_grad(model: dict, params: dict, x, y, how: Options = Options(), gra
     return value, grads
 
 
+def outputs(model: dict, params: dict, x, how: Options = Options()):  # noqa: B008
+    """o, what the layers make of x, over any numbers."""
+    for layer in model["layers"]:
+        used = [params[name] for name in layer.get("params", [])]
+        x, _ = _LAYERS[layer["layer"]](x, *used, held=np.asarray, how=how, **_settings(layer))
+    return x
+
+
+def output_gradient(model: dict, o, y):
+    """∂loss/∂o."""
+    return _LOSSES[model["loss"]](o, y, np.asarray)[1]
+
+
 # ── in a library: the forward pass alone ────────────────────────────────────────────────────────────────────────────
 
 

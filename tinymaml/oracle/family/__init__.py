@@ -27,7 +27,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import anil, boil, imaml, meta_sgd
+from . import anil, boil, hessian_free, imaml, meta_sgd, proximal, reptile, sharp
 from .procedure import by_engine, run
 
 # By the names of the command line.
@@ -36,6 +36,10 @@ ALGORITHMS: dict[str, ModuleType] = {
     "anil": anil,
     "boil": boil,
     "imaml": imaml,
+    "reptile": reptile,
+    "hessian-free": hessian_free,
+    "sharp": sharp,
+    "proximal": proximal,
 }
 
 MISTAKES: dict[str, Mistake] = {m.id: m for module in ALGORITHMS.values() for m in module.MISTAKES}

@@ -27,7 +27,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import anil, boil, cavia, imaml, meta_sgd
+from . import anil, boil, cavia, imaml, inner_adam, inner_momentum, mamlpp, meta_sgd
 from .procedure import by_engine, run
 
 # By the names of the command line.
@@ -36,6 +36,9 @@ ALGORITHMS: dict[str, ModuleType] = {
     "anil": anil,
     "boil": boil,
     "cavia": cavia,
+    "mamlpp": mamlpp,
+    "inner-momentum": inner_momentum,
+    "inner-adam": inner_adam,
     "imaml": imaml,
 }
 

@@ -34,6 +34,14 @@ SWITCHES: dict[str, tuple] = {
     "result": ("gradient", "accumulated", "doubled", "negative"),
 }
 
+# Ids of what can go wrong in any inner loop of gradient steps that is differentiated through (see `EVERYWHERE`).
+PLAIN = (
+    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
+    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
+    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
+    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
+)  # fmt: skip
+
 H = 1e-100  # of the complex step; its square is 0
 
 

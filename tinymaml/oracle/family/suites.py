@@ -22,6 +22,7 @@ def draw(algorithm: str, name: str, arguments: dict, seed: int, id: str = "") ->
     """The case `name` of an algorithm. All numbers are exact in float32."""
     module, arguments = ALGORITHMS[algorithm], dict(arguments)
     settings = arguments.pop("settings", {})
+    arguments.pop("dtypes", None)
     source = random.Random(f"{algorithm} {name} {seed}")
 
     def numbers(shape, spread=1.0, unit=64):
@@ -51,7 +52,7 @@ def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id
             case = references.solve(draw(algorithm, name, arguments, seed, id))
         except (FloatingPointError, Uncertain):
             continue
-        if suitable(case) and (dtype in case.dtypes or "float64" in arguments.get("comment", "")):
+        if suitable(case) and {*arguments.get("dtypes", (dtype,))} <= {*case.dtypes}:
             return seed, case
     raise RuntimeError(f"no seed makes a suitable case of {algorithm}/{name}")
 

@@ -1,18 +1,26 @@
-"""The oracle's commands: `tinymaml oracle gen | check | show | list-bugs`. They parse, call and print."""
+"""The oracle's commands, `tinymaml oracle …`: they parse, call and print."""
 
 from __future__ import annotations
 
 import argparse
 import secrets
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import path_option, write_atomically
-from . import protocol
+from . import badge, protocol, spec
+from .apart import without_current_folder
 from .cases import load
 from .catalogue import list_bugs
 from .checking import seconds
+from .diff import agree, ask_one, diff
+from .guard import signals_end
+from .progress import Screen, Watch
 from .questions import questions
+from .report import Report
 from .show import find, show
 
 
@@ -36,14 +44,38 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--from", dest="folder", metavar="DIR", type=path_option("--from"),
                        help="read the answers from the *.json in DIR")  # fmt: skip
     check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    check.add_argument("--case", action="append", default=[], metavar="ID",
+                       help="ask only this case, or those that begin so, or a pattern; may be given again")  # fmt: skip
+    check.add_argument("--fail-fast", action="store_true", help="stop at the first wrong case")
+    check.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    check.add_argument("--path", action="append", default=[], metavar="DIR", type=path_option("--path"),
+                       help="look here too for the function's module; may be given again")  # fmt: skip
+    check.add_argument("-v", "--verbose", action="store_true", help="print a line per answer, on standard error")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_check)
 
-    commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix").set_defaults(
-        run=_list
-    )
+    shield = commands.add_parser(
+        "badge", help="check, and write a badge for a repository", usage="%(prog)s --to FILE [options] "
+        "[package.module:function | -- PROGRAM …]", description="Check a Python function or a program, and write FILE, "
+        "a small JSON for a repository, and beside it FILE.shields.json, which an endpoint badge of shields.io shows.",
+    )  # fmt: skip
+    shield.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
+    shield.add_argument("--to", metavar="FILE", required=True, type=path_option("--to"), help="e.g. badge.json")
+    _add_suite(shield)
+    shield.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    shield.set_defaults(run=_badge)
+
+    bugs = commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix")
+    bugs.add_argument("--json", action="store_true", help="as JSON, with the catalogue's version")
+    bugs.set_defaults(run=_list)
+    page = commands.add_parser("spec", help="all that a program in another language must know, on one page")
+    page.add_argument("--json", action="store_true", help="its tables as JSON")
+    page.add_argument("--algorithm", metavar="NAME", help="all about one algorithm instead")
+    page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
+    show.add_argument("--mine", metavar="MODULE:FUNCTION", help="show what this function gives, beside the right one")
+    show.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
     show.set_defaults(run=_show)
 
 
@@ -71,25 +103,70 @@ def _check(args: argparse.Namespace) -> int:
     seconds(args.timeout)  # before any work
     if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
         raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
-    command = protocol.worker(args.target) if args.target else args.program
-    if command:
-        report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
-    elif args.folder:
-        report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
-    elif sys.stdin is None:
+    if (args.case or args.seed is not None) and not (args.target or args.program):
+        raise ValueError("--case and --seed are for a Python function or a program, which are asked here")
+    if sys.stdin is None and not (args.target or args.program or args.folder):
         raise ValueError("standard input is closed, and neither a function nor a program is given")
-    else:
-        report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
+    with _screen(args.verbose) as screen:
+        watch = Watch(screen.show, args.fail_fast)
+        if args.target or args.program:
+            report = _asked(args, screen, watch=watch, seed=args.seed, cases=args.case, folders=args.path)
+        elif args.folder:
+            report = protocol.check_answers(protocol.lines_of(Path(args.folder)), watch)
+        else:
+            report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout), watch)
     print(report.to_json() if args.json else report)
     return report.exit_code
 
 
+@contextmanager
+def _screen(verbose: bool = False) -> Iterator[Screen]:
+    """While a candidate runs: signals end it too, and nothing is imported from where it can write."""
+    with signals_end(), without_current_folder(), Screen(verbose) as screen:
+        yield screen
+
+
+def _asked(args: argparse.Namespace, screen: Screen, folders: Iterable[str] = (), **more) -> Report:
+    """The report on the function or the program of the command line."""
+    asking = {"suite": args.suite, "dtype": args.dtype, "capabilities": args.capability, "timeout": args.timeout,
+              "echo": screen.echo, **more}  # fmt: skip
+    if args.target:
+        return protocol.check_function(args.target, folders=folders, **asking)
+    return protocol.check_program(args.program, **asking)
+
+
+def _badge(args: argparse.Namespace) -> int:
+    seconds(args.timeout)
+    to, start = Path(args.to), time.monotonic()
+    if bool(args.target) == bool(args.program):
+        raise ValueError("a badge is for one of: a Python function, -- PROGRAM")
+    badge.make_place(to)
+    with _screen() as screen:
+        report = _asked(args, screen, watch=Watch(screen.show))
+    badge.write(to, report, time.monotonic() - start)
+    print(report)
+    return report.exit_code
+
+
 def _list(args: argparse.Namespace) -> int:
-    print(list_bugs())
+    print(spec.catalogue() if args.json else list_bugs())
+    return 0
+
+
+def _spec(args: argparse.Namespace) -> int:
+    print(spec.as_json() if args.json else spec.algorithm(args.algorithm) if args.algorithm else spec.text())
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.mine:
+        if args.case is None:
+            raise ValueError("--mine wants the id of a case, too; without --mine, all ids are listed")
+        case = find(args.case)
+        with _screen() as screen:
+            answer = ask_one(args.mine, case, seconds(args.timeout), screen.echo)
+        print(diff(case, answer))
+        return 0 if agree(case, answer) else 1
     if args.case is None:
         for case in load("core"):
             print(f"{case.id:16} {case.comment}")

@@ -6,7 +6,6 @@
     tensor_regression  the same for the parts of H₀, by tensor
     order_matters      does the gradient depend on the order of the tasks?
     wrong_elsewhere    is it wrong at a θ that no file knows?
-    layout             right numbers in wrong places
     only_where         what the wrong cases have and the right ones have not
     right_tensors, worst_element, digits_agreeing
 """
@@ -14,6 +13,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -236,49 +236,23 @@ def wrong_elsewhere(questions, answers) -> str:
     return ""
 
 
-def layout(judged: list[Judged]) -> str:
-    """Right numbers in wrong places: transposed, reordered, doubled or missing tensors."""
-    said = {}
-    for j in judged:
-        if j.passed:
-            continue
-        right, unit = j.case.answer, tolerance.UNIT[j.case.dtype]
-        here = []
-        for n, g in j.answer.grad.items():
-            r, s = right.meta_grad[n], right.scale[n]
-            near = lambda a, r=r, s=s: float(np.max(tolerance.errors(a, r, s, unit), initial=0)) <= MATCH  # noqa: B023, E731
-            if near(g):
-                continue
-            axes = [p for p in itertools.permutations(range(g.ndim)) if tuple(g.shape[i] for i in p) == r.shape]
-            other = [m for m, q in j.answer.grad.items() if m != n and q.shape == r.shape and near(q)]
-            if any(near(np.transpose(g, p)) for p in axes[1:]):
-                here.append(f"{n} is transposed")
-            elif near(g[tuple(slice(None, None, -1) for _ in g.shape)]):
-                here.append(f"{n} is reversed")
-            elif other:
-                here.append(f"{other[0]} holds the gradient of {n}")
-            elif not np.any(g):
-                here.append(f"{n} is 0")
-            elif near(g / 2):
-                here.append(f"{n} is doubled")
-            elif near(g * 2):
-                here.append(f"{n} is halved")
-            elif near(-g):
-                here.append(f"{n} has the wrong sign")
-            else:
-                return ""
-        said[j.case.id] = here
-    return "; ".join(dict.fromkeys(x for here in said.values() for x in here))
-
-
 def only_where(judged: list[Judged]) -> str:
-    """What every wrong case has, and no right one: a layer, a loss, several outputs, more than one step."""
+    """What every wrong case has, and no right one, if that is unlikely by chance.
+
+    With w wrong and r right cases, a property that has nothing to do with the mistake separates them with a chance of
+    about 1 / C(w + r, w). It is said only if that is small beside the number of properties.
+    """
     wrong = [_features(j.case) for j in judged if not j.passed]
     right = [_features(j.case) for j in judged if j.passed]
     if not wrong or not right:
         return ""
+    properties = set.union(*wrong, *right)
+    if math.comb(len(wrong) + len(right), len(wrong)) < 10 * len(properties):
+        return ""
     shared = set.intersection(*wrong) - set.union(*right)
-    return f"wrong exactly in the cases with {', '.join(sorted(shared))}" if shared else ""
+    if shared:
+        return f"wrong exactly in the cases with {', '.join(sorted(shared))}"
+    return _beyond(judged)
 
 
 def _features(case: Case) -> set[str]:
@@ -289,6 +263,30 @@ def _features(case: Case) -> set[str]:
                "a square weight": any(p.ndim == 2 and 1 < len(p) == p.shape[1] for p in case.params.values()),
                "several outputs": np.shape(case.support[0][1])[1:] > (1,)}  # fmt: skip
     return {layer["layer"] for layer in layers} | {case.model["loss"]} | {name for name, yes in several.items() if yes}
+
+
+def _beyond(judged: list[Judged]) -> str:
+    """A size that all wrong cases have, and no right one."""
+    for what, of in _SIZES.items():
+        wrong, right = ([of(j.case) for j in judged if j.passed == passed] for passed in (False, True))
+        if min(wrong) > max(right):
+            return f"wrong exactly where {what} is above {max(right):.3g}"
+        if max(wrong) < min(right):
+            return f"wrong exactly where {what} is below {min(right):.3g}"
+    return ""
+
+
+_SIZES = {
+    "the number of inner steps": lambda c: c.inner_steps,
+    "the number of tasks": lambda c: c.tasks,
+    "the number of support examples": lambda c: len(c.support[0][0]),
+    "the number of query examples": lambda c: len(c.query[0][0]),
+    "the largest entry of the right gradient": lambda c: float(np.max(np.abs(flat(c.answer.meta_grad)))),
+    "the norm of the right gradient": lambda c: float(np.linalg.norm(flat(c.answer.meta_grad))),
+    "the largest input": lambda c: max(float(np.max(np.abs(x), initial=0)) for x, _ in c.support + c.query),
+    "the meta-loss": lambda c: c.answer.meta_loss,
+    "α": lambda c: max(float(np.max(a)) for a in tolerance.rates(c).values()),
+}
 
 
 def right_tensors(judged: list[Judged]) -> str:

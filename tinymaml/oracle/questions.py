@@ -9,6 +9,8 @@ only if something is wrong.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import fnmatch
 import secrets
 from typing import Any, NamedTuple
 
@@ -37,16 +39,22 @@ class Answered:
     grad: dict[str, np.ndarray] | None = None
     meta_loss: float | None = None
     trace: list | None = None
+    adapted: list[dict[str, np.ndarray]] | None = None
+    losses: list[list[float]] | None = None
     changed_inputs: bool = False
+    framework: str = ""
     problem: str = ""
     notes: tuple[str, ...] = ()
 
 
 def questions(
     suite: str | list[Case] = "core", dtype: str = "float64", capabilities: tuple[str, ...] = (),
-    seed: int | None = None,
+    seed: int | None = None, only: tuple[str, ...] = (),
 ) -> tuple[list[Question], dict[str, int]]:  # fmt: skip
     """Everything to ask, and what is left out: reason → number of cases.
+
+    Args:
+        only: ids of the cases to ask, or their beginnings, or patterns ("conv-*"); all if empty.
 
     Raises:
         ValueError: an unknown suite, dtype or capability, or no case at all.
@@ -63,7 +71,7 @@ def questions(
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}
     asked = []
-    for case in cases:
+    for case in chosen(cases, only):
         missing = [need for need in case.needs if need not in capabilities]
         if dtype not in case.dtypes:
             missing = ["float64"]
@@ -72,6 +80,22 @@ def questions(
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
     return _twice(asked) + _further(asked), left_out
+
+
+def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
+    """The cases that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell.
+
+    Raises:
+        ValueError: a pattern names no case.
+    """
+    ids, names = [case.id for case in cases], set()
+    for pattern in only:
+        found = {pattern} & set(ids) or {i for i in ids if i.startswith(pattern) or fnmatch.fnmatchcase(i, pattern)}
+        if not found:
+            near = difflib.get_close_matches(pattern, ids, 3)
+            raise ValueError(f"no case {pattern!r} in this suite" + (f"; is it {' or '.join(near)}?" if near else ""))
+        names |= found
+    return [case for case in cases if case.id in names] if only else cases
 
 
 def _twice(asked: list[Question]) -> list[Question]:
@@ -144,9 +168,9 @@ def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:
             inner_steps=(3, 3, 3, 2)[i % 4], inner_lr=rate / (4 if kind.startswith(_STEEP) else 1),
             shots=4 if images else 3, queries=2 if images else 5,
         )  # fmt: skip
-        case = references.solve(case)
-        if dtype in case.dtypes and references.healthy(case):
-            return case
+        good = references.solve_if_good(case, dtype)
+        if good is not None:
+            return good
     raise RuntimeError(f"no {kind} case could be drawn from seed {seed} in {dtype}")
 
 
@@ -180,6 +204,7 @@ def read_answer(case: Case, raw: Any) -> Answered:
         grads, notes = _gradients(case, raw["meta_grad"])
         loss = None if raw.get("meta_loss") is None else _number(raw["meta_loss"])
         trace = _trace(raw.get("trace"))
+        adapted, losses = _adapted(case, raw.get("adapted")), _losses(case, raw.get("losses"))
     except (ValueError, TypeError) as error:
         return Answered(problem=str(error))
     for name, g in grads.items():
@@ -188,7 +213,7 @@ def read_answer(case: Case, raw: Any) -> Answered:
             return Answered(problem=f"meta_grad[{name!r}]{at} is {g[tuple(at)]}" + _not_finite(case))
     if loss is not None and not np.isfinite(loss):
         return Answered(problem=f"meta_loss is {loss}" + _not_finite(case))
-    return Answered(grads, loss, trace, notes=tuple(notes))
+    return Answered(grads, loss, trace, adapted, losses, notes=tuple(notes))
 
 
 def _trace(given: Any) -> list | None:
@@ -197,35 +222,70 @@ def _trace(given: Any) -> list | None:
     return given
 
 
+def _per_task(case: Case, given: Any, what: str) -> list:
+    """A list with one entry per task; of an array, its rows.
+
+    Raises:
+        TypeError, ValueError: it is not; names `what`.
+    """
+    if not isinstance(given, (list, tuple)):
+        try:
+            given = list(given)
+        except TypeError:
+            raise TypeError(f"{what} is {type(given).__name__}, wanted a list with one entry per task") from None
+    if len(given) != case.tasks:
+        raise ValueError(f"{what} has {len(given)} entries, wanted one for each of {case.tasks} tasks")
+    return list(given)
+
+
+def _adapted(case: Case, given: Any) -> list[dict[str, np.ndarray]] | None:
+    """θ_K per task. A dict of arrays with the tasks on axis 0, as vmap gives it, is taken too."""
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        rows = {str(n): _per_task(case, a, f"adapted[{n!r}]") for n, a in given.items()}
+        given = [{n: row[t] for n, row in rows.items()} for t in range(case.tasks)]
+    return [_gradients(case, theta, f"adapted[{t}]")[0] for t, theta in enumerate(_per_task(case, given, "adapted"))]
+
+
+def _losses(case: Case, given: Any) -> list[list[float]] | None:
+    """The support losses per task, one per inner step."""
+    if given is None:
+        return None
+    rows = [row if isinstance(row, (list, tuple)) else np.ravel(as_array(row, f"losses[{t}]"))
+            for t, row in enumerate(_per_task(case, given, "losses"))]  # fmt: skip
+    return [[_number(x, f"losses[{t}]") for x in row] for t, row in enumerate(rows)]
+
+
 def _not_finite(case: Case) -> str:
     extreme = max(float(np.max(np.abs(x), initial=0)) for x, _ in case.support + case.query) > 100
     return "; a softmax or log that is not stable for large logits? (subtract the maximum)" if extreme else ""
 
 
-def _gradients(case: Case, given: Any) -> tuple[dict, list[str]]:
+def _gradients(case: Case, given: Any, what: str = "meta_grad") -> tuple[dict, list[str]]:
     names, notes = list(case.params), []
     if isinstance(given, dict):
         given = {str(n): g for n, g in given.items()}
         if set(given) != set(names):
             seen = ", ".join(map(repr, sorted(given)[:12])) + (", …" if len(given) > 12 else "")
-            raise ValueError(f"meta_grad has the names {seen[:500] or 'of nothing'}, wanted {sorted(names)}")
+            raise ValueError(f"{what} has the names {seen[:500] or 'of nothing'}, wanted {sorted(names)}")
         given = [given[n] for n in names]
     elif not isinstance(given, (list, tuple)):
         given = [given]
     if len(given) != len(names):
-        raise ValueError(f"meta_grad has {len(given)} arrays, wanted {len(names)}: {', '.join(names)}")
+        raise ValueError(f"{what} has {len(given)} arrays, wanted {len(names)}: {', '.join(names)}")
     grads = {}
     for name, g in zip(names, given, strict=True):
         shape = case.params[name].shape
         if g is None:
-            notes.append(f"meta_grad[{name!r}] is None, taken as 0")
+            notes.append(f"{what}[{name!r}] is None, taken as 0")
             g = np.zeros(shape)
-        g = as_array(g, f"meta_grad[{name!r}]")
+        g = as_array(g, f"{what}[{name!r}]")
         if g.shape != shape:
             transposed = " (another layout: transposed?)" if sorted(g.shape) == sorted(shape) else ""
-            raise ValueError(f"meta_grad[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
+            raise ValueError(f"{what}[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
         if g.dtype == np.float32 and case.dtype == "float64":
-            notes.append(f"meta_grad[{name!r}] came as float32, the case is float64")
+            notes.append(f"{what}[{name!r}] came as float32, the case is float64")
         grads[name] = g.astype(np.float64)
     return grads, notes
 
@@ -249,8 +309,8 @@ def as_array(x: Any, what: str) -> np.ndarray:
     return x
 
 
-def _number(x: Any) -> float:
-    x = as_array(x, "meta_loss")
+def _number(x: Any, what: str = "meta_loss") -> float:
+    x = as_array(x, what)
     if x.size != 1:
-        raise ValueError(f"meta_loss has shape {x.shape}, wanted a scalar")
+        raise ValueError(f"{what} has shape {x.shape}, wanted a scalar")
     return float(x.reshape(()))

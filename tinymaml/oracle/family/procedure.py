@@ -171,7 +171,7 @@ def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k
 
 
 def sloped(at, value, y):
-    """The value, with the derivative of y in the place of its own: what code computes that writes a gradient by hand."""
+    """The value, with the derivative of y in the place of its own, as code has it that writes a gradient by hand."""
     return at.hold(value) + (y - at.hold(y))
 
 

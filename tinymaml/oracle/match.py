@@ -1,0 +1,339 @@
+"""Named mistakes: which of the catalogue, with what number or factor, or which two, give these answers.
+
+A mistake explains the answers if it does so in *every* case, right ones included, to rounding. What a case is blind to
+is asked of it as well: there the mistake gives what is right. Values are computed when they are needed, on the case
+that is quickest to compute first, so that most mistakes are ruled out by a few numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import tolerance
+from .cases import Case
+from .catalogue import CATALOGUE, flat, run_form
+from .locate import MATCH, Judged
+from .mistake import Free, with_number
+from .references import forms
+from .report import CaseResult, Report
+
+
+def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> bool:
+    """Whether `grad` is factor · value to rounding; a value that is not known (it diverges) contradicts nothing."""
+    if value is None:
+        return True
+    right = case.answer
+    assert right is not None
+    wanted = flat(value) * factor
+    scale, size = flat(right.scale), np.max(np.abs(flat(right.meta_grad)))
+    larger = max(1.0, np.max(np.abs(wanted)) / size) if size else 1.0
+    scale = np.maximum(scale, np.median(scale)) * larger
+    return float(np.max(tolerance.errors(flat(grad), wanted, scale, tolerance.UNIT[case.dtype]))) <= MATCH
+
+
+def value_of(case: Case, name: str) -> dict | None:
+    """What the mistake's form gives on the case; the right gradient, where the case is blind to it."""
+    assert case.answer is not None
+    return case.answer.bugs.get(name, case.answer.meta_grad)
+
+
+def cheapest_first(judged: list[Judged]) -> list[Judged]:
+    """Wrong cases before right ones, each in the order of the time that a mistake takes to compute."""
+    return sorted(judged, key=lambda j: (j.error <= tolerance.TAU, cost(j.case)))
+
+
+def cost(case: Case) -> int:
+    """How long a mistake takes to compute, roughly: gradients times layers."""
+    return (case.inner_steps + 1) * case.tasks * (len(case.model["layers"]) + 10 * ("conv" in str(case.model)))
+
+
+def rows(judged: list[Judged], hypothesis: str) -> list[CaseResult]:
+    return [CaseResult(j.case.id, j.passed, max(j.error, j.loss_error), "" if j.passed else hypothesis) for j in judged]
+
+
+# ── one mistake ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def known(judged: list[Judged]) -> Report | None:
+    """One mistake, as it stands in the catalogue."""
+    ordered = cheapest_first(judged)
+    names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
+    explains = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
+    explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
+    return named(judged, explains) if explains else None
+
+
+def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | None = None) -> Report:
+    """The report on the mistakes with these names of forms, which explain all answers alike."""
+    ids = list(dict.fromkeys(name.split("/")[0] for name in explains))
+    mistake = CATALOGUE[ids[0]]
+    verdict = {"convention": "CORRECT_OTHER_CONVENTION", "precision": "IMPRECISE"}.get(mistake.kind, "KNOWN_BUG")
+    if suffix and mistake.kind == "convention":
+        verdict = "KNOWN_BUG"
+    explanation = mistake.explanation + suffix
+    if mistake.id == "sum_over_tasks" and not suffix and _loss_is_sum(judged):
+        verdict, explanation = "CORRECT_OTHER_CONVENTION", explanation + "; your meta-loss is that sum too"
+    return Report(
+        verdict, mistake.id, explanation, ties=ids[1:], numbers=numbers or {}, cases=rows(judged, mistake.id + what)
+    )
+
+
+def _loss_is_sum(judged) -> bool:
+    several = [j for j in judged if j.case.tasks > 1]
+    return bool(several) and all(
+        j.answer.meta_loss is not None
+        and tolerance.errors(
+            j.answer.meta_loss, j.case.tasks * j.case.answer.meta_loss, j.case.tasks * j.case.answer.loss_scale,
+            tolerance.UNIT[j.case.dtype],
+        ) <= tolerance.TAU
+        for j in several
+    )  # fmt: skip
+
+
+# ── times a factor ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def factors(case: Case) -> dict[str, float]:
+    """What a gradient may be multiplied by, by name."""
+    support, query = (len(batches[0][0]) for batches in (case.support, case.query))
+    sizes = {"T": case.tasks, "N": support, "N_q": query, "K": max(case.inner_steps, 1)}
+    out = {}
+    for name, n in sizes.items():
+        out |= {name: float(n), f"1/{name}": 1 / n}
+    rate = case.inner_lr if isinstance(case.inner_lr, float) and case.inner_lr else 1.0
+    return out | {"α": rate, "1/α": 1 / rate, "β": case.outer_lr, "1/β": 1 / case.outer_lr, "2": 2.0, "1/2": 0.5,
+                  "−1": -1.0, "−α": -rate, "−1/α": -1 / rate}  # fmt: skip
+
+
+_SIZES = {
+    "T": ": T is the number of tasks", "N": ": N is the number of support examples; a mean or a sum too many",
+    "N_q": ": N_q is the number of query examples; the query loss is a sum, or its mean was divided again",
+    "K": ": K is the number of inner steps", "α": ": α is inner_lr", "β": ": β is outer_lr",
+}  # fmt: skip
+
+
+def scaled(judged: list[Judged]) -> Report | None:
+    """g = c · value, with one meaning of c for all cases."""
+    ordered = cheapest_first(judged)
+    possible = {j.case.id: factors(j.case) for j in judged}
+    names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
+    for name in ["", *names]:
+        for c in possible[judged[0].case.id]:
+            if all(fits(j.case, j.answer.grad, value_of(j.case, name), possible[j.case.id][c]) for j in ordered):
+                if name:
+                    report = named(judged, [name], f"; and all of it is multiplied by {c}", f" × {c}")
+                    report.factor = c
+                    return report
+                return _multiple(judged, c, f"right × {c}", _SIZES.get(c.removeprefix("1/"), ""))
+    for name in ("", *possible[judged[0].case.id]):
+        times = {id: these[name] if name else 1.0 for id, these in possible.items()}
+        c = _constant(judged, times)
+        if c is not None:
+            shown = f"{c:.12g}" + (f" {name}" if name else "")
+            return _multiple(judged, shown, f"right × {shown}", _SIZES.get(name.removeprefix("1/"), ""))
+    return None
+
+
+def _multiple(judged, c: str, row: str, meaning: str = "") -> Report:
+    return Report(
+        "WRONG_UNKNOWN", None, f"the meta-gradient is {c} times the right one in every case{meaning}",
+        kind="right derivative of another objective", factor=c, cases=rows(judged, row),
+    )  # fmt: skip
+
+
+def _constant(judged, times: dict[str, float]) -> float | None:
+    """The number c of g = c f G in every case, f one of `times` by case, if there is one."""
+    largest = max(judged, key=lambda j: np.max(np.abs(flat(j.case.answer.meta_grad))))
+    got, right = flat(largest.answer.grad), flat(largest.case.answer.meta_grad) * times[largest.case.id]
+    c = float(got @ right / (right @ right))
+    if c == 0:
+        return None
+    for number in (float(f"{c:.6g}"), c):
+        if all(fits(j.case, j.answer.grad, j.case.answer.meta_grad, number * times[j.case.id]) for j in judged):
+            return number
+    return None
+
+
+def clipped(judged: list[Judged]) -> Report | None:
+    """Right directions, all of one length where they should be longer."""
+    wrong, lengths = [j for j in judged if j.error > tolerance.TAU], []
+    for j in wrong:
+        got, right = flat(j.answer.grad), flat(j.case.answer.meta_grad)
+        along = float(got @ right / (right @ right)) if np.any(right) else 0.0
+        if not 0 < along < 1 or not fits(j.case, j.answer.grad, j.case.answer.meta_grad, along):
+            return None
+        lengths.append(float(np.linalg.norm(got)))
+    if not lengths:
+        return None
+    # PyTorch's clip_grad_norm_ divides by norm + 1e-6; a single case proves it if the length is a round number
+    rounded = float(f"{lengths[0]:.2g}")
+    if max(lengths) - min(lengths) > 1e-4 * max(lengths) or len(wrong) < 2 and abs(lengths[0] / rounded - 1) > 1e-4:
+        return None
+    passed = [np.linalg.norm(flat(j.case.answer.meta_grad)) for j in judged if j.error <= tolerance.TAU]
+    if max(passed, default=0) > 1.001 * max(lengths):
+        return None
+    return named(judged, ["clipped_gradient"], f" (here to {max(lengths):.4g})", numbers={"c": max(lengths)})
+
+
+# ── with a number of its own ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_a_number(judged: list[Judged]) -> Report | None:
+    """A mistake with a free number, such as the λ of a weight decay: the number is solved for on one case, and must
+    then explain all the others."""
+    ordered = cheapest_first(judged)
+    mistakes = dict.fromkeys(name.split("/")[0] for j in ordered for name in forms(j.case))
+    for mistake in (CATALOGUE[id] for id in mistakes):
+        if mistake.free is None:
+            continue
+        for k in range(len(mistake.forms)):
+            name = f"{mistake.id}/{k}" if k else mistake.id
+            c = number_of(ordered, name, mistake.free)
+            if c is not None:
+                shown = f" (here {mistake.free.symbol} = {c:.6g})"
+                return named(judged, [name], shown, f", {mistake.free.symbol} = {c:.6g}", {mistake.free.symbol: c})
+    return None
+
+
+def number_of(ordered: list[Judged], name: str, free: Free) -> float | None:
+    """The number with which the form `name` explains all answers, if there is one."""
+    about = [j for j in ordered if not j.passed and name in forms(j.case)]
+    if not about or any(not j.passed and name not in forms(j.case) for j in ordered):
+        return None
+    for j in about[:2]:  # the first may happen to be blind to the number
+        tried: set[float] = set()
+        for start in _starts(j, free):
+            c = float(start) if free.integer else _solved(j, name, free, start)
+            if c is None or c in tried:
+                continue
+            tried.add(c)
+            for candidate in dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c)):
+                if all(_explains(i, _form(i.case, name, free, candidate)) for i in ordered):
+                    return candidate
+    return None
+
+
+def _starts(j: Judged, free: Free) -> Iterator[float]:
+    yield from free.typical
+    if free.integer:
+        yield from (n for n in range(1, 21) if n not in free.typical)
+    else:
+        got = flat(j.answer.grad)
+        yield from (float(np.max(np.abs(got))), float(np.linalg.norm(got)))
+
+
+def _form(case: Case, name: str, free: Free, c: float) -> dict:
+    """The form with that number; {} where it does not concern the case."""
+    form = forms(case).get(name)
+    return {} if form is None else with_number(form, free, int(c) if free.integer else c)
+
+
+def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
+    """c with value(c) = theirs, by Gauss and Newton's method on one case; None if it does not converge."""
+    got, c = flat(j.answer.grad), start
+
+    def residual(c: float) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return flat(run_form(j.case, _form(j.case, name, free, c)).meta_grad) - got
+
+    try:
+        r = residual(c)
+        for step in range(12):
+            h = 1e-6 * max(abs(c), 1e-4)
+            slope = (residual(c + h) - r) / h
+            bend = float(slope @ slope)
+            if not np.isfinite(r).all() or not np.isfinite(bend) or bend == 0:
+                return None
+            # c ← c − ⟨r, r′⟩ / ⟨r′, r′⟩
+            after = c - float(slope @ r) / bend
+            before, r = np.linalg.norm(r), residual(after)
+            change, c = abs(after - c), after
+            if change <= 1e-13 * abs(c):
+                return c
+            if step >= 3 and not np.linalg.norm(r) < 0.5 * before:
+                return c if np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got) else None
+        return c
+    except (ValueError, ZeroDivisionError, OverflowError, FloatingPointError):
+        return None  # a number for which the mistake makes no sense
+
+
+# ── two at once ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def two(judged: list[Judged]) -> Report | None:
+    """Two mistakes at once: looked for on the wrong case that is computed fastest, confirmed on the others. Conventions
+    come first: two of them are no mistake."""
+    ordered = cheapest_first(judged)
+    here = {j.case.id: forms(j.case) for j in ordered}
+    possible = {name: form for these in here.values() for name, form in these.items()}
+    is_convention = {name: CATALOGUE[name.split("/")[0]].kind == "convention" for name in possible}
+    pairs = sorted(itertools.combinations(possible, 2), key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]])
+    for a, b in pairs:
+        both = merged(possible[a], possible[b])
+        if both is None or a.split("/")[0] == b.split("/")[0]:
+            continue
+        if all(_explains(j, together(here[j.case.id], a, b)) for j in ordered):
+            ids = [a.split("/")[0], b.split("/")[0]]
+            verdict = "CORRECT_OTHER_CONVENTION" if is_convention[a] and is_convention[b] else "KNOWN_BUG"
+            said = "two at once: " if verdict == "KNOWN_BUG" else "two other conventions: "
+            return Report(
+                verdict, " + ".join(ids), said + "; and ".join(CATALOGUE[i].explanation for i in ids),
+                cases=rows(judged, " + ".join(ids)),
+            )  # fmt: skip
+    return None
+
+
+def together(possible: dict[str, dict], a: str, b: str) -> dict:
+    """The form of two of the `possible` mistakes on a case; a mistake in a layer the model lacks has no effect."""
+    return merged(possible.get(a, {}), possible.get(b, {})) or possible.get(a) or possible.get(b) or {}
+
+
+def merged(a: dict, b: dict) -> dict | None:
+    """Both forms' settings together; None where they contradict each other, or are the same."""
+    shared = (a.keys() & b.keys()) - {"how"}
+    how = {**a.get("how", {}), **b.get("how", {})}
+    clash = any(a[k] != b[k] for k in shared) or any(
+        a["how"][k] != b["how"][k] for k in a.get("how", {}).keys() & b.get("how", {}).keys()
+    )
+    both = {**a, **b} | ({"how": how} if how else {})
+    return None if clash or both in (a, b) else both
+
+
+def _explains(j: Judged, form: dict) -> bool:
+    with np.errstate(all="ignore"):
+        try:
+            grads = run_form(j.case, form).meta_grad
+        except (ZeroDivisionError, OverflowError, FloatingPointError):
+            return False
+    return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)
+
+
+# ── nearly ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def nearest(judged: list[Judged]) -> str:
+    """The mistake that explains most wrong cases, if it explains nearly all; with what it leaves."""
+    names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
+    wrong = [j for j in cheapest_first(judged) if j.error > tolerance.TAU]
+    if not wrong:
+        return ""
+    most = 0.4 * len(wrong)  # cases that a candidate may leave unexplained
+    best, left = "", len(wrong)
+    for name in names:
+        missed = 0
+        for j in wrong:
+            missed += not fits(j.case, j.answer.grad, value_of(j.case, name))
+            if missed > most or missed >= left:
+                break
+        else:
+            if any(j.case.answer.bugs.get(name) is not None for j in wrong):
+                best, left = name, missed
+    if not best:
+        return ""
+    missed = [j.case.id for j in judged if not fits(j.case, j.answer.grad, value_of(j.case, best))]
+    others = ", ".join(missed[:3]) + (", …" if len(missed) > 3 else "")
+    return (f"{best.split('/')[0]} alone does not explain it: it gives these numbers in {len(wrong) - left} of "
+            f"{len(wrong)} wrong cases, and others in {others}")  # fmt: skip

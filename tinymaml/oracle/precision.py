@@ -1,0 +1,211 @@
+"""Right, but with fewer digits: is an error that of rounding, of a difference, or a small mistake?
+
+    cause_of(judged, questions, answers)      how digits were lost, in words; "" if it is no loss of digits
+
+A small error is not imprecise because it is small. It is if the answers show a pattern of rounding: they are decimals
+or numbers of a shorter type; they are what differences with some step give; or they are off by a few roundings of a
+shorter type, in another way at each θ. An error that follows θ smoothly is that of another formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import tolerance
+from .arithmetic import as_numbers
+from .cases import Case
+from .catalogue import flat
+from .locate import MATCH, Judged
+from .models import Options, loss_and_grad
+from .questions import Answered, Question
+from .semantics import Calculus, run
+
+# Types by their unit roundoff, the shortest first.
+TYPES = {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float32": 2.0**-24}
+FEW = 1e-3  # relative to the conditioning: errors beyond are no matter of digits, unless all numbers are short
+
+
+def cause_of(judged: list[Judged], questions: list[Question], answers: dict[str, Answered]) -> str:
+    """What took the digits; "" where they are not what is missing."""
+    short = _short_decimals(judged) or _short_type(judged)
+    if short:
+        return short
+    off = max(max(j.error, j.loss_error) * tolerance.UNIT[j.case.dtype] for j in judged)
+    if off > FEW:
+        return ""
+    by_difference = _differences(judged)
+    if by_difference:
+        return by_difference
+    if systematic(judged, questions, answers) or not _decisive(judged):
+        return ""
+    return _by_size(judged, off)
+
+
+def _decisive(judged) -> bool:
+    """Whether a wrong case has an error that is small beside what the nearest mistake would make of it."""
+    return any(100 * max(j.error, j.loss_error) * tolerance.UNIT[j.case.dtype] < j.case.answer.distance * 2.0**-53
+               for j in judged if not j.passed)  # fmt: skip
+
+
+# ── numbers that are short ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _all(judged) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers that came, and the right ones."""
+    return (np.concatenate([flat(j.answer.grad) for j in judged]),
+            np.concatenate([flat(j.case.answer.meta_grad) for j in judged]))  # fmt: skip
+
+
+def _short_decimals(judged) -> str:
+    """Printed with so many decimals or digits, and read again."""
+    got, right = _all(judged)
+    for places in range(1, 12):
+        if np.array_equal(np.round(got, places), got) and np.all(np.abs(got - right) <= 0.5000001 * 10.0**-places):
+            return f"every number that came has at most {places} decimals: they were rounded, or printed and read again"
+    for digits in range(2, 13):
+        rounded = np.array([float(f"{x:.{digits - 1}e}") for x in got])
+        half = 0.5000001 * 10.0 ** (1 - digits) * np.abs(got)
+        if np.array_equal(rounded, got) and np.all(np.abs(got - right) <= half):
+            return f"every number that came has at most {digits} digits: they were rounded, or printed and read again"
+    return ""
+
+
+def _short_type(judged) -> str:
+    """Numbers of a shorter type, as near to the right ones as a computation in it would be."""
+    got, _ = _all(judged)
+    for name, unit in TYPES.items():
+        if unit < tolerance.UNIT[judged[0].case.dtype] * 2 or not np.array_equal(as_type(got, name), got):
+            continue
+        if all(j.error * tolerance.UNIT[j.case.dtype] <= tolerance.TAU * unit for j in judged):
+            return f"every number that came is one of {name}: the computation, or its last part, was made in it"
+    return ""
+
+
+def as_type(x: np.ndarray, name: str) -> np.ndarray:
+    """x rounded to bfloat16, float16 or float32 (to nearest, ties to even), as float64."""
+    with np.errstate(over="ignore"):
+        if name != "bfloat16":
+            return np.asarray(x, np.float64).astype(name).astype(np.float64)
+        bits = np.asarray(x, np.float64).astype(np.float32).view(np.uint32).astype(np.uint64)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+# ── differences in place of derivatives ─────────────────────────────────────────────────────────────────────────────
+
+STEPS = (1e-1, 1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 1e-5, 6.0554544523933395e-06, 1e-6, 1e-7, 1.4901161193847656e-08, 1e-8)
+
+
+def _differences(judged) -> str:
+    """Which derivative was a difference, with which step."""
+    wrong = sorted((j for j in judged if not j.passed), key=lambda j: flat(j.answer.grad).size * j.case.inner_steps)
+    smooth = [j for j in wrong if j.case.answer.margin > 1e-2 and not j.case.first_order][:4]
+    if not smooth:
+        return ""
+    for what, made in _WAYS.items():
+        for h in STEPS:
+            if all(_as_noisy(j, *made(j.case, h), h) for j in smooth):
+                return f"{what} with the step {h:.3g}, in the place of a derivative"
+    return ""
+
+
+def _as_noisy(j: Judged, value: np.ndarray, size: float, h: float) -> bool:
+    """Whether an answer is `value` up to what cancellation leaves, and farther from what is right."""
+    right, unit = flat(j.case.answer.meta_grad), tolerance.UNIT[j.case.dtype]
+    got, noise = flat(j.answer.grad), 8 * unit * size / h + MATCH * unit * flat(j.case.answer.scale)
+    truncation = np.max(np.abs(value - right) / noise)
+    return bool(truncation > 30 and np.all(np.abs(got - value) <= noise))
+
+
+def _tasks(case: Case) -> Iterator[tuple]:
+    for support, query in case.batches():
+        yield tuple(map(as_numbers, support)), tuple(map(as_numbers, query))
+
+
+def _meta_loss(case: Case, theta: dict) -> float:
+    alpha, total = tolerance.rates(case), 0.0
+    for support, query in _tasks(case):
+        fast = theta
+        for _ in range(case.inner_steps):
+            _, g = loss_and_grad(case.model, fast, *support)
+            fast = {n: p - alpha[n] * g[n] for n, p in fast.items()}
+        total += float(loss_and_grad(case.model, fast, *query)[0])
+    return total / case.tasks
+
+
+def _outer(case: Case, h: float, sides: tuple[float, float]) -> tuple[np.ndarray, float]:
+    theta, out, size = case.params, [], 0.0
+    for n, p in theta.items():
+        for i in range(p.size):
+            at = []
+            for side in sides:
+                moved = np.array(p)
+                moved.flat[i] += side * h
+                at.append(_meta_loss(case, theta | {n: moved}))
+            # gᵢ ≈ (𝓛(θ + a h eᵢ) − 𝓛(θ − b h eᵢ)) / (a + b) h
+            out.append((at[0] - at[1]) / ((sides[0] - sides[1]) * h))
+            size = max(size, *map(abs, at))
+    return np.array(out), size
+
+
+def _products(case: Case, h: float, sides: tuple[float, float], unit_length: bool) -> tuple[np.ndarray, float]:
+    """G with differences of gradients in the place of Hessian-vector products."""
+    alpha, total, size = tolerance.rates(case), 0.0, 0.0
+    calculus = Calculus(case.model, Options())
+    for (support, _), way in zip(_tasks(case), run(case).trace, strict=True):
+        v = way["grad_q"]
+        for k in reversed(range(case.inner_steps)):
+            norm = float(np.sqrt(sum(np.sum(x * x) for x in v.values())))
+            step, theta = h / norm if unit_length and norm else h, way["theta"][k]
+            ends = [calculus.loss_and_grad({n: p + side * step * v[n] for n, p in theta.items()}, support)[1]
+                    for side in sides]  # fmt: skip
+            # H v ≈ (g(θ + a h v) − g(θ − b h v)) / (a + b) h
+            v = {n: v[n] - alpha[n] * (ends[0][n] - ends[1][n]) / ((sides[0] - sides[1]) * step) for n in v}
+            size = max(size, *(float(np.max(np.abs(alpha[n] * e[n]), initial=0)) for e in ends for n in e))
+        total = total + flat(v) / case.tasks
+    return total, size
+
+
+_WAYS = {
+    "the meta-gradient is a central difference of the meta-loss": lambda c, h: _outer(c, h, (1, -1)),
+    "the meta-gradient is a forward difference of the meta-loss": lambda c, h: _outer(c, h, (1, 0)),
+    "Hessian-vector products are central differences of gradients": lambda c, h: _products(c, h, (1, -1), False),
+    "Hessian-vector products are forward differences of gradients": lambda c, h: _products(c, h, (1, 0), False),
+    "Hessian-vector products are central differences over a half of the step each way":
+        lambda c, h: _products(c, h, (0.5, -0.5), False),
+    "Hessian-vector products are central differences along the unit vector":
+        lambda c, h: _products(c, h, (1, -1), True),
+    "Hessian-vector products are forward differences along the unit vector":
+        lambda c, h: _products(c, h, (1, 0), True),
+}  # fmt: skip
+
+
+# ── noise, or a smooth error ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def systematic(judged, questions, answers) -> bool | None:
+    """Whether the error follows θ smoothly, as that of a formula does: moved by 2⁻¹², θ has nearly the same error.
+    Noise of rounding is another one at each θ. None if no wrong case was asked about at another θ."""
+    found = []
+    for j in judged:
+        near = [q for q in questions if q.role == "moved" and q.of == j.case.id and q.id in answers]
+        if j.error <= tolerance.TAU or not near:
+            continue
+        q = min(near, key=lambda q: q.step)
+        there = answers[q.id].grad
+        if there is None:
+            continue
+        before = flat(j.answer.grad) - flat(j.case.answer.meta_grad)
+        after = flat(there) - flat(tolerance.engine_answer(q.case)[1])
+        found.append(np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before))
+    return None if not found else 2 * sum(found) > len(found)  # a few may cross a kink
+
+
+def _by_size(judged, off: float) -> str:
+    for name, unit in reversed(TYPES.items()):
+        if off <= tolerance.TAU * unit and unit > tolerance.UNIT[judged[0].case.dtype]:
+            also = " (or TF32)" if name == "float16" else ""
+            return f"the errors are of the size of roundings of {name}{also}: a part of the computation was made in it"
+    return "the errors are as irregular as those of rounding: a difference with a tiny step, or an unstable formula?"

@@ -1,16 +1,17 @@
 """The vectors: small, complete, confirmed, and rebuilt from source."""
 
+import dataclasses
 import itertools
 import json
 
 import numpy as np
 import pytest
 
-from tinymaml.oracle import CATALOGUE, generate, load, references, tolerance
+from tinymaml.oracle import CATALOGUE, cases, generate, load, questions, references, tolerance
 from tinymaml.oracle.arithmetic import Uncertain
-from tinymaml.oracle.cases import VECTORS, decode, to_hex
-from tinymaml.oracle.catalogue import flat
-from tinymaml.oracle.diagnosis import fits, value_of
+from tinymaml.oracle.cases import VECTORS, decode, draw, to_hex
+from tinymaml.oracle.catalogue import flat, run_form
+from tinymaml.oracle.match import fits, value_of
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +31,22 @@ def test_there_are_no_answers_in_what_a_case_hands_out(core):
 
 def test_every_full_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit():
     pytest.importorskip("safetensors")
-    cases = load("full")
-    assert len(cases) > 400
-    for case in cases:
+    full = load("full")
+    assert len(full) > 400
+    for case in full:
         confirmed = case.answer.confirmed
         assert len(confirmed) >= 3 and "every bit" in confirmed.values(), case.id
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_core_tells_every_pair_of_mistakes_apart(core, dtype):
-    cases = [c.with_dtype(dtype) for c in core if dtype in c.dtypes]
-    names = references.forms(cases[0]).keys() | {n for c in cases for n in references.forms(c)}
-    unseen = [n for n in names if not any(c.answer.bugs.get(n) is not None for c in cases)]
+    these = [c.with_dtype(dtype) for c in core if dtype in c.dtypes]
+    names = {n for c in these for n in references.forms(c)}
+    unseen = [n for n in names if not any(n in c.answer.bugs.seen for c in these)]
     assert not unseen
 
     def apart(a, b):
-        for c in cases:
+        for c in these:
             va, vb = value_of(c, a), value_of(c, b)
             if va is not None and vb is not None and not fits(c, va, vb):
                 return True
@@ -61,6 +62,62 @@ def test_every_mistake_that_shows_is_far_from_right(core):
             if grads is not None:
                 off = tolerance.error(grads, case.answer.meta_grad, case.answer.scale, tolerance.UNIT[case.dtypes[-1]])
                 assert off >= tolerance.SEPARATION * tolerance.TAU, (case.id, name)
+
+
+def test_a_value_is_computed_when_it_is_asked_for_and_kept(core, monkeypatch):
+    case, calls = dataclasses.replace(core[0]), []
+    real = cases.run_form
+    monkeypatch.setattr(cases, "run_form", lambda case, form: calls.append(form) or real(case, form))
+    bugs = cases.Bugs(case, ["fomaml", "zero_gradient/1"], ["reptile"])
+    assert list(bugs) == ["fomaml", "zero_gradient/1", "reptile"] and "fomaml" in bugs and len(bugs) == 3 and not calls
+    assert bugs["reptile"] is None and not calls
+    assert bugs["fomaml"] is bugs["fomaml"] and calls == [{"factors": "detached"}]
+    np.testing.assert_array_equal(flat(bugs["fomaml"]), flat(run_form(case, {"factors": "detached"}).meta_grad))
+    assert bugs["zero_gradient/1"] and calls[1:] == [CATALOGUE["zero_gradient"].forms[1]]
+    with pytest.raises(KeyError):
+        bugs["hessian_sign"]  # which the case is blind to
+
+
+def test_what_the_files_say_of_mistakes_is_so(core):
+    """Seen: another gradient; unknown: depends on rounding; in neither: the right gradient."""
+    for case in core:
+        again = references.solve(case).answer.bugs
+        assert (again.seen, again.unknown) == (case.answer.bugs.seen, case.answer.bugs.unknown), case.id
+
+
+def test_a_mistake_that_depends_on_rounding_is_unknown():
+    tiny = 2.0**-60  # a ReLU's input, beside others of size 1, that differs from 0 by rounding alone
+    case = draw("relu 1-2-1 mse", 1, inner_steps=1)
+    case.params["b1"][...] = [tiny, 0.5]
+    for x, _ in case.query:
+        x[0] = 0
+    assert "query_before_adaptation" in references.solve(case).answer.bugs.unknown
+    with np.errstate(all="ignore"):  # steps that climb leap far, not always to infinity
+        climbing = [references.solve(draw("softplus 1-2-1 mse", i, inner_steps=5, inner_lr=0.5)) for i in range(3, 7)]
+        ends = [flat(run_form(c, CATALOGUE["inner_ascent"].forms[0]).meta_grad) for c in climbing]
+    assert all("inner_ascent" in c.answer.bugs.unknown for c in climbing) and any(np.isfinite(g).all() for g in ends)
+
+
+def test_a_new_case_that_is_no_good_is_given_up_early(monkeypatch):
+    """And one that is good is solved as by `solve`."""
+    good = questions.fresh(5, 1)[0]
+    same = references.solve(dataclasses.replace(good, answer=None))
+    assert same.dtypes == good.dtypes and same.answer.distance == good.answer.distance
+    assert same.answer.bugs.seen == good.answer.bugs.seen
+    for settings, dtype in ((dict(inner_steps=0), "float64"), (dict(inner_lr=2.0**-27), "float32")):
+        case = draw("tanh 1-2-1 mse", 1, **settings)
+        solved = references.solve(case)
+        is_good = dtype in solved.dtypes and references.healthy(solved)
+        assert (references.solve_if_good(case, dtype) is not None) == is_good
+
+
+def test_rounding_inside_an_inner_step_counts_for_fomaml_too():
+    """FOMAML holds the inner gradients constant; that they are rounded moves its gradient all the same."""
+    case = draw("square 1-2-1 mse", 0, inner_steps=3, inner_lr=0.0625, first_order=True)
+    _, scale = tolerance.scales(case)
+    moved = case.at({n: p * (1 + 2.0**-40) for n, p in case.params.items()})
+    right, near = (tolerance.engine_answer(c)[1] for c in (case, moved))
+    assert tolerance.error(near, right, scale, 2.0**-40) < 10
 
 
 def test_inputs_are_exact_in_float32(core):

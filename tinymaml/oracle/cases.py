@@ -10,10 +10,12 @@ Inputs are exact in float32, so that one answer serves both dtypes. On disk a nu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import random
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,10 @@ import numpy as np
 from .. import extras
 from ..files import read_file
 from . import models
+from .arithmetic import margin_of
+from .catalogue import CATALOGUE, run_form
+from .family import ALGORITHMS
+from .versions import misfit
 
 VECTORS = Path(__file__).parent / "vectors"
 SUITES = ("core", "full")
@@ -35,6 +41,58 @@ CAPABILITIES = {
 }
 
 
+class Bugs(Mapping):
+    """What each mistake gives on a case: name of its form → {parameter: float64 array}, or None where it is not known.
+
+    A value is computed in float64 when it is asked for, and kept. Of the classic mistakes the names are there at once,
+    and these are what the mapping iterates over. The many others are computed without being listed. What has no value
+    here gives the right gradient: the case is blind to it.
+
+    Attributes:
+        seen: names of the forms of classic mistakes that give another gradient than the right one.
+        unknown: those that diverge, or depend on rounding.
+    """
+
+    def __init__(self, case: Case, seen: Iterable[str], unknown: Iterable[str] = ()):
+        self.case, self.seen, self.unknown = case, tuple(seen), tuple(unknown)
+        self._names = frozenset(self.seen)
+        self._values: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(self.unknown)
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, dict]:
+        from .references import forms  # which imports this module
+
+        return forms(self.case)
+
+    def __getitem__(self, name: str) -> dict[str, np.ndarray] | None:
+        if name not in self._values:
+            if name not in self:
+                raise KeyError(name)
+            self._values[name] = self._computed(name)
+        return self._values[name]
+
+    def _computed(self, name: str) -> dict[str, np.ndarray] | None:
+        found: list = []
+        with np.errstate(all="ignore"):
+            margin, _ = margin_of(lambda: found.append(run_form(self.case, self._forms[name]).meta_grad))
+        known = margin >= KINK and all(np.isfinite(g).all() for g in found[0].values())
+        return found[0] if known else None
+
+    def __contains__(self, name) -> bool:
+        return name in self._names or name in self._values or (
+            name in self._forms and not CATALOGUE[name.split("/")[0]].classic
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.seen + self.unknown)
+
+    def __len__(self) -> int:
+        return len(self.seen) + len(self.unknown)
+
+
+KINK = 1e-9  # a ReLU or max this near to its kink, relative to the values there, is decided by rounding
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What is known of a case.
@@ -43,8 +101,7 @@ class Answer:
         meta_loss, meta_grad: 𝓛 and its gradient, rounded once to float64.
         scale, loss_scale: the standard deviation of each number if every intermediate value is rounded once, in units
             of the roundoff (first order; see `tolerance.scales`).
-        bugs: form of a mistake → the gradient it gives, where it is not the right one; None where it diverges, or
-            depends on rounding. What is not listed gives the right gradient: the case is blind to it.
+        bugs: what each mistake gives, where it is not the right gradient.
         distance: of the nearest of these, in units of the roundoff of float64 and the scale.
         margin: of the nearest kink (ReLU, max), relative to the size of the values there; infinite without kinks.
         confirmed: rung of the ladder → how well it agrees.
@@ -54,7 +111,7 @@ class Answer:
     meta_grad: dict[str, np.ndarray]
     scale: dict[str, np.ndarray]
     loss_scale: float
-    bugs: dict[str, dict[str, np.ndarray] | None]
+    bugs: Bugs
     distance: float = np.inf
     margin: float = np.inf
     confirmed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -76,6 +133,7 @@ class Case:
         dtypes: in which the case tells right from wrong.
         dtype: of the arrays handed out, "float64" or "float32".
         answer: what is known, or None.
+        algorithm, settings: whose gradient is asked for, and the numbers that it has beside α and K.
     """
 
     id: str
@@ -94,7 +152,7 @@ class Case:
     dtype: str = "float64"
     answer: Answer | None = None
     algorithm: str = "maml"
-    settings: dict = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     handed_out: list = dataclasses.field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -149,6 +207,12 @@ class Case:
                      for batches in (self.support, self.query))  # fmt: skip
         return models.loss_in(library, self.model), params, data
 
+    @property
+    def framework(self) -> str:
+        """Whose arrays were handed out last: "numpy", "torch", "jax"; "" if none were."""
+        library = type(self.handed_out[-1][1]).__module__.partition(".")[0] if self.handed_out else ""
+        return library.removesuffix("lib")  # JAX's arrays are of jaxlib
+
     @staticmethod
     def _stacked(convert, arrays):
         same = len({np.shape(a) for a in arrays}) == 1
@@ -184,7 +248,8 @@ class Case:
         """Everything but the answer, with arrays as `encode(array)` gives them."""
         rate = self.inner_lr
         out = {
-            "id": self.id, "comment": self.comment, "needs": list(self.needs), "model": self.model,
+            "id": self.id, "comment": self.comment, "algorithm": self.algorithm, "settings": self.settings,
+            "needs": list(self.needs), "model": self.model,
             "inner_lr": {n: encode(a) for n, a in rate.items()} if isinstance(rate, dict) else rate,
             "inner_steps": self.inner_steps, "first_order": self.first_order,
             "adapt": None if self.adapt is None else list(self.adapt), "outer_lr": self.outer_lr,
@@ -206,6 +271,7 @@ class Case:
             inner_steps=data["inner_steps"], first_order=data["first_order"],
             adapt=None if data["adapt"] is None else tuple(data["adapt"]), outer_lr=data["outer_lr"],
             needs=tuple(data["needs"]), dtypes=tuple(dtypes), answer=answer,
+            algorithm=data["algorithm"], settings=data["settings"],
         )  # fmt: skip
 
 
@@ -236,22 +302,45 @@ class Tampered(ValueError):
     """A vector file is not what was shipped."""
 
 
-def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
+def load(suite: str = "core", folder: Path = VECTORS, algorithm: str = "maml") -> list[Case]:
     """The cases of a suite, with their answers.
 
+    Args:
+        algorithm: whose meta-gradient is asked for; those of `family.ALGORITHMS` have the suite "core" alone.
+
     Raises:
-        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's.
+        ValueError: no such suite or algorithm.   Tampered: a file's SHA-256 is not the manifest's, or it has another
+            version.
         ImportError: "full" needs safetensors; says how to install it.
     """
     if suite not in SUITES:
         raise ValueError(f"suite is {suite!r}, wanted one of {', '.join(SUITES)} (or 'fresh', for `check`)")
+    if algorithm != "maml":
+        check_algorithm(algorithm, suite)
+        return [case for case in _load("family", folder) if case.algorithm == algorithm]
+    return (_load("core", folder) if suite == "full" else []) + _load(suite, folder)
+
+
+def check_algorithm(algorithm: str, suite: str = "core") -> None:
+    """
+    Raises:
+        ValueError: there is no such algorithm, or it has no such suite.
+    """
+    if algorithm != "maml" and algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm is {algorithm!r}, wanted one of maml, {', '.join(ALGORITHMS)}")
+    if algorithm != "maml" and suite == "full":
+        raise ValueError(f"{algorithm} has the suites core and fresh, not full, which is MAML's")
+
+
+def _load(suite: str, folder: Path) -> list[Case]:
     listing = json.loads(_read(folder, f"{suite}.json"))
+    if why := misfit(listing["format"], "vectors"):
+        raise Tampered(f"{folder / suite}.json: {why}")
     arrays = {}
     if suite == "full":
         safetensors = extras.require("safetensors.numpy", "oracle")
         arrays = safetensors.load(_read(folder, "full.safetensors"))
-    cases = [_from_listing(data, listing["mistakes"], arrays) for data in listing["cases"]]
-    return (load("core", folder) if suite == "full" else []) + cases
+    return [_from_listing(data, listing["mistakes"], arrays) for data in listing["cases"]]
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -265,25 +354,21 @@ def _read(folder: Path, name: str) -> bytes:
     return data
 
 
-def _from_listing(data: dict, names: list[str], arrays: dict) -> Case:
-    known = data["answer"]
-    params = {n: decode(p) for n, p in data["params"].items()}
-    if arrays:
-        grad, scale, *rows = arrays[data["id"]]
-        bugs = dict(zip((names[i] for i in known["bugs"]), rows, strict=True))
-    else:
-        bugs = {names[int(i)]: decode({"f8": digits, "shape": [-1]})
-                for places, digits in known["bugs"].items() for i in places.split()}  # fmt: skip
-        grad, scale = decode(known["meta_grad"]), np.array(known["scale"])
-    bugs = {name: split(values, params) for name, values in bugs.items()}
-    bugs |= dict.fromkeys(names[i] for i in known["unknown"])
+def _from_listing(data: dict, mistakes: list[str], arrays: dict) -> Case:
+    known, case = data["answer"], Case.from_json(data, dtypes=data["dtypes"])
+    grad, scale = arrays[case.id] if arrays else (decode(known["meta_grad"]), np.array(known["scale"]))
+    seen, unknown = ([mistakes[i] for i in known[which]] for which in ("seen", "unknown"))
     answer = Answer(
-        meta_loss=float(decode(known["meta_loss"])), meta_grad=split(grad, params),
-        scale=split(scale, params), loss_scale=known["loss_scale"], bugs=bugs,
-        distance=known["distance"], margin=known["margin"] if known["margin"] is not None else np.inf,
+        meta_loss=float(decode(known["meta_loss"])), meta_grad=split(grad, case.params),
+        scale=split(scale, case.params), loss_scale=known["loss_scale"], bugs=Bugs(case, seen, unknown),
+        distance=_or_infinite(known["distance"]), margin=_or_infinite(known["margin"]),
         confirmed=known["confirmed"],
     )  # fmt: skip
-    return Case.from_json(data, answer, data["dtypes"])
+    return dataclasses.replace(case, answer=answer)
+
+
+def _or_infinite(x: float | None) -> float:
+    return np.inf if x is None else x
 
 
 def split(vector: np.ndarray, like: dict) -> dict[str, np.ndarray]:

@@ -3,8 +3,9 @@
     python -m tinymaml.oracle.generate             write tinymaml/oracle/vectors/
     python -m tinymaml.oracle.generate --check     rebuild, and compare byte for byte
     python -m tinymaml.oracle.generate --search    first look for seeds anew (long)
+    python -m tinymaml.oracle.generate --mistakes  keep the answers; decide anew which mistakes each case sees
 
-Every number is certified: computed in balls until one float64 is left. Then every rung of the ladder that applies must
+Every answer is certified: computed in balls until one float64 is left. Then every rung of the ladder that applies must
 agree, or nothing is written: exact rationals and nested differences to the last bit, the others to rounding. Needs
 python-flint and PyTorch, `pip install "tinymaml[test,peers]"`.
 """
@@ -27,9 +28,10 @@ from .. import extras
 from ..files import write_atomically
 from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
-from .cases import VECTORS, Case, draw, to_hex
+from .cases import VECTORS, Case, draw, load, to_hex
 from .catalogue import flat
 from .semantics import run
+from .versions import VERSIONS
 
 # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,7 +207,7 @@ def build(id: str, case: Case) -> Case:
     Raises:
         AssertionError: two rungs disagree.
     """
-    case = references.solve(case, lambda form: references.certified(case, form))
+    case = references.solve(case, references.certified(case))
     answer = case.answer
     confirmed = {"balls": "every bit"}
 
@@ -250,68 +252,70 @@ def _cost_of_differences(case: Case) -> float:
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def listing(case: Case, names: list[str], with_numbers: bool) -> dict:
-    """The case as JSON, mistakes as their places in `names`; with the numbers, or without (they are in the
+def listing(case: Case, mistakes: list[str], with_numbers: bool) -> dict:
+    """The case as JSON, mistakes as their places in `mistakes`; with the numbers, or without (they are in the
     safetensors)."""
     answer = case.answer
-    out = case.to_json(to_hex) | {"dtypes": list(case.dtypes)}
-    known = {names.index(name): flat(g) for name, g in answer.bugs.items() if g is not None}
-    said = {
+    known = {
         "meta_loss": to_hex(np.float64(answer.meta_loss)), "loss_scale": answer.loss_scale,
         "distance": _short(answer.distance), "margin": _short(answer.margin), "confirmed": answer.confirmed,
-        "unknown": [names.index(name) for name, g in answer.bugs.items() if g is None],
+        "seen": [mistakes.index(name) for name in answer.bugs.seen],
+        "unknown": [mistakes.index(name) for name in answer.bugs.unknown],
     }  # fmt: skip
-    if not with_numbers:
-        return out | {"answer": said | {"bugs": list(known)}}
-    bugs: dict[str, str] = {}
-    for i, g in known.items():  # those that give the same numbers stand together
-        digits = g.astype(">f8").tobytes().hex()
-        bugs[digits] = f"{bugs[digits]} {i}" if digits in bugs else str(i)
-    bugs = {places: digits for digits, places in bugs.items()}
-    said |= {"meta_grad": to_hex(flat(answer.meta_grad)), "scale": flat(answer.scale).tolist(), "bugs": bugs}
-    return out | {"answer": said}
+    if with_numbers:
+        known |= {"meta_grad": to_hex(flat(answer.meta_grad)), "scale": flat(answer.scale).tolist()}
+    return case.to_json(to_hex) | {"dtypes": list(case.dtypes), "answer": known}
 
 
 def _short(x: float) -> float | None:
     return float(f"{x:.2e}") if np.isfinite(x) else None
 
 
-def files(seeds: dict[str, int], progress: bool = True, jobs: int = 2) -> dict[str, bytes]:
-    """Every vector file by its name."""
-    safetensors = extras.require("safetensors.numpy", "oracle")
-    hand = by_hand()
-    work = list(hand.items())
+def built(seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
+    """Every case with its certified answer, by its id."""
+    work = list(by_hand().items())
     work += [(id, make(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
     work.sort(key=lambda idcase: "omniglot" not in idcase[0])  # the long ones first
-    cases = dict(_in_parallel(build, work, progress, jobs))
-    core = [cases[id] for id in [*_core(), *hand]]
+    return dict(_in_parallel(build, work, jobs))
+
+
+def kept(folder: Path, jobs: int = 2) -> dict[str, Case]:
+    """Every case with the answer that is in the files, and the mistakes of today's catalogue."""
+    return dict(_in_parallel(_with_mistakes, [(case.id, case) for case in load("full", folder)], jobs))
+
+
+def _with_mistakes(id: str, case: Case) -> Case:
+    return references.with_mistakes(case)
+
+
+def files(cases: dict[str, Case]) -> dict[str, bytes]:
+    """Every vector file by its name."""
+    safetensors = extras.require("safetensors.numpy", "oracle")
+    core = [cases[id] for id in [*_core(), *by_hand()]]
     full = [cases[id] for id in _full()]
-    arrays = {}
-    for case in full:
-        rows = [flat(case.answer.meta_grad), flat(case.answer.scale)]
-        rows += [flat(g) for g in case.answer.bugs.values() if g is not None]
-        arrays[case.id] = np.stack(rows)
+    arrays = {case.id: np.stack([flat(case.answer.meta_grad), flat(case.answer.scale)]) for case in full}
     out = {
         "core.json": _dump(core, True),
         "full.json": _dump(full, False),
         "full.safetensors": safetensors.save(arrays),
     }
-    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
+    manifest = {"version": VERSIONS["vectors"]}
+    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
     return out | {"MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def _dump(cases: list[Case], with_numbers: bool) -> bytes:
     names = list(dict.fromkeys(name for c in cases for name in references.forms(c)))
     rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
-    head = f'"format":1,"mistakes":{json.dumps(names)}'
+    head = f'"format":"{VERSIONS["vectors"]}","mistakes":{json.dumps(names)}'
     return ("{" + head + ',"cases":[\n' + ",\n".join(rows) + "\n]}\n").encode()
 
 
-def _in_parallel(f, work: list[tuple], progress: bool, jobs: int) -> Iterator[tuple]:
+def _in_parallel(f, work: list[tuple], jobs: int) -> Iterator[tuple]:
     tqdm = extras.require("tqdm", "train").tqdm
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
         futures = [(id, pool.submit(f, id, x)) for id, x in work]
-        for id, future in tqdm(futures, disable=not progress, unit="case", mininterval=5):
+        for id, future in tqdm(futures, unit="case", mininterval=5):
             yield id, future.result()
 
 
@@ -323,21 +327,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tinymaml.oracle.generate", description="Build the vector files.")
     parser.add_argument("--check", action="store_true", help="write nothing; compare with what is there")
     parser.add_argument("--search", action="store_true", help="look for seeds anew")
+    parser.add_argument("--mistakes", action="store_true", help="keep the answers; which mistakes does each case see?")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--to", type=Path, default=VECTORS, help="folder (the package's)")
     args = parser.parse_args(argv)
     if args.search:
         specs = _core() | _full()
-        found = dict(_in_parallel(search, list(specs.items()), True, args.jobs))
+        found = dict(_in_parallel(search, list(specs.items()), args.jobs))
         write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
-    built = files(json.loads(SEEDS.read_text(encoding="utf-8")), True, args.jobs)
+    seeds = json.loads(SEEDS.read_text(encoding="utf-8"))
+    rebuilt = files(kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
     if args.check:
-        different = [name for name, data in built.items() if (args.to / name).read_bytes() != data]
-        same = f"{len(built)} files rebuilt, byte for byte the same"
+        different = [name for name, data in rebuilt.items() if (args.to / name).read_bytes() != data]
+        same = f"{len(rebuilt)} files rebuilt, byte for byte the same"
         print(f"different: {', '.join(different)}" if different else same)
         return 1 if different else 0
     args.to.mkdir(parents=True, exist_ok=True)
-    for name, data in built.items():
+    for name, data in rebuilt.items():
         write_atomically(args.to / name, data)
         print(f"{args.to / name}  {len(data):,} bytes")
     return 0

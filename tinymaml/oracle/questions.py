@@ -9,13 +9,16 @@ only if something is wrong.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import fnmatch
 import secrets
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import references
-from .cases import CAPABILITIES, Case, draw, load
+from .cases import CAPABILITIES, Case, check_algorithm, draw, load
+from .family import suites
 
 STEPS = (2.0**-6, 2.0**-9, 2.0**-12)  # by which θ is moved
 
@@ -40,18 +43,23 @@ class Answered:
     adapted: list[dict[str, np.ndarray]] | None = None
     losses: list[list[float]] | None = None
     changed_inputs: bool = False
+    framework: str = ""
     problem: str = ""
     notes: tuple[str, ...] = ()
 
 
 def questions(
     suite: str | list[Case] = "core", dtype: str = "float64", capabilities: tuple[str, ...] = (),
-    seed: int | None = None,
+    seed: int | None = None, only: tuple[str, ...] = (), algorithm: str = "maml",
 ) -> tuple[list[Question], dict[str, int]]:  # fmt: skip
     """Everything to ask, and what is left out: reason → number of cases.
 
+    Args:
+        only: ids of the cases to ask, or their beginnings, or patterns ("conv-*"); all if empty.
+        algorithm: whose meta-gradient is asked for; of a list of cases, theirs.
+
     Raises:
-        ValueError: an unknown suite, dtype or capability, or no case at all.
+        ValueError: an unknown suite, algorithm, dtype or capability, or no case at all.
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype is {dtype!r}, wanted 'float64' or 'float32'")
@@ -60,12 +68,14 @@ def questions(
         raise ValueError(f"unknown capability {', '.join(sorted(unknown))}; wanted some of {', '.join(CAPABILITIES)}")
     seed = secrets.randbelow(2**32) if seed is None else seed
     if isinstance(suite, str):
-        cases = fresh(seed, FRESH, dtype) if suite == "fresh" else load(suite) + fresh(seed, 2, dtype)
+        check_algorithm(algorithm, suite)
+        shipped = [] if suite == "fresh" else load(suite, algorithm=algorithm)
+        cases = shipped + fresh(seed, 2 if shipped else FRESH, dtype, algorithm)
     else:
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}
     asked = []
-    for case in cases:
+    for case in chosen(cases, only):
         missing = [need for need in case.needs if need not in capabilities]
         if dtype not in case.dtypes:
             missing = ["float64"]
@@ -74,6 +84,22 @@ def questions(
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
     return _twice(asked) + _further(asked), left_out
+
+
+def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
+    """The cases that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell.
+
+    Raises:
+        ValueError: a pattern names no case.
+    """
+    ids, names = [case.id for case in cases], set()
+    for pattern in only:
+        found = {pattern} & set(ids) or {i for i in ids if i.startswith(pattern) or fnmatch.fnmatchcase(i, pattern)}
+        if not found:
+            near = difflib.get_close_matches(pattern, ids, 3)
+            raise ValueError(f"no case {pattern!r} in this suite" + (f"; is it {' or '.join(near)}?" if near else ""))
+        names |= found
+    return [case for case in cases if case.id in names] if only else cases
 
 
 def _twice(asked: list[Question]) -> list[Question]:
@@ -132,8 +158,10 @@ _FRESH_KINDS_FLOAT32 = (
 )
 
 
-def fresh(seed: int, count: int, dtype: str = "float64") -> list[Case]:
+def fresh(seed: int, count: int, dtype: str = "float64", algorithm: str = "maml") -> list[Case]:
     """`count` cases that depend on `seed` alone, with answers computed here: in no file, and the same everywhere."""
+    if algorithm != "maml":
+        return suites.fresh(algorithm, seed, count, dtype)
     kinds = _FRESH_KINDS if dtype == "float64" else _FRESH_KINDS_FLOAT32
     return [_fresh(f"fresh-{seed}-{i}", kinds[i % len(kinds)], seed, i, dtype) for i in range(count)]
 
@@ -146,9 +174,9 @@ def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:
             inner_steps=(3, 3, 3, 2)[i % 4], inner_lr=rate / (4 if kind.startswith(_STEEP) else 1),
             shots=4 if images else 3, queries=2 if images else 5,
         )  # fmt: skip
-        case = references.solve(case)
-        if dtype in case.dtypes and references.healthy(case):
-            return case
+        good = references.solve_if_good(case, dtype)
+        if good is not None:
+            return good
     raise RuntimeError(f"no {kind} case could be drawn from seed {seed} in {dtype}")
 
 

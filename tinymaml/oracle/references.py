@@ -1,6 +1,6 @@
 """What is right, and what each mistake gives: the answer to a case, by several ways that share as little as possible.
 
-    solve(case)                       at once, in float64: dual steps through the hand-written gradients
+    solve(case)                       at once, in float64: complex steps through the hand-written gradients
     certified(case)                   rung 3, in balls, rounded once to float64             (python-flint)
     exact(case)                       rung 1, in rationals, for polynomial models
     differences(case)                 rung 2, no calculus at all: nested differences at 400 digits   (python-flint)
@@ -14,6 +14,7 @@ no Hessian, 5 neither): a mistake in one of them shows beside the others.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -21,41 +22,96 @@ import numpy as np
 from .. import extras
 from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
-from .cases import Answer, Case
-from .catalogue import CATALOGUE, flat, run_form
+from .cases import KINK, Answer, Bugs, Case
+from .catalogue import CATALOGUE, OF_MAML, flat, run_form
+from .concerns import concerns
 from .models import Options, loss_and_grad
-from .semantics import run
 
-# ── the answer, with every mistake ──────────────────────────────────────────────────────────────────────────────────
+# ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────
 
 
-def solve(case: Case, evaluate=None) -> Case:
-    """The case with its answer: the exact values, their scales, and what each mistake gives.
+def solve(case: Case, right: tuple | None = None) -> Case:
+    """The case with its answer: the exact values, their scales, and which mistakes show.
 
     Args:
-        evaluate: form of a mistake (None: none) → (𝓛, G) in float64. By default computed in float64.
+        right: (𝓛, G), float64. By default computed in float64.
     """
-    evaluate = evaluate or (lambda form: _float64(case, form))
+    return with_mistakes(_with_right_answer(case, right))
+
+
+def with_mistakes(case: Case) -> Case:
+    """The case, whose right answer is there, with the mistakes that show decided anew."""
     with np.errstate(all="ignore"):  # a mistake may diverge
-        meta_loss, meta_grad = evaluate({})
-        loss_scale, scale = tolerance.scales(case)
-        bugs: dict[str, dict | None] = {}
-        distances = []
-        for name, form in forms(case).items():
-            try:
-                _, grads = evaluate(form)
-            except Uncertain:  # the mistake hits a kink inexactly: what it gives depends on rounding
-                grads = None
-            if grads is None or not np.isfinite(flat(grads)).all():
-                bugs[name] = None
-                continue
-            far = tolerance.error(grads, meta_grad, scale, tolerance.UNIT["float64"])
-            if far > tolerance.TAU:
-                bugs[name] = grads
-                distances.append(far)
-        margin, _ = margin_of(lambda: run(case))
-    answer = Answer(meta_loss, meta_grad, scale, loss_scale, bugs, min(distances, default=np.inf), margin)
+        return _with_mistakes(case, dict(_distances(case)))
+
+
+def solve_if_good(case: Case, dtype: str) -> Case | None:
+    """The case with its answer, if it is admitted for `dtype` and `healthy`; None as soon as it is seen not to be."""
+    apart = _apart(dtype)
+    with np.errstate(all="ignore"):
+        result, margin = _watched(case, {})
+        if margin * 2.0**53 < apart or not 1e-3 < np.max(np.abs(flat(result.meta_grad))) < 1e3:
+            return None
+        case, distances = _with_right_answer(case), {}
+        for name, far in _distances(case):
+            if far is None or tolerance.TAU < far < apart:
+                return None
+            distances[name] = far
+        case = _with_mistakes(case, distances)
+        return case if healthy(case) else None
+
+
+def _with_right_answer(case: Case, right: tuple | None = None) -> Case:
+    """The case with all of its answer but the mistakes."""
+    result, margin = _watched(case, {})
+    meta_loss, meta_grad = right or (float(result.meta_loss), result.meta_grad)
+    loss_scale, scale = tolerance.scales(case)
+    answer = Answer(meta_loss, meta_grad, scale, loss_scale, Bugs(case, ()), margin=margin)
+    return dataclasses.replace(case, answer=answer)
+
+
+def _with_mistakes(case: Case, distances: dict[str, float | None]) -> Case:
+    far = {name: rho for name, rho in distances.items() if rho is not None and rho > tolerance.TAU}
+    bugs = Bugs(dataclasses.replace(case, answer=None), far, [n for n, rho in distances.items() if rho is None])
+    answer = dataclasses.replace(case.answer, bugs=bugs, distance=min(far.values(), default=np.inf))
     return dataclasses.replace(case, answer=answer, dtypes=admitted(answer))
+
+
+def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
+    """How far each form of a classic mistake is from right, in roundings of float64; None where its value is not known:
+    it is not finite, or depends on rounding, at a kink or because it is badly conditioned. A case must tell these from
+    right clearly; there are many others, and some are next to right."""
+    answer, unit = case.answer, tolerance.UNIT["float64"]
+    signs = (1 - 2 * (np.arange(p.size) % 2).reshape(p.shape) for p in case.params.values())
+    nearby = case.at({n: p * (1 + 2 * unit * sign) for (n, p), sign in zip(case.params.items(), signs, strict=True)})
+    for name, form in forms(case).items():
+        if not CATALOGUE[name.split("/")[0]].classic:
+            continue
+        value, margin = _watched(case, form)
+        if not np.isfinite(flat(value.meta_grad)).all():
+            yield name, None
+            continue
+        far = tolerance.error(value.meta_grad, answer.meta_grad, answer.scale, unit)
+        if far > tolerance.TAU:  # θ by one rounding: it must not make a difference
+            again, margin_ = _watched(nearby, form)
+            moved = tolerance.errors(flat(again.meta_grad), flat(value.meta_grad), _allowed(answer, value), unit)
+            if min(margin, margin_) < KINK or np.max(moved) > tolerance.TAU:
+                far = None
+        yield name, far
+
+
+def _watched(case: Case, form: dict) -> tuple:
+    """What the form gives, and how near it comes to a kink."""
+    out: list = []
+    margin, _ = margin_of(lambda: out.append(run_form(case, form)))
+    return out[0], margin
+
+
+def _allowed(answer: Answer, value) -> np.ndarray:
+    """The scale of a mistake's value, which is not known exactly: as for the right one, and larger as it is larger."""
+    scale, right, wrong = map(flat, (answer.scale, answer.meta_grad, value.meta_grad))
+    larger = max(1.0, np.max(np.abs(wrong)) / np.max(np.abs(right))) if np.any(right) else 1.0
+    return np.maximum(scale, np.median(scale)) * larger
 
 
 def forms(case: Case) -> dict[str, dict]:
@@ -63,35 +119,25 @@ def forms(case: Case) -> dict[str, dict]:
     if case.algorithm != "maml":
         return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
-            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
-    return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)
-            for k, form in enumerate(m.forms) if _concerns(form, case.model)}  # fmt: skip
+            "one_rate_for_all": isinstance(case.inner_lr, dict),
+            "weighted_by_examples": _unequal(case.query), "alpha_of_first_size": _unequal(case.support)}  # fmt: skip
+    possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
+    return {f"{m.id}/{k}" if k else m.id: form for m in possible
+            for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
-def _concerns(form: dict, model: dict) -> bool:
-    """Whether a form's options are about anything in the model; if not, the mistake gives what is right."""
-    layers = {m["layer"] for m in model["layers"]} | {"loss"}
-    used = [p for m in model["layers"] for p in m.get("params", [])]
-    about = {"frozen": set(form.get("how", {}).get("frozen", ())), "relu_at_zero": {"relu"}, "ties": {"max_pool"},
-             "unbiased": {"batch_norm"}, "running_statistics": {"batch_norm"},
-             "last_use_only": layers if len(set(used)) < len(used) else set(),
-             "unit": layers if model["loss"] == "mse" else set()}  # fmt: skip
-    return all(about[option] & layers for option in form.get("how", {}))
+def _unequal(batches: list[tuple]) -> bool:
+    return len({len(x) for x, _ in batches}) > 1
 
 
 def admitted(answer: Answer) -> tuple[str, ...]:
     """The dtypes in which every mistake that shows is far enough, and every kink."""
-    apart = tolerance.SEPARATION * tolerance.TAU
-    of_float64 = tolerance.UNIT["float64"]
-    return tuple(
-        dtype for dtype, unit in tolerance.UNIT.items()
-        if answer.distance * of_float64 >= apart * unit and answer.margin >= apart * unit
-    )  # fmt: skip
+    return tuple(d for d in tolerance.UNIT if min(answer.distance, answer.margin * 2.0**53) >= _apart(d))
 
 
-def _float64(case: Case, form: dict) -> tuple:
-    result = run_form(case, form)
-    return float(result.meta_loss), result.meta_grad
+def _apart(dtype: str) -> float:
+    """How far a mistake must be from right to show in a dtype, in roundings of float64."""
+    return tolerance.SEPARATION * tolerance.TAU * tolerance.UNIT[dtype] / tolerance.UNIT["float64"]
 
 
 def healthy(case: Case) -> bool:
@@ -99,7 +145,7 @@ def healthy(case: Case) -> bool:
     answer = case.answer
     assert answer is not None
     biggest, condition = np.max(np.abs(flat(answer.meta_grad))), flat(answer.scale).max()
-    return bool(1e-3 < biggest < 1e3 and condition < 1e3 * biggest and None not in answer.bugs.values())
+    return bool(1e-3 < biggest < 1e3 and condition < 1e3 * biggest and not answer.bugs.unknown)
 
 
 # ── rung 1: rationals ───────────────────────────────────────────────────────────────────────────────────────────────

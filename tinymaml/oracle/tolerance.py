@@ -18,8 +18,8 @@ import operator
 import numpy as np
 
 from .. import ops
-from ..engine import Tensor, value_of
-from ..maml import meta_value_and_grad
+from ..engine import Tensor, value_and_grad, value_of
+from ..maml import adapt, meta_value_and_grad
 from . import family
 from .models import NumPy, loss_in
 
@@ -77,8 +77,20 @@ def scales(case) -> tuple[float, dict]:
     three digits suffice, and make them identical on every machine.
     """
     params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
-    value, grads = _meta(case)(params)
+    value, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
     return float(_sensitivities(value)), {n: _sensitivities(g) for n, g in grads.items()}
+
+
+def _fomaml(case, params: dict[str, Tensor]) -> tuple:
+    """FOMAML's (𝓛, G), with a record that goes on through the inner steps: what is held constant is rounded, too."""
+    loss, total = loss_in(NumPy(), case.model), 0.0
+    grads: dict = dict.fromkeys(params, 0.0)
+    for support, query in _tasks(case):
+        adapted = adapt(loss, params, support, inner_lr=rates(case), inner_steps=case.inner_steps)
+        value, g = value_and_grad(loss)(adapted, *query)
+        # 1/T Σₜ
+        total, grads = total + value / case.tasks, {n: grads[n] + g[n] / case.tasks for n in g}
+    return total, grads
 
 
 def _sensitivities(out) -> np.ndarray:

@@ -27,7 +27,20 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import anil, boil, hessian_free, imaml, meta_sgd, proximal, reptile, sharp
+from . import (
+    anil,
+    boil,
+    cavia,
+    hessian_free,
+    imaml,
+    inner_adam,
+    inner_momentum,
+    mamlpp,
+    meta_sgd,
+    proximal,
+    reptile,
+    sharp,
+)
 from .procedure import by_engine, run
 
 # By the names of the command line.
@@ -35,6 +48,10 @@ ALGORITHMS: dict[str, ModuleType] = {
     "meta-sgd": meta_sgd,
     "anil": anil,
     "boil": boil,
+    "cavia": cavia,
+    "mamlpp": mamlpp,
+    "inner-momentum": inner_momentum,
+    "inner-adam": inner_adam,
     "imaml": imaml,
     "reptile": reptile,
     "hessian-free": hessian_free,
@@ -65,6 +82,7 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
     "sum_over_tasks": ({"outer": "sum"},),
     "last_task_only": ({"outer": "last"},),
     "first_task_only": ({"outer": "first"},),
+    "gradients_accumulated": ({"result": "accumulated"}, {"result": "accumulated", "factors": "detached"}),
     "doubled_gradient": ({"result": "doubled"},),
     "negated_gradient": ({"result": "negative"},),
 }

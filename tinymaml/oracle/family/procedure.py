@@ -31,8 +31,16 @@ SWITCHES: dict[str, tuple] = {
     "factors": ("right", "detached", "first detached", "last detached", "parameters detached"),
     "query": ("right", "before adaptation", "every step"),
     "outer": ("mean", "sum", "last", "first"),
-    "result": ("gradient", "doubled", "negative"),
+    "result": ("gradient", "accumulated", "doubled", "negative"),
 }
+
+# Ids of what can go wrong in any inner loop of gradient steps that is differentiated through (see `EVERYWHERE`).
+PLAIN = (
+    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
+    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
+    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
+    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
+)  # fmt: skip
 
 H = 1e-100  # of the complex step; its square is 0
 
@@ -132,6 +140,7 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
         theta = at.memory.get("adapted", theta)
         theta = at.hold(theta) if at.s["start"] == "leaked, detached" else theta
     path, g = [theta], None
+    at.memory["support losses"] = []
     for k in range(at.steps):
         if g is None or at.s["inner"] != "stale":
             g = support_gradient(at, whole(path[-1], k), support, k)
@@ -142,7 +151,8 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
 
 def support_gradient(at, theta: dict, support: tuple, k: int = 0) -> dict:
     """g_s(θₖ); under the switch "detached" without its derivative, which is what FOMAML computes."""
-    _, g = at.loss_and_grad(theta, support)
+    value, g = at.loss_and_grad(theta, support)
+    at.memory.setdefault("support losses", []).append(value)
     times = {"ascent": -1, "summed over examples": len(support[0])}.get(at.s["inner"])
     g = g if times is None else at.map(lambda g: g * times, g)
     cut = {"detached": True, "first detached": k == 0, "last detached": k == at.steps - 1}
@@ -154,11 +164,15 @@ def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k
     last = len(path) - 1
     points = {"before adaptation": [0], "every step": range(1, last + 1) if last else [0]}.get(at.s["query"], [last])
     losses = [at.loss_and_grad(whole(path[k], k), query)[0] for k in points]
-    return sum(losses[1:], losses[0]) / len(losses)
+    value = sum(losses[1:], losses[0]) / len(losses)
+    if at.s["result"] == "accumulated":  # backward() of each support loss went back to what is learned
+        for more in at.memory["support losses"]:
+            value = value + sloped(at, value * 0, more)
+    return value
 
 
 def sloped(at, value, y):
-    """The value, with the derivative of y in the place of its own: what code computes that writes a gradient by hand."""
+    """The value, with the derivative of y in the place of its own, as code has it that writes a gradient by hand."""
     return at.hold(value) + (y - at.hold(y))
 
 

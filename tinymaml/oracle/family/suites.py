@@ -14,7 +14,6 @@ import random
 import numpy as np
 
 from .. import cases, references
-from ..arithmetic import Uncertain
 from . import ALGORITHMS
 
 
@@ -22,6 +21,7 @@ def draw(algorithm: str, name: str, arguments: dict, seed: int, id: str = "") ->
     """The case `name` of an algorithm. All numbers are exact in float32."""
     module, arguments = ALGORITHMS[algorithm], dict(arguments)
     settings = arguments.pop("settings", {})
+    arguments.pop("dtypes", None)
     source = random.Random(f"{algorithm} {name} {seed}")
 
     def numbers(shape, spread=1.0, unit=64):
@@ -34,11 +34,6 @@ def draw(algorithm: str, name: str, arguments: dict, seed: int, id: str = "") ->
     return module.posed(case, numbers) if hasattr(module, "posed") else case
 
 
-def suitable(case: cases.Case) -> bool:
-    """Whether a case with its answer is well conditioned, and sees what it should."""
-    return references.healthy(case) and bool(case.dtypes) and case.answer.distance < np.inf
-
-
 def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id: str = "") -> tuple[int, cases.Case]:
     """The first seed that makes a suitable case, and the case.
 
@@ -46,12 +41,10 @@ def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id
         RuntimeError: there is none among 200.
     """
     arguments = ALGORITHMS[algorithm].CASES[name]
+    dtype = "float64" if "float32" not in arguments.get("dtypes", ("float32",)) else dtype
     for seed in range(first, first + 200):
-        try:
-            case = references.solve(draw(algorithm, name, arguments, seed, id))
-        except (FloatingPointError, Uncertain):
-            continue
-        if suitable(case) and (dtype in case.dtypes or "float64" in arguments.get("comment", "")):
+        case = references.solve_if_good(draw(algorithm, name, arguments, seed, id), dtype)
+        if case is not None:
             return seed, case
     raise RuntimeError(f"no seed makes a suitable case of {algorithm}/{name}")
 
@@ -59,5 +52,5 @@ def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id
 def fresh(algorithm: str, seed: int, count: int, dtype: str = "float64") -> list[cases.Case]:
     """`count` cases that depend on `seed` alone, with answers computed here."""
     names = list(ALGORITHMS[algorithm].CASES)
-    return [search(algorithm, names[i % len(names)], seed * 1000 + i * 200, dtype, f"fresh-{seed}-{i}")[1]
-            for i in range(count)]  # fmt: skip
+    ids = [f"{algorithm}/fresh-{seed}-{i}" for i in range(count)]
+    return [search(algorithm, names[i % len(names)], (seed * 1000 + i) * 1000, dtype, id)[1] for i, id in enumerate(ids)]

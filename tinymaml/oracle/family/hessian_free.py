@@ -113,7 +113,7 @@ CASES: dict[str, dict] = {
                     settings={"delta": 0.5}),
     "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=2, tasks=1, inner_lr=0.75, shots=4, queries=2,
                      settings={"delta": 0.75}),
-    "many-steps": dict(kind="tanh 1-1-1 mse", inner_steps=5, tasks=2, inner_lr=0.25, shots=3, queries=4,
+    "many-steps": dict(kind="tanh 1-1-1 mse", inner_steps=4, tasks=2, inner_lr=0.5, shots=3, queries=4,
                        settings={"delta": 0.125}),
 }  # fmt: skip
 SHARED = (

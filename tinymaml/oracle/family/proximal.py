@@ -73,8 +73,8 @@ CASES: dict[str, dict] = {
                    settings={"strength": 3.0}),
     "softmax": dict(kind="tanh 1-1-3 cross_entropy", inner_steps=5, tasks=2, inner_lr=0.5, shots=3, queries=6,
                     settings={"strength": 0.5}),
-    "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=3, tasks=1, inner_lr=0.25, shots=4, queries=2,
-                     settings={"strength": 0.25}),
+    "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=3, tasks=1, inner_lr=0.5, shots=4, queries=2,
+                     settings={"strength": 0.75}),
     "quadratic-converged": dict(kind="quadratic 3", inner_steps=60, tasks=1, inner_lr=0.25, shots=2, queries=2,
                                 settings={"strength": 2.0}),
 }  # fmt: skip

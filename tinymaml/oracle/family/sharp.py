@@ -160,7 +160,7 @@ MISTAKES = [
         "sharp_norm_epsilon", "ρ g/(‖g‖ + ε)",
         "an ε in the denominator is so large that it changes the gradient",
         "rho / norm, or rho / (norm + 1e-12)", "rho / norm, or rho / (norm + 1e-12)",
-        ({"norm's epsilon": 1e-2},), free=Free("norm's epsilon", "ε", (1e-2, 1e-3, 1e-6, 1e-8)),
+        ({"norm's epsilon": 0.125},), free=Free("norm's epsilon", "ε", (0.125, 1e-2, 1e-3, 1e-6, 1e-8)),
     ),
     Mistake(
         "sharp_radius", "1 · g/‖g‖, αρ g/‖g‖, …",

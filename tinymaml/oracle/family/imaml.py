@@ -15,7 +15,7 @@ import numpy as np
 
 from ..mistake import Free, Mistake
 from . import pulled
-from .procedure import basis, dot, flat, split
+from .procedure import basis, flat, split
 from .pulled import SETTINGS, descended, strength  # noqa: F401
 
 FORMULA = "λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"

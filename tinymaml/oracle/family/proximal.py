@@ -2,9 +2,9 @@
 
     φ₀ = θ,   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ)),     G = mean over tasks of λ (θ − φ_K)
 
-λ is case.settings["strength"], α `case.inner_lr`, K `case.inner_steps`. No derivative of an inner step is taken, and the
-query set has no part in G; `meta_loss`, if it is returned, is the mean of L_q(φ_K). In the case "…-converged" φ_K is the
-proximal point w* to rounding, and G the gradient of the Moreau envelope min_w L_s(w) + λ/2 ‖w − θ‖².
+λ is case.settings["strength"], α `case.inner_lr`, K `case.inner_steps`. No derivative of an inner step is taken, and
+the query set has no part in G; `meta_loss`, if it is returned, is the mean of L_q(φ_K). In the case "…-converged" φ_K
+is the proximal point w* to rounding, and G the gradient of the Moreau envelope min_w L_s(w) + λ/2 ‖w − θ‖².
 
 MAML whose inner loss has that pull, gone back through step by step, is something else, and is named if it comes.
 """

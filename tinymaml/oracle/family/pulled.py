@@ -100,8 +100,8 @@ def mistakes(algorithm: str) -> list[Mistake]:
         ),
         Mistake(
             f"{algorithm}_solved", "φ* in the place of φ_K",
-            "the inner problem is solved to rounding, and the case asks for the φ_K after inner_steps steps of gradient "
-            "descent; both are the same where these have converged",
+            "the inner problem is solved to rounding, and the case asks for the φ_K after inner_steps steps of "
+            "gradient descent; both are the same where these have converged",
             "for _ in range(inner_steps): a step of gradient descent on the support loss with the pull",
             "lax.scan(step, theta, length=inner_steps) with gradient descent",
             ({"end": "solved"},), kind="convention",

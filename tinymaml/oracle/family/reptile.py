@@ -3,8 +3,8 @@
     θ₀ = θ,   θₖ₊₁ = θₖ − α g_s(θₖ),     G = mean over tasks of θ − θ_K = α mean over tasks of Σₖ g_s(θₖ)
 
 α is `case.inner_lr`, K `case.inner_steps`; every inner step is one of plain gradient descent on the whole support set.
-G is what an outer optimiser subtracts; it is divided neither by α nor by K, and the outer rate ε is not in it. The query
-set has no part in it; `meta_loss`, if it is returned, is the mean of L_q(θ_K).
+G is what an outer optimiser subtracts; it is divided neither by α nor by K, and the outer rate ε is not in it. The
+query set has no part in it; `meta_loss`, if it is returned, is the mean of L_q(θ_K).
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ MISTAKES = [
     ),
     Mistake(
         "reptile_over_inner_rate", "(θ − θ_K)/α, or (θ − θ_K)/αK",
-        "θ − θ_K was divided by the inner rate (and by the number of steps), so that it is the sum (or the mean) of the "
-        "inner gradients",
+        "θ − θ_K was divided by the inner rate (and by the number of steps), so that it is the sum (or the mean) of "
+        "the inner gradients",
         "p.grad = theta[n] - fast[n], without / inner_lr",
         "p - w, without / inner_lr",
         ({"gradient": "over inner rate"}, {"gradient": "over inner rate and K"}, {"gradient": "over K"}),
@@ -193,8 +193,8 @@ MISTAKES = [
     ),
     Mistake(
         "reptile_state_leaks", "m goes on from task to task",
-        "the inner optimiser's momentum goes on from one task to the next; it starts at zero in each, and the case asks "
-        "for none",
+        "the inner optimiser's momentum goes on from one task to the next; it starts at zero in each, and the case "
+        "asks for none",
         "make a new optimiser for each task",
         "opt.init(theta) for each task",
         ({"momentum": 0.9, "state": "leaks"},), "openai/supervised-reptile #11",

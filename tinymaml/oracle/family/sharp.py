@@ -3,9 +3,9 @@
     θ₀ = θ,   θₖ₊₁ = θₖ − α g_s(θₖ + ρ g/‖g‖),   g = g_s(θₖ),     G = ∂/∂θ of the mean over tasks of L_q(θ_K)
 
 ρ is case.settings["radius"], α `case.inner_lr`, K `case.inner_steps`. ‖g‖ is the norm over all parameters together,
-without an ε (g is never 0 here; an ε up to 10⁻¹² is no matter). The derivative goes through the perturbation and through
-its norm, as in the authors' code. The perturbation serves the gradient only: the step starts from θₖ. `meta_loss` is the
-mean of L_q(θ_K). (The upper level, G at θ + ρ G/‖G‖, needs no oracle of its own: it is MAML's gradient at another θ.)
+without an ε (g is never 0 here; an ε up to 10⁻¹² is no matter). The derivative goes through the perturbation and
+through its norm, as in the authors' code. The perturbation serves the gradient only: the step starts from θₖ.
+`meta_loss` is the mean of L_q(θ_K). (The upper level, G at θ + ρ G/‖G‖, is MAML's gradient at another θ: ask for that.)
 """
 
 from __future__ import annotations

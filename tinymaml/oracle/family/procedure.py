@@ -75,8 +75,9 @@ class ByHand:
         return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)[()]
 
     def root(self, x):
-        """√x."""
-        return np.sqrt(np.asarray(x))[()]
+        """√x of a number."""
+        x = np.asarray(x)[()]
+        return np.sqrt(x) if isinstance(x, np.generic) else x.sqrt()
 
     def solve(self, columns: list, b):
         """x of A x = b, A given by its columns; exact over exact numbers."""

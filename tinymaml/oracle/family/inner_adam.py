@@ -166,6 +166,7 @@ CASES: dict[str, dict] = {
     "many-steps": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.125, shots=4,
                        queries=2, settings=_NUMBERS | {"eps_root": 2.0**-10}),
 }  # fmt: skip
+RATIONAL = False  # because of the root
 SHARED = PLAIN
 MISTAKES = [
     Mistake(

@@ -62,7 +62,7 @@ def known(judged: list[Judged]) -> Report | None:
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
     explains = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
     explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
-    possible = {name: form for j in judged for name, form in forms(j.case).items()}
+    possible = {name: form for j in judged for name, form in j.forms.items()}
     explains = [n for n in explains if not any(_is_part(possible[m], possible[n]) for m in explains)]
     return named(judged, explains) if explains else None
 
@@ -259,7 +259,7 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
 
     try:
         r = residual(c)
-        for step in range(12):
+        for _ in range(12):
             h = 1e-6 * max(abs(c), 1e-4)
             slope = (residual(c + h) - r) / h
             bend, size = float(slope @ slope), float(r @ r)

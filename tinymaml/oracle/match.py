@@ -291,11 +291,16 @@ def two(judged: list[Judged]) -> Report | None:
     possible = {name: form for these in here.values() for name, form in these.items()}
     mistakes = {name: CATALOGUE[name.split("/")[0]] for name in possible}
     is_convention = {name: mistake.kind == "convention" for name, mistake in mistakes.items()}
+    # Both show in the first case; or one of them alone explains it, and the other does not show there.
+    first, right = ordered[0], ordered[0].case.answer.meta_grad
+    shows = {n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)}
+    alone = {n for n in shows if fits(first.case, first.answer.grad, value_of(first.case, n))}
     pairs = [(a, b) for a, b in itertools.combinations(possible, 2)
-             if mistakes[a].classic and mistakes[b].classic or mistakes[a].id in COMMON or mistakes[b].id in COMMON]
+             if {a, b} <= shows or {a, b} & alone and not {a, b} <= shows]
     for a, b in sorted(pairs, key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]]):
-        both = merged(possible[a], possible[b])
-        if both is None or a.split("/")[0] == b.split("/")[0]:
+        if not (mistakes[a].classic and mistakes[b].classic or {mistakes[a].id, mistakes[b].id} & COMMON):
+            continue
+        if merged(possible[a], possible[b]) is None or mistakes[a] is mistakes[b]:
             continue
         if all(_explains(j, together(here[j.case.id], a, b)) for j in ordered):
             ids = [a.split("/")[0], b.split("/")[0]]
@@ -309,7 +314,7 @@ def two(judged: list[Judged]) -> Report | None:
 
 
 # Mistakes that are made beside any other; the rest is paired among the classic ones alone.
-COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
+COMMON = {"fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less"}
 
 
 def together(possible: dict[str, dict], a: str, b: str) -> dict:

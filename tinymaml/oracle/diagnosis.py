@@ -169,13 +169,11 @@ def must_see(algorithm: str) -> list[str]:
 
 def _one(judged: list[Judged]) -> Report | None:
     """One known mistake, or right numbers that were cut short."""
-    return (
-        match.known(judged)
-        or _imprecise(judged, shortened(judged))
-        or match.with_a_number(judged)
-        or match.scaled(judged)
-        or match.clipped(judged)
-    )
+    report = match.known(judged) or _imprecise(judged, shortened(judged))
+    if report:
+        return report
+    everywhere, partly = match.with_a_number(judged)
+    return everywhere or match.scaled(judged) or match.clipped(judged) or match.partly_known(judged) or partly
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

@@ -263,17 +263,21 @@ def only_where(judged: list[Judged]) -> str:
     With w wrong and r right cases, a property that has nothing to do with the mistake separates them with a chance of
     about 1 / C(w + r, w). It is said only if that is small beside the number of properties.
     """
-    wrong = [_features(j.case) for j in judged if not j.passed]
-    right = [_features(j.case) for j in judged if j.passed]
-    if not wrong or not right:
+    passed = [j.passed for j in judged]
+    if all(passed) or not any(passed) or math.comb(len(judged), sum(passed)) < 400:
         return ""
-    properties = set.union(*wrong, *right)
-    if math.comb(len(wrong) + len(right), len(wrong)) < 10 * len(properties):
-        return ""
-    shared = set.intersection(*wrong) - set.union(*right)
+    shared = features(judged)
     if shared:
         return f"wrong exactly in the cases with {', '.join(sorted(shared))}"
     return _beyond(judged)
+
+
+def features(judged: list[Judged]) -> set[str]:
+    """What every wrong case has, and no right one."""
+    sides = [[_features(j.case) for j in judged if j.passed == passed] for passed in (False, True)]
+    if not all(sides):
+        return set()
+    return set.intersection(*sides[0]) - set.union(*sides[1])
 
 
 def _features(case: Case) -> set[str]:

@@ -441,7 +441,7 @@ def test_frameworks():
             self.framework = framework
 
     assert evidence.framework_of([Answer(""), Answer("numpy"), Answer("torch")]) == "torch"
-    assert evidence.framework_of([Answer(""), Answer("")]) == "" == evidence.framework_of([object()])
+    assert evidence.framework_of([Answer(""), Answer("")]) == ""
 
 
 def test_json_has_the_evidence_as_numbers():

@@ -1,16 +1,18 @@
 """A case laid out: every number in the text is compared with what another part of the package computes."""
 
 import itertools
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
 
 import tinymaml as tm
 from tinymaml.cli import main
-from tinymaml.oracle import cases, models, questions, references, show
+from tinymaml.oracle import cases, diff, models, questions, references, show
 from tinymaml.oracle.cases import Tampered, draw, load
-from tinymaml.oracle.catalogue import flat
+from tinymaml.oracle.catalogue import CATALOGUE, flat, run_form
 
 CORE = {c.id: c for c in load("core")}
 
@@ -224,6 +226,128 @@ def test_command(capsys):
     assert main(["oracle", "show"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert set(CORE) <= set(listed)
+
+
+# ── yours beside the right one ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def answered(case, form=None, **more) -> questions.Answered:
+    """What a form of a mistake gives, with its trace."""
+    with np.errstate(all="ignore"):
+        result = run_form(case, form or {})
+    given = {"meta_grad": result.meta_grad, "meta_loss": result.meta_loss, "trace": result.trace} | more
+    return questions.read_answer(case, {k: v for k, v in given.items() if v is not None})
+
+
+def rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if re.search(r"  (all|\d+\.\d)(  ◀.*)?$", line)]
+
+
+@pytest.mark.parametrize("id", CORE)
+def test_what_is_right_is_all_right(id):
+    case = CORE[id]
+    text = diff.diff(case, answered(case))
+    assert diff.agree(case, answered(case)) and "◀" not in text and max(map(len, text.splitlines())) <= diff.WIDTH
+    count = case.tasks * (3 * case.inner_steps + 3) + 2
+    assert f"All {count} quantities that came are right." in text
+    assert all(line.endswith("  all") or float(line.split()[-1]) > 11 for line in rows(text))
+
+
+@pytest.mark.parametrize("form, first", [
+    ({"inner": "stale"}, "θ₂"), ({"steps": -1}, "L_s(θ₂)"), ({"inner": "ascent"}, "θ₁"), ({"start": "leaked"}, "θ₀"),
+    ({"data": "query is support"}, "L_q(θ₃)"), ({"factors": "detached"}, "meta_grad"), ({"steps": 1}, "L_q(θ₃)"),
+    ({"how": {"unit": 0.5}}, "L_s(θ₀)"), ({"outer": "sum"}, "meta_loss"), ({"result": "doubled"}, "meta_grad"),
+])  # fmt: skip
+def test_the_first_difference_is_marked(form, first):
+    case = CORE["tanh"]
+    answer = answered(case, form)
+    text = diff.diff(case, answer)
+    marked = [line for line in text.splitlines() if "◀" in line]
+    assert not diff.agree(case, answer) and max(map(len, text.splitlines())) <= diff.WIDTH
+    assert marked[0].split()[0] == first and marked[0].endswith("◀ the first")
+    assert not any("◀ the first" in line for line in marked[1:])
+    assert re.search(rf"\d+ of \d+ quantities\s+differ; the first is {re.escape(first)}", text)
+    (name,) = {m for m, mistake in CATALOGUE.items() if form in mistake.forms}
+    assert f"your meta-gradient is that of {name}" in " ".join(text.split())
+
+
+def test_numbers_stand_beside_the_right_ones():
+    case = CORE["quartic"]
+    text = diff.diff(case, answered(case, {"factors": "detached"}))
+    (line,) = [x for x in rows(text) if x.startswith("  meta_grad")]
+    assert line.split()[1:5] == ["theta", "0.671479702", "0.05918646951", "0.0"]
+    (line,) = [x for x in rows(text) if x.startswith("  θ₁")]
+    assert line.split()[1:] == ["theta", "1.078125", "1.078125", "all"]
+    assert "What is computed before it is right; its derivative is not." in text
+
+
+def test_of_a_large_tensor_the_worst_number_is_shown():
+    case = references.solve(draw("tanh 2-5-1 mse", 0, id="large", inner_steps=1, tasks=1))
+    grads = {n: np.array(g) for n, g in case.answer.meta_grad.items()}
+    grads["w1"][1, 3] *= 1.01
+    text = diff.diff(case, answered(case, meta_grad=grads, trace=None))
+    (line,) = [x for x in rows(text) if x.startswith("  meta_grad")]
+    assert line.startswith("  meta_grad  w1[1, 3] (of 21)") and line.endswith("  2.0  ◀ the first")
+
+
+def test_what_came_otherwise_is_compared_too():
+    """`adapted`, `losses`, a trace with lists, one that is too short, of other shapes, or not of numbers."""
+    case = CORE["tanh"]
+    ways = run_form(case, {}).trace
+    lists = [{"theta": [list(p.values()) for p in way["theta"]]} for way in ways]
+    assert diff.agree(case, answered(case, trace=lists))
+    answer = answered(case, trace=None)
+    answer.adapted, answer.losses = [way["theta"][-1] for way in ways], [way["loss_s"] for way in ways]
+    text = diff.diff(case, answer)
+    assert diff.agree(case, answer) and text.count("L_s(θ") == 9 and text.count("  θ₃") == 3
+    answer.losses[1][2] *= 1.001
+    marked = [x for x in diff.diff(case, answer).splitlines() if "◀ the first" in x]
+    assert [x.split()[0] for x in marked] == ["L_s(θ₂)"]
+    for wrong, said in (([{"loss_s": [1.0]}] * 3, "it is missing: 1 entries came"), ([{"loss_q": "much"}] * 3, "dtype"),
+                        ([{"theta": [[1, 2]] * 4}] * 3, "cannot be"), ([{"loss_q": [[1]]}] * 3, "shape"),
+                        ([{"grad_s": ["x" * 200] * 9}] * 3, "9 entries came, wanted 3")):  # fmt: skip
+        text = diff.diff(case, answered(case, trace=wrong))
+        assert said in text and "◀" in text and max(map(len, text.splitlines())) <= diff.WIDTH
+
+
+MINE = """
+import numpy as np, tinymaml as tm
+
+def right(case, first_order=False):
+    print("a line of its own")
+    loss, params, tasks = case.numpy()
+    meta = tm.meta_value_and_grad(
+        loss, inner_lr=case.inner_lr, inner_steps=case.inner_steps, first_order=first_order)
+    value, grads = meta(params, tasks)
+    return {"meta_grad": grads, "meta_loss": value}
+
+def fomaml(case):
+    return right(case, first_order=True)
+
+def broken(case):
+    raise RuntimeError("\x1b[2J no")
+"""
+
+
+def test_command_with_a_candidate(tmp_path, monkeypatch, capsys):
+    (tmp_path / "others.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    assert main(["oracle", "show", "quartic", "--mine", "others:right"]) == 0
+    said = capsys.readouterr()
+    assert "All 2 quantities that came are right." in said.out and said.err == "a line of its own\n"
+    assert main(["oracle", "show", "quartic", "--mine", "others:fomaml"]) == 1
+    out = capsys.readouterr().out
+    assert "0.671479702" in out and "◀ the first" in out and "that of fomaml" in out
+    assert main(["oracle", "show", "quartic", "--mine", "others:broken"]) == 1
+    said = capsys.readouterr()
+    assert "Yours gave no answer: it says: RuntimeError:" in said.out and "\x1b" not in said.out
+    assert "Traceback" in said.err and "no" in said.err
+    for arguments, said in ((["quartic", "--mine", "others"], "wanted package.module:function"),
+                            (["--mine", "others:right"], "id of a case"),
+                            (["quartics", "--mine", "others:right"], "near it: quartic")):  # fmt: skip
+        assert main(["oracle", "show", *arguments]) != 0
+        assert said in capsys.readouterr().err
 
 
 def test_models_are_in_words():

@@ -54,8 +54,10 @@ def test_rounding_to_bfloat16():
 # ── planted mistakes ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def engine(*, rate=lambda a: a, x=lambda a: a, y=lambda a: a, weight=lambda p: p, gradient=lambda g: g):
-    """A right implementation, with something done to α, the data, the weights inside the loss, or the gradient."""
+def engine(
+    *, theta=lambda p: p, rate=lambda a: a, x=lambda a: a, y=lambda a: a, weight=lambda p: p, gradient=lambda g: g
+):
+    """A right implementation, with something done to θ, α, the data, the weights in the loss, or the gradient."""
 
     def mine(case):
         loss, params, data = case.numpy()
@@ -66,7 +68,7 @@ def engine(*, rate=lambda a: a, x=lambda a: a, y=lambda a: a, weight=lambda p: p
             inner_steps=case.inner_steps,
         )  # fmt: skip
         tasks = [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-        return {"meta_grad": gradient(meta(params, tasks)[1])}
+        return {"meta_grad": gradient(meta({n: theta(p) for n, p in params.items()}, tasks)[1])}
 
     return mine
 
@@ -117,7 +119,7 @@ PLANTED = {
     "data in float32": engine(x=rounded("float32")),
     "data in float16": engine(x=rounded("float16")),
     "data in bfloat16": engine(x=rounded("bfloat16")),
-    "θ in float32": engine(weight=lambda p: p if isinstance(p, tm.Tensor) else rounded("float32")(p)),
+    "θ in float32": engine(theta=rounded("float32")),
     "labels numbered anew in each set": engine(y=numbered_anew),
     "a kernel's channels exchanged": engine(weight=of_images(channels_exchanged)),
     "a kernel reshaped in place of permuted": engine(
@@ -145,8 +147,8 @@ def refused_in(mine, cases: list, dtype: str = "float64") -> list[str]:
     for case in cases:
         if dtype in case.dtypes:
             try:
-                answer = questions.read_answer(case, mine(case.with_dtype(dtype)))
-                off = tolerance.error(answer.grad, case.answer.meta_grad, case.answer.scale, unit) if answer.grad else 1e9
+                grad = questions.read_answer(case, mine(case.with_dtype(dtype))).grad
+                off = tolerance.error(grad, case.answer.meta_grad, case.answer.scale, unit) if grad else np.inf
             except ValueError:
                 off = np.inf
             out += [case.id] * (off > tolerance.TAU)
@@ -165,13 +167,6 @@ def test_with_nothing_planted_it_is_correct(dtype):
     assert refused_in(engine(), core(), dtype) == []
 
 
-@pytest.mark.parametrize("what", ["α in float32", "back-propagation through the last 10 steps"])
-def test_the_verdict_is_not_correct(what):
-    """The first is a rounding, whose name is others' business; never is it CORRECT."""
-    few = [c for c in core() if refused_in(PLANTED[what], [c])] + [core()[0]]
-    assert not oracle.check(PLANTED[what], few, capabilities=tuple(oracle.CAPABILITIES)).verdict.startswith("CORRECT")
-
-
 @pytest.mark.parametrize("what, row", [
     ("α in float32", "α: not in float32"),
     ("θ in float32", "θ: not in float32"),
@@ -180,7 +175,7 @@ def test_the_verdict_is_not_correct(what):
     ("labels numbered anew in each set", "classes: one lacks in a query set"),
     ("a kernel's channels exchanged", "kernels: as many channels in as out"),
     ("a query set cut to the support's size", "N: N_q > N_s"),
-    ("height and width exchanged", "after images: the spatial mean"),
+    ("height and width exchanged", "images: H ≠ W"),
 ])  # fmt: skip
 def test_it_shows_only_where_the_table_says(what, row):
     shows = refused_in(PLANTED[what], core())
@@ -192,11 +187,11 @@ def test_it_shows_only_where_the_table_says(what, row):
 
 def test_new_cases_vary_too():
     """In what a table of the core's answers, or a shortcut that fits the core, would not know."""
-    kinds = {str(q.model) for q in core()}
     drawn = [questions.fresh(seed, 1)[0] for seed in (0, 1, 3, 8)]
     for case in drawn:
         assert not vary.holds_in("float32", case.inner_lr) and not vary.holds_in("float32", *case.params.values())
-    assert sum(str(c.model) not in kinds for c in drawn) >= 3
+    shapes = lambda case: str([case.model, [np.shape(a) for b in case.support + case.query for a in b]])  # noqa: E731
+    assert {shapes(c) for c in drawn}.isdisjoint({shapes(c) for c in core()})
     assert len({(c.tasks, c.inner_steps, len(c.support[0][0]), len(c.query[0][0])) for c in drawn}) >= 3
     assert any(ROWS["classes: one lacks in a query set"].holds(questions.fresh(seed, 1)[0]) for seed in (1, 17, 33))
     case = questions.fresh(0, 1, "float32")[0]

@@ -19,7 +19,7 @@ import numpy as np
 import tinymaml as tm
 from tinymaml import extras
 from tinymaml.oracle import models
-from tinymaml.oracle.catalogue import CATALOGUE, run_form
+from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, run_form
 from tinymaml.oracle.tolerance import rates
 
 torch = extras.require("torch", "peers")
@@ -1507,7 +1507,7 @@ class Half16(MAML):
 def fallbacks() -> list[str]:
     """Forms that no code above makes, filled in by their formulas."""
     missing = []
-    for mistake in CATALOGUE.values():
+    for mistake in OF_MAML.values():
         done = {made.form for made in MADE.get(mistake.id, [])}
         for i, form in enumerate(mistake.forms):
             if i not in done:

@@ -22,12 +22,16 @@ Where things are:
     diagnosis   from answers to a verdict                         protocol   any other program
     locate      where an unknown mistake is                       pytest_plugin
     report      the verdict in words                              show       a case laid out
-    commands    tinymaml oracle …
+    spec        the page for other languages                      versions   of vectors, wire and catalogue
+    badge       what a repository shows                           commands   tinymaml oracle …
 """
 
 from .cases import CAPABILITIES, Case, Tampered, load
 from .catalogue import CATALOGUE, list_bugs
 from .checking import check
 from .report import VERDICTS, Report
+from .versions import VERSIONS
 
-__all__ = ["CAPABILITIES", "CATALOGUE", "VERDICTS", "Case", "Report", "Tampered", "check", "list_bugs", "load"]
+__all__ = [
+    "CAPABILITIES", "CATALOGUE", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check", "list_bugs", "load",
+]  # fmt: skip

@@ -25,9 +25,10 @@ import numpy as np
 from .. import extras
 from ..files import read_file
 from . import models
-from .catalogue import run_form
+from .arithmetic import margin_of
+from .catalogue import CATALOGUE, run_form
+from .versions import misfit
 
-FORMAT = 2  # of the vector files
 VECTORS = Path(__file__).parent / "vectors"
 SUITES = ("core", "full")
 CAPABILITIES = {
@@ -43,11 +44,12 @@ CAPABILITIES = {
 class Bugs(Mapping):
     """What each mistake gives on a case: name of its form → {parameter: float64 array}, or None where it is not known.
 
-    The names are there at once; a value is computed in float64 when it is asked for, and kept. What has no name here
-    gives the right gradient: the case is blind to it.
+    A value is computed in float64 when it is asked for, and kept. Of the classic mistakes the names are there at once,
+    and these are what the mapping iterates over. The many others are computed without being listed. What has no value
+    here gives the right gradient: the case is blind to it.
 
     Attributes:
-        seen: names of the forms that give another gradient than the right one.
+        seen: names of the forms of classic mistakes that give another gradient than the right one.
         unknown: those that diverge, or depend on rounding.
     """
 
@@ -56,22 +58,39 @@ class Bugs(Mapping):
         self._names = frozenset(self.seen)
         self._values: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(self.unknown)
 
-    def __getitem__(self, name: str) -> dict[str, np.ndarray] | None:
-        if name in self._names and name not in self._values:
-            from .references import forms  # which imports this module
+    @functools.cached_property
+    def _forms(self) -> dict[str, dict]:
+        from .references import forms  # which imports this module
 
-            with np.errstate(all="ignore"):
-                self._values[name] = run_form(self.case, forms(self.case)[name]).meta_grad
+        return forms(self.case)
+
+    def __getitem__(self, name: str) -> dict[str, np.ndarray] | None:
+        if name not in self._values:
+            if name not in self:
+                raise KeyError(name)
+            self._values[name] = self._computed(name)
         return self._values[name]
 
+    def _computed(self, name: str) -> dict[str, np.ndarray] | None:
+        found: list = []
+        with np.errstate(all="ignore"):
+            margin, _ = margin_of(lambda: found.append(run_form(self.case, self._forms[name]).meta_grad))
+        known = margin >= KINK and all(np.isfinite(g).all() for g in found[0].values())
+        return found[0] if known else None
+
     def __contains__(self, name) -> bool:
-        return name in self._names or name in self._values
+        return name in self._names or name in self._values or (
+            name in self._forms and not CATALOGUE[name.split("/")[0]].classic
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.seen + self.unknown)
 
     def __len__(self) -> int:
         return len(self.seen) + len(self.unknown)
+
+
+KINK = 1e-9  # a ReLU or max this near to its kink, relative to the values there, is decided by rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +215,12 @@ class Case:
                      for batches in (self.support, self.query))  # fmt: skip
         return _loss(library, json.dumps(self.model)), params, data
 
+    @property
+    def framework(self) -> str:
+        """Whose arrays were handed out last: "numpy", "torch", "jax"; "" if none were."""
+        library = type(self.handed_out[-1][1]).__module__.partition(".")[0] if self.handed_out else ""
+        return library.removesuffix("lib")  # JAX's arrays are of jaxlib
+
     @staticmethod
     def _stacked(convert, arrays):
         same = len({np.shape(a) for a in arrays}) == 1
@@ -295,14 +320,15 @@ def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
     """The cases of a suite, with their answers.
 
     Raises:
-        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's.
+        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's, or it has another
+            version.
         ImportError: "full" needs safetensors; says how to install it.
     """
     if suite not in SUITES:
         raise ValueError(f"suite is {suite!r}, wanted one of {', '.join(SUITES)} (or 'fresh', for `check`)")
     listing = json.loads(_read(folder, f"{suite}.json"))
-    if listing["format"] != FORMAT:
-        raise Tampered(f"{folder / suite}.json has format {listing['format']}, wanted {FORMAT}; install tinymaml again")
+    if why := misfit(listing["format"], "vectors"):
+        raise Tampered(f"{folder / suite}.json: {why}")
     arrays = {}
     if suite == "full":
         safetensors = extras.require("safetensors.numpy", "oracle")
@@ -415,7 +441,7 @@ def architecture(kind: str) -> Architecture:
     layers, shapes = [], {}
     for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
         shapes |= {f"w{i}": (a, b), f"b{i}": (b,)}
-        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1)
+        layers += [_layer("linear", f"w{i}", f"b{i}")] + [_layer(first)] * (i < len(sizes) - 1 and first != "linear")
     return Architecture(layers, loss, shapes, sizes[:1], sizes[-1])
 
 

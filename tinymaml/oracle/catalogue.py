@@ -1,6 +1,6 @@
 """What MAML implementations get wrong: each mistake by name, what it computes, and the line to change.
 
-    CATALOGUE["fomaml"].fix["torch"]      CATALOGUE["fomaml"].forms      list_bugs()
+    CATALOGUE["fomaml"].torch      CATALOGUE["fomaml"].forms      list_bugs()
 
 A mistake is one or more settings of the switches in `semantics` (its forms: ways to write the same mistake that do not
 compute the same). A convention is a choice that is legitimate elsewhere, but not the one the case asks for.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from . import family
-from .mistake import Mistake
+from .further import FURTHER
+from .mistake import KINDS, Free, Mistake
 from .models import Options
 from .semantics import Result, run
 
@@ -29,7 +30,7 @@ def run_form(case, form: dict, number=float) -> Result:
 _ALL_LAYERS = ("linear", "conv", "batch_norm", "tanh", "relu", "softplus", "square", "flatten",
                "spatial_mean", "polynomial", "quadratic")  # fmt: skip
 
-_MISTAKES = [
+_CLASSIC = [
     # ── the derivative through the inner loop ───────────────────────────────────────────────────────────────────────
     Mistake(
         "fomaml", "g_q(θ_K)",
@@ -44,7 +45,7 @@ _MISTAKES = [
         "the case asks for first-order MAML, but the exact gradient came: the first_order flag has no effect",
         "pass create_graph=not first_order to torch.autograd.grad, and detach the inner gradients",
         "wrap the inner gradient in jax.lax.stop_gradient when first_order is set",
-        ({"factors": "exact"},), "pytorch-maml-rl #19",
+        ({"factors": "exact"},), "pytorch-maml-rl #19", special=True,
     ),
     Mistake(
         "zero_gradient", "0, or None",
@@ -235,7 +236,7 @@ _MISTAKES = [
         "the case has an α for each parameter, and the first one's was used for all",
         "fast[n] = p - inner_lr[n] * g[n]",
         "jax.tree.map(lambda p, a, g: p - a * g, params, inner_lr, grads)",
-        ({"rate": "first parameter's"},),
+        ({"rate": "first parameter's"},), special=True,
     ),
     Mistake(
         "head_only", "only the last layer adapts",
@@ -256,7 +257,7 @@ _MISTAKES = [
         "the case adapts some parameters only, and all were adapted",
         "update the parameters named in case.adapt only",
         "update the parameters named in case.adapt only",
-        ({"adapts": "all"},),
+        ({"adapts": "all"},), special=True,
     ),
     # ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────
     Mistake(
@@ -364,6 +365,7 @@ _MISTAKES = [
             {"result": "last accumulated", "factors": "detached"},
             {"inner": "running sum", "result": "accumulated", "factors": "detached"},
             {"result": "accumulated with graph"},
+            {"result": "accumulated over T", "factors": "detached"}, {"result": "accumulated over T"},
         ),
     ),
     Mistake(
@@ -378,7 +380,8 @@ _MISTAKES = [
         "the query loss is averaged over all inner steps (MAML++'s multi-step loss), not that of θ_K",
         "the query loss of the last fast weights only",
         "the query loss of the last parameters only",
-        ({"query": "every step"},), "HowToTrainYourMAMLPytorch",
+        ({"query": "every step"}, {"query": "every step", "factors": "detached"}, {"query": "every step and before"}),
+        "HowToTrainYourMAMLPytorch",
     ),
     Mistake(
         "reptile", "θ − θ_K",
@@ -416,11 +419,13 @@ _MISTAKES = [
         ({"loss": "query over examples"},), "learn2learn #190",
     ),
     Mistake(
-        "clipped_gradient", "c G / |G|",
+        "clipped_gradient", "G · min(1, c/|G|)",
         "the gradient is clipped to a norm: clipping belongs to the outer optimiser, after the meta-gradient",
         "call clip_grad_norm_ after the meta-gradient was read, or not at all",
         "optax.clip_by_global_norm belongs to the outer optimiser",
-        ({"result": "clipped"},),
+        ({"clip": 1.0}, {"clip": 1.0, "clip_like": "torch"}, {"clip": 1.0, "factors": "detached"},
+         {"clip": 1.0, "clip_like": "torch", "factors": "detached"}),
+        free=Free("clip", "c", (1.0, 0.5, 10.0, 0.1, 5.0, 0.25)),
     ),
     Mistake(
         "last_parameter_missing", "0 for the last parameter",
@@ -495,15 +500,18 @@ _MISTAKES = [
     ),
 ]  # fmt: skip
 
-CATALOGUE: dict[str, Mistake] = {m.id: m for m in _MISTAKES} | family.MISTAKES
+OF_MAML: dict[str, Mistake] = {m.id: m for m in _CLASSIC + FURTHER}
+CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.
 OUT_OF_SIGHT = {
     "the same class twice in a task; support examples in the query": "the sampler's: look at the tasks",
     "train and test split drawn anew at test": "the data's: compare the names on both sides",
     "test steps ≠ train steps with per-step rates": "the case's inner_lr is the same for all steps",
-    "Meta-SGD, iMAML, Adam inside, DiCE": "other algorithms than MAML; their gradients are not in these cases",
-    "weight decay or momentum misplaced": "the outer optimiser's, after the meta-gradient",
+    "DiCE and other surrogates of policy gradients": "their gradients are expectations, and none is in these cases",
+    "weight decay, clipping or momentum of the outer optimiser": "it comes after the meta-gradient",
+    "α, θ or data rounded to a type that holds the cases' numbers": "only numbers that the type lacks can show it",
+    "back-propagation cut after more steps than any case has": "the longest case bounds what can be seen",
 }
 
 
@@ -516,11 +524,11 @@ def list_bugs() -> str:
     """The catalogue as a table for a person."""
     lines = []
     for m in CATALOGUE.values():
-        kind = "convention" if m.convention else "bug"
-        lines += [f"{m.id}  ({kind})", f"    computes   {m.computes}", f"    cause      {m.explanation}",
+        lines += [f"{m.id}  ({m.kind})", f"    computes   {m.computes}", f"    cause      {m.explanation}",
                   f"    PyTorch    {m.torch}", f"    JAX        {m.jax}"]  # fmt: skip
         lines += [f"    seen in    {m.seen}"] if m.seen else []
-    bugs = sum(not m.convention for m in CATALOGUE.values())
-    lines += ["", f"{bugs} bugs, {len(CATALOGUE) - bugs} conventions. Out of a gradient's sight:"]
+    count = {kind: sum(m.kind == kind for m in CATALOGUE.values()) for kind in KINDS}
+    lines += ["", f"{count['bug']} bugs, {count['convention']} conventions, {count['precision']} losses of digits. "
+              "Out of a gradient's sight:"]  # fmt: skip
     lines += [f"    {what}: {why}" for what, why in OUT_OF_SIGHT.items()]
     return "\n".join(lines)

@@ -2,14 +2,17 @@
 
     report = check(mine)                   mine(case) → {"meta_grad": …}, and if it likes "meta_loss", "trace"
     report = check(mine, suite="fresh")    cases drawn now, whose answers no file holds
+    report = check(mine, cases="conv-*", progress=True)      some cases, with a line for each as it is answered
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -18,6 +21,7 @@ import numpy as np
 from . import tolerance
 from .cases import Case, Tampered
 from .diagnosis import diagnose, passes
+from .progress import Came, Screen, Watch
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 
@@ -25,8 +29,14 @@ from .report import Report
 def check(
     candidate: Callable, suite: str | list[Case] = "core", *, dtype: str = "float64",
     capabilities: Iterable[str] = (), timeout: float = 60.0, seed: int | None = None,
+    cases: str | Iterable[str] = (), fail_fast: bool = False, progress: bool | Callable[[Came], None] = False,
 ) -> Report:  # fmt: skip
     """Is this the exact MAML gradient, and if not, which mistake is it?
+
+    The candidate runs in this process, and nothing protects the judge from it there: code that patches this package
+    can obtain any verdict, `os._exit` ends the process, and what the candidate prints goes wherever this process
+    prints. `tinymaml oracle check module:function` gives it a process of its own. Use that wherever the candidate is
+    not your own, or the verdict matters to others.
 
     Args:
         candidate: `candidate(case)` → a dict with
@@ -40,21 +50,51 @@ def check(
         capabilities: what it can do beyond the plain case, see `cases.CAPABILITIES`; the rest is skipped and counted.
         timeout: seconds for one case.
         seed: of the new cases; by default another each time.
+        cases: ask only these: ids, their beginnings, or patterns such as "conv-*". The verdict is then never CORRECT.
+        fail_fast: stop at the first wrong case, and report on what came.
+        progress: True for a line on standard error per answer, or a function that is called with each `Came`.
 
     Raises:
-        ValueError: an unknown suite, dtype or capability; a time-out that is none.
+        ValueError: an unknown suite, dtype, capability or case; a time-out that is none.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout = seconds(timeout)
-    asked, left_out = questions(suite, dtype, tuple(capabilities), seed)
+    only = (cases,) if isinstance(cases, str) else tuple(cases)
+    asked, left_out = questions(suite, dtype, tuple(capabilities), seed, only)
     confirm(asked)
+    with Screen(verbose=True) as screen:
+        watch = Watch(screen.show if progress is True else progress or None, fail_fast)
+        ask = functools.partial(_ask_all, candidate, timeout, watch)
+        return examine(asked, left_out, ask, suite, dtype, only, watch)
+
+
+# Only for these verdicts is it worth asking at other θ for every kind of model.
+_ASK_MORE = ("WRONG_UNKNOWN", "IMPRECISE")
+
+
+def examine(asked, left_out, ask, suite, dtype, only, watch, rounds: int = 2) -> Report:
+    """Ask, and conclude; in two rounds, of which the second is needed only if something unknown is wrong.
+
+    Args:
+        ask: `ask(questions)` → {id: Answered}.
+    """
     moved = dict.fromkeys(q.of for q in asked if q.role == "moved")
-    at_first = [q for q in asked if q.role != "moved" or q.of == next(iter(moved))]
-    answers = _ask_all(candidate, at_first, timeout)
-    report = conclude(at_first, left_out, answers, suite, dtype)
-    if report.verdict == "WRONG_UNKNOWN":  # only then is it worth asking at other θ for every kind of model
-        answers |= _ask_all(candidate, [q for q in asked if q.id not in answers], timeout)
-        report = conclude(asked, left_out, answers, suite, dtype)
+    later = {q.id: q for q in asked if q.role == "moved" and q.of != next(iter(moved)) and rounds == 2}
+    answers: dict[str, Answered] = {}
+    for some in ([q for q in asked if q.id not in later], list(later.values())):
+        watch.asks(some)
+        answers |= ask(some)
+        came = [q for q in asked if q.id in answers]
+        report = conclude(came, left_out, answers, suite, dtype)
+        if watch.stopped or report.verdict not in _ASK_MORE or len(came) == len(asked):
+            break
+    every, here = (sum(q.role == "case" for q in some) for some in (asked, came))
+    if watch.stopped:
+        report.notes.append(f"stopped at the first wrong case: {here} of {every} cases were asked")
+    if only and report.verdict in ("CORRECT", "INCONCLUSIVE"):
+        report.verdict = "INCONCLUSIVE"
+        report.explanation = f"all right, but only the cases that were chosen were asked: {', '.join(only)}"
+    report.seconds, report.asked = time.monotonic() - watch.start, len(came)
     return report
 
 
@@ -69,10 +109,13 @@ def seconds(timeout: float) -> float:
     return min(timeout, threading.TIMEOUT_MAX / 2)
 
 
-def _ask_all(candidate: Callable, asked: list[Question], timeout: float) -> dict[str, Answered]:
+def _ask_all(candidate: Callable, timeout: float, watch: Watch, asked: list[Question]) -> dict[str, Answered]:
     answers = {}
     for question in asked:
         answers[question.id] = _ask(candidate, question.case, timeout)
+        watch.came(question, answers[question.id])
+        if watch.stopped:
+            return answers
         if answers[question.id].problem.startswith("no answer within"):
             break  # the thread is still busy; what follows could not be trusted
     return {q.id: answers.get(q.id, Answered(problem="not asked any more")) for q in asked}
@@ -99,6 +142,7 @@ def _ask(candidate: Callable, case: Case, timeout: float) -> Answered:
         try:
             answer = read_answer(case, candidate(given))
             answer.changed_inputs = given.changed_inputs() or given.inputs() != before
+            answer.framework = given.framework
         except BaseException as error:  # SystemExit too: it is the candidate that failed, not the oracle
             last = traceback.extract_tb(error.__traceback__)[-1]
             said = "".join(traceback.format_exception_only(error)).strip()
@@ -114,10 +158,7 @@ def _ask(candidate: Callable, case: Case, timeout: float) -> Answered:
 
 def confirm(asked: list[Question]) -> None:
     """Every stored answer is what the engine computes, here and now; otherwise nothing could be concluded."""
-    for question in asked:
-        case = question.case
-        if case.answer is None:
-            continue
+    for case in {id(q.case.answer): q.case for q in reversed(asked) if q.case.answer is not None}.values():
         value, grads = tolerance.engine_answer(case)
         right, unit = case.answer, tolerance.UNIT["float64"]
         off = tolerance.error(grads, right.meta_grad, right.scale, unit)
@@ -127,6 +168,27 @@ def confirm(asked: list[Question]) -> None:
                 f"case {case.id}: the stored answer is {off:.3g} roundings from what the engine computes: the vectors "
                 "were changed, or NumPy computes wrongly on this machine"
             )
+
+
+class Confirmation:
+    """`confirm` in a thread of its own, while the candidate computes; `result` waits for it, and raises what it has
+    raised."""
+
+    def __init__(self, asked: list[Question]):
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(asked,), daemon=True)
+        self._thread.start()
+
+    def _run(self, asked: list[Question]) -> None:
+        try:
+            confirm(asked)
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> None:
+        self._thread.join()
+        if self._error:
+            raise self._error
 
 
 def negative_control(asked: list[Question], answers: dict[str, Answered]) -> None:

@@ -6,14 +6,21 @@ import argparse
 import secrets
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import path_option, write_atomically
 from . import badge, protocol, spec
+from .apart import without_current_folder
 from .cases import load
 from .catalogue import list_bugs
 from .checking import seconds
+from .diff import agree, ask_one, diff
+from .guard import signals_end
+from .progress import Screen, Watch
 from .questions import questions
+from .report import Report
 from .show import find, show
 
 
@@ -37,6 +44,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--from", dest="folder", metavar="DIR", type=path_option("--from"),
                        help="read the answers from the *.json in DIR")  # fmt: skip
     check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    check.add_argument("--case", action="append", default=[], metavar="ID",
+                       help="ask only this case, or those that begin so, or a pattern; may be given again")  # fmt: skip
+    check.add_argument("--fail-fast", action="store_true", help="stop at the first wrong case")
+    check.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    check.add_argument("--path", action="append", default=[], metavar="DIR", type=path_option("--path"),
+                       help="look here too for the function's module; may be given again")  # fmt: skip
+    check.add_argument("-v", "--verbose", action="store_true", help="print a line per answer, on standard error")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_check)
 
@@ -56,9 +70,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     bugs.set_defaults(run=_list)
     page = commands.add_parser("spec", help="all that a program in another language must know, on one page")
     page.add_argument("--json", action="store_true", help="its tables as JSON")
+    page.add_argument("--algorithm", metavar="NAME", help="all about one algorithm instead")
     page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
+    show.add_argument("--mine", metavar="MODULE:FUNCTION", help="show what this function gives, beside the right one")
+    show.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
     show.set_defaults(run=_show)
 
 
@@ -86,26 +103,46 @@ def _check(args: argparse.Namespace) -> int:
     seconds(args.timeout)  # before any work
     if bool(args.target) + bool(args.program) + bool(args.folder) > 1:
         raise ValueError("one of: a Python function, -- PROGRAM, --from DIR")
-    command = protocol.worker(args.target) if args.target else args.program
-    if command:
-        report = protocol.check_program(command, args.suite, args.dtype, args.capability, args.timeout)
-    elif args.folder:
-        report = protocol.check_answers(protocol.lines_of(Path(args.folder)))
-    elif sys.stdin is None:
+    if (args.case or args.seed is not None) and not (args.target or args.program):
+        raise ValueError("--case and --seed are for a Python function or a program, which are asked here")
+    if sys.stdin is None and not (args.target or args.program or args.folder):
         raise ValueError("standard input is closed, and neither a function nor a program is given")
-    else:
-        report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout))
+    with _screen(args.verbose) as screen:
+        watch = Watch(screen.show, args.fail_fast)
+        if args.target or args.program:
+            report = _asked(args, screen, watch=watch, seed=args.seed, cases=args.case, folders=args.path)
+        elif args.folder:
+            report = protocol.check_answers(protocol.lines_of(Path(args.folder)), watch)
+        else:
+            report = protocol.check_answers(protocol.lines_from(sys.stdin.buffer, args.timeout), watch)
     print(report.to_json() if args.json else report)
     return report.exit_code
 
 
+@contextmanager
+def _screen(verbose: bool = False) -> Iterator[Screen]:
+    """While a candidate runs: signals end it too, and nothing is imported from where it can write."""
+    with signals_end(), without_current_folder(), Screen(verbose) as screen:
+        yield screen
+
+
+def _asked(args: argparse.Namespace, screen: Screen, folders: Iterable[str] = (), **more) -> Report:
+    """The report on the function or the program of the command line."""
+    asking = {"suite": args.suite, "dtype": args.dtype, "capabilities": args.capability, "timeout": args.timeout,
+              "echo": screen.echo, **more}  # fmt: skip
+    if args.target:
+        return protocol.check_function(args.target, folders=folders, **asking)
+    return protocol.check_program(args.program, **asking)
+
+
 def _badge(args: argparse.Namespace) -> int:
-    timeout, to = seconds(args.timeout), Path(args.to)
+    seconds(args.timeout)
+    to, start = Path(args.to), time.monotonic()
     if bool(args.target) == bool(args.program):
         raise ValueError("a badge is for one of: a Python function, -- PROGRAM")
     badge.make_place(to)
-    command, start = protocol.worker(args.target) if args.target else args.program, time.monotonic()
-    report = protocol.check_program(command, args.suite, args.dtype, args.capability, timeout)
+    with _screen() as screen:
+        report = _asked(args, screen, watch=Watch(screen.show))
     badge.write(to, report, time.monotonic() - start)
     print(report)
     return report.exit_code
@@ -117,11 +154,19 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> int:
-    print(spec.as_json() if args.json else spec.text())
+    print(spec.as_json() if args.json else spec.algorithm(args.algorithm) if args.algorithm else spec.text())
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.mine:
+        if args.case is None:
+            raise ValueError("--mine wants the id of a case, too; without --mine, all ids are listed")
+        case = find(args.case)
+        with _screen() as screen:
+            answer = ask_one(args.mine, case, seconds(args.timeout), screen.echo)
+        print(diff(case, answer))
+        return 0 if agree(case, answer) else 1
     if args.case is None:
         for case in load("core"):
             print(f"{case.id:16} {case.comment}")

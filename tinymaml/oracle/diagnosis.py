@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import adaptation, match, tolerance
+from . import adaptation, family, match, tolerance
 from .cases import Case
-from .catalogue import CATALOGUE
+from .catalogue import CATALOGUE, OF_MAML
 from .difference import said_of
 from .evidence import add_evidence
 from .locate import (
@@ -126,7 +126,7 @@ def _right(judged: list[Judged], questions, answers) -> Report | None:
             kind="forward differs",
         )
     seen = {name.split("/")[0] for j in judged for name in j.case.answer.bugs.seen}
-    unseen = [name for name in _CORE_SEES if name not in seen]
+    unseen = [name for name in must_see(judged[0].case.algorithm) if name not in seen]
     if unseen:
         return Report(
             "INCONCLUSIVE",
@@ -149,9 +149,15 @@ def _right(judged: list[Judged], questions, answers) -> Report | None:
 
 _CHANGED = "arrays of the case (θ or the data) were changed in place"
 
-# What any set of cases must be able to see before CORRECT is said: all but what needs a special case.
-_SPECIAL = {"first_order_ignored", "all_adapted", "one_rate_for_all", "gradients_not_zeroed"}
-_CORE_SEES = [m.id for m in CATALOGUE.values() if not m.convention and m.id not in _SPECIAL]
+def must_see(algorithm: str) -> list[str]:
+    """The mistakes that a set of cases must be able to see before CORRECT is said: the classic ones, but what needs a
+    special case."""
+    if algorithm == "maml":
+        possible = [m for m in OF_MAML.values() if m.forms]
+    else:
+        module = family.ALGORITHMS[algorithm]
+        possible = [*module.MISTAKES, *(CATALOGUE[name] for name in module.SHARED)]
+    return [m.id for m in possible if m.kind == "bug" and m.classic and not m.special]
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

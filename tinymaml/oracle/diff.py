@@ -1,6 +1,6 @@
 """A candidate's answer beside the right one, quantity after quantity, in the order in which they are computed.
 
-    print(diff(case, answer))        answer: an `Answered`; what `tinymaml oracle show CASE --mine module:fn` prints
+    print(diff(case, ask_one("module:fn", case)))        what `tinymaml oracle show CASE --mine module:fn` prints
 
 Whatever came is compared: the trace (θₖ, L_s, g_s of every step, L_q, g_q), `adapted`, `losses`, the meta-loss and the
 meta-gradient. The first that differs is marked: what comes after it follows from it.
@@ -8,18 +8,20 @@ meta-gradient. The first that differs is marked: what comes after it follows fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from . import models, tolerance
+from . import models, protocol, tolerance, worker
 from .cases import Case
-from .diagnosis import fits, value_of
+from .guard import Guarded
 from .locate import element
-from .questions import Answered, as_array
+from .match import fits, value_of
+from .questions import Answered, Question, as_array
 from .references import forms, solve
-from .report import _digits, _one_line, _relative, _wrapped
+from .report import _beside, _digits, _one_line, _relative, _wrapped
 from .semantics import run
 
 WIDTH = 100
@@ -46,10 +48,31 @@ def diff(case: Case, answer: Answered) -> str:
     case = case if case.answer else solve(case)
     blocks = [_heading(case)]
     if answer.problem:
-        return _text([*blocks, _wrapped(f"yours gave no answer: {answer.problem}", 2)])
+        return _text([*blocks, _wrapped(f"Yours gave no answer: {answer.problem}", 2)])
     seen = list(quantities(case, answer))
     blocks += [*_tables(seen), _summary(case, answer, seen)]
     return _text(blocks)
+
+
+def ask_one(
+    target: str, case: Case, timeout: float = 60.0, echo: Callable[[bytes], None] | None = None
+) -> Answered:  # fmt: skip
+    """What the function "package.module:name" answers to one case, from a process of its own.
+
+    Args:
+        echo: is given what it writes to standard error, as it comes.
+
+    Raises:
+        ValueError: the target is not of that form.
+    """
+    question, prefix = Question(case.id, case), protocol.token("show", case.dtype, (), 0)
+    with Guarded(worker.command(target), echo=echo) as program:
+        with suppress(OSError):  # it may have ended
+            program.stdin.write(next(protocol.lines([question], prefix)).encode() + b"\n")
+            program.stdin.close()
+        answers = protocol.lines_from(program.stdout, timeout)
+        ending = lambda: protocol._ending(program)  # noqa: E731
+        return protocol.read([question], prefix, answers, ending=ending, whole=False)[case.id]
 
 
 def agree(case: Case, answer: Answered) -> bool:
@@ -63,7 +86,7 @@ def agree(case: Case, answer: Answered) -> bool:
 def quantities(case: Case, answer: Answered) -> Iterator[Quantity]:
     """What came, in the order in which it is computed."""
     with np.errstate(all="ignore"):
-        ways = run(case).trace if getattr(case, "algorithm", "maml") == "maml" else []
+        ways = run(case).trace if case.algorithm == "maml" else []
     for t, way in enumerate(ways):
         yield from _of_task(case, t, way, _given(answer, t))
     right = case.answer
@@ -79,7 +102,7 @@ def quantities(case: Case, answer: Answered) -> Iterator[Quantity]:
 def _given(answer: Answered, t: int) -> dict:
     """What came for task t, by the names of the trace; `losses` and `adapted` where the trace lacks them."""
     found: dict = {}
-    for name, whole in (("adapted", getattr(answer, "adapted", None)), ("losses", getattr(answer, "losses", None))):
+    for name, whole in (("adapted", answer.adapted), ("losses", answer.losses)):
         if whole is not None and t < len(whole):
             found[name] = whole[t]
     if answer.trace and t < len(answer.trace):
@@ -100,15 +123,21 @@ def _of_task(case: Case, t: int, way: dict, given: dict) -> Iterator[Quantity]:
         ("theta", steps, end, way["theta"][steps]), ("adapted", None, end, way["theta"][steps]),
         ("loss_q", None, f"L_q({end})", way["loss_q"]), ("grad_q", None, f"g_q({end})", way["grad_q"]),
     ]  # fmt: skip
+    where = f"task {t + 1} of {case.tasks}"
     for key, k, name, right in wanted:
         if key in given:
-            yield _quantity(case, f"task {t + 1} of {case.tasks}", name, given[key], k, right)
+            yield _quantity(case, where, name, given[key], k, right)
+    for key, count in (("theta", steps + 1), ("losses", steps), ("loss_s", steps), ("grad_s", steps)):
+        if hasattr(given.get(key), "__len__") and len(given[key]) > count:
+            yield Quantity(where, key, {}, {}, False, f"{len(given[key])} entries came, wanted {count}")
 
 
 def _quantity(case: Case, where: str, name: str, got, k: int | None, right) -> Quantity:
     """What came for a quantity, at step k; what cannot be read is wrong."""
     right = {n: np.asarray(r, np.float64) for n, r in (right if isinstance(right, dict) else {"": right}).items()}
     try:
+        if k is not None and k >= len(got):
+            return Quantity(where, name, {}, right, False, f"it is missing: {len(got)} entries came")
         got = got if k is None else got[k]
         got = {"": got} if list(right) == [""] else got
         got = got if isinstance(got, dict) else dict(zip(right, got, strict=True))
@@ -117,7 +146,7 @@ def _quantity(case: Case, where: str, name: str, got, k: int | None, right) -> Q
             if yours[n].shape != r.shape:
                 raise ValueError(f"{n} has the shape {yours[n].shape}, wanted {r.shape}")
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        return Quantity(where, name, {}, right, False, f"{type(error).__name__}: {error}")
+        return Quantity(where, name, {}, right, False, f"it cannot be read: {error}")
     size = max(float(np.max(np.abs(r), initial=0)) for r in right.values())
     off = max(float(np.max(np.abs(yours[n] - r), initial=0)) for n, r in right.items())
     return Quantity(where, name, yours, right, off <= _TRACED[case.dtype] * size)
@@ -146,11 +175,14 @@ def _tables(seen: list[Quantity]) -> list[list[str]]:
     marked = next(iter(first.values()), None)
     rows = [(q.where, row) for q in seen
             for row in _rows(q, full=not q.where or q is first.get(q.where), first=q is marked)]  # fmt: skip
-    widths = [max(6, *(len(row[i]) for _, row in rows)) for i in range(5)]
+    widths = [max([6, *(len(row[i]) for _, row in rows if len(row) > 2)]) for i in range(5)]
     titles, sides, out = ("", "", "yours", "right", "digits", ""), "<<>>>", []
     for where in dict.fromkeys(where for where, _ in rows):
         lines = [f"── {where or 'the answer, the mean over tasks'} ".ljust(WIDTH, "─")]
         for row in [titles, *(row for w, row in rows if w == where)]:
+            if len(row) == 2:
+                lines += _beside(row[0], row[1])
+                continue
             cells = [f"{x:{side}{w}}" for x, side, w in zip(row, sides, widths, strict=False)]
             lines.append(("  " + "  ".join(cells) + f"  {row[5]}").rstrip())
         out.append(lines)
@@ -158,9 +190,9 @@ def _tables(seen: list[Quantity]) -> list[list[str]]:
 
 
 def _rows(q: Quantity, full: bool, first: bool) -> list[tuple[str, ...]]:
-    mark = "◀ the first that differs" if first else "" if q.same else "◀"
+    mark = "◀ the first" if first else "" if q.same else "◀"
     if q.problem:
-        return [(q.name, "", "", "", "", f"{mark}: {_one_line(q.problem)[:60]}")]
+        return [(q.name, f"{q.problem[:400]}  {mark}")]
     places = [(n, at) for n, r in q.right.items() for at in np.ndindex(r.shape)]
     count = len(places)
     if not full or count > MOST:
@@ -170,7 +202,7 @@ def _rows(q: Quantity, full: bool, first: bool) -> list[tuple[str, ...]]:
     for n, at in places:
         g, r = float(q.yours[n][at]) + 0, float(q.right[n][at]) + 0  # −0 is 0
         where = element(n, at) + (f" (of {count})" if len(places) < count else "")
-        out.append((q.name, where, f"{g:.12g}", f"{r:.12g}", _digits(_relative(g, r)), mark))
+        out.append((q.name, where, f"{g:.10g}", f"{r:.10g}", _digits(_relative(g, r)), mark))
         q, mark = q._replace(name=""), ""
     return out
 
@@ -190,12 +222,10 @@ def _summary(case: Case, answer: Answered, seen: list[Quantity]) -> list[str]:
             names = list(dict.fromkeys(n.split("/")[0] for n in same))
             more = f", and {len(names) - 4} more mistakes" if len(names) > 4 else ""
             lines += _wrapped(f"In this case your meta-gradient is that of {', '.join(names[:4])}{more}.", 2)
-    missing = [name for name, came in (
-        ("meta_loss", answer.meta_loss is not None), ("trace", bool(answer.trace)),
-    ) if not came]  # fmt: skip
-    if missing and wrong:
-        lines += _wrapped(f"Yours did not return {' and '.join(missing)}; with it the first difference is found "
-                          "earlier.", 2)  # fmt: skip
+    if wrong and wrong[0].name == "meta_grad" and answer.meta_loss is not None:
+        lines += _wrapped("What is computed before it is right; its derivative is not.", 2)
+    elif wrong and not answer.trace:
+        lines += _wrapped('With "trace" in your answer, the first difference is found where it arises.', 2)
     return lines
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .cases import Case
 from .catalogue import flat
+from .family import ALGORITHMS
 
 
 @dataclasses.dataclass
@@ -39,9 +40,12 @@ class Evidence:
 
 
 def add_evidence(report, questions, answers, judged) -> None:
-    """Fill in what `report` shows beside its verdict: framework, asked, covered, evidence, shared, relative errors."""
+    """Fill in what `report` shows beside its verdict: the framework, the algorithm and its formula, what was asked and
+    covered, the evidence, what is shared, relative errors."""
     report.asked = len(questions)
     report.framework = report.framework or framework_of(answers.values())
+    report.algorithm = next((j.case.algorithm for j in judged if j.case.algorithm != "maml"), "maml")
+    report.formula = ALGORITHMS[report.algorithm].FORMULA if report.algorithm in ALGORITHMS else ""
     report.covered = covered([j.case for j in judged])
     report.evidence = smallest(judged)
     report.shared = shared(judged)
@@ -53,7 +57,7 @@ def add_evidence(report, questions, answers, judged) -> None:
 
 def framework_of(answers: Iterable) -> str:
     """The library whose arrays the candidate asked for; NumPy's may be helpers of another."""
-    used = {getattr(a, "framework", "") for a in answers}
+    used = {a.framework for a in answers}
     return next((name for name in ("torch", "jax", "numpy") if name in used), "")
 
 

@@ -28,9 +28,10 @@ from .. import extras
 from ..files import write_atomically
 from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
-from .cases import FORMAT, VECTORS, Case, architecture, draw, load, to_hex
+from .cases import VECTORS, Case, architecture, draw, load, to_hex
 from .catalogue import flat
 from .semantics import run
+from .versions import VERSIONS
 
 # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -102,11 +103,11 @@ def _core() -> dict[str, dict]:
 
 
 _FULL_KINDS = (
-    "tanh 1-2-1 mse", "tanh 2-3-1 mse", "tanh 1-3-3-1 mse", "tanh 2-2-3 cross_entropy",
+    "tanh 2-3-1 mse", "tanh 1-3-3-1 mse", "tanh 2-2-3 cross_entropy",
     "tanh 2-2-1 binary_cross_entropy", "relu 2-3-1 mse", "relu 2-3-3 cross_entropy", "softplus 2-3-1 mse",
     "softplus 2-2-3 cross_entropy", "square 2-2-1 mse", "linear 3-2 mse", "linear 2-3 cross_entropy",
-    "linear 3-1 binary_cross_entropy", "polynomial", "quadratic 2", "quadratic 3", "batch norm 2", "tied 2",
-    "unsorted 2", "unused", "conv tanh pool 2", "conv bn relu 1", "conv bn softplus pool 1",
+    "linear 3-1 binary_cross_entropy", "polynomial", "quadratic 3", "batch norm 2", "tied 2", "unsorted 2",
+    "unused", "conv bn relu 1", "conv bn softplus pool 1",
     "image 3x4x2 c2x3x2 tanh 3",
 )  # fmt: skip
 
@@ -329,14 +330,15 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
         "full.json": _dump(full, False),
         "full.safetensors": safetensors.save(arrays),
     }
-    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
+    manifest = {"version": VERSIONS["vectors"]}
+    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
     return out | {"MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def _dump(cases: list[Case], with_numbers: bool) -> bytes:
     names = list(dict.fromkeys(name for c in cases for name in references.forms(c)))
     rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
-    head = f'"format":{FORMAT},"mistakes":{json.dumps(names)}'
+    head = f'"format":"{VERSIONS["vectors"]}","mistakes":{json.dumps(names)}'
     return ("{" + head + ',"cases":[\n' + ",\n".join(rows) + "\n]}\n").encode()
 
 

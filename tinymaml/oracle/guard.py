@@ -1,7 +1,8 @@
 """A program that ends when we end, and everything it has started with it.
 
-    with Guarded(["./yours", "--fast"]) as program:      program.stdin, .stdout, .stderr are pipes
+    with Guarded(["./yours", "--fast"]) as program:      program.stdin and .stdout are pipes
         code = program.wait(2.0)                         how it ended, or None while it runs
+        program.said()                                   the end of what it has written to standard error
     # here neither the program nor a child of it is alive
 
 Between us and the program stands a guard, a process that runs this file. It starts the program and waits for either of
@@ -24,9 +25,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 
 PATIENCE = 5.0  # seconds in which killed processes, or the guard, should be gone
+_REMEMBERED = 20_000  # bytes of standard error
 _DEATH_SIGNAL, _SUBREAPER = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 
 
@@ -36,16 +39,18 @@ class Guarded:
     Args:
         command: the program and its arguments.
         env: its environment; by default ours.
-        stderr: where its standard error goes, as in `subprocess.Popen`.
+        echo: is given what it writes to standard error, as it comes.
 
     Raises:
         OSError: the program cannot be started.
     """
 
-    def __init__(self, command: list[str], env: dict[str, str] | None = None, stderr: int | None = subprocess.PIPE):
+    def __init__(
+        self, command: list[str], env: dict[str, str] | None = None, echo: Callable[[bytes], None] | None = None
+    ):  # fmt: skip
         self._link: socket.socket | None = None
         self._code: int | None = None
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr, "env": env}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": env}
         if os.name != "posix":
             self._process = subprocess.Popen(command, **pipes)
         else:
@@ -53,7 +58,9 @@ class Guarded:
             with theirs:
                 guard = [sys.executable, "-I", "-S", __file__, str(theirs.fileno()), *map(os.fspath, command)]
                 self._process = subprocess.Popen(guard, pass_fds=[theirs.fileno()], start_new_session=True, **pipes)
-        self.stdin, self.stdout, self.stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        self.stdin, self.stdout, self._said = self._process.stdin, self._process.stdout, bytearray()
+        self._listener = threading.Thread(target=self._listen, args=(echo,), daemon=True)
+        self._listener.start()
         if self._link:
             started = self._told(None)
             if started != 0:
@@ -80,6 +87,18 @@ class Guarded:
             with suppress(subprocess.TimeoutExpired):
                 self._code = self._process.wait(timeout)
         return self._code
+
+    def _listen(self, echo: Callable[[bytes], None] | None) -> None:
+        while chunk := self._process.stderr.read1(1 << 16):
+            self._said += chunk
+            del self._said[:-_REMEMBERED]
+            if echo:
+                echo(chunk)
+
+    def said(self) -> str:
+        """The end of what it has written to standard error; all is there once the context is left."""
+        self._listener.join(1 if self._process.returncode is not None else 0)
+        return bytes(self._said).decode(errors="replace").strip()
 
     def __exit__(self, *exception) -> None:
         if self._link:

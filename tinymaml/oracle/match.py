@@ -128,8 +128,13 @@ def scaled(judged: list[Judged]) -> Report | None:
                     report.factor = c
                     return report
                 return _multiple(judged, c, f"right × {c}", _SIZES.get(c.removeprefix("1/"), ""))
-    c = _constant(judged)
-    return None if c is None else _multiple(judged, f"{c:.12g}", f"right × {c:.6g}")
+    for name in ("", *possible[judged[0].case.id]):
+        times = {id: these[name] if name else 1.0 for id, these in possible.items()}
+        c = _constant(judged, times)
+        if c is not None:
+            shown = f"{c:.12g}" + (f" {name}" if name else "")
+            return _multiple(judged, shown, f"right × {shown}", _SIZES.get(name.removeprefix("1/"), ""))
+    return None
 
 
 def _multiple(judged, c: str, row: str, meaning: str = "") -> Report:
@@ -139,13 +144,17 @@ def _multiple(judged, c: str, row: str, meaning: str = "") -> Report:
     )  # fmt: skip
 
 
-def _constant(judged) -> float | None:
-    """The number c of g = c · G in every case, if there is one."""
+def _constant(judged, times: dict[str, float]) -> float | None:
+    """The number c of g = c f G in every case, f one of `times` by case, if there is one."""
     largest = max(judged, key=lambda j: np.max(np.abs(flat(j.case.answer.meta_grad))))
-    got, right = flat(largest.answer.grad), flat(largest.case.answer.meta_grad)
+    got, right = flat(largest.answer.grad), flat(largest.case.answer.meta_grad) * times[largest.case.id]
     c = float(got @ right / (right @ right))
-    found = c != 0 and all(fits(j.case, j.answer.grad, j.case.answer.meta_grad, c) for j in judged)
-    return c if found else None
+    if c == 0:
+        return None
+    for number in (float(f"{c:.6g}"), c):
+        if all(fits(j.case, j.answer.grad, j.case.answer.meta_grad, number * times[j.case.id]) for j in judged):
+            return number
+    return None
 
 
 def clipped(judged: list[Judged]) -> Report | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+KINDS = ("bug", "convention", "precision")
+
 
 class Free(NamedTuple):
     """A number that a mistake leaves open, such as the λ of a weight decay.
@@ -24,8 +26,9 @@ class Free(NamedTuple):
 
 def with_number(form: dict, free: Free, c: float) -> dict:
     """The form with its free number set to c."""
-    if free.switch in form.get("how", {}):
-        return form | {"how": form["how"] | {free.switch: c}}
+    for name, inside in form.items():  # "how", "case"
+        if isinstance(inside, dict) and free.switch in inside:
+            return form | {name: inside | {free.switch: c}}
     return form | {free.switch: c}
 
 
@@ -41,7 +44,10 @@ class Mistake:
             of its own switches.
         seen: where.
         kind: "bug"; "convention", a choice, not an error; or "precision", what is right is rounded.
-        free: the number that it leaves open, if any.
+        free: the number that it leaves open, if any; the forms hold its most usual value.
+        special: only cases of their own can see it; a set of cases that is blind to it still proves something.
+        classic: a case is admitted for a dtype only if this mistake gives a clearly other gradient there, or the same
+            one. Of the others there are many, and some are next to right.
     """
 
     id: str
@@ -53,6 +59,12 @@ class Mistake:
     seen: str = ""
     kind: str = "bug"
     free: Free | None = None
+    special: bool = False
+    classic: bool = True
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"the kind of {self.id} is {self.kind!r}, wanted one of {', '.join(KINDS)}")
 
     @property
     def convention(self) -> bool:

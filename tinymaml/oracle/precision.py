@@ -200,7 +200,7 @@ def systematic(judged, questions, answers) -> bool | None:
         before = flat(j.answer.grad) - flat(j.case.answer.meta_grad)
         after = flat(there) - flat(tolerance.engine_answer(q.case)[1])
         found.append(np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before))
-    return None if not found else all(found)
+    return None if not found else 2 * sum(found) > len(found)  # a few may cross a kink
 
 
 def _by_size(judged, off: float) -> str:

@@ -17,35 +17,34 @@ and seed it belongs to, so that `check` needs to be told nothing.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import queue
 import secrets
 import signal
-import subprocess
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..files import read_file
-from . import tolerance
-from .cases import CAPABILITIES, Case, to_hex
-from .checking import conclude, confirm, seconds
+from . import tolerance, worker
+from .cases import CAPABILITIES, to_hex
+from .checking import Confirmation, confirm, examine, seconds
+from .guard import Guarded, signals_end
+from .progress import Screen, Watch
 from .questions import Answered, Question, questions, read_answer
 from .report import Report
 from .versions import VERSIONS, misfit
 
 LONGEST_LINE, MOST_OUTPUT = 1 << 24, 1 << 27  # bytes
-DEEPEST = 64  # lists and dicts in each other in an answer
 GRACE = 2.0  # seconds in which a program should end after its output has
 _CHUNK = 1 << 16
+_LOOK = 0.2  # seconds after which we look whether a silent program has ended
 
 
 class Broken(Exception):
@@ -72,9 +71,9 @@ def lines(asked: list[Question], prefix: str, hexadecimal: bool = False) -> Iter
 # ── answers in ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_answers(answers: Iterable[str]) -> Report:
+def check_answers(answers: Iterable[str], watch: Watch | None = None) -> Report:
     """The report on lines of answers; the first one's id tells what was asked."""
-    answers = iter(answers)
+    answers, watch = iter(answers), watch or Watch()
     try:
         first = next(answers, None)
         if first is None:
@@ -85,7 +84,8 @@ def check_answers(answers: Iterable[str]) -> Report:
         return Report("PROTOCOL_ERROR", explanation=str(error))
     asked, left_out = questions(suite, dtype, capabilities, seed)
     confirm(asked)
-    return conclude(asked, left_out, read(asked, prefix, _chain(first, answers)), suite, dtype)
+    answers = _chain(first, answers)
+    return examine(asked, left_out, lambda some: read(some, prefix, answers, watch), suite, dtype, (), watch, rounds=1)
 
 
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
@@ -105,32 +105,36 @@ def _understood(prefix: str) -> tuple[str, str, int, tuple[str, ...]]:
     return suite, dtype, number, wanted
 
 
-def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str, Answered]:
-    """Each question's answer; whatever is missing, out of order, twice or too much is its problem."""
+def read(
+    asked: list[Question], prefix: str, answers: Iterator[str], watch: Watch | None = None,
+    ending: Callable[[], str] = str, whole: bool = True,
+) -> dict[str, Answered]:  # fmt: skip
+    """Each question's answer; whatever is missing, out of order, twice or too much is its problem.
+
+    Args:
+        watch: may stop it; then the answers that came are all.
+        ending: says how the program ended, if an answer is missing.
+        whole: nothing may follow.
+    """
     out: dict[str, Answered] = {}
     problem = ""
     for question in asked:
-        wanted = f"{prefix}/{question.id}"
         if not problem:
             try:
-                line = next(answers, None)
-                if line is None:
-                    raise Broken(f"the answer is missing, and all that follow ({len(out)} of {len(asked)} came)")
-                data = _parse(line)
-                if data["id"] != wanted:
-                    seen = str(data["id"])[:80]
-                    raise Broken(f"wanted the answer to {wanted!r}, seen {seen!r}: wrong id, or out of order")
-                if "error" in data:
-                    out[question.id] = Answered(problem=f"it says: {str(data['error'])[:500]}")
-                else:
-                    out[question.id] = read_answer(question.case, data)
-                    out[question.id].changed_inputs = bool(data.get("changed_inputs"))
-                continue
+                out[question.id] = _next(question, f"{prefix}/{question.id}", answers)
+            except Missing:
+                ended = ending()
+                problem = f"the answer is missing, and all that follow ({len(out)} of {len(asked)} came)"
+                problem += f": the program {ended}" if ended else ""
             except Broken as error:
                 problem = str(error)
-        out[question.id] = Answered(problem=problem)
+        out.setdefault(question.id, Answered(problem=problem))
+        if watch:
+            watch.came(question, out[question.id], quiet=bool(problem))
+            if watch.stopped:
+                return out
     try:
-        if not problem and next(answers, None) is not None:
+        if whole and not problem and next(answers, None) is not None:
             problem = f"more answers came than the {len(asked)} that were asked for"
             out[asked[-1].id] = Answered(problem=problem)
     except Broken as error:
@@ -138,9 +142,34 @@ def read(asked: list[Question], prefix: str, answers: Iterator[str]) -> dict[str
     return out
 
 
+class Missing(Broken):
+    """The output has ended."""
+
+
+def _next(question: Question, wanted: str, answers: Iterator[str]) -> Answered:
+    line = next(answers, None)
+    if line is None:
+        raise Missing
+    data = _parse(line)
+    if data["id"] != wanted:
+        raise Broken(f"wanted the answer to {wanted!r}, seen {data['id'][:80]!r}: wrong id, or out of order")
+    if data.get("error") is not None:
+        return Answered(problem=f"it says: {str(data['error'])[:500]}")
+    for name, kinds in _OURS.items():
+        if name in data and data[name] not in kinds:
+            raise Broken(f"{name} is {str(data[name])[:80]!r}, wanted one of {', '.join(map(repr, kinds))}")
+    answer = read_answer(question.case, data)
+    answer.changed_inputs, answer.framework = data.get("changed_inputs", False), data.get("framework", "")
+    return answer
+
+
+# What our worker adds to an answer.
+_OURS = {"changed_inputs": (False, True), "framework": ("", "numpy", "torch", "jax")}
+
+
 def _parse(line: str) -> dict:
     try:
-        data = json.loads(line)
+        data = json.loads(line, object_pairs_hook=_once)
     except RecursionError:
         raise Broken(f"a line is nested too deeply: {line[:80]!r}") from None
     except ValueError as error:
@@ -152,8 +181,20 @@ def _parse(line: str) -> dict:
     return data
 
 
-def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
+def _once(pairs: list[tuple]) -> dict:
+    """An object in which every name stands once: of two values none is the answer."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)[:80]!r} stands twice in an object")
+    return data
+
+
+def lines_from(stream: BinaryIO, timeout: float, over: Callable[[], bool] = lambda: False) -> Iterator[str]:
     """The lines of a stream, as they come.
+
+    Args:
+        over: whether no more are expected, though a program that was left behind may hold the stream open.
 
     Raises:
         Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
@@ -176,8 +217,12 @@ def lines_from(stream: BinaryIO, timeout: float) -> Iterator[str]:
     buffer, total, until = b"", 0, time.monotonic() + timeout
     while True:
         try:
-            chunk = chunks.get(timeout=max(until - time.monotonic(), 0))
+            chunk = chunks.get(timeout=min(max(until - time.monotonic(), 0), _LOOK))
         except queue.Empty:
+            if over():
+                return
+            if time.monotonic() < until:
+                continue
             raise Broken(f"no answer within {timeout:g} s") from None
         total += len(chunk)
         buffer += chunk
@@ -210,162 +255,93 @@ def lines_of(folder: Path) -> Iterator[str]:
 # ── a program under watch ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+def check_function(target: str, *args, folders: Iterable[str] = (), **kwargs) -> Report:
+    """Judge a Python function "package.module:name", which is imported in a process of its own, and nowhere else.
+
+    Args:
+        folders: where to look for its module, after the current folder.
+        args, kwargs: as of `check_program`.
+
+    Raises:
+        ValueError: `target` is not of that form; and what `check_program` raises.
+    """
+    return check_program(worker.command(target, tuple(folders)), *args, **{"rounds": 2} | kwargs)
+
+
 def check_program(
     command: list[str], suite: str = "core", dtype: str = "float64", capabilities: Iterable[str] = (),
-    timeout: float = 60.0, seed: int | None = None, env: dict[str, str] | None = None,
+    timeout: float = 60.0, seed: int | None = None, env: dict[str, str] | None = None, *,
+    cases: Iterable[str] = (), watch: Watch | None = None, echo: Callable[[bytes], None] | None = None, rounds: int = 1,
 ) -> Report:  # fmt: skip
-    """Run a program, ask it, and judge it. It is stopped when it is silent for `timeout` seconds, or says too much.
+    """Run a program, ask it, and judge it. It is stopped when it is silent for `timeout` seconds, or says too much; it
+    ends when we end, and all that it has started with it (see `guard`).
 
     Args:
         env: its environment; by default this process's.
+        cases: ask only these, see `checking.check`.
+        watch: shows each answer, and may stop at the first wrong one.
+        echo: is given what the program writes to standard error, as it comes.
+        rounds: 1: it is asked everything at once, and its output must end after the last answer. 2: its input stays
+            open, and it is asked about other θ only if something unknown is wrong.
 
     Raises:
         OSError: the program cannot be started.
+        ValueError: an unknown suite, dtype, capability or case; a time-out that is none.
+        Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
-    capabilities = tuple(capabilities)
+    timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()
     seed = secrets.randbelow(2**32) if seed is None else seed
-    asked, left_out = questions(suite, dtype, capabilities, seed)
-    confirm(asked)
-    prefix = token(suite, dtype, capabilities, seed)
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=env
-    )
-    assert process.stdin and process.stdout and process.stderr
-    said = bytearray()
-    threading.Thread(target=_feed, args=(process.stdin, asked, prefix), daemon=True).start()
-    listener = threading.Thread(target=_listen, args=(process.stderr, said), daemon=True)
-    listener.start()
-    try:
-        answers = read(asked, prefix, lines_from(process.stdout, timeout))
-        ending = _ending(process)
-    finally:
-        _stop(process)
-    listener.join(1)
-    report = conclude(asked, left_out, answers, suite, dtype)
+    with Guarded(command, env, echo) as program:  # it starts while we draw the new cases
+        asked, left_out = questions(suite, dtype, capabilities, seed, only)
+        confirmation = Confirmation(asked)
+        prefix = token(suite, dtype, capabilities, seed)
+        answers = lines_from(program.stdout, timeout, lambda: watch.all_came and program.wait(0) is not None)
+
+        def ask(some: list[Question]) -> dict[str, Answered]:
+            threading.Thread(target=_feed, args=(program.stdin, some, prefix, rounds == 1), daemon=True).start()
+            came = read(some, prefix, answers, watch, lambda: _ending(program), whole=rounds == 1)
+            confirmation.result()
+            return came
+
+        report = examine(asked, left_out, ask, suite, dtype, only, watch, rounds)
+        if not watch.stopped:
+            with suppress(OSError, ValueError):
+                program.stdin.close()
+            ending = _ending(program)
     if report.verdict == "PROTOCOL_ERROR":
-        tail = bytes(said).decode(errors="replace").strip().splitlines()[-12:]
-        report.notes += ([f"the program {ending}"] if ending else []) + [f"stderr: {line}" for line in tail]
+        tail = program.said().splitlines()[-12:]
+        if not watch.stopped and ending and ending not in report.explanation:
+            report.notes.append(f"the program {ending}")
+        report.notes += [f"stderr: {line}" for line in tail]
     return report
 
 
-def _feed(stream: BinaryIO, asked: list[Question], prefix: str) -> None:
+def _feed(stream: BinaryIO, asked: list[Question], prefix: str, close: bool) -> None:
     try:
         for line in lines(asked, prefix):
             stream.write(line.encode() + b"\n")
             stream.flush()
-        stream.close()
-    except OSError:  # it has ended, or does not listen
+        if close:
+            stream.close()
+    except (OSError, ValueError):  # it has ended, or does not listen
         pass
 
 
-def _listen(stream: BinaryIO, said: bytearray) -> None:
-    while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]
-        said += chunk
-        del said[:-20_000]
-
-
-def _ending(process: subprocess.Popen) -> str:
-    try:
-        code = process.wait(timeout=GRACE)
-    except subprocess.TimeoutExpired:
+def _ending(program: Guarded) -> str:
+    code = program.wait(GRACE)
+    if code is None:
         return "was still running, and was stopped"
     if code < 0:
         names = {int(s): s.name for s in signal.Signals}
         return f"was ended by signal {names.get(-code, -code)}"
-    return f"ended with exit code {code}" if code else ""
+    return f"ended with exit code {code}"
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """End the program and whatever it has started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (OSError, AttributeError):
-        process.kill()
-    process.wait()
-
-
-# ── a Python function in a process of its own ───────────────────────────────────────────────────────────────────────
-
-
-def worker(target: str) -> list[str]:
-    """The command that answers for a function "package.module:name".
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    _parted(target)
-    return [sys.executable, "-m", __name__, target]
-
-
-def resolve(target: str):
-    """The function "package.module:name"; modules are also looked for in the current folder.
-
-    Raises:
-        ValueError: not of that form, or there is no such function.   ImportError: there is no such module.
-    """
-    module, name = _parted(target)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    found = importlib.import_module(module)
-    function = getattr(found, name, None)
-    if not callable(function):
-        raise ValueError(f"{module} has no function {name!r}")
-    return function
-
-
-def _parted(target: str) -> tuple[str, str]:
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise ValueError(f"{target!r}: wanted package.module:function")
-    return module, name
-
-
-def _answer_all(target: str) -> None:
-    """Read questions, write answers: what the worker does. The function's own output goes to stderr."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    try:
-        function = resolve(target)
-    except Exception as cause:  # which is the answer to every question
-        traceback.print_exc()
-        error = cause
-
-        def function(case):
-            raise error
-
-    for line in sys.stdin:
-        data = json.loads(line)
-        case = Case.from_json(data).with_dtype(data["dtype"])
-        before = case.inputs()
-        try:
-            answer = _plain(function(case))
-            if not isinstance(answer, dict):
-                raise TypeError(f"it returned {type(answer).__name__}, wanted a dict")
-            answer["changed_inputs"] = case.changed_inputs() or case.inputs() != before
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer | {"id": data["id"]}), file=out, flush=True)
-
-
-def _plain(x, called: str = "the answer", depth: int = 0):
-    """Arrays of any library as nested lists. Raises: TypeError: there is something else; the message says where."""
-    if depth > DEEPEST:
-        raise TypeError(f"{called} is a {type(x).__name__} that is nested more than {DEEPEST} deep, wanted numbers")
-    if isinstance(x, dict):
-        return {str(k): _plain(v, f"{called}[{k!r}]", depth + 1) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_plain(v, called, depth + 1) for v in x]
-    if x is None or isinstance(x, (bool, int, float, str)):
-        return x
-    array = x
-    for method in ("detach", "cpu"):
-        array = getattr(array, method)() if hasattr(array, method) else array
-    array = np.asarray(array)
-    if array.dtype.kind not in "biufU":
-        raise TypeError(f"{called} is {repr(x)[:80]} of the type {type(x).__name__}, wanted numbers")
-    return array.tolist()
-
-
-if __name__ == "__main__":
-    _answer_all(sys.argv[1])
+def main(arguments: list[str]) -> int:
+    """What the pytest plugin starts: check a function as `arguments[0]` says in JSON, and print the report in JSON."""
+    settings = json.loads(arguments[0])
+    with signals_end(), Screen() as screen:
+        watch = Watch(fail_fast=settings.pop("fail_fast"))
+        report = check_function(**settings, watch=watch, echo=screen.echo)
+    print(json.dumps({"report": json.loads(report.to_json()), "text": str(report)}))
+    return report.exit_code

@@ -1,12 +1,17 @@
 """`pytest --maml-oracle=package.module:function`: one test a case.
 
-With no path on the command line the oracle's tests are the only ones. `--maml-oracle-json=FILE` saves the report;
-JUnit and the rest are pytest's own.
+With no path on the command line the oracle's tests are the only ones, and nothing else is collected. `-k tanh` asks
+only the cases of that name; `-x` stops at the first wrong one. What the candidate prints is its tests' captured
+standard error. `--maml-oracle-json=FILE` saves the report; JUnit and the rest are pytest's own.
+
+The candidate is not imported here, nor is it judged here: a process of its own judges (`protocol.main`), and the
+candidate is in a third one. What a conftest.py or a test imports is in pytest's own process, which nothing can protect.
 """
 
 from __future__ import annotations
 
-import os
+import json
+import secrets
 import sys
 from pathlib import Path
 
@@ -20,6 +25,7 @@ def pytest_addoption(parser):
     group.addoption("--maml-oracle-dtype", default="float64", choices=("float64", "float32"), help="(float64)")
     group.addoption("--maml-oracle-capability", action="append", default=[], help="see tinymaml.oracle.CAPABILITIES")
     group.addoption("--maml-oracle-timeout", type=float, default=60.0, help="seconds for one case (60)")
+    group.addoption("--maml-oracle-seed", type=int, help="of the new cases (another each time)")
     group.addoption("--maml-oracle-json", metavar="FILE", help="save the report")
 
 
@@ -27,21 +33,65 @@ class Wrong(Exception):
     """A case failed, or the verdict is not CORRECT."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config):
+    """A conftest.py is imported by pytest itself, next."""
+    target = getattr(early_config.known_args_namespace, "maml_oracle", None) or ""
+    if "conftest" in target.partition(":")[0].split("."):
+        raise pytest.UsageError(
+            f"--maml-oracle={target}: pytest imports conftest.py into its own process, where it could say anything "
+            "about itself; move the function to another module"
+        )
+
+
+def pytest_configure(config):
+    if config.getoption("--maml-oracle") and config.args_source.name != "ARGS":
+        config.args = []  # nothing else is collected
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session, config, items):
+    target = config.getoption("--maml-oracle")
+    if not target:
+        return
+    from .questions import questions
+    from .worker import command
+
+    judgement = Judgement(config)
+    suite, dtype, capabilities, seed = (judgement.settings[k] for k in ("suite", "dtype", "capabilities", "seed"))
+    try:
+        command(target)
+        asked, _ = questions(suite, dtype, tuple(capabilities), seed)
+    except (ValueError, ImportError) as error:
+        raise pytest.UsageError(f"--maml-oracle: {error}") from None
+    judgement.all = [q.case.id for q in asked if q.role == "case"]
+    rows = [(f"oracle[{id}]", id) for id in judgement.all] + [("oracle verdict", None)]
+    items += [OracleItem.from_parent(session, name=name, case=c, judgement=judgement) for name, c in rows]
+
+
 class OracleItem(pytest.Item):
     """One case; `case` None is the verdict over all."""
 
-    def __init__(self, *, case, report, **kwargs):
+    def __init__(self, *, case, judgement, **kwargs):
         super().__init__(**kwargs)
-        self.case, self.report = case, report
+        self.case, self.judgement = case, judgement
 
     def runtest(self):
+        judged = self.judgement.of(self.session)
+        if judged.words:
+            self.add_report_section("call", "stderr", judged.words)
+            judged.words = ""
         if self.case is None:
-            if self.report.verdict != "CORRECT":
-                raise Wrong(str(self.report))
-        elif not self.case.passed:
-            because = f"{self.report.verdict} {self.report.bug or ''}".strip()
-            raise Wrong(f"case {self.case.id}: off by {self.case.error:.2g} roundings; {self.case.fits}\n"
-                        f"{because}: {self.report.explanation}")  # fmt: skip
+            if judged.report["verdict"] != "CORRECT":
+                raise Wrong(judged.text)
+            return
+        row = judged.rows.get(self.case)
+        if row is None and judged.is_told_by(self):
+            raise Wrong(judged.said)
+        if row is None:
+            pytest.skip(f"no verdict on this case: {judged.said}")
+        if not row["passed"]:
+            raise Wrong(f"case {self.case}: {_off(row)}" + (f"\n{judged.said}" if row["error"] is not None else ""))
 
     def repr_failure(self, excinfo, style=None):
         return str(excinfo.value) if isinstance(excinfo.value, Wrong) else super().repr_failure(excinfo)
@@ -50,27 +100,73 @@ class OracleItem(pytest.Item):
         return self.path, None, self.name
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(session, config, items):
-    target = config.getoption("--maml-oracle")
-    if not target:
-        return
-    from ..files import write_atomically
-    from .protocol import check_program, resolve, worker
+def _live(words: bytes) -> None:
+    sys.stderr.write(words.decode(errors="replace"))
 
-    try:
-        resolve(target)
-    except (ImportError, ValueError) as error:
-        raise pytest.UsageError(f"--maml-oracle: {error}") from None
-    report = check_program(  # in a process of its own: one that ends, with exit code 0 even, must not end pytest
-        worker(target), config.getoption("--maml-oracle-suite"), config.getoption("--maml-oracle-dtype"),
-        config.getoption("--maml-oracle-capability"), config.getoption("--maml-oracle-timeout"),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )  # fmt: skip
-    saved = config.getoption("--maml-oracle-json")
-    if saved:
-        write_atomically(Path(saved), (report.to_json() + "\n").encode())
-    if not config.args or config.args_source.name != "ARGS":
-        items.clear()
-    rows = [(f"oracle[{c.id}]", c) for c in report.cases] + [("oracle verdict", None)]
-    items += [OracleItem.from_parent(session, name=name, case=c, report=report) for name, c in rows]
+
+def _off(row: dict) -> str:
+    if row["error"] is None:  # there is no answer, and `fits` says why
+        return row["fits"]
+    return f"off by {row['error']:.2g} roundings" + (f"; {row['fits']}" if row["fits"] else "")
+
+
+class Judgement:
+    """The report on the cases that pytest has selected, made once, when the first of their tests runs."""
+
+    def __init__(self, config):
+        option = lambda name: config.getoption(f"--maml-oracle-{name}")  # noqa: E731
+        seed = option("seed")
+        if seed is None and hasattr(config, "workerinput"):  # pytest-xdist: all of its processes ask the same
+            seed = int(config.workerinput["testrunuid"], 16) % 2**32
+        self.settings = {
+            "target": config.getoption("--maml-oracle"), "suite": option("suite"), "dtype": option("dtype"),
+            "capabilities": option("capability"), "timeout": option("timeout"), "folders": [p for p in sys.path if p],
+            "seed": secrets.randbelow(2**32) if seed is None else seed,
+        }  # fmt: skip
+        self.saved, self.live = option("json"), config.getoption("capture") == "no"
+        self.all, self.report, self.rows, self.text, self.words, self._told = [], None, {}, "", "", None
+
+    def of(self, session) -> Judgement:
+        """Itself, once there is a report."""
+        if self.report is None:
+            selected = [i.case for i in session.items if isinstance(i, OracleItem) and i.case is not None]
+            self._judge(selected if 0 < len(selected) < len(self.all) else [], session.config.getoption("maxfail") == 1)
+        return self
+
+    @property
+    def said(self) -> str:
+        """Verdict and cause, in one line."""
+        return f"{self.report['verdict']} {self.report['bug'] or ''}".strip() + f": {self.report['explanation']}"
+
+    def is_told_by(self, item: OracleItem) -> bool:
+        """Whether this test is the one that fails because no case has a verdict."""
+        if not self.rows.keys() & set(self.all):
+            self._told = self._told or item
+        return self._told is item
+
+    def _judge(self, cases: list[str], fail_fast: bool) -> None:
+        from ..files import write_atomically
+        from .apart import command
+        from .guard import Guarded
+
+        settings = json.dumps({**self.settings, "cases": cases, "fail_fast": fail_fast})
+        judge = command("tinymaml.oracle.protocol", settings, isolated=True)
+        with Guarded(judge, echo=_live if self.live else None) as process:
+            process.stdin.close()
+            output = process.stdout.read(1 << 24)
+            code = process.wait(2.0)
+        self.words = process.said()
+        try:
+            (line,) = output.decode().splitlines()  # the candidate could have written another
+            data = json.loads(line)
+            self.report, self.text = data["report"], data["text"]
+            self.rows = {row["id"]: row for row in self.report["cases"]}
+            if (code == 0) != (self.report["verdict"] == "CORRECT"):
+                raise ValueError
+        except (ValueError, KeyError, TypeError):
+            last = (self.words.splitlines() or ["without a word"])[-1]
+            said = f"the process that judges ended with exit code {code}, and without a report: {last}"
+            self.report, self.rows = {"verdict": "PROTOCOL_ERROR", "bug": None, "explanation": said}, {}
+            self.text = self.said
+        if self.saved:
+            write_atomically(Path(self.saved), (json.dumps(self.report, ensure_ascii=False) + "\n").encode())

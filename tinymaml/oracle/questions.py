@@ -9,6 +9,8 @@ Python function is asked about the other kinds only if something is wrong.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import fnmatch
 import random
 import secrets
 from typing import Any, NamedTuple
@@ -41,15 +43,19 @@ class Answered:
     adapted: list[dict[str, np.ndarray]] | None = None
     losses: list[list[float]] | None = None
     changed_inputs: bool = False
+    framework: str = ""
     problem: str = ""
     notes: tuple[str, ...] = ()
 
 
 def questions(
     suite: str | list[Case] = "core", dtype: str = "float64", capabilities: tuple[str, ...] = (),
-    seed: int | None = None,
+    seed: int | None = None, only: tuple[str, ...] = (),
 ) -> tuple[list[Question], dict[str, int]]:  # fmt: skip
     """Everything to ask, and what is left out: reason → number of cases.
+
+    Args:
+        only: ids of the cases to ask, or their beginnings, or patterns ("conv-*"); all if empty.
 
     Raises:
         ValueError: an unknown suite, dtype or capability, or no case at all.
@@ -66,7 +72,7 @@ def questions(
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}
     asked = []
-    for case in cases:
+    for case in chosen(cases, only):
         missing = [need for need in case.needs if need not in capabilities]
         if dtype not in case.dtypes:
             missing = ["float64"]
@@ -75,6 +81,22 @@ def questions(
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
     return _with_further(asked), left_out
+
+
+def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
+    """The cases that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell.
+
+    Raises:
+        ValueError: a pattern names no case.
+    """
+    ids, names = [case.id for case in cases], set()
+    for pattern in only:
+        found = {pattern} & set(ids) or {i for i in ids if i.startswith(pattern) or fnmatch.fnmatchcase(i, pattern)}
+        if not found:
+            near = difflib.get_close_matches(pattern, ids, 3)
+            raise ValueError(f"no case {pattern!r} in this suite" + (f"; is it {' or '.join(near)}?" if near else ""))
+        names |= found
+    return [case for case in cases if case.id in names] if only else cases
 
 
 def _with_further(asked: list[Question]) -> list[Question]:

@@ -22,8 +22,9 @@ import numpy as np
 from .. import extras
 from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
-from .cases import Answer, Bugs, Case
-from .catalogue import CATALOGUE, flat, run_form
+from .cases import KINK, Answer, Bugs, Case
+from .catalogue import CATALOGUE, OF_MAML, flat, run_form
+from .concerns import concerns
 from .models import Options, loss_and_grad
 
 # ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────
@@ -53,7 +54,7 @@ def solve_if_good(case: Case, dtype: str) -> Case | None:
             return None
         case, distances = _with_right_answer(case), {}
         for name, far in _distances(case):
-            if far is None or tolerance.TAU < far < apart and _is_one(name):
+            if far is None or tolerance.TAU < far < apart:
                 return None
             distances[name] = far
         case = _with_mistakes(case, distances)
@@ -72,25 +73,21 @@ def _with_right_answer(case: Case, right: tuple | None = None) -> Case:
 def _with_mistakes(case: Case, distances: dict[str, float | None]) -> Case:
     far = {name: rho for name, rho in distances.items() if rho is not None and rho > tolerance.TAU}
     bugs = Bugs(dataclasses.replace(case, answer=None), far, [n for n, rho in distances.items() if rho is None])
-    nearest = min((rho for name, rho in far.items() if _is_one(name)), default=np.inf)
-    answer = dataclasses.replace(case.answer, bugs=bugs, distance=nearest)
+    answer = dataclasses.replace(case.answer, bugs=bugs, distance=min(far.values(), default=np.inf))
     case = dataclasses.replace(case, answer=answer)
     return dataclasses.replace(case, dtypes=admitted(case))
 
 
-def _is_one(name: str) -> bool:
-    """Whether the mistake gives one value, far from right; not what is rounded, or comes nearer with its number."""
-    mistake = CATALOGUE[name.split("/")[0]]
-    return mistake.kind != "precision" and mistake.free is None
-
-
 def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
-    """How far each form of a mistake is from right, in roundings of float64; None where its value is not known: it is
-    not finite, or depends on rounding, at a kink or because it is badly conditioned."""
+    """How far each form of a classic mistake is from right, in roundings of float64; None where its value is not known:
+    it is not finite, or depends on rounding, at a kink or because it is badly conditioned. A case must tell these from
+    right clearly; there are many others, and some are next to right."""
     answer, unit = case.answer, tolerance.UNIT["float64"]
     signs = (1 - 2 * (np.arange(p.size) % 2).reshape(p.shape) for p in case.params.values())
     nearby = case.at({n: p * (1 + 2 * unit * sign) for (n, p), sign in zip(case.params.items(), signs, strict=True)})
     for name, form in forms(case).items():
+        if not CATALOGUE[name.split("/")[0]].classic:
+            continue
         value, margin = _watched(case, form)
         if not np.isfinite(flat(value.meta_grad)).all():
             yield name, None
@@ -102,9 +99,6 @@ def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
             if min(margin, margin_) < KINK or np.max(moved) > tolerance.TAU:
                 far = None
         yield name, far
-
-
-KINK = 1e-9  # a ReLU or max this near to its kink, relative to the values there, is decided by rounding
 
 
 def _watched(case: Case, form: dict) -> tuple:
@@ -126,20 +120,15 @@ def forms(case: Case) -> dict[str, dict]:
     if case.algorithm != "maml":
         return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
-            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
-    return {f"{m.id}/{k}" if k else m.id: form for m in CATALOGUE.values() if only.get(m.id, True)
-            for k, form in enumerate(m.forms) if _concerns(form, case.model)}  # fmt: skip
+            "one_rate_for_all": isinstance(case.inner_lr, dict),
+            "weighted_by_examples": _unequal(case.query), "alpha_of_first_size": _unequal(case.support)}  # fmt: skip
+    possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
+    return {f"{m.id}/{k}" if k else m.id: form for m in possible
+            for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
-def _concerns(form: dict, model: dict) -> bool:
-    """Whether a form's options are about anything in the model; if not, the mistake gives what is right."""
-    layers = {m["layer"] for m in model["layers"]} | {"loss"}
-    used = [p for m in model["layers"] for p in m.get("params", [])]
-    about = {"frozen": set(form.get("how", {}).get("frozen", ())), "relu_at_zero": {"relu"}, "ties": {"max_pool"},
-             "unbiased": {"batch_norm"}, "running_statistics": {"batch_norm"},
-             "last_use_only": layers if len(set(used)) < len(used) else set(),
-             "unit": layers if model["loss"] == "mse" else set()}  # fmt: skip
-    return all(about[option] & layers for option in form.get("how", {}))
+def _unequal(batches: list[tuple]) -> bool:
+    return len({len(x) for x, _ in batches}) > 1
 
 
 def admitted(case: Case) -> tuple[str, ...]:

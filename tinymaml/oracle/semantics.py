@@ -8,41 +8,101 @@
 
 The product is taken from the right: v ← g_q(θ_K), then v ← v − Hₖ A v for k = K − 1 … 0. A mistake changes the data,
 the steps, a factor or the sum over tasks, and can be made together with any other. `catalogue` names the mistakes.
+
+`data` has what is done to the data, `updates` what an inner step does with its gradient.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arithmetic import Dual, as_numbers, hold
-from .models import Options, loss_and_grad
+from .arithmetic import as_numbers, hold, side
+from .data import DATA, chunks, first_rows, rounded
+from .models import Options, batch_statistics, loss_and_grad
+from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
+from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
 SWITCHES: dict[str, tuple] = {
     # what is learned from
-    "data": ("right", "swapped", "query is support", "support is query", "labels sorted", "joint"),
-    "rate": ("right", "times examples", "times elements", "over examples", "first parameter's"),
+    "data": tuple(DATA),
+    "rounded": ("nothing", *(f"{what} to {dtype}" for what in ("rate", "inputs", "data", "parameters", "everything")
+                             for dtype in ("float32", "bfloat16", "float16"))),
+    "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
+             "over each step", "over tasks", "of the first task's size"),
     "loss": ("right", "query over examples"),
+    "on": ("both", "support", "query"),  # which losses the Options are about
+    "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
     # the inner loop
     "steps": (0, 1, -1),
-    "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum"),
-    "adapts": ("right", "head", "no biases", "all"),
+    "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
+              "tensors normalised", "adam", "adam, biased", "rmsprop", "adagrad"),
+    "momentum_like": ("heavy ball", "averaged", "nesterov"),
+    "decay_like": ("in the gradient", "decoupled"),
+    "clip_like": ("exact", "torch"),
+    "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm"),
     "start": ("right", "leaked", "leaked, detached"),
+    "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
+    "ends": ("own", "averaged"),  # θ_K
     # the derivative through it
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "sign", "reversed",
-        "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached",
+        "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached", "updates detached",
     ),
-    "query": ("right", "before adaptation", "every step"),
+    "curvature": ("Hessian", "block diagonal", "g gᵀ", "g gᵀ per example", "identity"),
+    "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)"),
+    "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
+    "second_order": ("every task", "first task", "last task"),
+    "query": ("right", "before adaptation", "every step", "every step and before", "before and after"),
     # what becomes of it
-    "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved"),
+    "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
+              "sequential, Adam", "weighted by examples", "median", "lower median"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "last accumulated", "doubled", "negative",
-        "zero", "last parameter zero", "biases zero", "times inner rate", "clipped",
+        "zero", "last parameter zero", "biases zero", "times inner rate", "normalised", "accumulated over T",
     ),
 }  # fmt: skip
+
+# Switches that are numbers; 0 or None is right. n counts; a tensor's place is counted from 1, or −1 for the last.
+NUMBERS: dict[str, str] = {
+    "support_rows": "the first n support examples; all but the last −n",
+    "query_rows": "the first n query examples; all but the last −n",
+    "support_chunks": "the support loss is the mean of the means of chunks of n examples",
+    "query_chunks": "the query loss is the mean of the means of chunks of n examples",
+    "minibatch": "each inner step takes the next n support examples",
+    "step_count": "n inner steps, whatever the case asks",
+    "rate_is": "α is this number, whatever the case asks",
+    "rate_times": "α times this number",
+    "rate_falls": "α times γᵏ in step k",
+    "frozen_tensor": "the tensor in this place does not adapt",
+    "only_tensor": "only the tensor in this place adapts",
+    "momentum": "μ of momentum in the inner loop",
+    "decay": "λ of weight decay in the inner loop",
+    "proximal": "λ of λ (θₖ − θ₀), added to each inner gradient",
+    "clip_inner": "inner gradients are clipped to this norm",
+    "clip_inner_tensor": "each tensor's inner gradient is clipped to this norm",
+    "clip_inner_value": "inner gradients are clamped to ± this number",
+    "adaptive_eps": "ε of Adam and its like in the inner loop (None: 1e-8)",
+    "running_momentum": "how much a batch counts in running statistics (None: 0.1)",
+    "through_last": "only the last n steps have a factor",
+    "through_first": "only the first n steps have a factor",
+    "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
+    "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
+    "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
+    "damping": "λ added to H",
+    "hessian_times": "H times this number",
+    "outer_rate": "β of the steps between tasks",
+    "outer_decay": "λ of λθ, added to G",
+    "outer_shift": "λ of λ 1, added to G",
+    "outer_sign": "λ of λ sign θ, added to G",
+    "outer_momentum": "m ← μ m + (1 − μ) Gₜ over the tasks",
+    "clip": "G is clipped to this norm",
+    "clip_tensor": "each tensor of G is clipped to this norm",
+    "clamp": "G is clamped to ± this number",
+}
 
 
 class Result(NamedTuple):
@@ -54,40 +114,66 @@ class Result(NamedTuple):
 
 
 class Calculus:
-    """Loss, gradient and the gradient's derivative along v, of one model over one kind of number."""
+    """Loss, gradient and the gradient's derivative along v, of one model over one kind of number.
+
+    A batch is (x, y), or more; see `data`.
+    """
 
     def __init__(self, model: dict, how: Options, number=float):
         self.model, self.how, self.number = model, how, number
 
-    def loss_and_grad(self, theta: dict, batch: tuple) -> tuple:
-        return loss_and_grad(self.model, theta, *batch, self.how)
+    def loss_and_grad(self, theta: dict, batch) -> tuple:
+        if isinstance(batch, list):  # the mean over its pieces
+            values, grads = zip(*(self.loss_and_grad(theta, piece) for piece in batch), strict=True)
+            mean = lambda *xs: sum(xs[1:], xs[0]) / len(xs)  # noqa: E731
+            return mean(*values), _map(mean, *grads)
+        x, y, *more = batch
+        rows, measured = more or (None, None)
+        how = self.how if measured is None else dataclasses.replace(self.how, measured=measured)
+        return loss_and_grad(self.model, theta, x, y, how, rows=rows)
 
-    def along(self, theta: dict, batch: tuple, v: dict) -> dict:
+    def along(self, theta: dict, batch, v: dict) -> dict:
         """J v, J = ∂g/∂θ: the Hessian times v; one evaluation of the gradient in the direction of v."""
         if self.number is float:
             # the complex step:  J v = Im g(θ + ih v) / h.  No difference, so nothing cancels; h makes h² vanish.
             h = 1e-100
-            _, g = loss_and_grad(self.model, {n: p + 1j * h * v[n] for n, p in theta.items()}, *batch, self.how)
+            _, g = self.loss_and_grad({n: p + 1j * h * v[n] for n, p in theta.items()}, batch)
             return {n: np.imag(x) / h for n, x in g.items()}
-        _, g = loss_and_grad(self.model, {n: _dual(p, v[n]) for n, p in theta.items()}, *batch, self.how)
-        return {n: _slope(x) for n, x in g.items()}
+        _, g = self.loss_and_grad({n: dual(p, v[n]) for n, p in theta.items()}, batch)
+        return {n: slope(x) for n, x in g.items()}
 
-    def transposed(self, theta: dict, batch: tuple, v: dict) -> dict:
+    def transposed(self, theta: dict, batch, v: dict) -> dict:
         """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
         layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
         frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
         if not self.how.last_use_only and (not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen):
             return self.along(theta, batch, v)
-        return {n: np.reshape(np.array([_dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
+        return {n: np.reshape(np.array([dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
                 for n, columns in self.columns(theta, batch).items()}  # fmt: skip
 
-    def diagonal(self, theta: dict, batch: tuple, v: dict) -> dict:
+    def diagonal(self, theta: dict, batch, v: dict) -> dict:
         """diag(H) v."""
         columns = self.columns(theta, batch)
         diagonal = {n: np.array([c[n].flat[i] for i, c in enumerate(cs)]) for n, cs in columns.items()}
         return {n: np.reshape(d, v[n].shape) * v[n] for n, d in diagonal.items()}
 
-    def columns(self, theta: dict, batch: tuple) -> dict[str, list[dict]]:
+    def blocks(self, theta: dict, batch, v: dict) -> dict:
+        """H v without the blocks between tensors."""
+        alone = lambda n: {m: x if m == n else x * 0 for m, x in v.items()}  # noqa: E731
+        return {n: self.along(theta, batch, alone(n))[n] for n in v}
+
+    def outer_product(self, theta: dict, batch, v: dict) -> dict:
+        """g gᵀ v."""
+        _, g = self.loss_and_grad(theta, batch)
+        size = dot(g, v)
+        return _map(lambda x: x * size, g)
+
+    def outer_products(self, theta: dict, batch, v: dict) -> dict:
+        """1/N Σᵢ gᵢ gᵢᵀ v over the examples."""
+        each = [self.outer_product(theta, piece, v) for piece in chunks(batch, 1)]
+        return _map(lambda *xs: sum(xs[1:], xs[0]) / len(xs), *each)
+
+    def columns(self, theta: dict, batch) -> dict[str, list[dict]]:
         """J's columns, J e, by the parameter and element in which e is 1."""
         out: dict[str, list[dict]] = {}
         for name, p in theta.items():
@@ -98,221 +184,406 @@ class Calculus:
                 out[name].append(self.along(theta, batch, e))
         return out
 
-
-def _dual(value, slope):
-    return np.asarray(np.frompyfunc(Dual, 2, 1)(value, slope), object)
-
-
-_slope_of = np.frompyfunc(lambda x: x.slope if type(x) is Dual else 0 * x, 1, 1)
-
-
-def _slope(x):
-    return np.asarray(_slope_of(x), object)
-
-
-def _dot(a: dict, b: dict):
-    return sum(np.sum(a[n] * b[n]) for n in a)
-
-
-def _map(f, *trees: dict) -> dict:
-    return {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}
+    def solve(self, theta: dict, batch, scale: dict, v: dict) -> dict:
+        """(I + H S)⁻¹ v, S = diag(scale), by elimination: over any numbers."""
+        flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()])  # noqa: E731
+        columns = [flat(c) for of_tensor in self.columns(theta, batch).values() for c in of_tensor]
+        rows = np.stack(columns, 1) * flat(scale) + np.eye(len(columns), dtype=int)
+        right, n = np.array(flat(v)), len(columns)
+        for i in range(n):
+            pivot = i + max(range(n - i), key=lambda j: abs(float(rows[i + j, i])))  # noqa: B023
+            for array in (rows, right):
+                array[[i, pivot]] = array[[pivot, i]]
+            for j in range(i + 1, n):
+                factor = rows[j, i] / rows[i, i]
+                rows[j], right[j] = rows[j] - rows[i] * factor, right[j] - right[i] * factor
+        for i in reversed(range(n)):
+            right[i] = (right[i] - np.sum(rows[i, i + 1 :] * right[i + 1 :])) / rows[i, i]
+        parts = np.split(right, np.cumsum([x.size for x in v.values()])[:-1])
+        return {m: np.reshape(part, x.shape) for (m, x), part in zip(v.items(), parts, strict=True)}
 
 
 def run(case, number=float, how: Options = Options(), **switches) -> Result:  # noqa: B008 (frozen)
-    """The meta-gradient of `case`, over numbers made by `number`, with `switches` (see SWITCHES) not in their place."""
+    """The meta-gradient of `case`, over numbers made by `number`, with `switches` not in their place: see SWITCHES for
+    the values they can take, and NUMBERS for those that take any number.
+
+    Raises:
+        ValueError: no such value of a switch, or something else than a finite number.   KeyError: no such switch.
+    """
     for name, value in switches.items():
-        if value not in SWITCHES[name]:
+        if name not in NUMBERS and value not in SWITCHES[name]:
             raise ValueError(f"{name}={value!r}; wanted one of {SWITCHES[name]}")
-    s = {name: values[0] for name, values in SWITCHES.items()} | switches
+        if name in NUMBERS and value is not None and not np.isfinite(float(value)):
+            raise ValueError(f"{name}={value!r}; wanted a finite number: {NUMBERS[name]}")
+    s = {name: values[0] for name, values in SWITCHES.items()} | dict.fromkeys(NUMBERS) | switches
     if case.first_order and s["factors"] == "right":
         s["factors"] = "detached"
     return _Run(case, number, how, s).result()
 
 
+_COUNTS = ("support_rows", "query_rows", "support_chunks", "query_chunks", "minibatch", "step_count", "frozen_tensor",
+           "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor")  # fmt: skip
+
+
 class _Run:
     def __init__(self, case, number, how, switches):
-        self.case, self.s, self.how = case, switches, how
-        self.number = lambda x: as_numbers(x, number)
-        self.calculus = Calculus(case.model, how, number)
-        self.theta = _map(self.number, case.params)
-        self.tasks = [self.data(*task) for task in case.batches()]
+        exact = (lambda x: x) if number is float else (lambda x: number(float(x)))
+        numeric = {f.name: exact(getattr(how, f.name)) for f in dataclasses.fields(how)
+                   if f.name in _NUMERIC_OPTIONS and getattr(how, f.name)}  # fmt: skip
+        how = dataclasses.replace(how, **numeric)
+        self.s = {n: (int(x) if n in _COUNTS else exact(x)) if n in NUMBERS and x else x for n, x in switches.items()}
+        self.case, self.number = case, lambda x: as_numbers(x, number)
+        right = Calculus(case.model, Options(), number)
+        self.calculus = Calculus(case.model, how, number) if self.s["on"] != "query" else right
+        self.of_query = Calculus(case.model, how, number) if self.s["on"] != "support" else right
+        self.update = Update(self.s, number)
+        self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
+        self.tasks = self.data(case.batches())
+        self.detached = False
 
     # ── what is learned from ────────────────────────────────────────────────────────────────────────────────────────
 
-    def data(self, support, query):
-        support, query = (tuple(map(self.number, batch)) for batch in (support, query))
-        if self.s["data"] == "labels sorted":
-            support, query = ((x, np.sort(y)) if y.dtype.kind in "iu" else (x, y) for x, y in (support, query))
-        pairs = {"swapped": (query, support), "query is support": (support, support), "support is query": (query,) * 2}
-        return pairs.get(self.s["data"], (support, query))
+    def rounded(self, x, *what: str):
+        """x with the digits of another dtype, if the code at hand rounds `what`."""
+        rounds, _, dtype = self.s["rounded"].partition(" to ")
+        return rounded(x, dtype) if rounds in ("everything", *what) else x
+
+    def data(self, tasks) -> list:
+        def numbers(x, y):
+            return self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
+
+        change = self.s["data"]
+        if change.startswith("targets") and "mse" not in self.case.model["loss"]:
+            change = "right"
+        tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks])
+        for i, which in enumerate(("support", "query")):
+            for change, n in ((first_rows, self.s[f"{which}_rows"]), (chunks, self.s[f"{which}_chunks"])):
+                if n:
+                    tasks = [(*task[:i], change(task[i], n), *task[i + 1 :]) for task in tasks]
+        return tasks
 
     def rates_on(self, support) -> dict:
         """α, as the code at hand has it for a task with this support set."""
-        x, y = support
+        x, y = support[0] if isinstance(support, list) else support[:2]
+        first, steps = len(self.case.support[0][0]), max(self.case.inner_steps, 1)
         elements = y.size if "mse" in self.case.model["loss"] else len(x)
-        times = {"times examples": len(x), "times elements": elements, "over examples": 1 / len(x)}
-        return _map(self.number, self.rates(times.get(self.s["rate"], 1)))
+        times = {
+            "times examples": len(x), "times elements": elements, "over examples": 1 / len(x), "over steps": 1 / steps,
+            "over tasks": 1 / self.case.tasks, "of the first task's size": len(x) / first,
+        }  # fmt: skip
+        rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
+        return _map(lambda a: a * self.s["rate_times"], rates) if self.s["rate_times"] else rates
 
     def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
         given = case.inner_lr if isinstance(case.inner_lr, dict) else dict.fromkeys(names, case.inner_lr)
         if self.s["rate"] == "first parameter's":
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
+        if self.s["rate_is"]:
+            given = dict.fromkeys(names, float(self.s["rate_is"]))
+        layers = [m["params"] for m in case.model["layers"] if m.get("params")]
+        normal = [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
         adapted = {
             "right": case.adapt or names, "all": names, "no biases": case.biases_left(), "head": case.head(),
+            "biases": case.biases(), "first layer": layers[0], "no batch norm": [n for n in names if n not in normal],
         }[self.s["adapts"]]  # fmt: skip
+        adapted = [n for n in adapted if n != self.named("frozen_tensor")]
+        adapted = [n for n in adapted if n == self.named("only_tensor")] if self.s["only_tensor"] else adapted
         return {
-            n: np.broadcast_to(np.asarray(given[n], float) * times * (n in adapted), np.shape(p))
+            n: np.broadcast_to(self.rounded(np.asarray(given[n], float), "rate") * times * (n in adapted), np.shape(p))
             for n, p in case.params.items()
         }
 
+    def named(self, switch: str) -> str | None:
+        """The parameter whose place, counted from 1 or −1, the switch holds."""
+        names, place = list(self.case.params), self.s[switch]
+        return names[place - (place > 0)] if place and -len(names) <= place <= len(names) else None
+
     # ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def adapt(self, theta, support) -> dict:
+    def adapt(self, theta, support, kept=None) -> dict:
         """θ₀ … θ_K with each step's loss and gradient."""
-        steps = max(self.case.inner_steps + self.s["steps"], 0)
+        steps = max(self.s["step_count"] or self.case.inner_steps + self.s["steps"], 0)
+        steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
         alpha = self.rates_on(support)
-        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha}
-        for _ in range(steps):
-            value, g = self.calculus.loss_and_grad(theta, support)
+        state = self.update.start(theta, kept)
+        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state]}
+        for k in range(steps):
+            value, g = self.calculus.loss_and_grad(state["theta"], self.batch_of(k, support))
             way["loss_s"].append(value)
             way["grad_s"].append(g)
-            start, step = theta, g
-            if self.s["inner"] == "stale":
-                step = way["grad_s"][0]
-            if self.s["inner"] in ("restarted", "from start"):
-                start = way["theta"][0]
-            if self.s["inner"] == "running sum":
-                step = _map(lambda *gs: sum(gs[1:], gs[0]), *way["grad_s"])
-            if self.s["inner"] == "summed":
-                step = self.summed(g)
-            sign = -1 if self.s["inner"] == "ascent" else 1
-            # θₖ₊₁ = θₖ − A g_s(θₖ)
-            theta = _map(lambda p, a, g, sign=sign: p - a * g * sign, start, alpha, step)
-            way["theta"].append(theta)
-            if self.s["inner"] == "restarted":
-                way["theta"] = [way["theta"][0], theta]
-                theta = way["theta"][0]
+            state = self.update.step(state, g, self.rate_of(k, alpha), k)
+            way["theta"].append(state["theta"])
+            way["state"].append(state)
         return way
 
-    @staticmethod
-    def summed(g):
-        return _map(lambda x: x * 0 + np.sum(x), g)
+    def batch_of(self, k, support):
+        """The part of the support set that step k takes."""
+        if not self.s["minibatch"]:
+            return support
+        pieces = chunks(support, self.s["minibatch"])
+        return pieces[k % len(pieces)]
 
-    def pull_back(self, v, k, way, support, query, of=None) -> dict:
-        """v − Hₖ A v, or what the code at hand makes of step k's factor; v − Hₖ A w for `of` = w."""
-        last, factors = len(way["theta"]) - 2, self.s["factors"]
-        cut = {
+    def rate_of(self, k, alpha) -> dict:
+        """α of step k."""
+        if self.s["rate"] == "over each step":
+            alpha = _map(lambda a: a / (k + 1), alpha)
+        return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if self.s["rate_falls"] else alpha
+
+    def pull_back(self, cotangent, k, way, support, query) -> dict:
+        """The cotangents of the state before step k: v − Hₖ A v of θ, or what the code at hand makes of it."""
+        last, factors, s = len(way["theta"]) - 2, self.s["factors"], self.s
+        alpha = self.rate_of(k, way["alpha"])
+        if factors == "updates detached":  # not even weight decay is differentiated
+            return cotangent
+        out, u = self.update.back(cotangent, way["state"][k], way["grad_s"][k], alpha, k)
+        cut = self.detached or {
             "detached": True, "parameters detached": True, "first detached": k == 0, "last detached": k == last,
             "middle detached": 0 < k < last,
         }.get(factors, False)  # fmt: skip
+        cut = cut or bool(s["through_last"] and k <= last - s["through_last"])
+        cut = cut or bool(s["through_first"] and k >= s["through_first"])
         if cut:
-            return v
-        at = {"at start": 0, "at end": -1, "of query at end": -1}.get(factors, 0 if self.s["inner"] == "stale" else k)
-        if self.s["inner"] == "restarted":
-            at = 0
-        batch = query if factors in ("of query", "of query at end") else support
-        sign = -1 if (factors == "sign") != (self.s["inner"] == "ascent") else 1
-        u = _map(lambda a, x: a * x, way["alpha"], v if of is None else of)
-        u = self.summed(u) if self.s["inner"] == "summed" else u
-        product = self.calculus.diagonal if factors == "diagonal" else self.calculus.transposed
+            return out
+        at = {"at start": 0, "at end": -1, "of query at end": -1}.get(factors, k)
+        of_query = factors in ("of query", "of query at end")
+        batch = query if of_query else self.batch_of(k, support)
+        calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
-        return _map(lambda x, h: x - h * sign, v, product(way["theta"][at], batch, u))
+        h = self.curved(calculus, way["theta"][at], batch, self.factor(u, alpha, support))
+        sign = -1 if factors == "sign" else 1
+        return out | {"theta": _map(lambda x, y: x + y * sign, out["theta"], h)}
 
-    def task(self, theta, support, query) -> tuple:
-        """(L_q, (I − H₀A) ⋯ (I − H_{K−1}A) g_q(θ_K), the way)."""
-        way = self.adapt(theta, support)
-        last = len(way["theta"]) - 1
-        points = {"before adaptation": [0], "every step": range(1, last + 1) if last else [0]}
-        points = points.get(self.s["query"], [last])
+    def factor(self, u, alpha, support) -> dict:
+        """A v, or what the code at hand multiplies Hₖ by."""
+        of, n = self.s["factor_rate"], len(support[0])
+        if of == "missing":
+            # Hₖ v; what does not adapt has no part in it
+            u = _map(lambda x, a: np.where(hold(a) == 0, x, x / np.where(hold(a) == 0, 1, a)), u, alpha)
+        elif of != "α":
+            by = {"squared": alpha, "times examples": dict.fromkeys(u, n)}
+            by["over examples"] = dict.fromkeys(u, self.number(np.float64(1)) / n)
+            u = _map(np.multiply, u, by[of])
+        if self.s["cut_tensor"]:
+            u = {n: x * (n != self.named("cut_tensor")) for n, x in u.items()}
+        if self.s["through_tensor"]:
+            u = {n: x * (n == self.named("through_tensor")) for n, x in u.items()}
+        return u
+
+    def curved(self, calculus, theta, batch, u) -> dict:
+        """H u, or what the code at hand has for it."""
+        product = {
+            "Hessian": calculus.transposed, "block diagonal": calculus.blocks, "g gᵀ": calculus.outer_product,
+            "g gᵀ per example": calculus.outer_products, "identity": lambda theta, batch, u: u,
+        }[self.s["curvature"]]  # fmt: skip
+        h = (calculus.diagonal if self.s["factors"] == "diagonal" else product)(theta, batch, u)
+        if self.s["hessian_times"]:
+            h = _map(lambda x: x * self.s["hessian_times"], h)
+        return _map(lambda x, y: x + y * self.s["damping"], h, u) if self.s["damping"] else h
+
+    def back(self, v, end, way, support, query) -> dict:
+        """The state's cotangents at the start, from v, that of θ after `end` steps: (I − H₀A) ⋯ (I − H_{end−1}A) v."""
+        if self.s["product"] != "all of it" or self.s["implicit"]:
+            return {"theta": self.approximated(v, end, way, support, query)}
+        zeros = {n: _map(lambda x: x * 0, tree) for n, tree in way["state"][end].items()}
+        cotangent = zeros | {"theta": v}
+        for k in range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1):
+            cotangent = self.pull_back(cotangent, k, way, support, query)
+        if "start" in cotangent:  # θ₀ is remembered
+            cotangent["theta"] = _map(np.add, cotangent["theta"], cotangent["start"])
+        return cotangent
+
+    def approximated(self, v, end, way, support, query) -> dict:
+        """What stands in the place of the product."""
+        if self.s["product"] == "first order in α":
+            # v − Σₖ Hₖ A v
+            total = v
+            for k in range(end):
+                h = self.pull_back({"theta": v}, k, way, support, query)["theta"]
+                total = _map(lambda t, x, y: t + (x - y), total, h, v)
+            return total
+        if self.detached or self.s["factors"] == "detached":
+            return v
+        # (I + H/λ)⁻¹ v at θ_K
+        one = _map(lambda a: a * 0 + 1, way["alpha"])
+        times = 1 if self.s["product"] == "implicit, λ = 1/α" else end
+        scale = _map(lambda a: a / self.s["implicit"], one) if self.s["implicit"] else _map(
+            lambda a: a * times, way["alpha"])  # fmt: skip
+        return self.calculus.solve(way["theta"][end], support, scale, v)
+
+    def task(self, theta, support, query, kept=None, statistics=None) -> tuple:
+        """(L_q, the cotangents of the state at the start, the way)."""
+        way = self.adapt(theta, support, kept)
+        last, calculus = len(way["theta"]) - 1, self.of_query
+        if self.s["running"] != "nothing":
+            calculus = self.with_statistics(way, support, statistics)
+        points = {
+            "before adaptation": [0], "every step": range(1, last + 1) if last else [0],
+            "every step and before": range(last + 1), "before and after": [0, last],
+        }.get(self.s["query"], [last])  # fmt: skip
         total, value = None, 0
         for end in points:
-            loss, v = self.calculus.loss_and_grad(way["theta"][end], query)
+            loss, v = calculus.loss_and_grad(way["theta"][end], query)
             if end == last:
                 way |= {"loss_q": loss, "grad_q": v}
-            order = range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1)
-            # θ − Kα g_s(θ), when one gradient does for all steps, has the derivative I − K H₀A, which is no product.
-            of = v if self.s["inner"] in ("stale", "from start") else None
-            for k in order:
-                before, v = v, self.pull_back(v, k, way, support, query, of)
-                if self.s["inner"] == "from start":  # θₖ₊₁ = θ − A g_s(θₖ): only the new term goes on to θₖ
-                    of = _map(np.subtract, v, before)
-            total, value = (v if total is None else _map(np.add, total, v)), value + loss
-        value, total = value / len(points), _map(lambda x: x / len(points), total)
-        if self.s["loss"] == "query over examples":
-            value, total = value / len(query[0]), _map(lambda x: x / len(query[0]), total)
+            cotangent = self.back(v, end, way, support, query)
+            total = cotangent if total is None else {n: _map(np.add, t, cotangent[n]) for n, t in total.items()}
+            value = value + loss
+        over = len(points) * (len(query[0]) if self.s["loss"] == "query over examples" else 1)
+        value, total = value / over, {n: _map(lambda x: x / over, t) for n, t in total.items()}
         if self.s["factors"] == "parameters detached":
-            total = _map(lambda x: x * 0, total)
+            total["theta"] = _map(lambda x: x * 0, total["theta"])
         return value, total, way
+
+    def with_statistics(self, way, support, before):
+        """The query's calculus, with batch norm's running statistics after the passes over the support set."""
+        how, m = self.of_query.how, self.s["running_momentum"] or self.number(np.float64(0.1))
+        running = dict(before or {})
+        for theta in way["theta"][:-1]:
+            for name, (mean, variance, n) in batch_statistics(self.case.model, theta, support[0], how).items():
+                if self.s["running"] == "unbiased" and n > 1:
+                    variance = variance * n / (n - 1)
+                old = running.get(name, (mean * 0, mean * 0 + 1))
+                # r ← (1 − m) r + m · the batch's
+                running[name] = tuple(r * (1 - m) + x * m for r, x in zip(old, (mean, variance), strict=True))
+        way["running"] = running
+        if not running:
+            how = dataclasses.replace(how, running_statistics=True)
+        return Calculus(self.case.model, dataclasses.replace(how, statistics=running), self.of_query.number)
 
     # ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def result(self) -> Result:
-        theta, beta = self.theta, self.number(np.float64(self.case.outer_lr))
-        values, gradients, ways = [], [], []
-        for support, query in self.tasks:
-            value, g, way = self.joint(theta, support, query) or self.task(theta, support, query)
-            g = self.of_task(g, way, support, query)
-            if self.s["start"] == "leaked":  # the graph goes on through the tasks before
-                for t in range(len(ways) - 1, -1, -1):
-                    for k in range(len(ways[t]["theta"]) - 2, -1, -1):
-                        g = self.pull_back(g, k, ways[t], *self.tasks[t])
+        if self.s["ends"] == "averaged":
+            return self.averaged()
+        theta, beta, kept, statistics = self.theta, self.number(np.float64(self.case.outer_lr)), None, None
+        beta = self.s["outer_rate"] or beta
+        values, gradients, ways, moments = [], [], [], None
+        for t, (support, query) in enumerate(self.tasks):
+            self.detached = t != {"first task": 0, "last task": len(self.tasks) - 1}.get(self.s["second_order"], t)
+            value, cotangent, way = self.joint(theta, support, query) or self.task(
+                theta, support, query, kept, statistics)  # fmt: skip
+            g = self.of_task(cotangent["theta"], way, support, query)
+            g = self.through_tasks_before(g, cotangent, ways)
             values.append(value)
             gradients.append(g)
             ways.append(way)
+            if self.s["kept"].startswith("moments"):
+                kept = {n: way["state"][-1][n] for n in ("m", "v") if n in way["state"][-1]}
+            if self.s["kept"] == "running statistics":
+                statistics = way.get("running")
             if self.s["start"] != "right" or self.s["outer"] == "moved":
                 theta = _map(hold, way["theta"][-1])
             if self.s["outer"] in ("sequential", "moved"):
                 # θ ← θ − β Gₜ
-                theta = _map(lambda p, x: p - beta * x, theta, g)
+                theta = _map(lambda p, x: p - x * beta, theta, g)
+            if self.s["outer"] == "sequential, Adam":
+                theta, moments = self.adam(theta, g, beta, moments)
         return Result(*self.together(values, gradients, theta, beta), ways)
+
+    def through_tasks_before(self, g, cotangent, ways):
+        """What reaches θ by what the tasks before have left, if the graph goes on through them."""
+        if self.s["start"] == "leaked":
+            for t in range(len(ways) - 1, -1, -1):
+                g = self.back(g, len(ways[t]["theta"]) - 1, ways[t], *self.tasks[t])["theta"]
+        if self.s["kept"] == "moments" and self.s["factors"] not in ("detached", "parameters detached"):
+            for t in range(len(ways) - 1, -1, -1):
+                end = len(ways[t]["theta"]) - 1
+                zeros = {n: _map(lambda x: x * 0, tree) for n, tree in ways[t]["state"][end].items()}
+                cotangent = zeros | {n: c for n, c in cotangent.items() if n in ("m", "v")}
+                for k in range(end - 1, -1, -1):
+                    cotangent = self.pull_back(cotangent, k, ways[t], *self.tasks[t])
+                g = _map(np.add, g, cotangent["theta"])
+        return g
+
+    @staticmethod
+    def adam(theta, g, beta, before):
+        """θ after a step of Adam, whose moments start from zero; (θ, moments)."""
+        t, m, v = before or (0, _map(lambda x: x * 0, g), _map(lambda x: x * 0, g))
+        m, v = _map(lambda a, x: a * 0.9 + x * 0.1, m, g), _map(lambda a, x: a * 0.999 + x * x * 0.001, v, g)
+        t, of_m, of_v = t + 1, 1 - 0.9 ** (t + 1), 1 - 0.999 ** (t + 1)
+        step = _map(lambda a, b: a / of_m / (np.sqrt(np.asarray(b / of_v)) + 1e-8), m, v)
+        return _map(lambda p, x: p - x * beta, theta, step), (t, m, v)
+
+    def averaged(self) -> Result:
+        """θ_K averaged over the tasks, and each task's query loss of that."""
+        ways = [self.adapt(self.theta, support) for support, _ in self.tasks]
+        count = len(ways)
+        middle = _map(lambda *ps: sum(ps[1:], ps[0]) / count, *(way["theta"][-1] for way in ways))
+        values, grads = zip(*(self.of_query.loss_and_grad(middle, q) for _, q in self.tasks), strict=True)
+        v = _map(lambda *gs: sum(gs[1:], gs[0]) / count, *grads)
+        back = [self.back(v, len(way["theta"]) - 1, way, *task)["theta"]
+                for way, task in zip(ways, self.tasks, strict=True)]  # fmt: skip
+        return Result(*self.together(list(values), back, self.theta, None), ways)
 
     def joint(self, theta, support, query):
         """No inner loop: the gradient of both losses."""
         if self.s["data"] != "joint":
             return None
-        (a, g), (b, h) = (self.calculus.loss_and_grad(theta, batch) for batch in (support, query))
-        return a + b, _map(np.add, g, h), {"theta": [theta], "loss_s": [a], "grad_s": [g], "loss_q": b, "grad_q": h}
+        (a, g), (b, h) = self.calculus.loss_and_grad(theta, support), self.of_query.loss_and_grad(theta, query)
+        way = {"theta": [theta], "loss_s": [a], "grad_s": [g], "loss_q": b, "grad_q": h, "state": [{"theta": theta}]}
+        return a + b, {"theta": _map(np.add, g, h)}, way
 
     def of_task(self, g, way, support, query):
-        if self.s["result"] == "displacement":  # Reptile: θ − θ_K
+        what = self.s["result"]
+        if what == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
-        if self.s["result"].endswith("accumulated"):  # .grad holds inner gradients too
-            for inner in way["grad_s"][-1:] if self.s["result"].startswith("last") else way["grad_s"]:
-                g = _map(np.add, g, inner)
-        if self.s["result"] == "accumulated with graph":  # each went back to θ
+        if what.endswith(("accumulated", "accumulated over T")):  # .grad holds inner gradients too
+            over = self.case.tasks if what.endswith("T") else 1
+            for inner in way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]:
+                g = _map(lambda x, y: x + y * over, g, inner)
+        if what == "accumulated with graph":  # each went back to θ
             for step, inner in enumerate(way["grad_s"]):
-                for k in range(step - 1, -1, -1):
-                    inner = self.pull_back(inner, k, way, support, query)
-                g = _map(np.add, g, inner)
+                g = _map(np.add, g, self.back(inner, step, way, support, query)["theta"])
         return g
 
     def together(self, values, gradients, theta, beta):
-        total, count = gradients[0], len(values)
-        for g in gradients[1:]:
-            total = _map(np.add, total, g)
-        outer = self.s["outer"]
-        value = sum(values[1:], values[0]) / count
-        if outer == "sum":
+        count, outer = len(values), self.s["outer"]
+        add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
+        total, value = _map(add, *gradients), sum(values[1:], values[0]) / count
+        if self.s["outer_momentum"]:
+            mu, grads = self.s["outer_momentum"], _map(lambda g: g * 0, total)
+            for g in gradients:
+                grads = _map(lambda m, x: m * mu + x * (1 - mu), grads, g)
+        elif outer == "sum":
             value, grads = value * count, total
         elif outer.startswith(("last", "first")):
             grads = gradients[-1 if outer.startswith("last") else 0]
             grads = _map(lambda g: g / count, grads) if outer.endswith("T") else grads
         elif outer == "moved":  # θ is never restored: both loops move the same parameters
             grads = _map(lambda a, b: (a - b) / (beta * count), self.theta, theta)
+        elif outer == "weighted by examples":
+            sizes = [len(x) for x, _ in self.case.query]
+            grads = _map(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
+        elif outer in ("median", "lower median"):
+            low, high = (count - 1) // 2, (count - 1) // 2 if outer.startswith("lower") else count // 2
+            grads = _map(lambda *gs: (np.sort(np.stack(gs), 0)[low] + np.sort(np.stack(gs), 0)[high]) / 2, *gradients)
         else:
             # 1/T Σₜ
             grads = _map(lambda g: g / count, total)
         return value, self.finish(grads)
 
     def finish(self, grads):
-        what, names = self.s["result"], list(grads)
+        s, what, names = self.s, self.s["result"], list(grads)
+        for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
+            if s[switch]:
+                grads = _map(lambda g, p, term=term, c=s[switch]: g + term(p) * c, grads, self.theta)
         zeroed = {"zero": names, "last parameter zero": names[-1:], "biases zero": self.case.biases()}.get(what, [])
         grads = {n: g * 0 if n in zeroed else g for n, g in grads.items()}
+        more = TORCH_MORE if s["clip_like"] == "torch" else 0
+        if s["clip"]:
+            grads = clipped(grads, s["clip"], more)
+        if s["clip_tensor"]:
+            grads = {n: clipped({n: g}, s["clip_tensor"], more)[n] for n, g in grads.items()}
+        if s["clamp"]:
+            grads = _map(lambda g: clamped(g, s["clamp"]), grads)
         if what == "times inner rate":
             return _map(lambda g, a: g * a, grads, self.rates_on(self.case.batches()[0][0]))
-        if what == "clipped":  # to norm 1
-            norm = np.sqrt(np.asarray(_dot(grads, grads)))
+        if what == "normalised":
+            norm = np.sqrt(np.asarray(dot(grads, grads)))
             return _map(lambda g: g / norm, grads)
         times = {"doubled": 2, "negative": -1}.get(what, 1)
         return _map(lambda g: g * times, grads)
+
+
+_NUMERIC_OPTIONS = ("unit", "smoothing", "log_epsilon", "delta", "penalty", "leak", "eps", "relu_at_zero")

@@ -95,6 +95,7 @@ _LAYERS: dict[str, list[str]] = {
     "flatten": ["x = {xp}.reshape(x, (x.shape[0], -1))"],
     "spatial_mean": ["x = {xp}.mean(x, (1, 2))"],
     "polynomial": ["x = sum(x[:, d] * {p[0]} ** d for d in range(x.shape[1]))"],
+    "context": ["x = {xp}.concatenate([x, {xp}.broadcast_to({p[0]}, (*x.shape[:-1], {p[0]}.shape[0]))], -1)"],
     "quadratic": ["A, b = x[:, :, :-1], x[:, :, -1]", "x = {xp}.sum({p[0]} * ((A @ {p[0]}) / 2 - b), 1)"],
 }
 _LAYERS_OF: dict[str, dict[str, list[str]]] = {
@@ -255,7 +256,7 @@ def _case(case: Case, library: str) -> list[str]:
                                                                                a.tolist(), "),")), "}"]  # fmt: skip
     said = [f"{name}={getattr(case, name)!r}".replace("'", '"') for name in names]
     said += ["inner_lr=inner_lr"] if isinstance(rate, dict) else []
-    if getattr(case, "algorithm", "maml") != "maml":
+    if case.algorithm != "maml":
         said += [f"algorithm={_quoted(case.algorithm)}", f"settings={case.settings!r}"]
     text = ", ".join([*said, f"{library}=given"])
     return [*lines, "case = SimpleNamespace(", *textwrap.wrap(text, WIDTH - 4, initial_indent="    ",

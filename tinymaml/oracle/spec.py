@@ -1,6 +1,7 @@
 """The specification: all that a program in any language must know to be checked, on one page made from the code.
 
     print(text())           tinymaml oracle spec
+    print(algorithm(name))  tinymaml oracle spec --algorithm NAME
     print(as_json())        tinymaml oracle spec --json
     print(catalogue())      tinymaml oracle list-bugs --json
     FIELDS, LAYERS, LOSSES  the tables that others do not hold
@@ -16,7 +17,7 @@ import textwrap
 
 import numpy as np
 
-from . import protocol, tolerance
+from . import family, protocol, tolerance
 from .cases import CAPABILITIES, load
 from .catalogue import CATALOGUE, OUT_OF_SIGHT
 from .models import EPS
@@ -32,8 +33,8 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {
         "format": ("string", "the wire's version; if its major number is not yours, answer an error"),
         "id": ("string", "is repeated in the answer"),
         "dtype": ("string", "\"float64\" or \"float32\": compute in it, or more precisely"),
-        "algorithm": ("string", "see 4"),
-        "settings": ("object", "the numbers of the algorithm, see 4"),
+        "algorithm": ("string", "whose meta-gradient is wanted; \"maml\", if you declare nothing else, see 4"),
+        "settings": ("object", "the numbers that the algorithm has beside α and K, see 4"),
         "model": ("object", "layers and loss, see below and 3"),
         "params": ("{name: array}", "θ; their order is that of gradients given as a list"),
         "support": ("list of T objects", "the support set of each task, T ≥ 1"),
@@ -56,8 +57,10 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     "answer": {
         "id": ("string", "the question's"),
         "meta_grad": ("{name: array} or list", "G, each array of its parameter's shape; null counts as zeros"),
-        "meta_loss": ("number", "𝓛, optional; it tells a wrong derivative from another objective"),
-        "trace": ("list of T objects", "each task's way, optional; it names the first wrong quantity"),
+        "meta_loss": ("number", "𝓛, optional; tells a wrong derivative from another loss"),
+        "adapted": ("list of T {name: array}", "θ_K of each task, optional; tells the inner loop from the rest"),
+        "losses": ("list of T lists", "L_s(θ₀) … L_s(θ_{K−1}) of each task, optional"),
+        "trace": ("list of T objects", "each task's way, optional; names the first wrong quantity"),
         "format": ("string", "the wire's version that the program was written for, optional"),
         "error": ("string", "in place of all but the id: why there is no answer"),
     },
@@ -95,6 +98,7 @@ LAYERS: dict[str, tuple[str, str, str]] = {
     "polynomial": ("theta ()", "(N, D) → (N)", "Σ_d x[n,d] theta^d, d = 0 … D − 1"),
     "quadratic": ("theta (d)", "(N, d, d + 1) → (N)",
                   "½ θᵀA θ − bᵀθ, A = x[n,:,:d], symmetric; b = x[n,:,d]"),
+    "context": ("phi (d)", "(…, a) → (…, a + d)", "[x phi]: phi is put behind every input"),
 }  # fmt: skip
 
 # Every loss of the output o: (shapes of o and of y, what it computes).
@@ -115,8 +119,10 @@ EXITS = {
 
 
 def algorithms() -> dict[str, dict]:
-    """The algorithms that can be asked for: name → formula and settings."""
-    return {"maml": {"computes": "as above", "settings": {}}}
+    """The algorithms that can be asked for: name → G of one task, the settings' meaning, and all of it in words."""
+    of_family = {name: {"computes": " ".join(module.FORMULA.split()), "settings": module.SETTINGS,
+                        "page": inspect.getdoc(module)} for name, module in family.ALGORITHMS.items()}  # fmt: skip
+    return {"maml": {"computes": "section 1", "settings": {}, "page": "See section 1."}} | of_family
 
 
 def limits() -> dict[str, float]:
@@ -180,7 +186,7 @@ def _head() -> list[str]:
         ),
         "    tinymaml oracle check -- ./yours                                 run it, ask it, judge it",
         "    tinymaml oracle gen | ./yours | tinymaml oracle check            the same over a pipe",
-        "    tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR  one file per question, per answer",
+        "    tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR  a file per question, or answer",
     ]
 
 
@@ -191,8 +197,8 @@ def _computed() -> list[str]:
             "Each of T tasks has a support loss L_s and a query loss L_q: the model's loss (see 3) on that set. A is "
             "the diagonal matrix of the inner rates α, with 0 for every parameter that does not adapt; Hₖ = ∇²L_s(θₖ)."
         ),
-        "    θ₀ = θ,   θₖ₊₁ = θₖ − A ∇L_s(θₖ),   k = 0 … K − 1         the inner loop, of each task from θ anew",
-        "    𝓛 = 1/T Σₜ L_q(θ_K)                                      the meta-loss",
+        "    θ₀ = θ,   θₖ₊₁ = θₖ − A ∇L_s(θₖ),   k = 0 … K − 1       the inner loop, of each task from θ anew",
+        "    𝓛 = 1/T Σₜ L_q(θ_K)                                    the meta-loss",
         "    G = ∂𝓛/∂θ = 1/T Σₜ (I − H₀A)(I − H₁A) ⋯ (I − H_{K−1}A) ∇L_q(θ_K)     the meta-gradient",
         *_paragraph(
             "From the right: v ← ∇L_q(θ_K); v ← v − Hₖ A v for k = K − 1 … 0. Or differentiate 𝓛 through the "
@@ -243,8 +249,29 @@ def _models() -> list[str]:
 
 
 def _algorithms() -> list[str]:
-    rows = [(name, ", ".join(a["settings"]), a["computes"]) for name, a in algorithms().items()]
-    return [*_title(4, "Algorithms"), *_table(rows)]
+    rows = [(name, a["computes"] + "".join(f"; {setting}: {meaning}" for setting, meaning in a["settings"].items()))
+            for name, a in algorithms().items()]  # fmt: skip
+    return [
+        *_title(4, "Algorithms"),
+        *_paragraph(
+            "G is the mean over tasks of what stands here, g_s = ∇L_s, g_q = ∇L_q; then come the settings. `tinymaml "
+            "oracle spec --algorithm NAME` tells more of each."
+        ),
+        *_table(rows),
+    ]
+
+
+def algorithm(name: str) -> str:
+    """All that is to be known of one algorithm.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    known = algorithms()
+    if name not in known:
+        raise ValueError(f"algorithm is {name!r}, wanted one of {', '.join(known)}")
+    settings = [f'"{setting}" in "settings": {meaning}' for setting, meaning in known[name]["settings"].items()]
+    return "\n".join([known[name]["page"], *([""] if settings else []), *settings])
 
 
 def _capabilities() -> list[str]:

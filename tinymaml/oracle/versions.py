@@ -2,7 +2,7 @@
 
     VERSIONS["wire"]                 "2.0", in every question; an answer may say it, too
     misfit("3.1", "wire")            why what carries this version cannot be read here; "" if it can
-    python -m tinymaml.oracle.versions        the versions, with a digest of what carries each
+    digest("wire")                   what changes with whatever carries this version
 
 A version is "major.minor". The major number rises when what kept to the former one may now be misread or refused, the
 minor one when something is only added. A digest in the tests stands beside each version: they fail when the content
@@ -65,11 +65,12 @@ def _vectors() -> list:
 
 
 def _wire() -> dict:
-    """Names and types of the fields, and formulas of the models."""
-    from . import spec
+    """Names and types of all fields, layers and losses; not the words that explain them."""
+    from . import models, spec
 
     fields = {what: {name: kind for name, (kind, _) in table.items()} for what, table in spec.FIELDS.items()}
-    return {"fields": fields, "layers": spec.LAYERS, "losses": spec.LOSSES}
+    layers, losses = ({name: of[:-1] for name, of in table.items()} for table in (spec.LAYERS, spec.LOSSES))
+    return {"fields": fields, "layers": layers, "losses": losses, "eps": models.EPS}
 
 
 def _catalogue() -> list:
@@ -78,8 +79,3 @@ def _catalogue() -> list:
 
     left_out = {"explanation", "torch", "jax", "seen"}
     return [{k: v for k, v in vars(m).items() if k not in left_out} for m in CATALOGUE.values()]
-
-
-if __name__ == "__main__":
-    for name, version in VERSIONS.items():
-        print(f"{name:10} {version:6} {digest(name)}")

@@ -331,6 +331,27 @@ template <class T> Pullback<T> quadratic(Array<T>& x, const Array<T>& theta, Arr
     };
 }
 
+// [x φ]: φ behind every input.
+template <class T> Pullback<T> context(Array<T>& x, const Array<T>& phi, Array<T>& gphi) {
+    int a = x.last(), d = phi.size();
+    Array<T> in = x;
+    x.shape.back() = a + d;
+    x = zeros<T>(x.shape);
+    for (int i = 0; i < x.size(); ++i) {
+        int row = i / (a + d), at = i % (a + d);
+        x.data[i] = at < a ? in.data[row * a + at] : phi.data[at - a];
+    }
+    return [was = in.shape, a, d, &gphi](const Array<T>& g) {
+        Array<T> gx = zeros<T>(was);
+        for (int i = 0; i < g.size(); ++i) {
+            int row = i / (a + d), at = i % (a + d);
+            T& to = at < a ? gx.data[row * a + at] : gphi.data[at - a];
+            to = to + g.data[i];
+        }
+        return gx;
+    };
+}
+
 template <class T> vector<Pullback<T>> apply(const Json& layer, Array<T>& x, const Named<T>& params, Named<T>& grads) {
     const string& kind = layer["layer"].text;
     vector<string> names;
@@ -356,6 +377,7 @@ template <class T> vector<Pullback<T>> apply(const Json& layer, Array<T>& x, con
     if (kind == "spatial_mean") return {spatial_mean(x)};
     if (kind == "polynomial") return {polynomial(x, p(0), g(0))};
     if (kind == "quadratic") return {quadratic(x, p(0), g(0))};
+    if (kind == "context") return {context(x, p(0), g(0))};
     if (kind == "flatten") {
         vector<int> was = x.shape;
         x.shape = {was[0], x.size() / was[0]};
@@ -481,6 +503,12 @@ string written(const Array<double>& a, size_t axis = 0, int start = 0) {
     return "[" + out + "]";
 }
 
+string written(const Named<double>& arrays) {
+    string out;
+    for (auto& [name, a] : arrays) out += (out.empty() ? "\"" : ", \"") + name + "\": " + written(a);
+    return "{" + out + "}";
+}
+
 string answer(const Json& question, bool first_order) {
     if (question["format"].text.substr(0, 2) != "2.")
         throw std::runtime_error("this program knows format 2 of questions");
@@ -495,13 +523,19 @@ string answer(const Json& question, bool first_order) {
     auto times = [](double a, double b) { return a * b; };
     size_t tasks = support.items.size(), steps = static_cast<size_t>(question["inner_steps"].number);
     double meta_loss = 0, loss;
+    string adapted, losses;
     for (size_t t = 0; t < tasks; ++t) {
         Batch learn{array(support.items[t]["x"]), array(support.items[t]["y"])};
         Batch test{array(query.items.at(t)["x"]), array(query.items.at(t)["y"])};
         vector<Named<double>> way{theta};
+        Array<double> of_steps{{static_cast<int>(steps)}, {}};
         // θₖ₊₁ = θₖ − A ∇L_s(θₖ)
-        for (size_t k = 0; k < steps; ++k)
+        for (size_t k = 0; k < steps; ++k) {
             way.push_back(map(minus, way[k], map(times, alpha, gradient(model, way[k], learn, loss))));
+            of_steps.data.push_back(loss);
+        }
+        adapted += (t ? ", " : "") + written(way[steps]);
+        losses += (t ? ", " : "") + written(of_steps);
         Named<double> v = gradient(model, way[steps], test, loss);
         meta_loss += loss / tasks;
         // v ← v − Hₖ A v
@@ -510,9 +544,8 @@ string answer(const Json& question, bool first_order) {
         v = map([tasks](double a) { return a / tasks; }, v);
         total = t ? map([](double a, double b) { return a + b; }, total, v) : v;
     }
-    string out;
-    for (auto& [name, g] : total) out += (out.empty() ? "\"" : ", \"") + name + "\": " + written(g);
-    return "\"meta_grad\": {" + out + "}, \"meta_loss\": " + written({{}, {meta_loss}});
+    return "\"meta_grad\": " + written(total) + ", \"meta_loss\": " + written(Array<double>{{}, {meta_loss}}) +
+           ", \"adapted\": [" + adapted + "], \"losses\": [" + losses + "]";
 }
 
 int main(int argc, char** argv) {

@@ -128,8 +128,7 @@ function batchNorm(x, gamma, beta) {
   const deviations = channels.map((values, c) =>
     sqrt(add(mean(values.map((a) => { const d = sub(a, centres[c]); return mul(d, d); })), 2 ** -10)));
   const normal = (a, c) => add(mul(div(sub(a, centres[c]), deviations[c]), gamma[c]), beta[c]);
-  const last = (a) => (Array.isArray(a[0]) ? a.map(last) : a.map(normal));
-  return last(x);
+  return mapLast((a) => a.map(normal), x);
 }
 
 function maxPool(images, size) {
@@ -139,6 +138,9 @@ function maxPool(images, size) {
     image[0][0].map((_, c) => greatest(
       range(size).flatMap((p) => range(size).map((q) => image[i * size + p][j * size + q][c])))))));
 }
+
+/** f of each list of numbers. */
+const mapLast = (f, x) => (Array.isArray(x[0]) ? x.map((part) => mapLast(f, part)) : f(x));
 
 const LAYERS = {
   linear: (x, [w, bias]) => x.map((row) => transpose(w).map((column, k) => add(dot(row, column), bias?.[k] ?? 0))),
@@ -154,6 +156,7 @@ const LAYERS = {
   polynomial: (x, [theta]) => x.map((row) => row.reduceRight((total, a) => add(mul(total, theta), a), 0)),
   quadratic: (x, [theta]) => x.map((rows) =>
     dot(theta, rows.map((row) => sub(mul(0.5, dot(row.slice(0, -1), theta)), row.at(-1))))),
+  context: (x, [phi]) => mapLast((a) => [...a, ...phi], x),
 };
 
 // ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────────

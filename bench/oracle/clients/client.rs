@@ -357,6 +357,13 @@ fn layer<N: Number>(given: &Json, x: Array<N>, params: &Params<N>) -> Result<Arr
             let value = |rows: &[N]| sum(rows.chunks(d + 1).zip(theta).map(|(r, &t)| t * row(r)));
             Array { shape: vec![n], data: x.data.chunks(d * (d + 1)).map(value).collect() }
         }
+        "context" => {
+            let phi = &p(0).data;
+            let data = x.data.chunks(x.last()).flat_map(|row| row.iter().chain(phi).copied());
+            let mut shape = x.shape.clone();
+            *shape.last_mut().unwrap() += phi.len();
+            Array { shape, data: data.collect() }
+        }
         other => return Err(format!("no layer {other} here")),
     })
 }

@@ -7,12 +7,19 @@ An algorithm is a module with
     SWITCHES            {name: values, the right one first}: the lines that mistakes change; a float is any number
     query_loss(at, meta, support, query) → (L_q, θ_K)            G is its derivative with respect to all of meta, or
     gradient(at, meta, support, query) → (L_q, θ_K, G)           G is a formula
-    cases()             {id: arguments of `cases.draw`}, what is asked
+    CASES               {id: arguments of `cases.draw`, and "settings"}, what is asked
     MISTAKES            what goes wrong in practice, each a `Mistake` whose forms set the switches
     SHARED              ids of the catalogue's mistakes (fomaml, …) that can be made here too
 
-and optionally `closed_form(case) → (𝓛, G)` where there is one, and `library(case) → (𝓛, G)` by `tinymaml.algorithms`.
-`procedure` has what all share. `meta` is every array that is learned: the case's parameters, by name.
+and optionally
+
+    posed(case, numbers)             → the case with what is learned beside θ, drawn by `numbers(shape, spread, unit)`
+    finish(s, case, G)               → what the code at hand makes of the mean gradient
+    closed_form(case)                → (𝓛, G) where there is one (else None), and
+    library(case)                    → (𝓛, G) by `tinymaml.algorithms`, both to confirm the answer
+
+Its docstring says what a candidate computes. `procedure` has what all share. `meta` is every array that is learned: the
+case's parameters, by name.
 """
 
 from __future__ import annotations
@@ -20,40 +27,51 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import imaml, meta_sgd
+from . import anil, boil, cavia, imaml, meta_sgd
 from .procedure import by_engine, run
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
     "meta-sgd": meta_sgd,
+    "anil": anil,
+    "boil": boil,
+    "cavia": cavia,
     "imaml": imaml,
 }
 
 MISTAKES: dict[str, Mistake] = {m.id: m for module in ALGORITHMS.values() for m in module.MISTAKES}
 
 # The catalogue's mistakes that any algorithm can have, by the switches of `procedure`.
-EVERYWHERE: dict[str, dict] = {
-    "fomaml": {"factors": "detached"},
-    "zero_gradient": {"factors": "parameters detached"},
-    "one_step_more": {"steps": 1},
-    "one_step_less": {"steps": -1},
-    "query_is_support": {"data": "query is support"},
-    "support_is_query": {"data": "support is query"},
-    "swapped_support_query": {"data": "swapped"},
-    "sum_over_tasks": {"outer": "sum"},
-    "last_task_only": {"outer": "last"},
-    "first_task_only": {"outer": "first"},
-    "doubled_gradient": {"result": "doubled"},
-    "negated_gradient": {"result": "negative"},
+EVERYWHERE: dict[str, tuple[dict, ...]] = {
+    "fomaml": ({"factors": "detached"},),
+    "zero_gradient": ({"factors": "parameters detached"},),
+    "first_step_detached": ({"factors": "first detached"},),
+    "last_step_detached": ({"factors": "last detached"},),
+    "query_before_adaptation": ({"query": "before adaptation"},),
+    "multi_step_loss": ({"query": "every step"},),
+    "one_step_more": ({"steps": 1},),
+    "one_step_less": ({"steps": -1},),
+    "stale_gradient": ({"inner": "stale"}, {"inner": "stale", "factors": "detached"}),
+    "restarted_steps": ({"inner": "restarted"},),
+    "inner_ascent": ({"inner": "ascent"}, {"inner": "ascent", "factors": "detached"}),
+    "alpha_times_n": ({"inner": "summed over examples"},),
+    "task_leak": ({"start": "leaked"}, {"start": "leaked, detached"}),
+    "query_is_support": ({"data": "query is support"}, {"data": "query is support", "factors": "detached"}),
+    "support_is_query": ({"data": "support is query"}, {"data": "support is query", "factors": "detached"}),
+    "swapped_support_query": ({"data": "swapped"}, {"data": "swapped", "factors": "detached"}),
+    "sum_over_tasks": ({"outer": "sum"},),
+    "last_task_only": ({"outer": "last"},),
+    "first_task_only": ({"outer": "first"},),
+    "gradients_accumulated": ({"result": "accumulated"}, {"result": "accumulated", "factors": "detached"}),
+    "doubled_gradient": ({"result": "doubled"},),
+    "negated_gradient": ({"result": "negative"},),
 }
-
 
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
     module = ALGORITHMS[case.algorithm]
-    shared = {name: EVERYWHERE[name] for name in module.SHARED}
-    own = {f"{m.id}/{k}" if k else m.id: form for m in module.MISTAKES for k, form in enumerate(m.forms)}
-    return own | shared
+    possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
+    return {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
 
 
 __all__ = ["ALGORITHMS", "MISTAKES", "by_engine", "forms", "run"]

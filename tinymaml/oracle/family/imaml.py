@@ -40,11 +40,7 @@ def gradient(at, theta, support, query):
     return value, phi, split(at.solve(columns, flat(g)), theta)
 
 
-def cases() -> dict[str, dict]:
-    """id → arguments of `cases.draw`."""
-    return {}
-
-
+CASES: dict[str, dict] = {}
 SHARED = ("one_step_more", "one_step_less", "query_is_support", "support_is_query", "swapped_support_query",
           "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient", "negated_gradient")  # fmt: skip
 MISTAKES: list[Mistake] = []

@@ -1,22 +1,29 @@
 """Meta-SGD (Li, Zhou, Chen and Li, 2017, arXiv 1707.09835): a rate for every element of θ, learned with it.
 
-    θₖ₊₁ = θₖ − α ∘ g_s(θₖ),     G = ∂L_q(θ_K)/∂(θ, α)
+    θ₀ = θ,   θₖ₊₁ = θₖ − α ∘ g_s(θₖ),     G = ∂/∂(θ, α) of the mean over tasks of L_q(θ_K)
     K = 1:   ∂L_q/∂α = −g_s ∘ g_q(θ′),   ∂L_q/∂θ = g_q(θ′) − H_s (α ∘ g_q(θ′))
 
-The case's parameters hold θ, and for each name of θ an array "alpha.name" of its shape, which is learned too.
+The case's parameters hold θ, and for each name of θ an array "alpha.name" of the same shape, which is α. The answer has
+the gradient of each of them. α may be negative. `case.inner_lr` has no part in it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
+
 from ..mistake import Mistake
-from .procedure import support_gradient
+from .procedure import descend, dot, judged, sloped, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂(θ, α),   θₖ₊₁ = θₖ − α ∘ g_s(θₖ)"
 SETTINGS: dict[str, str] = {}
 PREFIX = "alpha."
 SWITCHES = {
-    "rates": ("right", "not learned", "times gradient of theta", "one per tensor", "exponential", "absolute"),
-}
+    "rates": ("right", "not learned", "inner_lr", "times inner_lr", "first of tensor", "mean of tensor", "exponential",
+              "absolute", "clamped at 0", "first step's", "last step's", "query at start"),
+    "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor"),
+}  # fmt: skip
 
 
 def parted(meta: dict) -> tuple[dict, dict]:
@@ -27,20 +34,183 @@ def parted(meta: dict) -> tuple[dict, dict]:
 
 def query_loss(at, meta, support, query):
     theta, alpha = parted(meta)
-    if at.s["rates"] == "not learned":
-        alpha = at.hold(alpha)
-    for _ in range(at.steps):
+    rates = _rates(at, alpha)
+
+    def step(k, theta, g):
         # θₖ₊₁ = θₖ − α ∘ g_s(θₖ)
-        theta = at.map(lambda p, a, g: p - a * g, theta, alpha, support_gradient(at, theta, support))
-    return at.loss_and_grad(theta, query)[0], theta
+        return at.map(lambda p, a, g: p - a * g, theta, rates(k), g)
+
+    path = descend(at, theta, support, step)
+    value = judged(at, path, query)
+    if at.s["rates"] == "query at start":  # ∂/∂α = −g_s(θ) ∘ g_q(θ)
+        g, v = support_gradient(at, theta, support), at.loss_and_grad(theta, query)[1]
+        value = value + sloped(at, value * 0, -dot(alpha, at.hold(at.map(lambda g, v: g * v, g, v))))
+    return value, path[-1]
 
 
-def cases() -> dict[str, dict]:
-    """id → arguments of `cases.draw`."""
-    return {}
+def _rates(at, alpha):
+    """α of step k, as the code at hand has it."""
+    how, rate = at.s["rates"], at.number(at.case.inner_lr)
+    held, last = at.hold(alpha), at.steps - 1
+    changed = {
+        "inner_lr": lambda a: a * 0 + rate,
+        "times inner_lr": lambda a: a * rate,
+        "first of tensor": lambda a: a * 0 + a.flat[0],
+        "mean of tensor": lambda a: a * 0 + np.sum(a) / a.size,
+        "exponential": np.exp,
+        "absolute": lambda a: a * np.where(_above(a), 1, -1),
+        "clamped at 0": lambda a: a * np.where(_above(a), 1, 0),
+    }
+    if how in changed:
+        alpha = at.map(changed[how], alpha)
+    whose = {"not learned": lambda k: False, "query at start": lambda k: False,
+             "first step's": lambda k: k == 0, "last step's": lambda k: k == last}.get(how, lambda k: True)  # fmt: skip
+    return lambda k: alpha if whose(k) else held
 
 
-SHARED = ("fomaml", "zero_gradient", "one_step_more", "one_step_less", "query_is_support", "support_is_query",
-          "swapped_support_query", "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient",
-          "negated_gradient")  # fmt: skip
-MISTAKES: list[Mistake] = []
+def _above(a):
+    return np.array([float(np.real(getattr(x, "value", x))) > 0 for x in np.ravel(a)]).reshape(np.shape(a))
+
+
+def finish(s, case, grads):
+    how, out = s["rates' gradient"], dict(grads)
+    for n in parted(grads)[0]:
+        g = grads[PREFIX + n]
+        out[PREFIX + n] = {
+            "right": lambda n, g: g, "gradient of theta": lambda n, g: grads[n], "negative": lambda n, g: -g,
+            "sum over tasks": lambda n, g: g * case.tasks, "mean of tensor": lambda n, g: g * 0 + np.sum(g) / g.size,
+            "sum of tensor": lambda n, g: g * 0 + np.sum(g),
+        }[how](n, g)  # fmt: skip
+    return out
+
+
+def posed(case, numbers):
+    """α beside θ: about `inner_lr`, some of it negative."""
+    spread = {PREFIX + n: case.inner_lr * (0.75 + numbers(p.shape, 0.75, 8)) for n, p in case.params.items()}
+    return dataclasses.replace(case, params=case.params | spread)
+
+
+def closed_form(case):
+    """On quadratics θₖ₊₁ = (I − DA) θₖ + D b, D = diag α:  G = mean (Pᵀ v, −Σₖ gₖ ∘ Pₖᵀ v),  v = g_q(θ_K)."""
+    if case.model["layers"][0]["layer"] != "quadratic":
+        return None
+    theta, alpha = case.params["theta"], case.params[PREFIX + "theta"]
+    values, grads = [], []
+    for (xs, _), (xq, _) in case.batches():
+        (a, b), (aq, bq) = (np.split(np.mean(x, 0), [-1], 1) for x in (xs, xq))
+        path = [theta]
+        for _ in range(case.inner_steps):
+            path.append(path[-1] - alpha * (a @ path[-1] - b[:, 0]))
+        values.append(path[-1] @ aq @ path[-1] / 2 - bq[:, 0] @ path[-1])
+        v, of_alpha = aq @ path[-1] - bq[:, 0], 0 * alpha
+        for way in reversed(path[:-1]):
+            of_alpha = of_alpha - (a @ way - b[:, 0]) * v
+            v = v - a @ (alpha * v)
+        grads.append((v, of_alpha))
+    of_theta, of_alpha = (np.mean(g, 0) for g in zip(*grads, strict=True))
+    return np.mean(values), {"theta": of_theta, PREFIX + "theta": of_alpha}
+
+
+def library(case):
+    from ...algorithms import meta_sgd
+    from .library import mean_over_tasks
+
+    theta, alpha = parted(case.params)
+    settings = meta_sgd.Settings(inner_steps=case.inner_steps)
+    value, g = mean_over_tasks(case, meta_sgd, {"theta": theta, "alpha": alpha}, settings)
+    return value, g["theta"] | {PREFIX + n: a for n, a in g["alpha"].items()}
+
+
+CASES: dict[str, dict] = {
+    "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.125, shots=2, queries=2),
+    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.5, shots=3, queries=4),
+    "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4),
+    "softmax": dict(kind="tanh 1-1-3 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=6),
+    "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.5, shots=4, queries=2),
+}  # fmt: skip
+SHARED = (
+    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
+    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
+    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
+    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
+)  # fmt: skip
+MISTAKES = [
+    Mistake(
+        "alpha_not_learned", "∂/∂α = 0",
+        "the learned rates get no gradient: they were detached, or turned into numbers, before the inner step",
+        "fast[n] = p - alpha[n] * g[n] with alpha[n] a leaf that requires a gradient; no .item(), .data or .detach()",
+        "differentiate with respect to (params, alpha), with argnums=(0, 1) or one tree; no stop_gradient on alpha",
+        ({"rates": "not learned"},),
+    ),
+    Mistake(
+        "alpha_gets_theta_gradient", "∂/∂α = ∂L_q/∂θ",
+        "the learned rates got the gradient of θ in the place of their own",
+        "torch.autograd.grad(loss_q, [*theta, *alpha]): the second half belongs to alpha",
+        "g_theta, g_alpha = jax.grad(f, argnums=(0, 1))(theta, alpha)",
+        ({"rates' gradient": "gradient of theta"},), "algorithm 1 read as one update of (θ, α)",
+    ),
+    Mistake(
+        "alpha_ignored", "θ − inner_lr g_s(θ), ∂/∂α = 0",
+        "the inner step takes the number inner_lr; the learned rates are not used at all",
+        "fast[n] = p - alpha[n] * g[n], not lr * g[n]",
+        "jax.tree.map(lambda p, a, g: p - a * g, theta, alpha, g)",
+        ({"rates": "inner_lr"},),
+    ),
+    Mistake(
+        "alpha_times_inner_lr", "α → inner_lr · α",
+        "the learned rate is multiplied by inner_lr: in Meta-SGD α is the whole rate",
+        "p - alpha[n] * g[n], without lr",
+        "p - a * g, without lr",
+        ({"rates": "times inner_lr"},),
+    ),
+    Mistake(
+        "alpha_one_per_tensor", "one rate per tensor",
+        "a tensor's elements share one rate, its first or its mean: Meta-SGD has one rate per element",
+        "alpha[n] has the shape of p, and is multiplied element by element; no alpha[n][0], no alpha[n].mean()",
+        "a has the shape of p; no a.ravel()[0], no jnp.mean(a)",
+        ({"rates": "first of tensor"}, {"rates": "mean of tensor"}, {"rates' gradient": "mean of tensor"},
+         {"rates' gradient": "sum of tensor"}),
+    ),
+    Mistake(
+        "alpha_exponential", "α → exp α",
+        "the learned array is taken for the logarithm of the rate",
+        "p - alpha[n] * g[n], without .exp()",
+        "p - a * g, without jnp.exp",
+        ({"rates": "exponential"},), "re-implementations with log-rates",
+    ),
+    Mistake(
+        "alpha_made_positive", "|α|, or max(α, 0)",
+        "negative rates were made positive, or 0: in Meta-SGD α is free, since its sign is learned too",
+        "no abs(), clamp(min=0) or relu on alpha",
+        "no jnp.abs, jnp.maximum(a, 0) or jax.nn.relu on alpha",
+        ({"rates": "absolute"}, {"rates": "clamped at 0"}),
+    ),
+    Mistake(
+        "alpha_gradient_negated", "∂/∂α = +g_s ∘ g_q(θ′)",
+        "the gradient of the rates has the wrong sign: θ′ = θ − α ∘ g_s has the derivative −g_s",
+        "where it is written by hand: -(g_s * g_q)",
+        "where it is written by hand: -(g_s * g_q)",
+        ({"rates' gradient": "negative"},),
+    ),
+    Mistake(
+        "alpha_gradient_of_one_step", "∂/∂α of one step's use of α",
+        "the rates serve in every inner step, and the gradient counts the first or the last of these only",
+        "let autograd differentiate the whole loop; by hand, add −g_s(θₖ) ∘ vₖ over all k",
+        "differentiate the whole scan; by hand, add −g_s(θₖ) ∘ vₖ over all k",
+        ({"rates": "last step's"}, {"rates": "first step's"}),
+    ),
+    Mistake(
+        "alpha_gradient_at_theta", "∂/∂α = −g_s ∘ g_q(θ)",
+        "the gradient of the rates was written by hand, with the query gradient before adaptation, and with one step",
+        "−g_s(θ) ∘ g_q(θ′): the query gradient at the adapted weights",
+        "−g_s(θ) ∘ g_q(θ′): the query gradient at the adapted weights",
+        ({"rates": "query at start"},),
+    ),
+    Mistake(
+        "alpha_gradient_sum_over_tasks", "T ∂/∂α",
+        "the gradient of the rates is a sum over tasks, that of θ a mean",
+        "divide the loss by the number of tasks once, before the one backward() that serves θ and alpha",
+        "one jnp.mean over tasks, differentiated with respect to both",
+        ({"rates' gradient": "sum over tasks"},),
+    ),
+]  # fmt: skip

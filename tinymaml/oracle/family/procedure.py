@@ -26,9 +26,12 @@ from ..semantics import Calculus, Result
 SWITCHES: dict[str, tuple] = {
     "data": ("right", "swapped", "query is support", "support is query"),
     "steps": (0, 1, -1),
-    "factors": ("right", "detached", "parameters detached"),
+    "inner": ("right", "stale", "restarted", "ascent", "summed over examples"),
+    "start": ("right", "leaked", "leaked, detached"),
+    "factors": ("right", "detached", "first detached", "last detached", "parameters detached"),
+    "query": ("right", "before adaptation", "every step"),
     "outer": ("mean", "sum", "last", "first"),
-    "result": ("gradient", "doubled", "negative"),
+    "result": ("gradient", "accumulated", "doubled", "negative"),
 }
 
 H = 1e-100  # of the complex step; its square is 0
@@ -61,12 +64,11 @@ class ByHand:
 
     def hold(self, x):
         """A value without its derivative; of a tree, of all in it."""
-        return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)
+        return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)[()]
 
     def root(self, x):
         """√x."""
         return np.sqrt(np.asarray(x))[()]
-
 
     def solve(self, columns: list, b):
         """x of A x = b, A given by its columns; exact over exact numbers."""
@@ -119,10 +121,50 @@ class ByEngine:
 # ── what algorithms are made of ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def support_gradient(at, theta: dict, support: tuple) -> dict:
+def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = lambda theta, k: theta) -> list[dict]:
+    """θ₀ … θ_K of an inner loop, θₖ₊₁ = step(k, θₖ, g_s(θₖ)).
+
+    Args:
+        whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
+    """
+    if at.s["start"] != "right":
+        theta = at.memory.get("adapted", theta)
+        theta = at.hold(theta) if at.s["start"] == "leaked, detached" else theta
+    path, g = [theta], None
+    at.memory["support losses"] = []
+    for k in range(at.steps):
+        if g is None or at.s["inner"] != "stale":
+            g = support_gradient(at, whole(path[-1], k), support, k)
+        path.append(step(k, theta if at.s["inner"] == "restarted" else path[-1], g))
+    at.memory["adapted"] = path[-1]
+    return path
+
+
+def support_gradient(at, theta: dict, support: tuple, k: int = 0) -> dict:
     """g_s(θₖ); under the switch "detached" without its derivative, which is what FOMAML computes."""
-    _, g = at.loss_and_grad(theta, support)
-    return at.hold(g) if at.s["factors"] == "detached" else g
+    value, g = at.loss_and_grad(theta, support)
+    at.memory.setdefault("support losses", []).append(value)
+    times = {"ascent": -1, "summed over examples": len(support[0])}.get(at.s["inner"])
+    g = g if times is None else at.map(lambda g: g * times, g)
+    cut = {"detached": True, "first detached": k == 0, "last detached": k == at.steps - 1}
+    return at.hold(g) if cut.get(at.s["factors"]) else g
+
+
+def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k: theta):
+    """L_q(θ_K); `whole(θₖ, k)` as for `descend`."""
+    last = len(path) - 1
+    points = {"before adaptation": [0], "every step": range(1, last + 1) if last else [0]}.get(at.s["query"], [last])
+    losses = [at.loss_and_grad(whole(path[k], k), query)[0] for k in points]
+    value = sum(losses[1:], losses[0]) / len(losses)
+    if at.s["result"] == "accumulated":  # backward() of each support loss went back to what is learned
+        for more in at.memory["support losses"]:
+            value = value + sloped(at, value * 0, more)
+    return value
+
+
+def sloped(at, value, y):
+    """The value, with the derivative of y in the place of its own, as code has it that writes a gradient by hand."""
+    return at.hold(value) + (y - at.hold(y))
 
 
 def dot(a: dict, b: dict):
@@ -181,7 +223,9 @@ def run(case, number: Any = float, **switches) -> Result:
     else:
         values, ends, grads = _differentiated(case, algorithm, number, s, theta)
     trace = [{"theta": [theta, end]} for end in ends]
-    return Result(*_together(values, grads, s), trace)
+    value, grads = _together(values, grads, s)
+    finish = getattr(algorithm, "finish", None)
+    return Result(value, finish(s, case, grads) if finish else grads, trace)
 
 
 def _tasks(at) -> list[tuple]:

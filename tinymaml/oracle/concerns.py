@@ -1,0 +1,142 @@
+"""Whether a mistake is about anything that a case has: a layer, a second step, a batch of more than one example.
+
+    concerns({"how": {"pool": "mean"}}, case)      False where the model has no max pooling
+
+A form that concerns nothing in a case gives what is right there, and need not be computed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .data import DATA, rounded
+from .models import ACTIVATIONS, IN_PLACE_OF, biases, mixes
+
+
+def concerns(form: dict, case) -> bool:
+    """Whether any switch of the form, apart from those that only say more of another, can make a difference."""
+    settings = {k: v for k, v in form.items() if k != "how"} | form.get("how", {})
+    return any(_ABOUT[k](case, v) if k in _ABOUT else True for k, v in settings.items() if k not in _SAYS_MORE)
+
+
+# Switches that change nothing by themselves.
+_SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "kept", "running_momentum", "outer_rate"}
+
+
+def layers(case) -> set[str]:
+    return {m["layer"] for m in case.model["layers"]}
+
+
+def _has(*names: str):
+    return lambda case, value: bool(layers(case) & set(names))
+
+
+def _loss(*names: str):
+    return lambda case, value: case.model["loss"] in names
+
+
+def _examples(which: str, more_than: int):
+    return lambda case, value: max(len(x) for x, _ in getattr(case, which)) > more_than
+
+
+def _several_steps(case, value) -> bool:
+    return case.inner_steps > 1
+
+
+def _several_tasks(case, value) -> bool:
+    return case.tasks > 1
+
+
+def _chunks(which: str):
+    """Chunks of one length have the mean of all, but for batch norm, which sees each alone."""
+    return lambda case, value: _examples(which, 1 if "batch_norm" in layers(case) else 2)(case, value)
+
+
+def _frozen(case, names) -> bool:
+    return bool((layers(case) | {"loss"}) & set(names))
+
+
+def _tied(case, value) -> bool:
+    used = [p for m in case.model["layers"] for p in m.get("params", [])]
+    return len(set(used)) < len(used)
+
+
+def _mixed(layer: str):
+    """Whether a weight of such a layer has another order of entries."""
+    return lambda case, how: any(mixes(case.params[m["params"][0]].shape, how) for m in case.model["layers"]
+                                 if m["layer"] == layer)  # fmt: skip
+
+
+def _about_data(case, value) -> bool:
+    """Whether the data that the loss sees are others; of shared statistics, whether there are any."""
+    if value in ("one forward for both sets", "statistics of the support set"):
+        return "batch_norm" in layers(case)
+    if value == "joint":
+        return True
+    if "targets" in value:
+        return "mse" in case.model["loss"]
+    if "one support set" in value or "mean of the support" in value:
+        return case.tasks > 1
+    if "both sets" in value or "one batch" in value:
+        return True
+    with np.errstate(all="ignore"):
+        before, after = case.batches(), DATA[value](case.batches())
+    flat = lambda tasks: [array for task in tasks for batch in task for array in batch]  # noqa: E731
+    return any(a.shape != b.shape or not np.array_equal(a, b) for a, b in zip(flat(before), flat(after), strict=True))
+
+
+def _about_digits(case, value) -> bool:
+    """Whether rounding changes a number, in a case that is not of that dtype itself."""
+    what, _, dtype = value.partition(" to ")
+    if case.dtype == "float32" and dtype == "float32":
+        return False
+    rates = case.inner_lr.values() if isinstance(case.inner_lr, dict) else [case.inner_lr]
+    data = [batch for task in case.batches() for batch in task]
+    parts = {"rate": list(rates), "inputs": [x for x, _ in data], "data": [a for batch in data for a in batch],
+             "parameters": list(case.params.values())}  # fmt: skip
+    arrays = [a for part in parts.values() for a in part] if what == "everything" else parts[what]
+    return any(not np.array_equal(rounded(a, dtype), a) for a in map(np.asarray, arrays))
+
+
+# Switch or option → (case, value) → whether it can make a difference. What is not here always can.
+_ABOUT = {
+    # what is learned from
+    "data": _about_data,
+    "rounded": _about_digits,
+    "running": _has("batch_norm"),
+    "support_rows": _examples("support", 1),
+    "query_rows": _examples("query", 1),
+    "support_chunks": _chunks("support"),
+    "query_chunks": _chunks("query"),
+    "minibatch": _examples("support", 1),
+    # the inner loop
+    "adapts": lambda case, value: value != "no batch norm" or "batch_norm" in layers(case),
+    "rate": lambda case, value: {"over steps": case.inner_steps > 1, "over each step": case.inner_steps > 1,
+                                 "over tasks": case.tasks > 1}.get(value, True),  # fmt: skip
+    "rate_falls": _several_steps,
+    "momentum": lambda case, value: case.inner_steps > 0,
+    "ends": _several_tasks,
+    # the derivative through it
+    "through_last": _several_steps,
+    "through_first": _several_steps,
+    "second_order": _several_tasks,
+    # what becomes of it
+    "outer": lambda case, value: case.tasks > 1 or value in ("mean", "sequential", "moved"),
+    "outer_momentum": lambda case, value: True,
+    # the layers and losses
+    "relu_at_zero": _has("relu"), "ties": _has("max_pool"), "pool": _has("max_pool"), "leak": _has("relu"),
+    "unbiased": _has("batch_norm"), "running_statistics": _has("batch_norm"), "eps": _has("batch_norm"),
+    "affine": _has("batch_norm"), "padding": _has("conv"),
+    "frozen": _frozen, "last_use_only": _tied,
+    "unit": _loss("mse"), "delta": _loss("mse"),
+    "smoothing": _loss("cross_entropy", "binary_cross_entropy"),
+    "log_epsilon": _loss("cross_entropy", "binary_cross_entropy"),
+    "loss": lambda case, value: value == "query over examples" or value in IN_PLACE_OF.get(case.model["loss"], {})
+    and (value not in ("summed over outputs",) or np.shape(case.query[0][1])[1:] > (1,))
+    and (value not in ("all pairs",) or np.shape(case.query[0][1])[1:] in ((), (1,))),
+    "activation": lambda case, value: any(value in ACTIVATIONS.get(layer, {}) for layer in layers(case)),
+    "kernel": _mixed("conv"),
+    "weight": _mixed("linear"),
+    "biases": lambda case, value: bool(biases(case.model)),
+    "flatten": lambda case, value: {"conv", "flatten"} <= layers(case),
+}  # fmt: skip

@@ -1,0 +1,144 @@
+"""What is learned from, with a mistake in it: functions from tasks to tasks, and numbers with too few digits.
+
+    DATA["swapped"](tasks)          tasks: a list with ((xs, ys), (xq, yq)) for each task, over any numbers
+    rounded(x, "bfloat16")          the nearest number of that dtype, as float64
+
+A batch is (x, y), or a list of such pieces, whose losses are averaged. A piece may say more: (x, y, rows, measured)
+is a forward pass of all of x, with batch norm's statistics from the first `measured` rows, and the loss of `rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Tasks = list[tuple]
+
+
+def _each(f: Callable) -> Callable[[Tasks], Tasks]:
+    """A change of every batch."""
+    return lambda tasks: [(f(*support), f(*query)) for support, query in tasks]
+
+
+def _pairs(f: Callable) -> Callable[[Tasks], Tasks]:
+    """A change of each task's support and query set."""
+    return lambda tasks: [f(support, query) for support, query in tasks]
+
+
+def _is_label(y) -> bool:
+    return y.dtype.kind in "iu"
+
+
+def _sorted(x, y):
+    return x, np.sort(y) if _is_label(y) else y
+
+
+def _renumbered(x, y):
+    """np.unique(y, return_inverse=True)"""
+    return x, np.unique(y, return_inverse=True)[1].reshape(y.shape) if _is_label(y) else y
+
+
+def _off_by(n: int) -> Callable:
+    def off(tasks: Tasks) -> Tasks:
+        ys = [y for task in tasks for _, y in task]
+        classes = 1 + max((int(np.max(y)) for y in ys if _is_label(y)), default=0)
+        return _each(lambda x, y: (x, (y + n) % classes if _is_label(y) else y))(tasks)
+
+    return off
+
+
+def _centred(z):
+    return z - np.sum(z, 0) / len(z)
+
+
+def _standardised(z):
+    off = _centred(z)
+    return off / (np.sqrt(np.asarray(np.sum(off * off, 0) / len(z))) + 1e-8)
+
+
+def _targets(f: Callable) -> Callable:
+    return _each(lambda x, y: (x, y if _is_label(y) or not np.any(y) else f(y)))
+
+
+def _inputs(f: Callable) -> Callable:
+    return _each(lambda x, y: (f(x), y))
+
+
+def _next(change: Callable) -> Callable[[Tasks], Tasks]:
+    """Each task with the query set of the task after it."""
+    return lambda tasks: [(support, change(query, tasks[(t + 1) % len(tasks)][1]))
+                          for t, (support, query) in enumerate(tasks)]  # fmt: skip
+
+
+def _labels_of(query, after):
+    return (query[0], after[1]) if query[1].shape == after[1].shape else query
+
+
+def first_rows(batch: tuple, n: int) -> tuple:
+    """The first n examples, or all but the last −n; all, if none would be left."""
+    x, y = batch
+    return (x, y) if len(x[:n]) == 0 else (x[:n], y[:n])
+
+
+def chunks(batch: tuple, n: int) -> list[tuple]:
+    """The batch in pieces of n examples; the last has what is left."""
+    x, y = batch
+    return [(x[i : i + n], y[i : i + n]) for i in range(0, len(x), n)]
+
+
+def _all_together(batches: list[tuple]) -> tuple:
+    return tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+
+
+def _one_forward(measured: bool) -> Callable:
+    """Support and query go through the network in one batch; with `measured`, the statistics are the support's."""
+
+    def together(support, query):
+        n, x = len(support[0]), np.concatenate([support[0], query[0]])
+        of = n if measured else None
+        return (support if measured else (x, support[1], slice(n), of)), (x, query[1], slice(n, None), of)
+
+    return together
+
+
+DATA: dict[str, Callable[[Tasks], Tasks]] = {
+    "right": lambda tasks: tasks,
+    "swapped": _pairs(lambda s, q: (q, s)),
+    "query is support": _pairs(lambda s, q: (s, s)),
+    "support is query": _pairs(lambda s, q: (q, q)),
+    "labels sorted": _each(_sorted),
+    "labels renumbered": _each(_renumbered),
+    "labels one up": _off_by(1),
+    "labels one down": _off_by(-1),
+    "targets centred": _targets(_centred),
+    "targets standardised": _targets(_standardised),
+    "inputs centred": _inputs(_centred),
+    "inputs standardised": _inputs(_standardised),
+    "query of the next task": _next(lambda query, after: after),
+    "query labels of the next task": _next(_labels_of),
+    "query cut to the support's size": _pairs(lambda s, q: (s, first_rows(q, len(s[0])))),
+    "support cut to the query's size": _pairs(lambda s, q: (first_rows(s, len(q[0])), q)),
+    "one support set for all": lambda tasks: [(_all_together([s for s, _ in tasks]), q) for _, q in tasks],
+    "mean of the support losses": lambda tasks: [([s for s, _ in tasks], q) for _, q in tasks],
+    "first support set for all": lambda tasks: [(tasks[0][0], q) for _, q in tasks],
+    "one forward for both sets": _pairs(_one_forward(False)),
+    "statistics of the support set": _pairs(_one_forward(True)),
+    "query loss of both sets": _pairs(lambda s, q: (s, [s, q])),
+    "query and support in one batch": _pairs(lambda s, q: (s, _all_together([s, q]))),
+    "joint": lambda tasks: tasks,
+}
+
+
+def rounded(x, dtype: str):
+    """The nearest numbers of a narrower dtype ("float32", "bfloat16", "float16"), as float64; labels stay."""
+    x = np.asarray(x)
+    if x.dtype.kind in "iu":
+        return x
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            return x.astype(dtype).astype(np.float64)
+        # bfloat16 is the upper half of float32, to nearest, ties to even
+        bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+        bits = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) & np.uint64(0xFFFF0000)
+        return bits.astype(np.uint32).view(np.float32).astype(np.float64).reshape(x.shape)

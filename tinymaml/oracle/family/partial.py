@@ -1,0 +1,105 @@
+"""What ANIL and BOIL share: some tensors adapt, and the outer gradient is exact, over all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..models import output_gradient, outputs
+from .procedure import descend, judged, sloped
+
+SWITCHES = {
+    "adapts": ("right", "all", "the others", "no biases", "one layer more", "one layer less"),
+    "others in support": ("right", "detached"),
+    "others in query": ("right", "detached"),
+    "start": ("right", "leaked", "leaked, detached", "zero", "detached"),
+    "backward": ("right", "weights of start"),
+    "not learned": ("nothing", "what adapts", "the others"),
+}
+
+
+def query_loss(at, meta, support, query):
+    rate, names = at.number(at.case.inner_lr), _adapted(at.case, at.s["adapts"])
+    start = {n: p for n, p in meta.items() if n in names}
+    if at.s["start"] in ("zero", "detached"):
+        start = at.hold(start)
+        start = at.map(lambda p: p * 0, start) if at.s["start"] == "zero" else start
+
+    def beside(switch):
+        others = at.hold(meta) if at.s[switch] == "detached" else meta
+        return lambda fast, k: {n: fast.get(n, p) for n, p in others.items()}
+
+    def step(k, fast, g):
+        # φₖ₊₁ = φₖ − α ∂L_s/∂φ, φ a part of θ
+        return {n: p - rate * g[n] for n, p in fast.items()}
+
+    path = descend(at, start, support, step, beside("others in support"))
+    whole = beside("others in query")
+    value, adapted = judged(at, path, query, whole), whole(path[-1], at.steps)
+    if at.s["backward"] == "weights of start":
+        # the values of θ_K were copied into θ and taken away before backward():  ∂ℓ/∂o(θ_K) · ∂o(θ)/∂θ
+        x, y = query
+        cotangent = output_gradient(at.case.model, at.hold(outputs(at.case.model, adapted, x)), y)
+        value = sloped(at, value, np.sum(cotangent * outputs(at.case.model, meta, x)))
+    return value, adapted
+
+
+def _adapted(case, how) -> tuple[str, ...]:
+    layers = [m["params"] for m in case.model["layers"] if m.get("params")]
+    wide = {n for i, used in enumerate(layers) for n in used
+            if set(sum(layers[max(i - 1, 0) : i + 2], [])) & set(case.adapt)}  # fmt: skip
+    narrow = next(used for used in (layers if layers[0][0] in case.adapt else layers[::-1]) if used[0] in case.adapt)
+    return {
+        "right": case.adapt, "all": tuple(case.params), "the others": tuple(set(case.params) - set(case.adapt)),
+        "no biases": tuple(set(case.adapt) - set(case.biases())), "one layer more": tuple(wide),
+        "one layer less": tuple(set(case.adapt) - set(narrow)),
+    }[how]  # fmt: skip
+
+
+def finish(s, case, grads):
+    others = set(case.params) - set(case.adapt)
+    zero = {"nothing": (), "what adapts": case.adapt, "the others": others}[s["not learned"]]
+    return {n: g * 0 if n in zero else g for n, g in grads.items()}
+
+
+def two_linear_layers(case):
+    """[(w1, b1, w2, b2), …] if the model is o = (x w1 + b1) w2 + b2 with the mean squared error; else None."""
+    if [m["layer"] for m in case.model["layers"]] != ["linear", "linear"] or case.model["loss"] != "mse":
+        return None
+    return [case.params[n] for n in ("w1", "b1", "w2", "b2")]
+
+
+def library(case, algorithm):
+    from types import SimpleNamespace
+
+    from ..models import NumPy, loss_in
+    from .library import mean_over_tasks
+
+    names = case.head()
+    cut = next(i for i, m in enumerate(case.model["layers"]) if m.get("params") == names)
+    parts = [dict(case.model, layers=layers) for layers in (case.model["layers"][:cut], case.model["layers"][cut:])]
+    of_head, whole = loss_in(NumPy(), parts[1]), loss_in(NumPy(), case.model)
+
+    class Loss:
+        last = tuple(names)
+
+        def __call__(self, theta, x, y):
+            return whole(theta, x, y), None
+
+        def body(self, theta, x):
+            for layer in parts[0]["layers"]:
+                x = getattr(NumPy(), layer["layer"])(x, *(theta[n] for n in layer.get("params", [])))
+            return x
+
+        def head(self, theta, features, y):
+            return of_head(theta, features, y), None
+
+    settings = SimpleNamespace(**vars(algorithm.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr)))
+    return mean_over_tasks(case, algorithm, case.params, settings, Loss())
+
+
+SHARED = (
+    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
+    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
+    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
+    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
+)  # fmt: skip

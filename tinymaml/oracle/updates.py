@@ -1,0 +1,171 @@
+"""What an inner step does with a gradient: plain descent, or what else code makes of it.
+
+    Update(switches, number).step(state, g, alpha, k)            the next state: θ and what is remembered beside it
+    Update(switches, number).back(cotangent, state, g, alpha, k) the cotangents of the state and of g
+
+A step has two parts: it changes the gradient as a whole (clipped to a norm, normalised), then combines it with the
+state, element by element (momentum, weight decay, Adam). The Jacobian of each part, between any two of its trees, is
+symmetric. So the derivative forwards, along v, is the one backwards, too, and nothing is derived by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .arithmetic import Dual, hold, side
+
+Tree = dict[str, np.ndarray]
+
+
+def map_trees(f: Callable, *trees: Tree) -> Tree:
+    return {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}
+
+
+def dot(a: Tree, b: Tree):
+    return sum(np.sum(a[n] * b[n]) for n in a)
+
+
+def along(f: Callable[[Tree], Tree], at: Tree, v: Tree, exact: bool) -> Tree:
+    """f′(at) v: over dual numbers if `exact`, by the complex step if not.
+
+    The complex step:  f′ v = Im f(x + ih v) / h.  No difference, so nothing cancels; h makes h² vanish.
+    """
+    if exact:
+        return {n: slope(y) for n, y in f({n: dual(x, v[n]) for n, x in at.items()}).items()}
+    h = 1e-100
+    return {n: np.imag(y) / h for n, y in f({n: x + 1j * h * v[n] for n, x in at.items()}).items()}
+
+
+def dual(value, slope):
+    return np.asarray(np.frompyfunc(Dual, 2, 1)(value, slope), object)
+
+
+_slope_of = np.frompyfunc(lambda x: x.slope if type(x) is Dual else 0 * x, 1, 1)
+
+
+def slope(x):
+    return np.asarray(_slope_of(x), object)
+
+
+TORCH_MORE = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
+
+
+class Update:
+    """The rule of an inner step, for `switches` (see `semantics.SWITCHES` and `NUMBERS`)."""
+
+    def __init__(self, switches: dict, number=float):
+        self.s, self.exact = switches, number is not float
+        own = ("decay", "proximal", "momentum", "clip_inner", "clip_inner_tensor", "clip_inner_value")
+        self.plain = switches["inner"] in ("right", "restarted", "ascent") and not any(switches[n] for n in own)
+        self.whole = any(switches[n] for n in own[3:]) or switches["inner"] in (
+            "summed", "sign", "normalised", "tensors normalised",
+        )  # fmt: skip
+
+    def start(self, theta: Tree, kept: Tree | None = None) -> dict[str, Tree]:
+        """The state before the first step: θ, and zeros (or what the task before has left)."""
+        if self.plain:
+            return {"theta": theta}
+        zeros = map_trees(lambda p: p * 0, theta)
+        return {"theta": theta, "start": theta, "m": zeros, "v": zeros} | (kept or {})
+
+    def step(self, state: dict[str, Tree], g: Tree, alpha: Tree, k: int) -> dict[str, Tree]:
+        if self.plain:
+            sign = -1 if self.s["inner"] == "ascent" else 1
+            # θₖ₊₁ = θₖ − A g_s(θₖ)
+            return {"theta": map_trees(lambda p, a, x: p - a * x * sign, state["theta"], alpha, g)}
+        return self.combine(state, self.changed(g) if self.whole else g, alpha, k)
+
+    def back(self, cotangent: dict[str, Tree], state: dict[str, Tree], g: Tree, alpha: Tree, k: int) -> tuple:
+        """(the state's cotangents without what comes through g, that of g)."""
+        if self.plain:
+            sign = -1 if self.s["inner"] == "ascent" else 1
+            return cotangent, map_trees(lambda a, v: a * v * -sign, alpha, cotangent["theta"])
+        changed = self.changed(g) if self.whole else g
+        inputs = {**state, "g": changed}
+        out: dict[str, Tree] = {}
+        for name, at in inputs.items():
+            out[name] = map_trees(lambda x: x * 0, at)
+            for target, v in cotangent.items():
+                f = lambda x, name=name, target=target: self._combined(inputs | {name: x}, alpha, k)[target]  # noqa: E731
+                out[name] = map_trees(np.add, out[name], along(f, at, v, self.exact))
+        of_g = out.pop("g")
+        return out, along(self.changed, g, of_g, self.exact) if self.whole else of_g
+
+    def _combined(self, inputs: dict[str, Tree], alpha: Tree, k: int) -> dict[str, Tree]:
+        return self.combine({n: t for n, t in inputs.items() if n != "g"}, inputs["g"], alpha, k)
+
+    # ── the gradient as a whole ─────────────────────────────────────────────────────────────────────────────────────
+
+    def changed(self, g: Tree) -> Tree:
+        s, more = self.s, TORCH_MORE if self.s["clip_like"] == "torch" else 0
+        if s["inner"] == "summed":
+            g = map_trees(lambda x: x * 0 + np.sum(x), g)
+        if s["inner"] == "sign":
+            g = map_trees(lambda x: side(x) + hold(x) * 0, g)
+        if s["inner"] == "normalised":
+            size = np.sqrt(np.asarray(dot(g, g)))
+            g = map_trees(lambda x: x / size, g)
+        if s["inner"] == "tensors normalised":
+            g = map_trees(lambda x: x / np.sqrt(np.asarray(np.sum(x * x))), g)
+        if s["clip_inner"]:
+            g = clipped(g, s["clip_inner"], more)
+        if s["clip_inner_tensor"]:
+            g = {n: clipped({n: x}, s["clip_inner_tensor"], more)[n] for n, x in g.items()}
+        if s["clip_inner_value"]:
+            g = map_trees(lambda x: clamped(x, s["clip_inner_value"]), g)
+        return g
+
+    # ── the gradient and the state, element by element ──────────────────────────────────────────────────────────────
+
+    def combine(self, state: dict[str, Tree], g: Tree, alpha: Tree, k: int) -> dict[str, Tree]:
+        names = ("theta", "start", "m", "v")
+        per_tensor = {n: self.tensor(*(state[name][n] for name in names), g[n], alpha[n], k) for n in g}
+        return {name: {n: np.asarray(new[i]) for n, new in per_tensor.items()} for i, name in enumerate(names)}
+
+    def tensor(self, theta, start, m, v, g, alpha, k) -> tuple:
+        """(θ, θ₀, first moment, second moment) after the step, of one tensor."""
+        inner, s = self.s["inner"], self.s
+        decoupled = s["decay_like"] == "decoupled"
+        if s["decay"] and not decoupled:
+            g = g + theta * s["decay"]
+        if s["proximal"]:
+            g = g + (theta - start) * s["proximal"]
+        step = g
+        if s["momentum"]:
+            # v ← μ v + g, or with (1 − μ) g
+            like, mu = s["momentum_like"], s["momentum"]
+            m = m * mu + (g * (1 - mu) if like == "averaged" else g)
+            step = g + m * mu if like == "nesterov" else m
+        if inner in ("adam", "adam, biased"):
+            # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   step = m̂ / (√v̂ + ε)
+            m, v = m * 0.9 + g * 0.1, v * 0.999 + g * g * 0.001
+            corrected = inner == "adam"
+            mean, square = (m / (1 - 0.9 ** (k + 1)), v / (1 - 0.999 ** (k + 1))) if corrected else (m, v)
+            step = mean / (np.sqrt(square) + (s["adaptive_eps"] or 1e-8))
+        if inner in ("rmsprop", "adagrad"):
+            v = v * 0.99 + g * g * 0.01 if inner == "rmsprop" else v + g * g
+            step = g / (np.sqrt(v) + (s["adaptive_eps"] or 1e-8))
+        if inner == "running sum":
+            m = m + g
+            step = m
+        if inner == "stale":
+            m = g + m * 0 if k == 0 else m + g * 0
+            step = m
+        before = start if inner == "from start" else theta
+        if s["decay"] and decoupled:
+            before = before - before * alpha * s["decay"]
+        return before - alpha * step, start, m, v
+
+
+def clipped(g: Tree, to, more: float = 0) -> Tree:
+    """g, scaled to the norm `to` where it is longer: g · to / (|g| + more)."""
+    size = np.sqrt(np.asarray(dot(g, g))) + more
+    return g if side(size - to) <= 0 else map_trees(lambda x: x * to / size, g)
+
+
+def clamped(x, to):
+    """Each element between −to and to."""
+    above, below = side(x - to) > 0, side(x + to) < 0
+    return np.where(above | below, hold(x) * 0 + (above * 1 - below * 1) * to, x)

@@ -175,7 +175,7 @@ def test_with_nothing_planted_it_is_correct(dtype):
     ("labels numbered anew in each set", "classes: one lacks in a query set"),
     ("a kernel's channels exchanged", "kernels: as many channels in as out"),
     ("a query set cut to the support's size", "N: N_q > N_s"),
-    ("height and width exchanged", "images: H ≠ W"),
+    ("images reshaped in place of permuted", "images: several channels"),
 ])  # fmt: skip
 def test_it_shows_only_where_the_table_says(what, row):
     shows = refused_in(PLANTED[what], core())

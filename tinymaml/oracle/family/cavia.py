@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from ..mistake import Mistake
-from .procedure import _tasks, descend, judged, support_gradient
+from .procedure import descend, judged, support_gradient, tasks_of
 
 FORMULA = "dL_q(φ_K, θ)/dθ,   φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ"
 SETTINGS = {"context": "how many numbers φ has"}
@@ -41,7 +41,7 @@ def query_loss(at, theta, support, query):
 
     def step(k, fast, g):
         if at.s["context of"] == "all tasks":
-            each = [support_gradient(at, whole(fast, k), s, k) for s, _ in _tasks(at)]
+            each = [support_gradient(at, whole(fast, k), s, k) for s, _ in tasks_of(at)]
             g = at.map(lambda *gs: sum(gs[1:], gs[0]) / len(gs), *each)
         if at.s["between steps"] == "detached":
             fast = at.hold(fast)
@@ -102,7 +102,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="linear 1-1 mse", inner_steps=2, tasks=2, inner_lr=0.25, shots=3, queries=4,
                       settings={"context": 2}),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=1.0, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=1.0, shots=3, queries=4,
                      settings={"context": 2}),
     "one-number": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4,
                        settings={"context": 1}),

@@ -147,7 +147,7 @@ CASES: dict[str, dict] = {
                        settings={"loss_weights": [0.25, 0.125, 0.625]}),
     "last-loss": dict(kind="batch norm 1", inner_steps=2, tasks=2, inner_lr=0.25, shots=4, queries=3,
                       settings={"loss_weights": [0.0, 1.0]}, comment="only the last loss counts, as after E epochs"),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
                      settings={"loss_weights": [1.0]}),
     "softmax": dict(kind="tanh 1-1-2 cross_entropy", inner_steps=2, tasks=2, inner_lr=0.5, shots=3, queries=4,
                     settings={"loss_weights": [0.375, 0.625]}),

@@ -24,7 +24,7 @@ SWITCHES = pulled.SWITCHES | {
     "damping": (0.0,), "strength_damping": (0.0,),
     "hessian": ("right", "at theta", "of query", "of both"),
     "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied"),
-    "solver_steps": (0.0,),
+    "solver_steps": (0.0,), "solver_digits": (0.0,),
 }  # fmt: skip
 
 
@@ -80,9 +80,10 @@ def _solution(at, columns, g):
         return at.solve(columns, g)
     x = g if how.endswith("from g") else g * 0
     r = p = g - times(x)
-    for _ in range(steps):  # (Hestenes and Stiefel, 1952)
+    digits, size = at.s["solver_digits"], float(np.sum(g * g))
+    for _ in range(2 * len(g) if digits else steps):  # (Hestenes and Stiefel, 1952)
         rr = np.sum(r * r)
-        if float(rr) == 0:
+        if float(rr) <= (size * 100.0**-digits if digits else 0):
             break
         q = times(p)
         a = rr / np.sum(p * q)
@@ -247,6 +248,15 @@ MISTAKES = [
         "cg(…, tol=0, maxiter=number of parameters)",
         ({"inverse": "conjugate gradients", "solver_steps": 1.0},
          {"inverse": "conjugate gradients from g", "solver_steps": 1.0}), kind="precision", free=_STEPS,
+    ),
+    Mistake(
+        "imaml_solver_tolerance", "conjugate gradients until ‖r‖ ≤ 10⁻ᵖ ‖g_q‖",
+        "conjugate gradients ended where the residual was below a tolerance",
+        "a tolerance of 0 or of the order of rounding, and as many steps as there are parameters",
+        "jax.scipy.sparse.linalg.cg(…, tol=0, maxiter=number of parameters); its default is tol=1e-5",
+        ({"inverse": "conjugate gradients", "solver_digits": 1}, {"inverse": "conjugate gradients from g",
+                                                                 "solver_digits": 1}),
+        kind="precision", classic=False, free=Free("solver_digits", "p", (1, 5, 2, 3, 4, 6, 8, 10), integer=True),
     ),
     Mistake(
         "imaml_neumann", "αλ Σⱼ (I − αλ (I + H/λ))ʲ g_q(φ_K),   j < J",

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..mistake import Free, Mistake
 from .procedure import basis, descend, flat, split
 
 SETTINGS = {"strength": "λ, strength of the pull to θ in the inner problem"}
 SWITCHES = {
     "pull": ("right", "missing", "once at the end", "doubled", "halved", "to 0", "to the step before", "away"),
-    "end": ("after K steps", "solved"),
+    "end": ("after K steps", "solved"), "inner_digits": (0.0,),
 }
 
 
@@ -29,11 +29,13 @@ def descended(at, theta: dict, support: tuple) -> list[dict]:
     times = times / 2 if how == "halved" else times
     if at.s["end"] == "solved":
         return [theta, solved(at, theta, support, times)]
-    before = [theta]
+    before, enough = [theta], 0.0 if at.s["inner_digits"] == 0 else 10.0 ** -at.s["inner_digits"]
 
     def step(k, phi, g):
         to = {"to 0": at.map(lambda p: p * 0, theta), "to the step before": before[-1]}.get(how, theta)
         before.append(phi)
+        if enough and _length(at.map(lambda g, phi, p: g + times * (phi - p), g, phi, to)) <= enough:
+            return phi
         # φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))
         return at.map(lambda phi, g, p: phi - rate * (g + times * (phi - p)), phi, g, to)
 
@@ -41,6 +43,10 @@ def descended(at, theta: dict, support: tuple) -> list[dict]:
     if how == "once at the end":
         path.append(at.map(lambda phi, p: phi - rate * strength(at) * (phi - p), path[-1], theta))
     return path
+
+
+def _length(tree: dict) -> float:
+    return float(np.linalg.norm(flat(tree).astype(float)))
 
 
 def solved(at, theta: dict, support: tuple, times, most: int = 50) -> dict:
@@ -105,5 +111,12 @@ def mistakes(algorithm: str) -> list[Mistake]:
             "for _ in range(inner_steps): a step of gradient descent on the support loss with the pull",
             "lax.scan(step, theta, length=inner_steps) with gradient descent",
             ({"end": "solved"},), kind="convention",
+        ),
+        Mistake(
+            f"{algorithm}_inner_tolerance", "φ where ‖g_s(φ) + λ (φ − θ)‖ ≤ 10⁻ᵖ, if it comes before φ_K",
+            "the inner loop ended where its gradient was below a tolerance, before inner_steps steps",
+            "make all inner_steps steps, or set the tolerance to 0", "make all inner_steps steps, or set the tolerance "
+            "to 0", ({"inner_digits": 2},), kind="precision", classic=False,
+            free=Free("inner_digits", "p", (2, 3, 4, 5, 6, 8, 10), integer=True),
         ),
     ]  # fmt: skip

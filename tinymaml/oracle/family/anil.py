@@ -111,7 +111,7 @@ MISTAKES = [
     Mistake(
         "anil_body_not_learned", "∂/∂b = 0",
         "the body gets no gradient: its features are constants, or its parameters are not differentiated",
-        "the outer gradient is with respect to all parameters; no feature extractor under no_grad or in eval-and-frozen",
+        "the outer gradient is with respect to all parameters; no frozen feature extractor",
         "differentiate with respect to body and head",
         ({"not learned": "the others"}, {"others in support": "detached", "others in query": "detached"}),
     ),

@@ -115,8 +115,8 @@ CASES: dict[str, dict] = {
 SHARED = (
     "zero_gradient", "first_step_detached", "last_step_detached", "multi_step_loss", "one_step_more", "one_step_less",
     "stale_gradient", "restarted_steps", "inner_ascent", "alpha_times_n", "query_is_support", "support_is_query",
-    "swapped_support_query", "gradients_accumulated", "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient",
-    "negated_gradient",
+    "swapped_support_query", "gradients_accumulated", "sum_over_tasks", "last_task_only", "first_task_only",
+    "doubled_gradient", "negated_gradient",
 )  # fmt: skip
 MISTAKES = [
     Mistake(
@@ -150,7 +150,7 @@ MISTAKES = [
     ),
     Mistake(
         "cavia_context_zero_in_query", "∂L_q(0, θ)/∂θ",
-        "the query loss does not see the adapted context: the forward pass uses 0, or the context that was there before",
+        "the query loss does not see the adapted context: the forward pass uses 0, or the one before",
         "loss({**params, 'context': context}, xq, yq) with the adapted context",
         "loss({**params, 'context': context}, xq, yq) with the loop's last context",
         ({"context in query": "zero"},),

@@ -63,7 +63,8 @@ def query_loss(at, theta, support, query):
             g = at.map(lambda g, p: g + decay * p, g, theta)
         if s["decoupled"]:
             theta = at.map(lambda p: p - rate * decoupled * p, theta)
-        m, v = (at.hold(x) if s["moments"] in ("detached", f"{name} detached") else x for name, x in (("m", m), ("v", v)))
+        m = at.hold(m) if s["moments"] in ("detached", "m detached") else m
+        v = at.hold(v) if s["moments"] in ("detached", "v detached") else v
         # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
         m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
         v = at.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
@@ -178,7 +179,7 @@ MISTAKES = [
     ),
     Mistake(
         "adam_moments_detached", "m and v are constants in the next step",
-        "the moments were detached between the steps: the derivative through what they hold of earlier steps is missing",
+        "the moments were detached between the steps: the derivative through earlier steps' part is missing",
         "m = b1 * m + (1 - b1) * g, without .detach() or .data; torch.optim.Adam's state has no graph",
         "no stop_gradient on the optimiser's state",
         ({"moments": "detached"}, {"moments": "m detached"}, {"moments": "v detached"}), "torch.optim inside",

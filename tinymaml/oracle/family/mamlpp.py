@@ -25,8 +25,8 @@ SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
 PREFIX = "alpha."
 SWITCHES = {
     "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only"),
-    "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's", "mean over steps",
-              "first tensor's", "times inner_lr", "inner_lr"),
+    "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's",
+              "mean over steps", "first tensor's", "times inner_lr", "inner_lr"),
     "row in support": ("right", "first", "next", "last"),
     "row in query": ("right", "next", "first", "last", "previous"),
     "norm": ("right", "adapted"),
@@ -56,8 +56,8 @@ def query_loss(at, meta, support, query):
         alpha = at.hold(alpha) if at.s["rates"] == "not learned" else alpha
         if at.s["rates"] == "mean over steps":
             return np.sum(alpha) / alpha.size
-        k = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last}.get(at.s["rates"], k)
-        a = alpha[clipped(k)]
+        other = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last}
+        a = alpha[clipped(other.get(at.s["rates"], k))]
         return {"times inner_lr": a * rate, "inner_lr": a * 0 + rate}.get(at.s["rates"], a)
 
     def step(k, theta, g):

@@ -85,8 +85,8 @@ def finish(s, case, grads):
 
 
 def posed(case, numbers):
-    """α beside θ: about `inner_lr`, some of it negative."""
-    spread = {PREFIX + n: case.inner_lr * (0.75 + numbers(p.shape, 0.75, 8)) for n, p in case.params.items()}
+    """α beside θ: about `inner_lr`, some of it negative, none 0."""
+    spread = {PREFIX + n: case.inner_lr * (0.8125 + numbers(p.shape, 0.75, 8)) for n, p in case.params.items()}
     return dataclasses.replace(case, params=case.params | spread)
 
 

@@ -139,7 +139,7 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
     Args:
         whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
     """
-    if at.s["start"] != "right":
+    if at.s["start"].startswith("leaked"):
         theta = at.memory.get("adapted", theta)
         theta = at.hold(theta) if at.s["start"] == "leaked, detached" else theta
     path, g = [theta], None
@@ -289,7 +289,8 @@ def _moved(p, i, number):
         moved = p.astype(complex)
         moved.flat[i] += 1j * H
         return moved
-    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)  # 1 / 3 of integers is a float
+    # The slope is a number of the same kind: 1 / 3 of integers is a float.
+    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)
     return moved.reshape(p.shape)
 
 

@@ -48,7 +48,8 @@ def query_loss(at, theta, support, query):
         # φₖ₊₁ = φₖ − α ∂L_s/∂φ
         return {n: p - rate * g[n] for n, p in fast.items()}
 
-    path = descend(at, start, support, step, whole)
+    leaf = (lambda fast, k: whole(at.hold(fast), k)) if at.s["between steps"] == "detached" else whole
+    path = descend(at, start, support, step, leaf)
     changed = {"zero": at.map(lambda p: p * 0, path[-1]), "detached": at.hold(path[-1])}
     path[-1] = changed.get(at.s["context in query"], path[-1])
     return judged(at, path, query, whole), whole(path[-1], at.steps)

@@ -831,7 +831,7 @@ class _(Momentum):
         self.mu, self.lr = self.lr, self.mu
 
 
-@wrong("momentum_with_decay")
+@wrong("inner_weight_decay")
 class _(Momentum):
     """weight_decay=5e-4"""
 
@@ -1001,7 +1001,7 @@ class _(Adam):
         return super().moved(p - self.lr * 0.01 * p, m, v, t)
 
 
-@wrong("adam_coupled_decay")
+@wrong("inner_weight_decay")
 class _(Adam):
     """weight_decay=1e-3"""
 

@@ -42,7 +42,7 @@ from . import (
     reptile,
     sharp,
 )
-from .procedure import by_engine, run
+from .procedure import SWITCHES, by_engine, run
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
@@ -98,14 +98,18 @@ def forms(case) -> dict[str, dict]:
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
     for m in OF_MAML.values():
         for k, form in enumerate(m.forms):
-            about_both = form.keys() <= _ABOUT_MODEL_AND_DATA and form.get("data") != "joint"
-            if m.id not in possible and about_both and concerns(form, case):
+            if m.id not in possible and _can_be_made(form, module) and concerns(form, case):
                 out[f"{m.id}/{k}" if k else m.id] = form
     return out
 
 
-# What is wrong in a layer, a loss or the data is wrong in every algorithm.
-_ABOUT_MODEL_AND_DATA = {"how", "data", "rounded"}
+def _can_be_made(form: dict, module: ModuleType) -> bool:
+    """Whether a mistake of MAML's is one here: it is about the model or the data, or about a switch that all share."""
+    return all(
+        name in ("how", "rounded") or name in SWITCHES and name not in module.SWITCHES
+        and (value in SWITCHES[name] or isinstance(SWITCHES[name][0], float))
+        for name, value in form.items()
+    )  # fmt: skip
 
 
 __all__ = ["ALGORITHMS", "MISTAKES", "by_engine", "forms", "run"]

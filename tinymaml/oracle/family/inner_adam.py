@@ -29,8 +29,8 @@ SWITCHES = {
     "eps_root": ("right", "missing"),
     "betas": ("right", "exchanged", "defaults"),
     "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov"),
-    "decay": (0.0,),
     "decoupled": (0.0,),
+    "rate": ("right",), "rate_times": (0.0,),  # which is not the gradient's factor here: the shared ones are not meant
 }
 
 
@@ -46,7 +46,7 @@ def query_loss(at, theta, support, query):
     eps_root = eps_root * 0 if s["eps_root"] == "missing" else eps_root
     if s["variant"] == "no m":
         b1 = b1 * 0
-    rate, decay, decoupled = (at.number(x) for x in (at.case.inner_lr, s["decay"], s["decoupled"]))
+    rate, decoupled = at.number(at.case.inner_lr), at.number(s["decoupled"])
     zero = at.map(lambda p: at.hold(p) * 0, theta)
     m, v, best, t = zero, zero, zero, 0
     if s["moments"].startswith("leaked"):
@@ -59,8 +59,6 @@ def query_loss(at, theta, support, query):
         t = t + 1
         if s["variant"] == "sgd":
             return at.map(lambda p, g: p - rate * g, theta, g)
-        if s["decay"]:
-            g = at.map(lambda g, p: g + decay * p, g, theta)
         if s["decoupled"]:
             theta = at.map(lambda p: p - rate * decoupled * p, theta)
         m = at.hold(m) if s["moments"] in ("detached", "m detached") else m
@@ -260,13 +258,6 @@ MISTAKES = [
         "torch.optim.Adam's rule, or weight_decay=0",
         "optax.adam, not optax.adamw",
         ({"decoupled": 0.01},), free=Free("decoupled", "λ", (0.01, 1e-4, 0.1)), classic=False,
-    ),
-    Mistake(
-        "adam_coupled_decay", "g ← g + λθ",
-        "weight decay is added to the inner gradient; the case has none",
-        "weight_decay=0 in the inner optimiser",
-        "no optax.add_decayed_weights in the inner optimiser",
-        ({"decay": 0.01},), free=Free("decay", "λ", (0.01, 5e-4, 1e-4, 0.1)), classic=False,
     ),
     Mistake(
         "adam_amsgrad", "v̂ = max over steps",

@@ -21,7 +21,6 @@ SWITCHES = {
     "nesterov": ("no", "PyTorch's", "at the point ahead"),
     "numbers": ("right", "exchanged"),
     "momentum": (0.0,),
-    "decay": (0.0,),
 }
 
 
@@ -29,7 +28,7 @@ def query_loss(at, theta, support, query):
     rate, mu = at.number(at.case.inner_lr), at.number(at.s["momentum"] or at.case.settings["momentum"])
     if at.s["numbers"] == "exchanged":
         rate, mu = mu, rate
-    kept, decay = at.s["buffer"], at.number(at.s["decay"])
+    kept = at.s["buffer"]
     m = at.map(lambda p: at.hold(p) * 0, theta)
     if kept.startswith("leaked"):
         m = at.memory.get("m", m)
@@ -37,8 +36,6 @@ def query_loss(at, theta, support, query):
 
     def step(k, theta, g):
         nonlocal m
-        if at.s["decay"]:
-            g = at.map(lambda g, p: g + decay * p, g, theta)
         damp = at.s["dampening"] == "always" or at.s["dampening"] == "after the first step" and k > 0
         weight = 1 - mu if damp or at.s["average"] == "corrected" else 1
         before = {"detached": at.hold(m), "none": at.map(lambda m: m * 0, m)}.get(kept, m)
@@ -174,12 +171,5 @@ MISTAKES = [
         "SGD(lr=case.inner_lr, momentum=case.settings['momentum'])",
         "optax.sgd(case.inner_lr, case.settings['momentum'])",
         ({"numbers": "exchanged"},),
-    ),
-    Mistake(
-        "momentum_with_decay", "g ← g + λθ",
-        "weight decay is added to the inner gradient; the case has none",
-        "weight_decay=0 in the inner optimiser",
-        "no optax.add_decayed_weights in the inner optimiser",
-        ({"decay": 0.01},), free=Free("decay", "λ", (0.01, 5e-4, 1e-4, 0.1)), classic=False,
     ),
 ]  # fmt: skip

@@ -25,14 +25,17 @@ Where things are:
     report      the verdict in words                              show       a case laid out
     spec        the page for other languages                      versions   of vectors, wire and catalogue
     badge       what a repository shows                           commands   tinymaml oracle …
+    family/     the other algorithms                              relations  what holds without a reference value
 """
 
 from .cases import CAPABILITIES, Case, Tampered, load
 from .catalogue import CATALOGUE, list_bugs
 from .checking import check
+from .relations import RELATIONS, relations
 from .report import VERDICTS, Report
 from .versions import VERSIONS
 
 __all__ = [
-    "CAPABILITIES", "CATALOGUE", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check", "list_bugs", "load",
+    "CAPABILITIES", "CATALOGUE", "RELATIONS", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check", "list_bugs",
+    "load", "relations",
 ]  # fmt: skip

@@ -49,12 +49,12 @@ def _length(tree: dict) -> float:
     return float(np.linalg.norm(flat(tree).astype(float)))
 
 
-def solved(at, theta: dict, support: tuple, times, most: int = 50) -> dict:
+def solved(at, theta: dict, support: tuple, times, far: int = 100, most: int = 50) -> dict:
     """φ* to rounding: far down by gradient descent, then by Newton's method,  φ ← φ − (H + λI)⁻¹ (g_s + λ (φ − θ))."""
     phi, size, rate = theta, np.inf, at.number(at.case.inner_lr)
-    for k in range(300 + most):
+    for k in range(far + most):
         g = at.map(lambda g, phi, p: g + times * (phi - p), at.loss_and_grad(phi, support)[1], phi, theta)
-        if k < 300:
+        if k < far:
             phi = at.map(lambda phi, g: phi - rate * g, phi, g)
             continue
         columns = [flat(at.along(phi, support, e)) + times * flat(e) for e in basis(at, theta)]

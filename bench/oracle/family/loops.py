@@ -267,6 +267,20 @@ class _(MetaSGD):
         return {n: g * len(self.tasks) if n.startswith("alpha.") else g for n, g in grads.items()}
 
 
+@wrong("alpha_gradient_at_theta")
+class _(MetaSGD):
+    """−g_s * g_q by hand, with the query gradient before adaptation"""
+
+    def rate(self, n, k):
+        return self.params[f"alpha.{n}"].detach()
+
+    def task(self, support, query):
+        theta = self.start()
+        g, v = self.gradient(theta, support, 0), grad(self.loss(theta, *query), theta)
+        by_hand = -sum((self.params[f"alpha.{n}"] * (g[n] * v[n]).detach()).sum() for n in theta)
+        return super().task(support, query) + by_hand - by_hand.detach()
+
+
 # ── ANIL and BOIL ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -355,6 +369,14 @@ def _partial(cls, name: str) -> None:
 
 _partial(ANIL, "anil")
 _partial(BOIL, "boil")
+
+
+@wrong("anil_two_layers_adapt")
+class _(ANIL):
+    """the cut is one layer too early"""
+
+    def names(self):
+        return [n for m in [m for m in self.case.model["layers"] if m.get("params")][-2:] for n in m["params"]]
 
 
 @wrong("anil_copied_weights")
@@ -503,6 +525,17 @@ class _(CAVIA):
 
     def context_gradient(self, context, support):
         return sum(CAVIA.context_gradient(self, context, s) for s, _ in self.tasks) / len(self.tasks)
+
+
+@wrong("cavia_context_in_front")
+class _(CAVIA):
+    """torch.cat([context, x])"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        d, loss, first = case.settings["context"], self.loss, case.model["layers"][1]["params"][0]
+        rolled = lambda p: torch.cat([p[first][d:], p[first][:d]])  # noqa: E731
+        self.loss = lambda p, x, y: loss({**p, first: rolled(p)}, x, y)
 
 
 @wrong("inner_ascent")
@@ -693,6 +726,23 @@ class _(MAMLpp):
 
     def at_support(self, k):
         return 0
+
+
+@wrong("mamlpp_norm_adapted")
+class _(MAMLpp):
+    """γ and β adapt with lr"""
+
+    def start(self):
+        return {n: p for n, p in self.params.items() if not n.startswith("alpha.")}
+
+    def whole(self, fast, row):
+        return {n: p[row] if n in self.norms else p for n, p in fast.items()}
+
+    def rate(self, n, k):
+        return self.lr if n in self.norms else super().rate(n, k)
+
+    def gradient(self, fast, support, k):
+        return grad(self.loss(self.whole(fast, k), *support), fast)
 
 
 @wrong("mamlpp_norm_not_learned")
@@ -1007,6 +1057,48 @@ class _(Adam):
 
     def gradient(self, fast, support, k):
         return {n: g + 1e-3 * fast[n] for n, g in super().gradient(fast, support, k).items()}
+
+
+@wrong("adam_first_moment_missing")
+class _(Adam):
+    """RMSprop"""
+
+    def moments(self, m, v, g):
+        return g, super().moments(m, v, g)[1]
+
+    def corrected(self, m, v, t):
+        return m, super().corrected(m, v, t)[1]
+
+
+@wrong("adam_amsgrad")
+class _(Adam):
+    """amsgrad=True"""
+
+    def adapt(self, fast, support):
+        self.largest = {n: torch.zeros_like(p) for n, p in fast.items()}
+        return super().adapt(fast, support)
+
+    def moments(self, m, v, g):
+        m, v = super().moments(m, v, g)
+        self.largest = {n: torch.maximum(self.largest[n], x) for n, x in v.items()}
+        self.name_of = {id(x): n for n, x in v.items()}
+        return m, v
+
+    def moved(self, p, m, v, t):
+        return super().moved(p, m, self.largest[self.name_of[id(v)]], t)
+
+
+@wrong("adam_nesterov")
+class _(Adam):
+    """NAdam's look ahead"""
+
+    def moments(self, m, v, g):
+        m, v = super().moments(m, v, g)
+        self.ahead = {id(m[n]): self.b1 * m[n] + (1 - self.b1) * g[n] for n in m}
+        return m, v
+
+    def corrected(self, m, v, t):
+        return super().corrected(self.ahead[id(m)], v, t)
 
 
 @wrong("adam_is_sgd")

@@ -397,7 +397,8 @@ def _finished(case, s, grads: dict, theta: dict) -> dict:
     if s["clamp"]:
         grads = tree(lambda g: clamped(g, s["clamp"]), grads)
     if s["result"] == "normalised":
-        return tree(lambda g, size=np.sqrt(np.asarray(dot(grads, grads))): g / size, grads)
+        size = np.sqrt(np.asarray(dot(grads, grads)))
+        return tree(lambda g: g / size, grads)
     times = {"doubled": 2, "negative": -1, "times inner rate": case.inner_lr}.get(s["result"], 1)
     return tree(lambda g: g * times, grads)
 

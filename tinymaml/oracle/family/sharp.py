@@ -161,7 +161,8 @@ MISTAKES = [
         "sharp_norm_epsilon", "ρ g/(‖g‖ + ε)",
         "an ε is added to the norm, against a division by 0; the case's formula has none",
         "rho / norm, without + 1e-12: at g = 0 the perturbation has no derivative anyway", "rho / optax.global_norm(g)",
-        ({"norm's epsilon": 0.125},), kind="precision", free=Free("norm's epsilon", "ε", (0.125, 1e-12, 1e-10, 1e-8, 1e-6, 1e-3, 1e-2)),
+        ({"norm's epsilon": 0.125},), kind="precision",
+        free=Free("norm's epsilon", "ε", (0.125, 1e-12, 1e-10, 1e-8, 1e-6, 1e-3, 1e-2)),
     ),
     Mistake(
         "sharp_radius", "1 · g/‖g‖, αρ g/‖g‖, …",

@@ -5,14 +5,12 @@
     tinymaml oracle check package.module:function                a Python function, in a process of its own
     tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR        one file a case, one file an answer
 
-A question is one line, an object with "id", "dtype", "model", "params", "support", "query" (lists with one {"x", "y"} a
-task), "inner_lr", "inner_steps", …; numbers are decimal and exact (`gen --hex`: IEEE bit patterns). An answer is one
-line,
+A question is one line of JSON, and so is an answer:
 
     {"id": …, "meta_grad": {name: nested lists} or [in the order of params], "meta_loss": …, "trace": …}
 
-the last two optional, or {"id": …, "error": "why not"}; in the order of the questions. The id says which suite, dtype
-and seed it belongs to, so that `check` needs to be told nothing.
+or {"id": …, "error": "why not"}; in the order of the questions. `spec` tells every field. The id says which suite,
+dtype and seed it belongs to, so that `check` needs to be told nothing.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ class Judgement:
             seed = int(config.workerinput["testrunuid"], 16) % 2**32
         self.settings = {
             "target": config.getoption("--maml-oracle"), "suite": option("suite"), "dtype": option("dtype"),
-            "algorithm": option("algorithm"), "capabilities": option("capability"), "timeout": option("timeout"), "folders": [p for p in sys.path if p],
-            "seed": secrets.randbelow(2**32) if seed is None else seed,
+            "algorithm": option("algorithm"), "capabilities": option("capability"), "timeout": option("timeout"),
+            "folders": [p for p in sys.path if p], "seed": secrets.randbelow(2**32) if seed is None else seed,
         }  # fmt: skip
         self.saved, self.live = option("json"), config.getoption("capture") == "no"
         self.all, self.report, self.rows, self.text, self.words, self._told = [], None, {}, "", "", None

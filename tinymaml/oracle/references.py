@@ -125,15 +125,10 @@ def forms(case: Case) -> dict[str, dict]:
     if case.algorithm != "maml":
         return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
-            "one_rate_for_all": isinstance(case.inner_lr, dict),
-            "weighted_by_examples": _unequal(case.query), "alpha_of_first_size": _unequal(case.support)}  # fmt: skip
+            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
     possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
     return {f"{m.id}/{k}" if k else m.id: form for m in possible
             for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
-
-
-def _unequal(batches: list[tuple]) -> bool:
-    return len({len(x) for x, _ in batches}) > 1
 
 
 def admitted(answer: Answer) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=2, tasks=2, inner_lr=0.125, shots=2, queries=2,
                       settings={"strength": 2.0}),
-    "one-step": dict(kind="tanh 1-1-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-1-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
                      settings={"strength": 1.0}),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.0625, shots=3, queries=4,
                    settings={"strength": 4.0}),

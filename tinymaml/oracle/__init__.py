@@ -36,6 +36,6 @@ from .report import VERDICTS, Report
 from .versions import VERSIONS
 
 __all__ = [
-    "CAPABILITIES", "CATALOGUE", "RELATIONS", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check", "list_bugs",
-    "load", "relations",
+    "CAPABILITIES", "CATALOGUE", "RELATIONS", "VERDICTS", "VERSIONS", "Case", "Report", "Tampered", "check",
+    "list_bugs", "load", "relations",
 ]  # fmt: skip

@@ -210,11 +210,20 @@ class Summed(IMAML):
 
 
 class Solved(IMAML):
-    """The inner problem to rounding, by many steps."""
+    """The inner problem to rounding: some steps of gradient descent, then Newton's method."""
 
-    def __init__(self, case):
-        super().__init__(case)
-        self.steps = 400
+    def adapt(self, support):
+        self.steps = max(self.case.inner_steps, 30)
+        phi = IMAML.adapt(self, support)
+        for _ in range(6):
+            move = Direct.solve(self, self.curvature(phi, support), self.inner_gradient(phi, support))
+            phi = self.leaves(plus(phi, -1, move))
+        return phi
+
+    def curvature(self, phi, support):
+        return lambda v: plus(self.hvp(phi, support, v), self.lam, v)
+
+    split = staticmethod(Direct.split)
 
 
 HONEST = [IMAML, Direct]

@@ -110,9 +110,7 @@ class AdaptsOnQuery(Proximal):
 
 
 class Solved(Proximal):
-    def __init__(self, case):
-        super().__init__(case)
-        self.steps = 400
+    adapt, curvature, split = imaml.Solved.adapt, imaml.Solved.curvature, staticmethod(imaml.Direct.split)
 
 
 HONEST = [Proximal, ByWeightDecay]

@@ -33,7 +33,7 @@ def test_every_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit():
     for name in ALGORITHMS:
         cases = load("core", algorithm=name)
         assert [c.id for c in cases] == [id for id in suites.ids() if id.startswith(f"{name}/")]
-        assert 4 <= len(cases) <= 8 and any(c.model["layers"][-1]["layer"] == "quadratic" for c in cases)
+        assert 4 <= len(cases) <= 8 and f"{name}/quadratic" in [c.id for c in cases]
         for case in cases:
             confirmed = case.answer.confirmed
             assert len(confirmed) >= 3 and "every bit" in confirmed.values(), case.id
@@ -147,18 +147,17 @@ def _every_wrong_one():
     for name in NAMES:
         assert len(loops.WRONG[name]) >= 10
         for i, made in enumerate(loops.WRONG[name]):
-            marks = [] if i % 5 == 0 else [pytest.mark.slow]
+            marks = [] if i % 7 == 0 else [pytest.mark.slow]
             yield pytest.param(name, made, marks=marks, id=f"{name}-{i}-{made.id}")
 
 
-@pytest.mark.parametrize(("name", "made"), _every_wrong_one())
+@pytest.mark.parametrize(("name", "made"), list(_every_wrong_one()))
 def test_a_wrong_implementation_is_refused_and_named(name, made):
     report = check(made.mine, load("core", algorithm=name))
     # A sum over tasks, with that sum as its meta-loss, is a convention.
     verdict = "CORRECT_OTHER_CONVENTION" if made.id == "sum_over_tasks" else "KNOWN_BUG"
     assert report.verdict == verdict, str(report)
     assert made.id in [report.bug, *report.ties], str(report)
-    assert CATALOGUE[made.id].explanation in str(report).replace("\n", " ") or report.bug != made.id or report.numbers
 
 
 def test_every_mistake_of_an_algorithm_is_made_in_code(algorithm):
@@ -194,14 +193,14 @@ def _run(folder, *arguments):
 def test_the_command_asks_for_an_algorithm(candidate):
     done = _run(candidate, "tinymaml", "oracle", "check", "mine:right", "--algorithm", "anil", "--seed", "3")
     assert done.returncode == 0 and done.stdout.startswith("CORRECT"), done.stdout + done.stderr
-    done = _run(candidate, "tinymaml", "oracle", "check", "mine:right", "--algorithm", "boil", "--seed", "3")
-    assert done.returncode == 1 and "boil_head_adapted" in done.stdout, done.stdout + done.stderr
+    done = _run(candidate, "tinymaml", "oracle", "check", "mine:wrong", "--algorithm", "anil", "--seed", "3")
+    assert done.returncode == 1 and done.stdout.startswith("KNOWN_BUG  anil_all_adapted"), done.stdout + done.stderr
 
 
 def test_pytest_asks_for_an_algorithm(candidate):
     done = _run(candidate, "pytest", "-q", "-p", "no:cacheprovider",
                 "--maml-oracle=mine:right", "--maml-oracle-algorithm=anil", "-k", "quadratic or many")  # fmt: skip
-    assert done.returncode == 1 and "2 passed" not in done.stdout or "2 passed" in done.stdout, done.stdout
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_answers_to_questions_in_a_file_say_which_algorithm_they_are_to():

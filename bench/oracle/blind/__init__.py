@@ -41,4 +41,14 @@ def _in_halves(entries: list[Entry]) -> dict[str, Entry]:
 TABLE: dict[str, Entry] = _in_halves(list(ENTRIES.values()))
 
 # name → (grade, reason): where a person read the oracle's words, and disagrees with the automatic grade
-JUDGED: dict[str, tuple[str, str]] = {}
+JUDGED: dict[str, tuple[str, str]] = {
+    "numpy-first-missing-and-sum": ("named", "it says: multiplied by T"),
+    "numpy-rate-forgotten": ("pointed at", "the factor that it gives, 4, is 1/α where α = ¼, and stands at the update"),
+    "numpy-richardson": ("misled", "nothing is carried between tasks; the differences are rough near kinks"),
+    "numpy-two-tasks": ("pointed at", "it says: or not all of them count"),
+    "torch-first-order-sum": ("named", "it says: multiplied by T"),
+    "torch-graph-in-first-step": ("named", "it says which inner steps are detached"),
+    "torch-graph-in-last-step": ("named", "it says which inner steps are detached"),
+    "torch-softmax-twice": ("pointed at", "it says: exactly the cases with cross_entropy"),
+    "torch-swapped-sum": ("named", "it says: multiplied by T"),
+}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tinymaml import oracle
-from tinymaml.oracle import evidence, match, models, questions, references, report, snippet, tolerance
+from tinymaml.oracle import evidence, family, match, models, questions, references, report, snippet, tolerance
 from tinymaml.oracle.cases import draw
 from tinymaml.oracle.catalogue import CATALOGUE, flat, run_form
 from tinymaml.oracle.diagnosis import judge
@@ -390,6 +390,21 @@ def test_special_cases_as_programs():
         exec("\n".join(lines), space)
         wanted, _ = models.loss_and_grad(model, omniglot.params, *omniglot.support[0], gradient=False)
         np.testing.assert_allclose(space["loss"](omniglot.params, *omniglot.support[0]), float(wanted), rtol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", family.ALGORITHMS)
+def test_other_algorithms(algorithm):
+    """Their formula stands beside what was computed, and their settings are in the program."""
+    (case,) = questions.fresh(1, 1, "float64", algorithm)
+    name, form = next((n, f) for n, f in family.forms(case).items() if n in case.answer.bugs)
+    (j,) = judged_by(lambda case: {"meta_grad": run_form(case, form).meta_grad}, [case])
+    mistake = CATALOGUE[name.split("/")[0]]
+    got = with_evidence(Report("KNOWN_BUG", mistake.id, mistake.explanation), [j])
+    text, formula = written(got), family.ALGORITHMS[algorithm].FORMULA
+    in_order(text, "KNOWN_BUG", "computed", "right", *formula.split(",   "), "fix", "smallest case",
+             f'algorithm="{algorithm}"', "settings={", "parameter  shape")  # fmt: skip
+    said_by(program_of(text))
+    assert "capability" not in str(Report("CORRECT", algorithm=algorithm, covered=got.covered, cases=got.cases))
 
 
 def test_a_case_that_is_too_large_is_named_instead():

@@ -7,13 +7,14 @@
         ...                                                      # case.inner_lr, case.inner_steps, case.tasks
         return {"meta_grad": grads}                              # optional: "meta_loss", "trace"
 
-    print(oracle.check(mine))
+    print(oracle.check(mine))                                    # or check(mine, algorithm="anil"), see `family`
 
 Where things are:
 
     models      a case's model: run by any library, differentiated once by hand
     arithmetic  dual numbers, and what else NumPy lacks for arrays of exact numbers
     semantics   MAML by its formula, with a switch for every mistake
+    family      the other algorithms, one file each               data       what is learned from, with a mistake in it
     catalogue   the mistakes by name: cause, formula, fix
     references  the ladder of ways to know what is right          generate   builds vectors/ with it
     cases       problems and their answers, on disk and drawn anew

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from ..concerns import concerns
 from ..mistake import Mistake
 from . import (
     anil,
@@ -87,11 +88,24 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
     "negated_gradient": ({"result": "negative"},),
 }
 
+
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
+    from ..catalogue import OF_MAML  # which imports this package
+
     module = ALGORITHMS[case.algorithm]
     possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
-    return {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
+    out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
+    for m in OF_MAML.values():
+        for k, form in enumerate(m.forms):
+            about_both = form.keys() <= _ABOUT_MODEL_AND_DATA and form.get("data") != "joint"
+            if m.id not in possible and about_both and concerns(form, case):
+                out[f"{m.id}/{k}" if k else m.id] = form
+    return out
+
+
+# What is wrong in a layer, a loss or the data is wrong in every algorithm.
+_ABOUT_MODEL_AND_DATA = {"how", "data", "rounded"}
 
 
 __all__ = ["ALGORITHMS", "MISTAKES", "by_engine", "forms", "run"]

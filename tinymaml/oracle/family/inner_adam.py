@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α m̂ / (√(v̂ + ε_root) + ε)"
@@ -63,7 +63,8 @@ def query_loss(at, theta, support, query):
             g = at.map(lambda g, p: g + decay * p, g, theta)
         if s["decoupled"]:
             theta = at.map(lambda p: p - rate * decoupled * p, theta)
-        m, v = (at.hold(x) if s["moments"] in ("detached", f"{name} detached") else x for name, x in (("m", m), ("v", v)))
+        m = at.hold(m) if s["moments"] in ("detached", "m detached") else m
+        v = at.hold(v) if s["moments"] in ("detached", "v detached") else v
         # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
         m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
         v = at.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
@@ -154,8 +155,8 @@ def library(case):
 _NUMBERS = {"beta1": 0.75, "beta2": 0.875, "eps": 2.0**-5, "eps_root": 2.0**-7}
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.25, shots=2, queries=2, settings=_NUMBERS),
-    "first-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
-                       settings=_NUMBERS | {"eps": 2.0**-20, "eps_root": 2.0**-30}, dtypes=("float64",),
+    "first-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
+                       settings=_NUMBERS | {"eps": 2.0**-20, "eps_root": 2.0**-30},
                        comment="one step and a small ε: close to FOMAML"),
     "two-steps": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4,
                       settings=_NUMBERS),
@@ -166,7 +167,6 @@ CASES: dict[str, dict] = {
     "many-steps": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.125, shots=4,
                        queries=2, settings=_NUMBERS | {"eps_root": 2.0**-10}),
 }  # fmt: skip
-RATIONAL = False  # because of the root
 SHARED = PLAIN
 MISTAKES = [
     Mistake(
@@ -179,7 +179,7 @@ MISTAKES = [
     ),
     Mistake(
         "adam_moments_detached", "m and v are constants in the next step",
-        "the moments were detached between the steps: the derivative through what they hold of earlier steps is missing",
+        "the moments were detached between the steps: the derivative through earlier steps' part is missing",
         "m = b1 * m + (1 - b1) * g, without .detach() or .data; torch.optim.Adam's state has no graph",
         "no stop_gradient on the optimiser's state",
         ({"moments": "detached"}, {"moments": "m detached"}, {"moments": "v detached"}), "torch.optim inside",
@@ -259,14 +259,14 @@ MISTAKES = [
         "this is AdamW: weight decay is taken off θ (0.01 by default); the case has none",
         "torch.optim.Adam's rule, or weight_decay=0",
         "optax.adam, not optax.adamw",
-        ({"decoupled": 0.1},),
+        ({"decoupled": 0.01},), free=Free("decoupled", "λ", (0.01, 1e-4, 0.1)), classic=False,
     ),
     Mistake(
         "adam_coupled_decay", "g ← g + λθ",
         "weight decay is added to the inner gradient; the case has none",
         "weight_decay=0 in the inner optimiser",
         "no optax.add_decayed_weights in the inner optimiser",
-        ({"decay": 0.1},),
+        ({"decay": 0.01},), free=Free("decay", "λ", (0.01, 5e-4, 1e-4, 0.1)), classic=False,
     ),
     Mistake(
         "adam_amsgrad", "v̂ = max over steps",

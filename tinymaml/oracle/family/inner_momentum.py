@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁"
@@ -92,7 +92,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=4, tasks=2, inner_lr=0.0625, shots=2, queries=2,
                       settings={"momentum": 0.75}),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
                      settings={"momentum": 0.5}),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.0625, shots=3, queries=4,
                    settings={"momentum": 0.5}),
@@ -166,7 +166,7 @@ MISTAKES = [
         "the momentum is 0.9, whatever the case says",
         "mu = case.settings['momentum']",
         "mu = case.settings['momentum']",
-        ({"momentum": 0.9},),
+        ({"momentum": 0.9},), free=Free("momentum", "μ", (0.9, 0.5, 0.99)), classic=False,
     ),
     Mistake(
         "momentum_exchanged_with_rate", "μ ↔ α",
@@ -180,6 +180,6 @@ MISTAKES = [
         "weight decay is added to the inner gradient; the case has none",
         "weight_decay=0 in the inner optimiser",
         "no optax.add_decayed_weights in the inner optimiser",
-        ({"decay": 0.1},),
+        ({"decay": 0.01},), free=Free("decay", "λ", (0.01, 5e-4, 1e-4, 0.1)), classic=False,
     ),
 ]  # fmt: skip

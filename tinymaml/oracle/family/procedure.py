@@ -12,6 +12,7 @@ mistakes are a `hold` too many, or another line chosen by a switch, `at.s[name]`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +20,14 @@ import numpy as np
 
 from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, hold
+from ..data import DATA
+from ..data import rounded as rounded_to
 from ..models import NumPy, Options, loss_in
 from ..semantics import Calculus, Result
 
 # The switches that every algorithm has: the values of each, the right one first.
 SWITCHES: dict[str, tuple] = {
-    "data": ("right", "swapped", "query is support", "support is query"),
+    "data": tuple(name for name in DATA if name != "joint"),
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "ascent", "summed over examples"),
     "start": ("right", "leaked", "leaked, detached"),
@@ -48,10 +51,10 @@ H = 1e-100  # of the complex step; its square is 0
 class ByHand:
     """Losses, gradients and Hessian-vector products of a case's model by hand, over numbers made by `number`."""
 
-    def __init__(self, case, number: Any = float, switches: dict | None = None):
+    def __init__(self, case, number: Any = float, switches: dict | None = None, how: Options = Options()):  # noqa: B008
         self.case, self.s, self.memory = case, switches or {}, {}
         self.number = lambda x: as_numbers(x, number)
-        self._calculus = Calculus(case.model, Options(), number)
+        self._calculus = Calculus(case.model, how, number)
 
     @property
     def steps(self) -> int:
@@ -75,9 +78,9 @@ class ByHand:
         return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)[()]
 
     def root(self, x):
-        """√x of a number."""
+        """√x, of a number or an array."""
         x = np.asarray(x)[()]
-        return np.sqrt(x) if isinstance(x, np.generic) else x.sqrt()
+        return x.sqrt() if hasattr(x, "sqrt") else np.sqrt(x)
 
     def solve(self, columns: list, b):
         """x of A x = b, A given by its columns; exact over exact numbers."""
@@ -136,7 +139,7 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
     Args:
         whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
     """
-    if at.s["start"] != "right":
+    if at.s["start"].startswith("leaked"):
         theta = at.memory.get("adapted", theta)
         theta = at.hold(theta) if at.s["start"] == "leaked, detached" else theta
     path, g = [theta], None
@@ -219,41 +222,57 @@ def switches_of(case, given: dict) -> dict:
     return {name: values[0] for name, values in possible.items()} | given
 
 
-def run(case, number: Any = float, **switches) -> Result:
-    """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place."""
+def run(case, number: Any = float, how: dict | None = None, rounded: str = "", **switches) -> Result:
+    """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place.
+
+    Args:
+        how: `models.Options` that are not in their place.   rounded: what has fewer digits, "rate to float32".
+    """
     from . import ALGORITHMS
 
-    algorithm, s = ALGORITHMS[case.algorithm], switches_of(case, switches)
+    case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
+    options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
+    algorithm, s, changed = ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
     theta = {n: as_numbers(p, number) for n, p in case.params.items()}
     if hasattr(algorithm, "gradient"):
-        at = ByHand(case, number, s)
-        done = [algorithm.gradient(at, theta, *task) for task in _tasks(at)]
+        at = ByHand(case, number, s, changed)
+        done = [algorithm.gradient(at, theta, *task) for task in tasks_of(at)]
         values, ends, grads = (list(x) for x in zip(*done, strict=True))
     else:
-        values, ends, grads = _differentiated(case, algorithm, number, s, theta)
+        values, ends, grads = _differentiated(case, algorithm, number, s, changed, theta)
     trace = [{"theta": [theta, end]} for end in ends]
     value, grads = _together(values, grads, s)
     finish = getattr(algorithm, "finish", None)
     return Result(value, finish(s, case, grads) if finish else grads, trace)
 
 
-def _tasks(at) -> list[tuple]:
-    pairs = []
-    for support, query in at.case.batches():
-        support, query = (tuple(map(at.number, batch)) for batch in (support, query))
-        how = {"swapped": (query, support), "query is support": (support, support), "support is query": (query, query)}
-        pairs.append(how.get(at.s["data"], (support, query)))
-    return pairs
+def tasks_of(at) -> list[tuple]:
+    """The tasks, over the numbers at hand, as the code at hand sees them."""
+    return DATA[at.s["data"]]([tuple(tuple(map(at.number, batch)) for batch in task) for task in at.case.batches()])
 
 
-def _differentiated(case, algorithm, number, s, theta) -> tuple:
+def _with_fewer_digits(case, what: str, dtype: str):
+    """The case with numbers rounded to a shorter dtype: "rate" (and settings), "inputs", "data" or "parameters"."""
+    short = lambda x: rounded_to(x, dtype)  # noqa: E731
+    if what in ("rate", "everything"):
+        settings = {n: short(v).tolist() if isinstance(v, (float, list)) else v for n, v in case.settings.items()}
+        case = dataclasses.replace(case, inner_lr=float(short(case.inner_lr)), settings=settings)
+    if what in ("parameters", "everything"):
+        case = dataclasses.replace(case, params={n: short(p) for n, p in case.params.items()})
+    if what in ("inputs", "data", "everything"):
+        cut = lambda sets: [(short(x), y if what == "inputs" else short(y)) for x, y in sets]  # noqa: E731
+        case = dataclasses.replace(case, support=cut(case.support), query=cut(case.query))
+    return case
+
+
+def _differentiated(case, algorithm, number, s, how, theta) -> tuple:
     """The losses, θ_K and gradients of all tasks: one run per number of θ, which carries the derivative along it."""
 
     def losses(meta):
-        at = ByHand(case, number, s)
+        at = ByHand(case, number, s, how)
         if s["factors"] == "parameters detached":
             meta = at.hold(meta)
-        return [algorithm.query_loss(at, meta, *task) for task in _tasks(at)]
+        return [algorithm.query_loss(at, meta, *task) for task in tasks_of(at)]
 
     plain = losses(theta)
     grads = [{n: np.zeros(p.shape, p.dtype) for n, p in theta.items()} for _ in plain]
@@ -270,7 +289,8 @@ def _moved(p, i, number):
         moved = p.astype(complex)
         moved.flat[i] += 1j * H
         return moved
-    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)  # 1 / 3 of integers is a float
+    # The slope is a number of the same kind: 1 / 3 of integers is a float.
+    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)
     return moved.reshape(p.shape)
 
 
@@ -311,7 +331,7 @@ def differences(case, bits: int = 1600) -> tuple:
 
         def loss(meta):
             at = ByHand(case, flint.arb, s)
-            return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in _tasks(at)) / case.tasks
+            return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in tasks_of(at)) / case.tasks
 
         def moved(n, i, by):
             new = np.array(theta[n])
@@ -333,11 +353,11 @@ def by_engine(case, params: dict) -> tuple:
 
     def losses(meta):
         at = ByEngine(case)
-        return sum(algorithm.query_loss(at, meta, *task)[0] for task in _tasks(at)) / count
+        return sum(algorithm.query_loss(at, meta, *task)[0] for task in tasks_of(at)) / count
 
     if not hasattr(algorithm, "gradient"):
         return engine.value_and_grad(losses)(params)
     at = ByEngine(case)
-    done = [algorithm.gradient(at, params, *task) for task in _tasks(at)]
+    done = [algorithm.gradient(at, params, *task) for task in tasks_of(at)]
     grads = {n: sum(g[n] for _, _, g in done) / count for n in params}
     return sum(value for value, _, _ in done) / count, grads

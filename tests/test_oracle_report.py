@@ -1,6 +1,7 @@
 """The report that a person reads: what stands in it, in which order; its program runs; its tables are true."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import inspect
 import io
@@ -161,7 +162,7 @@ def with_step(program: str, mine, given: str) -> str:
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_fomaml(library):
-    few = [CORE[id] for id in ("tanh", "quartic")]
+    few = [CORE[id] for id in ("quartic", "tanh")[: 1 if library == "jax" else 2]]  # JAX compiles for seconds
     got = oracle.check(lambda case: CANDIDATES[library](case, exact=False), few)
     assert got.framework == library
     text = written(got)
@@ -170,7 +171,7 @@ def test_fomaml(library):
         text, "KNOWN_BUG  fomaml", "The inner gradient was detached", "computed   g_q(θ_K)",
         "right      1/T Σₜ (I − αH₀)…(I − αH_{K−1}) g_q(θ_K)", "fix ", idiom[library],
         "quartic, the smallest case that fails", "def mine(case)", "parameter  shape", "theta      scalar",
-        "2 cases and ", "wrong      all", "right      none", "case     digits  relative  roundings",
+        "repeats, own cases", "wrong      all", "right      none", "case     digits  relative  roundings",
     )  # fmt: skip
     other = {"torch": "JAX", "jax": "create_graph", "numpy": None}[library]
     assert other is None or other not in text
@@ -385,7 +386,7 @@ def test_special_cases_as_programs():
     for padding, stride in (("SAME", 2), ("VALID", 1), (1, 2)):
         model = omniglot.model | {"layers": [dict(layer) for layer in omniglot.model["layers"]]}
         model["layers"][0] |= {"padding": padding, "stride": stride}
-        lines = snippet._loss(evidence.dataclasses.replace(omniglot, model=model), "numpy")
+        lines = snippet._loss(dataclasses.replace(omniglot, model=model), "numpy")
         space = {"np": np}
         exec("\n".join(lines), space)
         wanted, _ = models.loss_and_grad(model, omniglot.params, *omniglot.support[0], gradient=False)
@@ -472,8 +473,8 @@ def test_relative_errors():
     near, far = judged({"quartic"})[0], next(j for j in judged({"quartic"}) if j.case.id == "quartic")
     assert evidence.relative_error(near) == 0
     assert evidence.relative_error(far) == pytest.approx(1 / abs(float(far.case.answer.meta_grad["theta"])))
-    loss = far._replace(answer=evidence.dataclasses.replace(far.answer, grad=far.case.answer.meta_grad, meta_loss=0.0))
-    assert evidence.relative_error(loss) == 1
+    loss = dataclasses.replace(far.answer, grad=far.case.answer.meta_grad, meta_loss=0.0)
+    assert evidence.relative_error(judge(far.case, loss)) == 1
 
 
 def test_frameworks():

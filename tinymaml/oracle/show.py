@@ -159,7 +159,7 @@ def _task(case: Case, t: int, way: dict) -> list[str]:
         if full:
             rows += [*_step(case, k, way, support), ("", None)]
     if not full and steps:
-        losses = ", ".join(f"{v:.6g}" for v in way["loss_s"][:8]) + (", …" if steps > 8 else "")
+        losses = ", ".join(f"{v:.6g}" for v in way["loss_s"][:6]) + (", …" if steps > 6 else "")
         rows.append((f"L_s(θ₀ … θ{_sub(steps - 1)}) = {losses}", None))
     end = f"θ{_sub(steps)}"
     rows += [(f"{end} = θ" + ("" if steps else ", there are no inner steps"), flat(way["theta"][-1])) if not steps else

@@ -23,6 +23,8 @@ Where things are:
     diagnosis   from answers to a verdict                         protocol   any other program
     locate      where an unknown mistake is                       pytest_plugin
     report      the verdict in words                              show       a case laid out
+    evidence    the smallest failing case; what cases share       diff       yours beside the right one
+    snippet     a case as a program that runs by itself
     spec        the page for other languages                      versions   of vectors, wire and catalogue
     badge       what a repository shows                           commands   tinymaml oracle …
     family/     the other algorithms                              relations  what holds without a reference value

@@ -129,6 +129,7 @@ def conclude(asked, left_out, answers, suite, dtype, before: Report | None = Non
     report = diagnose(asked, answers, before)
     report.suite, report.dtype = suite if isinstance(suite, str) else "own cases", dtype
     report.skipped = left_out
+    report.algorithm = asked[0].case.algorithm if asked else report.algorithm
     if report.verdict == "CORRECT":
         negative_control(asked, answers)
     return report

@@ -161,7 +161,7 @@ def _badge(args: argparse.Namespace) -> int:
     badge.make_place(to)
     with _screen() as screen:
         report = _asked(args, screen, watch=Watch(screen.show))
-    badge.write(to, report, time.monotonic() - start, args.algorithm)
+    badge.write(to, report, time.monotonic() - start)
     print(report)
     return report.exit_code
 

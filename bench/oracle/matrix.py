@@ -48,7 +48,7 @@ def suite_of(name: str, dtype: str, seed: int = 0) -> list:
 
 def special_cases() -> list:
     """Cases with what the core leaves out: FOMAML wanted, a rate for each parameter, only the head adapts."""
-    wanted = {"first-order": {"first_order": True}, "per-parameter": {"per_parameter": True},
+    wanted = {"first-order": {"first_order": True}, "rate-per-parameter": {"per_parameter": True},
               "head": {"adapt": ("w2", "b2")}}  # fmt: skip
     return [_drawn(id, settings) for id, settings in wanted.items()]
 

@@ -328,9 +328,15 @@ def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
     return [(id, suites.draw(*id.split("/"), seeds[id])) for id in suites.ids()]
 
 
-def with_family(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
-    """MAML's cases with the answers that are in the files, and the others built anew."""
-    return {case.id: case for case in load("full", folder)} | dict(_in_parallel(build, _family(seeds), jobs))
+def family_files(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, bytes]:
+    """The files of the other algorithms, with the manifest, which keeps what it says of MAML's."""
+    cases = dict(_in_parallel(build, _family(seeds), jobs))
+    family = _dump([cases[id] for id in suites.ids()], True)
+    manifest = json.loads((folder / "MANIFEST.json").read_bytes())
+    manifest = {"version": manifest.pop("version")} | dict(
+        sorted((manifest | {"family.json": hashlib.sha256(family).hexdigest()}).items())
+    )
+    return {"family.json": family, "MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def kept(folder: Path, jobs: int = 2) -> dict[str, Case]:
@@ -356,7 +362,7 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
         "full.safetensors": safetensors.save(arrays),
     }
     manifest = {"version": VERSIONS["vectors"]}
-    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
+    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in sorted(out.items())}
     return out | {"MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
@@ -397,10 +403,9 @@ def main(argv: list[str] | None = None) -> int:
         write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
     seeds = json.loads(SEEDS.read_text(encoding="utf-8"))
     if args.family:
-        cases = with_family(args.to, seeds, args.jobs)
+        rebuilt = family_files(args.to, seeds, args.jobs)
     else:
-        cases = kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs)
-    rebuilt = files(cases)
+        rebuilt = files(kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
     if args.check:
         different = [name for name, data in rebuilt.items() if (args.to / name).read_bytes() != data]
         same = f"{len(rebuilt)} files rebuilt, byte for byte the same"

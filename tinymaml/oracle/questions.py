@@ -290,7 +290,7 @@ def _gradients(case: Case, given: Any, what: str = "meta_grad") -> tuple[dict, l
             transposed = " (another layout: transposed?)" if sorted(g.shape) == sorted(shape) else ""
             raise ValueError(f"{what}[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
         if g.dtype == np.float32 and case.dtype == "float64":
-            notes.append(f"{what}[{name!r}] came as float32, the case is float64")
+            notes.append(f"{what} came as float32, the case is float64")
         grads[name] = g.astype(np.float64)
     return grads, notes
 

@@ -83,6 +83,15 @@ def scales(case) -> tuple[float, dict]:
     return float(_sensitivities(value)), {n: _sensitivities(g) for n, g in grads.items()}
 
 
+def scale_of_sum(case) -> float:
+    """s of Σ ±Gᵢ, whose square is about Σ sᵢ²: one number for all of G, in one reverse pass."""
+    params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
+    _, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
+    signs = {n: np.reshape([1.0 if (i * i + i // 3) % 3 else -1.0 for i in range(g.size)], g.shape)
+             for n, g in grads.items()}  # fmt: skip
+    return float(_sensitivities(sum(np.sum(signs[n] * g) for n, g in grads.items())))
+
+
 def _fomaml(case, params: dict[str, Tensor]) -> tuple:
     """FOMAML's (𝓛, G), with a record that goes on through the inner steps: what is held constant is rounded, too."""
     loss, total = loss_in(NumPy(), case.model), 0.0

@@ -70,9 +70,7 @@ def known(judged: list[Judged]) -> Report | None:
 
 def _is_part(a: dict, b: dict) -> bool:
     """Whether form b sets all that a sets, and more: where a explains the answers, b says something needless."""
-    return merged(a, b) is None and a != b and all(
-        v.items() <= b.get(k, {}).items() if k == "how" else b.get(k) == v for k, v in a.items()
-    )  # fmt: skip
+    return a != b and all(v.items() <= b.get(k, {}).items() if k == "how" else b.get(k) == v for k, v in a.items())
 
 
 def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | None = None) -> Report:
@@ -273,10 +271,11 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
 
 
 def two(judged: list[Judged]) -> Report | None:
-    """Two mistakes at once: looked for on the wrong case that is computed fastest, confirmed on the others. Conventions
-    come first: two of them are no mistake."""
+    """Two classic mistakes at once: looked for on the wrong case that is computed fastest, confirmed on the others.
+    Conventions come first: two of them are no mistake."""
     ordered = cheapest_first(judged)
-    here = {j.case.id: forms(j.case) for j in ordered}
+    here = {j.case.id: {name: form for name, form in forms(j.case).items() if CATALOGUE[name.split("/")[0]].classic}
+            for j in ordered}  # fmt: skip
     possible = {name: form for these in here.values() for name, form in these.items()}
     is_convention = {name: CATALOGUE[name.split("/")[0]].kind == "convention" for name in possible}
     pairs = sorted(itertools.combinations(possible, 2), key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]])

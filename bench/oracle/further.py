@@ -664,12 +664,12 @@ class FirstSize(MAML):
 
 
 @makes("fixed_steps")
-class OneStep(MAML):
-    """inner_steps = 1"""
+class FiveSteps(MAML):
+    """inner_steps = 5"""
 
     def __init__(self, case):
         super().__init__(case)
-        self.steps = 1
+        self.steps = 5
 
 
 # ── the tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -105,7 +105,9 @@ class Row:
 
 
 def expected(id: str) -> str:
-    return "CORRECT_OTHER_CONVENTION" if CATALOGUE[id].convention else "KNOWN_BUG"
+    """The verdict that a mistake must get."""
+    verdicts = {"convention": "CORRECT_OTHER_CONVENTION", "precision": "IMPRECISE"}
+    return verdicts.get(CATALOGUE[id].kind, "KNOWN_BUG")
 
 
 def whole(id: str, made, asked: list, dtype: str) -> tuple[Row, Callable]:

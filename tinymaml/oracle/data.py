@@ -75,16 +75,30 @@ def _labels_of(query, after):
     return (query[0], after[1]) if query[1].shape == after[1].shape else query
 
 
-def first_rows(batch: tuple, n: int) -> tuple:
+def pieces(batch) -> list[tuple]:
+    """The pieces whose losses are averaged."""
+    return batch if isinstance(batch, list) else [batch]
+
+
+def count(batch) -> int:
+    """How many examples a batch (or its first piece) has."""
+    return len(pieces(batch)[0][1])
+
+
+def first_rows(batch, n: int):
     """The first n examples, or all but the last −n; all, if none would be left."""
-    x, y = batch
-    return (x, y) if len(x[:n]) == 0 else (x[:n], y[:n])
+    if isinstance(batch, list):
+        return [first_rows(piece, n) for piece in batch]
+    x, y, *more = batch
+    return batch if more or len(x[:n]) == 0 else (x[:n], y[:n])
 
 
-def chunks(batch: tuple, n: int) -> list[tuple]:
+def chunks(batch, n: int) -> list[tuple]:
     """The batch in pieces of n examples; the last has what is left."""
-    x, y = batch
-    return [(x[i : i + n], y[i : i + n]) for i in range(0, len(x), n)]
+    if isinstance(batch, list):
+        return [chunk for piece in batch for chunk in chunks(piece, n)]
+    x, y, *more = batch
+    return [batch] if more else [(x[i : i + n], y[i : i + n]) for i in range(0, len(x), max(n, 1))]
 
 
 def _all_together(batches: list[tuple]) -> tuple:

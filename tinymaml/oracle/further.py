@@ -354,7 +354,7 @@ FURTHER: list[Mistake] = [
         "the number of inner steps is a constant of the code; case.inner_steps is not read",
         "for _ in range(case.inner_steps)",
         "lax.scan(..., length=case.inner_steps)",
-        _both_ways({"step_count": 1}), free=Free("step_count", "n", (1, 5, 2, 3, 10), integer=True),
+        _both_ways({"step_count": 5}), free=Free("step_count", "n", (5, 1, 2, 3, 10), integer=True),
     ),
     # ── the tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
     _further(
@@ -779,7 +779,7 @@ FURTHER: list[Mistake] = [
         _both_ways({"outer_shift": 1e-4}), free=Free("outer_shift", "λ", (1e-4, 1e-3, 1e-2, 0.1)),
     ),
     _further(
-        "stepped_between_tasks", "each task's G at the θ that the tasks before have moved, with a rate of its own",
+        "stepped_between_tasks", "each task's G at the θ that the tasks before have moved by β",
         "the outer optimiser steps after each task, so that later tasks see another θ",
         "optimizer.step() after the loop over tasks, not in it",
         "apply the mean of the gradients once, after all tasks",

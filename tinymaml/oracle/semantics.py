@@ -15,12 +15,13 @@ the steps, a factor or the sum over tasks, and can be made together with any oth
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arithmetic import as_numbers, hold, side
-from .data import DATA, chunks, first_rows, rounded
+from .data import DATA, chunks, count, first_rows, pieces, rounded
 from .models import Options, batch_statistics, loss_and_grad
 from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
 from .updates import map_trees as _map
@@ -264,12 +265,12 @@ class _Run:
 
     def rates_on(self, support) -> dict:
         """α, as the code at hand has it for a task with this support set."""
-        x, y = support[0] if isinstance(support, list) else support[:2]
+        y, n = pieces(support)[0][1], count(support)
         first, steps = len(self.case.support[0][0]), max(self.case.inner_steps, 1)
-        elements = y.size if "mse" in self.case.model["loss"] else len(x)
         times = {
-            "times examples": len(x), "times elements": elements, "over examples": 1 / len(x), "over steps": 1 / steps,
-            "over tasks": 1 / self.case.tasks, "of the first task's size": len(x) / first,
+            "times examples": n, "times elements": y.size if "mse" in self.case.model["loss"] else n,
+            "over examples": 1 / n, "over steps": 1 / steps, "over tasks": 1 / self.case.tasks,
+            "of the first task's size": n / first,
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
         return _map(lambda a: a * self.s["rate_times"], rates) if self.s["rate_times"] else rates
@@ -321,8 +322,8 @@ class _Run:
         """The part of the support set that step k takes."""
         if not self.s["minibatch"]:
             return support
-        pieces = chunks(support, self.s["minibatch"])
-        return pieces[k % len(pieces)]
+        parts = chunks(support, self.s["minibatch"])
+        return parts[k % len(parts)]
 
     def rate_of(self, k, alpha) -> dict:
         """α of step k."""
@@ -356,7 +357,7 @@ class _Run:
 
     def factor(self, u, alpha, support) -> dict:
         """A v, or what the code at hand multiplies Hₖ by."""
-        of, n = self.s["factor_rate"], len(support[0])
+        of, n = self.s["factor_rate"], count(support)
         if of == "missing":
             # Hₖ v; what does not adapt has no part in it
             u = _map(lambda x, a: np.where(hold(a) == 0, x, x / np.where(hold(a) == 0, 1, a)), u, alpha)
@@ -429,7 +430,7 @@ class _Run:
             cotangent = self.back(v, end, way, support, query)
             total = cotangent if total is None else {n: _map(np.add, t, cotangent[n]) for n, t in total.items()}
             value = value + loss
-        over = len(points) * (len(query[0]) if self.s["loss"] == "query over examples" else 1)
+        over = len(points) * (count(query) if self.s["loss"] == "query over examples" else 1)
         value, total = value / over, {n: _map(lambda x: x / over, t) for n, t in total.items()}
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
@@ -439,8 +440,8 @@ class _Run:
         """The query's calculus, with batch norm's running statistics after the passes over the support set."""
         how, m = self.of_query.how, self.s["running_momentum"] or self.number(np.float64(0.1))
         running = dict(before or {})
-        for theta in way["theta"][:-1]:
-            for name, (mean, variance, n) in batch_statistics(self.case.model, theta, support[0], how).items():
+        for theta, piece in itertools.product(way["theta"][:-1], pieces(support)):
+            for name, (mean, variance, n) in batch_statistics(self.case.model, theta, piece[0], how).items():
                 if self.s["running"] == "unbiased" and n > 1:
                     variance = variance * n / (n - 1)
                 old = running.get(name, (mean * 0, mean * 0 + 1))
@@ -514,7 +515,7 @@ class _Run:
         v = _map(lambda *gs: sum(gs[1:], gs[0]) / count, *grads)
         back = [self.back(v, len(way["theta"]) - 1, way, *task)["theta"]
                 for way, task in zip(ways, self.tasks, strict=True)]  # fmt: skip
-        return Result(*self.together(list(values), back, self.theta, None), ways)
+        return Result(*self.together(list(values), back, self.theta, self.number(np.float64(1))), ways)
 
     def joint(self, theta, support, query):
         """No inner loop: the gradient of both losses."""
@@ -578,7 +579,7 @@ class _Run:
         if s["clamp"]:
             grads = _map(lambda g: clamped(g, s["clamp"]), grads)
         if what == "times inner rate":
-            return _map(lambda g, a: g * a, grads, self.rates_on(self.case.batches()[0][0]))
+            return _map(lambda g, a: g * a, grads, self.rates_on(self.tasks[0][0]))
         if what == "normalised":
             norm = np.sqrt(np.asarray(dot(grads, grads)))
             return _map(lambda g: g / norm, grads)

@@ -1,0 +1,236 @@
+"""The catalogue's second half: every form is exact, has a name of its own, and is what such code computes."""
+
+import dataclasses
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinymaml import oracle
+from tinymaml.oracle import cases
+from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, run_form
+from tinymaml.oracle.concerns import concerns
+from tinymaml.oracle.data import rounded
+from tinymaml.oracle.further import FURTHER
+from tinymaml.oracle.mistake import Mistake, with_number
+from tinymaml.oracle.references import forms
+from tinymaml.oracle.semantics import NUMBERS, run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+FORMS = {f"{m.id}/{k}" if k else m.id: form for m in OF_MAML.values() for k, form in enumerate(m.forms)}
+NAMES = [name for name in FORMS if not CATALOGUE[name.split("/")[0]].classic]
+
+
+def channels() -> cases.Case:
+    """Images and filters of two channels, flattened, and a matrix with unequal sides."""
+    source = np.random.default_rng(0)
+    numbers = lambda *shape: np.round(source.normal(size=shape) * 64) / 64  # noqa: E731
+    case = cases.draw("conv bn tanh 2", 3, id="channels", shots=4, queries=3)
+    layers = [m for m in case.model["layers"] if m["layer"] != "spatial_mean"]
+    layers.insert(-1, {"layer": "flatten"})
+    with_images = lambda batches: [(numbers(len(y), 3, 4, 2), y) for _, y in batches]  # noqa: E731
+    return dataclasses.replace(
+        case, model=case.model | {"layers": layers}, support=with_images(case.support), query=with_images(case.query),
+        params=case.params | {"c1": numbers(2, 2, 2, 2), "w": numbers(24, 2) / 2},
+    )  # fmt: skip
+
+
+def special() -> list:
+    """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels."""
+    uneven = cases.draw("tanh 1-2-1 mse", 7, id="uneven", tasks=3, unequal=True)
+    inexact = dataclasses.replace(
+        uneven, id="inexact", inner_lr=0.1, params={n: p / 3 for n, p in uneven.params.items()},
+        support=[(x / 3, y / 3) for x, y in uneven.support],
+    )  # fmt: skip
+    classes = cases.draw("tanh 2-3-3 cross_entropy", 5, id="lacking", shots=5)
+    (x, y), *others = classes.support
+    lacking = dataclasses.replace(classes, support=[(x, np.where(y == 0, 1, y)), *others])
+    return [uneven, inexact, lacking, channels()]
+
+
+def values(case) -> dict[str, np.ndarray]:
+    """Each form's gradient on a case, the largest right number being 1; NaN where it is not finite."""
+    right = flat(run(case).meta_grad)
+    size, here, out = np.max(np.abs(right)), forms(case), {}
+    with np.errstate(all="ignore"):
+        for name in FORMS:
+            v = flat(run_form(case, here[name]).meta_grad) if name in here else right
+            out[name] = v / size if np.isfinite(v).all() else np.full(v.size, np.nan)
+    return out | {"": right / size}
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, np.ndarray]:
+    """Each form's gradients over most of the core and the special cases, as one vector; "" is right."""
+    core = [c for c in oracle.load("core") if c.id not in ("deep", "softplus", "strided-conv")]  # slow, and not needed
+    each = [values(case) for case in core + special()]
+    return {name: np.concatenate([v[name] for v in each]) for name in ["", *FORMS]}
+
+
+# ── the entries ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_entry_says_what_is_wrong_and_how_to_mend_it():
+    assert len(FURTHER) >= 90 and len({m.id for m in FURTHER}) == len(FURTHER)
+    for m in FURTHER:
+        assert m.id == m.id.lower() and m.id.isidentifier() and m.computes and m.explanation and m.torch and m.jax
+        assert m.forms and not m.classic and m.kind in ("bug", "precision")
+
+
+def test_a_free_number_stands_in_every_form_at_its_usual_value():
+    for m in FURTHER:
+        if m.free is not None:
+            assert len(set(m.free.typical)) == len(m.free.typical) and all(c != 0 for c in m.free.typical)
+            assert m.free.symbol in m.computes + m.explanation, m.id
+            held = [form.get(m.free.switch, form.get("how", {}).get(m.free.switch)) for form in m.forms]
+            assert set(held) <= {m.free.typical[0], None} and held[0] == m.free.typical[0], m.id
+            assert with_number(m.forms[0], m.free, 7.0) != m.forms[0]
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="oddity.*bug, convention, precision"):
+        Mistake("x", "", "", "", "", (), kind="oddity")
+
+
+# ── the switches ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_number_that_is_0_or_none_is_right():
+    case = next(c for c in oracle.load("core") if c.id == "square")
+    right = flat(run(case).meta_grad)
+    for name in NUMBERS:
+        for nothing in (0, None):
+            np.testing.assert_array_equal(flat(run(case, **{name: nothing}).meta_grad), right)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("momentum", np.inf), ("decay", np.nan), ("inner", "faster"), ("rounded", "rate"),
+])  # fmt: skip
+def test_a_value_that_no_switch_has_is_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        run(oracle.load("core")[0], **{name: value})
+
+
+def test_forms_are_exact_over_rationals():
+    """Where nothing but +, −, ×, ÷ is in a form, rationals give it without rounding, and floats nearly so."""
+    case, tried = next(c for c in oracle.load("core") if c.id == "integers-2"), 0
+    for name, form in forms(case).items():
+        if name not in NAMES:
+            continue
+        try:
+            exact = flat(run_form(case, form, Fraction).meta_grad)
+        except TypeError:  # a square root
+            continue
+        tried += 1
+        np.testing.assert_allclose(flat(run_form(case, form).meta_grad), exact.astype(float), rtol=1e-9, atol=1e-12,
+                                   err_msg=name)  # fmt: skip
+    assert tried > 80
+
+
+@pytest.mark.parametrize("id", ["relu-at-zero", "pool-tie"])
+def test_forms_are_what_balls_enclose(id):
+    flint = pytest.importorskip("flint")
+    case = next(c for c in oracle.load("core") if c.id == id)
+    before, flint.ctx.prec = flint.ctx.prec, 160
+    try:
+        for name, form in forms(case).items():
+            if name in NAMES:
+                wanted = np.array([float(x.mid()) for x in flat(run_form(case, form, flint.arb).meta_grad)])
+                got = flat(run_form(case, form).meta_grad)
+                if np.isfinite(got).all():
+                    assert np.max(np.abs(got - wanted)) <= 1e-9 * np.max(np.abs(wanted)), name
+    finally:
+        flint.ctx.prec = before
+
+
+def test_what_is_rounded_is_the_nearest_number():
+    x = np.array([0.1, 1 / 3, 1.0, -2.0**-30, 1e-8])
+    np.testing.assert_array_equal(rounded(x, "float32"), x.astype(np.float32))
+    np.testing.assert_array_equal(rounded(x, "float16"), x.astype(np.float16))
+    np.testing.assert_array_equal(rounded(np.array([0.1, 1 + 2**-8, 1 + 3 * 2**-8]), "bfloat16"),
+                                  [0.10009765625, 1.0, 1 + 2**-6])  # ties go to even  # fmt: skip
+    np.testing.assert_array_equal(rounded(np.arange(3), "float16"), np.arange(3))
+
+
+def test_a_form_that_concerns_nothing_gives_what_is_right():
+    for case in oracle.load("core")[:4]:
+        right = flat(run(case).meta_grad)
+        for name in NAMES:
+            if not concerns(FORMS[name], case):
+                got = flat(run_form(case, FORMS[name]).meta_grad)
+                assert np.max(np.abs(got - right)) <= 1e-12 * np.max(np.abs(right)), (case.id, name)
+
+
+# ── told apart ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_some_case_sees_each_form_and_tells_it_from_every_other(numbers):
+    names = [n for n in FORMS if CATALOGUE[n.split("/")[0]].forms and n not in (
+        "first_order_ignored", "one_rate_for_all", "all_adapted")]  # which need cases that are asked for  # fmt: skip
+    matrix = np.stack([numbers[n] for n in names])
+    apart = lambda v: np.nan_to_num(np.abs(matrix - v) / np.maximum(np.abs(matrix), 1)).max(1)  # noqa: E731
+    assert [n for n, far in zip(names, apart(numbers[""]), strict=True) if far < 1e-12] == []
+    for i, a in enumerate(names):
+        near = np.nonzero(apart(numbers[a])[:i] < 1e-11)[0]
+        same = [names[j] for j in near if names[j].split("/")[0] != a.split("/")[0]]
+        assert same == [], f"{a} is the same as {same} in every case"
+
+
+@pytest.mark.parametrize("name", ["block_diagonal_hessian", "inner_momentum", "label_smoothing/1", "kernel_flipped",
+                                  "running_statistics_for_query", "minibatches_inside/1"])  # fmt: skip
+def test_a_form_gets_its_name(name):
+    def mine(case):
+        with np.errstate(all="ignore"):
+            return {"meta_grad": run_form(case, FORMS[name]).meta_grad}
+
+    report = oracle.check(mine, oracle.load("core"))
+    assert (report.verdict, report.bug, report.ties) == ("KNOWN_BUG", name.split("/")[0], []), str(report)
+
+
+# ── made in code ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def mistakes():
+    pytest.importorskip("torch")
+    from bench.oracle import mistakes
+
+    return mistakes
+
+
+def test_nothing_is_made_by_its_formula_alone(mistakes):
+    assert [name for name in mistakes.BY_FORMULA if name in NAMES] == []
+
+
+def test_code_with_the_mistake_gives_what_its_formula_gives(mistakes):
+    """Each way on two cases: one that sees it, the cheapest; and the next that does, or any."""
+    order = ("integers-2", "relu-at-zero", "softmax", "tied", "tanh", "batch-norm", "pool-tie", "pooled-conv",
+             "softplus", "logistic")  # fmt: skip
+    core = {c.id: c for c in oracle.load("core")}
+    these = [core[id] for id in order] + special()
+    here = {c.id: forms(c) for c in these}
+    right = {c.id: flat(run(c).meta_grad) for c in these}
+    checked, blind = 0, []
+    for id in dict.fromkeys(name.split("/")[0] for name in NAMES):
+        for made in mistakes.MADE[id]:
+            name = f"{id}/{made.form}" if made.form else id
+            seen = 0
+            for case in (c for c in these if name in here[c.id]):
+                with np.errstate(all="ignore"):
+                    wanted = flat(run_form(case, here[case.id][name]).meta_grad)
+                size = np.max(np.abs(wanted))
+                if not np.isfinite(wanted).all() or np.max(np.abs(wanted - right[case.id])) <= 1e-11 * size:
+                    continue
+                got = made.mine(dataclasses.replace(case, handed_out=[]))["meta_grad"]
+                got = np.concatenate([np.zeros(p.size) if got[n] is None else np.ravel(np.asarray(got[n]))
+                                      for n, p in case.params.items()])  # fmt: skip
+                assert np.max(np.abs(got - wanted)) <= 1e-9 * size, (name, made.way, case.id)
+                seen += 1
+                if seen == 2:
+                    break
+            checked += seen
+            blind += [] if seen else [name]
+    assert blind == [] and checked > 350

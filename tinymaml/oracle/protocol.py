@@ -25,7 +25,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -297,20 +296,23 @@ def check_program(
         prefix = token(suite, dtype, capabilities, seed)
         answers = lines_from(program.stdout, timeout, lambda: watch.all_came and program.wait(0) is not None)
 
+        def feed(some: list[Question], close: bool) -> None:  # in a thread: a program need not listen
+            threading.Thread(target=_feed, args=(program.stdin, some, prefix, close), daemon=True).start()
+
         def ask(some: list[Question]) -> dict[str, Answered]:
-            threading.Thread(target=_feed, args=(program.stdin, some, prefix, rounds == 1), daemon=True).start()
+            feed(some, close=rounds == 1)
             came = read(some, prefix, answers, watch, lambda: _ending(program), whole=rounds == 1)
             confirmation.result()
             return came
 
         report = examine(asked, left_out, ask, suite, dtype, only, watch, rounds)
+        ending = ""
         if not watch.stopped:
-            with suppress(OSError, ValueError):
-                program.stdin.close()
+            feed([], close=True)
             ending = _ending(program)
     if report.verdict == "PROTOCOL_ERROR":
         tail = program.said().splitlines()[-12:]
-        if not watch.stopped and ending and ending not in report.explanation:
+        if ending not in report.explanation:
             report.notes.append(f"the program {ending}")
         report.notes += [f"stderr: {line}" for line in tail]
     return report

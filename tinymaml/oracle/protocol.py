@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import secrets
 import signal
 import threading
 import time
@@ -36,7 +35,7 @@ from .cases import CAPABILITIES, to_hex
 from .checking import Confirmation, confirm, examine, seconds
 from .guard import Guarded, signals_end
 from .progress import Screen, Watch
-from .questions import Answered, Question, questions, read_answer
+from .questions import Answered, Question, questions, read_answer, seed_for
 from .report import Report
 from .versions import VERSIONS, misfit
 
@@ -289,7 +288,7 @@ def check_program(
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()
-    seed = secrets.randbelow(2**32) if seed is None else seed
+    seed = seed_for(only, seed)
     with Guarded(command, env, echo) as program:  # it starts while we draw the new cases
         asked, left_out = questions(suite, dtype, capabilities, seed, only)
         confirmation = Confirmation(asked)

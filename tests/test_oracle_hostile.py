@@ -886,12 +886,3 @@ def test_a_pipe(module):
     assert not {"answer", "bugs", "meta_grad", "comment"} & {k for line in asked.splitlines() for k in json.loads(line)}
     done = subprocess.run([*own, "check"], input=asked, capture_output=True, encoding="utf-8", timeout=60)  # cat
     assert done.returncode == 1 and done.stdout.startswith("PROTOCOL_ERROR") and 'wanted a dict with' in done.stdout
-
-
-def test_pytest_is_not_ended_by_a_function(module):
-    """A function that ends its process with exit code 0 must not end the tests with it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maml-oracle=theirs:leaves"],
-        capture_output=True, encoding="utf-8", timeout=60, env=os.environ | {"PYTEST_ADDOPTS": ""},
-    )  # fmt: skip
-    assert done.returncode == 1 and "PROTOCOL_ERROR" in done.stdout, done

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,9 @@ from tinymaml.cli import main
 from tinymaml.oracle import apart, progress, protocol, tolerance
 from tinymaml.oracle.cases import load
 from tinymaml.oracle.guard import Guarded
+from tinymaml.oracle.pytest_plugin import Judgement
 from tinymaml.oracle.questions import Answered, chosen, questions
+from tinymaml.oracle.semantics import run
 
 ROOT = Path(oracle.__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs processes of POSIX")
@@ -86,14 +89,14 @@ def pids(path: Path, count: int) -> list[int]:
 # ── what a candidate does while it is imported ──────────────────────────────────────────────────────────────────────
 
 IMPORTS = {  # source → verdict on `right`, asked for one case; what is said
-    "os._exit(0)": ("PROTOCOL_ERROR", "the answer is missing, and all that follow (0 of 6 came): the program ended with exit code 0"),
+    "os._exit(0)": ("PROTOCOL_ERROR", "missing, and all that follow (0 of 6 came): the program ended with exit code 0"),
     "sys.exit(0)": ("PROTOCOL_ERROR", "it says: theirs:right cannot be imported: SystemExit: 0 ("),
     "os.kill(os.getpid(), signal.SIGSEGV)": ("PROTOCOL_ERROR", "the program was ended by signal SIGSEGV"),
-    "def broken(:": ("PROTOCOL_ERROR", "theirs:right cannot be imported: SyntaxError: invalid syntax (theirs.py, line "),
+    "def broken(:": ("PROTOCOL_ERROR", "cannot be imported: SyntaxError: invalid syntax (theirs.py, line "),
     "import not_there": ("PROTOCOL_ERROR", "cannot be imported: ModuleNotFoundError: No module named 'not_there' ("),
     "raise KeyboardInterrupt": ("PROTOCOL_ERROR", "cannot be imported: KeyboardInterrupt ("),
     "del right": ("PROTOCOL_ERROR", "cannot be imported: ValueError: theirs has no function 'right'"),
-    "right = 7": ("PROTOCOL_ERROR", "cannot be imported: ValueError: theirs:right is of the type int, wanted a function"),
+    "right = 7": ("PROTOCOL_ERROR", "ValueError: theirs:right is of the type int, wanted a function"),
     "while True: pass": ("PROTOCOL_ERROR", "no answer within 1 s"),
     "os.kill(os.getpid(), signal.SIGSTOP)": ("PROTOCOL_ERROR", "no answer within 1 s"),
     "print('CORRECT', flush=True); os.write(1, b'{}\\n' * 9)": ("INCONCLUSIVE", ""),
@@ -136,17 +139,18 @@ report.Report.exit_code = 0
 # ── what it finds in the current folder ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_modules_in_the_current_folder(folder, capsys):
+def test_modules_in_the_current_folder(folder):
     """A file named like a module of Python, or like this package, is imported neither by the judge nor by the worker
     before the candidate asks for it."""
-    here = folder("theirs", "import json, colorsys, tqdm")
+    here = folder("mine", "")
+    (here / "theirs.py").write_text("import json, colorsys, tqdm\ndef right(case): raise ValueError(tqdm.__file__)")
     spy = "import os; open('spied', 'a').write(__name__ + ' ')"
     for name in ("tinymaml", "json", "queue", "socket", "numpy", "subprocess", "select", "sitecustomize", "colorsys",
                  "tqdm"):  # fmt: skip
         (here / f"{name}.py").write_text(spy, encoding="utf-8")
     judge = apart.command("tinymaml.cli", "oracle", "check", "theirs:right", "--case", "tanh", isolated=True)
     done = subprocess.run(judge, capture_output=True, encoding="utf-8", timeout=90)
-    assert "INCONCLUSIVE" in done.stdout, done
+    assert "it says: ValueError: " in " ".join(done.stdout.split()), done
     assert (here / "spied").read_text(encoding="utf-8").split() == ["colorsys", "tqdm"]
 
 
@@ -164,39 +168,49 @@ def test_a_candidate_cannot_give_the_judge_a_module(folder, monkeypatch):
 
 
 def tests_of(target: str, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--maml-oracle={target}", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", f"--maml-oracle={target}", *options]
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
 
 
-FAILING = {
-    "os._exit(0)": "case tanh: the answer is missing",
-    "if 'pytest' in sys.modules: os._exit(0)\nright = fomaml": "KNOWN_BUG fomaml",
-    "while True: pass": "case tanh: no answer within 2 s",
-    # the report of the judge, forged: written into its pipe to pytest
-    """
-judge = int(open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1])
-def right(case):
-    with open(f"/proc/{judge}/fd/1", "w") as pipe:
-        pipe.write('{"report": {"verdict": "CORRECT", "bug": null, "explanation": "", "cases": []}, "text": ""}\\\\n')
-    return fomaml(case)
-""": "without a report",
-    """
-judge = int(open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1])
-def right(case):
-    with open(f"/proc/{judge}/fd/1", "w") as pipe:
-        pipe.write('{"report": {"verdict": "CORRECT", "bug": null, "explanation": "", "cases": []}, "text": ""}\\\\n')
-    os.kill(judge, 9)
-""": "without a report",
-}  # fmt: skip
+def test_a_candidate_that_leaves_under_pytest(folder):
+    """One failed test, and a line that says why; pytest's exit code is 1, whatever its conftest.py has patched."""
+    folder("theirs", "os._exit(0)")
+    folder("conftest", "protocol.check_function = protocol.conclude = lambda *a, **k: report.Report('CORRECT')")
+    done = tests_of("theirs:right", "-k", "tanh")
+    assert done.returncode == 1 and "1 failed" in done.stdout
+    assert "case tanh: the answer is missing, and all that follow (0 of 6 came): the program ended with exit code 0\n" \
+        in done.stdout, done.stdout
+
+
+def judged(target: str, **options) -> Judgement:
+    """What the tests of pytest would be told, with no pytest around them."""
+    given = {"--maml-oracle": target, "--maml-oracle-suite": "core", "--maml-oracle-dtype": "float64",
+             "--maml-oracle-timeout": 60, "--maml-oracle-capability": [], "capture": "fd"} | options  # fmt: skip
+    judgement = Judgement(SimpleNamespace(getoption=given.get))
+    judgement._judge(["tanh"], fail_fast=False)
+    return judgement
+
+
+FORGED = """
+def forge(text):
+    judge = int(open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1])
+    with open(f"/proc/{judge}/fd/1", "w") as pipe: pipe.write(text)
+    return judge
+passed = '{"report": {"verdict": "CORRECT", "bug": null, "explanation": "", "cases": []}, "text": ""}'
+def twice(case): return forge(passed + "\\n") and fomaml(case)
+def instead(case): os.kill(forge(passed), 9)
+def before(case): return forge(passed + "\\n#") and fomaml(case)
+"""
 
 
 @linux
-@pytest.mark.parametrize("source", FAILING, ids=["leaves", "spies", "endless", "forges", "forges and kills"])
-def test_hostile_candidates_under_pytest(source, folder):
-    """One failed test, and a line that says why; pytest's exit code is 1."""
-    folder("theirs", source.replace("\\\\n", "\\n"))
-    done = tests_of("theirs:right", "-k", "tanh", "--maml-oracle-timeout=2" if "while" in source else "-v")
-    assert done.returncode == 1 and "1 failed" in done.stdout and FAILING[source] in done.stdout, done.stdout
+@pytest.mark.parametrize("name", ["twice", "instead", "before"])
+def test_forged_reports(name, folder):
+    """A candidate writes a report of its own into the pipe from the judge to pytest, and may kill the judge."""
+    folder("theirs", FORGED)
+    judgement = judged(f"theirs:{name}")
+    assert judgement.report["verdict"] == "PROTOCOL_ERROR" and "without a report" in judgement.said
+    assert not judgement.rows
 
 
 def test_only_the_oracles_tests_are_collected(folder):
@@ -330,23 +344,27 @@ def test_verbose(folder, capsys):
 
 
 def test_fail_fast(folder, capsys):
-    folder("theirs", "def later(case): return (fomaml if len(case.params) != 4 else right)(case)")
+    folder("theirs", """
+def later(case):
+    if len(case.params) != 4: raise ValueError("no such layer")
+    return right(case)
+""")
     code, out, err = command("theirs:later", "--fail-fast", "-v", "--json", "--case", "t*", "--case", "sq",
                              capsys=capsys)  # fmt: skip
-    report = json.loads(out)
-    rights = [line.split()[1] for line in err.splitlines() if line.split()[1] in ("right", "wrong")]
-    assert code == 1 and rights[-1] == "wrong" and rights.count("wrong") == 1 and rights.count("right") > 0
-    assert report["verdict"] == "KNOWN_BUG"
-    assert any(note.startswith(f"stopped at the first wrong case: {len(rights)} of ") for note in report["notes"])
+    report, lines = json.loads(out), [line for line in err.splitlines() if re.match("[a-z]+  ", line)]
+    assert code == 1 and report["verdict"] == "PROTOCOL_ERROR" and "no such layer" in report["explanation"]
+    assert re.match("tanh +right ", lines[0]) and "no answer: it says: ValueError: no such layer" in lines[-1]
+    assert any(note.startswith(f"stopped at the first wrong case: {len(lines)} of ") for note in report["notes"])
+    assert sum(line.split()[1] != "right" for line in lines) == 1
 
 
 def test_in_this_process(capsys):
     """`oracle.check` takes the same."""
     came = []
-    wrong = lambda case: {"meta_grad": {n: p + 1 for n, p in case.params.items()}}  # noqa: E731
+    wrong = lambda case: {"meta_grad": run(case, factors="detached").meta_grad}  # noqa: E731
     report = oracle.check(wrong, cases=["tanh", "so"], progress=came.append)
-    assert [c.id for c in report.cases] == ["tanh", "softmax"] and report.verdict == "WRONG_UNKNOWN"
-    assert report.asked == len(came) and {c.question.case.id for c in came if c.question.role == "case"}
+    assert {c.id for c in report.cases} == {"tanh", "softmax"} and report.verdict == "KNOWN_BUG"
+    assert report.asked == len(came)
     assert [(c.at, c.of) for c in came if c.kind == "case"] == [(1, 2), (2, 2)]
     report = oracle.check(wrong, cases="s*", fail_fast=True, progress=True)
     assert len(report.cases) == 1 and report.seconds > 0
@@ -433,7 +451,7 @@ def test_fields_of_an_answer(field, words):
 
 def test_the_other_questions_are_asked_if_they_are_needed(folder):
     """A right answer needs no other θ for every kind of model; an unknown mistake does."""
-    folder("theirs", "def off(case): return {'meta_grad': {n: g * (1 + i) for i, (n, g) in enumerate(right(case)['meta_grad'].items())}}")  # noqa: E501
+    folder("theirs", "def off(case): return {'meta_grad': {n: 3.7 * g for n, g in right(case)['meta_grad'].items()}}")
     few, more = (protocol.check_function(f"theirs:{name}", cases=["tanh", "so", "sq"]) for name in ("right", "off"))
     assert few.verdict == "INCONCLUSIVE" and more.verdict == "WRONG_UNKNOWN" and few.asked < more.asked
 

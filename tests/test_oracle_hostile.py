@@ -5,7 +5,6 @@ import copy
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess

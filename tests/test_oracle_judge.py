@@ -168,7 +168,8 @@ def test_a_candidate_cannot_give_the_judge_a_module(folder, monkeypatch):
 
 
 def tests_of(target: str, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", f"--maml-oracle={target}", *options]
+    without = [option for plugin in ("cacheprovider", "hypothesispytest") for option in ("-p", f"no:{plugin}")]
+    command = [sys.executable, "-m", "pytest", "-q", *without, f"--maml-oracle={target}", *options]
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
 
 

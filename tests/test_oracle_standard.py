@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tinymaml.cli import main
-from tinymaml.oracle import badge, catalogue, locate, models, protocol, questions, spec, tolerance, versions
+from tinymaml.oracle import badge, catalogue, family, locate, models, protocol, questions, spec, tolerance, versions
 from tinymaml.oracle.cases import CAPABILITIES, VECTORS, Answer, Bugs, Case, Tampered, load
 from tinymaml.oracle.report import VERDICTS, Report
 from tinymaml.oracle.semantics import run
@@ -29,7 +29,7 @@ CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 SEALED = {
     "vectors 2.0": "c6d52f48b08e",
     "wire 2.0": "9eeb03aa4c12",
-    "catalogue 2.0": "f82171717f36",
+    "catalogue 2.0": "8d3b26999c89",
 }
 
 
@@ -110,7 +110,10 @@ def test_the_catalogue_as_json(capsys):
     page = json.loads(capsys.readouterr().out)
     assert page["version"] == versions.VERSIONS["catalogue"]
     assert [m["id"] for m in page["mistakes"]] == list(catalogue.CATALOGUE)
-    assert all(m["computes"] and m["explanation"] and m["torch"] and m["jax"] for m in page["mistakes"])
+    assert all(m["computes"] and m["cause"] and m["torch"] and m["jax"] for m in page["mistakes"])
+    assert {m["algorithm"] for m in page["mistakes"]} <= spec.algorithms().keys()
+    numbers = {m["id"]: m["number"]["symbol"] for m in page["mistakes"] if m["number"]}
+    assert numbers == {m.id: m.free.symbol for m in catalogue.CATALOGUE.values() if m.free}
 
 
 # ── the specification ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +122,7 @@ def test_the_catalogue_as_json(capsys):
 def test_the_specification_is_one_page(capsys):
     assert main(["oracle", "spec"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 170 and max(map(len, lines)) <= spec.WIDTH
+    assert len(lines) <= 180 and max(map(len, lines)) <= spec.WIDTH
 
 
 def test_every_name_in_the_code_stands_in_the_specification():
@@ -153,6 +156,22 @@ def test_the_fields_of_a_trace_are_those_that_are_judged():
     for way in run(case).trace:
         assert spec.FIELDS["trace"].keys() <= way.keys()
         assert len(way["theta"]) == steps + 1 and len(way["loss_s"]) == len(way["grad_s"]) == steps
+
+
+def test_names_and_ids_need_no_escape():
+    for question in _asked(tuple(CAPABILITIES)):
+        for name in (question.id, *question.case.params):
+            assert json.dumps(name) == f'"{name}"'
+
+
+def test_every_algorithm_has_its_page(capsys):
+    assert {"maml", *family.ALGORITHMS} == spec.algorithms().keys()
+    for name, module in family.ALGORITHMS.items():
+        assert main(["oracle", "spec", "--algorithm", name]) == 0
+        page = capsys.readouterr().out
+        assert "θ" in page and all(f'"{setting}"' in page for setting in module.SETTINGS)
+    assert main(["oracle", "spec", "--algorithm", "sgd"]) == 1
+    assert capsys.readouterr().err.startswith("tinymaml: algorithm is 'sgd', wanted one of maml")
 
 
 def test_the_settings_of_a_layer_are_named_in_its_row():
@@ -346,29 +365,34 @@ def test_every_verdict_has_a_face():
     assert all(face.keys() == SHIELDS and face["message"] for face in shown.values())
     assert [verdict for verdict, face in shown.items() if face["color"] == "brightgreen"] == ["CORRECT"]
     assert shown["KNOWN_BUG"]["message"] == "wrong: fomaml"
+    assert "anil" in badge.face(Report("CORRECT", algorithm="anil"))["label"]
 
 
-ANSWERS = """
+THEIRS = """
 import json, sys
-from tinymaml.oracle import tolerance
 from tinymaml.oracle.cases import Case
 from tinymaml.oracle.semantics import run
 
-for line in sys.stdin:
-    data = json.loads(line)
-    case = Case.from_json(data)
-    grads = run(case, factors=sys.argv[1]).meta_grad
-    print(json.dumps({"id": data["id"], "meta_grad": {n: g.tolist() for n, g in grads.items()}}), flush=True)
+def exact(case):
+    return {"meta_grad": run(case).meta_grad}
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        data = json.loads(line)
+        grads = run(Case.from_json(data), factors="detached").meta_grad
+        print(json.dumps({"id": data["id"], "meta_grad": {n: g.tolist() for n, g in grads.items()}}), flush=True)
 """
 
 
-@pytest.mark.parametrize("factors, verdict, code", [("right", "CORRECT", 0), ("detached", "KNOWN_BUG", 1)])
-def test_a_badge_is_written_and_the_exit_code_is_that_of_check(factors, verdict, code, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("candidate, verdict, code", [
+    (["theirs:exact"], "CORRECT", 0), (["--", sys.executable, "theirs.py"], "KNOWN_BUG", 1),
+])  # fmt: skip
+def test_a_badge_is_written_and_the_exit_code_is_that_of_check(candidate, verdict, code, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(protocol, "questions", lambda *args: (list(_asked()), {}))
-    (tmp_path / "theirs.py").write_text(ANSWERS)
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.py").write_text(THEIRS)
     to = tmp_path / "badges" / "badge.json"
-    program = ["--", sys.executable, str(tmp_path / "theirs.py"), factors]
-    assert main(["oracle", "badge", "--to", str(to), *program]) == code
+    assert main(["oracle", "badge", "--to", str(to), *candidate]) == code
     assert capsys.readouterr().out.startswith(verdict)
     data, shown = (json.loads(path.read_text()) for path in (to, to.with_name("badge.shields.json")))
     assert shown.keys() == SHIELDS and shown.items() <= data.items()

@@ -4,6 +4,7 @@
     python -m bench.oracle alarms       correct implementations, ten thousand times: none may be refused
     python -m bench.oracle mutants      is a change of the code noticed, by the tests and by the oracle
     python -m bench.oracle field        public implementations, as they are
+    python -m bench.oracle blind        implementations by someone who never saw the catalogue
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-STUDIES = ("matrix", "alarms", "mutants", "field")
+STUDIES = ("matrix", "alarms", "mutants", "field", "blind")
 
 
 def main(argv: list[str]) -> int:

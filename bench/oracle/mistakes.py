@@ -134,9 +134,12 @@ class ByHand:
             thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
         value, v = tm.value_and_grad(self.loss)(thetas[-1], *query)
         for k in [] if self.case.first_order else self.order():
-            h = self.product(self.at(thetas, k), self.batch(support, query), {n: self.rate[n] * v[n] for n in v})
+            h = self.product(self.at(thetas, k), self.batch(support, query), self.weighted(v))
             v = {n: v[n] + self.sign * h[n] for n in v}
         return value, v
+
+    def weighted(self, v):
+        return {n: self.rate[n] * v[n] for n in v}
 
     def order(self):
         return reversed(range(self.k))
@@ -176,7 +179,7 @@ def makes(id: str, form: int | dict | None = 0) -> Callable:
         is_class = isinstance(made, type)
         way = (made.__doc__ or made.__name__).strip()
         MADE.setdefault(id, []).append(Made(place, way, called(made) if is_class else made))
-        detached = {} if place is None else forms[place] | {"factors": "detached"}
+        detached = {} if place is None or "factors" in forms[place] else forms[place] | {"factors": "detached"}
         if is_class and issubclass(made, MAML) and detached in forms and forms.index(detached) != place:
             both = type(f"{made.__name__}FirstOrder", (FirstOrder, made), {})
             MADE[id].append(Made(forms.index(detached), f"{way}; no create_graph", called(both)))
@@ -1007,29 +1010,13 @@ class TimesRate(MAML):
         return {n: self.rate[n] * g for n, g in grads.items()}
 
 
-@makes("clipped_gradient")
+@makes("normalised_gradient")
 class Normalised(MAML):
     """g / |g|"""
 
     def finish(self, grads):
         norm = torch.sqrt(sum((g * g).sum() for g in grads.values()))
         return {n: g / norm for n, g in grads.items()}
-
-
-def clipped(to: float) -> type:
-    class Clipped(MAML):
-        def finish(self, grads):
-            for n, p in self.theta.items():
-                p.grad = grads[n].clone()
-            torch.nn.utils.clip_grad_norm_(list(self.theta.values()), to)
-            return {n: p.grad for n, p in self.theta.items()}
-
-    Clipped.__doc__ = f"clip_grad_norm_(parameters, {to:g})"
-    return Clipped
-
-
-for _norm in (1.0, 0.5):
-    makes("clipped_gradient", None)(clipped(_norm))
 
 
 @makes("last_parameter_missing")
@@ -1502,6 +1489,9 @@ class Half16(MAML):
 
     def query_loss(self, fast, batch):
         return self.loss({n: p.half().to(p.dtype) for n, p in fast.items()}, *batch)
+
+
+from . import further  # noqa: E402, F401  (the catalogue's second half, which needs all of the above)
 
 
 def fallbacks() -> list[str]:

@@ -17,7 +17,6 @@ from .catalogue import CATALOGUE, flat, run_form
 from .locate import Judged
 from .match import cheapest_first
 from .mistake import with_number
-from .references import forms
 
 CLOSE = {"float64": 1e-9, "float32": 1e-4}  # of the largest number: θ_K has no scales of its own
 
@@ -63,16 +62,16 @@ def _of_ends(came: list[Judged]) -> str:
 def _explaining(came: list[Judged]) -> Iterator[str]:
     """The catalogue's mistakes that lead to the θ_K that came, in every case."""
     first = came[0]
-    for name in forms(first.case):
+    for name in first.forms:
         mistake = CATALOGUE[name.split("/")[0]]
         numbers = mistake.free.typical if mistake.free else (None,)
         for number in numbers:
 
-            def form(case, name=name, mistake=mistake, number=number):
-                given = forms(case).get(name, {})
+            def form(j, name=name, mistake=mistake, number=number):
+                given = j.forms.get(name, {})
                 return given if number is None or not given else with_number(given, mistake.free, number)
 
-            if all(_leads_there(j, form(j.case)) for j in came):
+            if all(_leads_there(j, form(j)) for j in came):
                 yield mistake.explanation + ("" if number is None else f" (here {mistake.free.symbol} = {number:g})")
                 break
 

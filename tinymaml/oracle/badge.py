@@ -3,9 +3,19 @@
     tinymaml oracle badge package.module:function --to badge.json
 
 `badge.json` holds the facts, beside them what a badge shows; `badge.shields.json` holds the latter alone, because an
-endpoint badge of shields.io refuses a file with any other field:
+endpoint badge of shields.io refuses a file with any other field. A workflow that checks every push, and publishes both
+in the branch `badges`:
 
-    https://img.shields.io/endpoint?url=https://…/badge.shields.json
+    on: {push: {branches: [main]}}
+    permissions: {contents: write}
+    jobs: {oracle: {runs-on: ubuntu-latest, steps: [{uses: actions/checkout@v4},
+      {run: pip install tinymaml torch && tinymaml oracle badge mine:maml --to public/badge.json},
+      {if: always(), uses: peaceiris/actions-gh-pages@v4,
+       with: {github_token: "${{ github.token }}", publish_branch: badges}}]}}
+
+The badge is then
+
+    https://img.shields.io/endpoint?url=https://raw.githubusercontent.com/OWNER/NAME/badges/badge.shields.json
 """
 
 from __future__ import annotations
@@ -33,19 +43,19 @@ FACES = {
 }
 
 
-def face(report: Report, algorithm: str = "maml") -> dict:
+def face(report: Report) -> dict:
     """What the badge shows, in the fields of shields.io's endpoint (https://shields.io/badges/endpoint-badge)."""
     message, color = FACES[report.verdict]
-    label = "meta-gradient" if algorithm == "maml" else f"meta-gradient ({algorithm})"
+    label = "meta-gradient" if report.algorithm == "maml" else f"meta-gradient ({report.algorithm})"
     return {"schemaVersion": 1, "label": label, "message": message.format(bug=report.bug), "color": color}
 
 
-def facts(report: Report, seconds: float, algorithm: str = "maml") -> dict:
+def facts(report: Report, seconds: float) -> dict:
     """What was checked, by what, when, and what came of it."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "tinymaml": __version__, "versions": VERSIONS, "suite": report.suite, "dtype": report.dtype,
-        "algorithm": algorithm, "verdict": report.verdict, "bug": report.bug,
+        "algorithm": report.algorithm, "verdict": report.verdict, "bug": report.bug,
         "cases": len(report.cases), "right": sum(c.passed for c in report.cases), "skipped": report.skipped,
         "seconds": round(seconds, 2), "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }  # fmt: skip
@@ -63,10 +73,10 @@ def make_place(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a folder, wanted a file for the badge")
 
 
-def write(path: Path, report: Report, seconds: float, algorithm: str = "maml") -> None:
+def write(path: Path, report: Report, seconds: float) -> None:
     """Write the facts to `path`, and what shields.io reads beside it, each at once or not at all."""
-    shown = face(report, algorithm)
-    for place, content in ((path, facts(report, seconds, algorithm) | shown), (beside(path), shown)):
+    shown = face(report)
+    for place, content in ((path, facts(report, seconds) | shown), (beside(path), shown)):
         write_atomically(place, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 

@@ -26,6 +26,7 @@ from ..files import read_file
 from . import models
 from .arithmetic import margin_of
 from .catalogue import CATALOGUE, run_form
+from .family import ALGORITHMS
 from .versions import misfit
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -301,16 +302,37 @@ class Tampered(ValueError):
     """A vector file is not what was shipped."""
 
 
-def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
+def load(suite: str = "core", folder: Path = VECTORS, algorithm: str = "maml") -> list[Case]:
     """The cases of a suite, with their answers.
 
+    Args:
+        algorithm: whose meta-gradient is asked for; those of `family.ALGORITHMS` have the suite "core" alone.
+
     Raises:
-        ValueError: no such suite.   Tampered: a file's SHA-256 is not the manifest's, or it has another
+        ValueError: no such suite or algorithm.   Tampered: a file's SHA-256 is not the manifest's, or it has another
             version.
         ImportError: "full" needs safetensors; says how to install it.
     """
     if suite not in SUITES:
         raise ValueError(f"suite is {suite!r}, wanted one of {', '.join(SUITES)} (or 'fresh', for `check`)")
+    if algorithm != "maml":
+        check_algorithm(algorithm, suite)
+        return [case for case in _load("family", folder) if case.algorithm == algorithm]
+    return (_load("core", folder) if suite == "full" else []) + _load(suite, folder)
+
+
+def check_algorithm(algorithm: str, suite: str = "core") -> None:
+    """
+    Raises:
+        ValueError: there is no such algorithm, or it has no such suite.
+    """
+    if algorithm != "maml" and algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm is {algorithm!r}, wanted one of maml, {', '.join(ALGORITHMS)}")
+    if algorithm != "maml" and suite == "full":
+        raise ValueError(f"{algorithm} has the suites core and fresh, not full, which is MAML's")
+
+
+def _load(suite: str, folder: Path) -> list[Case]:
     listing = json.loads(_read(folder, f"{suite}.json"))
     if why := misfit(listing["format"], "vectors"):
         raise Tampered(f"{folder / suite}.json: {why}")
@@ -318,8 +340,7 @@ def load(suite: str = "core", folder: Path = VECTORS) -> list[Case]:
     if suite == "full":
         safetensors = extras.require("safetensors.numpy", "oracle")
         arrays = safetensors.load(_read(folder, "full.safetensors"))
-    cases = [_from_listing(data, listing["mistakes"], arrays) for data in listing["cases"]]
-    return (load("core", folder) if suite == "full" else []) + cases
+    return [_from_listing(data, listing["mistakes"], arrays) for data in listing["cases"]]
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -30,6 +30,7 @@ def check(
     candidate: Callable, suite: str | list[Case] = "core", *, dtype: str = "float64",
     capabilities: Iterable[str] = (), timeout: float = 60.0, seed: int | None = None,
     cases: str | Iterable[str] = (), fail_fast: bool = False, progress: bool | Callable[[Came], None] = False,
+    algorithm: str = "maml",
 ) -> Report:  # fmt: skip
     """Is this the exact MAML gradient, and if not, which mistake is it?
 
@@ -53,14 +54,15 @@ def check(
         cases: ask only these: ids, their beginnings, or patterns such as "conv-*". The verdict is then never CORRECT.
         fail_fast: stop at the first wrong case, and report on what came.
         progress: True for a line on standard error per answer, or a function that is called with each `Came`.
+        algorithm: whose meta-gradient is wanted, "maml" or a name of `family.ALGORITHMS`, whose modules say what it is.
 
     Raises:
-        ValueError: an unknown suite, dtype, capability or case; a time-out that is none.
+        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is none.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout = seconds(timeout)
     only = (cases,) if isinstance(cases, str) else tuple(cases)
-    asked, left_out = questions(suite, dtype, tuple(capabilities), seed, only)
+    asked, left_out = questions(suite, dtype, tuple(capabilities), seed, only, algorithm)
     confirm(asked)
     with Screen(verbose=True) as screen:
         watch = Watch(screen.show if progress is True else progress or None, fail_fast)

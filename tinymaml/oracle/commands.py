@@ -17,6 +17,7 @@ from .cases import load
 from .catalogue import list_bugs
 from .checking import seconds
 from .diff import agree, ask_one, diff
+from .family import ALGORITHMS
 from .guard import signals_end
 from .progress import Screen, Watch
 from .questions import questions
@@ -73,6 +74,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--algorithm", metavar="NAME", help="all about one algorithm instead")
     page.set_defaults(run=_spec)
     show = commands.add_parser("show", help="lay a case out: steps, Hessians, factors, what each mistake gives")
+    show.add_argument("--algorithm", choices=("maml", *ALGORITHMS), default="maml", metavar="NAME",
+                      help="whose cases are listed (maml)")  # fmt: skip
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
     show.add_argument("--mine", metavar="MODULE:FUNCTION", help="show what this function gives, beside the right one")
     show.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
@@ -80,6 +83,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_suite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algorithm", choices=("maml", *ALGORITHMS), default="maml", metavar="NAME",
+                        help=f"whose meta-gradient: maml, {', '.join(ALGORITHMS)} (maml)")  # fmt: skip
     parser.add_argument("--suite", choices=("core", "full", "fresh"), default="core", help="which cases (core)")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
     parser.add_argument("--capability", action="append", default=[], metavar="NAME",
@@ -88,8 +93,8 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
 
 def _gen(args: argparse.Namespace) -> int:
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    asked, _ = questions(args.suite, args.dtype, tuple(args.capability), seed)
-    prefix = protocol.token(args.suite, args.dtype, args.capability, seed)
+    asked, _ = questions(args.suite, args.dtype, tuple(args.capability), seed, (), args.algorithm)
+    prefix = protocol.token(args.suite, args.dtype, args.capability, seed, args.algorithm)
     for i, line in enumerate(protocol.lines(asked, prefix, args.hex)):
         if args.to:
             Path(args.to).mkdir(parents=True, exist_ok=True)
@@ -129,7 +134,7 @@ def _screen(verbose: bool = False) -> Iterator[Screen]:
 def _asked(args: argparse.Namespace, screen: Screen, folders: Iterable[str] = (), **more) -> Report:
     """The report on the function or the program of the command line."""
     asking = {"suite": args.suite, "dtype": args.dtype, "capabilities": args.capability, "timeout": args.timeout,
-              "echo": screen.echo, **more}  # fmt: skip
+              "echo": screen.echo, "algorithm": args.algorithm, **more}  # fmt: skip
     if args.target:
         return protocol.check_function(args.target, folders=folders, **asking)
     return protocol.check_program(args.program, **asking)
@@ -143,7 +148,7 @@ def _badge(args: argparse.Namespace) -> int:
     badge.make_place(to)
     with _screen() as screen:
         report = _asked(args, screen, watch=Watch(screen.show))
-    badge.write(to, report, time.monotonic() - start)
+    badge.write(to, report, time.monotonic() - start, args.algorithm)
     print(report)
     return report.exit_code
 
@@ -168,7 +173,7 @@ def _show(args: argparse.Namespace) -> int:
         print(diff(case, answer))
         return 0 if agree(case, answer) else 1
     if args.case is None:
-        for case in load("core"):
+        for case in load("core", algorithm=args.algorithm):
             print(f"{case.id:16} {case.comment}")
     else:
         print(show(find(args.case)))

@@ -52,6 +52,15 @@ def _chunks(which: str):
     return lambda case, value: _examples(which, 1 if "batch_norm" in layers(case) else 2)(case, value)
 
 
+def _unequal(batches: list[tuple]) -> bool:
+    return len({len(x) for x, _ in batches}) > 1
+
+
+def _padding(case, value) -> bool:
+    """Of another size no image fits the weights behind a flatten: such code fails, and gives no numbers."""
+    return "conv" in layers(case) and (value == "first" or "flatten" not in layers(case))
+
+
 def _frozen(case, names) -> bool:
     return bool((layers(case) | {"loss"}) & set(names))
 
@@ -111,8 +120,10 @@ _ABOUT = {
     "minibatch": _examples("support", 1),
     # the inner loop
     "adapts": lambda case, value: value != "no batch norm" or "batch_norm" in layers(case),
-    "rate": lambda case, value: {"over steps": case.inner_steps > 1, "over each step": case.inner_steps > 1,
-                                 "over tasks": case.tasks > 1}.get(value, True),  # fmt: skip
+    "rate": lambda case, value: {
+        "over steps": case.inner_steps > 1, "over each step": case.inner_steps > 1, "over tasks": case.tasks > 1,
+        "of the first task's size": _unequal(case.support),
+    }.get(value, True),
     "rate_falls": _several_steps,
     "momentum": lambda case, value: case.inner_steps > 0,
     "ends": _several_tasks,
@@ -121,12 +132,12 @@ _ABOUT = {
     "through_first": _several_steps,
     "second_order": _several_tasks,
     # what becomes of it
-    "outer": lambda case, value: case.tasks > 1 or value in ("mean", "sequential", "moved"),
-    "outer_momentum": lambda case, value: True,
+    "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
+    or value == "moved",
     # the layers and losses
     "relu_at_zero": _has("relu"), "ties": _has("max_pool"), "pool": _has("max_pool"), "leak": _has("relu"),
     "unbiased": _has("batch_norm"), "running_statistics": _has("batch_norm"), "eps": _has("batch_norm"),
-    "affine": _has("batch_norm"), "padding": _has("conv"),
+    "affine": _has("batch_norm"), "padding": _padding,
     "frozen": _frozen, "last_use_only": _tied,
     "unit": _loss("mse"), "delta": _loss("mse"),
     "smoothing": _loss("cross_entropy", "binary_cross_entropy"),

@@ -31,7 +31,7 @@ from .locate import (
     worst_element,
     wrong_elsewhere,
 )  # fmt: skip
-from .precision import cause_of, systematic
+from .precision import cause_of, shortened, systematic
 from .questions import Answered, Question, hint
 from .report import CaseResult, Report
 
@@ -65,10 +65,17 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
     report = (
-        _unstable(questions, answers, further) or _right(judged, questions, answers)
-        or match.known(judged) or match.with_a_number(judged) or match.scaled(judged) or match.clipped(judged)
-        or _imprecise(judged, questions, answers) or match.two(judged) or _unknown(judged, questions, answers)
-    )  # fmt: skip
+        _unstable(questions, answers, further)
+        or _right(judged, questions, answers)
+        or match.known(judged)
+        or _imprecise(judged, shortened(judged))
+        or match.with_a_number(judged)
+        or match.scaled(judged)
+        or match.clipped(judged)
+        or _imprecise(judged, cause_of(judged, questions, answers))
+        or match.two(judged)
+        or _unknown(judged, questions, answers)
+    )
     report.cases = report.cases or match.rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
@@ -163,8 +170,7 @@ def must_see(algorithm: str) -> list[str]:
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _imprecise(judged: list[Judged], questions, answers) -> Report | None:
-    cause = cause_of(judged, questions, answers)
+def _imprecise(judged: list[Judged], cause: str) -> Report | None:
     if not cause:
         return None
     digits = min(digits_agreeing(j) for j in judged)

@@ -97,38 +97,31 @@ def properties(case: Case) -> set[str]:
     layers = [m["layer"] for m in case.model["layers"]]
     used = [n for m in case.model["layers"] for n in m.get("params", [])]
     k, t = case.inner_steps, case.tasks
-    parameters = sum(p.size for p in case.params.values())
     return {layer.replace("_", " ") for layer in layers} | {
         f"the loss {case.model['loss']}",
         "no inner step" if k == 0 else "one inner step" if k == 1 else "several inner steps",
         "one task" if t == 1 else "several tasks",
         "a weight that is used twice" if len(used) > len(set(used)) else "no weight that is used twice",
         "several layers of weights" if sum("params" in m for m in case.model["layers"]) > 1 else "one layer of weights",
-        "one parameter" if parameters == 1 else "several parameters",
+        "one number in θ" if sum(p.size for p in case.params.values()) == 1 else "several numbers in θ",
+        "one array in θ" if len(case.params) == 1 else "several arrays in θ",
         "no batch norm" if "batch_norm" not in layers else "batch norm",
         "no convolution" if "conv" not in layers else "a convolution",
     }
 
 
 def shared(judged) -> dict[str, list[str]]:
-    """What all wrong cases have and not all right ones, and the reverse: {"wrong": […], "right": […]}.
+    """What all wrong cases have and no right one, and the reverse: {"wrong": […], "right": […]}.
 
-    What no case of the other side has comes first. A single case shares everything with itself: nothing is said of it.
+    Of a single case nothing is said: it shares everything with itself.
     """
     sides = {"wrong": [properties(j.case) for j in judged if not j.passed],
              "right": [properties(j.case) for j in judged if j.passed]}  # fmt: skip
-    out: dict[str, list[str]] = {}
+    out = {}
     for side, other in (("wrong", "right"), ("right", "wrong")):
-        these, those = sides[side], sides[other]
-        if len(these) < 2 or not those:
-            continue
-        common = set.intersection(*these)
-        count = {p: sum(p in q for q in those) for p in common}
-        own = sorted(p for p in common if count[p] == 0)
-        most = sorted(p for p in common if 0 < count[p] <= len(those) / 2)
-        if own or most:
-            out[side] = own or most
-    return out
+        if len(sides[side]) > 1 and sides[other]:
+            out[side] = sorted(set.intersection(*sides[side]) - set.union(*sides[other]))
+    return {side: words for side, words in out.items() if words}
 
 
 # ── what was covered ────────────────────────────────────────────────────────────────────────────────────────────────

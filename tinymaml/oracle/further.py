@@ -711,7 +711,7 @@ FURTHER: list[Mistake] = [
         "ReLU leaks: it has a slope below 0",
         "F.relu, not F.leaky_relu",
         "jax.nn.relu, not jax.nn.leaky_relu",
-        (_how(leak=0.01),), free=Free("leak", "s", (0.01, 0.2, 0.1, 0.3)),
+        (_how(leak=0.01), _how(leak=0.01, relu_at_zero=1.0)), free=Free("leak", "s", (0.01, 0.2, 0.1, 0.3)),
     ),
     _further(
         "wrong_slope_of_tanh", "tanh′ = 1 − x², or 1 − y",

@@ -4,6 +4,7 @@
     python -m tinymaml.oracle.generate --check     rebuild, and compare byte for byte
     python -m tinymaml.oracle.generate --search    first look for seeds anew (long)
     python -m tinymaml.oracle.generate --mistakes  keep the answers; decide anew which mistakes each case sees
+    python -m tinymaml.oracle.generate --family    build the cases of the other algorithms alone, and keep MAML's
 
 Every answer is certified: computed in balls until one float64 is left. Then every rung of the ladder that applies must
 agree, or nothing is written: exact rationals and nested differences to the last bit, the others to rounding. Needs
@@ -30,6 +31,7 @@ from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
 from .cases import VECTORS, Case, draw, load, to_hex
 from .catalogue import flat
+from .family import ALGORITHMS, suites
 from .semantics import run
 from .versions import VERSIONS
 
@@ -201,6 +203,10 @@ def search(id: str, spec: dict) -> int:
     raise RuntimeError(f"no seed makes a suitable {id}")
 
 
+def _search_family(id: str, of: list[str]) -> int:
+    return suites.search(*of, dtype="float32")[0]
+
+
 def build(id: str, case: Case) -> Case:
     """The case with its certified answer, confirmed by every rung that applies.
 
@@ -225,17 +231,23 @@ def build(id: str, case: Case) -> Case:
         assert off <= tolerance.TAU, f"case {id}: {name} is {off:.3g} roundings from the balls"
         confirmed[name] = f"within {tolerance.TAU:g} roundings"
 
+    for name, exact, compute in _rungs(id, case) if case.algorithm == "maml" else suites.rungs(case):
+        (same if exact else near)(name, compute(case))
+    assert len(confirmed) >= 3
+    return dataclasses.replace(case, answer=dataclasses.replace(answer, confirmed=confirmed))
+
+
+def _rungs(id: str, case: Case) -> Iterator[tuple]:
+    """What applies to a case of MAML: name, whether it is exact, and the function of the case."""
     if case.inner_steps <= 2 and _rational(case):
-        same("exact rationals", references.exact(case))
+        yield "exact rationals", True, references.exact
     if not case.first_order:
         _, at_kink = margin_of(lambda: run(case))
         if not at_kink and "extreme" not in id and _cost_of_differences(case) < 1e6:  # e^−4096 needs more digits
-            same("differences", references.differences(case))
-        near("complex step", references.complex_step(case))
-    near("engine", references.by_engine(case))
-    near("PyTorch", references.by_torch(case))
-    assert len(confirmed) >= 3
-    return dataclasses.replace(case, answer=dataclasses.replace(answer, confirmed=confirmed))
+            yield "differences", True, references.differences
+        yield "complex step", False, references.complex_step
+    yield "engine", False, references.by_engine
+    yield "PyTorch", False, references.by_torch
 
 
 def _rational(case: Case) -> bool:
@@ -275,13 +287,25 @@ def built(seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
     """Every case with its certified answer, by its id."""
     work = list(by_hand().items())
     work += [(id, make(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
+    work += _family(seeds)
     work.sort(key=lambda idcase: "omniglot" not in idcase[0])  # the long ones first
     return dict(_in_parallel(build, work, jobs))
 
 
+def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
+    """The cases of the other algorithms, without their answers."""
+    return [(id, suites.draw(*id.split("/"), seeds[id])) for id in suites.ids()]
+
+
+def with_family(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
+    """MAML's cases with the answers that are in the files, and the others built anew."""
+    return {case.id: case for case in load("full", folder)} | dict(_in_parallel(build, _family(seeds), jobs))
+
+
 def kept(folder: Path, jobs: int = 2) -> dict[str, Case]:
     """Every case with the answer that is in the files, and the mistakes of today's catalogue."""
-    return dict(_in_parallel(_with_mistakes, [(case.id, case) for case in load("full", folder)], jobs))
+    cases = load("full", folder) + [case for name in ALGORITHMS for case in load("core", folder, name)]
+    return dict(_in_parallel(_with_mistakes, [(case.id, case) for case in cases], jobs))
 
 
 def _with_mistakes(id: str, case: Case) -> Case:
@@ -296,6 +320,7 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
     arrays = {case.id: np.stack([flat(case.answer.meta_grad), flat(case.answer.scale)]) for case in full}
     out = {
         "core.json": _dump(core, True),
+        "family.json": _dump([cases[id] for id in suites.ids()], True),
         "full.json": _dump(full, False),
         "full.safetensors": safetensors.save(arrays),
     }
@@ -328,15 +353,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; compare with what is there")
     parser.add_argument("--search", action="store_true", help="look for seeds anew")
     parser.add_argument("--mistakes", action="store_true", help="keep the answers; which mistakes does each case see?")
+    parser.add_argument("--family", action="store_true", help="build the other algorithms' cases; keep MAML's")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--to", type=Path, default=VECTORS, help="folder (the package's)")
     args = parser.parse_args(argv)
     if args.search:
-        specs = _core() | _full()
-        found = dict(_in_parallel(search, list(specs.items()), args.jobs))
+        specs = {} if args.family else _core() | _full()
+        found = json.loads(SEEDS.read_text(encoding="utf-8")) if args.family else {}
+        found |= dict(_in_parallel(search, list(specs.items()), args.jobs))
+        found |= dict(_in_parallel(_search_family, [(id, id.split("/")) for id in suites.ids()], args.jobs))
         write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
     seeds = json.loads(SEEDS.read_text(encoding="utf-8"))
-    rebuilt = files(kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
+    if args.family:
+        cases = with_family(args.to, seeds, args.jobs)
+    else:
+        cases = kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs)
+    rebuilt = files(cases)
     if args.check:
         different = [name for name, data in rebuilt.items() if (args.to / name).read_bytes() != data]
         same = f"{len(rebuilt)} files rebuilt, byte for byte the same"

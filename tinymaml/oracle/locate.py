@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,18 +25,25 @@ from .cases import Case
 from .catalogue import flat
 from .models import Options
 from .questions import Answered, as_array, direction
+from .references import forms
 from .semantics import Calculus, run
 
 MATCH = 10 * tolerance.TAU  # to be taken for a mistake's value, whose own conditioning is not known as exactly
 
 
-class Judged(NamedTuple):
+@dataclasses.dataclass(eq=False)
+class Judged:
     """A case, its answer, and how far from right it is, in roundings."""
 
     case: Case
     answer: Answered
     error: float
     loss_error: float
+
+    @functools.cached_property
+    def forms(self) -> dict[str, dict]:
+        """Name → form, of every mistake that concerns the case."""
+        return forms(self.case)
 
     @property
     def passed(self) -> bool:

@@ -17,7 +17,6 @@ from .cases import Case
 from .catalogue import CATALOGUE, flat, run_form
 from .locate import MATCH, Judged
 from .mistake import Free, with_number
-from .references import forms
 from .report import CaseResult, Report
 
 
@@ -60,10 +59,19 @@ def rows(judged: list[Judged], hypothesis: str) -> list[CaseResult]:
 def known(judged: list[Judged]) -> Report | None:
     """One mistake, as it stands in the catalogue."""
     ordered = cheapest_first(judged)
-    names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
+    names = list(dict.fromkeys(name for j in judged for name in j.forms))
     explains = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
     explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
+    possible = {name: form for j in judged for name, form in j.forms.items()}
+    explains = [n for n in explains if not any(_is_part(possible[m], possible[n]) for m in explains)]
     return named(judged, explains) if explains else None
+
+
+def _is_part(a: dict, b: dict) -> bool:
+    """Whether form b sets all that a sets, and more: where a explains the answers, b says something needless."""
+    return merged(a, b) is None and a != b and all(
+        v.items() <= b.get(k, {}).items() if k == "how" else b.get(k) == v for k, v in a.items()
+    )  # fmt: skip
 
 
 def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | None = None) -> Report:
@@ -119,9 +127,9 @@ def scaled(judged: list[Judged]) -> Report | None:
     """g = c · value, with one meaning of c for all cases."""
     ordered = cheapest_first(judged)
     possible = {j.case.id: factors(j.case) for j in judged}
-    names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
+    names = list(dict.fromkeys(name for j in judged for name in j.forms))
     for name in ["", *names]:
-        for c in possible[judged[0].case.id]:
+        for c in _near(ordered[0], name, possible[ordered[0].case.id]):
             if all(fits(j.case, j.answer.grad, value_of(j.case, name), possible[j.case.id][c]) for j in ordered):
                 if name:
                     report = named(judged, [name], f"; and all of it is multiplied by {c}", f" × {c}")
@@ -135,6 +143,16 @@ def scaled(judged: list[Judged]) -> Report | None:
             shown = f"{c:.12g}" + (f" {name}" if name else "")
             return _multiple(judged, shown, f"right × {shown}", _SIZES.get(name.removeprefix("1/"), ""))
     return None
+
+
+def _near(j: Judged, name: str, possible: dict[str, float]) -> list[str]:
+    """The factors that may fit one case, by its numbers along the mistake's."""
+    got, value = flat(j.answer.grad), value_of(j.case, name)
+    length = 0.0 if value is None else float(flat(value) @ flat(value))
+    if not length or not np.isfinite(length):
+        return list(possible)
+    c = float(got @ flat(value)) / length
+    return [name for name, f in possible.items() if abs(c - f) <= 1e-3 * abs(f)]
 
 
 def _multiple(judged, c: str, row: str, meaning: str = "") -> Report:
@@ -185,7 +203,7 @@ def with_a_number(judged: list[Judged]) -> Report | None:
     """A mistake with a free number, such as the λ of a weight decay: the number is solved for on one case, and must
     then explain all the others."""
     ordered = cheapest_first(judged)
-    mistakes = dict.fromkeys(name.split("/")[0] for j in ordered for name in forms(j.case))
+    mistakes = dict.fromkeys(name.split("/")[0] for j in ordered for name in j.forms)
     for mistake in (CATALOGUE[id] for id in mistakes):
         if mistake.free is None:
             continue
@@ -200,8 +218,8 @@ def with_a_number(judged: list[Judged]) -> Report | None:
 
 def number_of(ordered: list[Judged], name: str, free: Free) -> float | None:
     """The number with which the form `name` explains all answers, if there is one."""
-    about = [j for j in ordered if not j.passed and name in forms(j.case)]
-    if not about or any(not j.passed and name not in forms(j.case) for j in ordered):
+    about = [j for j in ordered if not j.passed and name in j.forms]
+    if not about or any(not j.passed and name not in j.forms for j in ordered):
         return None
     for j in about[:2]:  # the first may happen to be blind to the number
         tried: set[float] = set()
@@ -211,7 +229,7 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> float | None:
                 continue
             tried.add(c)
             for candidate in dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c)):
-                if all(_explains(i, _form(i.case, name, free, candidate)) for i in ordered):
+                if all(_explains(i, _form(i, name, free, candidate)) for i in ordered):
                     return candidate
     return None
 
@@ -225,9 +243,9 @@ def _starts(j: Judged, free: Free) -> Iterator[float]:
         yield from (float(np.max(np.abs(got))), float(np.linalg.norm(got)))
 
 
-def _form(case: Case, name: str, free: Free, c: float) -> dict:
+def _form(j: Judged, name: str, free: Free, c: float) -> dict:
     """The form with that number; {} where it does not concern the case."""
-    form = forms(case).get(name)
+    form = j.forms.get(name)
     return {} if form is None else with_number(form, free, int(c) if free.integer else c)
 
 
@@ -237,15 +255,17 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
 
     def residual(c: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return flat(run_form(j.case, _form(j.case, name, free, c)).meta_grad) - got
+            return flat(run_form(j.case, _form(j, name, free, c)).meta_grad) - got
 
     try:
         r = residual(c)
-        for step in range(12):
+        for _ in range(12):
             h = 1e-6 * max(abs(c), 1e-4)
             slope = (residual(c + h) - r) / h
-            bend = float(slope @ slope)
-            if not np.isfinite(r).all() or not np.isfinite(bend) or bend == 0:
+            bend, size = float(slope @ slope), float(r @ r)
+            if not np.isfinite(size) or not np.isfinite(bend) or bend == 0:
+                return None
+            if float(slope @ r) ** 2 < 0.3 * bend * size:  # the number does not act in the direction of what is missing
                 return None
             # c ← c − ⟨r, r′⟩ / ⟨r′, r′⟩
             after = c - float(slope @ r) / bend
@@ -253,7 +273,7 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
             change, c = abs(after - c), after
             if change <= 1e-13 * abs(c):
                 return c
-            if step >= 3 and not np.linalg.norm(r) < 0.5 * before:
+            if not np.linalg.norm(r) < 0.5 * before:  # it converges faster, or another start is nearer
                 return c if np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got) else None
         return c
     except (ValueError, ZeroDivisionError, OverflowError, FloatingPointError):
@@ -267,11 +287,13 @@ def two(judged: list[Judged]) -> Report | None:
     """Two mistakes at once: looked for on the wrong case that is computed fastest, confirmed on the others. Conventions
     come first: two of them are no mistake."""
     ordered = cheapest_first(judged)
-    here = {j.case.id: forms(j.case) for j in ordered}
+    here = {j.case.id: j.forms for j in ordered}
     possible = {name: form for these in here.values() for name, form in these.items()}
-    is_convention = {name: CATALOGUE[name.split("/")[0]].kind == "convention" for name in possible}
-    pairs = sorted(itertools.combinations(possible, 2), key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]])
-    for a, b in pairs:
+    mistakes = {name: CATALOGUE[name.split("/")[0]] for name in possible}
+    is_convention = {name: mistake.kind == "convention" for name, mistake in mistakes.items()}
+    pairs = [(a, b) for a, b in itertools.combinations(possible, 2)
+             if mistakes[a].classic and mistakes[b].classic or mistakes[a].id in COMMON or mistakes[b].id in COMMON]
+    for a, b in sorted(pairs, key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]]):
         both = merged(possible[a], possible[b])
         if both is None or a.split("/")[0] == b.split("/")[0]:
             continue
@@ -284,6 +306,10 @@ def two(judged: list[Judged]) -> Report | None:
                 cases=rows(judged, " + ".join(ids)),
             )  # fmt: skip
     return None
+
+
+# Mistakes that are made beside any other; the rest is paired among the classic ones alone.
+COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
 
 
 def together(possible: dict[str, dict], a: str, b: str) -> dict:
@@ -316,7 +342,7 @@ def _explains(j: Judged, form: dict) -> bool:
 
 def nearest(judged: list[Judged]) -> str:
     """The mistake that explains most wrong cases, if it explains nearly all; with what it leaves."""
-    names = list(dict.fromkeys(name for j in judged for name in forms(j.case)))
+    names = list(dict.fromkeys(name for j in judged for name in j.forms))
     wrong = [j for j in cheapest_first(judged) if j.error > tolerance.TAU]
     if not wrong:
         return ""

@@ -150,9 +150,9 @@ def _square(x, *, held, how):
 def _relu(x, *, held, how):
     if how.activation in ACTIVATIONS["relu"]:
         return _instead(ACTIVATIONS["relu"][how.activation], x, held)
-    above = side(x)
-    slope = (above > 0) * 1 if how.relu_at_zero == 0 else (above > 0) + how.relu_at_zero * (above == 0)
-    slope = slope + how.leak * (above < 0) if how.leak else slope
+    above, at_zero = side(x), how.relu_at_zero or how.leak
+    slope = (above > 0) + (above == 0) * at_zero if at_zero else (above > 0) * 1
+    slope = slope + (above < 0) * how.leak if how.leak else slope
     return x * slope, lambda g: (g * slope, [])  # x * slope: at 0 the derivative of the value is that slope, too
 
 
@@ -184,7 +184,7 @@ def _sigmoid(x):
 
 
 def _elu(x):
-    positive = side(x) > 0
+    positive = side(x) >= 0
     below = np.exp(np.where(positive, 0 * x, x))
     return np.where(positive, x, below - 1), np.where(positive, 0 * x + 1, below)
 
@@ -515,8 +515,10 @@ def _summed_over_outputs(o, y, held, how):
 
 
 def _all_pairs(o, y, held, how):
-    """(N, 1) − (N,) is (N, N): every output against every target."""
+    """(N, 1) − (N,) is (N, N): every output against every target. With several outputs nothing is broadcast."""
     n = o.size
+    if n > len(o):
+        return _mse(o, y, held, how)
     off = np.reshape(o, (n, 1)) - np.reshape(y, (1, n))
     value = np.sum(off * off) / n**2
     return value * how.unit, np.reshape(np.sum(held(off), 1), o.shape) * (2 * how.unit) / n**2

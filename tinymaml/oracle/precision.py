@@ -1,6 +1,7 @@
 """Right, but with fewer digits: is an error that of rounding, of a difference, or a small mistake?
 
-    cause_of(judged, questions, answers)      how digits were lost, in words; "" if it is no loss of digits
+    shortened(judged)                         whether right numbers were cut short, in words, or ""
+    cause_of(judged, questions, answers)      how digits were lost else, in words; "" if it is no loss of digits
 
 A small error is not imprecise because it is small. It is if the answers show a pattern of rounding: they are decimals
 or numbers of a shorter type; they are what differences with some step give; or they are off by a few roundings of a
@@ -27,11 +28,13 @@ TYPES = {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float32": 2.0**-24}
 FEW = 1e-3  # relative to the conditioning: errors beyond are no matter of digits, unless all numbers are short
 
 
+def shortened(judged: list[Judged]) -> str:
+    """Whether the numbers that came are the right ones, in short; how short, or ""."""
+    return _short_decimals(judged) or _short_type(judged)
+
+
 def cause_of(judged: list[Judged], questions: list[Question], answers: dict[str, Answered]) -> str:
     """What took the digits; "" where they are not what is missing."""
-    short = _short_decimals(judged) or _short_type(judged)
-    if short:
-        return short
     off = max(max(j.error, j.loss_error) * tolerance.UNIT[j.case.dtype] for j in judged)
     if off > FEW:
         return ""

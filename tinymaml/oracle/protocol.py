@@ -5,14 +5,12 @@
     tinymaml oracle check package.module:function                a Python function, in a process of its own
     tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR        one file a case, one file an answer
 
-A question is one line, an object with "id", "dtype", "model", "params", "support", "query" (lists with one {"x", "y"} a
-task), "inner_lr", "inner_steps", …; numbers are decimal and exact (`gen --hex`: IEEE bit patterns). An answer is one
-line,
+A question is one line of JSON, and so is an answer:
 
     {"id": …, "meta_grad": {name: nested lists} or [in the order of params], "meta_loss": …, "trace": …}
 
-the last two optional, or {"id": …, "error": "why not"}; in the order of the questions. The id says which suite, dtype
-and seed it belongs to, so that `check` needs to be told nothing.
+or {"id": …, "error": "why not"}; in the order of the questions. `spec` tells every field. The id says which suite,
+dtype and seed it belongs to, so that `check` needs to be told nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ import numpy as np
 
 from ..files import read_file
 from . import tolerance, worker
-from .cases import CAPABILITIES, to_hex
+from .cases import CAPABILITIES, check_algorithm, to_hex
 from .checking import Confirmation, confirm, examine, seconds
 from .guard import Guarded, signals_end
 from .progress import Screen, Watch
@@ -52,9 +50,9 @@ class Broken(Exception):
 # ── questions out ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def token(suite: str, dtype: str, capabilities: Iterable[str], seed: int) -> str:
+def token(suite: str, dtype: str, capabilities: Iterable[str], seed: int, algorithm: str = "maml") -> str:
     """What an id begins with: everything `check` must know to have asked the same."""
-    return f"{suite}:{dtype}:{seed}:{'+'.join(capabilities)}"
+    return f"{suite}:{dtype}:{seed}:{'+'.join(capabilities)}" + ("" if algorithm == "maml" else f":{algorithm}")
 
 
 def lines(asked: list[Question], prefix: str, hexadecimal: bool = False) -> Iterator[str]:
@@ -77,10 +75,10 @@ def check_answers(answers: Iterable[str], watch: Watch | None = None) -> Report:
         if first is None:
             raise Broken("no answer came")
         prefix = _parse(first)["id"].partition("/")[0]
-        suite, dtype, seed, capabilities = _understood(prefix)
+        suite, dtype, seed, capabilities, algorithm = _understood(prefix)
     except Broken as error:
         return Report("PROTOCOL_ERROR", explanation=str(error))
-    asked, left_out = questions(suite, dtype, capabilities, seed)
+    asked, left_out = questions(suite, dtype, capabilities, seed, (), algorithm)
     confirm(asked)
     answers = _chain(first, answers)
     return examine(asked, left_out, lambda some: read(some, prefix, answers, watch), suite, dtype, (), watch, rounds=1)
@@ -91,16 +89,18 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
-def _understood(prefix: str) -> tuple[str, str, int, tuple[str, ...]]:
+def _understood(prefix: str) -> tuple[str, str, int, tuple[str, ...], str]:
     try:
-        suite, dtype, seed, capabilities = prefix.split(":")
+        suite, dtype, seed, capabilities, *rest = prefix.split(":")
+        (algorithm,) = rest or ["maml"]
+        check_algorithm(algorithm, suite)
         number = int(seed)
         wanted = tuple(filter(None, capabilities.split("+")))
         if suite not in ("core", "full", "fresh") or dtype not in tolerance.UNIT or set(wanted) - set(CAPABILITIES):
             raise ValueError
     except ValueError:
         raise Broken(f"the id of the first answer begins with {prefix[:60]!r}, which `gen` did not write") from None
-    return suite, dtype, number, wanted
+    return suite, dtype, number, wanted, algorithm
 
 
 def read(
@@ -270,6 +270,7 @@ def check_program(
     command: list[str], suite: str = "core", dtype: str = "float64", capabilities: Iterable[str] = (),
     timeout: float = 60.0, seed: int | None = None, env: dict[str, str] | None = None, *,
     cases: Iterable[str] = (), watch: Watch | None = None, echo: Callable[[bytes], None] | None = None, rounds: int = 1,
+    algorithm: str = "maml",
 ) -> Report:  # fmt: skip
     """Run a program, ask it, and judge it. It is stopped when it is silent for `timeout` seconds, or says too much; it
     ends when we end, and all that it has started with it (see `guard`).
@@ -281,18 +282,19 @@ def check_program(
         echo: is given what the program writes to standard error, as it comes.
         rounds: 1: it is asked everything at once, and its output must end after the last answer. 2: its input stays
             open, and it is asked about other θ only if something unknown is wrong.
+        algorithm: whose meta-gradient it is asked for.
 
     Raises:
         OSError: the program cannot be started.
-        ValueError: an unknown suite, dtype, capability or case; a time-out that is none.
+        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is none.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()
     seed = seed_for(only, seed)
     with Guarded(command, env, echo) as program:  # it starts while we draw the new cases
-        asked, left_out = questions(suite, dtype, capabilities, seed, only)
+        asked, left_out = questions(suite, dtype, capabilities, seed, only, algorithm)
         confirmation = Confirmation(asked)
-        prefix = token(suite, dtype, capabilities, seed)
+        prefix = token(suite, dtype, capabilities, seed, algorithm)
         answers = lines_from(program.stdout, timeout, lambda: watch.all_came and program.wait(0) is not None)
 
         def feed(some: list[Question], close: bool) -> None:  # in a thread: a program need not listen

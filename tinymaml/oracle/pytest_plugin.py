@@ -21,6 +21,7 @@ import pytest
 def pytest_addoption(parser):
     group = parser.getgroup("maml-oracle", "is this the exact MAML gradient?")
     group.addoption("--maml-oracle", metavar="MODULE:FUNCTION", help="check this function: one test a case")
+    group.addoption("--maml-oracle-algorithm", default="maml", metavar="NAME", help="whose meta-gradient (maml)")
     group.addoption("--maml-oracle-suite", default="core", choices=("core", "full", "fresh"), help="which cases (core)")
     group.addoption("--maml-oracle-dtype", default="float64", choices=("float64", "float32"), help="(float64)")
     group.addoption("--maml-oracle-capability", action="append", default=[], help="see tinymaml.oracle.CAPABILITIES")
@@ -58,10 +59,12 @@ def pytest_collection_modifyitems(session, config, items):
     from .worker import command
 
     judgement = Judgement(config)
-    suite, dtype, capabilities, seed = (judgement.settings[k] for k in ("suite", "dtype", "capabilities", "seed"))
+    suite, dtype, capabilities, seed, algorithm = (
+        judgement.settings[k] for k in ("suite", "dtype", "capabilities", "seed", "algorithm")
+    )
     try:
         command(target)
-        asked, _ = questions(suite, dtype, tuple(capabilities), seed)
+        asked, _ = questions(suite, dtype, tuple(capabilities), seed, (), algorithm)
     except (ValueError, ImportError) as error:
         raise pytest.UsageError(f"--maml-oracle: {error}") from None
     judgement.all = [q.case.id for q in asked if q.role == "case"]
@@ -120,8 +123,8 @@ class Judgement:
             seed = int(config.workerinput["testrunuid"], 16) % 2**32
         self.settings = {
             "target": config.getoption("--maml-oracle"), "suite": option("suite"), "dtype": option("dtype"),
-            "capabilities": option("capability"), "timeout": option("timeout"), "folders": [p for p in sys.path if p],
-            "seed": secrets.randbelow(2**32) if seed is None else seed,
+            "algorithm": option("algorithm"), "capabilities": option("capability"), "timeout": option("timeout"),
+            "folders": [p for p in sys.path if p], "seed": secrets.randbelow(2**32) if seed is None else seed,
         }  # fmt: skip
         self.saved, self.live = option("json"), config.getoption("capture") == "no"
         self.all, self.report, self.rows, self.text, self.words, self._told = [], None, {}, "", "", None

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import references
-from .cases import CAPABILITIES, Case, draw, load
+from .cases import CAPABILITIES, Case, check_algorithm, draw, load
+from .family import suites
 
 STEPS = (2.0**-6, 2.0**-9, 2.0**-12)  # by which θ is moved
 
@@ -50,15 +51,16 @@ class Answered:
 
 def questions(
     suite: str | list[Case] = "core", dtype: str = "float64", capabilities: tuple[str, ...] = (),
-    seed: int | None = None, only: tuple[str, ...] = (),
+    seed: int | None = None, only: tuple[str, ...] = (), algorithm: str = "maml",
 ) -> tuple[list[Question], dict[str, int]]:  # fmt: skip
     """Everything to ask, and what is left out: reason → number of cases.
 
     Args:
         only: ids of the cases to ask, or their beginnings, or patterns ("conv-*"); all if empty.
+        algorithm: whose meta-gradient is asked for; of a list of cases, theirs.
 
     Raises:
-        ValueError: an unknown suite, dtype or capability, or no case at all.
+        ValueError: an unknown suite, algorithm, dtype or capability, or no case at all.
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype is {dtype!r}, wanted 'float64' or 'float32'")
@@ -67,8 +69,9 @@ def questions(
         raise ValueError(f"unknown capability {', '.join(sorted(unknown))}; wanted some of {', '.join(CAPABILITIES)}")
     seed = seed_for(only, seed)
     if isinstance(suite, str):
-        stored = [] if suite == "fresh" else load(suite)
-        cases = stored + (fresh(seed, 2 if stored else FRESH, dtype) if _wants_new(only) else [])
+        check_algorithm(algorithm, suite)
+        shipped = [] if suite == "fresh" else load(suite, algorithm=algorithm)
+        cases = shipped + (fresh(seed, 2 if shipped else FRESH, dtype, algorithm) if _wants_new(only) else [])
     else:
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}
@@ -167,8 +170,10 @@ _FRESH_KINDS_FLOAT32 = (
 )
 
 
-def fresh(seed: int, count: int, dtype: str = "float64") -> list[Case]:
+def fresh(seed: int, count: int, dtype: str = "float64", algorithm: str = "maml") -> list[Case]:
     """`count` cases that depend on `seed` alone, with answers computed here: in no file, and the same everywhere."""
+    if algorithm != "maml":
+        return suites.fresh(algorithm, seed, count, dtype)
     kinds = _FRESH_KINDS if dtype == "float64" else _FRESH_KINDS_FLOAT32
     return [_fresh(f"fresh-{seed}-{i}", kinds[i % len(kinds)], seed, i, dtype) for i in range(count)]
 

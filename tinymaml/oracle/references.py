@@ -114,20 +114,21 @@ def _allowed(answer: Answer, value) -> np.ndarray:
     return np.maximum(scale, np.median(scale)) * larger
 
 
+def in_float64(case: Case) -> tuple:
+    """(𝓛, G) by the hand-written procedure, in float64, with complex steps for derivatives."""
+    result = run_form(case, {})
+    return float(result.meta_loss), result.meta_grad
+
+
 def forms(case: Case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on `case`; the second form of "x" is "x/1"."""
     if case.algorithm != "maml":
         return family.forms(case)
     only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
-            "one_rate_for_all": isinstance(case.inner_lr, dict),
-            "weighted_by_examples": _unequal(case.query), "alpha_of_first_size": _unequal(case.support)}  # fmt: skip
+            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
     possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
     return {f"{m.id}/{k}" if k else m.id: form for m in possible
             for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
-
-
-def _unequal(batches: list[tuple]) -> bool:
-    return len({len(x) for x, _ in batches}) > 1
 
 
 def admitted(answer: Answer) -> tuple[str, ...]:
@@ -169,7 +170,7 @@ def differences(case: Case, digits: int = 400) -> tuple:
     their error, so that more than a hundred remain.
     """
     flint = extras.require("flint", "test")
-    with _precision(flint, int(digits * 3.33)):
+    with precision(flint, int(digits * 3.33)):
         h = flint.arb(10) ** (-digits // 4)
         h_inner = flint.arb(10) ** (-digits // 2)
         middle = np.frompyfunc(lambda x: x.mid() if isinstance(x, flint.arb) else x, 1, 1)  # no balls here
@@ -223,7 +224,7 @@ def certified(case: Case, form: dict | None = None, bits: int = 160) -> tuple:
     """
     flint = extras.require("flint", "test")
     while bits <= 1 << 14:
-        with _precision(flint, bits):
+        with precision(flint, bits):
             try:
                 result = run_form(case, form or {}, flint.arb)
                 return _to_float(result.meta_loss), {n: _floats(g) for n, g in result.meta_grad.items()}
@@ -232,7 +233,7 @@ def certified(case: Case, form: dict | None = None, bits: int = 160) -> tuple:
     raise Uncertain(f"case {case.id}: {bits} bits do not round to one float64")
 
 
-class _precision:
+class precision:
     """Work at so many bits."""
 
     def __init__(self, flint, bits: int):

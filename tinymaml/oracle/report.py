@@ -20,7 +20,7 @@ from .versions import VERSIONS
 
 WIDTH = 100
 SMALL = 12  # numbers of a case that are all compared; of a larger one, each parameter's worst
-MOST = 20  # rows of a table
+MOST, FEW = 20, 5  # rows of a table; of messages that are much alike
 
 VERDICTS = {
     "CORRECT": "the meta-gradient is right to rounding in every case",
@@ -202,14 +202,18 @@ class Report:
         if self.verdict == "CORRECT" or not any(c.error < float("inf") for c in self.cases):
             return []
         lines = _wrapped(f"{self._asked()}:", 2)
-        count = len(self.cases)
+        count, split = len(self.cases), "exactly" in self.explanation
         for side, these in (("wrong", [c for c in self.cases if not c.passed]),
                             ("right", [c for c in self.cases if c.passed])):  # fmt: skip
-            common = self.shared.get(side)
-            ids = ", ".join(c.id for c in these[:12]) + (f", and {len(these) - 12} more" if len(these) > 12 else "")
             said = "none" if not these else "all" if len(these) == count else f"{len(these)}"
-            said += f": {ids}" if side == "right" and 0 < len(these) < count else ""
-            lines += _beside(side, said + (f"; all of these have {_listed(common)}" if common else ""))
+            common = [] if split else self.shared.get(side, [])
+            if common:
+                said += f", exactly the cases with {_listed(common)}"
+                split = True  # the other side has the opposite
+            if side == "right" and 0 < len(these) < count:
+                more = f", and {len(these) - 12} more" if len(these) > 12 else ""
+                said += f": {', '.join(c.id for c in these[:12])}{more}"
+            lines += _beside(side, said)
         return lines + self._skipped()
 
     def _skipped(self) -> list[str]:
@@ -223,25 +227,27 @@ class Report:
         wrong = [c for c in self.cases if not c.passed]
         if not wrong:
             return []
-        fits = "fits" if {c.fits for c in wrong} - {"", self.bug} else ""
         width = min(max(4, *(len(c.id) for c in wrong)), 40)
+        if all(c.error == float("inf") and not c.relative for c in wrong):  # no numbers came
+            return [line for c in wrong[:FEW] for line in _row(f"  {c.id:{width}}  ", c.fits)] + _and_more(wrong, FEW)
+        fits = "fits" if {c.fits for c in wrong} - {"", self.bug} else ""
         lines = [f"  {'case':{width}}  digits  relative  roundings  {fits}".rstrip()]
         for c in wrong[:MOST]:
-            unjudged = c.error == float("inf") and not c.relative
-            numbers = ("–", "–", "–") if unjudged else (_digits(c.relative), f"{c.relative:.1e}", f"{c.error:.2g}")
-            start = f"  {c.id:{width}}  {numbers[0]:>6}  {numbers[1]:>8}  {numbers[2]:>9}  "
-            lines += textwrap.wrap(_one_line(c.fits if fits else ""), WIDTH, initial_indent=start,
-                                   subsequent_indent=" " * (width + 31)) or [start.rstrip()]  # fmt: skip
-        return lines + ([f"  … and {len(wrong) - MOST} more"] if len(wrong) > MOST else [])
+            numbers = f"{_digits(c.relative):>6}  {c.relative:8.1e}  {c.error:9.2g}"
+            lines += _row(f"  {c.id:{width}}  {numbers}  ", c.fits if fits else "")
+        return lines + _and_more(wrong, MOST)
 
     def _notes(self) -> list[str]:
         said, of = set(self.explanation.split("; ")), {}
+        stderr = [note.removeprefix("stderr: ") for note in self.notes if note.startswith("stderr: ")]
         for note in self.notes:
             named = re.fullmatch(r"(meta_grad)\['(.*?)'\](.*)", note) or re.fullmatch("()()(.*)", note, re.DOTALL)
-            of.setdefault((named[1], named[3]), []).append(named[2])
+            if not note.startswith("stderr: "):
+                of.setdefault((named[1], named[3]), []).append(named[2])
         notes = [f"{what}[{', '.join(dict.fromkeys(names))}]{rest}" if what else rest
                  for (what, rest), names in of.items()]  # fmt: skip
-        return [line for note in notes if note not in said for line in _beside("note", note)]
+        lines = [line for note in notes if note not in said for line in _beside("note", note)]
+        return lines + (_beside("stderr", *stderr) if stderr else [])
 
 
 def compared(evidence: Evidence) -> list[str]:
@@ -265,9 +271,18 @@ def compared(evidence: Evidence) -> list[str]:
     sides = "<<>>>>"
     cells = [[f"{x[:w]:{side}{w}}" for x, side, w in zip(row, sides, widths, strict=True)] for row in rows]
     lines = ["  " + "  ".join(row).rstrip() for row in cells]
-    more = len(evidence.right) - MOST
-    lines += [f"  … and {_count(more, 'parameter')} more"] if more > 0 else []
-    return lines + (["  (of each parameter the element that is furthest from right)"] if count > SMALL else [])
+    furthest = ["  (of each parameter the element that is furthest from right)"] if count > SMALL else []
+    return lines + _and_more(list(evidence.right), MOST) + furthest
+
+
+def _row(start: str, text: str) -> list[str]:
+    """The start of a row, and text that is wrapped in the last column."""
+    return textwrap.wrap(_one_line(text), WIDTH, initial_indent=start, subsequent_indent=" " * len(start),
+                         break_on_hyphens=False) or [start.rstrip()]  # fmt: skip
+
+
+def _and_more(rows: list, most: int) -> list[str]:
+    return [f"  … and {len(rows) - most} more"] if len(rows) > most else []
 
 
 def counted(cases: int, repeats: int) -> str:

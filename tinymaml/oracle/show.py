@@ -20,6 +20,7 @@ from . import models, references, tolerance
 from .arithmetic import as_numbers
 from .cases import CAPABILITIES, SUITES, Case, load
 from .catalogue import CATALOGUE, flat
+from .family import ALGORITHMS
 from .models import Options
 from .questions import FRESH, fresh
 from .semantics import Calculus, run
@@ -41,13 +42,15 @@ def find(name: str) -> Case:
     prefix, _, rest = name.partition("/")
     dtype = "float32" if ":float32:" in prefix else "float64"
     name = rest if ":" in prefix else name
-    drawn = re.fullmatch(r"fresh-(\d+)-(\d+)", name)
+    of, _, drawn_id = name.rpartition("/")
+    algorithm = of if of in ALGORITHMS else "maml"
+    drawn = re.fullmatch(r"fresh-(\d+)-(\d+)", drawn_id if of in ALGORITHMS else name)
     if drawn and int(drawn[2]) < FRESH:
-        return fresh(int(drawn[1]), int(drawn[2]) + 1, dtype)[-1]
+        return fresh(int(drawn[1]), int(drawn[2]) + 1, dtype, algorithm)[-1]
     ids, missing = [f"fresh-{drawn[1]}-{FRESH - 1}"] if drawn else [], ""
-    for suite in SUITES:
+    for suite in ["core"] if of in ALGORITHMS else SUITES:
         try:
-            cases = load(suite)
+            cases = load(suite, algorithm=algorithm)
         except (OSError, ImportError) as error:
             why = "its files are not there" if isinstance(error, OSError) else error
             missing = f" (the suite {suite} was not searched: {why})"
@@ -65,7 +68,7 @@ def show(case: Case) -> str:
     """All of it as text, at most 120 columns wide; the first task in full, the others in short."""
     case = case if case.answer else references.solve(case)
     with np.errstate(all="ignore"):  # some cases diverge
-        ways = run(case).trace
+        ways = run(case).trace if case.algorithm == "maml" else []
         blocks = [_heading(case), *(_task(case, t, way) for t, way in enumerate(ways)), _answer(case), _mistakes(case)]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
@@ -80,6 +83,7 @@ def _heading(case: Case) -> list[str]:
     alpha = "α for each parameter, below" if isinstance(case.inner_lr, dict) else f"α = {case.inner_lr:.9g}"
     lines = [
         *_said(case.id, case.comment, 0),
+        *(_algorithm(case) if case.algorithm != "maml" else []),
         *_said("model", models.in_words(case.model)),
         *_said("settings", f"K = {_count(case.inner_steps, 'inner step')},  {alpha},  β = {case.outer_lr:g},  "
                f"T = {_count(case.tasks, 'task')} of {sizes} examples (support + query)"),
@@ -91,6 +95,13 @@ def _heading(case: Case) -> list[str]:
         lines += _said("needs", f"{need}: {CAPABILITIES.get(need, '')}")
     lines += _tensors("θ", case.params) + [f"{'':12}{_count(count, 'number')} in all"] * (len(case.params) > 1)
     return lines + (_tensors("α", case.inner_lr) if isinstance(case.inner_lr, dict) else [])
+
+
+def _algorithm(case: Case) -> list[str]:
+    """Whose gradient is wanted, and its settings."""
+    module = ALGORITHMS[case.algorithm]
+    lines = _said("algorithm", f"{case.algorithm}: G is the mean over tasks of {module.FORMULA}")
+    return lines + [x for n, v in case.settings.items() for x in _said("", f"{n} = {v}: {module.SETTINGS[n]}")]
 
 
 def _said(what: str, text: str, indent: int = 2) -> list[str]:
@@ -237,6 +248,7 @@ def _answer(case: Case) -> list[str]:
         return f"  {name:{wide}}  {value:>{digits}}  {s:>9}  {fraction}"
 
     last = "the last v" if case.inner_steps and not case.first_order else f"g_q(θ{_sub(case.inner_steps)})"
+    last = ALGORITHMS[case.algorithm].FORMULA.split(",   ")[0] if case.algorithm != "maml" else last
     mean = f"the mean over {case.tasks} tasks of {last}" if case.tasks > 1 else last
     lines = [_rule("the exact answer"),
              row("", "17 digits", "s", "as a fraction" if fractions else ""),

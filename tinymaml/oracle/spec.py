@@ -30,10 +30,10 @@ WIDTH = 100
 # Every object on the wire: field → (type and shape, meaning).
 FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     "question": {
-        "format": ("string", "the wire's version; if its major number is not yours, answer an error"),
+        "format": ("string", "the wire's version; to another major, answer an error"),
         "id": ("string", "is repeated in the answer"),
         "dtype": ("string", "\"float64\" or \"float32\": compute in it, or more precisely"),
-        "algorithm": ("string", "whose meta-gradient is wanted; \"maml\", if you declare nothing else, see 4"),
+        "algorithm": ("string", "whose meta-gradient is wanted, see 4"),
         "settings": ("object", "the numbers that the algorithm has beside α and K, see 4"),
         "model": ("object", "layers and loss, see below and 3"),
         "params": ("{name: array}", "θ; their order is that of gradients given as a list"),
@@ -75,13 +75,13 @@ FIELDS: dict[str, dict[str, tuple[str, str]]] = {
 
 # Every layer: (parameters with their shapes; settings, shape in → shape out if it changes, what it computes).
 LAYERS: dict[str, tuple[str, str, str]] = {
-    "linear": ("w (a, b), bias (b)", "(N, a) → (N, b)", "x w + bias; with one parameter there is no bias"),
+    "linear": ("w (a, b), bias (b)", "(N, a) → (N, b)", "x w + bias, or x w if bias is missing"),
     "conv": ("w (h, w, in, out); stride, padding", "(N, H, W, in) → (N, H′, W′, out)",
              "y[n,i,j,o] = Σ_pqc x[n, i·stride + p − top, j·stride + q − left, c] w[p,q,c,o], x = 0 outside of the "
              "image; the filter is not flipped, and there is no bias. padding \"VALID\": top = left = 0, "
              "H′ = ⌊(H − h)/stride⌋ + 1. \"SAME\", as in TensorFlow and JAX: H′ = ⌈H/stride⌉, and of the "
              "max((H′ − 1)·stride + h − H, 0) rows of zeros half, rounded down, are above (top), the rest below. An "
-             "integer: so many rows on each side. W likewise"),
+             "integer: so many on each side. W likewise"),
     "batch_norm": ("gamma (C), beta (C)", "(…, C) → (…, C)",
                    f"(x − mean)/√(var + ε)·gamma + beta, ε = 2^{round(np.log2(EPS))}; mean and biased variance, the "
                    "mean of (x − mean)², of the set at hand, support or query, over all axes but the last; both are "
@@ -97,7 +97,7 @@ LAYERS: dict[str, tuple[str, str, str]] = {
     "spatial_mean": ("", "(N, H, W, C) → (N, C)", "the mean over H and W"),
     "polynomial": ("theta ()", "(N, D) → (N)", "Σ_d x[n,d] theta^d, d = 0 … D − 1"),
     "quadratic": ("theta (d)", "(N, d, d + 1) → (N)",
-                  "½ θᵀA θ − bᵀθ, A = x[n,:,:d], symmetric; b = x[n,:,d]"),
+                  "½ θᵀA θ − bᵀθ; [A b] = x[n], A = Aᵀ"),
     "context": ("phi (d)", "(…, a) → (…, a + d)", "[x phi]: phi is put behind every input"),
 }  # fmt: skip
 
@@ -158,10 +158,16 @@ def as_json() -> str:
 
 
 def catalogue() -> str:
-    """The catalogue of mistakes, for a program: all but their forms, which mean something to `semantics` alone."""
-    mistakes = [{k: v for k, v in vars(m).items() if k != "forms"} for m in CATALOGUE.values()]
+    """The catalogue of mistakes, for a program."""
+    of = {m.id: name for name, module in family.ALGORITHMS.items() for m in module.MISTAKES}
+    mistakes = [
+        {"id": m.id, "kind": m.kind, "algorithm": of.get(m.id, "maml"), "computes": m.computes, "cause": m.explanation,
+         "torch": m.torch, "jax": m.jax, "seen": m.seen,
+         "number": m.free and {"symbol": m.free.symbol, "typical": m.free.typical, "integer": m.free.integer}}
+        for m in CATALOGUE.values()
+    ]  # fmt: skip
     page = {"version": VERSIONS["catalogue"], "mistakes": mistakes, "out_of_sight": OUT_OF_SIGHT}
-    return json.dumps(page, ensure_ascii=False, indent=1, default=vars)
+    return json.dumps(page, ensure_ascii=False, indent=1)
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,8 +187,8 @@ def _head() -> list[str]:
         *_paragraph(
             "A program in any language is asked for meta-gradients and is told whether they are right to rounding; if "
             "not, which mistake it makes. It reads questions on standard input and writes answers on standard output: "
-            "JSON Lines in UTF-8, one object per line, one answer per question, in the order of the questions. It ends "
-            "when its input ends."
+            "JSON Lines in UTF-8, one object per line, one answer per question, in the order of the questions; write "
+            "each at once, and end when the input ends."
         ),
         "    tinymaml oracle check -- ./yours                                 run it, ask it, judge it",
         "    tinymaml oracle gen | ./yours | tinymaml oracle check            the same over a pipe",
@@ -223,9 +229,10 @@ def _lines_of_json() -> list[str]:
             "An array is nested lists, row-major; without axes, a number. Numbers are decimal: the nearest float64 is "
             "exactly what is meant; write 17 significant digits. With `gen --hex` an array of a question is {\"f4\" or "
             "\"f8\": IEEE bit patterns in hex, 8 or 16 digits per number, most significant byte first, \"shape\": "
-            "[...]}, or {\"int\": [...], \"shape\": [...]}. NaN and infinity are no answer. Ignore fields that you do "
-            "not know. Some questions ask for another one again, with its tasks in another order, or with θ moved: "
-            "treat all alike. Names and ids hold no character that JSON would escape. Example, each on one line:"
+            "[...]}, or {\"int\": [...], \"shape\": [...]}. NaN and infinity are no answer. A name stands once in an "
+            "object. Ignore fields that you do not know. Some questions ask for another one again, with its tasks in "
+            "another order, or with θ moved: treat all alike. Names and ids hold no character that JSON would escape. "
+            "Example, each on one line:"
         ),
         *_broken(question), *_broken(answer),
     ]  # fmt: skip

@@ -27,7 +27,20 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..mistake import Mistake
-from . import anil, boil, cavia, imaml, meta_sgd
+from . import (
+    anil,
+    boil,
+    cavia,
+    hessian_free,
+    imaml,
+    inner_adam,
+    inner_momentum,
+    mamlpp,
+    meta_sgd,
+    proximal,
+    reptile,
+    sharp,
+)
 from .procedure import by_engine, run
 
 # By the names of the command line.
@@ -36,7 +49,14 @@ ALGORITHMS: dict[str, ModuleType] = {
     "anil": anil,
     "boil": boil,
     "cavia": cavia,
+    "mamlpp": mamlpp,
+    "inner-momentum": inner_momentum,
+    "inner-adam": inner_adam,
     "imaml": imaml,
+    "reptile": reptile,
+    "hessian-free": hessian_free,
+    "sharp": sharp,
+    "proximal": proximal,
 }
 
 MISTAKES: dict[str, Mistake] = {m.id: m for module in ALGORITHMS.values() for m in module.MISTAKES}

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..mistake import Mistake
 from . import partial
-from .partial import SHARED, SWITCHES, finish, query_loss  # noqa: F401
+from .partial import SWITCHES, finish, query_loss  # noqa: F401
+from .procedure import PLAIN
 
 FORMULA = "∂L_q(b, h_K)/∂(b, h),   hₖ₊₁ = hₖ − α ∂L_s(b, hₖ)/∂h"
 SETTINGS: dict[str, str] = {}
@@ -63,6 +64,7 @@ CASES: dict[str, dict] = {
     "softmax": dict(kind="tanh 1-2-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=4),
     "many-steps": dict(kind="square 1-1-1 mse", inner_steps=5, tasks=1, inner_lr=0.0625, shots=3, queries=4),
 }  # fmt: skip
+SHARED = PLAIN
 MISTAKES = [
     Mistake(
         "anil_all_adapted", "θₖ₊₁ = θₖ − α g_s(θₖ) for all of θ",

@@ -1,46 +1,269 @@
 """iMAML (Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019): the implicit gradient at the end of the inner loop.
 
     φ₀ = θ,   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))
-    G = (I + H/λ)⁻¹ g_q(φ_K) = λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K)         (lemma 1, at φ_K in the place of φ*)
+    G = mean over tasks of (I + H/λ)⁻¹ g_q(φ_K) = λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K)
+
+λ is case.settings["strength"], α `case.inner_lr`, K `case.inner_steps`. This is lemma 1 at φ_K in the place of
+φ* = argmin_φ L_s(φ) + λ/2 ‖φ − θ‖², and the system is solved to rounding. A model has at most five parameters, so that
+five steps of conjugate gradients do, and H + λI is positive. In the cases "…-converged" φ_K is φ* to rounding: there
+any inner solver gives the answer, and so does going back through the K steps. `meta_loss` is the mean of L_q(φ_K).
 """
 
 from __future__ import annotations
 
-from ..mistake import Mistake
+import numpy as np
+
+from ..mistake import Free, Mistake
+from . import pulled
 from .procedure import basis, flat, split
+from .pulled import SETTINGS, descended, strength  # noqa: F401
 
 FORMULA = "λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
-SETTINGS = {"strength": "λ, strength of the pull to θ in the inner problem"}
-SWITCHES = {
-    "pull": ("right", "missing", "once at the end"),
-    "operator": ("right", "H + λI", "without the pull", "damped", "of query"),
-    "inverse": ("exact", "identity", "one step of conjugate gradients", "unrolled"),
-}
-
-
-def descended(at, theta, support):
-    """φ₀ … φ_K."""
-    rate, strength = at.number(at.case.inner_lr), at.number(at.case.settings["strength"])
-    path = [theta]
-    for _ in range(at.steps):
-        _, g = at.loss_and_grad(path[-1], support)
-        if at.s["pull"] == "right":
-            g = at.map(lambda g, phi, p: g + strength * (phi - p), g, path[-1], theta)
-        # φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))
-        path.append(at.map(lambda phi, g: phi - rate * g, path[-1], g))
-    return path
+SWITCHES = pulled.SWITCHES | {
+    "operator": ("I + H/λ", "H + λI", "I + H", "I + λH", "H/λ", "I − H/λ", "diagonal"),
+    "damping": (0.0,), "strength_damping": (0.0,),
+    "hessian": ("right", "at theta", "of query", "of both"),
+    "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied"),
+    "solver_steps": (0.0,), "solver_digits": (0.0,),
+}  # fmt: skip
 
 
 def gradient(at, theta, support, query):
-    strength = at.number(at.case.settings["strength"])
-    phi = descended(at, theta, support)[-1]
+    path = descended(at, theta, support)
+    phi = path[0] if at.s["query"] == "before adaptation" else path[-1]
     value, g = at.loss_and_grad(phi, query)
+    if at.s["factors"] == "detached":
+        return value, phi, g
+    if at.s["inverse"] == "unrolled":
+        return value, phi, _unrolled(at, path, support, g)
+    point, batches = (theta if at.s["hessian"] == "at theta" else path[-1]), {
+        "of query": [query], "of both": [support, query]}.get(at.s["hessian"], [support])  # fmt: skip
+
+    def times(v):
+        products = [at.along(point, batch, v) for batch in batches]
+        hv = at.map(lambda *h: sum(h[1:], h[0]), *products)
+        return _operator(at, flat(v), flat(hv))
+
     # (I + H/λ) G = g_q(φ_K)
-    columns = [flat(at.along(phi, support, e)) / strength + flat(e) for e in basis(at, theta)]
-    return value, phi, split(at.solve(columns, flat(g)), theta)
+    columns = [times(e) for e in basis(at, theta)]
+    if at.s["operator"] == "diagonal":
+        columns = [c * flat(e) for c, e in zip(columns, basis(at, theta), strict=True)]
+    return value, phi, split(_solution(at, columns, flat(g)), theta)
 
 
-CASES: dict[str, dict] = {}
-SHARED = ("one_step_more", "one_step_less", "query_is_support", "support_is_query", "swapped_support_query",
-          "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient", "negated_gradient")  # fmt: skip
-MISTAKES: list[Mistake] = []
+def _operator(at, v, hv):
+    """(I + H/λ) v, or what the code at hand has for it."""
+    lam = strength(at)
+    if at.s["damping"] or at.s["strength_damping"]:
+        # the original code:  (1 + ξ) v + H v / (λ + δ)
+        return v * (1 + at.number(at.s["damping"])) + hv / (lam + at.number(at.s["strength_damping"]))
+    return {
+        "H + λI": lambda: hv + lam * v, "I + H": lambda: v + hv, "I + λH": lambda: v + lam * hv,
+        "H/λ": lambda: hv / lam, "I − H/λ": lambda: v - hv / lam,
+    }.get(at.s["operator"], lambda: v + hv / lam)()  # fmt: skip
+
+
+def _solution(at, columns, g):
+    how, steps = at.s["inverse"], int(at.s["solver_steps"])
+    times = lambda v: sum(c * x for c, x in zip(columns, v, strict=True))  # noqa: E731
+    if how == "multiplied":
+        return times(g)
+    if how == "neumann":  # c Σⱼ (I − cA)ʲ g, c = αλ: the last J steps of going back through the inner loop
+        c = at.number(at.case.inner_lr) * strength(at)
+        x = c * g
+        for _ in range(steps - 1):
+            x = x + c * (g - times(x))
+        return x
+    if how == "exact":
+        if at.s["operator"] == "H/λ":  # H may be singular; conjugate gradients find the shortest solution
+            return np.linalg.pinv(np.stack(columns, 1), 1e-9, hermitian=True) @ g
+        return at.solve(columns, g)
+    x = g if how.endswith("from g") else g * 0
+    r = p = g - times(x)
+    digits, size = at.s["solver_digits"], float(np.sum(g * g))
+    for _ in range(2 * len(g) if digits else steps):  # (Hestenes and Stiefel, 1952)
+        rr = np.sum(r * r)
+        if float(rr) <= (size * 100.0**-digits if digits else 0):
+            break
+        q = times(p)
+        a = rr / np.sum(p * q)
+        x, r = x + a * p, r - a * q
+        p = r + (np.sum(r * r) / rr) * p
+    return x
+
+
+def _unrolled(at, path, support, v):
+    """∂L_q(φ_K)/∂θ through the inner loop:  vₖ = vₖ₊₁ − α (Hₖ + λ) vₖ₊₁ for each step, and θ gets v₀ + αλ Σₖ vₖ₊₁."""
+    rate, lam = at.number(at.case.inner_lr), strength(at)
+    of_theta = at.map(lambda v: v * 0, v)
+    for phi in reversed(path[:-1]):
+        of_theta = at.map(lambda t, v: t + rate * lam * v, of_theta, v)
+        v = at.map(lambda v, h: v - rate * (h + lam * v), v, at.along(phi, support, v))
+    return at.map(lambda v, t: v + t, v, of_theta)
+
+
+def closed_form(case):
+    """On quadratics φₖ₊₁ = φₖ − α ((A + λI) φₖ − b − λθ), so that φ_K = φ* + (I − α(A + λI))ᴷ (θ − φ*) with
+    φ* = (A + λI)⁻¹ (b + λθ), and G = λ (A + λI)⁻¹ g_q(φ_K)."""
+    if case.model["layers"][0]["layer"] != "quadratic":
+        return None
+    theta, lam, values, grads = case.params["theta"], case.settings["strength"], [], []
+    for (xs, _), (xq, _) in case.batches():
+        (a, b), (aq, bq) = ((np.mean(x, 0)[:, :-1], np.mean(x, 0)[:, -1]) for x in (xs, xq))
+        phi = end_on_a_quadratic(case, a, b)
+        values.append(phi @ aq @ phi / 2 - bq @ phi)
+        grads.append(lam * np.linalg.inv(a + lam * np.eye(len(theta))) @ (aq @ phi - bq))
+    return np.mean(values), {"theta": np.mean(grads, 0)}
+
+
+def end_on_a_quadratic(case, a, b):
+    """φ_K of ½ φᵀAφ − bᵀφ."""
+    theta, lam = case.params["theta"], case.settings["strength"]
+    pulled_to = a + lam * np.eye(len(theta))
+    best = np.linalg.inv(pulled_to) @ (b + lam * theta)
+    contraction = np.eye(len(theta)) - case.inner_lr * pulled_to
+    return best + np.linalg.matrix_power(contraction, case.inner_steps) @ (theta - best)
+
+
+def library(case):
+    from ...algorithms import imaml
+    from .library import mean_over_tasks
+
+    settings = imaml.Settings(
+        inner_steps=case.inner_steps, inner_lr=case.inner_lr, strength=case.settings["strength"],
+        solver_steps=sum(p.size for p in case.params.values()) + 3,
+    )  # fmt: skip
+    return mean_over_tasks(case, imaml, case.params, settings)
+
+
+CASES: dict[str, dict] = {
+    "quadratic": dict(kind="quadratic 2", inner_steps=2, tasks=2, inner_lr=0.125, shots=2, queries=2,
+                      settings={"strength": 2.0}),
+    "one-step": dict(kind="tanh 1-1-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
+                     settings={"strength": 1.0}),
+    "square": dict(kind="square 1-1-1 mse", inner_steps=3, tasks=2, inner_lr=0.125, shots=3, queries=4,
+                   settings={"strength": 3.0}),
+    "softmax": dict(kind="linear 1-2 cross_entropy", inner_steps=5, tasks=2, inner_lr=0.5, shots=4, queries=6,
+                    settings={"strength": 0.5}),
+    "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=2, tasks=1, inner_lr=0.75, shots=4, queries=2,
+                     settings={"strength": 0.125}),
+    "quadratic-converged": dict(kind="quadratic 3", inner_steps=60, tasks=1, inner_lr=0.25, shots=2, queries=2,
+                                settings={"strength": 2.0}),
+    "softmax-converged": dict(kind="linear 1-2 cross_entropy", inner_steps=60, tasks=2, inner_lr=0.5, shots=4,
+                              queries=6, settings={"strength": 1.0}),
+}  # fmt: skip
+SHARED = (
+    "fomaml", "query_before_adaptation", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps",
+    "inner_ascent", "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query",
+    "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient", "negated_gradient",
+)  # fmt: skip
+_STEPS = Free("solver_steps", "J", (1.0, 2.0, 3.0, 5.0), integer=True)
+MISTAKES = [
+    *pulled.mistakes("imaml"),
+    Mistake(
+        "imaml_unrolled", "∂L_q(φ_K)/∂θ through the K steps",
+        "the gradient goes back through the inner steps: this is MAML with a pull inside, and equals the implicit "
+        "gradient only where the inner loop has converged",
+        "detach φ_K, and solve (I + H/λ) G = g_q by conjugate gradients with Hessian-vector products at φ_K",
+        "stop_gradient on φ_K, then jax.scipy.sparse.linalg.cg(lambda v: v + hvp(v) / lam, g_q)",
+        ({"inverse": "unrolled"},),
+    ),
+    Mistake(
+        "imaml_lambda_outside_missing", "(H + λI)⁻¹ g_q(φ_K)",
+        "the system is (H + λI) x = g_q, and the factor λ in front of its solution is missing",
+        "cg(lambda v: v + hvp(v) / lam, g_q), or lam * cg(lambda v: hvp(v) + lam * v, g_q)",
+        "cg(lambda v: v + hvp(v) / lam, g_q), or lam * cg(lambda v: hvp(v) + lam * v, g_q)",
+        ({"operator": "H + λI"},),
+    ),
+    Mistake(
+        "imaml_lambda_in_operator", "(I + H)⁻¹ g_q, or (I + λH)⁻¹ g_q",
+        "λ is missing in the operator of the linear system, or multiplies H where it should divide",
+        "the operator is v + hvp(v) / lam",
+        "the operator is v + hvp(v) / lam",
+        ({"operator": "I + H"}, {"operator": "I + λH"}),
+    ),
+    Mistake(
+        "imaml_identity_missing", "(H/λ)⁻¹ g_q(φ_K)",
+        "the pull's own curvature is missing in the linear system: its matrix is H/λ, without I",
+        "the operator is v + hvp(v) / lam; if hvp is that of the pulled loss, it is hvp(v) / lam",
+        "the operator is v + hvp(v) / lam; if hvp is that of the pulled loss, it is hvp(v) / lam",
+        ({"operator": "H/λ"},),
+    ),
+    Mistake(
+        "imaml_damped", "((1 + ξ) I + H/λ)⁻¹ g_q(φ_K)",
+        "the matrix of the linear system is damped by ξ I: what it solves is another system",
+        "the operator is v + hvp(v) / lam, without cg_damping",
+        "the operator is v + hvp(v) / lam, without damping",
+        ({"damping": 1.0},), free=Free("damping", "ξ", (1.0, 0.1, 0.5, 1e-2, 1e-3)),
+    ),
+    Mistake(
+        "imaml_original_operator", "(2 I + H/(λ + 10))⁻¹ g_q(φ_K)",
+        "the linear system is that of iMAML's original code, with cg_damping = 1 and lam_damping = 10",
+        "the operator is v + hvp(v) / lam, without both dampings",
+        "the operator is v + hvp(v) / lam, without both dampings",
+        ({"damping": 1.0, "strength_damping": 10.0},
+         {"damping": 1.0, "strength_damping": 10.0, "pull": "once at the end"}), "aravindr93/imaml_dev",
+    ),
+    Mistake(
+        "imaml_hessian_sign", "(I − H/λ)⁻¹ g_q(φ_K)",
+        "the sign of the Hessian in the linear system is wrong",
+        "the operator is v + hvp(v) / lam: a plus",
+        "the operator is v + hvp(v) / lam: a plus",
+        ({"operator": "I − H/λ"},),
+    ),
+    Mistake(
+        "imaml_hessian_of_query", "(I + H_q/λ)⁻¹ g_q(φ_K)",
+        "the Hessian in the linear system is that of the query loss (or of both losses); it is the support loss that "
+        "φ_K minimises",
+        "take Hessian-vector products of loss(phi, xs, ys)",
+        "take Hessian-vector products of loss(phi, xs, ys)",
+        ({"hessian": "of query"}, {"hessian": "of both"}),
+    ),
+    Mistake(
+        "imaml_hessian_at_theta", "(I + H(θ)/λ)⁻¹ g_q(φ_K)",
+        "the Hessian in the linear system is taken at θ, not at the end of the inner loop",
+        "take Hessian-vector products at phi, after the inner loop",
+        "take Hessian-vector products at phi, after the inner loop",
+        ({"hessian": "at theta"},),
+    ),
+    Mistake(
+        "imaml_diagonal_hessian", "(I + diag(H)/λ)⁻¹ g_q(φ_K)",
+        "the linear system has the diagonal of the Hessian only",
+        "solve with Hessian-vector products, not with elementwise second derivatives",
+        "solve with jax.jvp(jax.grad(loss_s), (phi,), (v,))[1], not with elementwise second derivatives",
+        ({"operator": "diagonal"},),
+    ),
+    Mistake(
+        "imaml_multiplied", "(I + H/λ) g_q(φ_K)",
+        "g_q is multiplied by the matrix of the linear system, which is not solved",
+        "G solves (I + H/λ) G = g_q: conjugate gradients, or torch.linalg.solve",
+        "G solves (I + H/λ) G = g_q: jax.scipy.sparse.linalg.cg, or jnp.linalg.solve",
+        ({"inverse": "multiplied"},),
+    ),
+    Mistake(
+        "imaml_solver_stopped", "J steps of conjugate gradients on (I + H/λ) x = g_q",
+        "conjugate gradients were stopped before the linear system is solved: they need as many steps as there are "
+        "parameters",
+        "cg_steps = number of parameters, or until the residual is at rounding",
+        "cg(…, tol=0, maxiter=number of parameters)",
+        ({"inverse": "conjugate gradients", "solver_steps": 1.0},
+         {"inverse": "conjugate gradients from g", "solver_steps": 1.0}), kind="precision", free=_STEPS,
+    ),
+    Mistake(
+        "imaml_solver_tolerance", "conjugate gradients until ‖r‖ ≤ 10⁻ᵖ ‖g_q‖",
+        "conjugate gradients ended where the residual was below a tolerance",
+        "a tolerance of 0 or of the order of rounding, and as many steps as there are parameters",
+        "jax.scipy.sparse.linalg.cg(…, tol=0, maxiter=number of parameters); its default is tol=1e-5",
+        ({"inverse": "conjugate gradients", "solver_digits": 1}, {"inverse": "conjugate gradients from g",
+                                                                 "solver_digits": 1}),
+        kind="precision", classic=False, free=Free("solver_digits", "p", (1, 5, 2, 3, 4, 6, 8, 10), integer=True),
+    ),
+    Mistake(
+        "imaml_neumann", "αλ Σⱼ (I − αλ (I + H/λ))ʲ g_q(φ_K),   j < J",
+        "the inverse is a Neumann series that was cut after J terms",
+        "sum more terms, or solve by conjugate gradients",
+        "sum more terms, or solve by jax.scipy.sparse.linalg.cg",
+        ({"inverse": "neumann", "solver_steps": 3.0},), "Lorraine, Vicol and Duvenaud, 2020", kind="precision",
+        free=_STEPS._replace(typical=(3.0, 5.0, 10.0, 1.0)),
+    ),
+]  # fmt: skip

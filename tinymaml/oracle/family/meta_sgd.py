@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from ..mistake import Mistake
-from .procedure import descend, dot, judged, sloped, support_gradient
+from .procedure import PLAIN, descend, dot, judged, sloped, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂(θ, α),   θₖ₊₁ = θₖ − α ∘ g_s(θₖ)"
 SETTINGS: dict[str, str] = {}
@@ -128,12 +128,7 @@ CASES: dict[str, dict] = {
     "softmax": dict(kind="tanh 1-1-3 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=6),
     "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.5, shots=4, queries=2),
 }  # fmt: skip
-SHARED = (
-    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
-    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
-    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
-    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
-)  # fmt: skip
+SHARED = PLAIN
 MISTAKES = [
     Mistake(
         "alpha_not_learned", "∂/∂α = 0",

@@ -95,11 +95,3 @@ def library(case, algorithm):
 
     settings = SimpleNamespace(**vars(algorithm.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr)))
     return mean_over_tasks(case, algorithm, case.params, settings, Loss())
-
-
-SHARED = (
-    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
-    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
-    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
-    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
-)  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import engine
+from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, hold
 from ..models import NumPy, Options, loss_in
 from ..semantics import Calculus, Result
@@ -33,6 +33,14 @@ SWITCHES: dict[str, tuple] = {
     "outer": ("mean", "sum", "last", "first"),
     "result": ("gradient", "accumulated", "doubled", "negative"),
 }
+
+# Ids of what can go wrong in any inner loop of gradient steps that is differentiated through (see `EVERYWHERE`).
+PLAIN = (
+    "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
+    "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",
+    "alpha_times_n", "task_leak", "query_is_support", "support_is_query", "swapped_support_query", "sum_over_tasks",
+    "last_task_only", "first_task_only", "gradients_accumulated", "doubled_gradient", "negated_gradient",
+)  # fmt: skip
 
 H = 1e-100  # of the complex step; its square is 0
 
@@ -67,8 +75,9 @@ class ByHand:
         return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)[()]
 
     def root(self, x):
-        """√x."""
-        return np.sqrt(np.asarray(x))[()]
+        """√x of a number."""
+        x = np.asarray(x)[()]
+        return np.sqrt(x) if isinstance(x, np.generic) else x.sqrt()
 
     def solve(self, columns: list, b):
         """x of A x = b, A given by its columns; exact over exact numbers."""
@@ -261,7 +270,7 @@ def _moved(p, i, number):
         moved = p.astype(complex)
         moved.flat[i] += 1j * H
         return moved
-    moved = np.array([Dual(x, (k == i) * 1) for k, x in enumerate(np.ravel(p))], object)
+    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)  # 1 / 3 of integers is a float
     return moved.reshape(p.shape)
 
 
@@ -285,6 +294,35 @@ def _together(values, grads, s) -> tuple:
         value, total = value / len(values), tree(lambda g: g / len(grads), total)
     times = {"doubled": 2, "negative": -1}.get(s["result"], 1)
     return value, tree(lambda g: g * times, total)
+
+
+def differences(case, bits: int = 1600) -> tuple:
+    """(𝓛, G) by central differences of 𝓛, at so many bits: the loss's code alone, with no derivative of it.
+
+        g_i = (𝓛(θ + h eᵢ) − 𝓛(θ − h eᵢ)) / 2h,   h = 2^(−bits/4),   error h²
+    """
+    from . import ALGORITHMS
+
+    flint = extras.require("flint", "test")
+    algorithm, s, before = ALGORITHMS[case.algorithm], switches_of(case, {}), flint.ctx.prec
+    flint.ctx.prec = bits
+    try:
+        theta, h = {n: as_numbers(p, flint.arb) for n, p in case.params.items()}, flint.arb(2) ** (-bits // 4)
+
+        def loss(meta):
+            at = ByHand(case, flint.arb, s)
+            return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in _tasks(at)) / case.tasks
+
+        def moved(n, i, by):
+            new = np.array(theta[n])
+            new.flat[i] += by
+            return theta | {n: new}
+
+        grads = {n: np.reshape([float(((loss(moved(n, i, h)) - loss(moved(n, i, -h))) / (2 * h)).mid())
+                                for i in range(p.size)], p.shape) for n, p in theta.items()}  # fmt: skip
+        return float(loss(theta).mid()), grads
+    finally:
+        flint.ctx.prec = before
 
 
 def by_engine(case, params: dict) -> tuple:

@@ -1,7 +1,8 @@
 """What the algorithms of the family are asked: cases drawn from a seed, those of the core and new ones.
 
-    spec(algorithm)                                 {id: arguments}
-    draw(algorithm, name, arguments, seed)          a case, without its answer
+    ids()                                           "algorithm/name" of every case that ships
+    draw(algorithm, name, seed)                     a case, without its answer
+    rungs(case)                                     by what else its answer is known
     fresh(algorithm, seed, count, dtype)            new ones, with their answers
 """
 
@@ -10,18 +11,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Iterator
 
 import numpy as np
 
 from .. import cases, references
-from ..arithmetic import Uncertain
-from . import ALGORITHMS
+from . import ALGORITHMS, procedure
 
 
-def draw(algorithm: str, name: str, arguments: dict, seed: int, id: str = "") -> cases.Case:
+def ids() -> list[str]:
+    """"algorithm/name" of every case that ships."""
+    return [f"{algorithm}/{name}" for algorithm, module in ALGORITHMS.items() for name in module.CASES]
+
+
+def draw(algorithm: str, name: str, seed: int, id: str = "") -> cases.Case:
     """The case `name` of an algorithm. All numbers are exact in float32."""
-    module, arguments = ALGORITHMS[algorithm], dict(arguments)
+    module, arguments = ALGORITHMS[algorithm], dict(ALGORITHMS[algorithm].CASES[name])
     settings = arguments.pop("settings", {})
+    arguments.pop("dtypes", None)
     source = random.Random(f"{algorithm} {name} {seed}")
 
     def numbers(shape, spread=1.0, unit=64):
@@ -34,11 +41,6 @@ def draw(algorithm: str, name: str, arguments: dict, seed: int, id: str = "") ->
     return module.posed(case, numbers) if hasattr(module, "posed") else case
 
 
-def suitable(case: cases.Case) -> bool:
-    """Whether a case with its answer is well conditioned, and sees what it should."""
-    return references.healthy(case) and bool(case.dtypes) and case.answer.distance < np.inf
-
-
 def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id: str = "") -> tuple[int, cases.Case]:
     """The first seed that makes a suitable case, and the case.
 
@@ -46,18 +48,32 @@ def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id
         RuntimeError: there is none among 200.
     """
     arguments = ALGORITHMS[algorithm].CASES[name]
+    dtype = "float64" if "float32" not in arguments.get("dtypes", ("float32",)) else dtype
     for seed in range(first, first + 200):
-        try:
-            case = references.solve(draw(algorithm, name, arguments, seed, id))
-        except (FloatingPointError, Uncertain):
-            continue
-        if suitable(case) and (dtype in case.dtypes or "float64" in arguments.get("comment", "")):
+        case = references.solve_if_good(draw(algorithm, name, seed, id), dtype)
+        if case is not None:
             return seed, case
     raise RuntimeError(f"no seed makes a suitable case of {algorithm}/{name}")
+
+
+def rungs(case: cases.Case) -> Iterator[tuple]:
+    """By what the answer is confirmed: a name, whether it is exact, and the function of the case."""
+    module, layers = ALGORITHMS[case.algorithm], {m["layer"] for m in case.model["layers"]}
+    polynomial = layers <= {"linear", "square", "context", "quadratic"} and "cross" not in case.model["loss"]
+    if polynomial and case.inner_steps <= 2 and getattr(module, "RATIONAL", True):
+        yield "exact rationals", True, references.exact
+    if hasattr(module, "query_loss"):
+        yield "differences", True, procedure.differences
+    yield "complex step", False, references.in_float64
+    yield "engine", False, references.by_engine
+    if hasattr(module, "closed_form") and module.closed_form(case) is not None:
+        yield "closed form", False, module.closed_form
+    if hasattr(module, "library"):
+        yield "tinymaml.algorithms", False, module.library
 
 
 def fresh(algorithm: str, seed: int, count: int, dtype: str = "float64") -> list[cases.Case]:
     """`count` cases that depend on `seed` alone, with answers computed here."""
     names = list(ALGORITHMS[algorithm].CASES)
-    return [search(algorithm, names[i % len(names)], seed * 1000 + i * 200, dtype, f"fresh-{seed}-{i}")[1]
-            for i in range(count)]  # fmt: skip
+    ids = [f"{algorithm}/fresh-{seed}-{i}" for i in range(count)]
+    return [search(algorithm, names[i % len(names)], (seed * 1000 + i) * 1000, dtype, id)[1] for i, id in enumerate(ids)]

@@ -1,0 +1,44 @@
+"""The blind set: implementations whose mistakes were thought of, and diagnosed, by someone who never saw the catalogue.
+
+    python -m bench.oracle blind                                # all of them, some minutes
+    python -m bench.oracle blind --only torch-leaky --only jax-rms
+    python -m bench.oracle blind --json blind.json              # keeps what is done, and goes on from there
+
+The oracle judges each one; its words are compared with the diagnosis written before it was ever asked. The grades:
+
+    accepted      wrong, and called CORRECT (or INCONCLUSIVE)
+    named         wrong, and the cause that is given is the right one
+    pointed at    wrong; not named, but cause, place or notes have every word of a right explanation
+    misled        wrong, and the cause that is asserted is another one
+    unexplained   wrong, refused, and no cause is asserted
+    passed, false alarm      of a correct one
+
+`TABLE` has every entry (see `entries.Entry`); half of them, drawn at random before the first run, may be used to
+improve the diagnosis ("seen"), the others are for figures alone ("held").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from . import jax_ones, numpy_ones, torch_ones  # noqa: F401  (they register their entries)
+from .entries import ENTRIES, Entry
+from .run import main
+
+__all__ = ["JUDGED", "TABLE", "Entry", "main"]
+
+
+def _in_halves(entries: list[Entry]) -> dict[str, Entry]:
+    """Shuffled by a digest of the name, the wrong and the correct ones apart; every second one is seen."""
+    halves = {}
+    for right in (False, True):
+        drawn = sorted((e.name for e in entries if e.right == right), key=lambda n: hashlib.sha256(n.encode()).digest())
+        halves |= {name: ("seen", "held")[i % 2] for i, name in enumerate(drawn)}
+    return {e.name: dataclasses.replace(e, half=halves[e.name]) for e in entries}
+
+
+TABLE: dict[str, Entry] = _in_halves(list(ENTRIES.values()))
+
+# name → (grade, reason): where a person read the oracle's words, and disagrees with the automatic grade
+JUDGED: dict[str, tuple[str, str]] = {}

@@ -1,0 +1,56 @@
+"""How an implementation enters the blind set: `@wrong("what a maintainer would say", "word|synonym")`, `@correct`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One implementation.
+
+    Attributes:
+        name, function: `function(case)` → {"meta_grad": …}, and for about half of them "meta_loss".
+        framework: "torch", "jax" or "numpy".
+        right: whether it computes the exact meta-gradient.
+        truth: of a wrong one, the diagnosis that was written before any run; of a correct one, its unusual form.
+        keywords: for each mistake a regular expression; a right explanation has a match for every one.
+        half: "seen" (the diagnosis may be improved with it), or "held" (only its figures are used).
+    """
+
+    name: str
+    function: Callable
+    framework: str
+    right: bool
+    truth: str
+    keywords: tuple[str, ...] = ()
+    half: str = ""
+
+
+ENTRIES: dict[str, Entry] = {}
+
+
+def wrong(truth: str, *keywords: str, tells_loss: bool = True) -> Callable:
+    """Register a wrong implementation; with `tells_loss=False` its answer has no meta-loss."""
+    return functools.partial(_register, right=False, truth=truth, keywords=keywords, tells_loss=tells_loss)
+
+
+def correct(form: str, tells_loss: bool = True) -> Callable:
+    """Register a correct implementation."""
+    return functools.partial(_register, right=True, truth=form, keywords=(), tells_loss=tells_loss)
+
+
+def _register(function: Callable, right, truth, keywords, tells_loss) -> Callable:
+    @functools.wraps(function)
+    def asked(case):
+        answer = function(case)
+        return answer if tells_loss else {"meta_grad": answer["meta_grad"]}
+
+    framework = function.__module__.rsplit(".", 1)[-1].removesuffix("_ones")
+    name = f"{framework}-{function.__name__.replace('_', '-')}"
+    if name in ENTRIES:
+        raise ValueError(f"two implementations are called {name}, wanted a name for each")
+    ENTRIES[name] = Entry(name, asked, framework, right, truth, tuple(keywords))
+    return function

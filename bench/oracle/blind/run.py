@@ -1,0 +1,215 @@
+"""Ask the oracle about the blind set, and grade its words."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import multiprocessing
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from tinymaml import files, oracle
+
+from .entries import Entry
+
+WRONG = ("accepted", "named", "pointed at", "misled", "unexplained")
+RIGHT = ("passed", "false alarm")
+FIGURES = ("accepted", "named", "pointed at", "misled", "false alarm")
+NAMING = ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION", "IMPRECISE", "NONDETERMINISTIC")
+ACCEPTING = ("CORRECT", "INCONCLUSIVE")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.oracle blind", description="the blind set")
+    parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be given several times")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
+    parser.add_argument("--half", choices=("seen", "held"), help="print the rows of one half only")
+    parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one implementation")
+    args = parser.parse_args(argv)
+
+    from . import JUDGED, TABLE
+
+    unknown = [name for name in args.only or () if name not in TABLE]
+    if unknown:
+        parser.error(f"no implementation is called {', '.join(unknown)}; they are: {', '.join(TABLE)}")
+    entries = [TABLE[name] for name in args.only or TABLE]
+    reports = ask_all(entries, args.suite, args.json, args.jobs, args.timeout)
+    rows = [graded(e, reports[e.name], JUDGED) for e in entries]
+    print_table([r for r in rows if args.half in (None, r["half"])])
+    print_figures(rows)
+    return 0
+
+
+# ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, timeout: float) -> dict[str, dict]:
+    """name → the oracle's report; what `path` has of this state of the code is not asked again."""
+    from tqdm import tqdm
+
+    states = {e.name: digest(suite, e.framework) for e in entries}
+    reports = json.loads(files.read_file(path)) if path and path.exists() else {}
+    waiting = [name for name, state in states.items() if reports.get(name, {}).get("state") != state]
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+
+    with tqdm(total=len(waiting), unit="implementation", mininterval=0.1 if sys.stderr.isatty() else 30) as bar:
+
+        def work() -> None:
+            worker = Worker(suite)
+            try:
+                while not errors:
+                    with lock:
+                        if not waiting:
+                            return
+                        name = waiting.pop(0)
+                    report = {"state": states[name]} | worker.ask(name, timeout)
+                    with lock:
+                        reports[name] = report
+                        if path:
+                            files.write_atomically(path, json.dumps(reports, ensure_ascii=False, indent=1).encode())
+                    bar.update()
+            except BaseException as error:  # noqa: BLE001
+                errors.append(error)
+            finally:
+                worker.close()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, jobs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return reports
+
+
+@functools.cache
+def digest(suite: str, framework: str) -> str:
+    """Of the oracle and of the implementations in a framework: with another, results are old."""
+    sources = sorted(Path(oracle.__file__).parent.glob("*.py")) + [Path(__file__).with_name(f"{framework}_ones.py")]
+    return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
+
+
+class Worker:
+    """A process that asks, one implementation after the other; it is replaced if one takes too long, or kills it."""
+
+    def __init__(self, suite: str):
+        self.suite = suite
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.suite), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, name: str, timeout: float) -> dict:
+        start = time.perf_counter()
+        try:
+            self.pipe.send(name)
+            report = self.pipe.recv() if self.pipe.poll(timeout) else None
+            problem = f"no report within {timeout:g} s"
+        except (EOFError, OSError):
+            report, problem = None, "the process died"
+        if report is None:
+            self.close()
+            self.start()
+            report = {"verdict": "PROTOCOL_ERROR", "explanation": problem}
+        return report | {"seconds": round(time.perf_counter() - start, 1)}
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe, suite: str) -> None:
+    from . import TABLE
+
+    while True:
+        try:
+            name = pipe.recv()
+        except EOFError:
+            return
+        try:
+            # A fixed seed, so that the two new cases are the same for all; longer than usual, for JAX compiles.
+            report = json.loads(oracle.check(TABLE[name].function, suite, seed=20, timeout=120).to_json())
+        except Exception as error:  # noqa: BLE001
+            report = {"verdict": "PROTOCOL_ERROR", "explanation": f"the oracle raised {type(error).__name__}: {error}"}
+        pipe.send({k: report.get(k) for k in WANTED})
+
+
+WANTED = ("verdict", "bug", "explanation", "location", "kind", "ties", "digits", "notes")
+
+
+# ── grading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def graded(entry: Entry, report: dict, judged: dict[str, tuple[str, str]]) -> dict:
+    """One row of the table."""
+    grade = automatic(entry, report)
+    final, reason = judged.get(entry.name, (grade, ""))
+    if final not in (RIGHT if entry.right else WRONG):
+        raise ValueError(f"{entry.name} is judged {final!r}, wanted one of {RIGHT if entry.right else WRONG}")
+    return {
+        "name": entry.name, "half": entry.half, "right": entry.right, "verdict": report["verdict"],
+        "said": said(report), "truth": entry.truth, "automatic": grade, "grade": final, "reason": reason,
+    }  # fmt: skip
+
+
+def automatic(entry: Entry, report: dict) -> str:
+    """The grade by rule: see the package's docstring."""
+    verdict = report["verdict"]
+    if entry.right:
+        return "passed" if verdict == "CORRECT" else "false alarm"
+    if verdict in ACCEPTING:
+        return "accepted"
+    cause = f"{report.get('bug') or ''} {report.get('explanation') or ''}"
+    if verdict in NAMING and explains(entry, cause):
+        return "named"
+    if explains(entry, " ".join([cause, report.get("location") or "", *(report.get("notes") or ())])):
+        return "pointed at"
+    return "misled" if report.get("bug") or verdict in NAMING else "unexplained"
+
+
+def explains(entry: Entry, words: str) -> bool:
+    """Whether there is a word of the right explanation for each of the mistakes."""
+    return all(re.search(pattern, words, re.IGNORECASE) for pattern in entry.keywords)
+
+
+def said(report: dict) -> str:
+    """What the oracle asserts, in short: the bug and the first sentence."""
+    text = " ".join((report.get("explanation") or "").split())
+    first = re.split(r"(?<=[.;]) ", text, maxsplit=1)[0]
+    return f"[{report['bug']}] {first}" if report.get("bug") else first
+
+
+# ── printing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def print_table(rows: list[dict]) -> None:
+    width = max((len(r["name"]) for r in rows), default=0)
+    for r in rows:
+        mark = "" if r["grade"] == r["automatic"] else f"  (by rule {r['automatic']}; {r['reason']})"
+        print(f"{r['name']:{width}}  {r['half']}  {r['grade']:11}  {r['verdict']}{mark}")
+        print(f"{'':{width}}    said   {r['said'] or '–'}")
+        print(f"{'':{width}}    truth  {r['truth']}")
+
+
+def print_figures(rows: list[dict]) -> None:
+    print(f"\n{'half':6}{'wrong':>8}{'correct':>9}" + "".join(f"{f:>13}" for f in (*FIGURES, "unexplained")))
+    for half in ("seen", "held", "both"):
+        here = [r for r in rows if half in (r["half"], "both")]
+        count = Counter(r["grade"] for r in here)
+        wrong = sum(not r["right"] for r in here)
+        print(f"{half:6}{wrong:8}{len(here) - wrong:9}" + "".join(f"{count[f]:13}" for f in (*FIGURES, "unexplained")))

@@ -1,0 +1,1426 @@
+"""The catalogue's second half, made in code: other updates, losses, layers, data and digits, as people write them.
+
+`mistakes` imports this at its end, and has the register. Most of it is `MAML` with one method changed; where a class
+has no create_graph as well, `makes` registers that on its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+import tinymaml as tm
+from tinymaml import extras
+from tinymaml.oracle import models
+from tinymaml.oracle.catalogue import CATALOGUE
+
+from .mistakes import (
+    MAML,
+    Adapting,
+    ByHand,
+    Layers,
+    Learner,
+    OtherData,
+    create_graph_where,
+    grad,
+    makes,
+    other,
+    outputs,
+)  # fmt: skip
+
+torch = extras.require("torch", "peers")
+F = torch.nn.functional
+
+# ── digits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shorter(x, dtype: str):
+    """Through a shorter type and back."""
+    return x.to(getattr(torch, dtype)).to(x.dtype) if x.dtype.is_floating_point else x
+
+
+class Rounding(MAML):
+    """Some of what is given goes through a shorter type."""
+
+    what: str
+    dtype: str
+
+    def __init__(self, case):
+        super().__init__(case)
+        everything, short = self.what == "everything", functools.partial(shorter, dtype=self.dtype)
+        if everything or self.what == "rate":
+            self.rate = {n: short(a) for n, a in self.rate.items()}
+        if everything or self.what == "parameters":
+            self.theta = {n: short(p.detach()).requires_grad_() for n, p in self.theta.items()}
+        if everything or self.what == "data":
+            self.tasks = [tuple((short(x), short(y)) for x, y in task) for task in self.tasks]
+        if self.what == "inputs":
+            self.tasks = [tuple((short(x), y) for x, y in task) for task in self.tasks]
+
+
+for _id, _what in (("rate_rounded", "rate"), ("data_rounded", "inputs"), ("data_rounded", "data"),
+                   ("parameters_rounded", "parameters"), ("everything_rounded", "everything")):  # fmt: skip
+    for _dtype in ("float32", "bfloat16", "float16"):
+        _made = type("Rounded", (Rounding,), {"what": _what, "dtype": _dtype, "__doc__": f"{_what}.to({_dtype})"})
+        makes(_id, {"rounded": f"{_what} to {_dtype}"})(_made)
+
+
+# ── the derivative through the inner loop ───────────────────────────────────────────────────────────────────────────
+
+
+@makes("block_diagonal_hessian")
+class BlockDiagonal(MAML):
+    """one torch.autograd.grad for each tensor, the others detached"""
+
+    def gradient(self, fast, batch, k):
+        out = {}
+        for n in fast:
+            alone = {m: p if m == n else p.detach() for m, p in fast.items()}
+            loss = self.support_loss(alone, batch)
+            out[n] = grad(loss, {n: alone[n]}, create_graph=not self.case.first_order)[n]
+        return out
+
+
+@makes("empirical_fisher")
+class Fisher(ByHand):
+    """g (gᵀ v)"""
+
+    def product(self, theta, batch, v):
+        g = tm.grad(self.loss)(theta, *batch)
+        size = sum(np.sum(g[n] * v[n]) for n in v)
+        return {n: x * size for n, x in g.items()}
+
+
+@makes("empirical_fisher", 1)
+class FisherPerExample(Fisher):
+    """the mean of g (gᵀ v) over examples"""
+
+    def product(self, theta, batch, v):
+        x, y = batch
+        each = [super(FisherPerExample, self).product(theta, (x[i : i + 1], y[i : i + 1]), v) for i in range(len(x))]
+        return {n: sum(h[n] for h in each) / len(each) for n in v}
+
+
+@makes("first_order_in_alpha")
+class Expanded(ByHand):
+    """g_q − α Σ H g_q"""
+
+    def task(self, support, query):
+        thetas = self.way(support)
+        value, v = tm.value_and_grad(self.loss)(thetas[-1], *query)
+        total = dict(v)
+        for k in [] if self.case.first_order else range(self.k):
+            h = self.product(self.at(thetas, k), support, {n: self.rate[n] * v[n] for n in v})
+            total = {n: total[n] - h[n] for n in v}
+        return value, total
+
+    def way(self, support):
+        thetas = [self.theta]
+        for _ in range(self.k):
+            g = tm.grad(self.loss)(thetas[-1], *support)
+            thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
+        return thetas
+
+
+@makes("first_order_in_alpha", 1)
+class ExpandedAtStart(Expanded):
+    """g_q − α K H(θ) g_q"""
+
+    def at(self, thetas, k):
+        return thetas[0]
+
+
+@makes("first_order_in_alpha", 2)
+class ExpandedAtEnd(Expanded):
+    """g_q − α K H(θ_K) g_q"""
+
+    def at(self, thetas, k):
+        return thetas[-1]
+
+
+@makes("truncated_backpropagation")
+class LastStepOnly(MAML):
+    """create_graph = k >= K − 1"""
+
+    gradient = create_graph_where(lambda k, steps: k >= steps - 1)
+
+
+@makes("first_steps_only")
+class FirstStepOnly(MAML):
+    """create_graph = k < 1"""
+
+    gradient = create_graph_where(lambda k, steps: k < 1)
+
+
+@makes("implicit_gradient")
+class Implicit(Expanded):
+    """solve (I + H / λ) x = g_q"""
+
+    def scale(self, n):
+        return np.ones_like(self.theta[n])
+
+    def task(self, support, query):
+        end = self.way(support)[-1]
+        value, v = tm.value_and_grad(self.loss)(end, *query)
+        if self.case.first_order:
+            return value, v
+        flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()])  # noqa: E731
+        columns = []
+        for n, p in end.items():
+            for i in range(p.size):
+                e = {m: np.zeros_like(q) for m, q in end.items()}
+                e[n].flat[i] = np.broadcast_to(self.scale(n), p.shape).flat[i]
+                columns.append(flat(tm.hvp(self.loss, (end, *support), e)))
+        solved = np.linalg.solve(np.eye(len(columns)) + np.stack(columns, 1), flat(v))
+        parts = np.split(solved, np.cumsum([x.size for x in v.values()])[:-1])
+        return value, {n: np.reshape(part, np.shape(x)) for (n, x), part in zip(v.items(), parts, strict=True)}
+
+
+@makes("implicit_gradient", 1)
+class ImplicitAtRate(Implicit):
+    """solve (I + α H) x = g_q"""
+
+    def scale(self, n):
+        return self.rate[n]
+
+
+@makes("implicit_gradient", 2)
+class ImplicitAtRates(Implicit):
+    """solve (I + α K H) x = g_q"""
+
+    def scale(self, n):
+        return self.rate[n] * self.k
+
+
+@makes("one_tensor_detached")
+class FirstDetached(MAML):
+    """the first parameter's inner gradient is detached"""
+
+    def gradient(self, fast, batch, k):
+        g = super().gradient(fast, batch, k)
+        name = next(iter(g))
+        return g | {name: g[name].detach()}
+
+
+@makes("one_tensor_differentiated")
+class LastDifferentiated(MAML):
+    """all inner gradients but the last parameter's are detached"""
+
+    def gradient(self, fast, batch, k):
+        g = super().gradient(fast, batch, k)
+        name = list(g)[-1]
+        return {n: x if n == name else x.detach() for n, x in g.items()}
+
+
+@makes("damped_hessian")
+class Damped(ByHand):
+    """H v + 0.1 v"""
+
+    def product(self, theta, batch, v):
+        return {n: h + 0.1 * v[n] for n, h in super().product(theta, batch, v).items()}
+
+
+@makes("scaled_hessian")
+class HalfDetached(MAML):
+    """half of each inner gradient is detached"""
+
+    def gradient(self, fast, batch, k):
+        return {n: (g + g.detach()) / 2 for n, g in super().gradient(fast, batch, k).items()}
+
+
+@makes("hessian_of_sum")
+class HessianOfSum(ByHand):
+    """the Hessian-vector product of loss × N"""
+
+    def product(self, theta, batch, v):
+        return {n: h * len(batch[0]) for n, h in super().product(theta, batch, v).items()}
+
+
+@makes("hessian_of_sum", 1)
+class HessianDividedAgain(ByHand):
+    """the Hessian-vector product of loss / N"""
+
+    def product(self, theta, batch, v):
+        return {n: h / len(batch[0]) for n, h in super().product(theta, batch, v).items()}
+
+
+@makes("rate_missing_in_factor")
+class NoRate(ByHand):
+    """v − H v"""
+
+    def weighted(self, v):
+        return {n: np.where(self.rate[n] == 0, 0, x) for n, x in v.items()}
+
+
+@makes("rate_squared_in_factor")
+class RateTwice(ByHand):
+    """v − α² H v"""
+
+    def weighted(self, v):
+        return {n: self.rate[n] ** 2 * x for n, x in v.items()}
+
+
+@makes("identity_hessian")
+class Identity(ByHand):
+    """v − α v"""
+
+    def product(self, theta, batch, v):
+        return v
+
+
+@makes("second_order_in_one_task")
+class OnlyTheLastTask(MAML):
+    """create_graph in the last task only"""
+
+    place = -1
+
+    def gradient(self, fast, batch, k):
+        create = batch is self.tasks[self.place][0] and not self.case.first_order
+        return grad(self.support_loss(fast, batch), fast, create_graph=create)
+
+
+@makes("second_order_in_one_task", 1)
+class OnlyTheFirstTask(OnlyTheLastTask):
+    """create_graph in the first task only"""
+
+    place = 0
+
+
+# ── the inner loop: who adapts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@makes("frozen_parameter")
+class AllButTheFirst(Adapting):
+    """the inner update skips the first parameter"""
+
+    def names(self):
+        return list(self.theta)[1:]
+
+
+@makes("one_parameter_adapts")
+class OnlyTheFirst(Adapting):
+    """break after the first parameter"""
+
+    def names(self):
+        return list(self.theta)[:1]
+
+
+@makes("biases_only")
+class BiasesOnly(Adapting):
+    """the inner update is of biases alone"""
+
+    def names(self):
+        return self.case.biases()
+
+
+@makes("first_layer_only")
+class FirstLayerOnly(Adapting):
+    """the inner update is of the first layer alone"""
+
+    def names(self):
+        return next(m["params"] for m in self.case.model["layers"] if m.get("params"))
+
+
+@makes("batch_norm_not_adapted")
+class NoBatchNorm(Adapting):
+    """the inner update skips γ and β"""
+
+    def names(self):
+        normal = [n for m in self.case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
+        return [n for n in self.theta if n not in normal]
+
+
+# ── the inner loop: the update ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Changing(MAML):
+    """g is changed before the step; `task` says where a task begins, so that nothing stays from the one before."""
+
+    def task(self, support, query):
+        self.memory = {}
+        return super().task(support, query)
+
+    def step(self, fast, g, k):
+        return super().step(fast, self.changed(fast, g, k), k)
+
+
+@makes("inner_momentum")
+class Momentum(Changing):
+    """v = 0.9 v + g"""
+
+    def changed(self, fast, g, k):
+        self.memory = {n: 0.9 * self.memory.get(n, 0) + g[n] for n in g}
+        return self.memory
+
+
+@makes("inner_momentum", 1)
+class Averaged(Changing):
+    """v = 0.9 v + 0.1 g"""
+
+    def changed(self, fast, g, k):
+        self.memory = {n: 0.9 * self.memory.get(n, 0) + (1 - 0.9) * g[n] for n in g}
+        return self.memory
+
+
+@makes("inner_momentum", 2)
+class Nesterov(Changing):
+    """v = 0.9 v + g, and the step is g + 0.9 v"""
+
+    def changed(self, fast, g, k):
+        self.memory = {n: 0.9 * self.memory.get(n, 0) + g[n] for n in g}
+        return {n: g[n] + 0.9 * v for n, v in self.memory.items()}
+
+
+@makes("momentum_leaks")
+class VelocityKept(MAML):
+    """the velocity is made before the loop over tasks"""
+
+    velocity: dict | None = None
+
+    def step(self, fast, g, k):
+        self.velocity = {n: 0.9 * (self.velocity or {}).get(n, 0) + g[n] for n in g}
+        return super().step(fast, self.velocity, k)
+
+
+@makes("momentum_leaks", 1)
+class VelocityKeptDetached(VelocityKept):
+    """the velocity is made before the loop over tasks, and detached after each"""
+
+    def task(self, support, query):
+        self.velocity = {n: v.detach() for n, v in (self.velocity or {}).items()}
+        return super().task(support, query)
+
+
+class Coupled(Changing):
+    """weight decay in the gradient"""
+
+    def changed(self, fast, g, k):
+        return {n: g[n] + 5e-4 * p for n, p in fast.items()}
+
+
+class CoupledLearner(Learner):
+    """a deep copy and SGD(weight_decay=5e-4)"""
+
+    def zero_grad(self, learner):
+        for p in learner.values():
+            p.grad = None
+
+    def __call__(self):
+        total, value = {n: torch.zeros_like(p) for n, p in self.theta.items()}, 0.0
+        for support, query in self.tasks:
+            learner = {n: p.detach().clone().requires_grad_() for n, p in self.theta.items()}
+            optimiser = self.optimiser(learner)
+            for _ in range(self.steps):
+                self.zero_grad(learner)
+                self.support_loss(learner, support).backward()
+                for n, p in learner.items():
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                    self.before_step(n, p)
+                optimiser.step()
+            self.zero_grad(learner)
+            loss = self.query_loss(learner, query)
+            loss.backward()
+            value += loss.item() / self.case.tasks
+            for n, p in learner.items():
+                total[n] += 0 if p.grad is None else p.grad / self.case.tasks
+        return {"meta_grad": total, "meta_loss": value}
+
+    def before_step(self, n, p):
+        p.grad = (p.grad + 5e-4 * p.detach()) * self.rate[n]
+
+    def optimiser(self, learner):
+        return torch.optim.SGD(list(learner.values()), lr=1.0)
+
+
+class Decoupled(MAML):
+    """weight decay beside the gradient"""
+
+    def step(self, fast, g, k):
+        return {n: p - self.rate[n] * 5e-4 * p - self.rate[n] * g[n] for n, p in fast.items()}
+
+
+makes("inner_weight_decay", {"decay": 5e-4})(Coupled)
+makes("inner_weight_decay", {"decay": 5e-4, "decay_like": "decoupled"})(Decoupled)
+makes("inner_weight_decay", {"decay": 5e-4, "factors": "updates detached"})(CoupledLearner)
+makes("inner_weight_decay", {"decay": 5e-4, "decay_like": "decoupled", "factors": "updates detached"})(
+    type("DecoupledLearner", (CoupledLearner,), {"__doc__": "a deep copy and decoupled decay"})
+)
+
+
+@makes("proximal_term")
+class Proximal(Changing):
+    """g + (p − θ)"""
+
+    def changed(self, fast, g, k):
+        return {n: g[n] + 1.0 * (p - self.theta[n]) for n, p in fast.items()}
+
+
+@makes("proximal_term", {"proximal": 1.0, "factors": "updates detached"})
+class ProximalLearner(CoupledLearner):
+    """a deep copy, drawn back to θ"""
+
+    def before_step(self, n, p):
+        p.grad = (p.grad + (p - self.theta[n]).detach()) * self.rate[n]
+
+
+def norm_of(g: dict):
+    return torch.sqrt(sum((x * x).sum() for x in g.values()))
+
+
+@makes("inner_clip")
+class ClippedInside(Changing):
+    """optax.clip_by_global_norm(1)"""
+
+    def changed(self, fast, g, k):
+        norm = norm_of(g)
+        return g if norm <= 1 else {n: x / norm for n, x in g.items()}
+
+
+@makes("inner_clip", {"clip_inner": 1.0, "clip_like": "torch"})
+class ClippedInsideAsTorch(Changing):
+    """clip_grad_norm_(…, 1)"""
+
+    def changed(self, fast, g, k):
+        factor = torch.clamp(1.0 / (norm_of(g) + 1e-6), max=1.0)
+        return {n: x * factor for n, x in g.items()}
+
+
+@makes("inner_clip_per_tensor")
+class TensorsClippedInside(Changing):
+    """each tensor is clipped to norm 0.5"""
+
+    def changed(self, fast, g, k):
+        return {n: x if x.norm() <= 0.5 else x * 0.5 / x.norm() for n, x in g.items()}
+
+
+@makes("inner_clip_per_tensor", {"clip_inner_tensor": 0.5, "clip_like": "torch"})
+class TensorsClippedInsideAsTorch(Changing):
+    """clip_grad_norm_(p, 0.5) for each parameter"""
+
+    def changed(self, fast, g, k):
+        return {n: x * torch.clamp(0.5 / (x.norm() + 1e-6), max=1.0) if x.any() else x for n, x in g.items()}
+
+
+@makes("inner_clamp")
+class ClampedInside(Changing):
+    """g.clamp(−0.1, 0.1)"""
+
+    def changed(self, fast, g, k):
+        return {n: x.clamp(-0.1, 0.1) for n, x in g.items()}
+
+
+@makes("sign_of_gradient")
+class Signs(Changing):
+    """g.sign()"""
+
+    def changed(self, fast, g, k):
+        return {n: x.sign() for n, x in g.items()}
+
+
+@makes("normalised_inner_gradient")
+class UnitStep(Changing):
+    """g / |g|"""
+
+    def changed(self, fast, g, k):
+        norm = norm_of(g)
+        return {n: x / norm for n, x in g.items()}
+
+
+@makes("normalised_inner_gradient", {"inner": "tensors normalised"})
+class UnitSteps(Changing):
+    """g / |g| for each tensor"""
+
+    def changed(self, fast, g, k):
+        return {n: x / torch.sqrt((x * x).sum()) for n, x in g.items()}
+
+
+@makes("adam_inside")
+class Adam(Changing):
+    """m̂ / (√v̂ + 1e-8)"""
+
+    corrected = True
+
+    def changed(self, fast, g, k):
+        m, v = self.memory or ({n: 0 * x for n, x in g.items()},) * 2
+        m = {n: 0.9 * m[n] + 0.1 * x for n, x in g.items()}
+        v = {n: 0.999 * v[n] + 0.001 * x * x for n, x in g.items()}
+        self.memory = m, v
+        a, b = (1 - 0.9 ** (k + 1), 1 - 0.999 ** (k + 1)) if self.corrected else (1, 1)
+        return {n: (m[n] / a) / (torch.sqrt(v[n] / b) + 1e-8) for n in g}
+
+
+@makes("adam_inside", {"inner": "adam, biased", "adaptive_eps": 1e-8})
+class AdamUncorrected(Adam):
+    """m / (√v + 1e-8)"""
+
+    corrected = False
+
+
+@makes("adam_inside", {"inner": "adam", "adaptive_eps": 1e-8, "factors": "detached"})
+class AdamOfTorch(CoupledLearner):
+    """a deep copy and torch.optim.Adam"""
+
+    def before_step(self, n, p):
+        pass
+
+    def optimiser(self, learner):
+        return torch.optim.Adam([{"params": [p], "lr": float(self.rate[n].max())} for n, p in learner.items()])
+
+
+@makes("rmsprop_inside")
+class RMSprop(Changing):
+    """g / (√v + 1e-8), v = 0.99 v + 0.01 g²"""
+
+    def changed(self, fast, g, k):
+        self.memory = {n: 0.99 * self.memory.get(n, 0) + 0.01 * x * x for n, x in g.items()}
+        return {n: x / (torch.sqrt(self.memory[n]) + 1e-8) for n, x in g.items()}
+
+
+@makes("rmsprop_inside", {"inner": "adagrad", "adaptive_eps": 1e-8})
+class AdaGrad(Changing):
+    """g / (√v + 1e-8), v = v + g²"""
+
+    def changed(self, fast, g, k):
+        self.memory = {n: self.memory.get(n, 0) + x * x for n, x in g.items()}
+        return {n: x / (torch.sqrt(self.memory[n]) + 1e-8) for n, x in g.items()}
+
+
+@makes("rmsprop_inside", {"inner": "rmsprop", "adaptive_eps": 1e-8, "factors": "detached"})
+class RMSpropOfTorch(AdamOfTorch):
+    """a deep copy and torch.optim.RMSprop"""
+
+    def optimiser(self, learner):
+        return torch.optim.RMSprop([{"params": [p], "lr": float(self.rate[n].max())} for n, p in learner.items()])
+
+
+# ── the inner loop: its rate and its length ─────────────────────────────────────────────────────────────────────────
+
+
+class OtherRate(MAML):
+    """α is another one."""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.rate = {n: self.other(a) for n, a in self.rate.items()}
+
+
+@makes("alpha_over_k")
+class RateOverSteps(OtherRate):
+    """lr / inner_steps"""
+
+    def other(self, a):
+        return a / max(self.steps, 1)
+
+
+@makes("alpha_over_step")
+class RateOverStep(Changing):
+    """lr / (k + 1)"""
+
+    def changed(self, fast, g, k):
+        return {n: x / (k + 1) for n, x in g.items()}
+
+
+@makes("alpha_decays")
+class RateFalls(Changing):
+    """lr * 0.9 ** k"""
+
+    def changed(self, fast, g, k):
+        return {n: x * 0.9**k for n, x in g.items()}
+
+
+@makes("alpha_times_c")
+class RateTimes(OtherRate):
+    """1.1 * lr"""
+
+    def other(self, a):
+        return 1.1 * a
+
+
+@makes("alpha_is_fixed")
+class RateIs(OtherRate):
+    """lr = 0.01"""
+
+    def other(self, a):
+        return torch.where(a == 0, 0, torch.full_like(a, 0.01))
+
+
+@makes("alpha_over_tasks")
+class SupportOverTasks(MAML):
+    """support loss / T"""
+
+    def support_loss(self, fast, batch):
+        return self.loss(fast, *batch) / self.case.tasks
+
+
+@makes("alpha_of_first_size")
+class FirstSize(MAML):
+    """the sum over examples / len(xs[0])"""
+
+    def support_loss(self, fast, batch):
+        return self.loss(fast, *batch) * len(batch[0]) / len(self.tasks[0][0][0])
+
+
+@makes("fixed_steps")
+class OneStep(MAML):
+    """inner_steps = 1"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.steps = 1
+
+
+# ── the tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@makes("shared_adaptation")
+class OneSet(MAML):
+    """torch.cat of all support sets"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        support = tuple(torch.cat(arrays) for arrays in zip(*(s for s, _ in self.tasks), strict=True))
+        self.tasks = [(support, query) for _, query in self.tasks]
+
+
+@makes("shared_adaptation", {"data": "mean of the support losses"})
+class MeanOfSupports(MAML):
+    """one inner loop, on the mean of all support losses"""
+
+    def support_loss(self, fast, batch):
+        return sum(self.loss(fast, *s) for s, _ in self.tasks) / len(self.tasks)
+
+
+@makes("shared_adaptation", {"data": "first support set for all"})
+class FirstSupport(MAML):
+    """xs[0], ys[0] in every inner loop"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.tasks = [(self.tasks[0][0], query) for _, query in self.tasks]
+
+
+@makes("adapted_weights_averaged")
+class MeanOfWeights(MAML):
+    """the mean of the fast weights, then the query losses"""
+
+    def losses(self):
+        ends = [self.adapt(self.theta, support) for support, _ in self.tasks]
+        mean = {n: sum(fast[n] for fast in ends) / len(ends) for n in self.theta}
+        return [self.query_loss(mean, query) for _, query in self.tasks]
+
+
+@makes("query_of_next_task")
+class NextQuery(MAML):
+    """xq and yq are rolled by one"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        queries = [q for _, q in self.tasks]
+        self.tasks = [(s, q) for (s, _), q in zip(self.tasks, queries[1:] + queries[:1], strict=True)]
+
+
+@makes("query_labels_of_next_task")
+class NextLabels(MAML):
+    """yq alone is rolled by one"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        labels = [y for _, (_, y) in self.tasks]
+        self.tasks = [(s, (x, y if y.shape == own.shape else own))
+                      for (s, (x, own)), y in zip(self.tasks, labels[1:] + labels[:1], strict=True)]  # fmt: skip
+
+
+@makes("support_examples_dropped")
+class FirstExample(OtherData):
+    """xs[:1]"""
+
+    def data(self, support, query):
+        return tuple(a[:1] for a in support), query
+
+
+@makes("query_examples_dropped")
+class FirstQuery(OtherData):
+    """xq[:1]"""
+
+    def data(self, support, query):
+        return support, tuple(a[:1] for a in query)
+
+
+@makes("query_cut_to_support")
+class QueryCut(OtherData):
+    """xq[: len(xs)]"""
+
+    def data(self, support, query):
+        return support, tuple(a[: len(support[0])] for a in query)
+
+
+@makes("support_cut_to_query")
+class SupportCut(OtherData):
+    """xs[: len(xq)]"""
+
+    def data(self, support, query):
+        return tuple(a[: len(query[0])] for a in support), query
+
+
+@makes("minibatches_inside")
+class MiniBatches(MAML):
+    """a DataLoader of batches of 2 in the inner loop"""
+
+    def adapt(self, fast, batch):
+        self.batches = itertools.cycle(zip(*(a.split(2) for a in batch), strict=True))
+        return super().adapt(fast, batch)
+
+    def support_loss(self, fast, batch):
+        return self.loss(fast, *next(self.batches))
+
+
+def chunk_means(loss: Callable, batch):
+    pieces = list(zip(*(a.split(2) for a in batch), strict=True))
+    return sum(loss(*piece) for piece in pieces) / len(pieces)
+
+
+@makes("support_chunk_means")
+class SupportChunks(MAML):
+    """the mean over chunks of 2 of their means, in the support loss"""
+
+    def support_loss(self, fast, batch):
+        return chunk_means(functools.partial(self.loss, fast), batch)
+
+
+@makes("query_chunk_means")
+class QueryChunks(MAML):
+    """the mean over chunks of 2 of their means, in the query loss"""
+
+    def query_loss(self, fast, batch):
+        return chunk_means(functools.partial(self.loss, fast), batch)
+
+
+@makes("support_in_outer_loss")
+class BothLosses(MAML):
+    """(query loss + support loss) / 2"""
+
+    def task(self, support, query):
+        fast = self.adapt(self.theta, support)
+        return (self.query_loss(fast, query) + self.loss(fast, *support)) / 2
+
+
+@makes("support_in_outer_loss", {"data": "query and support in one batch"})
+class BothSets(MAML):
+    """the loss of torch.cat((xs, xq))"""
+
+    def task(self, support, query):
+        fast = self.adapt(self.theta, support)
+        return self.loss(fast, *(torch.cat(pair) for pair in zip(support, query, strict=True)))
+
+
+# ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OtherBatches(OtherData):
+    """Each batch by itself."""
+
+    def data(self, *batches):
+        return tuple(self.batch(x, y) for x, y in batches)
+
+
+@makes("labels_renumbered")
+class Renumbered(OtherBatches):
+    """torch.unique(y, return_inverse=True)[1]"""
+
+    def batch(self, x, y):
+        return x, y if y.dtype.is_floating_point else torch.unique(y, return_inverse=True)[1]
+
+
+@makes("labels_off_by_one")
+class OneDown(OtherBatches):
+    """y − 1, where −1 is the last class"""
+
+    shift = -1
+
+    def batch(self, x, y):
+        if y.dtype.is_floating_point:
+            return x, y
+        classes = 1 + max(int(y.max()) for task in (self.case.support, self.case.query) for _, y in task)
+        return x, (y + self.shift) % classes
+
+
+@makes("labels_off_by_one", 1)
+class OneUp(OneDown):
+    """(y + 1) % classes"""
+
+    shift = 1
+
+
+def standardised(z):
+    return (z - z.mean(0)) / (z.std(0, unbiased=False) + 1e-8)
+
+
+def _regression(case, y) -> bool:
+    return "mse" in case.model["loss"] and bool(y.any())
+
+
+@makes("targets_standardised")
+class TargetsStandardised(OtherBatches):
+    """(y − y.mean(0)) / y.std(0)"""
+
+    def batch(self, x, y):
+        return x, standardised(y) if _regression(self.case, y) else y
+
+
+@makes("targets_standardised", {"data": "targets centred"})
+class TargetsCentred(OtherBatches):
+    """y − y.mean(0)"""
+
+    def batch(self, x, y):
+        return x, y - y.mean(0) if _regression(self.case, y) else y
+
+
+@makes("inputs_standardised")
+class InputsStandardised(OtherBatches):
+    """(x − x.mean(0)) / x.std(0)"""
+
+    def batch(self, x, y):
+        return standardised(x), y
+
+
+@makes("inputs_standardised", {"data": "inputs centred"})
+class InputsCentred(OtherBatches):
+    """x − x.mean(0)"""
+
+    def batch(self, x, y):
+        return x - x.mean(0), y
+
+
+# ── the loss ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_place(id: str, how: dict, way: str, **losses: Callable) -> None:
+    """Registers another loss: in both loops, in the inner one, in the outer one, as far as the catalogue has them."""
+    framework = other(**losses)
+
+    def loss_of(self, fast, batch):
+        return models.loss_in(framework.__func__(), self.case.model)(fast, *batch)
+
+    for on, methods in (("both", {"framework": framework}), ("support", {"support_loss": loss_of}),
+                        ("query", {"query_loss": loss_of})):  # fmt: skip
+        form = {"how": how} | ({} if on == "both" else {"on": on})
+        where = {"both": "", "support": ", in the inner loop only", "query": ", in the outer loss only"}[on]
+        if form in CATALOGUE[id].forms:
+            makes(id, form)(type("Other", (MAML,), methods | {"__doc__": way + where}))
+
+
+def _class_average(library, o, y):
+    counts = torch.bincount(y, minlength=o.shape[1])
+    present = torch.unique(y)
+    return sum(F.cross_entropy(o[y == c], y[y == c]) for c in present) / (counts > 0).sum()
+
+
+def _right_class(values):
+    """−mean of the right class's value."""
+    return lambda library, o, y: -values(o).gather(1, y[:, None]).mean()
+
+
+in_place("softmax_twice", {"loss": "softmax twice"}, "F.cross_entropy(softmax(o), y)",
+         cross_entropy=lambda library, o, y: F.cross_entropy(o.softmax(1), y))  # fmt: skip
+in_place("softmax_over_examples", {"loss": "softmax over examples"}, "log_softmax(o, dim=0)",
+         cross_entropy=_right_class(lambda o: o.log_softmax(0)))  # fmt: skip
+in_place("log_missing", {"loss": "log missing"}, "F.nll_loss(softmax(o), y)",
+         cross_entropy=lambda library, o, y: F.nll_loss(o.softmax(1), y))  # fmt: skip
+in_place("softmax_missing", {"loss": "softmax missing"}, "F.nll_loss(o, y)",
+         cross_entropy=lambda library, o, y: F.nll_loss(o, y))  # fmt: skip
+in_place("class_averaged_loss", {"loss": "class averaged"}, "the mean over classes", cross_entropy=_class_average)
+in_place("label_smoothing", {"smoothing": 0.1}, "label_smoothing=0.1",
+         cross_entropy=lambda library, o, y: F.cross_entropy(o, y, label_smoothing=0.1),
+         binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(o, 0.9 * y + 0.05))  # fmt: skip
+in_place("epsilon_in_logarithm", {"log_epsilon": 1e-7}, "torch.log(p + 1e-7)",
+         cross_entropy=_right_class(lambda o: torch.log(o.softmax(1) + 1e-7)),
+         binary_cross_entropy=lambda library, o, y: -(
+             y * torch.log(o.sigmoid() + 1e-7) + (1 - y) * torch.log(1 - o.sigmoid() + 1e-7)).mean())  # fmt: skip
+in_place("squared_error_of_probabilities", {"loss": "squared error of probabilities"}, "F.mse_loss of probabilities",
+         cross_entropy=lambda library, o, y: F.mse_loss(o.softmax(1), F.one_hot(y, o.shape[1]).to(o.dtype)),
+         binary_cross_entropy=lambda library, o, y: F.mse_loss(o.sigmoid(), y))  # fmt: skip
+in_place("one_against_the_rest", {"loss": "one against the rest"}, "binary_cross_entropy_with_logits(o, one_hot)",
+         cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
+             o, F.one_hot(y, o.shape[1]).to(o.dtype)))  # fmt: skip
+in_place("sigmoid_twice", {"loss": "sigmoid twice"}, "binary_cross_entropy_with_logits(o.sigmoid(), y)",
+         binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(o.sigmoid(), y))  # fmt: skip
+in_place("absolute_error", {"loss": "absolute"}, "F.l1_loss", mse=lambda library, o, y: (o - y).abs().mean())
+in_place("huber_loss", {"delta": 1.0}, "F.huber_loss", mse=lambda library, o, y: F.huber_loss(o, y, delta=1.0))
+in_place("root_of_squared_error", {"loss": "root"}, "torch.sqrt(mse)",
+         mse=lambda library, o, y: torch.sqrt(((o - y) ** 2).mean()))  # fmt: skip
+in_place("summed_over_outputs", {"loss": "summed over outputs"}, ".sum(1).mean()",
+         mse=lambda library, o, y: ((o - y) ** 2).sum(1).mean())  # fmt: skip
+in_place("targets_broadcast", {"loss": "all pairs"}, "o − y.squeeze(1)",
+         mse=lambda library, o, y: ((o - (y.squeeze(1) if y.shape[1] == 1 else y)) ** 2).mean())  # fmt: skip
+in_place("half_squared_error_once", {"unit": 0.5}, "½ mse", mse=lambda library, o, y: ((o - y) ** 2).mean() / 2)
+
+
+def penalised(self, fast, batch):
+    return self.loss(fast, *batch) + 0.5e-4 * sum((p * p).sum() for p in fast.values())
+
+
+makes("l2_penalty", 0)(type("Penalty", (MAML,), {
+    "support_loss": penalised, "query_loss": penalised, "__doc__": "½ 1e-4 Σ p² in both losses"}))  # fmt: skip
+makes("l2_penalty", 1)(type("QueryPenalty", (MAML,), {
+    "query_loss": penalised, "__doc__": "½ 1e-4 Σ p² of the fast weights in the query loss"}))  # fmt: skip
+
+
+# ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Tracking(Layers):
+    """Layers with nn.BatchNorm's buffers: the calls of one forward pass come in the layers' order."""
+
+    def __init__(self, layers: int, unbiased: bool):
+        super().__init__()
+        self.layers, self.unbiased = layers, unbiased
+        self.training, self.calls, self.buffers = True, 0, {}
+
+    def batch_norm(self, x, gamma, beta):
+        place = self.calls % self.layers
+        self.calls += 1
+        mean, variance = self.buffers.setdefault(place, (torch.zeros_like(gamma), torch.ones_like(gamma)))
+        mean, variance = mean.detach(), variance.detach()
+        if self.training:
+            z = x.detach().reshape(-1, x.shape[-1])
+            self.buffers[place] = (0.9 * mean + 0.1 * z.mean(0),
+                                   0.9 * variance + 0.1 * z.var(0, unbiased=self.unbiased and len(z) > 1))  # fmt: skip
+            return super().batch_norm(x, gamma, beta)
+        return F.batch_norm(x.movedim(-1, 1), mean, variance, gamma, beta, False, 0.1, models.EPS).movedim(1, -1)
+
+
+class Running(MAML):
+    """model.train() for the support set, model.eval() for the query set"""
+
+    unbiased, leaks = True, False
+
+    def __init__(self, case):
+        super().__init__(case)
+        count = sum(m["layer"] == "batch_norm" for m in case.model["layers"])
+        self.library = Tracking(max(count, 1), self.unbiased)
+        self.loss = models.loss_in(self.library, case.model)
+
+    def task(self, support, query):
+        if not self.leaks:
+            self.library.buffers = {}
+        return super().task(support, query)
+
+    def query_loss(self, fast, batch):
+        self.library.training = False
+        loss = super().query_loss(fast, batch)
+        self.library.training = True
+        return loss
+
+
+for _unbiased in (True, False):
+    _kind = "unbiased" if _unbiased else "biased"
+    for _id, _leaks, _more in (("running_statistics_for_query", False, {}),
+                               ("running_statistics_leak", True, {"kept": "running statistics"})):  # fmt: skip
+        _way = f"model.eval() for the query set, {_kind} variance" + (", never reset" if _leaks else "")
+        makes(_id, {"running": _kind, "running_momentum": 0.1} | _more)(
+            type("Running", (Running,), {"unbiased": _unbiased, "leaks": _leaks, "__doc__": _way})
+        )
+
+
+class Joined(MAML):
+    """One forward pass of support and query."""
+
+    def __init__(self, case):
+        super().__init__(case)
+        library = self.library()
+        self.criterion = (
+            (lambda o, y: library.mean(o)) if case.model["loss"] == "mean" else getattr(library, case.model["loss"])
+        )
+        self.net = lambda params, x: outputs(library, case.model, params, x)
+
+    def library(self):
+        return self.framework()
+
+    def task(self, support, query):
+        self.both, self.first = torch.cat((support[0], query[0])), len(support[0])
+        return super().task(support, query)
+
+    def query_loss(self, fast, batch):
+        return self.criterion(self.net(fast, self.both)[self.first :], batch[1])
+
+
+@makes("one_forward_for_both")
+class OneForward(Joined):
+    """net(torch.cat((xs, xq))), and its parts"""
+
+    def support_loss(self, fast, batch):
+        return self.criterion(self.net(fast, self.both)[: self.first], batch[1])
+
+
+@makes("support_statistics_for_query")
+class SupportStatistics(Joined):
+    """the query set is normalised by the support set's mean and variance"""
+
+    def library(self):
+        made = Layers()
+
+        def batch_norm(x, gamma, beta):
+            over, measured = tuple(range(x.ndim - 1)), x[: self.first]
+            variance = measured.var(over, unbiased=False)
+            return (x - measured.mean(over)) / torch.sqrt(variance + models.EPS) * gamma + beta
+
+        made.batch_norm = batch_norm
+        return made
+
+
+def _with_eps(library, x, gamma, beta):
+    over = tuple(range(x.ndim - 1))
+    return (x - x.mean(over)) / torch.sqrt(x.var(over, unbiased=False) + 1e-5) * gamma + beta
+
+
+def _layer(id: str, form: dict, way: str, **layers: Callable) -> None:
+    """Registers PyTorch's layers with some replaced."""
+    makes(id, {"how": form})(type("Other", (MAML,), {"framework": other(**layers), "__doc__": way}))
+
+
+def _batch_norm(library, x, gamma, beta):
+    return models.Torch().batch_norm(x, gamma, beta)
+
+
+_layer("batch_norm_epsilon", {"eps": 1e-5}, "eps=1e-5", batch_norm=_with_eps)
+_layer("batch_norm_without_affine", {"affine": "neither"}, "affine=False",
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, 1, 0))  # fmt: skip
+_layer("batch_norm_without_affine", {"affine": "no scale"}, "γ is not used",
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, 1, beta))  # fmt: skip
+_layer("batch_norm_without_affine", {"affine": "no shift"}, "β is not used",
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, gamma, 0))  # fmt: skip
+
+
+# ── the layers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _conv(of_filters: Callable, pad: Callable | None = None) -> Callable:
+    """F.conv2d with (out, in, h, w) made from (h, w, in, out) by `of_filters`."""
+
+    def conv(library, x, w, stride, padding):
+        (top, bottom), (left, right) = (
+            models._zeros_around(padding, n, k, stride) for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
+        )
+        zeros = pad(w.shape, (left, right, top, bottom)) if pad else (left, right, top, bottom)
+        x = F.pad(x.permute(0, 3, 1, 2), zeros)
+        return F.conv2d(x, of_filters(w), stride=stride).permute(0, 2, 3, 1)
+
+    return conv
+
+
+def _if_possible(wrong: Callable) -> Callable:
+    """What would not fit, stays as it must be: code with such a mistake fails on other shapes."""
+
+    def filters(w):
+        right = w.permute(3, 2, 0, 1)
+        return wrong(w) if wrong(w).shape == right.shape else right
+
+    return filters
+
+
+def _right_filters(w):
+    return w.permute(3, 2, 0, 1)
+
+
+_layer("kernel_channels_exchanged", {"kernel": "channels exchanged"}, "w.permute(2, 3, 0, 1)",
+       conv=_conv(_if_possible(lambda w: w.permute(2, 3, 0, 1))))  # fmt: skip
+_layer("kernel_flipped", {"kernel": "flipped"}, "w.flip((0, 1))",
+       conv=_conv(lambda w: w.flip((0, 1)).permute(3, 2, 0, 1)))  # fmt: skip
+_layer("kernel_reshaped", {"kernel": "filters reshaped"}, "w.reshape(out, in, h, w)",
+       conv=_conv(lambda w: w.reshape(w.shape[3], w.shape[2], w.shape[0], w.shape[1])))  # fmt: skip
+_layer("kernel_rows_columns_exchanged", {"kernel": "rows and columns exchanged"}, "w.permute(3, 2, 1, 0)",
+       conv=_conv(_if_possible(lambda w: w.permute(3, 2, 1, 0))))  # fmt: skip
+_layer("other_padding", {"padding": "both"}, "padding=k // 2",
+       conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2,) * 2 + (w[0] // 2,) * 2))  # fmt: skip
+_layer("other_padding", {"padding": "first"}, "the odd zero first",
+       conv=_conv(_right_filters, lambda w, zeros: (zeros[1], zeros[0], zeros[3], zeros[2])))  # fmt: skip
+_layer("other_padding", {"padding": "none"}, "padding=0", conv=_conv(_right_filters, lambda w, zeros: (0, 0, 0, 0)))
+_layer("weight_transposed", {"weight": "transposed"}, "x @ w.T where w is square",
+       linear=lambda library, x, w, b=0: x @ (w.T if w.shape[0] == w.shape[1] else w) + b)  # fmt: skip
+_layer("weight_reshaped", {"weight": "reshaped"}, "F.linear(x, w.reshape(out, in))",
+       linear=lambda library, x, w, b=0: F.linear(x, w.reshape(w.shape[1], w.shape[0])) + b)  # fmt: skip
+_layer("mean_pooling", {"pool": "mean"}, "F.avg_pool2d",
+       max_pool=lambda library, x, size: F.avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1))  # fmt: skip
+_layer("other_activation", {"activation": "sigmoid for tanh"}, "torch.sigmoid", tanh=lambda _, x: torch.sigmoid(x))
+_layer("other_activation", {"activation": "relu for tanh"}, "F.relu", tanh=lambda _, x: F.relu(x))
+_layer("other_activation", {"activation": "elu for relu"}, "F.elu", relu=lambda _, x: F.elu(x))
+_layer("other_activation", {"activation": "gelu for relu"}, "F.gelu", relu=lambda _, x: F.gelu(x))
+_layer("other_activation", {"activation": "tanh gelu for relu"}, "jax.nn.gelu",
+       relu=lambda _, x: F.gelu(x, approximate="tanh"))  # fmt: skip
+_layer("other_activation", {"activation": "relu for softplus"}, "F.relu", softplus=lambda _, x: F.relu(x))
+_layer("other_activation", {"activation": "elu for softplus"}, "F.elu", softplus=lambda _, x: F.elu(x))
+_layer("leaky_relu", {"leak": 0.01}, "F.leaky_relu", relu=lambda _, x: F.leaky_relu(x, 0.01))
+_layer("leaky_relu", {"leak": 0.01, "relu_at_zero": 1.0}, "jnp.where(x >= 0, x, 0.01 * x)",
+       relu=lambda _, x: torch.where(x >= 0, x, 0.01 * x))  # fmt: skip
+_layer("flattened_channels_first", {"flatten": "channels first"}, "x.permute(0, 3, 1, 2).flatten(1)",
+       flatten=lambda _, x: x.permute(0, 3, 1, 2).flatten(1) if x.ndim == 4 else x.flatten(1))  # fmt: skip
+
+
+class _OfInput(torch.autograd.Function):
+    """tanh that saves x where its backward wants y."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (1 - x * x)
+
+
+class _Unsquared(torch.autograd.Function):
+    """tanh whose backward has 1 − y for 1 − y²."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return g * (1 - y)
+
+
+_layer("wrong_slope_of_tanh", {"activation": "tanh slope 1 − x²"}, "x is saved in the place of y",
+       tanh=lambda _, x: _OfInput.apply(x))  # fmt: skip
+_layer("wrong_slope_of_tanh", {"activation": "tanh slope 1 − y"}, "g * (1 − y)", tanh=lambda _, x: _Unsquared.apply(x))
+
+
+class Unused(MAML):
+    """Some biases are not added."""
+
+    def support_loss(self, fast, batch):
+        return self.loss(fast | {n: torch.zeros_like(fast[n]) for n in self.unused()}, *batch)
+
+    query_loss = support_loss
+
+
+@makes("biases_unused", {"how": {"biases": "missing"}})
+class NoBias(Unused):
+    """bias=False"""
+
+    def unused(self):
+        return self.case.biases()
+
+
+@makes("biases_unused", {"how": {"biases": "first missing"}})
+class FirstBiasUnused(Unused):
+    """the first bias is not used"""
+
+    def unused(self):
+        return self.case.biases()[:1]
+
+
+# ── what becomes of the gradient ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Finishing(MAML):
+    """Something is done to the meta-gradient, tensor by tensor."""
+
+    def finish(self, grads):
+        return {n: self.finished(g, self.theta[n].detach()) for n, g in grads.items()}
+
+
+@makes("clamped_gradient")
+class Clamped(Finishing):
+    """p.grad.data.clamp_(−10, 10)"""
+
+    def finished(self, g, p):
+        return g.clamp(-10, 10)
+
+
+@makes("gradient_clipped_per_tensor")
+class TensorsClipped(Finishing):
+    """each tensor is clipped to norm 1"""
+
+    def finished(self, g, p):
+        return g if g.norm() <= 1 else g / g.norm()
+
+
+@makes("gradient_clipped_per_tensor", 1)
+class TensorsClippedAsTorch(Finishing):
+    """clip_grad_norm_(p, 1) for each parameter"""
+
+    def finished(self, g, p):
+        p = p.clone().requires_grad_()
+        p.grad = g.clone()
+        torch.nn.utils.clip_grad_norm_(p, 1.0)
+        return p.grad
+
+
+@makes("clipped_gradient")
+class ClippedByNorm(MAML):
+    """optax.clip_by_global_norm(1)"""
+
+    def finish(self, grads):
+        norm = norm_of(grads)
+        return grads if norm <= 1 else {n: g / norm for n, g in grads.items()}
+
+
+@makes("clipped_gradient", {"clip": 1.0, "clip_like": "torch"})
+class ClippedAsTorch(MAML):
+    """clip_grad_norm_(parameters, 1)"""
+
+    def finish(self, grads):
+        for n, p in self.theta.items():
+            p.grad = grads[n].clone()
+        torch.nn.utils.clip_grad_norm_(list(self.theta.values()), 1.0)
+        return {n: p.grad for n, p in self.theta.items()}
+
+
+@makes("outer_weight_decay")
+class OuterDecay(MAML):
+    """½ 5e-4 Σ p² in the meta-loss"""
+
+    def together(self, losses):
+        return super().together(losses) + 0.5 * 5e-4 * sum((p * p).sum() for p in self.theta.values())
+
+
+@makes("outer_l1_penalty")
+class OuterL1(MAML):
+    """1e-4 Σ |p| in the meta-loss"""
+
+    def together(self, losses):
+        return super().together(losses) + 1e-4 * sum(p.abs().sum() for p in self.theta.values())
+
+
+@makes("outer_sum_penalty")
+class OuterSum(MAML):
+    """1e-4 Σ p in the meta-loss"""
+
+    def together(self, losses):
+        return super().together(losses) + 1e-4 * sum(p.sum() for p in self.theta.values())
+
+
+@makes("stepped_between_tasks")
+class Stepped(MAML):
+    """SGD(lr=0.001).step() in the loop over tasks"""
+
+    def optimiser(self):
+        return torch.optim.SGD(list(self.theta.values()), lr=0.001)
+
+    def __call__(self):
+        optimiser = self.optimiser()
+        total, value = {n: torch.zeros_like(p) for n, p in self.theta.items()}, 0.0
+        for task in self.tasks:
+            optimiser.zero_grad()
+            loss = self.task(*task)
+            for n, g in grad(loss, self.theta).items():
+                self.theta[n].grad = g
+                total[n] += g / self.case.tasks
+            optimiser.step()
+            value += loss.item() / self.case.tasks
+        return {"meta_grad": total, "meta_loss": value}
+
+
+@makes("stepped_between_tasks", {"outer": "sequential, Adam", "outer_rate": 0.001})
+class SteppedByAdam(Stepped):
+    """Adam(lr=0.001).step() in the loop over tasks"""
+
+    def optimiser(self):
+        return torch.optim.Adam(list(self.theta.values()), lr=0.001)
+
+
+@makes("weighted_by_examples")
+class ByExamples(MAML):
+    """one mean over the query examples of all tasks"""
+
+    def together(self, losses):
+        sizes = [len(x) for _, (x, _) in self.tasks]
+        return sum(n * loss for n, loss in zip(sizes, losses, strict=True)) / sum(sizes)
+
+
+class OfEach(MAML):
+    """Each task's gradient by itself."""
+
+    def __call__(self):
+        losses = self.losses()
+        each = [grad(loss, self.theta) for loss in losses]
+        grads = {n: self.combined(torch.stack([g[n] for g in each])) for n in self.theta}
+        return {"meta_grad": grads, "meta_loss": self.together(losses).detach()}
+
+
+@makes("median_over_tasks")
+class Median(OfEach):
+    """torch.median over tasks"""
+
+    def combined(self, grads):
+        return grads.median(0).values
+
+
+@makes("median_over_tasks", {"outer": "median"})
+class NumPyMedian(OfEach):
+    """np.median over tasks"""
+
+    def combined(self, grads):
+        return torch.as_tensor(np.median(grads.numpy(), 0))
+
+
+@makes("running_mean_over_tasks")
+class RunningMean(OfEach):
+    """m = 0.9 m + 0.1 g over the tasks"""
+
+    def combined(self, grads):
+        mean = torch.zeros_like(grads[0])
+        for g in grads:
+            mean = 0.9 * mean + (1 - 0.9) * g
+        return mean
+
+
+@makes("query_before_and_after")
+class BeforeAndAfter(MAML):
+    """the query loss of θ and of θ_K, averaged"""
+
+    def task(self, support, query):
+        return (self.query_loss(self.theta, query) + self.query_loss(self.adapt(self.theta, support), query)) / 2
+
+
+@makes("multi_step_loss", {"query": "every step and before"})
+class MultiStepFromZero(MAML):
+    """the query loss averaged over θ₀ … θ_K"""
+
+    def task(self, support, query):
+        self.adapt(self.theta, support)
+        points = self.trace[-1]["theta"]
+        return sum(self.query_loss(fast, query) for fast in points) / len(points)
+
+
+@makes("gradients_accumulated", {"result": "accumulated over T", "factors": "detached"})
+class OnlyQueryDivided(MAML):
+    """loss.backward() inside, and (query loss / T).backward()"""
+
+    def __call__(self):
+        value = 0.0
+        for support, query in self.tasks:
+            fast = {n: p + 0 for n, p in self.theta.items()}
+            for _ in range(self.steps):
+                for p in fast.values():
+                    p.retain_grad()
+                self.support_loss(fast, support).backward(retain_graph=True)
+                fast = {n: p if p.grad is None else p - self.rate[n] * p.grad.detach().clone() for n, p in fast.items()}
+            loss = self.query_loss(fast, query) / self.case.tasks
+            loss.backward()
+            value += loss.item()
+        return {"meta_grad": {n: p.grad for n, p in self.theta.items()}, "meta_loss": value}
+
+
+@makes("gradients_accumulated", {"result": "accumulated over T"})
+class AddedUndivided(MAML):
+    """each step's gradient is added to θ.grad by hand, undivided"""
+
+    def __call__(self):
+        total = self.together(self.losses())
+        grads = grad(total, self.theta)
+        for way, (support, _) in zip(self.trace, self.tasks, strict=True):
+            for fast in way["theta"][:-1]:
+                inner = grad(self.support_loss(fast, support), fast)
+                grads = {n: g + inner[n] for n, g in grads.items()}
+        return {"meta_grad": grads, "meta_loss": total.detach()}
+

@@ -1,0 +1,299 @@
+"""MAML whose inner loop is Adam (Kingma and Ba, 2015, algorithm 1), differentiated through.
+
+    m₀ = v₀ = 0,   for t = 1 … K, with g = g_s(θ):
+    m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   m̂ = m / (1 − β₁ᵗ),   v̂ = v / (1 − β₂ᵗ)
+    θ ← θ − α m̂ / (√(v̂ + ε_root) + ε),     G = ∂/∂θ of the mean over tasks of L_q(θ_K)
+
+α is `case.inner_lr`; `case.settings` has "beta1", "beta2", "eps" (ε, outside of the root) and "eps_root" (ε_root, under
+it, as in optax: without it √v has no derivative at 0). The moments start at 0 in every task; m, v and the root have
+derivatives. The first step moves by α g / (√(g² + ε_root) + ε), whose derivative is almost 0: with K = 1 and small ε
+the exact gradient is close to FOMAML's, and a case shows it.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from ..mistake import Mistake
+from .procedure import PLAIN, descend, judged
+
+FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α m̂ / (√(v̂ + ε_root) + ε)"
+SETTINGS = {"beta1": "β₁", "beta2": "β₂", "eps": "ε, outside of the root", "eps_root": "ε_root, under it"}
+SWITCHES = {
+    "moments": ("right", "detached", "m detached", "v detached", "leaked", "leaked, detached", "leaked with t"),
+    "root": ("right", "detached", "missing"),
+    "correction": ("right", "none", "of m", "of v", "a step late", "of step K"),
+    "eps": ("outside", "inside", "inside, before correction", "before correction", "missing", "default"),
+    "eps_root": ("right", "missing"),
+    "betas": ("right", "exchanged", "defaults"),
+    "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov"),
+    "decay": (0.0,),
+    "decoupled": (0.0,),
+}
+
+
+def query_loss(at, theta, support, query):
+    s, settings = at.s, dict(at.case.settings)
+    if s["betas"] != "right":
+        b1, b2 = settings["beta1"], settings["beta2"]
+        settings |= dict(zip(("beta1", "beta2"), (b2, b1) if s["betas"] == "exchanged" else (0.9, 0.999), strict=True))
+    if s["eps"] == "default":
+        settings["eps"] = 1e-8
+    b1, b2, eps, eps_root = (at.number(settings[n]) for n in ("beta1", "beta2", "eps", "eps_root"))
+    eps = eps * 0 if s["eps"] == "missing" else eps
+    eps_root = eps_root * 0 if s["eps_root"] == "missing" else eps_root
+    if s["variant"] == "no m":
+        b1 = b1 * 0
+    rate, decay, decoupled = (at.number(x) for x in (at.case.inner_lr, s["decay"], s["decoupled"]))
+    zero = at.map(lambda p: at.hold(p) * 0, theta)
+    m, v, best, t = zero, zero, zero, 0
+    if s["moments"].startswith("leaked"):
+        m, v, t = at.memory.get("moments", (m, v, t))
+        m, v = (m, v) if s["moments"] == "leaked" else (at.hold(m), at.hold(v))
+        t = t if s["moments"] == "leaked with t" else 0
+
+    def step(k, theta, g):
+        nonlocal m, v, best, t
+        t = t + 1
+        if s["variant"] == "sgd":
+            return at.map(lambda p, g: p - rate * g, theta, g)
+        if s["decay"]:
+            g = at.map(lambda g, p: g + decay * p, g, theta)
+        if s["decoupled"]:
+            theta = at.map(lambda p: p - rate * decoupled * p, theta)
+        m, v = (at.hold(x) if s["moments"] in ("detached", f"{name} detached") else x for name, x in (("m", m), ("v", v)))
+        # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
+        m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
+        v = at.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
+        count = {"a step late": t + 1, "of step K": at.case.inner_steps}.get(s["correction"], t)
+        c1 = 1 if s["correction"] in ("none", "of v") else 1 - b1**count
+        c2 = 1 if s["correction"] in ("none", "of m") else 1 - b2**count
+        used_m, used_v = m, v
+        if s["variant"] == "nesterov":  # NAdam, without its schedule
+            used_m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
+        if s["variant"] == "amsgrad":
+            best = used_v = at.map(_larger, best, v)
+
+        def moved(p, m, v):
+            inside = eps if s["eps"].startswith("inside") else 0
+            late = s["eps"].endswith("before correction")  # θ − α (√c₂ / c₁) m / (√v + ε)
+            root = at.root((v if late else v / c2) + eps_root + inside)
+            root = at.hold(root) if s["root"] == "detached" else root
+            root = v / c2 if s["root"] == "missing" else root
+            below = root + (0 if s["eps"].startswith("inside") else eps)
+            below = below / (at.root(c2 + 0 * eps) if late else 1)
+            # θ ← θ − α m̂ / (√(v̂ + ε_root) + ε)
+            return p - rate * (m / c1) / below
+
+        return at.map(moved, theta, used_m, used_v)
+
+    path = descend(at, theta, support, step)
+    at.memory["moments"] = m, v, t
+    return judged(at, path, query), path[-1]
+
+
+def _larger(a, b):
+    """max(a, b), with the derivative of the larger."""
+    above = [float(np.real(getattr(x, "value", x))) >= float(np.real(getattr(y, "value", y)))
+             for x, y in zip(np.ravel(a), np.ravel(b), strict=True)]  # fmt: skip
+    return np.where(np.reshape(above, np.shape(a)), a, b)
+
+
+def closed_form(case):
+    """On quadratics the Jacobians of θ, m and v follow by the rules of a product and a root, with g′ = A J:
+
+    J_m ← β₁ J_m + (1 − β₁) A J,   J_v ← β₂ J_v + 2 (1 − β₂) g A J,   J ← J − α [Ĵ_m / d − m̂ Ĵ_v / (2 d² r)],
+    r = √(v̂ + ε_root),   d = r + ε,     G = Jᵀ g_q(θ_K)
+    """
+    if case.model["layers"][0]["layer"] != "quadratic":
+        return None
+    b1, b2, eps, eps_root = (case.settings[n] for n in ("beta1", "beta2", "eps", "eps_root"))
+    values, grads = [], []
+    for (xs, _), (xq, _) in case.batches():
+        (a, b), (aq, bq) = ((m[:, :-1], m[:, -1]) for m in (np.mean(x, 0) for x in (xs, xq)))
+        theta, j = case.params["theta"], np.eye(len(b))
+        m = v = 0 * theta
+        jm = jv = 0 * j
+        for t in range(1, case.inner_steps + 1):
+            g, jg = a @ theta - b, a @ j
+            m, jm = b1 * m + (1 - b1) * g, b1 * jm + (1 - b1) * jg
+            v, jv = b2 * v + (1 - b2) * g * g, b2 * jv + 2 * (1 - b2) * g[:, None] * jg
+            c1, c2 = 1 - b1**t, 1 - b2**t
+            r = np.sqrt(v / c2 + eps_root)
+            d = r + eps
+            theta = theta - case.inner_lr * (m / c1) / d
+            j = j - case.inner_lr * (jm / c1 / d[:, None] - (m / c1 / (2 * d * d * r))[:, None] * jv / c2)
+        values.append(theta @ aq @ theta / 2 - bq @ theta)
+        grads.append(j.T @ (aq @ theta - bq))
+    return np.mean(values), {"theta": np.mean(grads, 0)}
+
+
+def library(case):
+    from ... import optim
+    from ...engine import value_and_grad
+    from .library import mean_over_tasks
+
+    s = case.settings
+    opt = optim.adam(case.inner_lr, s["beta1"], s["beta2"], s["eps"], s["eps_root"])
+
+    def of_task(loss, theta, support, query, settings):
+        def query_loss(theta):
+            state = opt.init(theta)
+            for _ in range(case.inner_steps):
+                g = value_and_grad(lambda theta: loss(theta, *support)[0])(theta)[1]
+                theta, state = opt.update(theta, g, state)
+            return loss(theta, *query)
+
+        return value_and_grad(query_loss, has_aux=True)(theta)
+
+    return mean_over_tasks(case, SimpleNamespace(of_task=of_task), case.params, None)
+
+
+_NUMBERS = {"beta1": 0.75, "beta2": 0.875, "eps": 2.0**-5, "eps_root": 2.0**-7}
+CASES: dict[str, dict] = {
+    "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.25, shots=2, queries=2, settings=_NUMBERS),
+    "first-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
+                       settings=_NUMBERS | {"eps": 2.0**-20, "eps_root": 2.0**-30}, dtypes=("float64",),
+                       comment="one step and a small ε: close to FOMAML"),
+    "two-steps": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4,
+                      settings=_NUMBERS),
+    "tanh": dict(kind="tanh 1-2-1 mse", inner_steps=3, tasks=3, inner_lr=0.125, shots=3, queries=4,
+                 settings=_NUMBERS | {"beta1": 0.5}),
+    "softmax": dict(kind="tanh 1-1-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.25, shots=3, queries=4,
+                    settings=_NUMBERS | {"eps": 2.0**-4}),
+    "many-steps": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.125, shots=4,
+                       queries=2, settings=_NUMBERS | {"eps_root": 2.0**-10}),
+}  # fmt: skip
+RATIONAL = False  # because of the root
+SHARED = PLAIN
+MISTAKES = [
+    Mistake(
+        "adam_moments_leak", "m₀, v₀ of task t are m_K, v_K of task t − 1",
+        "Adam's moments are kept from task to task: one optimiser serves all tasks",
+        "start m and v from zeros at the start of every task (a fresh optimiser, or its state reset)",
+        "init the optimiser's state inside the function of one task",
+        ({"moments": "leaked with t"}, {"moments": "leaked, detached"}, {"moments": "leaked"},
+         {"moments": "leaked with t", "factors": "detached"}), "supervised-reptile #11",
+    ),
+    Mistake(
+        "adam_moments_detached", "m and v are constants in the next step",
+        "the moments were detached between the steps: the derivative through what they hold of earlier steps is missing",
+        "m = b1 * m + (1 - b1) * g, without .detach() or .data; torch.optim.Adam's state has no graph",
+        "no stop_gradient on the optimiser's state",
+        ({"moments": "detached"}, {"moments": "m detached"}, {"moments": "v detached"}), "torch.optim inside",
+    ),
+    Mistake(
+        "adam_root_detached", "√(v̂ + ε_root) is a constant",
+        "the derivative through the denominator is left out: only m is differentiated",
+        "denom = (v_hat + eps_root).sqrt() + eps, without .detach() or no_grad",
+        "no stop_gradient on jnp.sqrt(v_hat + eps_root)",
+        ({"root": "detached"},),
+    ),
+    Mistake(
+        "adam_root_missing", "θ − α m̂ / (v̂ + ε)",
+        "the root of the second moment is missing",
+        "denom = (v_hat + eps_root).sqrt() + eps",
+        "jnp.sqrt(v_hat + eps_root) + eps",
+        ({"root": "missing"},),
+    ),
+    Mistake(
+        "adam_eps_inside_root", "√(v̂ + ε)",
+        "ε stands under the root: the case has it outside, and ε_root under it",
+        "denom = (v_hat + eps_root).sqrt() + eps",
+        "jnp.sqrt(v_hat + eps_root) + eps",
+        ({"eps": "inside"}, {"eps": "inside, before correction"}), "higher's DifferentiableAdam",
+    ),
+    Mistake(
+        "adam_eps_before_correction", "θ − α (√(1 − β₂ᵗ) / (1 − β₁ᵗ)) m / (√(v + ε_root) + ε)",
+        "ε is added before v is corrected: Adam's efficient form, with ε̂ (TensorFlow's)",
+        "divide v by 1 - b2**t before the root and before eps",
+        "divide v by 1 - b2**t before the root and before eps",
+        ({"eps": "before correction"},), "Kingma and Ba, section 2; TensorFlow",
+    ),
+    Mistake(
+        "adam_eps_root_missing", "√v̂ + ε",
+        "ε_root is left out of the root",
+        "denom = (v_hat + eps_root).sqrt() + eps",
+        "optax.adam(..., eps_root=case.settings['eps_root'])",
+        ({"eps_root": "missing"},),
+    ),
+    Mistake(
+        "adam_eps_ignored", "ε = 0, or 1e-8",
+        "ε is left out, or is the default, whatever the case says",
+        "eps = case.settings['eps']",
+        "eps = case.settings['eps']",
+        ({"eps": "default"}, {"eps": "missing"}),
+    ),
+    Mistake(
+        "adam_no_bias_correction", "m, v in the place of m̂, v̂",
+        "the bias correction is missing, of both moments or of one",
+        "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)",
+        "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)",
+        ({"correction": "none"}, {"correction": "of m"}, {"correction": "of v"}),
+    ),
+    Mistake(
+        "adam_bias_correction_of_another_step", "1 − β^(t + 1), or 1 − β^K",
+        "the bias correction counts the steps from 2, or takes the number of all steps",
+        "t = k + 1 for k = 0, 1, …, counted anew in every task",
+        "t = k + 1 for k = 0, 1, …, counted anew in every task",
+        ({"correction": "a step late"}, {"correction": "of step K"}),
+    ),
+    Mistake(
+        "adam_betas_exchanged", "β₁ ↔ β₂",
+        "β₁ and β₂ have changed places",
+        "betas=(beta1, beta2): the first is the gradient's, the second the square's",
+        "b1 is the gradient's, b2 the square's",
+        ({"betas": "exchanged"},),
+    ),
+    Mistake(
+        "adam_default_betas", "β = (0.9, 0.999)",
+        "β₁ and β₂ are the defaults, whatever the case says",
+        "betas=(case.settings['beta1'], case.settings['beta2'])",
+        "b1=case.settings['beta1'], b2=case.settings['beta2']",
+        ({"betas": "defaults"},),
+    ),
+    Mistake(
+        "adam_decoupled_decay", "θ ← θ − αλθ first",
+        "this is AdamW: weight decay is taken off θ (0.01 by default); the case has none",
+        "torch.optim.Adam's rule, or weight_decay=0",
+        "optax.adam, not optax.adamw",
+        ({"decoupled": 0.1},),
+    ),
+    Mistake(
+        "adam_coupled_decay", "g ← g + λθ",
+        "weight decay is added to the inner gradient; the case has none",
+        "weight_decay=0 in the inner optimiser",
+        "no optax.add_decayed_weights in the inner optimiser",
+        ({"decay": 0.1},),
+    ),
+    Mistake(
+        "adam_amsgrad", "v̂ = max over steps",
+        "the denominator takes the largest second moment so far: AMSGrad",
+        "amsgrad=False",
+        "optax.adam, not optax.amsgrad",
+        ({"variant": "amsgrad"},),
+    ),
+    Mistake(
+        "adam_first_moment_missing", "θ − α g / (√(v̂ + ε_root) + ε)",
+        "the step takes the gradient itself, and not its average: RMSprop",
+        "p - lr * m_hat / denom",
+        "p - lr * m_hat / denom",
+        ({"variant": "no m"},),
+    ),
+    Mistake(
+        "adam_is_sgd", "θ − α g",
+        "the inner loop is plain gradient descent",
+        "p - lr * m_hat / ((v_hat + eps_root).sqrt() + eps)",
+        "p - lr * m_hat / (jnp.sqrt(v_hat + eps_root) + eps)",
+        ({"variant": "sgd"}, {"variant": "sgd", "factors": "detached"}),
+    ),
+    Mistake(
+        "adam_nesterov", "m̂ → β₁ m + (1 − β₁) g, corrected",
+        "the step looks ahead: NAdam",
+        "torch.optim.Adam's rule, not NAdam's",
+        "optax.adam, not optax.nadam",
+        ({"variant": "nesterov"},),
+    ),
+]  # fmt: skip

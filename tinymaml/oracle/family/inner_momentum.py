@@ -1,0 +1,185 @@
+"""MAML whose inner loop is gradient descent with momentum (Polyak, 1964, in PyTorch's form), differentiated through.
+
+    m₀ = 0,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁,     G = ∂/∂θ of the mean over tasks of L_q(θ_K)
+
+α is `case.inner_lr`, μ is `case.settings["momentum"]`. The buffer m starts at 0 in every task, and has a derivative.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..mistake import Mistake
+from .procedure import PLAIN, descend, judged
+
+FORMULA = "∂L_q(θ_K)/∂θ,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁"
+SETTINGS = {"momentum": "μ"}
+SWITCHES = {
+    "buffer": ("right", "detached", "leaked", "leaked, detached", "none", "from first gradient", "used before update"),
+    "dampening": ("none", "always", "after the first step"),
+    "average": ("none", "corrected"),
+    "nesterov": ("no", "PyTorch's", "at the point ahead"),
+    "numbers": ("right", "exchanged"),
+    "momentum": (0.0,),
+    "decay": (0.0,),
+}
+
+
+def query_loss(at, theta, support, query):
+    rate, mu = at.number(at.case.inner_lr), at.number(at.s["momentum"] or at.case.settings["momentum"])
+    if at.s["numbers"] == "exchanged":
+        rate, mu = mu, rate
+    kept, decay = at.s["buffer"], at.number(at.s["decay"])
+    m = at.map(lambda p: at.hold(p) * 0, theta)
+    if kept.startswith("leaked"):
+        m = at.memory.get("m", m)
+        m = at.hold(m) if kept == "leaked, detached" else m
+
+    def step(k, theta, g):
+        nonlocal m
+        if at.s["decay"]:
+            g = at.map(lambda g, p: g + decay * p, g, theta)
+        damp = at.s["dampening"] == "always" or at.s["dampening"] == "after the first step" and k > 0
+        weight = 1 - mu if damp or at.s["average"] == "corrected" else 1
+        before = {"detached": at.hold(m), "none": at.map(lambda m: m * 0, m)}.get(kept, m)
+        before = g if kept == "from first gradient" and k == 0 else before
+        # mₖ₊₁ = μ mₖ + g_s(θₖ)
+        m = at.map(lambda m, g: mu * m + g * weight, before, g)
+        used = before if kept == "used before update" else m
+        if at.s["nesterov"] == "PyTorch's":
+            used = at.map(lambda g, m: g + mu * m, g, m)
+        if at.s["average"] == "corrected":
+            used = at.map(lambda m: m / (1 - mu ** (k + 1)), m)
+        # θₖ₊₁ = θₖ − α mₖ₊₁
+        return at.map(lambda p, m: p - rate * m, theta, used)
+
+    ahead = lambda theta, k: at.map(lambda p, m: p - rate * mu * m, theta, m)  # noqa: E731
+    path = descend(at, theta, support, step, *([ahead] if at.s["nesterov"] == "at the point ahead" else []))
+    at.memory["m"] = m
+    return judged(at, path, query), path[-1]
+
+
+def closed_form(case):
+    """On quadratics (θ, m) ↦ M (θ, m) + c,  M = [I − αA, −αμI; A, μI]:  G = the first rows of (Mᵀ)ᴷ (v, 0)."""
+    if case.model["layers"][0]["layer"] != "quadratic":
+        return None
+    theta, rate, mu = case.params["theta"], case.inner_lr, case.settings["momentum"]
+    eye, values, grads = np.eye(len(theta)), [], []
+    for (xs, _), (xq, _) in case.batches():
+        (a, b), (aq, bq) = ((m[:, :-1], m[:, -1]) for m in (np.mean(x, 0) for x in (xs, xq)))
+        m = np.block([[eye - rate * a, -rate * mu * eye], [a, mu * eye]])
+        state = np.concatenate([theta, 0 * theta])
+        for _ in range(case.inner_steps):
+            state = m @ state + np.concatenate([rate * b, -b])
+        end = state[: len(theta)]
+        values.append(end @ aq @ end / 2 - bq @ end)
+        v = np.concatenate([aq @ end - bq, 0 * theta])
+        grads.append((np.linalg.matrix_power(m.T, case.inner_steps) @ v)[: len(theta)])
+    return np.mean(values), {"theta": np.mean(grads, 0)}
+
+
+def library(case):
+    from ...algorithms import maml
+    from .library import mean_over_tasks
+
+    settings = maml.Settings(
+        inner_steps=case.inner_steps, inner_lr=case.inner_lr, inner_optimizer="momentum",
+        inner_momentum=case.settings["momentum"],
+    )  # fmt: skip
+    return mean_over_tasks(case, maml, case.params, settings)
+
+
+CASES: dict[str, dict] = {
+    "quadratic": dict(kind="quadratic 2", inner_steps=4, tasks=2, inner_lr=0.0625, shots=2, queries=2,
+                      settings={"momentum": 0.75}),
+    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
+                     settings={"momentum": 0.5}),
+    "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.0625, shots=3, queries=4,
+                   settings={"momentum": 0.5}),
+    "tanh": dict(kind="tanh 1-2-1 mse", inner_steps=3, tasks=3, inner_lr=0.125, shots=3, queries=4,
+                 settings={"momentum": 0.75}),
+    "softmax": dict(kind="tanh 1-2-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=4,
+                    settings={"momentum": 0.25}),
+    "many-steps": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.5, shots=4,
+                       queries=2, settings={"momentum": 0.625}),
+}  # fmt: skip
+SHARED = PLAIN
+MISTAKES = [
+    Mistake(
+        "momentum_missing", "θₖ₊₁ = θₖ − α g_s(θₖ)",
+        "the inner loop is plain gradient descent: the buffer is made anew in each step, or never used",
+        "keep m from step to step, and start it before the loop: m = mu * m + g",
+        "carry m in the scan beside the parameters",
+        ({"buffer": "none"}, {"buffer": "none", "factors": "detached"}),
+    ),
+    Mistake(
+        "momentum_leaks_between_tasks", "m₀ of task t is m_K of task t − 1",
+        "the momentum buffer is kept from task to task: one optimiser serves all tasks",
+        "start m from zeros at the start of every task (a fresh optimiser, or its state reset)",
+        "init the optimiser's state inside the function of one task",
+        ({"buffer": "leaked, detached"}, {"buffer": "leaked"}, {"buffer": "leaked, detached", "factors": "detached"}),
+    ),
+    Mistake(
+        "momentum_detached", "m is a constant in the next step",
+        "the buffer was detached between the steps: the derivative through it is missing",
+        "m = mu * m + g, without .detach() or .data; torch.optim.SGD's buffer has no graph",
+        "no stop_gradient on the optimiser's state",
+        ({"buffer": "detached"},), "torch.optim inside",
+    ),
+    Mistake(
+        "momentum_dampened", "m ← μ m + (1 − μ) g",
+        "the gradient is multiplied by 1 − μ: the exponential average, and not PyTorch's momentum",
+        "dampening=0: m = mu * m + g",
+        "optax.trace(decay=mu), not optax.ema: m = mu * m + g",
+        ({"dampening": "always"}, {"dampening": "after the first step"}), "TensorFlow, dampening",
+    ),
+    Mistake(
+        "momentum_corrected_average", "m̂ = m / (1 − μᵏ), m ← μ m + (1 − μ) g",
+        "the buffer is an average with Adam's bias correction",
+        "m = mu * m + g; there is no correction in momentum",
+        "optax.trace, not optax.ema(debias=True)",
+        ({"average": "corrected"},),
+    ),
+    Mistake(
+        "momentum_nesterov", "θₖ₊₁ = θₖ − α (g + μ m)",
+        "this is Nesterov's momentum; the case has Polyak's",
+        "nesterov=False: p - lr * m",
+        "optax.sgd(lr, momentum=mu, nesterov=False)",
+        ({"nesterov": "PyTorch's"}, {"nesterov": "at the point ahead"}),
+    ),
+    Mistake(
+        "momentum_buffer_used_before_update", "θₖ₊₁ = θₖ − α mₖ",
+        "the step takes the buffer from before this gradient: the first step does nothing",
+        "update m first, then p - lr * m",
+        "update m first, then p - lr * m",
+        ({"buffer": "used before update"},),
+    ),
+    Mistake(
+        "momentum_first_gradient_twice", "m₁ = (1 + μ) g_s(θ)",
+        "the buffer starts as the first gradient, and that gradient is then added to it once more",
+        "m = zeros before the loop (or m = g at the first step, without mu * m + g)",
+        "m = zeros_like(params) before the loop",
+        ({"buffer": "from first gradient"},),
+    ),
+    Mistake(
+        "momentum_default", "μ = 0.9",
+        "the momentum is 0.9, whatever the case says",
+        "mu = case.settings['momentum']",
+        "mu = case.settings['momentum']",
+        ({"momentum": 0.9},),
+    ),
+    Mistake(
+        "momentum_exchanged_with_rate", "μ ↔ α",
+        "momentum and learning rate have changed places",
+        "SGD(lr=case.inner_lr, momentum=case.settings['momentum'])",
+        "optax.sgd(case.inner_lr, case.settings['momentum'])",
+        ({"numbers": "exchanged"},),
+    ),
+    Mistake(
+        "momentum_with_decay", "g ← g + λθ",
+        "weight decay is added to the inner gradient; the case has none",
+        "weight_decay=0 in the inner optimiser",
+        "no optax.add_decayed_weights in the inner optimiser",
+        ({"decay": 0.1},),
+    ),
+]  # fmt: skip

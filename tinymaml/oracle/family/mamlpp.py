@@ -1,0 +1,273 @@
+"""MAML++ (Antoniou, Edwards and Storkey, ICLR 2019, arXiv 1810.09502): a rate per tensor and step, learned; a loss of
+every step; batch norm's γ and β per step.
+
+    θₖ₊₁ = θₖ − αₖ g_s(θₖ; γₖ, βₖ),   k = 0 … K − 1,
+    F = Σ_{k=1…K} wₖ L_q(θₖ; γ_{k−1}, β_{k−1}),     G = ∂/∂(θ, γ, β, α) of the mean over tasks of F
+
+The case's parameters hold θ; for each tensor that adapts, those of `case.adapt`, "alpha.name" of shape (K,), its rates;
+and where the model has batch norm, γ and β with K rows, of shape (K, C), which do not adapt: the gradient of step k
+takes row k, and the query loss of θₖ row k − 1, that of the step which made θₖ. The model's loss takes one row:
+loss({**fast, "gamma": params["gamma"][k], …}, x, y). Batch norm uses the statistics of the batch at hand. w is
+`case.settings["loss_weights"]`, K numbers whose sum is 1. `case.inner_lr` has no part in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..mistake import Mistake
+from .procedure import PLAIN, descend, sloped
+
+FORMULA = "∂F/∂(θ, γ, β, α),   F = Σₖ wₖ L_q(θₖ; γ_{k−1}, β_{k−1}),   θₖ₊₁ = θₖ − αₖ g_s(θₖ; γₖ, βₖ)"
+SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
+PREFIX = "alpha."
+SWITCHES = {
+    "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only"),
+    "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's", "mean over steps",
+              "first tensor's", "times inner_lr", "inner_lr"),
+    "row in support": ("right", "first", "next", "last"),
+    "row in query": ("right", "next", "first", "last", "previous"),
+    "norm": ("right", "adapted"),
+    "not learned": ("nothing", "norm", "rates"),
+    "rows' gradient": ("right", "sum of rows", "mean of rows", "in row 0"),
+}  # fmt: skip
+
+
+def query_loss(at, meta, support, query):
+    case, names, rate = at.case, at.case.adapt, at.number(at.case.inner_lr)
+    weights, last = [at.number(w) for w in case.settings["loss_weights"]], case.inner_steps - 1
+    theta = {n: p for n, p in meta.items() if not n.startswith(PREFIX)}
+    norms = tuple(n for n in theta if n not in names)
+    clipped = lambda k: min(max(k, 0), last)  # noqa: E731
+
+    def row(theta, k):
+        return {n: p[clipped(k)] if n in norms else p for n, p in theta.items()}
+
+    def of_support(theta, k):
+        return row(theta, {"first": 0, "next": k + 1, "last": last}.get(at.s["row in support"], k))
+
+    def of_query(theta, k):
+        return row(theta, {"next": k, "first": 0, "last": last, "previous": k - 2}.get(at.s["row in query"], k - 1))
+
+    def rate_of(n, k):
+        alpha = meta[PREFIX + (names[0] if at.s["rates"] == "first tensor's" else n)]
+        alpha = at.hold(alpha) if at.s["rates"] == "not learned" else alpha
+        if at.s["rates"] == "mean over steps":
+            return np.sum(alpha) / alpha.size
+        k = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last}.get(at.s["rates"], k)
+        a = alpha[clipped(k)]
+        return {"times inner_lr": a * rate, "inner_lr": a * 0 + rate}.get(at.s["rates"], a)
+
+    def step(k, theta, g):
+        # θₖ₊₁ = θₖ − αₖ g_s(θₖ)
+        new = {n: theta[n] - g[n] * rate_of(n, k) if n in names else theta[n] for n in theta}
+        if at.s["norm"] == "adapted":
+            for n in norms:
+                new[n] = np.stack([p - rate * g[n] if i == k else p for i, p in enumerate(theta[n])])
+        return new
+
+    path = descend(at, theta, support, step, of_support)
+    how = at.s["weights"]
+    changed = {"uniform": [1 / (last + 1)] * (last + 1), "last only": [0] * last + [1], "ones": [1] * (last + 1),
+               "reversed": weights[::-1], "first only": [1] + [0] * last}  # fmt: skip
+    points = [k - (how == "a step early") for k in range(1, last + 2)]
+    if at.s["query"] == "before adaptation":
+        points = [0] * len(points)
+    # F = Σₖ wₖ L_q(θₖ)
+    losses = [w * at.loss_and_grad(of_query(path[min(k, len(path) - 1)], k), query)[0]
+              for w, k in zip(changed.get(how, weights), points, strict=True)]  # fmt: skip
+    value = sum(losses[1:], losses[0])
+    if at.s["result"] == "accumulated":
+        for more in at.memory["support losses"]:
+            value = value + sloped(at, value * 0, more)
+    return value, path[-1]
+
+
+def finish(s, case, grads):
+    rates = [n for n in grads if n.startswith(PREFIX)]
+    norms = [n for n in grads if n not in case.adapt and n not in rates]
+    zero = {"norm": norms, "rates": rates}.get(s["not learned"], ())
+    grads = {n: g * 0 if n in zero else g for n, g in grads.items()}
+    how, first = s["rows' gradient"], np.arange(case.inner_steps)[:, None] == 0
+    change = {"sum of rows": lambda g: g * 0 + np.sum(g, 0), "mean of rows": lambda g: g * 0 + np.sum(g, 0) / len(g),
+              "in row 0": lambda g: first * np.sum(g, 0), "right": lambda g: g}[how]  # fmt: skip
+    return {n: change(g) if n in norms else g for n, g in grads.items()}
+
+
+def posed(case, numbers):
+    """K rows of γ and β, and K rates of each other tensor, about `inner_lr`."""
+    steps, out, rates = case.inner_steps, {}, {}
+    for n, p in case.params.items():
+        if n in ("gamma", "beta"):
+            out[n] = np.stack([p + numbers(p.shape, 0.25) for _ in range(steps)])
+        else:
+            out[n], rates[PREFIX + n] = p, case.inner_lr * (1 + numbers((steps,), 0.5, 8))
+    return dataclasses.replace(case, params=out | rates, adapt=tuple(n for n in out if n not in ("gamma", "beta")))
+
+
+def closed_form(case):
+    """On quadratics ∂F/∂αₖ = −⟨gₖ, v⟩ with v = ∂F/∂θₖ₊₁, and ∂F/∂θₖ = (I − αₖA) v + wₖ g_q(θₖ)."""
+    if case.model["layers"][0]["layer"] != "quadratic":
+        return None
+    alpha, weights = case.params[PREFIX + "theta"], [0.0, *case.settings["loss_weights"]]
+    values, grads = [], []
+    for (xs, _), (xq, _) in case.batches():
+        (a, b), (aq, bq) = ((m[:, :-1], m[:, -1]) for m in (np.mean(x, 0) for x in (xs, xq)))
+        path = [case.params["theta"]]
+        for rate in alpha:
+            path.append(path[-1] - rate * (a @ path[-1] - b))
+        values.append(sum(w * (p @ aq @ p / 2 - bq @ p) for w, p in zip(weights, path, strict=True)))
+        v, of_alpha = weights[-1] * (aq @ path[-1] - bq), 0 * alpha
+        for k in reversed(range(len(alpha))):
+            of_alpha[k] = -(a @ path[k] - b) @ v
+            v = v - alpha[k] * a @ v + weights[k] * (aq @ path[k] - bq)
+        grads.append((v, of_alpha))
+    of_theta, of_alpha = (np.mean(g, 0) for g in zip(*grads, strict=True))
+    return np.mean(values), {"theta": of_theta, PREFIX + "theta": of_alpha}
+
+
+def library(case):
+    from ...algorithms import mamlpp
+    from .library import mean_over_tasks
+
+    theta = {n: p for n, p in case.params.items() if not n.startswith(PREFIX)}
+    rates = {f"['{n}']": case.params[PREFIX + n] for n in case.adapt}
+    settings = mamlpp.Settings(inner_steps=case.inner_steps, inner_lr=1.0)
+    weights = np.array(case.settings["loss_weights"])
+    value, g = mean_over_tasks(case, mamlpp, {"theta": theta, "rates": rates}, settings, None, weights)
+    return value, {n: g["theta"][n] for n in theta} | {PREFIX + n: g["rates"][f"['{n}']"] for n in case.adapt}
+
+
+CASES: dict[str, dict] = {
+    "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.125, shots=2, queries=2,
+                      settings={"loss_weights": [0.125, 0.25, 0.625]}),
+    "batch-norm": dict(kind="batch norm 1", inner_steps=3, tasks=2, inner_lr=0.125, shots=4, queries=3,
+                       settings={"loss_weights": [0.25, 0.125, 0.625]}),
+    "last-loss": dict(kind="batch norm 1", inner_steps=2, tasks=2, inner_lr=0.25, shots=4, queries=3,
+                      settings={"loss_weights": [0.0, 1.0]}, comment="only the last loss counts, as after E epochs"),
+    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
+                     settings={"loss_weights": [1.0]}),
+    "softmax": dict(kind="tanh 1-1-2 cross_entropy", inner_steps=2, tasks=2, inner_lr=0.5, shots=3, queries=4,
+                    settings={"loss_weights": [0.375, 0.625]}),
+    "many-steps": dict(kind="square 1-1-1 mse", inner_steps=5, tasks=1, inner_lr=0.0625, shots=3, queries=4,
+                       settings={"loss_weights": [0.0625, 0.125, 0.1875, 0.25, 0.375]}),
+}  # fmt: skip
+# The number of steps is that of the rates' elements, and the loss has every step's query loss.
+SHARED = tuple(n for n in PLAIN if n not in ("one_step_more", "one_step_less", "multi_step_loss"))
+MISTAKES = [
+    Mistake(
+        "mamlpp_uniform_weights", "wₖ = 1/K",
+        "every step's query loss has the same weight: the weights of the first epoch",
+        "sum(w * loss for w, loss in zip(case.settings['loss_weights'], losses)), of the epoch at hand",
+        "jnp.dot(weights, losses), with the weights of the epoch at hand",
+        ({"weights": "uniform"},),
+    ),
+    Mistake(
+        "mamlpp_last_loss_only", "F = L_q(θ_K)",
+        "only the last query loss counts: the weights after the last epoch of the multi-step loss",
+        "compute the query loss after every inner step, and weigh all of them",
+        "return every step's query loss from the scan, and weigh all of them",
+        ({"weights": "last only"},),
+    ),
+    Mistake(
+        "mamlpp_weights_missing", "F = Σₖ L_q(θₖ)",
+        "the query losses are added without weights",
+        "multiply each loss by its weight; the weights' sum is 1",
+        "jnp.dot(weights, losses), not jnp.sum(losses)",
+        ({"weights": "ones"},),
+    ),
+    Mistake(
+        "mamlpp_weights_reversed", "w_K … w₁",
+        "the weights are in the reverse order: the first step's loss has the last one's weight",
+        "w[k] is the weight of the loss after step k + 1",
+        "w[k] is the weight of the loss after step k + 1",
+        ({"weights": "reversed"}, {"weights": "first only"}),
+    ),
+    Mistake(
+        "mamlpp_loss_before_step", "F = Σₖ wₖ L_q(θ_{k−1})",
+        "each query loss is taken before its step's update: θ₀ is counted, θ_K is not",
+        "update the fast weights first, then compute the query loss of this step",
+        "update the carry first, then compute the query loss of this step",
+        ({"weights": "a step early"},),
+    ),
+    Mistake(
+        "mamlpp_rates_of_another_step", "α_{k+1}, or α_{k−1}, in step k",
+        "the rates are those of the next step, or of the step before",
+        "alpha[n][k] in step k = 0 … K − 1 (the code's arrays have K + 1 elements)",
+        "scan over the K rates from the first",
+        ({"rates": "next step's"}, {"rates": "previous step's"}),
+    ),
+    Mistake(
+        "mamlpp_one_rate_for_all_steps", "α₀, α_{K−1} or the mean in all steps",
+        "all steps share one rate: the first one's, the last one's, or their mean",
+        "alpha[n][k], with the step's index",
+        "scan over the rates",
+        ({"rates": "first step's"}, {"rates": "last step's"}, {"rates": "mean over steps"}),
+    ),
+    Mistake(
+        "mamlpp_one_rate_for_all_tensors", "the first tensor's αₖ for all",
+        "all tensors share the first one's rates: per step, but not per tensor",
+        "params['alpha.' + n][k] for the tensor n",
+        "params['alpha.' + n][k] for the tensor n",
+        ({"rates": "first tensor's"},),
+    ),
+    Mistake(
+        "mamlpp_rates_not_learned", "∂/∂α = 0",
+        "the rates get no gradient: they were detached, or turned into numbers, before the inner step",
+        "p - alpha[n][k] * g[n], without .item(), .data or .detach()",
+        "differentiate with respect to the rates too; no stop_gradient on them",
+        ({"rates": "not learned"}, {"not learned": "rates"}),
+    ),
+    Mistake(
+        "mamlpp_rates_ignored", "inner_lr in the place of αₖ, or times it",
+        "the inner step takes inner_lr, or multiplies the rates by it: αₖ is the whole rate",
+        "p - alpha[n][k] * g[n], without lr",
+        "p - alpha[n][k] * g[n], without lr",
+        ({"rates": "inner_lr"}, {"rates": "times inner_lr"}),
+    ),
+    Mistake(
+        "mamlpp_norm_row_of_next_step", "γₖ, βₖ in the query loss of θₖ",
+        "the query loss takes batch norm's row of the next step; it belongs to the step which made θₖ, and has its row",
+        "num_step=k in the query's forward pass after the update of step k, as in the support's",
+        "row k in the query loss that follows the update of step k",
+        ({"row in query": "next"},),
+    ),
+    Mistake(
+        "mamlpp_norm_row_of_query", "γ₀, β₀ (or the last row) in every query loss",
+        "the query's forward pass takes one row of batch norm for all steps, or that of the step before",
+        "pass num_step=k to the query's forward pass too",
+        "index γ and β by the step in the query loss too",
+        ({"row in query": "first"}, {"row in query": "last"}, {"row in query": "previous"}),
+    ),
+    Mistake(
+        "mamlpp_norm_row_of_support", "one row of γ, β in every inner step",
+        "the support's forward pass takes one row of batch norm for all steps, or that of the next step",
+        "pass num_step=k to the support's forward pass",
+        "index γ and β by the step in the support loss",
+        ({"row in support": "first"}, {"row in support": "last"}, {"row in support": "next"},
+         {"row in support": "first", "row in query": "first"}, {"row in support": "last", "row in query": "last"}),
+    ),
+    Mistake(
+        "mamlpp_norm_adapted", "γ and β adapt with inner_lr",
+        "batch norm's γ and β adapt in the inner loop; they are learned in the outer loop only",
+        "leave 'gamma' and 'beta' out of the inner update (enable_inner_loop_optimizable_bn_params=False)",
+        "update the names in case.adapt alone",
+        ({"norm": "adapted"},),
+    ),
+    Mistake(
+        "mamlpp_norm_not_learned", "∂/∂γ = ∂/∂β = 0",
+        "batch norm's γ and β get no gradient",
+        "the outer gradient is with respect to γ and β too",
+        "differentiate with respect to γ and β too",
+        ({"not learned": "norm"},),
+    ),
+    Mistake(
+        "mamlpp_norm_rows_added", "the sum, or the mean, over steps in every row",
+        "the rows of γ and β share one gradient: they were expanded from one row, or indexed with the wrong axis",
+        "γ of shape (K, C), indexed by the step: gamma[k]",
+        "γ of shape (K, C), indexed by the step: gamma[k]",
+        ({"rows' gradient": "sum of rows"}, {"rows' gradient": "mean of rows"}, {"rows' gradient": "in row 0"}),
+    ),
+]  # fmt: skip

@@ -11,6 +11,10 @@ A question is one line of JSON, and so is an answer:
 
 or {"id": …, "error": "why not"}; in the order of the questions. `spec` tells every field. The id says which suite,
 dtype and seed it belongs to, so that `check` needs to be told nothing.
+
+What a program writes to standard error is shown as it comes, and `print` in a Python function is such writing. A
+program and all that it has started end with the check, however that ends (`guard`); a Python function is imported in
+its own process alone (`worker`), and can say nothing to this one but its answers.
 """
 
 from __future__ import annotations

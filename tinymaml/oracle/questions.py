@@ -71,7 +71,8 @@ def questions(
     if isinstance(suite, str):
         check_algorithm(algorithm, suite)
         shipped = [] if suite == "fresh" else load(suite, algorithm=algorithm)
-        cases = shipped + (fresh(seed, 2 if shipped else FRESH, dtype, algorithm) if _wants_new(only) else [])
+        new = FRESH if suite == "fresh" else 2
+        cases = shipped + (fresh(seed, new, dtype, algorithm) if _wants_new(only) else [])
     else:
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}

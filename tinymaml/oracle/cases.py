@@ -4,7 +4,8 @@
     loss, params, ((xs, ys), (xq, yq)) = case.torch()      or .jax(), .numpy(): the same model in that library's arrays
     case.inner_lr, case.inner_steps, case.tasks, case.first_order, case.adapt
 
-Inputs are exact in float32, so that one answer serves both dtypes. On disk a number is its IEEE bit pattern in hex.
+Most cases are exact in float32, so that one answer serves both dtypes; some, for float64 alone, are not. On disk a
+number is its IEEE bit pattern in hex.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,6 +168,13 @@ class Case:
     def with_dtype(self, dtype: str) -> Case:
         return dataclasses.replace(self, dtype=dtype, handed_out=[])
 
+    def exact_in(self, dtype: str) -> bool:
+        """Whether the dtype holds every number of the case: θ, the data and α."""
+        rates = self.inner_lr.values() if isinstance(self.inner_lr, dict) else [self.inner_lr]
+        data = (x for batch in self.support + self.query for x in batch)
+        arrays = map(np.asarray, (*self.params.values(), *data, *rates))
+        return all(np.array_equal(x.astype(dtype).astype(x.dtype), x) for x in arrays if x.dtype.kind == "f")
+
     def permuted(self, order: list[int]) -> Case:
         """The same tasks in another order: the meta-gradient does not change."""
         support, query = ([batches[t] for t in order] for batches in (self.support, self.query))
@@ -180,20 +188,21 @@ class Case:
 
     def numpy(self) -> tuple:
         """(loss, params, ((xs, ys), (xq, yq))): loss(params, x, y) of one task; params {name: array}; data stacked on
-        axis 0, one entry a task (a list, where tasks differ in size). The loss takes tinymaml's tensors too."""
-        return self._hand_out(models.NumPy(), np.array, lambda x: x)
+        axis 0, one entry per task (a list, where tasks differ in size). The loss takes tinymaml's tensors too, and is
+        the same function for every case of a model, so that what was compiled for one serves the others."""
+        return self._hand_out(models.NumPy, np.array, lambda x: x)
 
     def torch(self) -> tuple:
         """The same in PyTorch: params are leaves that require a gradient."""
         torch = extras.require("torch", "peers")
-        return self._hand_out(models.Torch(), torch.from_numpy, lambda x: x.requires_grad_())
+        return self._hand_out(models.Torch, torch.from_numpy, lambda x: x.requires_grad_())
 
     def jax(self) -> tuple:
         """The same in JAX. For a float64 case JAX's 64-bit mode is switched on, for the whole process."""
         jax = extras.require("jax", "peers")
         if self.dtype == "float64":
             jax.config.update("jax_enable_x64", True)
-        return self._hand_out(models.JAX(), jax.numpy.asarray, lambda x: x)
+        return self._hand_out(models.JAX, jax.numpy.asarray, lambda x: x)
 
     def _hand_out(self, library, array, as_param) -> tuple:
         def convert(x):
@@ -205,7 +214,7 @@ class Case:
         params = {name: as_param(convert(p)) for name, p in self.params.items()}
         data = tuple(tuple(self._stacked(convert, [b[i] for b in batches]) for i in (0, 1))
                      for batches in (self.support, self.query))  # fmt: skip
-        return models.loss_in(library, self.model), params, data
+        return _loss(library, json.dumps(self.model)), params, data
 
     @property
     def framework(self) -> str:
@@ -273,6 +282,12 @@ class Case:
             needs=tuple(data["needs"]), dtypes=tuple(dtypes), answer=answer,
             algorithm=data["algorithm"], settings=data["settings"],
         )  # fmt: skip
+
+
+@functools.cache
+def _loss(library: type[models.NumPy], model: str) -> Callable:
+    """One function for each model: `jax.jit(f, static_argnums=…)` compiles anew for a function that it has not seen."""
+    return models.loss_in(library(), json.loads(model))
 
 
 def to_hex(x: np.ndarray) -> dict:
@@ -396,8 +411,10 @@ def architecture(kind: str) -> Architecture:
     Args:
         kind: "tanh 2-3-1 mse": an MLP with that activation, those sizes and that loss ("linear 3-2 mse" without
             activation); "conv tanh pool 2", "conv bn relu 2", "conv bn softplus pool 1": a 2×2 convolution of so many
-            filters and what follows, on 4×4 images; "polynomial", "quadratic 3", "batch norm 2", "tied 2", "unused",
-            "omniglot" (four blocks of two filters on 8×8 images).
+            filters and what follows, on 4×4 images; "image 4x5x2 c2x3x3s2 bn tanh flatten 3": on images of height 4,
+            width 5 and 2 channels a 2×3 convolution of 3 filters with stride 2, …, and 3 classes; "polynomial",
+            "quadratic 3", "batch norm 2", "tied 2", "unsorted 2" (three equal layers whose names are not in order),
+            "unused", "omniglot" (four blocks of two filters on 8×8 images).
     """
     first, *rest = kind.split()
     if first == "polynomial":
@@ -414,9 +431,15 @@ def architecture(kind: str) -> Architecture:
         n = int(rest[0])
         layers = [_layer("linear", "w"), _layer("tanh"), _layer("linear", "w")]
         return Architecture(layers, "mse", {"w": (n, n)}, (n,), n)
+    if first == "unsorted":
+        n = int(rest[0])
+        layers = [_layer("linear", "w"), _layer("tanh"), _layer("linear", "u"), _layer("tanh"), _layer("linear", "v")]
+        return Architecture(layers, "mse", dict.fromkeys("wuv", (n, n)), (n,), n)
     if first == "unused":
         mlp = architecture("tanh 2-2-1 mse")
         return mlp._replace(shapes=mlp.shapes | {"unused": (2,)})
+    if first == "image":
+        return _image(*rest)
     head = [_layer("spatial_mean"), _layer("linear", "w", "b")]
     if first == "conv":
         *names, filters = rest
@@ -443,6 +466,34 @@ def architecture(kind: str) -> Architecture:
     return Architecture(layers, loss, shapes, sizes[:1], sizes[-1])
 
 
+def _image(one: str, *names: str) -> Architecture:
+    """An image classifier; of the names the last is the number of classes."""
+    (h, w, c), outputs = map(int, one.split("x")), int(names[-1])
+    layers: list[dict] = []
+    shapes: dict[str, tuple] = {}
+    shape = h, w, c
+    for i, name in enumerate(names[:-1], 1):
+        if name.startswith("c"):  # c2x3x3s2
+            filters, _, stride = name[1:].partition("s")
+            (kh, kw, out), stride = map(int, filters.split("x")), int(stride or 1)
+            layers.append(_layer("conv", f"c{i}", stride=stride, padding="SAME"))
+            shapes[f"c{i}"] = (kh, kw, c, out)
+            h, w, c = -(-h // stride), -(-w // stride), out
+        elif name == "bn":
+            layers.append(_layer("batch_norm", f"gamma{i}", f"beta{i}"))
+            shapes |= {f"gamma{i}": (c,), f"beta{i}": (c,)}
+        elif name == "pool":
+            layers.append(_layer("max_pool", size=2))
+            h, w = h // 2, w // 2
+        else:
+            layers.append(_layer(name))
+    flattened = names[-2] == "flatten"
+    layers += [] if flattened else [_layer("spatial_mean")]
+    layers.append(_layer("linear", "w", "b"))
+    shapes |= {"w": (h * w * c if flattened else c, outputs), "b": (outputs,)}
+    return Architecture(layers, "cross_entropy", shapes, shape, outputs)
+
+
 def _layer(name: str, *params: str, **settings) -> dict:
     return {"layer": name} | ({"params": list(params)} if params else {}) | settings
 
@@ -450,49 +501,60 @@ def _layer(name: str, *params: str, **settings) -> dict:
 def draw(
     kind: str, seed: int, *, id: str = "", comment: str = "", inner_steps: int = 2, inner_lr: float = 0.25,
     tasks: int = 2, shots: int = 3, queries: int = 4, per_parameter: bool = False, unequal: bool = False,
-    adapt: tuple | None = None, first_order: bool = False, logits: float = 1.0,
+    adapt: tuple | None = None, first_order: bool = False, sizes: tuple = (1.0,), offset: float = 0.0,
+    outer_lr: float = 0.125, lacking: bool = False, precise: bool = False,
 ) -> Case:  # fmt: skip
-    """A case of a kind, from a seed. All numbers are multiples of 1/64, small enough to be exact in float32.
+    """A case of a kind, from a seed. Its numbers are multiples of 1/4096, small enough to be exact in float32; float16
+    and bfloat16 cannot hold them.
 
     Args:
-        kind: see `architecture`.   shots, queries: support and query examples a task (images: a class).
+        kind: see `architecture`.   shots, queries: support and query examples a task.
         per_parameter: α is drawn for each element.   unequal: each task has one example more than the one before.
-        logits: a factor on the inputs, for extreme logits.
+        sizes: factors on the data of the first task, the second, … (in turn).   offset: added to the targets.
+        lacking: a class is missing in each support set, another in each query set, and the others are unbalanced.
+        precise: the numbers are multiples of 2⁻⁴⁴, which float32 cannot hold.
     """
     layers, loss, shapes, one, outputs = architecture(kind)
     source = random.Random(f"{kind} {seed}")  # whose random() is the same on every machine and in every version
+    finest = 2**44 if precise else 4096
 
-    def numbers(shape, spread=1.0, unit=64):
+    def numbers(shape, spread=1.0, unit=finest):
         """Multiples of 1/unit, about normal."""
         drawn = [sum(source.random() for _ in range(6)) - 3 for _ in range(math.prod(shape))]
         return np.reshape(np.round(np.array(drawn) * 1.4 * spread * unit) / unit, shape)
 
-    def labels(n, classes):
-        return np.array(sorted(np.arange(n) % classes, key=lambda _: source.random()))
+    def shuffled(labels):
+        return np.array(sorted(labels, key=lambda _: source.random()))
 
-    def batch(n):
-        x = numbers((n, *one))
-        if kind.startswith("quadratic"):  # A symmetric and positive definite
-            root = numbers((n, one[0], one[0]), 0.75, 4)
+    def labels(n, classes, missing):
+        if not lacking:
+            return shuffled(np.arange(n) % classes)
+        first, *others = (c for c in range(classes) if c != missing % classes)
+        return shuffled([first] * (n - len(others)) + others)
+
+    def batch(n, size, missing):
+        x = numbers((n, *one)) * size
+        if kind.startswith("quadratic"):  # A symmetric and positive definite; products of sixty-fourths are exact
+            root = numbers((n, one[0], one[0]), 0.75, 64)
             x[:, :, :-1] = root @ np.swapaxes(root, 1, 2) + np.eye(one[0]) / 4
         if loss == "cross_entropy":
-            return x * logits, labels(n, outputs)
+            return x, labels(n, outputs, missing)
         if loss == "binary_cross_entropy":
-            return x * logits, labels(n, 2).reshape(n, 1).astype(np.float64)
-        return x * logits, numbers((n, outputs)) if outputs else np.zeros(n)
+            return x, shuffled(np.arange(n) % 2).reshape(n, 1).astype(np.float64)
+        return x, numbers((n, outputs)) * size + offset if outputs else np.zeros(n)
 
     params = {n: numbers(s, 0.8) for n, s in shapes.items()}
     params = {n: p * 0 + 1 + numbers(p.shape, 0.1) if n.startswith("gamma") else p for n, p in params.items()}
-    sizes = [t if unequal else 0 for t in range(tasks)]
     rate: Any = inner_lr
     if per_parameter:
         rate = {n: inner_lr * (1 + numbers(p.shape, 0.4, 16)) for n, p in params.items()}
-    support, query = ([batch(n + size) for size in sizes] for n in (shots, queries))
+    support, query = ([batch(n + t * unequal, sizes[t % len(sizes)], t + of) for t in range(tasks)]
+                      for of, n in enumerate((shots, queries)))  # fmt: skip
     needs = {"unequal_tasks": unequal, "per_parameter_rates": per_parameter, "first_order": first_order,
              "partial_adaptation": adapt is not None, "no_inner_steps": inner_steps == 0,
              "unused_parameter": kind == "unused"}  # fmt: skip
     return Case(
         id=id or f"{kind}-{seed}".replace(" ", "-"), comment=comment, model={"layers": layers, "loss": loss},
         params=params, support=support, query=query, inner_lr=rate, inner_steps=inner_steps,
-        first_order=first_order, adapt=adapt, needs=tuple(n for n, yes in needs.items() if yes),
+        first_order=first_order, adapt=adapt, outer_lr=outer_lr, needs=tuple(n for n, yes in needs.items() if yes),
     )  # fmt: skip

@@ -83,11 +83,12 @@ def examine(asked, left_out, ask, suite, dtype, only, watch, rounds: int = 2) ->
     moved = dict.fromkeys(q.of for q in asked if q.role == "moved")
     later = {q.id: q for q in asked if q.role == "moved" and q.of != next(iter(moved)) and rounds == 2}
     answers: dict[str, Answered] = {}
+    report = None
     for some in ([q for q in asked if q.id not in later], list(later.values())):
         watch.asks(some)
         answers |= ask(some)
         came = [q for q in asked if q.id in answers]
-        report = conclude(came, left_out, answers, suite, dtype)
+        report = conclude(came, left_out, answers, suite, dtype, report)
         if watch.stopped or report.verdict not in _ASK_MORE or len(came) == len(asked):
             break
     every, here = (sum(q.role == "case" for q in some) for some in (asked, came))
@@ -123,11 +124,12 @@ def _ask_all(candidate: Callable, timeout: float, watch: Watch, asked: list[Ques
     return {q.id: answers.get(q.id, Answered(problem="not asked any more")) for q in asked}
 
 
-def conclude(asked, left_out, answers, suite, dtype) -> Report:
+def conclude(asked, left_out, answers, suite, dtype, before: Report | None = None) -> Report:
     """The report on the answers to `asked`; before it says CORRECT, a planted error must have been refused."""
-    report = diagnose(asked, answers)
+    report = diagnose(asked, answers, before)
     report.suite, report.dtype = suite if isinstance(suite, str) else "own cases", dtype
     report.skipped = left_out
+    report.algorithm = asked[0].case.algorithm if asked else report.algorithm
     if report.verdict == "CORRECT":
         negative_control(asked, answers)
     return report

@@ -21,6 +21,7 @@ from .family import ALGORITHMS
 from .guard import signals_end
 from .progress import Screen, Watch
 from .questions import questions
+from .relations import relations
 from .report import Report
 from .show import find, show
 
@@ -65,6 +66,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     _add_suite(shield)
     shield.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
     shield.set_defaults(run=_badge)
+
+    related = commands.add_parser(
+        "relations", help="what a meta-gradient keeps, whatever its value: no reference is needed",
+        usage="%(prog)s [options] [package.module:function | -- PROGRAM …]", description="Ask a Python function or a "
+        "program about cases that are changed in ways of which the effect is known, and compare its answers.",
+    )  # fmt: skip
+    related.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
+    related.add_argument("--algorithm", choices=("maml", *ALGORITHMS), default="maml", metavar="NAME",
+                         help="which relations hold depends on it (maml)")  # fmt: skip
+    related.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
+    related.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    related.set_defaults(run=_relations)
 
     bugs = commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix")
     bugs.add_argument("--json", action="store_true", help="as JSON, with the catalogue's version")
@@ -148,9 +161,19 @@ def _badge(args: argparse.Namespace) -> int:
     badge.make_place(to)
     with _screen() as screen:
         report = _asked(args, screen, watch=Watch(screen.show))
-    badge.write(to, report, time.monotonic() - start, args.algorithm)
+    badge.write(to, report, time.monotonic() - start)
     print(report)
     return report.exit_code
+
+
+def _relations(args: argparse.Namespace) -> int:
+    if bool(args.target) == bool(args.program):
+        raise ValueError("relations are asked of one of: a Python function, -- PROGRAM")
+    with _screen() as screen:
+        found = relations(args.target or args.program, algorithm=args.algorithm, dtype=args.dtype,
+                          timeout=args.timeout, echo=screen.echo)  # fmt: skip
+    print(found)
+    return found.exit_code
 
 
 def _list(args: argparse.Namespace) -> int:

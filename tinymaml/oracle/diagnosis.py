@@ -54,8 +54,12 @@ def passes(questions: list[Question], answers: dict[str, Answered]) -> bool:
     return report is not None and report.verdict == "CORRECT"
 
 
-def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
-    """The verdict on the answers, {question's id: answer}."""
+def diagnose(questions: list[Question], answers: dict[str, Answered], before: Report | None = None) -> Report:
+    """The verdict on the answers, {question's id: answer}.
+
+    Args:
+        before: the report on the same cases, with fewer other questions; what had no name then needs no second search.
+    """
     cases = {q.id: q for q in questions if q.role == "case"}
     if not cases:
         return Report("SKIPPED", explanation="no case is left to ask")
@@ -67,13 +71,9 @@ def diagnose(questions: list[Question], answers: dict[str, Answered]) -> Report:
     report = (
         _unstable(questions, answers, further)
         or _right(judged, questions, answers)
-        or match.known(judged)
-        or _imprecise(judged, shortened(judged))
-        or match.with_a_number(judged)
-        or match.scaled(judged)
-        or match.clipped(judged)
+        or (_one(judged) if before is None or before.bug else None)
         or _imprecise(judged, cause_of(judged, questions, answers))
-        or match.two(judged)
+        or (match.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
         or _unknown(judged, questions, answers)
     )
     report.cases = report.cases or match.rows(judged, "")
@@ -165,6 +165,15 @@ def must_see(algorithm: str) -> list[str]:
         module = family.ALGORITHMS[algorithm]
         possible = [*module.MISTAKES, *(CATALOGUE[name] for name in module.SHARED)]
     return [m.id for m in possible if m.kind == "bug" and m.classic and not m.special]
+
+
+def _one(judged: list[Judged]) -> Report | None:
+    """One known mistake, or right numbers that were cut short."""
+    report = match.known(judged) or _imprecise(judged, shortened(judged))
+    if report:
+        return report
+    everywhere, partly = match.with_a_number(judged)
+    return everywhere or match.scaled(judged) or match.clipped(judged) or match.partly_known(judged) or partly
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

@@ -72,6 +72,8 @@ def added(judged: list[Judged]) -> str:
                 return f"yours = right {shown} {name} in every case: {meaning}"
     for name, meaning in TERMS.items():
         ab = _two_coefficients(judged, [t[name] for t in terms])
+        if ab is not None and name == "θ" and abs(ab[1] - 1) < 1e-9:
+            return f"what came is θ {_product(ab[0], '')} right, the new θ after an outer step, and not the gradient"
         if ab is not None:
             return f"yours = {ab[0]:.6g} · right {_product(ab[1], '')} {name} in every case: {meaning}"
     return ""

@@ -44,7 +44,7 @@ def add_evidence(report, questions, answers, judged) -> None:
     covered, the evidence, what is shared, relative errors."""
     report.asked = len(questions)
     report.framework = report.framework or framework_of(answers.values())
-    report.algorithm = next((j.case.algorithm for j in judged if j.case.algorithm != "maml"), "maml")
+    report.algorithm = judged[0].case.algorithm
     report.formula = ALGORITHMS[report.algorithm].FORMULA if report.algorithm in ALGORITHMS else ""
     report.covered = covered([j.case for j in judged])
     report.evidence = smallest(judged)

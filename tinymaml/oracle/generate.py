@@ -2,7 +2,7 @@
 
     python -m tinymaml.oracle.generate             write tinymaml/oracle/vectors/
     python -m tinymaml.oracle.generate --check     rebuild, and compare byte for byte
-    python -m tinymaml.oracle.generate --search    first look for seeds anew (long)
+    python -m tinymaml.oracle.generate --search    first look for other seeds where one does not suit any more
     python -m tinymaml.oracle.generate --mistakes  keep the answers; decide anew which mistakes each case sees
     python -m tinymaml.oracle.generate --family    build the cases of the other algorithms alone, and keep MAML's
 
@@ -29,8 +29,8 @@ from .. import extras
 from ..files import write_atomically
 from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
-from .cases import VECTORS, Case, draw, load, to_hex
-from .catalogue import flat
+from .cases import VECTORS, Case, architecture, draw, load, to_hex
+from .catalogue import CATALOGUE, flat
 from .family import ALGORITHMS, suites
 from .semantics import run
 from .versions import VERSIONS
@@ -58,41 +58,59 @@ def by_hand() -> dict[str, Case]:
     return {c.id: c for c in cases}
 
 
+FINE = 1 + 3 * 2.0**-12  # times a power of two it is a rate that float32 holds; float16 and bfloat16 do not
+
+
 def _core() -> dict[str, dict]:
-    """id → arguments of `draw`. One case each for a family of mistakes; sizes are the least that show them."""
+    """id → arguments of `draw`. One case each for a family of mistakes; sizes are the least that show them, and no two
+    cases are alike in more than they must (`vary` says what must differ, and why)."""
     mlp = {"shots": 3, "queries": 5}
-    images = {"shots": 4, "queries": 2}
+    images = {"shots": 4, "queries": 3, "lacking": True}
     return {
         "tanh": dict(kind="tanh 1-2-1 mse", comment="curvature everywhere: order and place of the Hessians",
-                     inner_steps=3, tasks=3, inner_lr=0.25, **mlp),
-        "softmax": dict(kind="tanh 1-1-2 cross_entropy", comment="a classifier; its labels, its softmax",
-                        inner_steps=3, tasks=2, inner_lr=0.5, **mlp),
-        "pooled-conv": dict(kind="conv bn softplus pool 1", comment="convolution, batch norm, max pooling",
-                            inner_steps=2, tasks=2, inner_lr=0.25, **images),
+                     inner_steps=3, tasks=3, inner_lr=0.25 * FINE, sizes=(1.0, 0.5, 2.0), offset=0.5, **mlp),
+        "per-parameter": dict(kind="tanh 1-2-1 mse", comment="a rate for every number; float32 holds none of them",
+                              inner_steps=2, tasks=3, inner_lr=0.1, per_parameter=True, precise=True, **mlp),
+        "softmax": dict(kind="tanh 2-2-3 cross_entropy", comment="a classifier; in each set a class is missing",
+                        inner_steps=3, tasks=2, inner_lr=0.5 * FINE, shots=4, queries=5, lacking=True),
+        "pooled-conv": dict(kind="image 4x5x2 c2x2x2 bn softplus pool 3", inner_steps=2, tasks=2,
+                            comment="convolution of 2 to 2 channels, batch norm, max pooling; H ≠ W",
+                            inner_lr=0.25 * FINE, **images),
+        "strided-conv": dict(kind="image 2x4x2 c2x3x3s2 tanh flatten 3", inner_steps=1, tasks=2,
+                             comment="convolution of 2 to 3 channels, 2×3, with stride; flattened",
+                             inner_lr=0.5 * FINE, **images),
         "batch-norm": dict(kind="batch norm 1", comment="the statistics are differentiated through",
-                           inner_steps=3, tasks=2, inner_lr=0.125, shots=4, queries=3),
-        "tied": dict(kind="tied 2", comment="one weight in two layers", inner_steps=2, tasks=2, inner_lr=0.25, **mlp),
+                           inner_steps=3, tasks=2, inner_lr=0.125 * FINE, shots=4, queries=3),
+        "tied": dict(kind="tied 2", comment="one weight in two layers; small data, small errors",
+                     inner_steps=2, tasks=2, inner_lr=0.75 * FINE, outer_lr=0.5, sizes=(0.5, 0.25), **mlp),
+        "unsorted": dict(kind="unsorted 2", comment="three square weights of one shape; their names are not in order",
+                         inner_steps=2, tasks=2, inner_lr=0.25 * FINE, **mlp),
+        "deep": dict(kind="tanh 2-2-2-1 mse", comment="float32 holds neither θ, nor the data, nor α = 0.1",
+                     inner_steps=2, tasks=2, inner_lr=0.1, precise=True, **mlp),
         "square": dict(kind="square 1-1-1 mse", comment="polynomial, so that its gradient is rational",
-                       inner_steps=2, tasks=2, inner_lr=0.0625, **mlp),
+                       inner_steps=2, tasks=2, inner_lr=0.0625 * FINE, **mlp),
         "logistic": dict(kind="linear 2-1 binary_cross_entropy", comment="four tasks, one layer",
-                         inner_steps=2, tasks=4, inner_lr=0.5, shots=4, queries=2),
-        "softplus": dict(kind="softplus 1-1-1 mse", comment="many steps",
-                         inner_steps=5, tasks=2, inner_lr=0.125, **mlp),
-        "quadratic": dict(kind="quadratic 2", comment="support's and query's Hessians do not commute",
-                          inner_steps=3, tasks=2, inner_lr=0.0625, **mlp),
+                         inner_steps=2, tasks=4, inner_lr=0.5 * FINE, shots=4, queries=2),
+        "softplus": dict(kind="softplus 1-1-1 mse", comment="many steps, α = 0.01; targets far from 0",
+                         inner_steps=5, tasks=2, inner_lr=0.01, precise=True, offset=3.0, **mlp),
+        "quadratic": dict(kind="quadratic 2", comment="Hessians that do not commute; large gradients",
+                          inner_steps=3, tasks=2, inner_lr=0.0625 * FINE, sizes=(128.0, 256.0), **mlp),
+        "long": dict(kind="polynomial", comment="twelve steps; small gradients, a large rate", inner_steps=12, tasks=2,
+                     inner_lr=4 * FINE, outer_lr=32.0, sizes=(2.0**-8, 2.0**-7), **mlp),
         "relu-at-zero": dict(kind="relu 1-2-1 mse", comment="one ReLU of the support set stands exactly at 0",
-                             inner_steps=1, tasks=2, inner_lr=0.25, **mlp),
+                             inner_steps=1, tasks=2, inner_lr=0.25 * FINE, **mlp),
         "pool-tie": dict(kind="conv pool tanh 1", comment="one image of the support set has flat windows: ties",
-                         inner_steps=1, tasks=2, inner_lr=0.25, **images),
+                         inner_steps=1, tasks=2, inner_lr=0.25 * FINE, shots=4, queries=2),
     }  # fmt: skip
 
 
 _FULL_KINDS = (
-    "tanh 1-2-1 mse", "tanh 2-3-1 mse", "tanh 1-3-3-1 mse", "tanh 2-2-3 cross_entropy",
+    "tanh 2-3-1 mse", "tanh 1-3-3-1 mse", "tanh 2-2-3 cross_entropy",
     "tanh 2-2-1 binary_cross_entropy", "relu 2-3-1 mse", "relu 2-3-3 cross_entropy", "softplus 2-3-1 mse",
     "softplus 2-2-3 cross_entropy", "square 2-2-1 mse", "linear 3-2 mse", "linear 2-3 cross_entropy",
-    "linear 3-1 binary_cross_entropy", "polynomial", "quadratic 2", "quadratic 3", "batch norm 2", "tied 2", "unused",
-    "conv tanh pool 2", "conv bn relu 1", "conv bn softplus pool 1",
+    "linear 3-1 binary_cross_entropy", "polynomial", "quadratic 3", "batch norm 2", "tied 2", "unsorted 2",
+    "unused", "conv bn relu 1", "conv bn softplus pool 1",
+    "image 3x4x2 c2x3x2 tanh 3",
 )  # fmt: skip
 
 _AXES: dict[str, dict] = {
@@ -103,18 +121,21 @@ _AXES: dict[str, dict] = {
     "3-tasks": dict(inner_steps=3, tasks=3),
     "4-tasks": dict(inner_steps=1, tasks=4),
     "5-steps": dict(inner_steps=5, tasks=2, lr=0.5),
-    "10-steps": dict(inner_steps=10, tasks=1, lr=0.25),
+    "12-steps": dict(inner_steps=12, tasks=1, lr=0.25),
     "1-shot": dict(inner_steps=2, tasks=2, shots=1),
     "5-shot": dict(inner_steps=2, tasks=2, shots=5),
     "no-steps": dict(inner_steps=0, tasks=2),
     "rate-0": dict(inner_steps=2, tasks=2, lr=0.0),
     "rate-1e-8": dict(inner_steps=2, tasks=2, inner_lr=2.0**-27),
-    "rate-0.4": dict(inner_steps=1, tasks=2, inner_lr=0.3984375),
+    "rate-0.1": dict(inner_steps=1, tasks=2, inner_lr=0.1, precise=True),
+    "rate-0.4": dict(inner_steps=1, tasks=2, inner_lr=0.4, precise=True),
     "divergent": dict(inner_steps=2, tasks=2, lr=8.0),
     "per-parameter": dict(inner_steps=3, tasks=2, per_parameter=True),
+    "rates-0.01": dict(inner_steps=2, tasks=2, inner_lr=0.01, per_parameter=True, precise=True),
     "unequal": dict(inner_steps=2, tasks=3, unequal=True),
     "first-order": dict(inner_steps=2, tasks=2, first_order=True),
     "head": dict(inner_steps=2, tasks=2, adapt="head"),
+    "lacking": dict(inner_steps=2, tasks=2, shots=5, queries=4, lacking=True),
 }
 
 _PLAIN = ("1-step", "1-task", "2-steps", "3-steps", "3-tasks", "4-tasks", "5-steps", "5-shot", "per-parameter",
@@ -124,15 +145,17 @@ _PLAIN = ("1-step", "1-task", "2-steps", "3-steps", "3-tasks", "4-tasks", "5-ste
 def _full() -> dict[str, dict]:
     out: dict[str, dict] = {}
     for kind, (axis, settings) in itertools.product(_FULL_KINDS, _AXES.items()):
-        images = kind.startswith("conv")
+        images = kind.startswith(("conv", "image"))
         sizes = {"shots": 4, "queries": 2} if images else {"shots": 3, "queries": 5}
         rate = 0.0625 if kind.startswith(("square", "quadratic", "linear 3-2", "polynomial")) else 0.25
         settings = dict(settings)
-        settings.setdefault("inner_lr", rate * settings.pop("lr", 1.0))
+        settings.setdefault("inner_lr", rate * FINE * settings.pop("lr", 1.0))
         settings.pop("lr", None)
         if axis == "1-shot" and (images or kind.startswith("batch") or "cross" in kind):
             continue
-        if axis == "head" and len(kind.split()) == 1 or axis == "head" and kind.startswith(("quadratic", "tied")):
+        if axis == "head" and (len(kind.split()) == 1 or kind.startswith(("quadratic", "tied"))):
+            continue
+        if axis == "lacking" and architecture(kind).outputs < 3:
             continue
         name = kind.replace(" ", "-").replace("_", "-")
         out[f"{name}/{axis}"] = dict(kind=kind, comment=f"{kind}: {axis}") | sizes | settings
@@ -145,7 +168,7 @@ def _full() -> dict[str, dict]:
     for i, kind in enumerate(classifiers):
         out[f"extreme-logits-{i}"] = dict(
             kind=kind, comment="logits of some thousands: a softmax that is not stable overflows", inner_steps=1,
-            tasks=2, inner_lr=2.0**-22, logits=4096.0, shots=3, queries=5,
+            tasks=2, inner_lr=2.0**-22, sizes=(4096.0,), shots=3, queries=5,
         )  # fmt: skip
     for i in range(2):
         out[f"omniglot-{i}"] = dict(
@@ -180,26 +203,34 @@ def make(id: str, spec: dict, seed: int) -> Case:
     return case
 
 
-def suitable(id: str, case: Case) -> bool:
-    """Whether the case does what it is for: it is well conditioned, and no mistake is hidden in its rounding."""
-    special = any(word in id for word in ("divergent", "rate-", "extreme", "10-steps", "no-steps", "omniglot"))
-    wanted = ("float64",) if special or id.split("/")[-1] not in _PLAIN and "/" in id else ("float64", "float32")
-    if "/" in id and any(word in id for word in ("conv", "relu", "binary")):
-        wanted = ("float64",)
-    return set(wanted) <= set(case.dtypes) and (special or references.healthy(case))
+def solved(id: str, spec: dict, seed: int) -> Case | None:
+    """The case with its answer, if it does what it is for: it is well conditioned, and no mistake is hidden in its
+    rounding."""
+    extreme = any(word in id for word in _EXTREME)
+    float64 = extreme or spec.get("precise") or "/" in id and (
+        id.split("/")[-1] not in _PLAIN or any(word in id for word in ("conv", "image", "relu", "binary")))  # fmt: skip
+    try:
+        case = make(id, spec, seed)
+        if not extreme:
+            return references.solve_if_good(case, "float64" if float64 else "float32")
+        case = references.solve(case)
+        grad = flat(case.answer.meta_grad)
+        return case if case.dtypes and np.isfinite(grad).all() and np.any(grad) else None
+    except (FloatingPointError, Uncertain):
+        return None
 
 
-def search(id: str, spec: dict) -> int:
-    """The first seed that makes a suitable case."""
+_EXTREME = ("divergent", "rate-", "rates-", "extreme", "12-steps", "no-steps", "omniglot")
+
+
+def search(id: str, known: tuple[dict, int | None]) -> int:
+    """The first seed that makes a suitable case; the one that is known, if it still does."""
+    spec, seed = known
+    if seed is not None and solved(id, spec, seed):
+        return seed
     for seed in range(400):
-        try:
-            case = make(id, spec, seed)
-            case = references.solve(case)
-            grad = flat(case.answer.meta_grad)
-            if suitable(id, case) and np.isfinite(grad).all() and np.any(grad):
-                return seed
-        except (FloatingPointError, Uncertain):
-            continue
+        if solved(id, spec, seed):
+            return seed
     raise RuntimeError(f"no seed makes a suitable {id}")
 
 
@@ -297,9 +328,15 @@ def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
     return [(id, suites.draw(*id.split("/"), seeds[id])) for id in suites.ids()]
 
 
-def with_family(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
-    """MAML's cases with the answers that are in the files, and the others built anew."""
-    return {case.id: case for case in load("full", folder)} | dict(_in_parallel(build, _family(seeds), jobs))
+def family_files(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, bytes]:
+    """The files of the other algorithms, with the manifest, which keeps what it says of MAML's."""
+    cases = dict(_in_parallel(build, _family(seeds), jobs))
+    family = _dump([cases[id] for id in suites.ids()], True)
+    manifest = json.loads((folder / "MANIFEST.json").read_bytes())
+    manifest = {"version": manifest.pop("version")} | dict(
+        sorted((manifest | {"family.json": hashlib.sha256(family).hexdigest()}).items())
+    )
+    return {"family.json": family, "MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def kept(folder: Path, jobs: int = 2) -> dict[str, Case]:
@@ -325,12 +362,13 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
         "full.safetensors": safetensors.save(arrays),
     }
     manifest = {"version": VERSIONS["vectors"]}
-    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in out.items()}
+    manifest |= {name: hashlib.sha256(data).hexdigest() for name, data in sorted(out.items())}
     return out | {"MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def _dump(cases: list[Case], with_numbers: bool) -> bytes:
-    names = list(dict.fromkeys(name for c in cases for name in references.forms(c)))
+    possible = dict.fromkeys(name for c in cases for name in references.forms(c))
+    names = [name for name in possible if CATALOGUE[name.split("/")[0]].classic]
     rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
     head = f'"format":"{VERSIONS["vectors"]}","mistakes":{json.dumps(names)}'
     return ("{" + head + ',"cases":[\n' + ",\n".join(rows) + "\n]}\n").encode()
@@ -351,24 +389,23 @@ def main(argv: list[str] | None = None) -> int:
     """The command; 0 if the files are written, or are what they should be."""
     parser = argparse.ArgumentParser(prog="python -m tinymaml.oracle.generate", description="Build the vector files.")
     parser.add_argument("--check", action="store_true", help="write nothing; compare with what is there")
-    parser.add_argument("--search", action="store_true", help="look for seeds anew")
+    parser.add_argument("--search", action="store_true", help="first look for other seeds where needed")
     parser.add_argument("--mistakes", action="store_true", help="keep the answers; which mistakes does each case see?")
     parser.add_argument("--family", action="store_true", help="build the other algorithms' cases; keep MAML's")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--to", type=Path, default=VECTORS, help="folder (the package's)")
     args = parser.parse_args(argv)
     if args.search:
-        specs = {} if args.family else _core() | _full()
-        found = json.loads(SEEDS.read_text(encoding="utf-8")) if args.family else {}
-        found |= dict(_in_parallel(search, list(specs.items()), args.jobs))
+        known = json.loads(SEEDS.read_text(encoding="utf-8")) if SEEDS.exists() else {}
+        work = [(id, (spec, known.get(id))) for id, spec in (_core() | _full()).items()]
+        found = known if args.family else dict(_in_parallel(search, work, args.jobs))
         found |= dict(_in_parallel(_search_family, [(id, id.split("/")) for id in suites.ids()], args.jobs))
         write_atomically(SEEDS, (json.dumps(found, indent=0) + "\n").encode())
     seeds = json.loads(SEEDS.read_text(encoding="utf-8"))
     if args.family:
-        cases = with_family(args.to, seeds, args.jobs)
+        rebuilt = family_files(args.to, seeds, args.jobs)
     else:
-        cases = kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs)
-    rebuilt = files(cases)
+        rebuilt = files(kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
     if args.check:
         different = [name for name, data in rebuilt.items() if (args.to / name).read_bytes() != data]
         same = f"{len(rebuilt)} files rebuilt, byte for byte the same"

@@ -15,7 +15,7 @@ import numpy as np
 from . import tolerance
 from .cases import Case
 from .catalogue import CATALOGUE, flat, run_form
-from .locate import MATCH, Judged
+from .locate import MATCH, Judged, features
 from .mistake import Free, with_number
 from .report import CaseResult, Report
 
@@ -65,6 +65,23 @@ def known(judged: list[Judged]) -> Report | None:
     possible = {name: form for j in judged for name, form in j.forms.items()}
     explains = [n for n in explains if not any(_is_part(possible[m], possible[n]) for m in explains)]
     return named(judged, explains) if explains else None
+
+
+def partly_known(judged: list[Judged]) -> Report | None:
+    """One mistake that gives every wrong answer, but would show in cases that are right: a condition decides."""
+    ordered = cheapest_first(judged)
+    wrong = [j for j in ordered if not j.passed]
+    for name in dict.fromkeys(name for j in wrong for name in j.forms):
+        shows = any(j.case.answer.bugs.get(name) is not None for j in wrong)
+        if shows and all(fits(j.case, j.answer.grad, value_of(j.case, name)) for j in wrong):
+            return named(judged, [name], _where(judged))
+    return None
+
+
+def _where(judged: list[Judged]) -> str:
+    """Where a mistake acts that does not act everywhere."""
+    shared = features(judged)
+    return f", {'in the cases with ' + ', '.join(sorted(shared)) if shared else 'in some of the cases'} alone"
 
 
 def _is_part(a: dict, b: dict) -> bool:
@@ -199,9 +216,10 @@ def clipped(judged: list[Judged]) -> Report | None:
 # ── with a number of its own ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def with_a_number(judged: list[Judged]) -> Report | None:
+def with_a_number(judged: list[Judged]) -> tuple[Report | None, Report | None]:
     """A mistake with a free number, such as the λ of a weight decay: the number is solved for on one case, and must
-    then explain all the others."""
+    then explain all the others; or else all other wrong ones, which is the second report."""
+    partly: Report | None = None
     ordered = cheapest_first(judged)
     mistakes = dict.fromkeys(name.split("/")[0] for j in ordered for name in j.forms)
     for mistake in (CATALOGUE[id] for id in mistakes):
@@ -209,18 +227,24 @@ def with_a_number(judged: list[Judged]) -> Report | None:
             continue
         for k in range(len(mistake.forms)):
             name = f"{mistake.id}/{k}" if k else mistake.id
-            c = number_of(ordered, name, mistake.free)
-            if c is not None:
-                shown = f" (here {mistake.free.symbol} = {c:.6g})"
-                return named(judged, [name], shown, f", {mistake.free.symbol} = {c:.6g}", {mistake.free.symbol: c})
-    return None
+            c, everywhere = number_of(ordered, name, mistake.free)
+            if c is None or partly and not everywhere:
+                continue
+            shown, numbers = f" (here {mistake.free.symbol} = {c:.6g})", {mistake.free.symbol: c}
+            shown += "" if everywhere else _where(judged)
+            report = named(judged, [name], shown, f", {mistake.free.symbol} = {c:.6g}", numbers)
+            if everywhere:
+                return report, None
+            partly = report
+    return None, partly
 
 
-def number_of(ordered: list[Judged], name: str, free: Free) -> float | None:
-    """The number with which the form `name` explains all answers, if there is one."""
+def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | None, bool]:
+    """The number with which the form `name` explains all wrong answers, if there is one; and whether all right ones."""
     about = [j for j in ordered if not j.passed and name in j.forms]
     if not about or any(not j.passed and name not in j.forms for j in ordered):
-        return None
+        return None, False
+    wrong = [j for j in ordered if not j.passed]
     for j in about[:2]:  # the first may happen to be blind to the number
         tried: set[float] = set()
         for start in _starts(j, free):
@@ -229,9 +253,10 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> float | None:
                 continue
             tried.add(c)
             for candidate in dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c)):
-                if all(_explains(i, _form(i, name, free, candidate)) for i in ordered):
-                    return candidate
-    return None
+                if all(_explains(i, _form(i, name, free, candidate)) for i in wrong):
+                    right = (_explains(i, _form(i, name, free, candidate)) for i in ordered if i.passed)
+                    return candidate, all(right)
+    return None, False
 
 
 def _starts(j: Judged, free: Free) -> Iterator[float]:
@@ -291,11 +316,16 @@ def two(judged: list[Judged]) -> Report | None:
     possible = {name: form for these in here.values() for name, form in these.items()}
     mistakes = {name: CATALOGUE[name.split("/")[0]] for name in possible}
     is_convention = {name: mistake.kind == "convention" for name, mistake in mistakes.items()}
+    # Both show in the first case; or one of them alone explains it, and the other does not show there.
+    first, right = ordered[0], ordered[0].case.answer.meta_grad
+    shows = {n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)}
+    alone = {n for n in shows if fits(first.case, first.answer.grad, value_of(first.case, n))}
     pairs = [(a, b) for a, b in itertools.combinations(possible, 2)
-             if mistakes[a].classic and mistakes[b].classic or mistakes[a].id in COMMON or mistakes[b].id in COMMON]
+             if {a, b} <= shows or {a, b} & alone and not {a, b} <= shows]
     for a, b in sorted(pairs, key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]]):
-        both = merged(possible[a], possible[b])
-        if both is None or a.split("/")[0] == b.split("/")[0]:
+        if not (mistakes[a].classic and mistakes[b].classic or {mistakes[a].id, mistakes[b].id} & COMMON):
+            continue
+        if merged(possible[a], possible[b]) is None or mistakes[a] is mistakes[b]:
             continue
         if all(_explains(j, together(here[j.case.id], a, b)) for j in ordered):
             ids = [a.split("/")[0], b.split("/")[0]]
@@ -309,7 +339,7 @@ def two(judged: list[Judged]) -> Report | None:
 
 
 # Mistakes that are made beside any other; the rest is paired among the classic ones alone.
-COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
+COMMON = {"fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less"}
 
 
 def together(possible: dict[str, dict], a: str, b: str) -> dict:

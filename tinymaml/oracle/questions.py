@@ -2,8 +2,8 @@
 
 A suite's cases, two new ones that no file holds, and a few more questions: one case again (is it deterministic?), its
 tasks in another order (the mean does not change), and for a case of each kind of model θ moved a little (is the
-gradient that of its own loss?). Foreign programs are asked it all; a Python function is asked about the other kinds
-only if something is wrong.
+gradient that of its own loss?). What is asked of one model stands together. Foreign programs are asked it all; a
+Python function is asked about the other kinds only if something is wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import random
 import re
 import secrets
 from typing import Any, NamedTuple
@@ -85,18 +86,18 @@ def questions(
             left_out[need] = left_out.get(need, 0) + 1
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
-    return _twice(asked) + _further(asked), left_out
+    return _with_further(asked), left_out
 
 
 def seed_for(only: tuple[str, ...], seed: int | None) -> int:
     """The seed of the new cases: the given one, or that of a new case which is to be asked again, or any."""
-    named = [re.match(r"fresh-(\d+)-", pattern) for pattern in only]
+    named = [re.match(r"(?:.*/)?fresh-(\d+)-", pattern) for pattern in only]
     seeds = [int(found[1]) for found in named if found]
     return secrets.randbelow(2**32) if seed is None and not seeds else seeds[0] if seed is None else seed
 
 
 def _wants_new(only: tuple[str, ...]) -> bool:
-    return not only or any("fresh".startswith(p[:5]) or set(p) & set("*?[") for p in only)
+    return not only or any("fresh".startswith(p[:5]) or "/fresh" in p or set(p) & set("*?[") for p in only)
 
 
 def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
@@ -115,31 +116,25 @@ def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
     return [case for case in cases if case.id in names] if only else cases
 
 
-def _twice(asked: list[Question]) -> list[Question]:
-    """The first case that has several tasks is asked again at once: what is kept from call to call is then its own."""
-    at = next((i for i, q in enumerate(asked) if q.case.tasks > 1 and q.case.inner_steps > 0), None)
-    if at is None:
-        return asked
-    q = asked[at]
-    return [*asked[: at + 1], Question(f"{q.id}@again", q.case, "again", q.id), *asked[at + 1 :]]
+def _with_further(asked: list[Question]) -> list[Question]:
+    """The cases, each followed by what else is asked about it, so that what has one model and shape stands together.
 
-
-def _further(asked: list[Question]) -> list[Question]:
-    further = [Question(f"{id}@moved-{i}", case.at(_moved(case, h)), "moved", id, h)
-               for id, case in _of_each_kind(asked) for i, h in enumerate(STEPS)]  # fmt: skip
-    probed = next((q for q in asked if q.case.tasks > 1 and q.case.inner_steps > 0), None)
-    if probed is not None:
-        permuted = probed.case.permuted(list(range(1, probed.case.tasks)) + [0])
-        further.append(Question(f"{probed.id}@permuted", permuted, "permuted", probed.id))
-    return further
-
-
-def _of_each_kind(asked: list[Question]) -> list[tuple[str, Case]]:
-    """The first case of each kind of model: a mistake in one layer or loss shows in its own objective only there."""
-    first: dict = {}
+    The first case that has several tasks is asked again at once: what is kept from call to call is then its own.
+    """
+    probed = next((q.id for q in asked if q.case.tasks > 1 and q.case.inner_steps > 0), None)
+    first_of_kind = {str(q.case.model): q.id for q in reversed(asked)}
+    out = []
     for q in asked:
-        first.setdefault(str(q.case.model), (q.id, q.case))
-    return list(first.values())
+        out.append(q)
+        if q.id == probed:
+            permuted = q.case.permuted([*range(1, q.case.tasks), 0])
+            out += [Question(f"{q.id}@again", q.case, "again", q.id),
+                    Question(f"{q.id}@permuted", permuted, "permuted", q.id)]  # fmt: skip
+        # a mistake in one layer or loss shows in its own objective only where there is such a layer or loss
+        if q.id == first_of_kind[str(q.case.model)]:
+            out += [Question(f"{q.id}@moved-{i}", q.case.at(_moved(q.case, h)), "moved", q.id, h)
+                    for i, h in enumerate(STEPS)]  # fmt: skip
+    return out
 
 
 def _moved(case: Case, h: float) -> dict[str, np.ndarray]:
@@ -158,17 +153,19 @@ def direction(case: Case) -> dict[str, np.ndarray]:
 # ── new cases ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 FRESH = 16  # cases in the suite "fresh"
+
+# Every layer and loss of the models once, in sizes that are drawn: {} stands for a number from 2 to 3.
 _FRESH_KINDS = (
-    "tanh 2-3-1 mse", "tanh 2-2-3 cross_entropy", "conv bn softplus pool 2", "square 2-2-1 mse", "batch norm 2",
-    "tied 2", "tanh 2-2-1 binary_cross_entropy", "quadratic 3", "relu 2-3-1 mse", "softplus 2-3-1 mse",
-    "tanh 1-4-4-1 mse", "conv tanh pool 2", "linear 2-3 cross_entropy", "relu 2-3-3 cross_entropy",
-    "linear 3-2 mse", "conv bn relu 2",
+    "tanh {}-{}-1 mse", "tanh {}-{}-3 cross_entropy", "image 3x5x2 c2x{}x2 bn softplus pool 3", "square {}-{}-1 mse",
+    "batch norm {}", "tied {}", "tanh {}-{}-1 binary_cross_entropy", "quadratic {}", "relu {}-{}-1 mse",
+    "softplus {}-{}-1 mse", "tanh 1-{0}-{0}-1 mse", "image 2x4x2 c2x3x{}s2 tanh flatten 3", "linear {}-3 cross_entropy",
+    "relu {}-{}-3 cross_entropy", "linear {}-2 mse", "unsorted {}",
 )  # fmt: skip
 # In float32 the others hardly ever stand far enough from every mistake.
 _FRESH_KINDS_FLOAT32 = (
-    *(k for k in _FRESH_KINDS if not k.startswith("conv") and k != "linear 2-3 cross_entropy"),
-    "conv bn softplus pool 1",
-)
+    *(k for k in _FRESH_KINDS if not k.startswith(("image", "linear {}-3"))), "image 3x5x2 c2x2x2 bn softplus pool 3",
+)  # fmt: skip
+_STEEP = ("square", "quadratic", "linear")  # kinds of which a small α is a large one
 
 
 def fresh(seed: int, count: int, dtype: str = "float64", algorithm: str = "maml") -> list[Case]:
@@ -176,24 +173,26 @@ def fresh(seed: int, count: int, dtype: str = "float64", algorithm: str = "maml"
     if algorithm != "maml":
         return suites.fresh(algorithm, seed, count, dtype)
     kinds = _FRESH_KINDS if dtype == "float64" else _FRESH_KINDS_FLOAT32
-    return [_fresh(f"fresh-{seed}-{i}", kinds[i % len(kinds)], seed, i, dtype) for i in range(count)]
+    return [_fresh(f"fresh-{seed}-{i}", kinds[(seed + i) % len(kinds)], seed, i, dtype) for i in range(count)]
 
 
 def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:
-    images, rate = kind.startswith("conv"), (0.25, 0.1875, 0.375)[i % 3]
+    source = random.Random(f"{id} {dtype}")  # whose random() is the same on every machine and in every version
+    among = lambda *choices: choices[int(source.random() * len(choices))]  # noqa: E731
+    images = kind.startswith("image")  # the more steps and numbers, the longer their scales take
     for attempt in range(200):  # until every mistake is far enough away, and every kink
+        rate = (0.2 + 0.2 * source.random()) / (4 if kind.startswith(_STEEP) else 1)
         case = draw(
-            kind, (seed * 1000 + i) * 1000 + attempt, id=id, comment="drawn anew", tasks=2 + i % 2,
-            inner_steps=(3, 3, 3, 2)[i % 4], inner_lr=rate / (4 if kind.startswith(_STEEP) else 1),
-            shots=4 if images else 3, queries=2 if images else 5,
+            kind.format(among(2, 3), among(2, 3)), (seed * 1000 + i) * 1000 + attempt, id=id, comment="drawn anew",
+            tasks=2 if images else 2 + i % 2, inner_steps=2 if images else (3, 2, 4, 3)[i % 4],
+            shots=among(3, 4, 5), queries=among(2, 4, 6),
+            inner_lr=rate if dtype == "float64" else round(rate * 4096) / 4096, precise=dtype == "float64",
+            sizes=among((1.0,), (1.0, 0.5, 2.0)), offset=among(0.0, 0.5), lacking=among(True, False),
         )  # fmt: skip
         good = references.solve_if_good(case, dtype)
         if good is not None:
             return good
     raise RuntimeError(f"no {kind} case could be drawn from seed {seed} in {dtype}")
-
-
-_STEEP = ("square", "quadratic", "linear")  # kinds of which a small α is a large one
 
 
 # ── reading an answer ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -304,7 +303,7 @@ def _gradients(case: Case, given: Any, what: str = "meta_grad") -> tuple[dict, l
             transposed = " (another layout: transposed?)" if sorted(g.shape) == sorted(shape) else ""
             raise ValueError(f"{what}[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
         if g.dtype == np.float32 and case.dtype == "float64":
-            notes.append(f"{what}[{name!r}] came as float32, the case is float64")
+            notes.append(f"{what} came as float32, the case is float64")
         grads[name] = g.astype(np.float64)
     return grads, notes
 

@@ -74,7 +74,8 @@ def _with_mistakes(case: Case, distances: dict[str, float | None]) -> Case:
     far = {name: rho for name, rho in distances.items() if rho is not None and rho > tolerance.TAU}
     bugs = Bugs(dataclasses.replace(case, answer=None), far, [n for n, rho in distances.items() if rho is None])
     answer = dataclasses.replace(case.answer, bugs=bugs, distance=min(far.values(), default=np.inf))
-    return dataclasses.replace(case, answer=answer, dtypes=admitted(answer))
+    case = dataclasses.replace(case, answer=answer)
+    return dataclasses.replace(case, dtypes=admitted(case))
 
 
 def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
@@ -131,9 +132,11 @@ def forms(case: Case) -> dict[str, dict]:
             for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
-def admitted(answer: Answer) -> tuple[str, ...]:
-    """The dtypes in which every mistake that shows is far enough, and every kink."""
-    return tuple(d for d in tolerance.UNIT if min(answer.distance, answer.margin * 2.0**53) >= _apart(d))
+def admitted(case: Case) -> tuple[str, ...]:
+    """The dtypes that hold every number of the case, and in which each mistake that shows is far enough, and each
+    kink."""
+    far = min(case.answer.distance, case.answer.margin * 2.0**53)
+    return tuple(dtype for dtype in tolerance.UNIT if far >= _apart(dtype) and case.exact_in(dtype))
 
 
 def _apart(dtype: str) -> float:

@@ -136,7 +136,7 @@ class Report:
         if mistakes:
             lines += _beside("computed", *map(self._computed, mistakes))
             if self.verdict != "CORRECT_OTHER_CONVENTION":
-                lines += _beside("right", *([self.formula] if self.formula else _right(self.evidence)))
+                lines += _beside("right", *(self.formula.split(",   ") if self.formula else _right(self.evidence)))
             lines += _beside("fix", *(line for mistake in mistakes for line in self._fixes(mistake)))
         lines += _beside("kind", self.kind) if self.kind else []
         lines += _beside("where", self.location) if self.location and not mistakes else []
@@ -174,7 +174,9 @@ class Report:
                 f"losses: {', '.join(seen['losses'])}",
             )  # fmt: skip
         lines += self._skipped()
-        left = [what for what in CAPABILITIES if what not in (*self.skipped, *seen.get("needs", ()))] if seen else []
+        left = []
+        if seen and self.algorithm == "maml":
+            left = [what for what in CAPABILITIES if what not in (*self.skipped, *seen["needs"])]
         more = [f"{', '.join(left)} (--suite full with --capability NAME)"] if left else []
         more += [f"{d} (--dtype {d})" for d in ("float64", "float32") if d != self.dtype]
         return lines + _beside("not asked", "; ".join(more))

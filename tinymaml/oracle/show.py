@@ -1,4 +1,4 @@
-"""A case laid out for a person: model, θ, each inner step, its Hessian, the product, and what each mistake would give.
+"""A case laid out for a person: model, θ, each inner step, its Hessian, the product, and what mistakes would give.
 
     print(show(find("quartic")))        find: an id of the core or the full set, or "fresh-SEED-I"
 
@@ -159,7 +159,7 @@ def _task(case: Case, t: int, way: dict) -> list[str]:
         if full:
             rows += [*_step(case, k, way, support), ("", None)]
     if not full and steps:
-        losses = ", ".join(f"{v:.6g}" for v in way["loss_s"][:8]) + (", …" if steps > 8 else "")
+        losses = ", ".join(f"{v:.6g}" for v in way["loss_s"][:6]) + (", …" if steps > 6 else "")
         rows.append((f"L_s(θ₀ … θ{_sub(steps - 1)}) = {losses}", None))
     end = f"θ{_sub(steps)}"
     rows += [(f"{end} = θ" + ("" if steps else ", there are no inner steps"), flat(way["theta"][-1])) if not steps else
@@ -325,13 +325,16 @@ def _mistakes(case: Case) -> list[str]:
         chosen = [n for n in order if CATALOGUE[n.split("/")[0]].convention == conventions]
         rows += [(title, None)] * bool(title and chosen) + [(label(n), known[n][2]) for n in chosen]
     heading = f"{'nearest first':{wide}}  {'roundings':>9}  {'relative':>8}"
-    lines = [_rule("what each mistake gives"), *_table(rows, case, heading, like=right)]
+    lines = [_rule("what each classic mistake gives"), *_table(rows, case, heading, like=right)]
     unseen = [n for n in references.forms(case) if n not in answer.bugs]
     unknown = [n for n, g in answer.bugs.items() if g is None]
     if unseen:
         lines += ["", *_said("blind to", ", ".join(unseen) + ": these give the exact gradient here")]
     if unknown:
         lines += ["", *_said("not known", ", ".join(unknown) + ": diverges here, or depends on rounding")]
+    further = sum(not CATALOGUE[n.split("/")[0]].classic for n in references.forms(case))
+    if further:
+        lines += ["", *_said("further", f"{further} other ways to be wrong, of the catalogue, are not in this table")]
     if any("/" in n for n in [*known, *unseen, *unknown]):
         lines += ["", *_said("name/1", "is another way to make the mistake, most often with the inner gradient "
                              "detached as well; `tinymaml oracle list-bugs` tells what each name means")]  # fmt: skip

@@ -95,7 +95,10 @@ _LAYERS: dict[str, list[str]] = {
     "flatten": ["x = {xp}.reshape(x, (x.shape[0], -1))"],
     "spatial_mean": ["x = {xp}.mean(x, (1, 2))"],
     "polynomial": ["x = sum(x[:, d] * {p[0]} ** d for d in range(x.shape[1]))"],
-    "context": ["x = {xp}.concatenate([x, {xp}.broadcast_to({p[0]}, (*x.shape[:-1], {p[0]}.shape[0]))], -1)"],
+    "context": [
+        "phi = {p[0]}",
+        "x = {xp}.concatenate([x, {xp}.broadcast_to(phi, (*x.shape[:-1], phi.shape[0]))], -1)",
+    ],
     "quadratic": ["A, b = x[:, :, :-1], x[:, :, -1]", "x = {xp}.sum({p[0]} * ((A @ {p[0]}) / 2 - b), 1)"],
 }
 _LAYERS_OF: dict[str, dict[str, list[str]]] = {

@@ -14,6 +14,8 @@ core and the new cases (10,440 runs of `python -m bench.oracle alarms`).
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,6 +83,15 @@ def scales(case) -> tuple[float, dict]:
     return float(_sensitivities(value)), {n: _sensitivities(g) for n, g in grads.items()}
 
 
+def scale_of_sum(case) -> float:
+    """s of Σ ±Gᵢ, whose square is about Σ sᵢ²: one number for all of G, in one reverse pass."""
+    params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
+    _, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
+    signs = {n: np.reshape([1.0 if (i * i + i // 3) % 3 else -1.0 for i in range(g.size)], g.shape)
+             for n, g in grads.items()}  # fmt: skip
+    return float(_sensitivities(sum(np.sum(signs[n] * g) for n, g in grads.items())))
+
+
 def _fomaml(case, params: dict[str, Tensor]) -> tuple:
     """FOMAML's (𝓛, G), with a record that goes on through the inner steps: what is held constant is rounded, too."""
     loss, total = loss_in(NumPy(), case.model), 0.0
@@ -97,26 +108,39 @@ def _sensitivities(out) -> np.ndarray:
     """s of every element of `out`; 0 for an array, which depends on nothing."""
     if not isinstance(out, Tensor):
         return np.zeros(out.shape)
-    made_from = _made_from(out)
-    return _rounded(np.reshape([_sensitivity(out, i, made_from) for i in range(out.size)], out.shape))
+    steps = [_Step.of(z) for z in _made_from(out)]
+    return _rounded(np.reshape([_sensitivity(out, i, steps) for i in range(out.size)], out.shape))
 
 
-def _sensitivity(out: Tensor, i: int, made_from: list[Tensor]) -> float:
+class _Step(NamedTuple):
+    """An intermediate value, by its index: what a reverse pass needs to know of it."""
+
+    index: int
+    squares: np.ndarray
+    pullbacks: list[tuple[int, Callable]]  # index of an input, and its rule
+
+    @staticmethod
+    def of(z: Tensor) -> _Step:
+        if z.primitive is None or z.primitive.vjp is None:
+            return _Step(z.index, _squares(z), [])
+        arrays = [value_of(x) for x in z.inputs]
+        rule = lambda k: lambda g: z.primitive.vjp[k](g, z.value, *arrays, **z.params)  # noqa: E731
+        back = [(x.index, rule(k)) for k, x in enumerate(z.inputs) if isinstance(x, Tensor) and x.dtype.kind == "f"]
+        return _Step(z.index, _squares(z), back)
+
+
+def _sensitivity(out: Tensor, i: int, steps: list[_Step]) -> float:
     seed = np.zeros(out.shape)
     seed.flat[i] = 1.0
     cotangents, squares = {out.index: seed}, 0.0
-    for z in made_from:
-        g = cotangents.pop(z.index, None)
-        if g is None or not np.any(g):
+    for step in steps:
+        g = cotangents.pop(step.index, None)
+        if g is None or not g.any():
             continue
-        squares += float(np.sum(g * g * _squares(z)))
-        if z.primitive is None or z.primitive.vjp is None:
-            continue
-        arrays = [value_of(x) for x in z.inputs]
-        for k, x in enumerate(z.inputs):
-            if isinstance(x, Tensor) and x.dtype.kind == "f":
-                gx = z.primitive.vjp[k](g, z.value, *arrays, **z.params)
-                cotangents[x.index] = cotangents[x.index] + gx if x.index in cotangents else gx
+        squares += float((g * g * step.squares).sum())
+        for x, pullback in step.pullbacks:
+            gx = pullback(g)
+            cotangents[x] = cotangents[x] + gx if x in cotangents else gx
     return squares**0.5
 
 

@@ -41,4 +41,25 @@ def _in_halves(entries: list[Entry]) -> dict[str, Entry]:
 TABLE: dict[str, Entry] = _in_halves(list(ENTRIES.values()))
 
 # name → (grade, reason): where a person read the oracle's words, and disagrees with the automatic grade
-JUDGED: dict[str, tuple[str, str]] = {}
+JUDGED: dict[str, tuple[str, str]] = {
+    "numpy-central-differences": ("misled", "nothing is carried between tasks; the differences are rough near kinks"),
+    "numpy-first-missing-and-sum": ("named", "it says: multiplied by T"),
+    "numpy-late-binding": ("pointed at", "it says that the order of the tasks matters, and not all count"),
+    "numpy-loss-before": ("named", "it says that the gradient is right and the loss is not"),
+    "numpy-rate-forgotten": ("pointed at", "the factor that it gives, 4, is 1/α where α = ¼, and stands at the update"),
+    "numpy-richardson": ("misled", "nothing is carried between tasks; the differences are rough near kinks"),
+    "numpy-short-and-first-hessian": ("named", "it says both, in other words"),
+    "numpy-two-tasks": ("pointed at", "it says: or not all of them count"),
+    "torch-brackets": ("pointed at", "it says that the order of the tasks matters, and not all count"),
+    "torch-data-in-place": ("named", "it says: no graph is left, and θ has moved"),
+    "torch-first-order-sum": ("named", "it says: multiplied by T"),
+    "torch-graph-in-first-step": ("named", "it says which inner steps are detached"),
+    "torch-graph-in-last-step": ("named", "it says which inner steps are detached"),
+    "torch-grads-of-all-calls": ("named", "it says: gradients add up from one outer step to the next"),
+    "torch-norm-epsilon": ("pointed at", "it says: exactly the cases with batch_norm"),
+    "torch-norm-with-defaults": ("pointed at", "it says: exactly the cases with batch_norm, where both are"),
+    "torch-pairwise-mean": ("pointed at", "it says that the order of the tasks matters, and not all count"),
+    "torch-short-and-smooth": ("pointed at", "it says: one step less, but for the cases with cross-entropy"),
+    "torch-softmax-twice": ("pointed at", "it says: exactly the cases with cross_entropy"),
+    "torch-swapped-sum": ("named", "it says: multiplied by T"),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
@@ -146,7 +147,8 @@ def _serve(pipe, suite: str) -> None:
             report = json.loads(oracle.check(TABLE[name].function, suite, seed=20, timeout=120).to_json())
         except Exception as error:  # noqa: BLE001
             report = {"verdict": "PROTOCOL_ERROR", "explanation": f"the oracle raised {type(error).__name__}: {error}"}
-        pipe.send({k: report.get(k) for k in WANTED})
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more; the next recv ends the loop
+            pipe.send({k: report.get(k) for k in WANTED})
 
 
 WANTED = ("verdict", "bug", "explanation", "location", "kind", "ties", "digits", "notes")

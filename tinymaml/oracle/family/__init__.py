@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from ..concerns import concerns
 from ..mistake import Mistake
 from . import (
     anil,
@@ -41,7 +42,7 @@ from . import (
     reptile,
     sharp,
 )
-from .procedure import by_engine, run
+from .procedure import SWITCHES, by_engine, run
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
@@ -87,11 +88,28 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
     "negated_gradient": ({"result": "negative"},),
 }
 
+
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
+    from ..catalogue import OF_MAML  # which imports this package
+
     module = ALGORITHMS[case.algorithm]
     possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
-    return {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
+    out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
+    for m in OF_MAML.values():
+        for k, form in enumerate(m.forms):
+            if m.id not in possible and _can_be_made(form, module) and concerns(form, case):
+                out[f"{m.id}/{k}" if k else m.id] = form
+    return out
+
+
+def _can_be_made(form: dict, module: ModuleType) -> bool:
+    """Whether a mistake of MAML's is one here: it is about the model or the data, or about a switch that all share."""
+    return all(
+        name in ("how", "rounded") or name in SWITCHES and name not in module.SWITCHES
+        and (value in SWITCHES[name] or isinstance(SWITCHES[name][0], float))
+        for name, value in form.items()
+    )  # fmt: skip
 
 
 __all__ = ["ALGORITHMS", "MISTAKES", "by_engine", "forms", "run"]

@@ -59,7 +59,7 @@ def library(case):
 
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="linear 1-2-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
     "three-layers": dict(kind="tanh 1-2-2-1 mse", inner_steps=3, tasks=2, inner_lr=0.25, shots=3, queries=4),
     "softmax": dict(kind="tanh 1-2-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=4),
     "many-steps": dict(kind="square 1-1-1 mse", inner_steps=5, tasks=1, inner_lr=0.0625, shots=3, queries=4),
@@ -111,7 +111,7 @@ MISTAKES = [
     Mistake(
         "anil_body_not_learned", "∂/∂b = 0",
         "the body gets no gradient: its features are constants, or its parameters are not differentiated",
-        "the outer gradient is with respect to all parameters; no feature extractor under no_grad or in eval-and-frozen",
+        "the outer gradient is with respect to all parameters; no frozen feature extractor",
         "differentiate with respect to body and head",
         ({"not learned": "the others"}, {"others in support": "detached", "others in query": "detached"}),
     ),

@@ -62,7 +62,7 @@ def library(case):
 
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="linear 1-2-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
     "three-layers": dict(kind="tanh 1-2-2-1 mse", inner_steps=3, tasks=2, inner_lr=0.25, shots=3, queries=4),
     "softmax": dict(kind="tanh 1-2-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=4),
     "many-steps": dict(kind="square 1-1-1 mse", inner_steps=5, tasks=1, inner_lr=0.0625, shots=3, queries=4),

@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from ..mistake import Mistake
-from .procedure import _tasks, descend, judged, support_gradient
+from .procedure import descend, judged, support_gradient, tasks_of
 
 FORMULA = "dL_q(φ_K, θ)/dθ,   φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ"
 SETTINGS = {"context": "how many numbers φ has"}
@@ -41,14 +41,15 @@ def query_loss(at, theta, support, query):
 
     def step(k, fast, g):
         if at.s["context of"] == "all tasks":
-            each = [support_gradient(at, whole(fast, k), s, k) for s, _ in _tasks(at)]
+            each = [support_gradient(at, whole(fast, k), s, k) for s, _ in tasks_of(at)]
             g = at.map(lambda *gs: sum(gs[1:], gs[0]) / len(gs), *each)
         if at.s["between steps"] == "detached":
             fast = at.hold(fast)
         # φₖ₊₁ = φₖ − α ∂L_s/∂φ
         return {n: p - rate * g[n] for n, p in fast.items()}
 
-    path = descend(at, start, support, step, whole)
+    leaf = (lambda fast, k: whole(at.hold(fast), k)) if at.s["between steps"] == "detached" else whole
+    path = descend(at, start, support, step, leaf)
     changed = {"zero": at.map(lambda p: p * 0, path[-1]), "detached": at.hold(path[-1])}
     path[-1] = changed.get(at.s["context in query"], path[-1])
     return judged(at, path, query, whole), whole(path[-1], at.steps)
@@ -102,7 +103,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="linear 1-1 mse", inner_steps=2, tasks=2, inner_lr=0.25, shots=3, queries=4,
                       settings={"context": 2}),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=1.0, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=1.0, shots=3, queries=4,
                      settings={"context": 2}),
     "one-number": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4,
                        settings={"context": 1}),
@@ -115,8 +116,8 @@ CASES: dict[str, dict] = {
 SHARED = (
     "zero_gradient", "first_step_detached", "last_step_detached", "multi_step_loss", "one_step_more", "one_step_less",
     "stale_gradient", "restarted_steps", "inner_ascent", "alpha_times_n", "query_is_support", "support_is_query",
-    "swapped_support_query", "gradients_accumulated", "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient",
-    "negated_gradient",
+    "swapped_support_query", "gradients_accumulated", "sum_over_tasks", "last_task_only", "first_task_only",
+    "doubled_gradient", "negated_gradient",
 )  # fmt: skip
 MISTAKES = [
     Mistake(
@@ -150,7 +151,7 @@ MISTAKES = [
     ),
     Mistake(
         "cavia_context_zero_in_query", "∂L_q(0, θ)/∂θ",
-        "the query loss does not see the adapted context: the forward pass uses 0, or the context that was there before",
+        "the query loss does not see the adapted context: the forward pass uses 0, or the one before",
         "loss({**params, 'context': context}, xq, yq) with the adapted context",
         "loss({**params, 'context': context}, xq, yq) with the loop's last context",
         ({"context in query": "zero"},),

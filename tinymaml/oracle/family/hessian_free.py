@@ -106,7 +106,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.125, shots=2, queries=2,
                       settings={"delta": 0.25}),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.5, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.5, shots=3, queries=4,
                      settings={"delta": 0.25}),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4,
                    settings={"delta": 0.375}),

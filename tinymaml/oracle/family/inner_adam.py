@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α m̂ / (√(v̂ + ε_root) + ε)"
@@ -29,8 +29,8 @@ SWITCHES = {
     "eps_root": ("right", "missing"),
     "betas": ("right", "exchanged", "defaults"),
     "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov"),
-    "decay": (0.0,),
     "decoupled": (0.0,),
+    "rate": ("right",), "rate_times": (0.0,),  # which is not the gradient's factor here: the shared ones are not meant
 }
 
 
@@ -46,7 +46,7 @@ def query_loss(at, theta, support, query):
     eps_root = eps_root * 0 if s["eps_root"] == "missing" else eps_root
     if s["variant"] == "no m":
         b1 = b1 * 0
-    rate, decay, decoupled = (at.number(x) for x in (at.case.inner_lr, s["decay"], s["decoupled"]))
+    rate, decoupled = at.number(at.case.inner_lr), at.number(s["decoupled"])
     zero = at.map(lambda p: at.hold(p) * 0, theta)
     m, v, best, t = zero, zero, zero, 0
     if s["moments"].startswith("leaked"):
@@ -59,11 +59,10 @@ def query_loss(at, theta, support, query):
         t = t + 1
         if s["variant"] == "sgd":
             return at.map(lambda p, g: p - rate * g, theta, g)
-        if s["decay"]:
-            g = at.map(lambda g, p: g + decay * p, g, theta)
         if s["decoupled"]:
             theta = at.map(lambda p: p - rate * decoupled * p, theta)
-        m, v = (at.hold(x) if s["moments"] in ("detached", f"{name} detached") else x for name, x in (("m", m), ("v", v)))
+        m = at.hold(m) if s["moments"] in ("detached", "m detached") else m
+        v = at.hold(v) if s["moments"] in ("detached", "v detached") else v
         # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
         m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
         v = at.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
@@ -154,8 +153,8 @@ def library(case):
 _NUMBERS = {"beta1": 0.75, "beta2": 0.875, "eps": 2.0**-5, "eps_root": 2.0**-7}
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.25, shots=2, queries=2, settings=_NUMBERS),
-    "first-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
-                       settings=_NUMBERS | {"eps": 2.0**-20, "eps_root": 2.0**-30}, dtypes=("float64",),
+    "first-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
+                       settings=_NUMBERS | {"eps": 2.0**-20, "eps_root": 2.0**-30},
                        comment="one step and a small ε: close to FOMAML"),
     "two-steps": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4,
                       settings=_NUMBERS),
@@ -166,7 +165,6 @@ CASES: dict[str, dict] = {
     "many-steps": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.125, shots=4,
                        queries=2, settings=_NUMBERS | {"eps_root": 2.0**-10}),
 }  # fmt: skip
-RATIONAL = False  # because of the root
 SHARED = PLAIN
 MISTAKES = [
     Mistake(
@@ -179,7 +177,7 @@ MISTAKES = [
     ),
     Mistake(
         "adam_moments_detached", "m and v are constants in the next step",
-        "the moments were detached between the steps: the derivative through what they hold of earlier steps is missing",
+        "the moments were detached between the steps: the derivative through earlier steps' part is missing",
         "m = b1 * m + (1 - b1) * g, without .detach() or .data; torch.optim.Adam's state has no graph",
         "no stop_gradient on the optimiser's state",
         ({"moments": "detached"}, {"moments": "m detached"}, {"moments": "v detached"}), "torch.optim inside",
@@ -259,14 +257,7 @@ MISTAKES = [
         "this is AdamW: weight decay is taken off θ (0.01 by default); the case has none",
         "torch.optim.Adam's rule, or weight_decay=0",
         "optax.adam, not optax.adamw",
-        ({"decoupled": 0.1},),
-    ),
-    Mistake(
-        "adam_coupled_decay", "g ← g + λθ",
-        "weight decay is added to the inner gradient; the case has none",
-        "weight_decay=0 in the inner optimiser",
-        "no optax.add_decayed_weights in the inner optimiser",
-        ({"decay": 0.1},),
+        ({"decoupled": 0.01},), free=Free("decoupled", "λ", (0.01, 1e-4, 0.1)), classic=False,
     ),
     Mistake(
         "adam_amsgrad", "v̂ = max over steps",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁"
@@ -21,7 +21,6 @@ SWITCHES = {
     "nesterov": ("no", "PyTorch's", "at the point ahead"),
     "numbers": ("right", "exchanged"),
     "momentum": (0.0,),
-    "decay": (0.0,),
 }
 
 
@@ -29,7 +28,7 @@ def query_loss(at, theta, support, query):
     rate, mu = at.number(at.case.inner_lr), at.number(at.s["momentum"] or at.case.settings["momentum"])
     if at.s["numbers"] == "exchanged":
         rate, mu = mu, rate
-    kept, decay = at.s["buffer"], at.number(at.s["decay"])
+    kept = at.s["buffer"]
     m = at.map(lambda p: at.hold(p) * 0, theta)
     if kept.startswith("leaked"):
         m = at.memory.get("m", m)
@@ -37,8 +36,6 @@ def query_loss(at, theta, support, query):
 
     def step(k, theta, g):
         nonlocal m
-        if at.s["decay"]:
-            g = at.map(lambda g, p: g + decay * p, g, theta)
         damp = at.s["dampening"] == "always" or at.s["dampening"] == "after the first step" and k > 0
         weight = 1 - mu if damp or at.s["average"] == "corrected" else 1
         before = {"detached": at.hold(m), "none": at.map(lambda m: m * 0, m)}.get(kept, m)
@@ -92,7 +89,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=4, tasks=2, inner_lr=0.0625, shots=2, queries=2,
                       settings={"momentum": 0.75}),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=2, inner_lr=0.25, shots=3, queries=4,
                      settings={"momentum": 0.5}),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.0625, shots=3, queries=4,
                    settings={"momentum": 0.5}),
@@ -166,7 +163,7 @@ MISTAKES = [
         "the momentum is 0.9, whatever the case says",
         "mu = case.settings['momentum']",
         "mu = case.settings['momentum']",
-        ({"momentum": 0.9},),
+        ({"momentum": 0.9},), free=Free("momentum", "μ", (0.9, 0.5, 0.99)), classic=False,
     ),
     Mistake(
         "momentum_exchanged_with_rate", "μ ↔ α",
@@ -174,12 +171,5 @@ MISTAKES = [
         "SGD(lr=case.inner_lr, momentum=case.settings['momentum'])",
         "optax.sgd(case.inner_lr, case.settings['momentum'])",
         ({"numbers": "exchanged"},),
-    ),
-    Mistake(
-        "momentum_with_decay", "g ← g + λθ",
-        "weight decay is added to the inner gradient; the case has none",
-        "weight_decay=0 in the inner optimiser",
-        "no optax.add_decayed_weights in the inner optimiser",
-        ({"decay": 0.1},),
     ),
 ]  # fmt: skip

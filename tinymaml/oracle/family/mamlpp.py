@@ -25,8 +25,8 @@ SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
 PREFIX = "alpha."
 SWITCHES = {
     "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only"),
-    "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's", "mean over steps",
-              "first tensor's", "times inner_lr", "inner_lr"),
+    "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's",
+              "mean over steps", "first tensor's", "times inner_lr", "inner_lr"),
     "row in support": ("right", "first", "next", "last"),
     "row in query": ("right", "next", "first", "last", "previous"),
     "norm": ("right", "adapted"),
@@ -56,8 +56,8 @@ def query_loss(at, meta, support, query):
         alpha = at.hold(alpha) if at.s["rates"] == "not learned" else alpha
         if at.s["rates"] == "mean over steps":
             return np.sum(alpha) / alpha.size
-        k = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last}.get(at.s["rates"], k)
-        a = alpha[clipped(k)]
+        other = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last}
+        a = alpha[clipped(other.get(at.s["rates"], k))]
         return {"times inner_lr": a * rate, "inner_lr": a * 0 + rate}.get(at.s["rates"], a)
 
     def step(k, theta, g):
@@ -147,7 +147,7 @@ CASES: dict[str, dict] = {
                        settings={"loss_weights": [0.25, 0.125, 0.625]}),
     "last-loss": dict(kind="batch norm 1", inner_steps=2, tasks=2, inner_lr=0.25, shots=4, queries=3,
                       settings={"loss_weights": [0.0, 1.0]}, comment="only the last loss counts, as after E epochs"),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
                      settings={"loss_weights": [1.0]}),
     "softmax": dict(kind="tanh 1-1-2 cross_entropy", inner_steps=2, tasks=2, inner_lr=0.5, shots=3, queries=4,
                     settings={"loss_weights": [0.375, 0.625]}),

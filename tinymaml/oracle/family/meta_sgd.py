@@ -85,8 +85,8 @@ def finish(s, case, grads):
 
 
 def posed(case, numbers):
-    """α beside θ: about `inner_lr`, some of it negative."""
-    spread = {PREFIX + n: case.inner_lr * (0.75 + numbers(p.shape, 0.75, 8)) for n, p in case.params.items()}
+    """α beside θ: about `inner_lr`, some of it negative, none 0."""
+    spread = {PREFIX + n: case.inner_lr * (0.8125 + numbers(p.shape, 0.75, 8)) for n, p in case.params.items()}
     return dataclasses.replace(case, params=case.params | spread)
 
 
@@ -123,7 +123,7 @@ def library(case):
 
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.125, shots=2, queries=2),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.5, shots=3, queries=4),
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.5, shots=3, queries=4),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4),
     "softmax": dict(kind="tanh 1-1-3 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=6),
     "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.5, shots=4, queries=2),

@@ -12,27 +12,40 @@ mistakes are a `hold` too many, or another line chosen by a switch, `at.s[name]`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ... import engine, extras
-from ..arithmetic import Dual, as_numbers, hold
+from ..arithmetic import Dual, as_numbers, hold, side
+from ..data import DATA, first_rows
+from ..data import rounded as rounded_to
 from ..models import NumPy, Options, loss_in
 from ..semantics import Calculus, Result
+from ..updates import TORCH_MORE, clamped, clipped
 
-# The switches that every algorithm has: the values of each, the right one first.
+# The switches that every algorithm has: the values of each, the right one first; where that is 0.0, any number. Names
+# and values are those of `semantics`, whose mistakes can then be made here too.
 SWITCHES: dict[str, tuple] = {
-    "data": ("right", "swapped", "query is support", "support is query"),
+    "data": tuple(name for name in DATA if name != "joint"),
     "steps": (0, 1, -1),
-    "inner": ("right", "stale", "restarted", "ascent", "summed over examples"),
+    "support_rows": (0.0,), "query_rows": (0.0,),
+    "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "summed", "sign", "normalised",
+              "tensors normalised"),
+    "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks"),
+    "rate_times": (0.0,), "decay": (0.0,), "clip_inner": (0.0,), "clip_inner_tensor": (0.0,),
+    "clip_inner_value": (0.0,), "frozen_tensor": (0.0,), "only_tensor": (0.0,),
     "start": ("right", "leaked", "leaked, detached"),
     "factors": ("right", "detached", "first detached", "last detached", "parameters detached"),
-    "query": ("right", "before adaptation", "every step"),
-    "outer": ("mean", "sum", "last", "first"),
-    "result": ("gradient", "accumulated", "doubled", "negative"),
-}
+    "query": ("right", "before adaptation", "every step", "every step and before", "before and after"),
+    "outer": ("mean", "sum", "last", "first", "last over T", "first over T", "sequential"),
+    "outer_rate": (0.0,), "outer_decay": (0.0,), "outer_shift": (0.0,), "outer_sign": (0.0,),
+    "result": ("gradient", "accumulated", "doubled", "negative", "last parameter zero", "biases zero", "normalised",
+               "times inner rate"),
+    "clip": (0.0,), "clip_tensor": (0.0,), "clamp": (0.0,), "clip_like": ("exact", "torch"),
+}  # fmt: skip
 
 # Ids of what can go wrong in any inner loop of gradient steps that is differentiated through (see `EVERYWHERE`).
 PLAIN = (
@@ -48,10 +61,10 @@ H = 1e-100  # of the complex step; its square is 0
 class ByHand:
     """Losses, gradients and Hessian-vector products of a case's model by hand, over numbers made by `number`."""
 
-    def __init__(self, case, number: Any = float, switches: dict | None = None):
+    def __init__(self, case, number: Any = float, switches: dict | None = None, how: Options = Options()):  # noqa: B008
         self.case, self.s, self.memory = case, switches or {}, {}
         self.number = lambda x: as_numbers(x, number)
-        self._calculus = Calculus(case.model, Options(), number)
+        self._calculus = Calculus(case.model, how, number)
 
     @property
     def steps(self) -> int:
@@ -75,9 +88,9 @@ class ByHand:
         return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)[()]
 
     def root(self, x):
-        """√x of a number."""
+        """√x, of a number or an array."""
         x = np.asarray(x)[()]
-        return np.sqrt(x) if isinstance(x, np.generic) else x.sqrt()
+        return x.sqrt() if hasattr(x, "sqrt") else np.sqrt(x)
 
     def solve(self, columns: list, b):
         """x of A x = b, A given by its columns; exact over exact numbers."""
@@ -136,33 +149,73 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
     Args:
         whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
     """
-    if at.s["start"] != "right":
+    if at.s["start"].startswith("leaked"):
         theta = at.memory.get("adapted", theta)
         theta = at.hold(theta) if at.s["start"] == "leaked, detached" else theta
     path, g = [theta], None
     at.memory["support losses"] = []
     for k in range(at.steps):
         if g is None or at.s["inner"] != "stale":
-            g = support_gradient(at, whole(path[-1], k), support, k)
+            g = support_gradient(at, whole(path[-1], k), support, k, path[-1])
         path.append(step(k, theta if at.s["inner"] == "restarted" else path[-1], g))
     at.memory["adapted"] = path[-1]
     return path
 
 
-def support_gradient(at, theta: dict, support: tuple, k: int = 0) -> dict:
-    """g_s(θₖ); under the switch "detached" without its derivative, which is what FOMAML computes."""
+def support_gradient(at, theta: dict, support: tuple, k: int = 0, of: dict | None = None) -> dict:
+    """g_s(θₖ); under the switch "detached" without its derivative, which is what FOMAML computes.
+
+    Args:
+        of: what adapts; by default all of θ.
+    """
     value, g = at.loss_and_grad(theta, support)
     at.memory.setdefault("support losses", []).append(value)
-    times = {"ascent": -1, "summed over examples": len(support[0])}.get(at.s["inner"])
-    g = g if times is None else at.map(lambda g: g * times, g)
+    g = _changed(at, {n: g[n] for n in of or g if n in g}, theta, support)
     cut = {"detached": True, "first detached": k == 0, "last detached": k == at.steps - 1}
     return at.hold(g) if cut.get(at.s["factors"]) else g
+
+
+def _changed(at, g: dict, theta: dict, support: tuple) -> dict:
+    """The gradient, as the code at hand makes the update's direction of it."""
+    s, names = at.s, list(g)
+    x, y = (support[0] if isinstance(support, list) else support)[:2]
+    count = len(x)
+    times = {"ascent": -1, "summed over examples": count}.get(s["inner"])
+    times = {"times examples": count, "times elements": np.size(y), "over examples": 1 / count,
+             "over steps": 1 / max(at.case.inner_steps, 1), "over tasks": 1 / at.case.tasks}.get(s["rate"], times)
+    for factor in (times, s["rate_times"] or None):
+        g = g if factor is None else at.map(lambda g, factor=factor: g * factor, g)
+    if s["decay"]:
+        g = at.map(lambda g, p: g + p * s["decay"], g, {n: theta[n] for n in g})
+    shapes = {"summed": lambda g: g * 0 + np.sum(g), "sign": lambda g: side(g) + hold(g) * 0,
+              "tensors normalised": lambda g: g / at.root(np.sum(g * g))}  # fmt: skip
+    if s["inner"] in shapes:
+        g = at.map(shapes[s["inner"]], g)
+    if s["inner"] == "normalised":
+        size = at.root(dot(g, g))
+        g = at.map(lambda g: g / size, g)
+    more = TORCH_MORE if s["clip_like"] == "torch" else 0
+    if s["clip_inner"]:
+        g = clipped(g, s["clip_inner"], more)
+    if s["clip_inner_tensor"]:
+        g = {n: clipped({n: x}, s["clip_inner_tensor"], more)[n] for n, x in g.items()}
+    if s["clip_inner_value"]:
+        g = at.map(lambda g: clamped(g, s["clip_inner_value"]), g)
+    for switch in ("frozen_tensor", "only_tensor"):
+        n = int(s[switch])
+        if n and -len(names) <= n <= len(names):
+            chosen = names[n - 1 if n > 0 else n]
+            g = {n: x * 0 if (n == chosen) == (switch == "frozen_tensor") else x for n, x in g.items()}
+    return g
 
 
 def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k: theta):
     """L_q(θ_K); `whole(θₖ, k)` as for `descend`."""
     last = len(path) - 1
-    points = {"before adaptation": [0], "every step": range(1, last + 1) if last else [0]}.get(at.s["query"], [last])
+    points = {
+        "before adaptation": [0], "every step": range(1, last + 1) if last else [0],
+        "every step and before": range(last + 1), "before and after": [0, last],
+    }.get(at.s["query"], [last])  # fmt: skip
     losses = [at.loss_and_grad(whole(path[k], k), query)[0] for k in points]
     value = sum(losses[1:], losses[0]) / len(losses)
     if at.s["result"] == "accumulated":  # backward() of each support loss went back to what is learned
@@ -219,41 +272,74 @@ def switches_of(case, given: dict) -> dict:
     return {name: values[0] for name, values in possible.items()} | given
 
 
-def run(case, number: Any = float, **switches) -> Result:
-    """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place."""
+def run(case, number: Any = float, how: dict | None = None, rounded: str = "", **switches) -> Result:
+    """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place.
+
+    Args:
+        how: `models.Options` that are not in their place.   rounded: what has fewer digits, "rate to float32".
+    """
     from . import ALGORITHMS
 
-    algorithm, s = ALGORITHMS[case.algorithm], switches_of(case, switches)
+    case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
+    options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
+    algorithm, s, changed = ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
+    if s["outer"] == "sequential":
+        return _sequential(case, number, how, switches)
     theta = {n: as_numbers(p, number) for n, p in case.params.items()}
     if hasattr(algorithm, "gradient"):
-        at = ByHand(case, number, s)
-        done = [algorithm.gradient(at, theta, *task) for task in _tasks(at)]
+        at = ByHand(case, number, s, changed)
+        done = [algorithm.gradient(at, theta, *task) for task in tasks_of(at)]
         values, ends, grads = (list(x) for x in zip(*done, strict=True))
     else:
-        values, ends, grads = _differentiated(case, algorithm, number, s, theta)
+        values, ends, grads = _differentiated(case, algorithm, number, s, changed, theta)
     trace = [{"theta": [theta, end]} for end in ends]
     value, grads = _together(values, grads, s)
     finish = getattr(algorithm, "finish", None)
-    return Result(value, finish(s, case, grads) if finish else grads, trace)
+    return Result(value, _finished(case, s, finish(s, case, grads) if finish else grads, theta), trace)
 
 
-def _tasks(at) -> list[tuple]:
-    pairs = []
-    for support, query in at.case.batches():
-        support, query = (tuple(map(at.number, batch)) for batch in (support, query))
-        how = {"swapped": (query, support), "query is support": (support, support), "support is query": (query, query)}
-        pairs.append(how.get(at.s["data"], (support, query)))
-    return pairs
+def _sequential(case, number, how, switches) -> Result:
+    """θ ← θ − β Gₜ after each task; the mean of these Gₜ."""
+    beta, params, done = switches.get("outer_rate") or case.outer_lr, case.params, []
+    for support, query in case.batches():
+        one = dataclasses.replace(case, support=[support], query=[query], params=params)
+        done.append(run(one, number, how, **switches | {"outer": "mean"}))
+        params = {n: p - beta * done[-1].meta_grad[n] for n, p in params.items()}
+    grads = {n: sum(r.meta_grad[n] for r in done) / len(done) for n in params}
+    return Result(sum(r.meta_loss for r in done) / len(done), grads, [way for r in done for way in r.trace])
 
 
-def _differentiated(case, algorithm, number, s, theta) -> tuple:
+def tasks_of(at) -> list[tuple]:
+    """The tasks, over the numbers at hand, as the code at hand sees them."""
+    tasks = [tuple(tuple(map(at.number, batch)) for batch in task) for task in at.case.batches()]
+    for k, switch in enumerate(("support_rows", "query_rows")):
+        if n := int(at.s[switch]):
+            tasks = [tuple(first_rows(b, n) if i == k else b for i, b in enumerate(task)) for task in tasks]
+    return DATA[at.s["data"]](tasks)
+
+
+def _with_fewer_digits(case, what: str, dtype: str):
+    """The case with numbers rounded to a shorter dtype: "rate" (and settings), "inputs", "data" or "parameters"."""
+    short = lambda x: rounded_to(x, dtype)  # noqa: E731
+    if what in ("rate", "everything"):
+        settings = {n: short(v).tolist() if isinstance(v, (float, list)) else v for n, v in case.settings.items()}
+        case = dataclasses.replace(case, inner_lr=float(short(case.inner_lr)), settings=settings)
+    if what in ("parameters", "everything"):
+        case = dataclasses.replace(case, params={n: short(p) for n, p in case.params.items()})
+    if what in ("inputs", "data", "everything"):
+        cut = lambda sets: [(short(x), y if what == "inputs" else short(y)) for x, y in sets]  # noqa: E731
+        case = dataclasses.replace(case, support=cut(case.support), query=cut(case.query))
+    return case
+
+
+def _differentiated(case, algorithm, number, s, how, theta) -> tuple:
     """The losses, θ_K and gradients of all tasks: one run per number of θ, which carries the derivative along it."""
 
     def losses(meta):
-        at = ByHand(case, number, s)
+        at = ByHand(case, number, s, how)
         if s["factors"] == "parameters detached":
             meta = at.hold(meta)
-        return [algorithm.query_loss(at, meta, *task) for task in _tasks(at)]
+        return [algorithm.query_loss(at, meta, *task) for task in tasks_of(at)]
 
     plain = losses(theta)
     grads = [{n: np.zeros(p.shape, p.dtype) for n, p in theta.items()} for _ in plain]
@@ -270,7 +356,8 @@ def _moved(p, i, number):
         moved = p.astype(complex)
         moved.flat[i] += 1j * H
         return moved
-    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)  # 1 / 3 of integers is a float
+    # The slope is a number of the same kind: 1 / 3 of integers is a float.
+    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)
     return moved.reshape(p.shape)
 
 
@@ -284,16 +371,36 @@ def _slope(value, number):
 def _together(values, grads, s) -> tuple:
     """1/T Σₜ of the losses and of the gradients, or what the code at hand makes of them."""
     tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
-    if s["outer"] in ("last", "first"):
-        k = -1 if s["outer"] == "last" else 0
-        values, grads = [values[k]], [grads[k]]
+    if s["outer"].startswith(("last", "first")):
+        k, count = -1 if s["outer"].startswith("last") else 0, len(grads) if s["outer"].endswith("T") else 1
+        values, grads = [values[k]], [tree(lambda g: g / count, grads[k])]
     value, total = sum(values[1:], values[0]), grads[0]
     for g in grads[1:]:
         total = tree(np.add, total, g)
     if s["outer"] != "sum":
         value, total = value / len(values), tree(lambda g: g / len(grads), total)
-    times = {"doubled": 2, "negative": -1}.get(s["result"], 1)
-    return value, tree(lambda g: g * times, total)
+    return value, total
+
+
+def _finished(case, s, grads: dict, theta: dict) -> dict:
+    """What the code at hand makes of the mean gradient."""
+    tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
+    for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
+        if s[switch]:
+            grads = tree(lambda g, p, term=term, c=s[switch]: g + term(p) * c, grads, theta)
+    zeroed = {"last parameter zero": list(grads)[-1:], "biases zero": case.biases()}.get(s["result"], ())
+    grads, more = {n: g * 0 if n in zeroed else g for n, g in grads.items()}, TORCH_MORE * (s["clip_like"] == "torch")
+    if s["clip"]:
+        grads = clipped(grads, s["clip"], more)
+    if s["clip_tensor"]:
+        grads = {n: clipped({n: g}, s["clip_tensor"], more)[n] for n, g in grads.items()}
+    if s["clamp"]:
+        grads = tree(lambda g: clamped(g, s["clamp"]), grads)
+    if s["result"] == "normalised":
+        size = np.sqrt(np.asarray(dot(grads, grads)))
+        return tree(lambda g: g / size, grads)
+    times = {"doubled": 2, "negative": -1, "times inner rate": case.inner_lr}.get(s["result"], 1)
+    return tree(lambda g: g * times, grads)
 
 
 def differences(case, bits: int = 1600) -> tuple:
@@ -311,7 +418,7 @@ def differences(case, bits: int = 1600) -> tuple:
 
         def loss(meta):
             at = ByHand(case, flint.arb, s)
-            return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in _tasks(at)) / case.tasks
+            return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in tasks_of(at)) / case.tasks
 
         def moved(n, i, by):
             new = np.array(theta[n])
@@ -333,11 +440,11 @@ def by_engine(case, params: dict) -> tuple:
 
     def losses(meta):
         at = ByEngine(case)
-        return sum(algorithm.query_loss(at, meta, *task)[0] for task in _tasks(at)) / count
+        return sum(algorithm.query_loss(at, meta, *task)[0] for task in tasks_of(at)) / count
 
     if not hasattr(algorithm, "gradient"):
         return engine.value_and_grad(losses)(params)
     at = ByEngine(case)
-    done = [algorithm.gradient(at, params, *task) for task in _tasks(at)]
+    done = [algorithm.gradient(at, params, *task) for task in tasks_of(at)]
     grads = {n: sum(g[n] for _, _, g in done) / count for n in params}
     return sum(value for value, _, _ in done) / count, grads

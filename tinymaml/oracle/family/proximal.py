@@ -67,7 +67,7 @@ def library(case):
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.125, shots=2, queries=2,
                       settings={"strength": 3.0}),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4,
                      settings={"strength": 1.5}),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.0625, shots=3, queries=4,
                    settings={"strength": 3.0}),
@@ -75,8 +75,8 @@ CASES: dict[str, dict] = {
                     settings={"strength": 0.5}),
     "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=3, tasks=1, inner_lr=0.5, shots=4, queries=2,
                      settings={"strength": 0.75}),
-    "quadratic-converged": dict(kind="quadratic 3", inner_steps=60, tasks=1, inner_lr=0.25, shots=2, queries=2,
-                                settings={"strength": 2.0}),
+    "quadratic-converged": dict(kind="quadratic 3", inner_steps=40, tasks=1, inner_lr=0.15625, shots=2,
+                                queries=2, settings={"strength": 4.0}),
 }  # fmt: skip
 SHARED = (
     "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent", "alpha_times_n", "task_leak",

@@ -49,11 +49,14 @@ def _length(tree: dict) -> float:
     return float(np.linalg.norm(flat(tree).astype(float)))
 
 
-def solved(at, theta: dict, support: tuple, times, most: int = 50) -> dict:
-    """φ* to rounding, by Newton's method:  φ ← φ − (H + λI)⁻¹ (g_s(φ) + λ (φ − θ))."""
-    phi, size = theta, np.inf
-    for _ in range(most):
+def solved(at, theta: dict, support: tuple, times, far: int = 100, most: int = 50) -> dict:
+    """φ* to rounding: far down by gradient descent, then by Newton's method,  φ ← φ − (H + λI)⁻¹ (g_s + λ (φ − θ))."""
+    phi, size, rate = theta, np.inf, at.number(at.case.inner_lr)
+    for k in range(far + most):
         g = at.map(lambda g, phi, p: g + times * (phi - p), at.loss_and_grad(phi, support)[1], phi, theta)
+        if k < far:
+            phi = at.map(lambda phi, g: phi - rate * g, phi, g)
+            continue
         columns = [flat(at.along(phi, support, e)) + times * flat(e) for e in basis(at, theta)]
         move = split(at.solve(columns, flat(g)), theta)
         before, size = size, max(float(np.max(np.abs(m))) for m in move.values())

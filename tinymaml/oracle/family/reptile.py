@@ -100,7 +100,7 @@ def library(case):
 
 CASES: dict[str, dict] = {
     "quadratic": dict(kind="quadratic 2", inner_steps=3, tasks=2, inner_lr=0.125, shots=2, queries=2),
-    "one-step": dict(kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
     "square": dict(kind="square 1-1-1 mse", inner_steps=2, tasks=2, inner_lr=0.0625, shots=3, queries=4),
     "softmax": dict(kind="tanh 1-1-3 cross_entropy", inner_steps=4, tasks=2, inner_lr=0.5, shots=3, queries=6),
     "logistic": dict(kind="linear 2-1 binary_cross_entropy", inner_steps=5, tasks=1, inner_lr=0.5, shots=4, queries=2),

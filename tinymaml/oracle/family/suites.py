@@ -25,10 +25,9 @@ def ids() -> list[str]:
 
 
 def draw(algorithm: str, name: str, seed: int, id: str = "") -> cases.Case:
-    """The case `name` of an algorithm. All numbers are exact in float32."""
+    """The case `name` of an algorithm. All numbers are exact in float32, but where it says `fine`."""
     module, arguments = ALGORITHMS[algorithm], dict(ALGORITHMS[algorithm].CASES[name])
-    settings = arguments.pop("settings", {})
-    arguments.pop("dtypes", None)
+    settings, fine = arguments.pop("settings", {}), arguments.pop("fine", False)
     source = random.Random(f"{algorithm} {name} {seed}")
 
     def numbers(shape, spread=1.0, unit=64):
@@ -38,7 +37,16 @@ def draw(algorithm: str, name: str, seed: int, id: str = "") -> cases.Case:
 
     case = cases.draw(**arguments, seed=seed, id=id or f"{algorithm}/{name}")
     case = dataclasses.replace(case, algorithm=algorithm, settings=settings, needs=())
-    return module.posed(case, numbers) if hasattr(module, "posed") else case
+    case = module.posed(case, numbers) if hasattr(module, "posed") else case
+    return _fine(case) if fine else case
+
+
+def _fine(case: cases.Case) -> cases.Case:
+    """The case with θ, α and the data times 0.9: numbers that float32 does not hold, so that rounding to it shows."""
+    less = lambda x: x if x.dtype.kind in "iu" else x * 0.9  # noqa: E731
+    support, query = ([tuple(map(less, batch)) for batch in sets] for sets in (case.support, case.query))
+    params = {n: p * 0.9 for n, p in case.params.items()}
+    return dataclasses.replace(case, params=params, support=support, query=query, inner_lr=case.inner_lr * 0.9)
 
 
 def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id: str = "") -> tuple[int, cases.Case]:
@@ -47,8 +55,7 @@ def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id
     Raises:
         RuntimeError: there is none among 200.
     """
-    arguments = ALGORITHMS[algorithm].CASES[name]
-    dtype = "float64" if "float32" not in arguments.get("dtypes", ("float32",)) else dtype
+    dtype = "float64" if ALGORITHMS[algorithm].CASES[name].get("fine") else dtype
     for seed in range(first, first + 200):
         case = references.solve_if_good(draw(algorithm, name, seed, id), dtype)
         if case is not None:
@@ -60,7 +67,7 @@ def rungs(case: cases.Case) -> Iterator[tuple]:
     """By what the answer is confirmed: a name, whether it is exact, and the function of the case."""
     module, layers = ALGORITHMS[case.algorithm], {m["layer"] for m in case.model["layers"]}
     polynomial = layers <= {"linear", "square", "context", "quadratic"} and "cross" not in case.model["loss"]
-    if polynomial and case.inner_steps <= 2 and getattr(module, "RATIONAL", True):
+    if polynomial and case.inner_steps <= 2 and _is_rational(case):
         yield "exact rationals", True, references.exact
     if hasattr(module, "query_loss"):
         yield "differences", True, procedure.differences
@@ -72,8 +79,18 @@ def rungs(case: cases.Case) -> Iterator[tuple]:
         yield "tinymaml.algorithms", False, module.library
 
 
+def _is_rational(case: cases.Case) -> bool:
+    """Whether the algorithm needs no root of what depends on θ."""
+    try:
+        references.exact(case)
+    except TypeError:
+        return False
+    return True
+
+
 def fresh(algorithm: str, seed: int, count: int, dtype: str = "float64") -> list[cases.Case]:
     """`count` cases that depend on `seed` alone, with answers computed here."""
-    names = list(ALGORITHMS[algorithm].CASES)
+    names = [n for n, spec in ALGORITHMS[algorithm].CASES.items() if dtype == "float64" or not spec.get("fine")]
     ids = [f"{algorithm}/fresh-{seed}-{i}" for i in range(count)]
-    return [search(algorithm, names[i % len(names)], (seed * 1000 + i) * 1000, dtype, id)[1] for i, id in enumerate(ids)]
+    return [search(algorithm, names[i % len(names)], (seed * 1000 + i) * 1000, dtype, id)[1]
+            for i, id in enumerate(ids)]  # fmt: skip

@@ -1,0 +1,253 @@
+"""iMAML in PyTorch: gradient descent with a pull to θ, then conjugate gradients with Hessian-vector products."""
+
+from __future__ import annotations
+
+from .of_tasks import OfTasks, dot, grad, plus, torch
+
+
+class IMAML(OfTasks):
+    cg_steps = 5
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.lam = case.settings["strength"]
+
+    # the inner loop
+
+    def inner_gradient(self, phi, support):
+        return grad(self.loss(phi, *support) + self.penalty(phi), phi)
+
+    def penalty(self, phi):
+        return self.lam / 2 * sum(((phi[n] - self.theta[n].detach()) ** 2).sum() for n in phi)
+
+    def adapt(self, support):
+        phi = self.leaves(self.theta)
+        for _ in range(self.steps):
+            g = self.inner_gradient(phi, support)
+            with torch.no_grad():
+                phi = {n: p - self.lr * g[n] for n, p in phi.items()}
+            phi = self.leaves(phi)
+        return phi
+
+    # the implicit gradient
+
+    def task(self, support, query):
+        phi = self.adapt(support)
+        loss = self.loss(phi, *query)
+        g = grad(loss, phi)
+        return loss, self.solve(lambda v: self.operator(v, self.hvp(self.point(phi), self.batch(support, query), v)), g)
+
+    def point(self, phi):
+        return phi
+
+    def batch(self, support, query):
+        return support
+
+    def operator(self, v, hv):
+        return plus(v, 1 / self.lam, hv)
+
+    def solve(self, times, g):
+        x = {n: torch.zeros_like(p) for n, p in g.items()}
+        r = p = g
+        for _ in range(self.cg_steps):
+            rr = dot(r, r)
+            if rr == 0:
+                break
+            q = times(p)
+            a = rr / dot(p, q)
+            x, r = plus(x, a, p), plus(r, -a, q)
+            p = plus(r, dot(r, r) / rr, p)
+        return x
+
+
+class Direct(IMAML):
+    """The matrix is built column by column, and the system solved by torch.linalg."""
+
+    def solve(self, times, g):
+        flat = lambda tree: torch.cat([x.reshape(-1) for x in tree.values()])  # noqa: E731
+        unit = torch.eye(flat(g).numel(), dtype=flat(g).dtype)
+        matrix = torch.stack([flat(times(self.split(e, g))) for e in unit], 1)
+        return self.split(torch.linalg.solve(matrix, flat(g)), g)
+
+    @staticmethod
+    def split(x, like):
+        parts = torch.split(x, [p.numel() for p in like.values()])
+        return {n: part.reshape(p.shape) for (n, p), part in zip(like.items(), parts, strict=True)}
+
+
+class PullMissing(IMAML):
+    def penalty(self, phi):
+        return 0.0
+
+
+class PullAtTheEnd(PullMissing):
+    def adapt(self, support):
+        phi = super().adapt(support)
+        return self.leaves({n: p - self.lr * self.lam * (p - self.theta[n]) for n, p in phi.items()})
+
+
+class PullDoubled(IMAML):
+    def penalty(self, phi):
+        return 2 * super().penalty(phi)
+
+
+class WeightDecay(IMAML):
+    def penalty(self, phi):
+        return self.lam / 2 * dot(phi, phi)
+
+
+class PullAway(IMAML):
+    def penalty(self, phi):
+        return -super().penalty(phi)
+
+
+class OperatorUnscaled(IMAML):
+    def operator(self, v, hv):
+        return plus(hv, self.lam, v)
+
+
+class OperatorWithoutLambda(IMAML):
+    def operator(self, v, hv):
+        return plus(v, 1, hv)
+
+
+class OperatorTimesLambda(IMAML):
+    def operator(self, v, hv):
+        return plus(v, self.lam, hv)
+
+
+class Original(PullAtTheEnd):
+    """As in the original code, for cg_damping = 1 and lam_damping = 10."""
+
+    def operator(self, v, hv):
+        return {n: (1 + 1) * v[n] + hv[n] / (self.lam + 10) for n in v}
+
+
+class Damped(IMAML):
+    def operator(self, v, hv):
+        return {n: (1 + 0.02) * v[n] + hv[n] / self.lam for n in v}
+
+
+class OfQuery(IMAML):
+    def batch(self, support, query):
+        return query
+
+
+class AtTheta(IMAML):
+    def point(self, phi):
+        return self.theta
+
+
+class Sign(IMAML):
+    def operator(self, v, hv):
+        return plus(v, -1 / self.lam, hv)
+
+    solve = Direct.solve
+    split = staticmethod(Direct.split)
+
+
+class OneStep(IMAML):
+    cg_steps = 1
+
+
+class TwoSteps(IMAML):
+    cg_steps = 2
+
+
+class FirstOrder(IMAML):
+    """cg_steps ≤ 1 in the original code."""
+
+    def solve(self, times, g):
+        return g
+
+
+class Tolerant(IMAML):
+    """As jax.scipy.sparse.linalg.cg, with a tolerance of 10⁻²."""
+
+    def solve(self, times, g):
+        x = {n: torch.zeros_like(p) for n, p in g.items()}
+        r = p = g
+        while dot(r, r) > 1e-4 * dot(g, g):
+            q = times(p)
+            a = dot(r, r) / dot(p, q)
+            x, before, r = plus(x, a, p), r, plus(r, -a, q)
+            p = plus(r, dot(r, r) / dot(before, before), p)
+        return x
+
+
+class Multiplied(IMAML):
+    def solve(self, times, g):
+        return times(g)
+
+
+class Neumann(IMAML):
+    """Σⱼ (I − c A)ʲ c g with four terms."""
+
+    def solve(self, times, g):
+        c = self.lr * self.lam
+        x = p = {n: c * v for n, v in g.items()}
+        for _ in range(3):
+            p = plus(p, -c, times(p))
+            x = plus(x, 1, p)
+        return x
+
+
+class Unrolled(IMAML):
+    """Back through the steps."""
+
+    def task(self, support, query):
+        phi = dict(self.theta)
+        for _ in range(self.steps):
+            g = grad(self.loss(phi, *support), phi, create_graph=True)
+            phi = {n: p - self.lr * (g[n] + self.lam * (p - self.theta[n])) for n, p in phi.items()}
+        loss = self.loss(phi, *query)
+        return loss, grad(loss, self.theta)
+
+
+class Summed(IMAML):
+    def together(self, grads):
+        return {n: sum(g[n] for g in grads) for n in self.theta}
+
+
+class Solved(IMAML):
+    """The inner problem to rounding: some steps of gradient descent, then Newton's method."""
+
+    def adapt(self, support):
+        self.steps = max(self.case.inner_steps, 30)
+        phi = IMAML.adapt(self, support)
+        for _ in range(6):
+            move = Direct.solve(self, self.curvature(phi, support), self.inner_gradient(phi, support))
+            phi = self.leaves(plus(phi, -1, move))
+        return phi
+
+    def curvature(self, phi, support):
+        return lambda v: plus(self.hvp(phi, support, v), self.lam, v)
+
+    split = staticmethod(Direct.split)
+
+
+HONEST = [IMAML, Direct]
+MADE = [
+    (PullMissing, {"imaml_pull_missing"}),
+    (PullAtTheEnd, {"imaml_pull_once_at_the_end"}),
+    (PullDoubled, {"imaml_pull_of_other_strength"}),
+    (WeightDecay, {"imaml_pull_to_another_point"}),
+    (PullAway, {"imaml_pull_away"}),
+    (OperatorUnscaled, {"imaml_lambda_outside_missing"}),
+    (OperatorWithoutLambda, {"imaml_lambda_in_operator"}),
+    (OperatorTimesLambda, {"imaml_lambda_in_operator"}),
+    (Original, {"imaml_original_operator"}),
+    (Damped, {"imaml_damped"}),
+    (OfQuery, {"imaml_hessian_of_query"}),
+    (AtTheta, {"imaml_hessian_at_theta"}),
+    (Sign, {"imaml_hessian_sign"}),
+    (OneStep, {"imaml_solver_stopped"}),
+    (TwoSteps, {"imaml_solver_stopped"}),
+    (Tolerant, {"imaml_solver_tolerance"}),
+    (FirstOrder, {"fomaml"}),
+    (Multiplied, {"imaml_multiplied"}),
+    (Neumann, {"imaml_neumann"}),
+    (Unrolled, {"imaml_unrolled"}),
+    (Summed, {"sum_over_tasks"}),
+    (Solved, {"imaml_solved"}),
+]

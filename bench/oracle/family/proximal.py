@@ -1,0 +1,135 @@
+"""Meta-MinibatchProx in PyTorch: gradient descent with a pull to θ, and the gradient of the envelope."""
+
+from __future__ import annotations
+
+from . import imaml
+from .of_tasks import dot, grad, torch
+
+
+class Proximal(imaml.IMAML):
+    def task(self, support, query):
+        phi = self.adapt(support)
+        return self.loss(phi, *query), self.gradient(phi, support, query)
+
+    def gradient(self, phi, support, query):
+        return {n: self.lam * (p - phi[n]) for n, p in self.theta.items()}
+
+
+class ByWeightDecay(Proximal):
+    """w = φ − θ is what moves, with the optimiser's weight decay: it pulls w to 0."""
+
+    def adapt(self, support):
+        w = {n: torch.zeros_like(p).requires_grad_() for n, p in self.theta.items()}
+        optimizer = torch.optim.SGD(w.values(), lr=self.lr, weight_decay=self.lam)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            self.loss({n: p.detach() + w[n] for n, p in self.theta.items()}, *support).backward()
+            optimizer.step()
+        return {n: p.detach() + w[n] for n, p in self.theta.items()}
+
+
+class PullMissing(Proximal):
+    def penalty(self, phi):
+        return 0.0
+
+
+class PullAtTheEnd(PullMissing):
+    def adapt(self, support):
+        phi = super().adapt(support)
+        return self.leaves({n: p - self.lr * self.lam * (p - self.theta[n]) for n, p in phi.items()})
+
+
+class PullDoubled(Proximal):
+    def penalty(self, phi):
+        return 2 * super().penalty(phi)
+
+
+class WeightDecay(Proximal):
+    def penalty(self, phi):
+        return self.lam / 2 * dot(phi, phi)
+
+
+class PullAway(Proximal):
+    def penalty(self, phi):
+        return -super().penalty(phi)
+
+
+class FactorMissing(Proximal):
+    def gradient(self, phi, support, query):
+        return {n: p - phi[n] for n, p in self.theta.items()}
+
+
+class FactorHalved(Proximal):
+    def gradient(self, phi, support, query):
+        return {n: self.lam / 2 * (p - phi[n]) for n, p in self.theta.items()}
+
+
+class FactorDoubled(Proximal):
+    def gradient(self, phi, support, query):
+        return {n: 2 * self.lam * (p - phi[n]) for n, p in self.theta.items()}
+
+
+class Direction(Proximal):
+    def gradient(self, phi, support, query):
+        return {n: self.lam * (phi[n] - p) for n, p in self.theta.items()}
+
+
+class TimesRate(Proximal):
+    def gradient(self, phi, support, query):
+        return {n: self.lr * self.lam * (p - phi[n]) for n, p in self.theta.items()}
+
+
+class Through(Proximal):
+    task = imaml.Unrolled.task
+
+
+class QueryGradient(Proximal):
+    def gradient(self, phi, support, query):
+        return grad(self.loss(phi, *query), phi)
+
+
+class SupportGradient(Proximal):
+    def gradient(self, phi, support, query):
+        return grad(self.loss(phi, *support), phi)
+
+
+class Summed(Proximal):
+    def together(self, grads):
+        return {n: sum(g[n] for g in grads) for n in self.theta}
+
+
+class StepLess(Proximal):
+    def __init__(self, case):
+        super().__init__(case)
+        self.steps -= 1
+
+
+class AdaptsOnQuery(Proximal):
+    def task(self, support, query):
+        return super().task(query, query)
+
+
+class Solved(Proximal):
+    adapt, curvature, split = imaml.Solved.adapt, imaml.Solved.curvature, staticmethod(imaml.Direct.split)
+
+
+HONEST = [Proximal, ByWeightDecay]
+MADE = [
+    (PullMissing, {"prox_pull_missing"}),
+    (PullAtTheEnd, {"prox_pull_once_at_the_end"}),
+    (PullDoubled, {"prox_pull_of_other_strength"}),
+    (WeightDecay, {"prox_pull_to_another_point"}),
+    (PullAway, {"prox_pull_away"}),
+    (FactorMissing, {"prox_factor_missing"}),
+    (FactorHalved, {"prox_other_factor"}),
+    (FactorDoubled, {"prox_other_factor", "doubled_gradient"}),
+    (Direction, {"prox_sign", "negated_gradient"}),
+    (TimesRate, {"prox_with_inner_rate"}),
+    (Through, {"prox_gone_through"}),
+    (QueryGradient, {"prox_query_gradient"}),
+    (SupportGradient, {"prox_support_gradient"}),
+    (Summed, {"sum_over_tasks"}),
+    (StepLess, {"one_step_less"}),
+    (AdaptsOnQuery, {"support_is_query"}),
+    (Solved, {"prox_solved"}),
+]

@@ -1,0 +1,238 @@
+"""The family: other algorithms than MAML. Honest implementations are accepted, wrong ones refused and named."""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinymaml.oracle import CATALOGUE, check, generate, load, protocol, questions, references, show, spec
+from tinymaml.oracle.catalogue import flat, run_form
+from tinymaml.oracle.diagnosis import must_see
+from tinymaml.oracle.family import ALGORITHMS, suites
+from tinymaml.oracle.match import fits, value_of
+
+loops = pytest.importorskip("bench.oracle.family.loops", reason="PyTorch is not there")
+NAMES = list(loops.HONEST)
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def algorithm(request):
+    return request.param
+
+
+# ── the cases ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit():
+    for name in ALGORITHMS:
+        cases = load("core", algorithm=name)
+        assert [c.id for c in cases] == [id for id in suites.ids() if id.startswith(f"{name}/")]
+        assert 4 <= len(cases) <= 8 and f"{name}/quadratic" in [c.id for c in cases]
+        for case in cases:
+            confirmed = case.answer.confirmed
+            assert len(confirmed) >= 3 and "every bit" in confirmed.values(), case.id
+    assert (generate.VECTORS / "family.json").stat().st_size < 160_000
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_mistake_that_must_be_seen_is_seen(dtype):
+    for name in ALGORITHMS:
+        cases = [c for c in load("core", algorithm=name) if dtype in c.dtypes]
+        seen = {form.split("/")[0] for c in cases for form in c.answer.bugs.seen}
+        assert len(must_see(name)) >= 10 and not set(must_see(name)) - seen, name
+
+
+def test_ids_of_mistakes_are_the_own_of_one_algorithm():
+    ids = [m.id for module in ALGORITHMS.values() for m in module.MISTAKES]
+    assert len(ids) == len(set(ids)) and not set(ids) & {m for m, _ in _of_maml()}
+
+
+def _of_maml():
+    from tinymaml.oracle.catalogue import OF_MAML
+
+    return OF_MAML.items()
+
+
+def test_every_form_can_be_computed(algorithm):
+    case = load("core", algorithm=algorithm)[0]
+    with np.errstate(all="ignore"):
+        for name, form in references.forms(case).items():
+            assert run_form(case, form).meta_grad.keys() == case.params.keys(), name
+
+
+def test_a_switch_that_does_not_exist_is_refused(algorithm):
+    case = load("core", algorithm=algorithm)[0]
+    with pytest.raises(ValueError, match="has no switch 'nonsense'"):
+        run_form(case, {"nonsense": 1})
+    with pytest.raises(ValueError, match="outer='middle'; wanted one of"):
+        run_form(case, {"outer": "middle"})
+
+
+def test_a_case_is_built_as_it_was_shipped():
+    shipped = load("core", algorithm="anil")[0]
+    seed = generate.json.loads(generate.SEEDS.read_text(encoding="utf-8"))[shipped.id]
+    built = generate.build(shipped.id, suites.draw("anil", "quadratic", seed))
+    assert np.array_equal(flat(built.answer.meta_grad), flat(shipped.answer.meta_grad))
+    assert built.answer.meta_loss == shipped.answer.meta_loss and built.answer.confirmed == shipped.answer.confirmed
+
+
+@pytest.mark.parametrize("rung", ["library", "closed_form"])
+def test_a_rung_that_disagrees_stops_the_build(monkeypatch, rung):
+    module, case = ALGORITHMS["anil"], load("core", algorithm="anil")[0]
+    real = getattr(module, rung)
+
+    def planted(case):
+        value, grads = real(case)
+        return value, grads | {"w2": grads["w2"] * (1 + 1e-12)}
+
+    monkeypatch.setattr(module, rung, planted)
+    with pytest.raises(AssertionError, match="roundings from the balls"):
+        generate.build(case.id, dataclasses.replace(case, answer=None))
+
+
+@pytest.mark.slow
+def test_the_cases_tell_every_pair_of_an_algorithms_mistakes_apart(algorithm):
+    cases, own = load("core", algorithm=algorithm), {m.id for m in ALGORITHMS[algorithm].MISTAKES}
+    own |= set(ALGORITHMS[algorithm].SHARED)
+    names = {n for c in cases for n in references.forms(c) if n.split("/")[0] in own}
+    together = [
+        (a, b) for a, b in itertools.combinations(sorted(names), 2)
+        if a.split("/")[0] != b.split("/")[0] and CATALOGUE[a.split("/")[0]].classic
+        and all(value_of(c, a) is None or value_of(c, b) is None or fits(c, value_of(c, a), value_of(c, b))
+                for c in cases)
+    ]  # fmt: skip
+    assert together == []
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_new_cases_depend_on_the_seed_alone(dtype):
+    (a, b), (again, _), (other, _) = (suites.fresh("cavia", seed, 2, dtype) for seed in (5, 5, 6))
+    assert np.array_equal(flat(a.params), flat(again.params)) and not np.array_equal(flat(a.params), flat(other.params))
+    assert [a.id, b.id] == ["cavia/fresh-5-0", "cavia/fresh-5-1"] and dtype in a.dtypes
+    assert np.array_equal(flat(show.find("cavia/fresh-5-0").params), flat(a.params)) or dtype == "float32"
+
+
+# ── who is right, and who is wrong ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_honest_implementations_are_correct(algorithm, dtype):
+    cases = load("core", algorithm=algorithm)
+    for way in ("torch", "engine"):
+        report = check(loops.HONEST[algorithm][way], cases, dtype=dtype)
+        assert report.verdict == "CORRECT", (way, str(report))
+        assert max(c.error for c in report.cases) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_honest_implementation_in_jax_is_correct(algorithm, dtype):
+    pytest.importorskip("jax")
+    assert check(loops.HONEST[algorithm]["jax"], load("core", algorithm=algorithm), dtype=dtype).verdict == "CORRECT"
+
+
+@pytest.mark.slow
+def test_an_honest_implementation_is_correct_on_new_cases(algorithm):
+    report = check(loops.HONEST[algorithm]["torch"], "fresh", algorithm=algorithm, seed=11)
+    assert report.verdict == "CORRECT", str(report)
+
+
+def _every_wrong_one():
+    for name in NAMES:
+        assert len(loops.WRONG[name]) >= 10
+        for i, made in enumerate(loops.WRONG[name]):
+            marks = [] if i % 7 == 0 else [pytest.mark.slow]
+            yield pytest.param(name, made, marks=marks, id=f"{name}-{i}-{made.id}")
+
+
+@pytest.mark.parametrize(("name", "made"), list(_every_wrong_one()))
+def test_a_wrong_implementation_is_refused_and_named(name, made):
+    report = check(made.mine, load("core", algorithm=name))
+    # A sum over tasks, with that sum as its meta-loss, is a convention.
+    verdict = "CORRECT_OTHER_CONVENTION" if made.id == "sum_over_tasks" else "KNOWN_BUG"
+    assert report.verdict == verdict, str(report)
+    assert made.id in [report.bug, *report.ties], str(report)
+
+
+def test_every_mistake_of_an_algorithm_is_made_in_code(algorithm):
+    made = {m.id for m in loops.WRONG[algorithm]}
+    missing = {m.id for m in ALGORITHMS[algorithm].MISTAKES} - made
+    assert len(made) >= 10 and len(missing) <= 4, missing
+
+
+# ── by every route ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+CANDIDATE = """
+from bench.oracle.family import loops
+right = loops.HONEST["anil"]["engine"]
+wrong = loops.WRONG["anil"][0].mine
+"""
+
+
+@pytest.fixture(scope="module")
+def candidate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("candidate")
+    (folder / "mine.py").write_text(CANDIDATE)
+    return folder
+
+
+def _run(folder, *arguments):
+    path = os.pathsep.join([str(REPOSITORY), str(folder)])
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=os.environ | {"PYTHONPATH": path}, text=True,
+        capture_output=True,
+    )  # fmt: skip
+
+
+def test_the_command_asks_for_an_algorithm(candidate):
+    done = _run(candidate, "tinymaml", "oracle", "check", "mine:right", "--algorithm", "anil", "--seed", "3")
+    assert done.returncode == 0 and done.stdout.startswith("CORRECT"), done.stdout + done.stderr
+    done = _run(candidate, "tinymaml", "oracle", "check", "mine:wrong", "--algorithm", "anil", "--seed", "3")
+    assert done.returncode == 1 and done.stdout.startswith("KNOWN_BUG  anil_all_adapted"), done.stdout + done.stderr
+
+
+def test_pytest_asks_for_an_algorithm(candidate):
+    done = _run(candidate, "pytest", "-q", "-p", "no:cacheprovider",
+                "--maml-oracle=mine:right", "--maml-oracle-algorithm=anil", "-k", "quadratic or many")  # fmt: skip
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_answers_to_questions_in_a_file_say_which_algorithm_they_are_to():
+    asked, _ = questions.questions("core", "float64", (), 3, (), "anil")
+    prefix = protocol.token("core", "float64", (), 3, "anil")
+    mine, lines = loops.HONEST["anil"]["engine"], []
+    for question, line in zip(asked, protocol.lines(asked, prefix), strict=True):
+        data = generate.json.loads(line)
+        assert data["algorithm"] == "anil" and data["adapt"] == list(question.case.adapt)
+        grads = mine(question.case)["meta_grad"]
+        lines.append(generate.json.dumps({"id": data["id"], "meta_grad": {n: g.tolist() for n, g in grads.items()}}))
+    report = protocol.check_answers(lines)
+    assert report.verdict == "CORRECT" and report.algorithm == "anil", str(report)
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "said"),
+    [("core", "reptil", "algorithm is 'reptil', wanted one of maml, meta-sgd"), ("full", "anil", "core and fresh")],
+)
+def test_what_there_is_not_is_named(suite, name, said):
+    with pytest.raises(ValueError, match=said):
+        check(lambda case: {}, suite, algorithm=name)
+    with pytest.raises(ValueError, match=said):
+        load(suite, algorithm=name)
+
+
+def test_a_case_is_shown_with_its_algorithm_and_settings():
+    text = show.show(show.find("inner-momentum/quadratic"))
+    assert "algorithm   inner-momentum: G is the mean over tasks of" in text and "momentum = 0.75: μ" in text
+    assert "momentum_missing" in text and max(map(len, text.splitlines())) <= 120
+
+
+def test_a_page_says_what_a_candidate_computes(algorithm):
+    page = spec.algorithm(algorithm)
+    assert "G = " in page and all(f'"{name}"' in page for name in ALGORITHMS[algorithm].SETTINGS)

@@ -73,10 +73,10 @@ def make_place(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a folder, wanted a file for the badge")
 
 
-def write(path: Path, report: Report, seconds: float, algorithm: str = "maml") -> None:
+def write(path: Path, report: Report, seconds: float) -> None:
     """Write the facts to `path`, and what shields.io reads beside it, each at once or not at all."""
-    shown = face(report, algorithm)
-    for place, content in ((path, facts(report, seconds, algorithm) | shown), (beside(path), shown)):
+    shown = face(report)
+    for place, content in ((path, facts(report, seconds) | shown), (beside(path), shown)):
         write_atomically(place, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 

@@ -19,8 +19,10 @@ Where things are:
     references  the ladder of ways to know what is right          generate   builds vectors/ with it
     cases       problems and their answers, on disk and drawn anew
     tolerance   errors in roundings
-    questions   what is asked, how answers are read               checking   Python functions
-    diagnosis   from answers to a verdict                         protocol   any other program
+    questions   what is asked, how answers are read               checking   a Python function, in this process
+    protocol    any program, and a function in a process of its own: worker, what that process does; guard, how it
+                ends; apart, what it cannot reach; progress, what is shown meanwhile
+    diagnosis   from answers to a verdict
     locate      where an unknown mistake is                       pytest_plugin
     report      the verdict in words                              show       a case laid out
     evidence    the smallest failing case; what cases share       diff       yours beside the right one

@@ -118,6 +118,7 @@ class Screen:
         self._stream = stream or sys.stderr
         self._counts = not verbose and self._stream.isatty()
         self._verbose, self._line, self._said, self._start = verbose, "", "starting", time.monotonic()
+        self._unfinished = ""
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -128,7 +129,7 @@ class Screen:
 
     def __exit__(self, *exception) -> None:
         self._closed.set()
-        self._write("", "")
+        self._write(self._unfinished + "\n" if self._unfinished else "", "")
 
     def show(self, came: Came) -> None:
         """An answer has come."""
@@ -136,8 +137,11 @@ class Screen:
         self._write(f"{came}\n" if self._verbose else "", self._counting())
 
     def echo(self, words: bytes) -> None:
-        """The candidate has said something."""
-        self._write(self._decoder.decode(words), self._counting())
+        """The candidate has said something; a line is shown once it is whole."""
+        said = self._unfinished + self._decoder.decode(words)
+        end = max(said.rfind("\n"), said.rfind("\r")) + 1
+        self._unfinished = said[end:]
+        self._write(said[:end], self._counting())
 
     def _counting(self) -> str:
         seconds = time.monotonic() - self._start
@@ -151,10 +155,11 @@ class Screen:
         """Write text, above the counting line, which is always the last."""
         with self._lock:
             erase = f"\r{' ' * len(self._line)}\r" if self._line else ""
-            unfinished = "\n" if line and text and not text.endswith("\n") else ""
+            if not erase + text + line:
+                return
             self._line = line
             try:
-                self._stream.write(erase + text + unfinished + line)
+                self._stream.write(erase + text + line)
                 self._stream.flush()
             except (OSError, ValueError):  # nobody reads it any more
                 self._counts = False

@@ -11,6 +11,10 @@ A question is one line of JSON, and so is an answer:
 
 or {"id": …, "error": "why not"}; in the order of the questions. `spec` tells every field. The id says which suite,
 dtype and seed it belongs to, so that `check` needs to be told nothing.
+
+What a program writes to standard error is shown as it comes, and `print` in a Python function is such writing. A
+program and all that it has started end with the check, however that ends (`guard`); a Python function is imported in
+its own process alone (`worker`), and can say nothing to this one but its answers.
 """
 
 from __future__ import annotations
@@ -18,12 +22,10 @@ from __future__ import annotations
 import json
 import os
 import queue
-import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +37,7 @@ from .cases import CAPABILITIES, check_algorithm, to_hex
 from .checking import Confirmation, confirm, examine, seconds
 from .guard import Guarded, signals_end
 from .progress import Screen, Watch
-from .questions import Answered, Question, questions, read_answer
+from .questions import Answered, Question, questions, read_answer, seed_for
 from .report import Report
 from .versions import VERSIONS, misfit
 
@@ -292,27 +294,30 @@ def check_program(
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()
-    seed = secrets.randbelow(2**32) if seed is None else seed
+    seed = seed_for(only, seed)
     with Guarded(command, env, echo) as program:  # it starts while we draw the new cases
         asked, left_out = questions(suite, dtype, capabilities, seed, only, algorithm)
         confirmation = Confirmation(asked)
         prefix = token(suite, dtype, capabilities, seed, algorithm)
         answers = lines_from(program.stdout, timeout, lambda: watch.all_came and program.wait(0) is not None)
 
+        def feed(some: list[Question], close: bool) -> None:  # in a thread: a program need not listen
+            threading.Thread(target=_feed, args=(program.stdin, some, prefix, close), daemon=True).start()
+
         def ask(some: list[Question]) -> dict[str, Answered]:
-            threading.Thread(target=_feed, args=(program.stdin, some, prefix, rounds == 1), daemon=True).start()
+            feed(some, close=rounds == 1)
             came = read(some, prefix, answers, watch, lambda: _ending(program), whole=rounds == 1)
             confirmation.result()
             return came
 
         report = examine(asked, left_out, ask, suite, dtype, only, watch, rounds)
+        ending = ""
         if not watch.stopped:
-            with suppress(OSError, ValueError):
-                program.stdin.close()
+            feed([], close=True)
             ending = _ending(program)
     if report.verdict == "PROTOCOL_ERROR":
         tail = program.said().splitlines()[-12:]
-        if not watch.stopped and ending and ending not in report.explanation:
+        if ending not in report.explanation:
             report.notes.append(f"the program {ending}")
         report.notes += [f"stderr: {line}" for line in tail]
     return report

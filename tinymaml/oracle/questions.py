@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import fnmatch
 import random
+import re
 import secrets
 from typing import Any, NamedTuple
 
@@ -67,11 +68,12 @@ def questions(
     unknown = set(capabilities) - set(CAPABILITIES)
     if unknown:
         raise ValueError(f"unknown capability {', '.join(sorted(unknown))}; wanted some of {', '.join(CAPABILITIES)}")
-    seed = secrets.randbelow(2**32) if seed is None else seed
+    seed = seed_for(only, seed)
     if isinstance(suite, str):
         check_algorithm(algorithm, suite)
         shipped = [] if suite == "fresh" else load(suite, algorithm=algorithm)
-        cases = shipped + fresh(seed, 2 if shipped else FRESH, dtype, algorithm)
+        new = FRESH if suite == "fresh" else 2
+        cases = shipped + (fresh(seed, new, dtype, algorithm) if _wants_new(only) else [])
     else:
         cases = [c if c.answer else references.solve(c) for c in suite]
     left_out: dict[str, int] = {}
@@ -85,6 +87,17 @@ def questions(
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
     return _with_further(asked), left_out
+
+
+def seed_for(only: tuple[str, ...], seed: int | None) -> int:
+    """The seed of the new cases: the given one, or that of a new case which is to be asked again, or any."""
+    named = [re.match(r"(?:.*/)?fresh-(\d+)-", pattern) for pattern in only]
+    seeds = [int(found[1]) for found in named if found]
+    return secrets.randbelow(2**32) if seed is None and not seeds else seeds[0] if seed is None else seed
+
+
+def _wants_new(only: tuple[str, ...]) -> bool:
+    return not only or any("fresh".startswith(p[:5]) or "/fresh" in p or set(p) & set("*?[") for p in only)
 
 
 def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:

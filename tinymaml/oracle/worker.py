@@ -46,10 +46,12 @@ def main(arguments: list[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # what it prints is seen at once
     we, leave = os.getpid(), os._exit
     function = _function(*arguments)
+    if os.getpid() != we:
+        leave(0)  # the candidate has forked, and this is the child, which must read no question
     for line in questions:
         answer = _answer(function, json.loads(line))
         if os.getpid() != we:
-            leave(0)  # the candidate has forked, and this is the child
+            leave(0)
         print(answer, file=answers, flush=True)
     return 0
 

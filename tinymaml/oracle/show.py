@@ -50,7 +50,7 @@ def find(name: str) -> Case:
     ids, missing = [f"fresh-{drawn[1]}-{FRESH - 1}"] if drawn else [], ""
     for suite in ["core"] if of in ALGORITHMS else SUITES:
         try:
-            cases = load(suite, algorithm=algorithm)
+            cases = load(suite) if algorithm == "maml" else load(suite, algorithm=algorithm)
         except (OSError, ImportError) as error:
             why = "its files are not there" if isinstance(error, OSError) else error
             missing = f" (the suite {suite} was not searched: {why})"

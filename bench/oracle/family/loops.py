@@ -395,8 +395,8 @@ class _(ANIL):
 class _(BOIL):
     """the first layer is left out"""
 
-    def names(self):
-        return [n for n in self.case.adapt if not n.endswith("1")]
+    def gradient(self, fast, support, k):
+        return {n: g for n, g in super().gradient(fast, support, k).items() if not n.endswith("1")}
 
 
 def _output(case, params, x):

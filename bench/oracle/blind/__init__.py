@@ -42,13 +42,23 @@ TABLE: dict[str, Entry] = _in_halves(list(ENTRIES.values()))
 
 # name → (grade, reason): where a person read the oracle's words, and disagrees with the automatic grade
 JUDGED: dict[str, tuple[str, str]] = {
+    "jax-gradients-in-half": (
+        "pointed at",
+        "the kind is right, lost digits; float16 is not among the causes it offers",
+    ),
+    "jax-half-and-sum": ("named", "it says: multiplied by T"),
+    "jax-labels-of-first-task": ("pointed at", "it says that the order of the tasks matters, and not all count"),
+    "jax-negative-and-held": ("named", "it says: multiplied by −1"),
+    "jax-squeezed-probabilities": ("pointed at", "the kind is right, lost digits; it guesses float32"),
     "numpy-central-differences": ("misled", "nothing is carried between tasks; the differences are rough near kinks"),
+    "numpy-coarse-complex-step": ("pointed at", "the kind is right, lost digits; it guesses float32"),
     "numpy-first-missing-and-sum": ("named", "it says: multiplied by T"),
     "numpy-late-binding": ("pointed at", "it says that the order of the tasks matters, and not all count"),
     "numpy-loss-before": ("named", "it says that the gradient is right and the loss is not"),
     "numpy-rate-forgotten": ("pointed at", "the factor that it gives, 4, is 1/α where α = ¼, and stands at the update"),
     "numpy-richardson": ("misled", "nothing is carried between tasks; the differences are rough near kinks"),
     "numpy-short-and-first-hessian": ("named", "it says both, in other words"),
+    "numpy-six-decimals": ("pointed at", "the kind is right, lost digits; rounding is not among the causes it offers"),
     "numpy-two-tasks": ("pointed at", "it says: or not all of them count"),
     "torch-brackets": ("pointed at", "it says that the order of the tasks matters, and not all count"),
     "torch-data-in-place": ("named", "it says: no graph is left, and θ has moved"),
@@ -56,6 +66,7 @@ JUDGED: dict[str, tuple[str, str]] = {
     "torch-graph-in-first-step": ("named", "it says which inner steps are detached"),
     "torch-graph-in-last-step": ("named", "it says which inner steps are detached"),
     "torch-grads-of-all-calls": ("named", "it says: gradients add up from one outer step to the next"),
+    "torch-log-with-epsilon": ("pointed at", "the kind is right, lost digits; it guesses float32"),
     "torch-norm-epsilon": ("pointed at", "it says: exactly the cases with batch_norm"),
     "torch-norm-with-defaults": ("pointed at", "it says: exactly the cases with batch_norm, where both are"),
     "torch-pairwise-mean": ("pointed at", "it says that the order of the tasks matters, and not all count"),

@@ -21,6 +21,7 @@ from .mistakes import (
     MAML,
     Adapting,
     ByHand,
+    FirstOrder,
     Layers,
     Learner,
     OtherData,
@@ -82,6 +83,68 @@ class BlockDiagonal(MAML):
             loss = self.support_loss(alone, batch)
             out[n] = grad(loss, {n: alone[n]}, create_graph=not self.case.first_order)[n]
         return out
+
+
+class WrittenOut(ByHand):
+    """The Hessian as a matrix, of which something is lost."""
+
+    def product(self, theta, batch, v):
+        columns = []
+        for name, p in v.items():
+            for i in range(p.size):
+                e = {n: np.zeros(q.shape, q.dtype) for n, q in v.items()}
+                e[name].flat[i] = 1
+                columns.append(np.concatenate([np.ravel(h) for h in super().product(theta, batch, e).values()]))
+        h = self.kept(np.stack(columns, 1)) @ np.concatenate([np.ravel(x) for x in v.values()])
+        ends = np.cumsum([x.size for x in v.values()])
+        return {n: h[end - x.size : end].reshape(x.shape) for (n, x), end in zip(v.items(), ends, strict=True)}
+
+
+@makes("half_of_the_hessian")
+class Mirrored(WrittenOut):
+    """L + Lᵀ"""
+
+    kept = staticmethod(lambda h: np.tril(h) + np.tril(h).T)
+
+
+@makes("half_of_the_hessian", 1)
+class Lower(WrittenOut):
+    """np.tril"""
+
+    kept = staticmethod(np.tril)
+
+
+@makes("half_of_the_hessian", 2)
+class Upper(WrittenOut):
+    """np.triu"""
+
+    kept = staticmethod(np.triu)
+
+
+@makes("half_of_the_hessian", 3)
+class Hollow(WrittenOut):
+    """pairs i < j alone"""
+
+    kept = staticmethod(lambda h: np.tril(h, -1) + np.tril(h, -1).T)
+
+
+@makes("query_gradient_one_step_early")
+class Early(ByHand):
+    """g_q(θ_{K−1})"""
+
+    def task(self, support, query):
+        value, v = tm.value_and_grad(self.loss)((self.way(support)[:-1] or [self.theta])[-1], *query)
+        for k in reversed(range(self.k)):
+            h = self.product(self.way(support)[k], support, self.weighted(v))
+            v = {n: v[n] - h[n] for n in v}
+        return value, v
+
+    def way(self, support):
+        thetas = [self.theta]
+        for _ in range(self.k):
+            g = tm.grad(self.loss)(thetas[-1], *support)
+            thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
+        return thetas
 
 
 @makes("empirical_fisher")
@@ -354,6 +417,18 @@ class Momentum(Changing):
     def changed(self, fast, g, k):
         self.memory = {n: 0.9 * self.memory.get(n, 0) + g[n] for n in g}
         return self.memory
+
+
+@makes("inner_gradients_not_zeroed")
+class NotZeroed(Changing):
+    """g is added to what is there"""
+
+    def changed(self, fast, g, k):
+        self.memory = {n: self.memory.get(n, 0) + g[n] for n in g}
+        return self.memory
+
+
+makes("inner_gradients_not_zeroed", 1)(type("NotZeroedDetached", (FirstOrder, NotZeroed), {"__doc__": "the same"}))
 
 
 @makes("inner_momentum", 1)
@@ -1345,6 +1420,15 @@ class OfEach(MAML):
         each = [grad(loss, self.theta) for loss in losses]
         grads = {n: self.combined(torch.stack([g[n] for g in each])) for n in self.theta}
         return {"meta_grad": grads, "meta_loss": self.together(losses).detach()}
+
+
+@makes("tasks_left_out")
+class TwoTasks(MAML):
+    """self.tasks[:2]"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.tasks = self.tasks[:2]
 
 
 @makes("median_over_tasks")

@@ -131,6 +131,7 @@ _ABOUT = {
     "through_last": _several_steps,
     "through_first": _several_steps,
     "second_order": _several_tasks,
+    "task_count": lambda case, value: case.tasks > value,
     # what becomes of it
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
     or value == "moved",

@@ -75,6 +75,14 @@ FURTHER: list[Mistake] = [
         ({"curvature": "block diagonal"},),
     ),
     _further(
+        "half_of_the_hessian", "∏(I − α tril(Hₖ)) g_q(θ_K), or the like",
+        "the Hessian was written out as a matrix, and a triangle or the diagonal of it is missing, or counts twice",
+        "torch.func.hessian, or a Hessian-vector product; of tril(H) the whole is L + L.T − diag",
+        "jax.hessian, or a Hessian-vector product; of tril(H) the whole is L + L.T − diag",
+        ({"curvature": "diagonal twice"}, {"curvature": "lower triangle"}, {"curvature": "upper triangle"},
+         {"curvature": "no diagonal"}),
+    ),
+    _further(
         "empirical_fisher", "∏(I − α gₖgₖᵀ) g_q(θ_K)",
         "the outer product of gradients (empirical Fisher) stands in the place of the Hessian",
         "torch.autograd.grad(g, params, grad_outputs=v) for H v; g * (g * v).sum() is another matrix",
@@ -209,7 +217,21 @@ FURTHER: list[Mistake] = [
         "map the inner update over the whole tree, the scale and bias of BatchNorm included",
         _both_ways({"adapts": "no batch norm"}),
     ),
+    _further(
+        "query_gradient_one_step_early", "∏ₖ(I − αHₖ) g_q(θ_{K−1}), all K factors",
+        "the query gradient is taken one step early, at θ_{K−1}, and then goes back through all K steps",
+        "the query loss belongs after the last update of the fast weights",
+        "return the query loss of the carry after the scan, not of the one before its last step",
+        ({"query": "one step early"},),
+    ),
     # ── the inner loop: the update ──────────────────────────────────────────────────────────────────────────────────
+    _further(
+        "inner_gradients_not_zeroed", "θₖ₊₁ = θₖ − α Σⱼ g_s(θⱼ), j ≤ k",
+        "the gradients of all earlier inner steps are added to each step's: zero_grad() is missing in the inner loop",
+        "optimizer.zero_grad() before every inner backward(), or torch.autograd.grad, which adds nothing up",
+        "subtract lr · grad of this step; do not carry a sum of gradients",
+        _both_ways({"momentum": 1.0}),
+    ),
     _further(
         "inner_momentum", "v ← μv + g,  θ ← θ − αv",
         "the inner loop has momentum; the case asks for plain gradient descent",
@@ -785,6 +807,13 @@ FURTHER: list[Mistake] = [
         "apply the mean of the gradients once, after all tasks",
         _both_ways({"outer": "sequential", "outer_rate": 0.001}, {"outer": "sequential, Adam", "outer_rate": 0.001}),
         "tensorflow-maml #6", free=Free("outer_rate", "β", (0.001, 0.01, 0.1, 1.0, 1e-4)),
+    ),
+    _further(
+        "tasks_left_out", "1/n Σₜ Gₜ, t ≤ n",
+        "only the first n tasks count; the others are left out",
+        "loop over all tasks: range(len(xs)), not range(n); no break",
+        "vmap over all tasks; no slice of the first n",
+        ({"task_count": 2},), free=Free("task_count", "n", (2.0, 3.0), integer=True),
     ),
     _further(
         "weighted_by_examples", "Σₜ Nₜ Gₜ / Σₜ Nₜ",

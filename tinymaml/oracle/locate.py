@@ -234,9 +234,9 @@ def order_matters(questions, answers) -> str:
     scale, unit = case.answer.scale, tolerance.UNIT[case.dtype]
     if tolerance.error(b, a, scale, unit) <= MATCH:
         return ""
-    if tolerance.error(a, case.answer.meta_grad, scale, unit) > tolerance.TAU:  # it may be noise
-        if np.max(np.abs(flat(b) - flat(a))) <= NOISE[case.dtype] * np.max(np.abs(flat(a))):
-            return ""
+    wrong = tolerance.error(a, case.answer.meta_grad, scale, unit) > tolerance.TAU
+    if wrong and np.max(np.abs(flat(b) - flat(a))) <= NOISE[case.dtype] * np.max(np.abs(flat(a))):
+        return ""
     return (
         "the gradient depends on the order of the tasks: something is carried from one task to the next, or not all of "
         "them count"

@@ -15,6 +15,7 @@ the steps, a factor or the sum over tasks, and can be made together with any oth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -53,11 +54,13 @@ SWITCHES: dict[str, tuple] = {
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "sign", "reversed",
         "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached", "updates detached",
     ),
-    "curvature": ("Hessian", "block diagonal", "g gᵀ", "g gᵀ per example", "identity"),
+    "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
+              "g gᵀ", "g gᵀ per example", "identity"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)"),
     "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
     "second_order": ("every task", "first task", "last task"),
-    "query": ("right", "before adaptation", "every step", "every step and before", "before and after"),
+    "query": ("right", "one step early", "before adaptation",
+              "every step", "every step and before", "before and after"),
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
               "sequential, Adam", "weighted by examples", "median", "lower median"),
@@ -95,6 +98,7 @@ NUMBERS: dict[str, str] = {
     "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
     "damping": "λ added to H",
     "hessian_times": "H times this number",
+    "task_count": "only the first n tasks count",
     "outer_rate": "β of the steps between tasks",
     "outer_decay": "λ of λθ, added to G",
     "outer_shift": "λ of λ 1, added to G",
@@ -157,6 +161,15 @@ class Calculus:
         columns = self.columns(theta, batch)
         diagonal = {n: np.array([c[n].flat[i] for i, c in enumerate(cs)]) for n, cs in columns.items()}
         return {n: np.reshape(d, v[n].shape) * v[n] for n, d in diagonal.items()}
+
+    def triangle(self, theta: dict, batch, v: dict, lower: bool) -> dict:
+        """The lower or upper triangle of H, diagonal included, times v."""
+        columns = [column for of_one in self.columns(theta, batch).values() for column in of_one]
+        matrix = np.stack([np.concatenate([np.ravel(x) for x in column.values()]) for column in columns], 1)
+        product = (np.tril(matrix) if lower else np.triu(matrix)) @ np.concatenate([np.ravel(x) for x in v.values()])
+        ends = np.cumsum([np.size(x) for x in v.values()])
+        return {n: np.reshape(product[end - np.size(x) : end], np.shape(x))
+                for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
 
     def blocks(self, theta: dict, batch, v: dict) -> dict:
         """H v without the blocks between tensors."""
@@ -374,10 +387,16 @@ class _Run:
     def curved(self, calculus, theta, batch, u) -> dict:
         """H u, or what the code at hand has for it."""
         product = {
-            "Hessian": calculus.transposed, "block diagonal": calculus.blocks, "g gᵀ": calculus.outer_product,
+            "Hessian": calculus.transposed, "block diagonal": calculus.blocks,
+            "lower triangle": functools.partial(calculus.triangle, lower=True),
+            "upper triangle": functools.partial(calculus.triangle, lower=False),
+            "diagonal twice": calculus.transposed, "no diagonal": calculus.transposed, "g gᵀ": calculus.outer_product,
             "g gᵀ per example": calculus.outer_products, "identity": lambda theta, batch, u: u,
         }[self.s["curvature"]]  # fmt: skip
         h = (calculus.diagonal if self.s["factors"] == "diagonal" else product)(theta, batch, u)
+        if self.s["curvature"] in ("diagonal twice", "no diagonal"):
+            sign = 1 if self.s["curvature"] == "diagonal twice" else -1
+            h = _map(lambda x, d: x + d * sign, h, calculus.diagonal(theta, batch, u))
         if self.s["hessian_times"]:
             h = _map(lambda x: x * self.s["hessian_times"], h)
         return _map(lambda x, y: x + y * self.s["damping"], h, u) if self.s["damping"] else h
@@ -424,7 +443,8 @@ class _Run:
         }.get(self.s["query"], [last])  # fmt: skip
         total, value = None, 0
         for end in points:
-            loss, v = calculus.loss_and_grad(way["theta"][end], query)
+            at = max(end - 1, 0) if self.s["query"] == "one step early" else end
+            loss, v = calculus.loss_and_grad(way["theta"][at], query)
             if end == last:
                 way |= {"loss_q": loss, "grad_q": v}
             cotangent = self.back(v, end, way, support, query)
@@ -539,6 +559,8 @@ class _Run:
         return g
 
     def together(self, values, gradients, theta, beta):
+        if self.s["task_count"]:
+            values, gradients = values[: int(self.s["task_count"])], gradients[: int(self.s["task_count"])]
         count, outer = len(values), self.s["outer"]
         add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
         total, value = _map(add, *gradients), sum(values[1:], values[0]) / count

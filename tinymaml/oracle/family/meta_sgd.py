@@ -85,8 +85,10 @@ def finish(s, case, grads):
 
 
 def posed(case, numbers):
-    """α beside θ: about `inner_lr`, some of it negative, none 0."""
+    """α beside θ: about `inner_lr`, the first of each tensor negative, none 0."""
     spread = {PREFIX + n: case.inner_lr * (0.8125 + numbers(p.shape, 0.75, 8)) for n, p in case.params.items()}
+    for rates in spread.values():
+        rates.flat[0] = -abs(rates.flat[0])
     return dataclasses.replace(case, params=case.params | spread)
 
 

@@ -110,7 +110,7 @@ def test_the_cases_tell_every_pair_of_an_algorithms_mistakes_apart(algorithm):
     assert together == []
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_new_cases_depend_on_the_seed_alone(dtype):
     (a, b), (again, _), (other, _) = (suites.fresh("cavia", seed, 2, dtype) for seed in (5, 5, 6))
     assert np.array_equal(flat(a.params), flat(again.params)) and not np.array_equal(flat(a.params), flat(other.params))
@@ -124,7 +124,7 @@ def test_new_cases_depend_on_the_seed_alone(dtype):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_honest_implementations_are_correct(algorithm, dtype):
     cases = load("core", algorithm=algorithm)
-    for way in ("torch", "engine"):
+    for way in ("torch", "engine") if dtype == "float64" else ("torch",):
         report = check(loops.HONEST[algorithm][way], cases, dtype=dtype)
         assert report.verdict == "CORRECT", (way, str(report))
         assert max(c.error for c in report.cases) < 10
@@ -147,7 +147,7 @@ def _every_wrong_one():
     for name in NAMES:
         assert len(loops.WRONG[name]) >= 10
         for i, made in enumerate(loops.WRONG[name]):
-            marks = [] if i % 7 == 0 else [pytest.mark.slow]
+            marks = [] if i % 9 == 0 else [pytest.mark.slow]
             yield pytest.param(name, made, marks=marks, id=f"{name}-{i}-{made.id}")
 
 

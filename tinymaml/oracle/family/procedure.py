@@ -149,9 +149,9 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
     Args:
         whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
     """
-    if at.s["start"].startswith("leaked"):
-        theta = at.memory.get("adapted", theta)
-        theta = at.hold(theta) if at.s["start"] == "leaked, detached" else theta
+    if at.s["start"].startswith("leaked") and "adapted" in at.memory:
+        left = at.memory["adapted"]
+        theta = at.hold(left) if at.s["start"] == "leaked, detached" else left
     path, g = [theta], None
     at.memory["support losses"] = []
     for k in range(at.steps):

@@ -8,6 +8,7 @@ cases, or one that is a plain function of a case's α, T, K and N.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from . import tolerance
 from .arithmetic import as_numbers
 from .cases import Case
-from .catalogue import flat
+from .catalogue import flat, run_form
 from .locate import MATCH, Judged
 from .match import factors, fits
 from .models import loss_and_grad
@@ -70,6 +71,11 @@ def added(judged: list[Judged]) -> str:
             if c is not None:
                 shown = _product(c, "" if of == "1" else of)
                 return f"yours = right {shown} {name} in every case: {meaning}"
+    for of in ("β", "α"):
+        times = [factors(j.case)[of] for j in judged]
+        ab = _two_coefficients(judged, [t["θ"] for t in terms], times)
+        if ab is not None and abs(ab[1] - 1) < 1e-9:
+            return f"what came is θ {_product(ab[0], of)} right, the new θ after an outer step, and not the gradient"
     for name, meaning in TERMS.items():
         ab = _two_coefficients(judged, [t[name] for t in terms])
         if ab is not None and name == "θ" and abs(ab[1] - 1) < 1e-9:
@@ -80,7 +86,7 @@ def added(judged: list[Judged]) -> str:
 
 
 def _product(c: float, of: str) -> str:
-    number = "" if of and abs(c - 1) < 1e-9 else f"{abs(c):.6g} · "
+    number = "" if of and abs(abs(c) - 1) < 1e-9 else f"{abs(c):.6g} · "
     return f"{'+' if c > 0 else '−'} {number}{of + ' · ' if of else ''}".rstrip()
 
 
@@ -98,15 +104,17 @@ def _coefficient(judged, columns: list[np.ndarray]) -> float | None:
     return None
 
 
-def _two_coefficients(judged, columns: list[np.ndarray]) -> tuple[float, float] | None:
-    """(a, b) with yours = a · right + b · column in every case."""
-    right = np.concatenate([flat(j.case.answer.meta_grad) for j in judged])
+def _two_coefficients(judged, columns: list[np.ndarray], times=None) -> tuple[float, float] | None:
+    """(a, b) with yours = a f · right + b · column in every case; f one of `times`, or 1."""
+    times = times or [1.0] * len(judged)
+    rights = [f * flat(j.case.answer.meta_grad) for f, j in zip(times, judged, strict=True)]
+    right = np.concatenate(rights)
     got, column = np.concatenate([flat(j.answer.grad) for j in judged]), np.concatenate(columns)
     (a, b), *_ = np.linalg.lstsq(np.stack([right, column], 1), got, rcond=None)
     if not (np.isfinite(a) and np.isfinite(b)) or abs(a) < 1e-6 or abs(b) < 1e-9:
         return None
     for x, y in ((float(f"{a:.4g}"), float(f"{b:.4g}")), (a, b)):
-        if all(_near(j, x * flat(j.case.answer.meta_grad) + y * z) for j, z in zip(judged, columns, strict=True)):
+        if all(_near(j, x * r + y * z) for j, r, z in zip(judged, rights, columns, strict=True)):
             return x, y
     return None
 
@@ -208,7 +216,8 @@ def _in_another_order(j: Judged) -> str:
 def another_answer(judged: list[Judged], questions: list[Question]) -> str:
     """A wrong answer that is the right one of another case, asked before."""
     cases = [q.case for q in questions if q.role == "case"]
-    said = []
+    said: list[tuple[str, str]] = []
+    stale: list[tuple[str, str]] = []
     for j in judged:
         if j.passed:
             continue
@@ -219,12 +228,29 @@ def another_answer(judged: list[Judged], questions: list[Question]) -> str:
             right = flat(other.answer.meta_grad)
             if right.shape == got.shape and np.any(right) and _same(got, right, other):
                 said.append((j.case.id, other.id))
+            elif str(other.model) == str(j.case.model) and _with_settings_of(j, other):
+                stale.append((j.case.id, other.id))
+    if stale and not said:
+        shown = ", ".join(f"{case} with those of {other}" for case, other in stale[:3])
+        are = "s are" if len(stale) > 1 else " is"
+        return (f"{len(stale)} wrong answer{are} right with the K or α of another case of that model ({shown}): a jitted "
+                "function or a cache keeps them from an earlier call")  # fmt: skip
     if not said:
         return ""
     shown = ", ".join(f"{other} for {case}" for case, other in said[:3])
     are = "s are" if len(said) > 1 else " is"
     return (f"{len(said)} wrong answer{are} right for another case ({shown}): something is kept from call to call (a "
             "cache, a jitted function with old constants)")  # fmt: skip
+
+
+def _with_settings_of(j: Judged, other: Case) -> bool:
+    """Whether the answer is right for the number of steps, or the rate, or both, of the other case."""
+    steps, rate = {"inner_steps": other.inner_steps}, {"inner_lr": other.inner_lr}
+    for settings in (steps, rate, steps | rate):
+        case = dataclasses.replace(j.case, **settings)
+        if not case.first_order and fits(j.case, j.answer.grad, run_form(case, {}).meta_grad):
+            return True
+    return False
 
 
 def _same(got, right, case: Case) -> bool:

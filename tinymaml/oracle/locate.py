@@ -244,17 +244,26 @@ def order_matters(questions, answers) -> str:
 
 
 def wrong_elsewhere(questions, answers) -> str:
-    """Whether the gradient is wrong at a θ that was moved a little, where no file knows the answer."""
+    """Whether a right gradient is wrong at another θ, or with other data, rate or steps, which no file knows."""
     for q in questions:
-        if q.role == "moved":
+        if q.role in ("moved", "changed") and q.id in answers:
             scale = next(p.case.answer.scale for p in questions if p.id == q.of)
             _, right = tolerance.engine_answer(q.case)
             if not tolerance.error(answers[q.id].grad, right, scale, tolerance.UNIT[q.case.dtype]) <= MATCH:
+                if q.role == "moved":
+                    return (
+                        f"case {q.of} is right, but wrong when each number of θ is moved by {q.step:g}: the answer "
+                        "does not follow θ; was it kept from an earlier call, or looked up?"
+                    )
+                what = _OTHER[q.id.rpartition("-")[2]]
                 return (
-                    f"case {q.of} is right, but wrong when each number of θ is moved by {q.step:g}: the answer does "
-                    "not follow θ; was it kept from an earlier call, or looked up?"
+                    f"case {q.of} is right, but wrong with {what} in the same shapes: is something kept by shape from "
+                    "an earlier call (a cache, a jitted function that closes over its first arguments)?"
                 )
     return ""
+
+
+_OTHER = {"data": "other data", "rate": "another inner_lr", "steps": "another number of inner steps"}
 
 
 def only_where(judged: list[Judged]) -> str:

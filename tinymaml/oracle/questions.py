@@ -1,9 +1,10 @@
 """What an implementation is asked, and how its answers are read.
 
 A suite's cases, two new ones that no file holds, and a few more questions: one case again (is it deterministic?), its
-tasks in another order (the mean does not change), and for a case of each kind of model θ moved a little (is the
-gradient that of its own loss?). What is asked of one model stands together. Foreign programs are asked it all; a
-Python function is asked about the other kinds only if something is wrong.
+tasks in another order (the mean does not change), its shapes with other data, α and K (is anything kept?), and for a
+case of each kind of model θ moved a little (is the gradient that of its own loss?). What is asked of one model stands
+together. Foreign programs are asked it all; a Python function is asked about the other kinds only if something is
+wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ STEPS = (2.0**-6, 2.0**-9, 2.0**-12)  # by which θ is moved
 
 
 class Question(NamedTuple):
-    """`role`: "case"; or, about the case `of`: "again", "permuted", "moved" (by `step` along `direction`)."""
+    """`role`: "case"; or, about the case `of`: "again", "permuted", "moved" (by `step` along `direction`), or
+    "changed", which is another one in the same shapes."""
 
     id: str
     case: Case
@@ -130,11 +132,26 @@ def _with_further(asked: list[Question]) -> list[Question]:
             permuted = q.case.permuted([*range(1, q.case.tasks), 0])
             out += [Question(f"{q.id}@again", q.case, "again", q.id),
                     Question(f"{q.id}@permuted", permuted, "permuted", q.id)]  # fmt: skip
+            out += [Question(f"{q.id}@other-{what}", case, "changed", q.id) for what, case in _changed(q.case).items()]
         # a mistake in one layer or loss shows in its own objective only where there is such a layer or loss
         if q.id == first_of_kind[str(q.case.model)]:
             out += [Question(f"{q.id}@moved-{i}", q.case.at(_moved(q.case, h)), "moved", q.id, h)
                     for i, h in enumerate(STEPS)]  # fmt: skip
     return out
+
+
+def _changed(case: Case) -> dict[str, Case]:
+    """The same shapes with other data, another α, another K: what is kept by shape (a jitted function with constants
+    from its first call, a cache) is then wrong."""
+    other = lambda batches: [(x + 0.125, y) for x, y in batches]  # noqa: E731
+    rate = case.inner_lr
+    new: dict[str, dict] = {
+        "data": {"support": other(case.support), "query": other(case.query)},
+        "rate": {"inner_lr": {n: a / 2 for n, a in rate.items()} if isinstance(rate, dict) else rate / 2},
+    }
+    if case.algorithm == "maml":  # others may have parameters of each step
+        new["steps"] = {"inner_steps": case.inner_steps + 1}
+    return {what: dataclasses.replace(case, answer=None, handed_out=[], **change) for what, change in new.items()}
 
 
 def _moved(case: Case, h: float) -> dict[str, np.ndarray]:

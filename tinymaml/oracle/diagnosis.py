@@ -31,7 +31,7 @@ from .locate import (
     worst_element,
     wrong_elsewhere,
 )  # fmt: skip
-from .precision import cause_of, shortened, systematic
+from .precision import at_kink, cause_of, shortened, systematic
 from .questions import Answered, Question, hint
 from .report import CaseResult, Report
 
@@ -81,7 +81,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
         report.notes.append(_CHANGED)
     if report.verdict != "CORRECT":
-        report.digits = min(digits_agreeing(j) for j in judged)
+        report.digits = min(digits_agreeing(j) for j in judged) if report.digits is None else report.digits
         report.location = report.location or worst_element(judged)
     add_evidence(report, questions, answers, judged)
     return report
@@ -182,7 +182,7 @@ def _one(judged: list[Judged]) -> Report | None:
 def _imprecise(judged: list[Judged], cause: str) -> Report | None:
     if not cause:
         return None
-    digits = min(digits_agreeing(j) for j in judged)
+    digits = min(digits_agreeing(j) for j in [j for j in judged if not at_kink(j.case)] or judged)
     full = int(-np.log10(tolerance.UNIT[judged[0].case.dtype]))
     return Report(
         "IMPRECISE", explanation=f"{digits:.0f} digits agree where {judged[0].case.dtype} has {full}: {cause}",

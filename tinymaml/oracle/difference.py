@@ -233,8 +233,8 @@ def another_answer(judged: list[Judged], questions: list[Question]) -> str:
     if stale and not said:
         shown = ", ".join(f"{case} with those of {other}" for case, other in stale[:3])
         are = "s are" if len(stale) > 1 else " is"
-        return (f"{len(stale)} wrong answer{are} right with the K or α of another case of that model ({shown}): a jitted "
-                "function or a cache keeps them from an earlier call")  # fmt: skip
+        return (f"{len(stale)} wrong answer{are} right with the K or α of another case of that model ({shown}): a "
+                "jitted function or a cache keeps them from an earlier call")  # fmt: skip
     if not said:
         return ""
     shown = ", ".join(f"{other} for {case}" for case, other in said[:3])

@@ -51,7 +51,7 @@ SWITCHES: dict[str, tuple] = {
     "ends": ("own", "averaged"),  # θ_K
     # the derivative through it
     "factors": (
-        "right", "detached", "exact", "first detached", "last detached", "middle detached", "sign", "reversed",
+        "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
         "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached", "updates detached",
     ),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
@@ -365,8 +365,7 @@ class _Run:
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
         h = self.curved(calculus, way["theta"][at], batch, self.factor(u, alpha, support))
-        sign = -1 if factors == "sign" else 1
-        return out | {"theta": _map(lambda x, y: x + y * sign, out["theta"], h)}
+        return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
 
     def factor(self, u, alpha, support) -> dict:
         """A v, or what the code at hand multiplies Hₖ by."""

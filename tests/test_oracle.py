@@ -52,7 +52,7 @@ def special() -> list:
     size = {"inner_steps": 2, "tasks": 2, "inner_lr": 0.25}
     drawn = [
         cases.draw("tanh 1-2-1 mse", 0, id="first-order", first_order=True, **size),
-        cases.draw("tanh 1-2-1 mse", 0, id="per-parameter", per_parameter=True, **size),
+        cases.draw("tanh 1-2-1 mse", 0, id="rate-per-parameter", per_parameter=True, **size),
         cases.draw("tanh 1-2-1 mse", 0, id="head", adapt=("w2", "b2"), **size),
         cases.draw("tanh 1-2-1 mse", 0, id="unequal", unequal=True, **size | {"tasks": 3}),
         cases.draw("tanh 1-2-1 mse", 0, id="no-steps", **size | {"inner_steps": 0}),
@@ -201,7 +201,7 @@ def test_a_report_as_text_and_as_json(asked):
     report = oracle.check(formula({"factors": "detached"}), asked)
     assert str(report).startswith("KNOWN_BUG  fomaml") and "create_graph=True" in str(report) and "JAX" in str(report)
     data = json.loads(report.to_json())
-    assert data["verdict"] == "KNOWN_BUG" and data["bug"] == "fomaml" and len(data["cases"]) == len(asked)
+    assert data["verdict"] == "KNOWN_BUG" and data["bug"] == "fomaml" and len(data["cases"]) == sum(not c.needs for c in asked)
     assert "\n" not in report.to_json()
 
 
@@ -463,7 +463,7 @@ def tiny(case, by: float):
 
 
 @pytest.mark.parametrize("mine", [
-    honest, formula({"factors": "detached"}), formula({"factors": "sign"}), formula({"inner": "ascent"}),
+    honest, formula({"factors": "detached"}), formula({"hessian_times": -1}), formula({"inner": "ascent"}),
     formula({"result": "doubled"}),
     changed(lambda case, g: {n: np.asarray(x) * (1 + 1e-8) for n, x in g.items()}),
     changed(lambda case, g: {n: np.asarray(x) + 1e-3 * np.max(np.abs(x)) for n, x in g.items()}),
@@ -474,7 +474,7 @@ def test_there_is_no_absolute_tolerance(mine):
     small = [tiny(c, 2.0**-200) for c in plain]
     assert max(np.max(np.abs(flat(c.answer.meta_grad))) for c in small) < 1e-50
     first, second = oracle.check(mine, plain), oracle.check(mine, small)
-    assert (first.verdict, first.bug, first.ties, first.kind) == (second.verdict, second.bug, second.ties, second.kind)
+    assert (first.verdict, first.bug, first.kind) == (second.verdict, second.bug, second.kind)
     assert [c.passed for c in first.cases] == [c.passed for c in second.cases]
 
 
@@ -527,7 +527,7 @@ INTEGERS = {  # ½(w·x)², w = (2, 3, 5), x_s = (1, 2, 3), x_q = (4, 5, 6), α 
     ("integers-1", ("factors", "detached")): (-1260, -1575, -1890),
     ("integers-1", ("query", "before adaptation", "factors", "detached")): (212, 265, 318),
     ("integers-1", ("result", "displacement")): (11.5, 23, 34.5),
-    ("integers-1", ("factors", "sign")): (-6300, -11655, -17010),
+    ("integers-1", ("hessian_times", -1)): (-6300, -11655, -17010),
     ("integers-1", ("factors", "of query")): (47250, 59062.5, 70875),
     ("integers-1", ("data", "swapped")): (51975, 64350, 76725),
     ("integers-1", ("data", "query is support")): (828, 1656, 2484),
@@ -539,7 +539,7 @@ INTEGERS = {  # ½(w·x)², w = (2, 3, 5), x_s = (1, 2, 3), x_q = (4, 5, 6), α 
 }
 
 
-@pytest.mark.parametrize("which", INTEGERS, ids=["-".join((id, *form)).replace(" ", "-") for id, form in INTEGERS])
+@pytest.mark.parametrize("which", INTEGERS, ids=["-".join((id, *map(str, form))).replace(" ", "-") for id, form in INTEGERS])
 def test_integers_worked_out_by_hand(which):
     id, form = which
     case = by_hand()[id]
@@ -553,7 +553,7 @@ def test_the_quartic_is_exactly_what_was_worked_out():
     case = by_hand()["quartic"]
     assert references.exact(case)[1]["theta"] == Fraction(130152422875, 2**41)
     assert references.exact(case, {"factors": "detached"})[1]["theta"] == Fraction(1408195, 2**21)
-    assert references.exact(case, {"factors": "sign"})[1]["theta"] == Fraction(3909161993755, 2**41)
+    assert references.exact(case, {"hessian_times": -1})[1]["theta"] == Fraction(3909161993755, 2**41)
 
 
 def test_stored_answers_are_what_rationals_give():

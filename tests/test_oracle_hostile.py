@@ -224,7 +224,7 @@ class Slow:
 
 @pytest.mark.parametrize("candidate, at", [
     (lambda case: threading.Event().wait(30), "tanh"),
-    (lambda case: right(case) if case.id == "tanh" else time.sleep(30), "logistic"),
+    (lambda case: right(case) if case.id == "tanh" and case.inner_steps == 3 else time.sleep(30), "tanh@other-steps"),
     (each(lambda x: Slow()), "tanh"),
 ], ids=["at once", "later", "when looked at"])  # fmt: skip
 def test_hanging(candidate, at):
@@ -344,7 +344,7 @@ def test_answers_copied_from_the_files():
     """By id. That the new cases, which no file holds, are right as well is no use: the answer does not follow θ."""
     report = oracle.check(lambda case: stored().get(case.id) or right(case), seed=0)
     assert report.verdict == "WRONG_UNKNOWN" and report.exit_code == 1
-    assert "the answer does not follow θ" in report.explanation and all(c.passed for c in report.cases)
+    assert "is something kept by shape" in report.explanation and all(c.passed for c in report.cases)
 
 
 def test_answers_copied_from_the_files_or_nothing():
@@ -375,9 +375,10 @@ def place(*roles) -> set[int]:
 @pytest.mark.parametrize("which, verdict", [
     (place("again"), "NONDETERMINISTIC"),
     (place("permuted"), "WRONG_UNKNOWN"),
+    (place("changed"), "WRONG_UNKNOWN"),
     (place("moved"), "WRONG_UNKNOWN"),
     ({max(place("moved"))}, "WRONG_UNKNOWN"),
-], ids=["again", "permuted", "moved", "moved a little"])  # fmt: skip
+], ids=["again", "permuted", "changed", "moved", "moved a little"])  # fmt: skip
 def test_right_but_not_always(which, verdict):
     """Every question counts, not only the cases."""
     report = oracle.check(at_call(which, lambda g: g * 1.001), seed=0)
@@ -558,6 +559,7 @@ def test_manifest_without_use(text, vectors):
 # ── lines of answers ────────────────────────────────────────────────────────────────────────────────────────────────
 
 PREFIX = "core:float64:0:"
+ALL = len(drawn("core", "float64", (), 0)[0])
 
 
 @functools.cache
@@ -584,14 +586,14 @@ def swapped(a):
 
 
 SHUFFLED = {
-    "missing": (lambda a: a.pop(5), "wanted the answer to 'core:float64:0:/tied'", "wrong id, or out of order"),
+    "missing": (lambda a: a.pop(5), f"wanted the answer to '{PREFIX}/{drawn('core', 'float64', (), 0)[0][5].id}'", "wrong id, or out of order"),
     "first missing": (lambda a: a.pop(0), "wanted the answer to 'core:float64:0:/tanh'"),
-    "last missing": (lambda a: a.pop(), "the answer is missing", "56 of 57 came"),
-    "half": (lambda a: a.__delitem__(slice(9, None)), "the answer is missing, and all that follow (9 of 57 came)"),
+    "last missing": (lambda a: a.pop(), "the answer is missing", f"{ALL - 1} of {ALL} came"),
+    "half": (lambda a: a.__delitem__(slice(9, None)), f"the answer is missing, and all that follow (9 of {ALL} came)"),
     "twice": (lambda a: a.insert(3, a[3]), "wanted the answer to", "out of order"),
-    "all twice": (lambda a: a.extend(a[:]), "more answers came than the 57"),
-    "one more": (lambda a: a.append({"id": "x"}), "more answers came than the 57"),
-    "swapped": (swapped, "wanted the answer to 'core:float64:0:/softmax', seen", "out of order"),
+    "all twice": (lambda a: a.extend(a[:]), f"more answers came than the {ALL}"),
+    "one more": (lambda a: a.append({"id": "x"}), f"more answers came than the {ALL}"),
+    "swapped": (swapped, f"wanted the answer to '{PREFIX}/{drawn('core', 'float64', (), 0)[0][2].id}', seen", "out of order"),
     "backwards": (lambda a: a.reverse(), "wanted the answer to", "out of order"),
     "an id of another seed": (lambda a: a[5].update(id="core:float64:1:/square"), "seen 'core:float64:1:/square'"),
     "no id": (lambda a: a[5].pop("id"), 'wanted an object with an "id"'),
@@ -605,7 +607,7 @@ SHUFFLED = {
     "huge": (lambda a: a[5].update(meta_loss=10**400), "meta_loss has dtype object"),
     "not a number": (lambda a: a[5].update(meta_loss=float("nan")), "meta_loss is nan"),
     "trace": (lambda a: a[5].update(trace=5), "trace is int"),
-    "changed inputs": (lambda a: a[5].update(changed_inputs=True), "the numbers are right, but"),
+    "changed inputs": (lambda a: a[0].update(changed_inputs=True), "the numbers are right, but"),
 }
 
 
@@ -635,7 +637,7 @@ def test_first_lines_that_say_nothing(line):
 def test_later_lines_that_say_nothing(line):
     lines = dumped(recorded())
     lines[1] = line
-    refused(protocol.check_answers(lines), "56 of 57 questions failed")
+    refused(protocol.check_answers(lines), f"{ALL - 1} of {ALL} questions failed")
 
 
 def test_ids_of_the_full_set_have_slashes():
@@ -708,12 +710,12 @@ if mode == "copies":
 
 RUNS = {
     "silent": ("no answer within 0.5 s", "was still running, and was stopped"),
-    "silent later": ("no answer within 2 s", "50 of 57 questions failed"),
+    "silent later": ("no answer within 2 s", f"{ALL - 7} of {ALL} questions failed"),
     "stays": ("after the last answer", "no answer within 2 s", "was still running, and was stopped"),
-    "ends": ("the answer is missing, and all that follow (0 of 57 came)",),
-    "leaves": ("the answer is missing, and all that follow (7 of 57 came)",),
+    "ends": (f"the answer is missing, and all that follow (0 of {ALL} came)",),
+    "leaves": (f"the answer is missing, and all that follow (7 of {ALL} came)",),
     "fails": ("ended with exit code 1", "stderr: no such file: weights.pt"),
-    "raises": ("(1 of 57 came)", "stderr: ValueError: cannot reshape"),
+    "raises": (f"(1 of {ALL} came)", "stderr: ValueError: cannot reshape"),
     "crashes": ("was ended by signal SIGSEGV",),
     "odd signal": ("was ended by signal 40",),
     "endless line": ("too much output",),
@@ -725,7 +727,7 @@ RUNS = {
     "half a line": ("a line is not JSON",),
     "not UTF-8": ("a line is not UTF-8",),
     "greeting": ("a line is not JSON", "loading ..."),
-    "closes": ("the answer is missing, and all that follow (0 of 57 came)", "was still running, and was stopped"),
+    "closes": (f"the answer is missing, and all that follow (0 of {ALL} came)", "was still running, and was stopped"),
 }
 
 
@@ -783,7 +785,7 @@ def test_recorded_answers_for_new_questions(program, tmp_path):
     refused(program("right"), "seen 'core:float64:1:/tanh': wrong id")
     answers.write_text(seed0, encoding="utf-8")
     report = program("copies")
-    assert report.verdict == "WRONG_UNKNOWN"
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", "zero_gradient") and "alone" in report.explanation
     assert {c.id for c in report.cases if not c.passed} == {"fresh-0-0", "fresh-0-1"}
 
 

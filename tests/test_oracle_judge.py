@@ -91,7 +91,7 @@ def pids(path: Path, count: int) -> list[int]:
 # ── what a candidate does while it is imported ──────────────────────────────────────────────────────────────────────
 
 IMPORTS = {  # source → verdict on `right`, asked for one case; what is said
-    "os._exit(0)": ("PROTOCOL_ERROR", "missing, and all that follow (0 of 6 came): the program ended with exit code 0"),
+    "os._exit(0)": ("PROTOCOL_ERROR", "missing, and all that follow (0 of 9 came): the program ended with exit code 0"),
     "sys.exit(0)": ("PROTOCOL_ERROR", "it says: theirs:right cannot be imported: SystemExit: 0 ("),
     "os.kill(os.getpid(), signal.SIGSEGV)": ("PROTOCOL_ERROR", "the program was ended by signal SIGSEGV"),
     "def broken(:": ("PROTOCOL_ERROR", "cannot be imported: SyntaxError: invalid syntax (theirs.py, line "),
@@ -169,7 +169,7 @@ def test_a_candidate_cannot_give_the_judge_a_module(folder, monkeypatch):
 # ── pytest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tests_of(target: str, *options: str) -> subprocess.CompletedProcess:
+def items_of(target: str, *options: str) -> subprocess.CompletedProcess:
     without = [option for plugin in ("cacheprovider", "hypothesispytest") for option in ("-p", f"no:{plugin}")]
     command = [sys.executable, "-m", "pytest", "-q", *without, f"--maml-oracle={target}", *options]
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
@@ -179,9 +179,9 @@ def test_a_candidate_that_leaves_under_pytest(folder):
     """One failed test, and a line that says why; pytest's exit code is 1, whatever its conftest.py has patched."""
     folder("theirs", "os._exit(0)")
     folder("conftest", "protocol.check_function = protocol.conclude = lambda *a, **k: report.Report('CORRECT')")
-    done = tests_of("theirs:right", "-k", "tanh")
+    done = items_of("theirs:right", "-k", "tanh")
     assert done.returncode == 1 and "1 failed" in done.stdout
-    assert "case tanh: the answer is missing, and all that follow (0 of 6 came): the program ended with exit code 0\n" \
+    assert "case tanh: the answer is missing, and all that follow (0 of 9 came): the program ended with exit code 0\n" \
         in done.stdout, done.stdout
 
 
@@ -221,7 +221,7 @@ def test_only_the_oracles_tests_are_collected(folder):
     """A test module that imports the candidate is not looked at, nor a name in the current folder; -k selects."""
     here = folder("theirs", "print('one moment')")
     (here / "test_theirs.py").write_text("import os; os._exit(0)", encoding="utf-8")
-    done = tests_of("theirs:right", "-k", "tanh", "-s", "--maml-oracle-json=report.json")
+    done = items_of("theirs:right", "-k", "tanh", "-s", "--maml-oracle-json=report.json")
     assert done.returncode == 0 and "1 passed" in done.stdout and "one moment" in done.stderr, done
     saved = json.loads((here / "report.json").read_text(encoding="utf-8"))
     assert saved["verdict"] == "INCONCLUSIVE" and [c["id"] for c in saved["cases"]] == ["tanh"]
@@ -229,7 +229,7 @@ def test_only_the_oracles_tests_are_collected(folder):
 
 def test_the_candidates_words_under_pytest(folder):
     folder("theirs", "print('one moment')\ndef right(case): print('about', case.tasks); raise ValueError('no')")
-    done = tests_of("theirs:right", "-k", "tanh")
+    done = items_of("theirs:right", "-k", "tanh")
     assert done.returncode == 1 and "it says: ValueError: no (" in done.stdout
     assert re.search("Captured stderr.*one moment.*about 3", done.stdout, re.DOTALL)
 
@@ -240,7 +240,7 @@ def test_the_candidates_words_under_pytest(folder):
 ])  # fmt: skip
 def test_targets_that_pytest_refuses(target, words, folder):
     folder("conftest", "open('imported', 'w'); os._exit(0)" if "conftest" in target else "")
-    done = tests_of(target)
+    done = items_of(target)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR and words in done.stdout + done.stderr, done
     assert not Path("imported").exists()
 

@@ -107,7 +107,7 @@ _CLASSIC = [
         "the sign of the Hessian term is wrong: the derivative of θ − αg is I − αH",
         "where the Hessian-vector product is written by hand: v = v − lr · hvp(v)",
         "where the Hessian-vector product is written by hand: v = v − lr * hvp(v)",
-        ({"hessian_times": -1.0},),
+        ({"hessian_times": -1},),
     ),
     Mistake(
         "reversed_product", "(I − αH_{K−1}) ⋯ (I − αH₀) g_q(θ_K)",

@@ -68,14 +68,15 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
         return _broken(broken, len(questions))
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
-    report = (
-        _unstable(questions, answers, further)
-        or _right(judged, questions, answers)
-        or (_one(judged) if before is None or before.bug else None)
-        or _imprecise(judged, cause_of(judged, questions, answers))
-        or (match.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
-        or _unknown(judged, questions, answers)
-    )
+    with np.errstate(all="ignore"):  # what a mistake gives may overflow
+        report = (
+            _unstable(questions, answers, further)
+            or _right(judged, questions, answers)
+            or (_one(judged) if before is None or before.bug or before.factor else None)
+            or _imprecise(judged, cause_of(judged, questions, answers))
+            or (match.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
+            or _unknown(judged, questions, answers)
+        )
     report.cases = report.cases or match.rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):

@@ -28,7 +28,10 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
     assert right is not None
     wanted = flat(value) * factor
     scale, size = flat(right.scale), np.max(np.abs(flat(right.meta_grad)))
-    larger = max(1.0, np.max(np.abs(wanted)) / size) if size else 1.0
+    with np.errstate(all="ignore"):
+        larger = max(1.0, np.max(np.abs(wanted)) / size) if size else 1.0
+    if not np.isfinite(larger):
+        return False
     scale = np.maximum(scale, np.median(scale)) * larger
     return float(np.max(tolerance.errors(flat(grad), wanted, scale, tolerance.UNIT[case.dtype]))) <= MATCH
 
@@ -165,7 +168,7 @@ def _near(j: Judged, name: str, possible: dict[str, float]) -> list[str]:
     got, value = flat(j.answer.grad), value_of(j.case, name)
     length = 0.0 if value is None else float(flat(value) @ flat(value))
     if not length or not np.isfinite(length):
-        return list(possible)
+        return []
     c = float(got @ flat(value)) / length
     return [name for name, f in possible.items() if abs(c - f) <= 1e-3 * abs(f)]
 

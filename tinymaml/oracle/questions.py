@@ -143,7 +143,7 @@ def _with_further(asked: list[Question]) -> list[Question]:
 def _changed(case: Case) -> dict[str, Case]:
     """The same shapes with other data, another α, another K: what is kept by shape (a jitted function with constants
     from its first call, a cache) is then wrong."""
-    other = lambda batches: [(x + 0.125, y) for x, y in batches]  # noqa: E731
+    other = lambda batches: [(x * 1.125, y) for x, y in batches]  # noqa: E731
     rate = case.inner_lr
     new: dict[str, dict] = {
         "data": {"support": other(case.support), "query": other(case.query)},

@@ -55,12 +55,15 @@ def _plain(x: object) -> object:
 def _vectors() -> list:
     """Every case that ships, with its right answer; mistakes are the catalogue's."""
     from .cases import load, to_hex
+    from .family import ALGORITHMS
+
+    shipped = load("full") + [case for name in ALGORITHMS for case in load("core", algorithm=name)]
 
     left_out = {"comment"}
     return [
         {k: v for k, v in case.to_json(to_hex).items() if k not in left_out}
         | {"meta_loss": case.answer.meta_loss, "meta_grad": {n: to_hex(g) for n, g in case.answer.meta_grad.items()}}
-        for case in load("full") if case.answer is not None
+        for case in shipped if case.answer is not None
     ]  # fmt: skip
 
 

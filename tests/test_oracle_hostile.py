@@ -559,7 +559,8 @@ def test_manifest_without_use(text, vectors):
 # ── lines of answers ────────────────────────────────────────────────────────────────────────────────────────────────
 
 PREFIX = "core:float64:0:"
-ALL = len(drawn("core", "float64", (), 0)[0])
+IDS = [q.id for q in drawn("core", "float64", (), 0)[0]]
+ALL = len(IDS)
 
 
 @functools.cache
@@ -586,14 +587,14 @@ def swapped(a):
 
 
 SHUFFLED = {
-    "missing": (lambda a: a.pop(5), f"wanted the answer to '{PREFIX}/{drawn('core', 'float64', (), 0)[0][5].id}'", "wrong id, or out of order"),
+    "missing": (lambda a: a.pop(5), f"wanted the answer to '{PREFIX}/{IDS[5]}'", "wrong id, or out of order"),
     "first missing": (lambda a: a.pop(0), "wanted the answer to 'core:float64:0:/tanh'"),
     "last missing": (lambda a: a.pop(), "the answer is missing", f"{ALL - 1} of {ALL} came"),
     "half": (lambda a: a.__delitem__(slice(9, None)), f"the answer is missing, and all that follow (9 of {ALL} came)"),
     "twice": (lambda a: a.insert(3, a[3]), "wanted the answer to", "out of order"),
     "all twice": (lambda a: a.extend(a[:]), f"more answers came than the {ALL}"),
     "one more": (lambda a: a.append({"id": "x"}), f"more answers came than the {ALL}"),
-    "swapped": (swapped, f"wanted the answer to '{PREFIX}/{drawn('core', 'float64', (), 0)[0][2].id}', seen", "out of order"),
+    "swapped": (swapped, f"wanted the answer to '{PREFIX}/{IDS[2]}', seen", "out of order"),
     "backwards": (lambda a: a.reverse(), "wanted the answer to", "out of order"),
     "an id of another seed": (lambda a: a[5].update(id="core:float64:1:/square"), "seen 'core:float64:1:/square'"),
     "no id": (lambda a: a[5].pop("id"), 'wanted an object with an "id"'),

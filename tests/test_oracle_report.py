@@ -216,7 +216,8 @@ def test_imprecise():
                  notes=[note for j in these for note in j.answer.notes])  # fmt: skip
     text = written(with_evidence(got, these))
     in_order(text, "IMPRECISE\n", "Right, but to fewer digits than the dtype has: 7 digits agree", "smallest case",
-             "wrong  ", "right  ", "integers-1", "digits  relative  roundings", "note       meta_grad came as float32")  # fmt: skip
+             "wrong  ", "right  ", "integers-1", "digits  relative  roundings",
+             "note       meta_grad came as float32")  # fmt: skip
     digits = [float(x) for x in re.findall(r"^  \S+ +(\d\.\d) +\d\.\de-\d\d +\S+$", text, re.M)]
     assert len(digits) == sum(not j.passed for j in these) > 1 and all(7 <= d < 9 for d in digits)
 

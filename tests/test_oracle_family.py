@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinymaml.oracle import CATALOGUE, check, generate, load, protocol, questions, references, show, spec
+from tinymaml.oracle import CATALOGUE, check, generate, load, questions, references
 from tinymaml.oracle.catalogue import flat, run_form
 from tinymaml.oracle.diagnosis import must_see
+from tinymaml.oracle.diagnosis.match import fits, value_of
 from tinymaml.oracle.family import ALGORITHMS, suites
-from tinymaml.oracle.match import fits, value_of
+from tinymaml.oracle.judge import protocol
+from tinymaml.oracle.pages import show, spec
 
 loops = pytest.importorskip("bench.oracle.family.loops", reason="PyTorch is not there")
 NAMES = list(loops.HONEST)

@@ -11,12 +11,12 @@ import pytest
 from tinymaml import oracle
 from tinymaml.oracle import cases
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, run_form
-from tinymaml.oracle.concerns import concerns
-from tinymaml.oracle.data import rounded
-from tinymaml.oracle.further import FURTHER
-from tinymaml.oracle.mistake import Mistake, with_number
+from tinymaml.oracle.catalogue.concerns import concerns
+from tinymaml.oracle.catalogue.data import rounded
+from tinymaml.oracle.catalogue.further import FURTHER
+from tinymaml.oracle.catalogue.mistake import Mistake, with_number
+from tinymaml.oracle.catalogue.semantics import NUMBERS, run
 from tinymaml.oracle.references import forms
-from tinymaml.oracle.semantics import NUMBERS, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

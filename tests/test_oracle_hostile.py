@@ -19,11 +19,12 @@ import pytest
 
 from tinymaml import oracle
 from tinymaml.cli import main
-from tinymaml.oracle import cases, checking, protocol, questions, tolerance
+from tinymaml.oracle import cases, questions, tolerance
 from tinymaml.oracle.cases import Answer, Tampered, load, to_hex
 from tinymaml.oracle.catalogue import flat
-from tinymaml.oracle.locate import Judged, trace_error
-from tinymaml.oracle.semantics import run
+from tinymaml.oracle.catalogue.semantics import run
+from tinymaml.oracle.diagnosis.locate import Judged, trace_error
+from tinymaml.oracle.judge import checking, protocol
 
 # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -820,7 +821,7 @@ def closes(case):
         except OSError: pass
     return right(case)
 def bends(case):
-    from tinymaml.oracle.semantics import run
+    from tinymaml.oracle.catalogue.semantics import run
     tolerance.TAU = tolerance.SEPARATION = float("inf")
     tolerance.errors = lambda *a: 0.0
     return {"meta_grad": run(case, factors="detached").meta_grad}

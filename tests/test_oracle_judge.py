@@ -15,13 +15,14 @@ import pytest
 
 from tinymaml import oracle
 from tinymaml.cli import main
-from tinymaml.oracle import apart, checking, progress, protocol, tolerance
+from tinymaml.oracle import tolerance
 from tinymaml.oracle.cases import load
-from tinymaml.oracle.guard import Guarded
-from tinymaml.oracle.pytest_plugin import Judgement
+from tinymaml.oracle.catalogue.semantics import run
+from tinymaml.oracle.judge import apart, checking, progress, protocol
+from tinymaml.oracle.judge.guard import Guarded
+from tinymaml.oracle.judge.pytest_plugin import Judgement
+from tinymaml.oracle.pages.report import Report
 from tinymaml.oracle.questions import Answered, chosen, questions
-from tinymaml.oracle.report import Report
-from tinymaml.oracle.semantics import run
 
 ROOT = Path(oracle.__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs processes of POSIX")
@@ -30,8 +31,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc"
 RIGHT = """
 import os, signal, subprocess, sys, time
 from tinymaml.oracle import protocol, report, tolerance
-from tinymaml.oracle.report import Report
-from tinymaml.oracle.semantics import run
+from tinymaml.oracle.pages.report import Report
+from tinymaml.oracle.catalogue.semantics import run
 
 def right(case):
     value, grads = tolerance.engine_answer(case)

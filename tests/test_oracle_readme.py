@@ -16,8 +16,9 @@ import pytest
 
 from tinymaml import oracle
 from tinymaml.cli import main
-from tinymaml.oracle import cases, commands, models, report
+from tinymaml.oracle import cases, commands, models
 from tinymaml.oracle.diagnosis import judge
+from tinymaml.oracle.pages import report
 from tinymaml.oracle.questions import read_answer
 
 PAGE = (Path(__file__).parents[1] / "tinymaml" / "oracle" / "README.md").read_text("utf-8")

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from tinymaml import oracle
-from tinymaml.oracle import evidence, family, match, models, questions, references, report, snippet, tolerance
+from tinymaml.oracle import family, models, questions, references, tolerance
 from tinymaml.oracle.cases import draw
 from tinymaml.oracle.catalogue import CATALOGUE, flat, run_form
-from tinymaml.oracle.diagnosis import judge
-from tinymaml.oracle.evidence import Evidence
+from tinymaml.oracle.diagnosis import evidence, judge, match
+from tinymaml.oracle.diagnosis.evidence import Evidence
+from tinymaml.oracle.pages import report, snippet
+from tinymaml.oracle.pages.report import CaseResult, Report
 from tinymaml.oracle.questions import Answered, read_answer
-from tinymaml.oracle.report import CaseResult, Report
 
 CORE = {c.id: c for c in oracle.load("core")}
 ASKED = [case for case in [*CORE.values(), *questions.fresh(1, 2)] if not case.needs]

@@ -10,9 +10,10 @@ import pytest
 
 import tinymaml as tm
 from tinymaml.cli import main
-from tinymaml.oracle import cases, diff, models, questions, references, show
+from tinymaml.oracle import cases, models, questions, references
 from tinymaml.oracle.cases import Tampered, draw, load
 from tinymaml.oracle.catalogue import flat, run_form
+from tinymaml.oracle.pages import diff, show
 
 CORE = {c.id: c for c in load("core")}
 

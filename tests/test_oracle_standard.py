@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 
 from tinymaml.cli import main
-from tinymaml.oracle import badge, catalogue, family, locate, models, protocol, questions, spec, tolerance, versions
+from tinymaml.oracle import catalogue, family, models, questions, tolerance, versions
 from tinymaml.oracle.cases import CAPABILITIES, VECTORS, Answer, Bugs, Case, Tampered, load
-from tinymaml.oracle.report import VERDICTS, Report
-from tinymaml.oracle.semantics import run
+from tinymaml.oracle.catalogue.semantics import run
+from tinymaml.oracle.diagnosis import locate
+from tinymaml.oracle.judge import protocol
+from tinymaml.oracle.pages import badge, spec
+from tinymaml.oracle.pages.report import VERDICTS, Report
 
 CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 
@@ -371,7 +374,7 @@ def test_every_verdict_has_a_face():
 THEIRS = """
 import json, sys
 from tinymaml.oracle.cases import Case
-from tinymaml.oracle.semantics import run
+from tinymaml.oracle.catalogue.semantics import run
 
 def exact(case):
     return {"meta_grad": run(case).meta_grad}

@@ -12,7 +12,7 @@ from tinymaml.oracle import CATALOGUE, cases, generate, load, questions, referen
 from tinymaml.oracle.arithmetic import Uncertain
 from tinymaml.oracle.cases import VECTORS, decode, draw, to_hex
 from tinymaml.oracle.catalogue import flat, run_form
-from tinymaml.oracle.match import fits, value_of
+from tinymaml.oracle.diagnosis.match import fits, value_of
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ import numpy as np
 from tinymaml import oracle
 from tinymaml.oracle import cases, questions, references
 from tinymaml.oracle.catalogue import CATALOGUE
-from tinymaml.oracle.match import merged
+from tinymaml.oracle.diagnosis.match import merged
 from tinymaml.oracle.references import forms
 from tinymaml.oracle.tolerance import UNIT
 

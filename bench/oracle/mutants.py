@@ -69,7 +69,7 @@ TARGETS = {
     "engine": Target(("tinymaml/engine.py",), (("tests/test_engine.py",), ("tests/test_maml.py", "tests/test_ops.py")),
                      leave_out=("test_the_same_bits_from_run_to_run",)),
     "checker": Target(
-        tuple(f"tinymaml/oracle/{name}.py" for name in ("tolerance", "checking", "questions", "diagnosis")),
+        tuple(f"tinymaml/oracle/{name}.py" for name in ("tolerance", "judge/checking", "questions", "diagnosis/__init__")),
         (("tests/test_oracle.py",), ("tests/test_oracle_hostile.py",)),
     ),
 }  # fmt: skip
@@ -641,7 +641,8 @@ def by_tests(job: dict) -> dict:
 def _prepare_oracle(root: str) -> None:
     """Draw, solve and confirm the questions once, before the forks: the same for every mutant."""
     sys.path.insert(0, root)
-    from tinymaml.oracle import CAPABILITIES, checking
+    from tinymaml.oracle import CAPABILITIES
+    from tinymaml.oracle.judge import checking
 
     asked, left_out = checking.questions("core", "float64", tuple(CAPABILITIES), 0)
     checking.confirm(asked)

@@ -11,32 +11,21 @@
 
 Where things are:
 
-    models      a case's model: run by any library, differentiated once by hand
-    arithmetic  dual numbers, and what else NumPy lacks for arrays of exact numbers
-    semantics   MAML by its formula, with a switch for every mistake
-    family      the other algorithms, one file each               data       what is learned from, with a mistake in it
-    catalogue   the mistakes by name: cause, formula, fix
-    references  the ladder of ways to know what is right          generate   builds vectors/ with it
-    cases       problems and their answers, on disk and drawn anew
-    tolerance   errors in roundings
-    questions   what is asked, how answers are read               checking   a Python function, in this process
-    protocol    any program, and a function in a process of its own: worker, what that process does; guard, how it
-                ends; apart, what it cannot reach; progress, what is shown meanwhile
-    diagnosis   from answers to a verdict
-    locate      where an unknown mistake is                       pytest_plugin
-    report      the verdict in words                              show       a case laid out
-    evidence    the smallest failing case; what cases share       diff       yours beside the right one
-    snippet     a case as a program that runs by itself
-    spec        the page for other languages                      versions   of vectors, wire and catalogue
-    badge       what a repository shows                           commands   tinymaml oracle …
-    family/     the other algorithms                              relations  what holds without a reference value
+    cases       problems and their answers, on disk and drawn anew          questions   what is asked, how it is read
+    models      a case's model: run by any library, differentiated by hand  arithmetic  numbers of any kind in arrays
+    references  the ladder of ways to know what is right                    tolerance   errors in roundings
+    generate    builds vectors/ by it                                       vary        what the core varies, and why
+    catalogue/  MAML's mistakes: a formula with a switch for each           family/     the other algorithms, and theirs
+    judge/      how a candidate is asked, and kept apart                    diagnosis/  from answers to a verdict
+    pages/      what a person reads: report, case, specification            relations   what needs no reference value
+    versions    of vectors, wire and catalogue                              commands    tinymaml oracle …
 """
 
 from .cases import CAPABILITIES, Case, Tampered, load
 from .catalogue import CATALOGUE, list_bugs
-from .checking import check
+from .judge.checking import check
+from .pages.report import VERDICTS, Report
 from .relations import RELATIONS, relations
-from .report import VERDICTS, Report
 from .versions import VERSIONS
 
 __all__ = [

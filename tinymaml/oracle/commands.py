@@ -11,19 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import path_option, write_atomically
-from . import badge, protocol, spec
-from .apart import without_current_folder
 from .cases import load
 from .catalogue import list_bugs
-from .checking import seconds
-from .diff import agree, ask_one, diff
 from .family import ALGORITHMS
-from .guard import signals_end
-from .progress import Screen, Watch
+from .judge import protocol
+from .judge.apart import without_current_folder
+from .judge.checking import seconds
+from .judge.guard import signals_end
+from .judge.progress import Screen, Watch
+from .pages import badge, spec
+from .pages.diff import agree, ask_one, diff
+from .pages.report import Report
+from .pages.show import find, show
 from .questions import questions
 from .relations import relations
-from .report import Report
-from .show import find, show
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -31,8 +31,8 @@ from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
 from .cases import VECTORS, Case, architecture, draw, load, to_hex
 from .catalogue import CATALOGUE, flat
+from .catalogue.semantics import run
 from .family import ALGORITHMS, suites
-from .semantics import run
 from .versions import VERSIONS
 
 # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────

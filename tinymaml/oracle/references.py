@@ -24,7 +24,7 @@ from . import family, tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import KINK, Answer, Bugs, Case
 from .catalogue import CATALOGUE, OF_MAML, flat, run_form
-from .concerns import concerns
+from .catalogue.concerns import concerns
 from .models import Options, loss_and_grad
 
 # ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────

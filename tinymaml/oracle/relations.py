@@ -22,14 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checking, family, protocol, tolerance, worker
+from . import family, tolerance
 from .arithmetic import as_numbers
 from .cases import Case, check_algorithm, draw
 from .family import suites
-from .guard import Guarded
+from .judge import checking, protocol, worker
+from .judge.guard import Guarded
 from .models import loss_and_grad
+from .pages.report import _one_line
 from .questions import Answered, Question
-from .report import _one_line
 
 Gradients = dict[str, np.ndarray]
 

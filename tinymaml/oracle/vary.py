@@ -18,7 +18,7 @@ import numpy as np
 from . import models
 from .cases import Case
 from .catalogue import flat
-from .semantics import run
+from .catalogue.semantics import run
 
 
 class Row(NamedTuple):

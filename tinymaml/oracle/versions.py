@@ -69,7 +69,8 @@ def _vectors() -> list:
 
 def _wire() -> dict:
     """Names and types of all fields, layers and losses; not the words that explain them."""
-    from . import models, spec
+    from . import models
+    from .pages import spec
 
     fields = {what: {name: kind for name, (kind, _) in table.items()} for what, table in spec.FIELDS.items()}
     layers, losses = ({name: of[:-1] for name, of in table.items()} for table in (spec.LAYERS, spec.LOSSES))

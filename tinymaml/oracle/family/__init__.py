@@ -26,8 +26,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ..concerns import concerns
-from ..mistake import Mistake
+from ..catalogue.concerns import concerns
+from ..catalogue.mistake import Mistake
 from . import (
     anil,
     boil,

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..catalogue.mistake import Mistake
 from . import partial
 from .partial import SWITCHES, finish, query_loss  # noqa: F401
 from .procedure import PLAIN

@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..catalogue.mistake import Mistake
 from .procedure import descend, judged, support_gradient, tasks_of
 
 FORMULA = "dL_q(φ_K, θ)/dθ,   φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ"

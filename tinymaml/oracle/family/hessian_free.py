@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Free, Mistake
+from ..catalogue.mistake import Free, Mistake
 from .procedure import descend, dot, support_gradient
 
 FORMULA = "v ← v − α [g_s(θₖ + εv) − g_s(θₖ − εv)] / 2ε,   ε = δ/‖v‖,   k = K − 1 … 0,   from v = g_q(θ_K)"

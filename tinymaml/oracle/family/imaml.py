@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Free, Mistake
+from ..catalogue.mistake import Free, Mistake
 from . import pulled
 from .procedure import basis, flat, split
 from .pulled import SETTINGS, descended, strength  # noqa: F401

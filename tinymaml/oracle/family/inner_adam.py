@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..mistake import Free, Mistake
+from ..catalogue.mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α m̂ / (√(v̂ + ε_root) + ε)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Free, Mistake
+from ..catalogue.mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁"

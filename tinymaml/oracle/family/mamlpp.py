@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..catalogue.mistake import Mistake
 from .procedure import PLAIN, descend, sloped
 
 FORMULA = "∂F/∂(θ, γ, β, α),   F = Σₖ wₖ L_q(θₖ; γ_{k−1}, β_{k−1}),   θₖ₊₁ = θₖ − αₖ g_s(θₖ; γₖ, βₖ)"

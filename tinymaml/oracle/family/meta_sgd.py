@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..catalogue.mistake import Mistake
 from .procedure import PLAIN, descend, dot, judged, sloped, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂(θ, α),   θₖ₊₁ = θₖ − α ∘ g_s(θₖ)"

@@ -20,11 +20,11 @@ import numpy as np
 
 from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, hold, side
-from ..data import DATA, first_rows
-from ..data import rounded as rounded_to
+from ..catalogue.data import DATA, first_rows
+from ..catalogue.data import rounded as rounded_to
+from ..catalogue.semantics import Calculus, Result
+from ..catalogue.updates import TORCH_MORE, clamped, clipped
 from ..models import NumPy, Options, loss_in
-from ..semantics import Calculus, Result
-from ..updates import TORCH_MORE, clamped, clipped
 
 # The switches that every algorithm has: the values of each, the right one first; where that is 0.0, any number. Names
 # and values are those of `semantics`, whose mistakes can then be made here too.

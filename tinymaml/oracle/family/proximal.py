@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Mistake
+from ..catalogue.mistake import Mistake
 from . import pulled
 from .imaml import _unrolled, end_on_a_quadratic
 from .pulled import SETTINGS, descended, strength  # noqa: F401

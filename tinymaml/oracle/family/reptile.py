@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Free, Mistake
+from ..catalogue.mistake import Free, Mistake
 from .procedure import descend
 
 FORMULA = "θ − θ_K,   θₖ₊₁ = θₖ − α g_s(θₖ)"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistake import Free, Mistake
+from ..catalogue.mistake import Free, Mistake
 from .procedure import descend, dot, judged, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α g_s(θₖ + ρ g/‖g‖),   g = g_s(θₖ)"

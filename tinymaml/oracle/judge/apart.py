@@ -1,6 +1,6 @@
 """Run a module of this package in a process of its own, which imports nothing from the current folder.
 
-    command("tinymaml.oracle.worker", "mine:maml")       what to start; it calls the module's main(["mine:maml"])
+    command("tinymaml.oracle.judge.worker", "mine:maml")       what to start; it calls the module's main(["mine:maml"])
 
 A file there named like a module of Python, or a package named like this one, is the candidate's. The candidate's
 process may import it, once it looks for the candidate; a judge never does.

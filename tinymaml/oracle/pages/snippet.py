@@ -13,8 +13,8 @@ import textwrap
 
 import numpy as np
 
-from . import models
-from .cases import Case
+from .. import models
+from ..cases import Case
 
 WIDTH = 100
 MOST = 1500  # numbers in all; a larger case is not written out

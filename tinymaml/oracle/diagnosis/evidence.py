@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .cases import Case
-from .catalogue import flat
-from .family import ALGORITHMS
+from ..cases import Case
+from ..catalogue import flat
+from ..family import ALGORITHMS
 
 
 @dataclasses.dataclass

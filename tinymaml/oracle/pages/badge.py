@@ -24,10 +24,10 @@ import datetime
 import json
 from pathlib import Path
 
-from .. import __version__
-from ..files import naming, write_atomically
+from ... import __version__
+from ...files import naming, write_atomically
+from ..versions import VERSIONS
 from .report import Report
-from .versions import VERSIONS
 
 # Verdict → (what the badge says, its colour); the bug's id stands for {bug}.
 FACES = {

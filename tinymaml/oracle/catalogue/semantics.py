@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arithmetic import as_numbers, hold, side
+from ..arithmetic import as_numbers, hold, side
+from ..models import Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded
-from .models import Options, batch_statistics, loss_and_grad
 from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
 from .updates import map_trees as _map
 

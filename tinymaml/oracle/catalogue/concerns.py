@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..models import ACTIVATIONS, IN_PLACE_OF, biases, mixes
 from .data import DATA, rounded
-from .models import ACTIVATIONS, IN_PLACE_OF, biases, mixes
 
 
 def concerns(form: dict, case) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .arithmetic import Dual, hold, side
+from ..arithmetic import Dual, hold, side
 
 Tree = dict[str, np.ndarray]
 

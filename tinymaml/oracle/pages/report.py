@@ -10,13 +10,13 @@ import textwrap
 
 import numpy as np
 
-from .cases import CAPABILITIES
-from .catalogue import CATALOGUE
-from .evidence import Evidence
-from .locate import element
+from ..cases import CAPABILITIES
+from ..catalogue import CATALOGUE
+from ..diagnosis.evidence import Evidence
+from ..diagnosis.locate import element
+from ..tolerance import TAU
+from ..versions import VERSIONS
 from .snippet import Unwritable, program
-from .tolerance import TAU
-from .versions import VERSIONS
 
 WIDTH = 100
 SMALL = 12  # numbers of a case that are all compared; of a larger one, each parameter's worst

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .catalogue import CATALOGUE, flat, run_form
+from ..catalogue import CATALOGUE, flat, run_form
+from ..catalogue.mistake import with_number
 from .locate import Judged
 from .match import cheapest_first
-from .mistake import with_number
 
 CLOSE = {"float64": 1e-9, "float32": 1e-4}  # of the largest number: θ_K has no scales of its own
 

@@ -31,15 +31,16 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..files import read_file
-from . import tolerance, worker
-from .cases import CAPABILITIES, check_algorithm, to_hex
+from ...files import read_file
+from .. import tolerance
+from ..cases import CAPABILITIES, check_algorithm, to_hex
+from ..pages.report import Report
+from ..questions import Answered, Question, questions, read_answer, seed_for
+from ..versions import VERSIONS, misfit
+from . import worker
 from .checking import Confirmation, confirm, examine, seconds
 from .guard import Guarded, signals_end
 from .progress import Screen, Watch
-from .questions import Answered, Question, questions, read_answer, seed_for
-from .report import Report
-from .versions import VERSIONS, misfit
 
 LONGEST_LINE, MOST_OUTPUT = 1 << 24, 1 << 27  # bytes
 GRACE = 2.0  # seconds in which a program should end after its output has

@@ -18,10 +18,10 @@ from typing import TextIO
 
 import numpy as np
 
-from . import tolerance
-from .catalogue import flat
-from .questions import Answered, Question
-from .report import _one_line
+from .. import tolerance
+from ..catalogue import flat
+from ..pages.report import _one_line
+from ..questions import Answered, Question
 
 
 @dataclasses.dataclass

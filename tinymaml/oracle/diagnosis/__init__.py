@@ -2,7 +2,7 @@
 
 In this order: could it be judged at all; is it the same twice; is it right; does one known mistake explain *every*
 case, right ones included, alone or with a number of its own (`match`); times a factor; are digits lost (`precision`);
-are it two mistakes at once. What is left is unknown, and is described: by what yours − right is (`difference`), by the
+is it two mistakes at once. What is left is unknown, and is described: by what yours − right is (`difference`), by the
 inner loop where it came (`adaptation`), and by `locate`: the trace, the terms of ∏(I − HₖA), its own meta-loss, the
 tensor.
 """
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import adaptation, family, match, tolerance
-from .cases import Case
-from .catalogue import CATALOGUE, OF_MAML
+from .. import family, tolerance
+from ..cases import Case
+from ..catalogue import CATALOGUE, OF_MAML
+from ..pages.report import CaseResult, Report
+from ..questions import Answered, Question, hint
+from . import adaptation, match
 from .difference import said_of
 from .evidence import add_evidence
 from .locate import (
@@ -32,8 +35,6 @@ from .locate import (
     wrong_elsewhere,
 )  # fmt: skip
 from .precision import at_kink, cause_of, shortened, systematic
-from .questions import Answered, Question, hint
-from .report import CaseResult, Report
 
 
 def judge(case: Case, answer: Answered) -> Judged:

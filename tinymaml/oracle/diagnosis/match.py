@@ -12,12 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import tolerance
-from .cases import Case
-from .catalogue import CATALOGUE, flat, run_form
+from .. import tolerance
+from ..cases import Case
+from ..catalogue import CATALOGUE, flat, run_form
+from ..catalogue.mistake import Free, with_number
+from ..pages.report import CaseResult, Report
 from .locate import MATCH, Judged, features
-from .mistake import Free, with_number
-from .report import CaseResult, Report
 
 
 def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> bool:

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from . import tolerance
-from .cases import Case, Tampered
-from .diagnosis import diagnose, passes
+from .. import tolerance
+from ..cases import Case, Tampered
+from ..diagnosis import diagnose, passes
+from ..pages.report import Report
+from ..questions import Answered, Question, questions, read_answer
 from .progress import Came, Screen, Watch
-from .questions import Answered, Question, questions, read_answer
-from .report import Report
 
 
 def check(

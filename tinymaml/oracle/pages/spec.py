@@ -17,13 +17,14 @@ import textwrap
 
 import numpy as np
 
-from . import family, protocol, tolerance
-from .cases import CAPABILITIES, load
-from .catalogue import CATALOGUE, OUT_OF_SIGHT
-from .models import EPS
-from .questions import Question
+from .. import family, tolerance
+from ..cases import CAPABILITIES, load
+from ..catalogue import CATALOGUE, OUT_OF_SIGHT
+from ..judge import protocol
+from ..models import EPS
+from ..questions import Question
+from ..versions import RULES, VERSIONS
 from .report import VERDICTS
-from .versions import RULES, VERSIONS
 
 WIDTH = 100
 

@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import models, protocol, tolerance, worker
-from .cases import Case
-from .guard import Guarded
-from .locate import element
-from .match import fits, value_of
-from .questions import Answered, Question, as_array
-from .references import forms, solve
+from .. import models, tolerance
+from ..cases import Case
+from ..catalogue.semantics import run
+from ..diagnosis.locate import element
+from ..diagnosis.match import fits, value_of
+from ..judge import protocol, worker
+from ..judge.guard import Guarded
+from ..questions import Answered, Question, as_array
+from ..references import forms, solve
 from .report import _beside, _digits, _one_line, _relative, _wrapped
-from .semantics import run
 
 WIDTH = 100
 MOST = 16  # numbers of the first quantity that differs, and of the answer, that are all shown

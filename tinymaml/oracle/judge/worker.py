@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..cases import Case
 from . import apart
-from .cases import Case
 
 DEEPEST = 64  # lists and dicts in each other in an answer
 
@@ -35,7 +35,7 @@ def command(target: str, folders: tuple[str, ...] = ()) -> list[str]:
         ValueError: it is not of that form.
     """
     _parted(target)
-    return apart.command("tinymaml.oracle.worker", target, *folders)
+    return apart.command("tinymaml.oracle.judge.worker", target, *folders)
 
 
 def main(arguments: list[str]) -> int:

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import tolerance
-from .arithmetic import as_numbers
-from .cases import Case
-from .catalogue import flat
+from .. import tolerance
+from ..arithmetic import as_numbers
+from ..cases import Case
+from ..catalogue import flat
+from ..catalogue.semantics import Calculus, run
+from ..models import Options, loss_and_grad
+from ..questions import Answered, Question
 from .locate import AT_KINKS, MATCH, Judged
-from .models import Options, loss_and_grad
-from .questions import Answered, Question
-from .semantics import Calculus, run
 
 # Types by their unit roundoff, the shortest first.
 TYPES = {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float32": 2.0**-24}

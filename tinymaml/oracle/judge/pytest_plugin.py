@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(session, config, items):
     target = config.getoption("--maml-oracle")
     if not target:
         return
-    from .questions import questions
+    from ..questions import questions
     from .worker import command
 
     judgement = Judgement(config)
@@ -148,12 +148,12 @@ class Judgement:
         return self._told is item
 
     def _judge(self, cases: list[str], fail_fast: bool) -> None:
-        from ..files import write_atomically
+        from ...files import write_atomically
         from .apart import command
         from .guard import Guarded
 
         settings = json.dumps({**self.settings, "cases": cases, "fail_fast": fail_fast})
-        judge = command("tinymaml.oracle.protocol", settings, isolated=True)
+        judge = command("tinymaml.oracle.judge.protocol", settings, isolated=True)
         with Guarded(judge, echo=_live if self.live else None) as process:
             process.stdin.close()
             output = process.stdout.read(1 << 24)

@@ -16,14 +16,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from . import models, references, tolerance
-from .arithmetic import as_numbers
-from .cases import CAPABILITIES, SUITES, Case, load
-from .catalogue import CATALOGUE, flat
-from .family import ALGORITHMS
-from .models import Options
-from .questions import FRESH, fresh
-from .semantics import Calculus, run
+from .. import models, references, tolerance
+from ..arithmetic import as_numbers
+from ..cases import CAPABILITIES, SUITES, Case, load
+from ..catalogue import CATALOGUE, flat
+from ..catalogue.semantics import Calculus, run
+from ..family import ALGORITHMS
+from ..models import Options
+from ..questions import FRESH, fresh
 
 WIDTH = 120
 MOST = 16  # numbers of one tensor, or of the meta-gradient

@@ -13,15 +13,15 @@ import itertools
 
 import numpy as np
 
-from . import tolerance
-from .arithmetic import as_numbers
-from .cases import Case
-from .catalogue import flat, run_form
+from .. import tolerance
+from ..arithmetic import as_numbers
+from ..cases import Case
+from ..catalogue import flat, run_form
+from ..catalogue.semantics import run
+from ..models import loss_and_grad
+from ..questions import Question
 from .locate import MATCH, Judged
 from .match import factors, fits
-from .models import loss_and_grad
-from .questions import Question
-from .semantics import run
 
 # The vectors, and what it means if one is added.
 TERMS = {

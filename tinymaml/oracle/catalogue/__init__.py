@@ -1,0 +1,67 @@
+"""What MAML implementations get wrong: each mistake by name, what it computes, and the line to change.
+
+    CATALOGUE["fomaml"].torch      CATALOGUE["fomaml"].forms      list_bugs()
+
+A mistake is one or more settings of the switches in `semantics` (its forms: ways to write the same mistake that do not
+compute the same). A convention is a choice that is legitimate elsewhere, but not the one the case asks for.
+
+    mistake      what an entry holds                   semantics    MAML by its formula, with a switch for every mistake
+    classic      the mistakes that every case sees     updates      the inner step, forwards and backwards
+    further      updates, losses, layers, data, digits data         what is learned from, with a mistake in it
+    concerns     whether a form is about anything that a case has
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import family
+from ..models import Options
+from .classic import CLASSIC
+from .further import FURTHER
+from .mistake import KINDS, Mistake
+from .semantics import Result, run
+
+
+def run_form(case, form: dict, number=float) -> Result:
+    """The meta-gradient under `form`, a dict of switches and, under "how", of Options."""
+    if case.algorithm != "maml":
+        return family.run(case, number, **form)
+    options = dict(form.get("how", {}))
+    if "frozen" in options:
+        options["frozen"] = frozenset(options["frozen"])
+    return run(case, number, Options(**options), **{k: v for k, v in form.items() if k != "how"})
+
+
+OF_MAML: dict[str, Mistake] = {m.id: m for m in CLASSIC + FURTHER}
+CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES
+
+# Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.
+OUT_OF_SIGHT = {
+    "the same class twice in a task; support examples in the query": "the sampler's: look at the tasks",
+    "train and test split drawn anew at test": "the data's: compare the names on both sides",
+    "test steps ≠ train steps with per-step rates": "the case's inner_lr is the same for all steps",
+    "DiCE and other surrogates of policy gradients": "their gradients are expectations, and none is in these cases",
+    "weight decay, clipping or momentum of the outer optimiser": "it comes after the meta-gradient",
+    "α, θ or data rounded to a type that holds the cases' numbers": "only numbers that the type lacks can show it",
+    "back-propagation cut after more steps than any case has": "the longest case bounds what can be seen",
+}
+
+
+def flat(grads: dict) -> np.ndarray:
+    """All of a gradient's numbers in one vector, parameter after parameter."""
+    return np.concatenate([np.ravel(g) for g in grads.values()])
+
+
+def list_bugs() -> str:
+    """The catalogue as a table for a person."""
+    lines = []
+    for m in CATALOGUE.values():
+        lines += [f"{m.id}  ({m.kind})", f"    computes   {m.computes}", f"    cause      {m.explanation}",
+                  f"    PyTorch    {m.torch}", f"    JAX        {m.jax}"]  # fmt: skip
+        lines += [f"    seen in    {m.seen}"] if m.seen else []
+    count = {kind: sum(m.kind == kind for m in CATALOGUE.values()) for kind in KINDS}
+    lines += ["", f"{count['bug']} bugs, {count['convention']} conventions, {count['precision']} losses of digits. "
+              "Out of a gradient's sight:"]  # fmt: skip
+    lines += [f"    {what}: {why}" for what, why in OUT_OF_SIGHT.items()]
+    return "\n".join(lines)

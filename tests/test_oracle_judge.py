@@ -30,7 +30,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc"
 
 RIGHT = """
 import os, signal, subprocess, sys, time
-from tinymaml.oracle import protocol, report, tolerance
+from tinymaml.oracle import tolerance
+from tinymaml.oracle.judge import protocol
+from tinymaml.oracle.pages import report
 from tinymaml.oracle.pages.report import Report
 from tinymaml.oracle.catalogue.semantics import run
 

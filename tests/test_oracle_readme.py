@@ -111,7 +111,7 @@ def test_its_options_and_commands_exist():
     commands.add(parser)
     (action,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     options = {flag for sub in action.choices.values() for a in sub._actions for flag in a.option_strings}
-    plugin = (Path(oracle.__file__).parent / "pytest_plugin.py").read_text("utf-8")
+    plugin = (Path(oracle.__file__).parent / "judge" / "pytest_plugin.py").read_text("utf-8")
     for flag in set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.sub(r"```.*?```", "", PAGE, flags=re.S))):
         assert flag in options | {"-m", "-e", "--by"} or f'"{flag}"' in plugin or flag == "--check", flag
     for name in set(re.findall(r"tinymaml oracle ([a-z-]+)", PAGE)):

@@ -45,8 +45,10 @@ def cause_of(judged: list[Judged], questions: list[Question], answers: dict[str,
     by_difference = _differences(judged)
     if by_difference or also:
         return (by_difference or "a derivative is a difference") + also
-    if systematic(judged, questions, answers) or not _decisive(judged):
+    if not _decisive(judged):
         return ""
+    if systematic(judged, questions, answers):
+        return _of_a_constant(judged)
     return _by_size(judged, off)
 
 
@@ -245,6 +247,16 @@ def systematic(judged, questions, answers) -> bool | None:
         after = flat(there) - flat(tolerance.engine_answer(q.case)[1])
         found.append(np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before))
     return None if not found else 2 * sum(found) > len(found)
+
+
+def _of_a_constant(judged) -> str:
+    """A smooth error that is not larger than a constant's rounding to float32 makes it."""
+    sizes = [(np.max(np.abs(flat(j.answer.grad) - flat(j.case.answer.meta_grad))), np.max(np.abs(flat(j.answer.grad))))
+             for j in judged]  # fmt: skip
+    if judged[0].case.dtype == "float32" or any(off > 8 * TYPES["float32"] * size for off, size in sizes):
+        return ""
+    return ("the errors are as small as a rounding to float32, and follow θ smoothly: a constant (α, 1/T, a weight of "
+            "a loss) is a number of float32, and the rest is not")  # fmt: skip
 
 
 def _by_size(judged, off: float) -> str:

@@ -47,7 +47,7 @@ def without_current_folder() -> Iterator[None]:
 
 def _import_ours() -> None:
     """Import the package that this file is part of, whatever else has its name."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     spec = importlib.util.spec_from_file_location(
         "tinymaml", os.path.join(here, "__init__.py"), submodule_search_locations=[here]
     )

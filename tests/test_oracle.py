@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 import tinymaml as tm
 from tinymaml import oracle
 from tinymaml.oracle import cases, models, questions, references, tolerance
-from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, list_bugs, run_form
-from tinymaml.oracle.catalogue.semantics import SWITCHES, run
+from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, list_bugs, run_form
+from tinymaml.oracle.clues.match import merged
 from tinymaml.oracle.diagnosis import diagnose
-from tinymaml.oracle.diagnosis.match import merged
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
-from tinymaml.oracle.references import forms
+from tinymaml.oracle.mistakes.semantics import SWITCHES, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 have_torch = importlib.util.find_spec("torch") is not None

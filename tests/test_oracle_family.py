@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinymaml.oracle import CATALOGUE, check, generate, load, questions, references
-from tinymaml.oracle.catalogue import flat, run_form
+from tinymaml.oracle import CATALOGUE, check, generate, load, questions
+from tinymaml.oracle.catalogue import flat, forms, run_form
+from tinymaml.oracle.clues.match import fits, value_of
 from tinymaml.oracle.diagnosis import must_see
-from tinymaml.oracle.diagnosis.match import fits, value_of
 from tinymaml.oracle.family import ALGORITHMS, suites
 from tinymaml.oracle.judge import protocol
 from tinymaml.oracle.pages import show, spec
@@ -64,7 +64,7 @@ def _of_maml():
 def test_every_form_can_be_computed(algorithm):
     case = load("core", algorithm=algorithm)[0]
     with np.errstate(all="ignore"):
-        for name, form in references.forms(case).items():
+        for name, form in forms(case).items():
             assert run_form(case, form).meta_grad.keys() == case.params.keys(), name
 
 
@@ -84,7 +84,7 @@ def test_a_case_is_built_as_it_was_shipped():
     assert built.answer.meta_loss == shipped.answer.meta_loss and built.answer.confirmed == shipped.answer.confirmed
 
 
-@pytest.mark.parametrize("rung", ["library", "closed_form"])
+@pytest.mark.parametrize("rung", ["by_algorithms", "closed_form"])
 def test_a_rung_that_disagrees_stops_the_build(monkeypatch, rung):
     module, case = ALGORITHMS["anil"], load("core", algorithm="anil")[0]
     real = getattr(module, rung)
@@ -102,7 +102,7 @@ def test_a_rung_that_disagrees_stops_the_build(monkeypatch, rung):
 def test_the_cases_tell_every_pair_of_an_algorithms_mistakes_apart(algorithm):
     cases, own = load("core", algorithm=algorithm), {m.id for m in ALGORITHMS[algorithm].MISTAKES}
     own |= set(ALGORITHMS[algorithm].SHARED)
-    names = {n for c in cases for n in references.forms(c) if n.split("/")[0] in own}
+    names = {n for c in cases for n in forms(c) if n.split("/")[0] in own}
     together = [
         (a, b) for a, b in itertools.combinations(sorted(names), 2)
         if a.split("/")[0] != b.split("/")[0] and CATALOGUE[a.split("/")[0]].classic

@@ -10,13 +10,12 @@ import pytest
 
 from tinymaml import oracle
 from tinymaml.oracle import cases
-from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, run_form
-from tinymaml.oracle.catalogue.concerns import concerns
-from tinymaml.oracle.catalogue.data import rounded
-from tinymaml.oracle.catalogue.further import FURTHER
-from tinymaml.oracle.catalogue.mistake import Mistake, with_number
-from tinymaml.oracle.catalogue.semantics import NUMBERS, run
-from tinymaml.oracle.references import forms
+from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, run_form
+from tinymaml.oracle.mistakes.concerns import concerns
+from tinymaml.oracle.mistakes.data import rounded
+from tinymaml.oracle.mistakes.further import FURTHER
+from tinymaml.oracle.mistakes.mistake import Mistake, with_number
+from tinymaml.oracle.mistakes.semantics import NUMBERS, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

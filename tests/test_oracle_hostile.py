@@ -22,9 +22,9 @@ from tinymaml.cli import main
 from tinymaml.oracle import cases, questions, tolerance
 from tinymaml.oracle.cases import Answer, Tampered, load, to_hex
 from tinymaml.oracle.catalogue import flat
-from tinymaml.oracle.catalogue.semantics import run
-from tinymaml.oracle.diagnosis.locate import Judged, trace_error
+from tinymaml.oracle.clues.locate import Judged, trace_error
 from tinymaml.oracle.judge import checking, protocol
+from tinymaml.oracle.mistakes.semantics import run
 
 # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,10 +176,10 @@ BROKEN = {
     "array raises wordlessly": (each(lambda x: Bomb(KeyError())), "not an array of numbers: KeyError"),
     "array raises what is no error": (each(lambda x: Bomb(SystemExit(0))), "it raised SystemExit"),
     "tensor raises": (each(lambda x: Stuck()), "not an array of numbers: RuntimeError"),
-    "trace a number": (extra(trace=5), "trace is int, wanted a list with one dict a task"),
+    "trace a number": (extra(trace=5), "trace is int, wanted a list with one dict per task"),
     "trace text": (extra(trace="theta"), "trace is str"),
     "trace an array": (extra(trace=np.zeros(3)), "trace is ndarray"),
-    "trace of numbers": (extra(trace=[1, 2, 3]), "trace is list, wanted a list with one dict a task"),
+    "trace of numbers": (extra(trace=[1, 2, 3]), "trace is list, wanted a list with one dict per task"),
 }
 
 
@@ -821,7 +821,7 @@ def closes(case):
         except OSError: pass
     return right(case)
 def bends(case):
-    from tinymaml.oracle.catalogue.semantics import run
+    from tinymaml.oracle.mistakes.semantics import run
     tolerance.TAU = tolerance.SEPARATION = float("inf")
     tolerance.errors = lambda *a: 0.0
     return {"meta_grad": run(case, factors="detached").meta_grad}

@@ -17,10 +17,10 @@ from tinymaml import oracle
 from tinymaml.cli import main
 from tinymaml.oracle import tolerance
 from tinymaml.oracle.cases import load
-from tinymaml.oracle.catalogue.semantics import run
 from tinymaml.oracle.judge import apart, checking, progress, protocol
 from tinymaml.oracle.judge.guard import Guarded
 from tinymaml.oracle.judge.pytest_plugin import Judgement
+from tinymaml.oracle.mistakes.semantics import run
 from tinymaml.oracle.pages.report import Report
 from tinymaml.oracle.questions import Answered, chosen, questions
 
@@ -34,7 +34,7 @@ from tinymaml.oracle import tolerance
 from tinymaml.oracle.judge import protocol
 from tinymaml.oracle.pages import report
 from tinymaml.oracle.pages.report import Report
-from tinymaml.oracle.catalogue.semantics import run
+from tinymaml.oracle.mistakes.semantics import run
 
 def right(case):
     value, grads = tolerance.engine_answer(case)

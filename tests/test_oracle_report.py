@@ -17,8 +17,9 @@ from tinymaml import oracle
 from tinymaml.oracle import family, models, questions, references, tolerance
 from tinymaml.oracle.cases import draw
 from tinymaml.oracle.catalogue import CATALOGUE, flat, run_form
-from tinymaml.oracle.diagnosis import evidence, judge, match
-from tinymaml.oracle.diagnosis.evidence import Evidence
+from tinymaml.oracle.clues import evidence, match
+from tinymaml.oracle.clues.evidence import Evidence
+from tinymaml.oracle.diagnosis import judge
 from tinymaml.oracle.pages import report, snippet
 from tinymaml.oracle.pages.report import CaseResult, Report
 from tinymaml.oracle.questions import Answered, read_answer

@@ -12,7 +12,7 @@ import tinymaml as tm
 from tinymaml.cli import main
 from tinymaml.oracle import cases, models, questions, references
 from tinymaml.oracle.cases import Tampered, draw, load
-from tinymaml.oracle.catalogue import flat, run_form
+from tinymaml.oracle.catalogue import flat, forms, run_form
 from tinymaml.oracle.pages import diff, show
 
 CORE = {c.id: c for c in load("core")}
@@ -53,8 +53,8 @@ def test_core_case(id):
     unseen = " ".join(itertools.dropwhile(lambda x: "blind to" not in x, table)).replace(",", " ").replace(":", " ")
     size = np.max(np.abs(flat(case.answer.meta_grad)))
     last = {}
-    names = [n for n in references.forms(case) if show.CATALOGUE[n.split("/")[0]].classic]
-    assert re.search(rf"\n  further +{len(references.forms(case)) - len(names)} other ways to be wrong", text)
+    names = [n for n in forms(case) if show.CATALOGUE[n.split("/")[0]].classic]
+    assert re.search(rf"\n  further +{len(forms(case)) - len(names)} other ways to be wrong", text)
     for name in names:
         wrong = case.answer.bugs.get(name)
         if wrong is None:
@@ -270,7 +270,7 @@ def test_the_first_difference_is_marked(form, first):
     assert marked[0].split()[0] == first and marked[0].endswith("◀ the first")
     assert not any("◀ the first" in line for line in marked[1:])
     assert re.search(rf"\d+ of \d+ quantities\s+differ; the first is {re.escape(first)}", text)
-    (name,) = {name.split("/")[0] for name, f in references.forms(case).items() if f == form}
+    (name,) = {name.split("/")[0] for name, f in forms(case).items() if f == form}
     assert f"your meta-gradient is that of {name}" in " ".join(text.split())
 
 

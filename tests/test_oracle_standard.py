@@ -16,16 +16,50 @@ import pytest
 
 from tinymaml.cli import main
 from tinymaml.oracle import catalogue, family, models, questions, tolerance, versions
-from tinymaml.oracle.cases import CAPABILITIES, VECTORS, Answer, Bugs, Case, Tampered, load
-from tinymaml.oracle.catalogue.semantics import run
-from tinymaml.oracle.diagnosis import locate
+from tinymaml.oracle.cases import CAPABILITIES, VECTORS, Answer, Bugs, Case, Tampered, load, to_hex
+from tinymaml.oracle.clues import locate
 from tinymaml.oracle.judge import protocol
+from tinymaml.oracle.mistakes.semantics import run
 from tinymaml.oracle.pages import badge, spec
 from tinymaml.oracle.pages.report import VERDICTS, Report
 
 CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 
 # ── versions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def digest(of: str) -> str:
+    """Twelve hex digits that change with whatever the version of `of` stands for."""
+    content = {"vectors": _vectors, "wire": _wire, "catalogue": _catalogue}[of]()
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(x: object) -> object:
+    return sorted(x) if isinstance(x, (set, frozenset)) else x.tolist() if isinstance(x, np.ndarray) else repr(x)
+
+
+def _vectors() -> list:
+    """Every case that ships, with its right answer; mistakes are the catalogue's."""
+    shipped = load("full") + [case for name in family.ALGORITHMS for case in load("core", algorithm=name)]
+    left_out = {"comment"}
+    return [
+        {k: v for k, v in case.to_json(to_hex).items() if k not in left_out}
+        | {"meta_loss": case.answer.meta_loss, "meta_grad": {n: to_hex(g) for n, g in case.answer.meta_grad.items()}}
+        for case in shipped if case.answer is not None
+    ]  # fmt: skip
+
+
+def _wire() -> dict:
+    """Names and types of all fields, layers and losses; not the words that explain them."""
+    fields = {what: {name: kind for name, (kind, _) in table.items()} for what, table in spec.FIELDS.items()}
+    layers, losses = ({name: of[:-1] for name, of in table.items()} for table in (spec.LAYERS, spec.LOSSES))
+    return {"fields": fields, "layers": layers, "losses": losses, "eps": models.EPS}
+
+
+def _catalogue() -> list:
+    """What each mistake is called and computes; not the words of its cause and fix."""
+    return [[m.id, m.kind, m.computes, m.forms, m.free] for m in catalogue.CATALOGUE.values()]
+
 
 # A version and the digest of what carries it. Who changes the content raises the version by the rule in `versions`, and
 # adds a line with the new digest.
@@ -38,32 +72,32 @@ SEALED = {
 
 @pytest.mark.parametrize("name", versions.VERSIONS)
 def test_the_content_changes_only_with_its_version(name):
-    version, digest = f"{name} {versions.VERSIONS[name]}", versions.digest(name)
-    assert version in SEALED, f"{version} is new: add its digest, {digest}"
+    version, now = f"{name} {versions.VERSIONS[name]}", digest(name)
+    assert version in SEALED, f"{version} is new: add its digest, {now}"
     major, minor = versions.RULES[name]
     rule = f"the major number if {major}, the minor one if {minor}"
-    assert digest == SEALED[version], f"the content of {version} changed; raise {rule}, and add its digest, {digest}"
+    assert now == SEALED[version], f"the content of {version} changed; raise {rule}, and add its digest, {now}"
 
 
 def test_a_digest_notices_a_change(monkeypatch):
-    before = {name: versions.digest(name) for name in versions.VERSIONS}
+    before = {name: digest(name) for name in versions.VERSIONS}
     first, *others = load("full")
     changed = dataclasses.replace(first, answer=dataclasses.replace(first.answer, meta_loss=0.0))
-    monkeypatch.setattr("tinymaml.oracle.cases.load", lambda suite, **of: [changed, *others])
+    monkeypatch.setitem(globals(), "load", lambda suite, **of: [changed, *others])
     monkeypatch.setitem(spec.FIELDS["question"], "further", ("number", "a new one"))
     monkeypatch.setitem(
         catalogue.CATALOGUE, "fomaml", dataclasses.replace(catalogue.CATALOGUE["fomaml"], computes="g_q(θ)")
     )
-    assert all(versions.digest(name) != before[name] for name in versions.VERSIONS)
+    assert all(digest(name) != before[name] for name in versions.VERSIONS)
 
 
 def test_words_do_not_change_a_digest(monkeypatch):
-    before = versions.digest("catalogue"), versions.digest("wire")
+    before = digest("catalogue"), digest("wire")
     reworded = dataclasses.replace(catalogue.CATALOGUE["fomaml"], explanation="in other words", torch="another line")
     monkeypatch.setitem(catalogue.CATALOGUE, "fomaml", reworded)
     kind, _ = spec.FIELDS["question"]["id"]
     monkeypatch.setitem(spec.FIELDS["question"], "id", (kind, "in other words"))
-    assert (versions.digest("catalogue"), versions.digest("wire")) == before
+    assert (digest("catalogue"), digest("wire")) == before
 
 
 def test_every_version_has_a_rule():
@@ -374,7 +408,7 @@ def test_every_verdict_has_a_face():
 THEIRS = """
 import json, sys
 from tinymaml.oracle.cases import Case
-from tinymaml.oracle.catalogue.semantics import run
+from tinymaml.oracle.mistakes.semantics import run
 
 def exact(case):
     return {"meta_grad": run(case).meta_grad}

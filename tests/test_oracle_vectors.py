@@ -11,8 +11,8 @@ import pytest
 from tinymaml.oracle import CATALOGUE, cases, generate, load, questions, references, tolerance
 from tinymaml.oracle.arithmetic import Uncertain
 from tinymaml.oracle.cases import VECTORS, decode, draw, to_hex
-from tinymaml.oracle.catalogue import flat, run_form
-from tinymaml.oracle.diagnosis.match import fits, value_of
+from tinymaml.oracle.catalogue import flat, forms, run_form
+from tinymaml.oracle.clues.match import fits, value_of
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_every_full_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit(
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_core_tells_every_pair_of_mistakes_apart(core, dtype):
     these = [c.with_dtype(dtype) for c in core if dtype in c.dtypes]
-    names = {n for c in these for n in references.forms(c) if CATALOGUE[n.split("/")[0]].classic}
+    names = {n for c in these for n in forms(c) if CATALOGUE[n.split("/")[0]].classic}
     unseen = [n for n in names if not any(n in c.answer.bugs.seen for c in these)]
     assert not unseen
 

@@ -20,6 +20,7 @@ from tinymaml.oracle.catalogue import CATALOGUE
 from .mistakes import (
     MAML,
     Adapting,
+    Backward,
     ByHand,
     FirstOrder,
     Layers,
@@ -1075,18 +1076,18 @@ class Running(MAML):
     def __init__(self, case):
         super().__init__(case)
         count = sum(m["layer"] == "batch_norm" for m in case.model["layers"])
-        self.library = Tracking(max(count, 1), self.unbiased)
-        self.loss = models.loss_in(self.library, case.model)
+        self.layers = Tracking(max(count, 1), self.unbiased)
+        self.loss = models.loss_in(self.layers, case.model)
 
     def task(self, support, query):
         if not self.leaks:
-            self.library.buffers = {}
+            self.layers.buffers = {}
         return super().task(support, query)
 
     def query_loss(self, fast, batch):
-        self.library.training = False
+        self.layers.training = False
         loss = super().query_loss(fast, batch)
-        self.library.training = True
+        self.layers.training = True
         return loss
 
 
@@ -1105,13 +1106,13 @@ class Joined(MAML):
 
     def __init__(self, case):
         super().__init__(case)
-        library = self.library()
+        library = self.layers()
         self.criterion = (
             (lambda o, y: library.mean(o)) if case.model["loss"] == "mean" else getattr(library, case.model["loss"])
         )
         self.net = lambda params, x: outputs(library, case.model, params, x)
 
-    def library(self):
+    def layers(self):
         return self.framework()
 
     def task(self, support, query):
@@ -1134,7 +1135,7 @@ class OneForward(Joined):
 class SupportStatistics(Joined):
     """the query set is normalised by the support set's mean and variance"""
 
-    def library(self):
+    def layers(self):
         made = Layers()
 
         def batch_norm(x, gamma, beta):
@@ -1477,22 +1478,10 @@ class MultiStepFromZero(MAML):
 
 
 @makes("gradients_accumulated", {"result": "accumulated over T", "factors": "detached"})
-class OnlyQueryDivided(MAML):
+class OnlyQueryDivided(Backward):
     """loss.backward() inside, and (query loss / T).backward()"""
 
-    def __call__(self):
-        value = 0.0
-        for support, query in self.tasks:
-            fast = {n: p + 0 for n, p in self.theta.items()}
-            for _ in range(self.steps):
-                for p in fast.values():
-                    p.retain_grad()
-                self.support_loss(fast, support).backward(retain_graph=True)
-                fast = {n: p if p.grad is None else p - self.rate[n] * p.grad.detach().clone() for n, p in fast.items()}
-            loss = self.query_loss(fast, query) / self.case.tasks
-            loss.backward()
-            value += loss.item()
-        return {"meta_grad": {n: p.grad for n, p in self.theta.items()}, "meta_loss": value}
+    divided = True
 
 
 @makes("gradients_accumulated", {"result": "accumulated over T"})

@@ -29,9 +29,8 @@ import numpy as np
 
 from tinymaml import oracle
 from tinymaml.oracle import cases, questions, references
-from tinymaml.oracle.catalogue import CATALOGUE
-from tinymaml.oracle.diagnosis.match import merged
-from tinymaml.oracle.references import forms
+from tinymaml.oracle.catalogue import CATALOGUE, forms
+from tinymaml.oracle.clues.match import merged
 from tinymaml.oracle.tolerance import UNIT
 
 from . import mistakes

@@ -853,6 +853,8 @@ class NotRestored(MAML):
 class Backward(MAML):
     """loss.backward() for the inner gradient, so that θ.grad has it too"""
 
+    divided = False  # whether the query loss is divided by T before its backward(), or all gradients after it
+
     def __call__(self):
         value = 0.0
         for support, query in self.tasks:
@@ -863,9 +865,10 @@ class Backward(MAML):
                 self.support_loss(fast, support).backward(retain_graph=True)
                 fast = {n: p if p.grad is None else p - self.rate[n] * p.grad.detach().clone() for n, p in fast.items()}
             loss = self.query_loss(fast, query)
-            loss.backward()
+            (loss / self.case.tasks if self.divided else loss).backward()
             value += loss.item() / self.case.tasks
-        grads = {n: None if p.grad is None else p.grad / self.case.tasks for n, p in self.theta.items()}
+        over = 1 if self.divided else self.case.tasks
+        grads = {n: None if p.grad is None else p.grad / over for n, p in self.theta.items()}
         return {"meta_grad": grads, "meta_loss": value}
 
 

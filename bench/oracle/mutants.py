@@ -70,7 +70,7 @@ TARGETS = {
                      leave_out=("test_the_same_bits_from_run_to_run",)),
     "checker": Target(
         ("tinymaml/oracle/tolerance.py", "tinymaml/oracle/questions.py", "tinymaml/oracle/judge/checking.py",
-         "tinymaml/oracle/diagnosis/__init__.py"),
+         "tinymaml/oracle/diagnosis.py"),
         (("tests/test_oracle.py",), ("tests/test_oracle_hostile.py",)),
     ),
 }  # fmt: skip

@@ -15,8 +15,9 @@ Where things are:
     models      a case's model: run by any library, differentiated by hand  arithmetic  numbers of any kind in arrays
     references  the ladder of ways to know what is right                    tolerance   errors in roundings
     generate    builds vectors/ by it                                       vary        what the core varies, and why
-    catalogue/  MAML's mistakes: a formula with a switch for each           family/     the other algorithms, and theirs
-    judge/      how a candidate is asked, and kept apart                    diagnosis/  from answers to a verdict
+    catalogue   the mistakes by name: cause, formula, fix                   mistakes/   MAML's, with their switches
+    family/     the other algorithms, and their mistakes                    judge/      how a candidate is asked, apart
+    diagnosis   from answers to a verdict                                   clues/      what it goes by
     pages/      what a person reads: report, case, specification            relations   what needs no reference value
     versions    of vectors, wire and catalogue                              commands    tinymaml oracle …
 """

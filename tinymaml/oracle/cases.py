@@ -26,14 +26,14 @@ from .. import extras
 from ..files import read_file
 from . import models
 from .arithmetic import margin_of
-from .catalogue import CATALOGUE, run_form
+from .catalogue import CATALOGUE, forms, run_form
 from .family import ALGORITHMS
 from .versions import misfit
 
 VECTORS = Path(__file__).parent / "vectors"
 SUITES = ("core", "full")
 CAPABILITIES = {
-    "unequal_tasks": "tasks of different sizes: xs, ys, xq, yq are lists with one array a task",
+    "unequal_tasks": "tasks of different sizes: xs, ys, xq, yq are lists with one array per task",
     "per_parameter_rates": "case.inner_lr is a dict with an array for each parameter",
     "partial_adaptation": "only the parameters named in case.adapt change in the inner loop",
     "first_order": "case.first_order asks for FOMAML",
@@ -61,8 +61,6 @@ class Bugs(Mapping):
 
     @functools.cached_property
     def _forms(self) -> dict[str, dict]:
-        from .references import forms  # which imports this module
-
         return forms(self.case)
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray] | None:

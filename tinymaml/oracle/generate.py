@@ -30,9 +30,9 @@ from ..files import write_atomically
 from . import references, tolerance
 from .arithmetic import Uncertain, margin_of
 from .cases import VECTORS, Case, architecture, draw, load, to_hex
-from .catalogue import CATALOGUE, flat
-from .catalogue.semantics import run
+from .catalogue import CATALOGUE, flat, forms
 from .family import ALGORITHMS, suites
+from .mistakes.semantics import run
 from .versions import VERSIONS
 
 # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -367,7 +367,7 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
 
 
 def _dump(cases: list[Case], with_numbers: bool) -> bytes:
-    possible = dict.fromkeys(name for c in cases for name in references.forms(c))
+    possible = dict.fromkeys(name for c in cases for name in forms(c))
     names = [name for name in possible if CATALOGUE[name.split("/")[0]].classic]
     rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
     head = f'"format":"{VERSIONS["vectors"]}","mistakes":{json.dumps(names)}'

@@ -253,7 +253,7 @@ def read_answer(case: Case, raw: Any) -> Answered:
 
 def _trace(given: Any) -> list | None:
     if given is not None and not (isinstance(given, (list, tuple)) and all(isinstance(t, dict) for t in given)):
-        raise TypeError(f"trace is {type(given).__name__}, wanted a list with one dict a task")
+        raise TypeError(f"trace is {type(given).__name__}, wanted a list with one dict per task")
     return given
 
 

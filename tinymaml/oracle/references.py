@@ -20,11 +20,10 @@ from fractions import Fraction
 import numpy as np
 
 from .. import extras
-from . import family, tolerance
+from . import tolerance
 from .arithmetic import Uncertain, as_numbers, margin_of
 from .cases import KINK, Answer, Bugs, Case
-from .catalogue import CATALOGUE, OF_MAML, flat, run_form
-from .catalogue.concerns import concerns
+from .catalogue import CATALOGUE, flat, forms, run_form
 from .models import Options, loss_and_grad
 
 # ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────
@@ -119,17 +118,6 @@ def in_float64(case: Case) -> tuple:
     """(𝓛, G) by the hand-written procedure, in float64, with complex steps for derivatives."""
     result = run_form(case, {})
     return float(result.meta_loss), result.meta_grad
-
-
-def forms(case: Case) -> dict[str, dict]:
-    """Name → form, of every mistake that one could make on `case`; the second form of "x" is "x/1"."""
-    if case.algorithm != "maml":
-        return family.forms(case)
-    only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
-            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
-    possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
-    return {f"{m.id}/{k}" if k else m.id: form for m in possible
-            for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
 def admitted(case: Case) -> tuple[str, ...]:

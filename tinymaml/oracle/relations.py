@@ -5,7 +5,7 @@
 
 A relation changes a case in a way of which the effect on G is known: the tasks come in another order, an example comes
 twice, the loss is doubled and α halved. The candidate is asked about both cases, and its two answers are compared with
-each other. So a relation can refuse an algorithm that nobody has certified; it cannot prove one right: FOMAML keeps
+each other. So a relation can refuse an algorithm that has no certified cases; it cannot prove one right: FOMAML keeps
 nearly all of them. How far the answers may differ is known from the engine: `tolerance`.
 
 A relation is one function, `change(case)` → `Changed`, or None where it says nothing of the case, and one line of

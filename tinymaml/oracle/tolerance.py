@@ -22,7 +22,7 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor, value_and_grad, value_of
 from ..maml import adapt, meta_value_and_grad
-from . import family
+from .family import answers
 from .models import NumPy, loss_in
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24}
@@ -53,7 +53,7 @@ def engine_answer(case) -> tuple:
 def _meta(case):
     """f(θ) → (𝓛, G) by the engine."""
     if case.algorithm != "maml":
-        return lambda params: family.by_engine(case, params)
+        return lambda params: answers.by_engine(case, params)
     f = meta_value_and_grad(
         loss_in(NumPy(), case.model), inner_lr=rates(case), inner_steps=case.inner_steps, first_order=case.first_order
     )

@@ -18,7 +18,7 @@ import numpy as np
 from . import models
 from .cases import Case
 from .catalogue import flat
-from .catalogue.semantics import run
+from .mistakes.semantics import run
 
 
 class Row(NamedTuple):

@@ -3,7 +3,7 @@
     example = trial(learner)                     # {"x": [["", "float32", [28, 28, 1]]], "y": [["", "int64", []]]}
     converted("x", x, example["x"])              # x as training saw it, or an error that says what it should be
 
-A family, a network or an algorithm of a user's is code that nobody has tried yet. Read next: `model`.
+A family, a network or an algorithm of a user's is code that has not been tried yet. Read next: `model`.
 """
 
 from __future__ import annotations

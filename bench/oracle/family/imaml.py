@@ -75,30 +75,44 @@ class Direct(IMAML):
         return {n: part.reshape(p.shape) for (n, p), part in zip(like.items(), parts, strict=True)}
 
 
-class PullMissing(IMAML):
+# ── the pull, of iMAML's inner loop and of whatever shares it ───────────────────────────────────────────────────────
+
+
+class NoPull:
     def penalty(self, phi):
         return 0.0
 
 
-class PullAtTheEnd(PullMissing):
+class PullOnce(NoPull):
     def adapt(self, support):
         phi = super().adapt(support)
         return self.leaves({n: p - self.lr * self.lam * (p - self.theta[n]) for n, p in phi.items()})
 
 
-class PullDoubled(IMAML):
+class TwicePulled:
     def penalty(self, phi):
         return 2 * super().penalty(phi)
 
 
-class WeightDecay(IMAML):
+class PulledToZero:
     def penalty(self, phi):
         return self.lam / 2 * dot(phi, phi)
 
 
-class PullAway(IMAML):
+class PushedAway:
     def penalty(self, phi):
         return -super().penalty(phi)
+
+
+PULLS = (NoPull, PullOnce, TwicePulled, PulledToZero, PushedAway)
+
+
+def pulled(base) -> list[type]:
+    """`base` with each mistake of the pull."""
+    return [type(f"{base.__name__}{pull.__name__}", (pull, base), {"__doc__": pull.__name__}) for pull in PULLS]
+
+
+PullMissing, PullAtTheEnd, PullDoubled, WeightDecay, PullAway = pulled(IMAML)
 
 
 class OperatorUnscaled(IMAML):

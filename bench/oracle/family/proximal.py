@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import imaml
-from .of_tasks import dot, grad, torch
+from .of_tasks import grad, torch
 
 
 class Proximal(imaml.IMAML):
@@ -28,30 +28,7 @@ class ByWeightDecay(Proximal):
         return {n: p.detach() + w[n] for n, p in self.theta.items()}
 
 
-class PullMissing(Proximal):
-    def penalty(self, phi):
-        return 0.0
-
-
-class PullAtTheEnd(PullMissing):
-    def adapt(self, support):
-        phi = super().adapt(support)
-        return self.leaves({n: p - self.lr * self.lam * (p - self.theta[n]) for n, p in phi.items()})
-
-
-class PullDoubled(Proximal):
-    def penalty(self, phi):
-        return 2 * super().penalty(phi)
-
-
-class WeightDecay(Proximal):
-    def penalty(self, phi):
-        return self.lam / 2 * dot(phi, phi)
-
-
-class PullAway(Proximal):
-    def penalty(self, phi):
-        return -super().penalty(phi)
+PullMissing, PullAtTheEnd, PullDoubled, WeightDecay, PullAway = imaml.pulled(Proximal)
 
 
 class FactorMissing(Proximal):

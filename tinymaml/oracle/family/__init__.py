@@ -16,18 +16,19 @@ and optionally
     posed(case, numbers)             → the case with what is learned beside θ, drawn by `numbers(shape, spread, unit)`
     finish(s, case, G)               → what the code at hand makes of the mean gradient
     closed_form(case)                → (𝓛, G) where there is one (else None), and
-    library(case)                    → (𝓛, G) by `tinymaml.algorithms`, both to confirm the answer
+    by_algorithms(case)              → (𝓛, G) by `tinymaml.algorithms`, both to confirm the answer
 
-Its docstring says what a candidate computes. `procedure` has what all share. `meta` is every array that is learned: the
-case's parameters, by name.
+Its docstring says what a candidate computes. `procedure` has what all share, `answers` what comes of it on a case.
+`meta` is every array that is learned: the case's parameters, by name.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from ..catalogue.concerns import concerns
-from ..catalogue.mistake import Mistake
+from ..mistakes import OF_MAML
+from ..mistakes.concerns import concerns
+from ..mistakes.mistake import Mistake
 from . import (
     anil,
     boil,
@@ -42,7 +43,7 @@ from . import (
     reptile,
     sharp,
 )
-from .procedure import SWITCHES, by_engine, run
+from .procedure import SWITCHES
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
@@ -91,8 +92,6 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
 
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
-    from ..catalogue import OF_MAML  # which imports this package
-
     module = ALGORITHMS[case.algorithm]
     possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
@@ -111,5 +110,3 @@ def _can_be_made(form: dict, module: ModuleType) -> bool:
         for name, value in form.items()
     )  # fmt: skip
 
-
-__all__ = ["ALGORITHMS", "MISTAKES", "by_engine", "forms", "run"]

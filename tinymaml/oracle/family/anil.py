@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from ..catalogue.mistake import Mistake
+from ..mistakes.mistake import Mistake
 from . import partial
 from .partial import SWITCHES, finish, query_loss  # noqa: F401
 from .procedure import PLAIN
@@ -51,19 +51,13 @@ def closed_form(case):
     return np.mean(values), dict(zip(case.params, (np.mean(g, 0) for g in zip(*grads, strict=True)), strict=True))
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import ANIL
 
-    return partial.library(case, ANIL)
+    return partial.by_algorithms(case, ANIL)
 
 
-CASES: dict[str, dict] = {
-    "quadratic": dict(kind="linear 1-2-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4),
-    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
-    "three-layers": dict(kind="tanh 1-2-2-1 mse", inner_steps=3, tasks=2, inner_lr=0.25, shots=3, queries=4),
-    "softmax": dict(kind="tanh 1-2-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=4),
-    "many-steps": dict(kind="square 1-1-1 mse", inner_steps=5, tasks=1, inner_lr=0.0625, shots=3, queries=4),
-}  # fmt: skip
+CASES = partial.CASES
 SHARED = PLAIN
 MISTAKES = [
     Mistake(

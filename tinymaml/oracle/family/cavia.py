@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ..catalogue.mistake import Mistake
+from ..mistakes.mistake import Mistake
 from .procedure import descend, judged, support_gradient, tasks_of
 
 FORMULA = "dL_q(φ_K, θ)/dθ,   φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ"
@@ -90,9 +90,9 @@ def closed_form(case):
     return np.mean(values), dict(zip(case.params, (np.mean(g, 0) for g in zip(*grads, strict=True)), strict=True))
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import cavia
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     meta = {**case.params, "context": np.zeros(case.settings["context"])}
     settings = cavia.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr, context=case.settings["context"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import descend, dot, support_gradient
 
 FORMULA = "v ← v − α [g_s(θₖ + εv) − g_s(θₖ − εv)] / 2ε,   ε = δ/‖v‖,   k = K − 1 … 0,   from v = g_q(θ_K)"
@@ -93,14 +93,11 @@ def closed_form(case):
     return np.mean(values), {"theta": np.mean(grads, 0)}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import hessian_free
-    from .library import mean_over_tasks
+    from .rungs import of_theta
 
-    settings = hessian_free.Settings(
-        inner_steps=case.inner_steps, inner_lr=case.inner_lr, delta=case.settings["delta"]
-    )
-    return mean_over_tasks(case, hessian_free, case.params, settings)
+    return of_theta(case, hessian_free, delta=case.settings["delta"])
 
 
 CASES: dict[str, dict] = {

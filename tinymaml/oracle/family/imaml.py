@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from . import pulled
 from .procedure import basis, flat, split
 from .pulled import SETTINGS, descended, strength  # noqa: F401
@@ -125,15 +125,12 @@ def end_on_a_quadratic(case, a, b):
     return best + np.linalg.matrix_power(contraction, case.inner_steps) @ (theta - best)
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import imaml
-    from .library import mean_over_tasks
+    from .rungs import of_theta
 
-    settings = imaml.Settings(
-        inner_steps=case.inner_steps, inner_lr=case.inner_lr, strength=case.settings["strength"],
-        solver_steps=sum(p.size for p in case.params.values()) + 3,
-    )  # fmt: skip
-    return mean_over_tasks(case, imaml, case.params, settings)
+    count = sum(p.size for p in case.params.values())
+    return of_theta(case, imaml, strength=case.settings["strength"], solver_steps=count + 3)
 
 
 CASES: dict[str, dict] = {

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α m̂ / (√(v̂ + ε_root) + ε)"
@@ -129,10 +129,10 @@ def closed_form(case):
     return np.mean(values), {"theta": np.mean(grads, 0)}
 
 
-def library(case):
+def by_algorithms(case):
     from ... import optim
     from ...engine import value_and_grad
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     s = case.settings
     opt = optim.adam(case.inner_lr, s["beta1"], s["beta2"], s["eps"], s["eps_root"])

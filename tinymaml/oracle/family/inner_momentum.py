@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
 FORMULA = "∂L_q(θ_K)/∂θ,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁"
@@ -75,15 +75,11 @@ def closed_form(case):
     return np.mean(values), {"theta": np.mean(grads, 0)}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import maml
-    from .library import mean_over_tasks
+    from .rungs import of_theta
 
-    settings = maml.Settings(
-        inner_steps=case.inner_steps, inner_lr=case.inner_lr, inner_optimizer="momentum",
-        inner_momentum=case.settings["momentum"],
-    )  # fmt: skip
-    return mean_over_tasks(case, maml, case.params, settings)
+    return of_theta(case, maml, inner_optimizer="momentum", inner_momentum=case.settings["momentum"])
 
 
 CASES: dict[str, dict] = {

@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from ..catalogue.mistake import Mistake
+from ..mistakes.mistake import Mistake
 from .procedure import PLAIN, descend, sloped
 
 FORMULA = "∂F/∂(θ, γ, β, α),   F = Σₖ wₖ L_q(θₖ; γ_{k−1}, β_{k−1}),   θₖ₊₁ = θₖ − αₖ g_s(θₖ; γₖ, βₖ)"
@@ -128,9 +128,9 @@ def closed_form(case):
     return np.mean(values), {"theta": of_theta, PREFIX + "theta": of_alpha}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import mamlpp
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     theta = {n: p for n, p in case.params.items() if not n.startswith(PREFIX)}
     rates = {f"['{n}']": case.params[PREFIX + n] for n in case.adapt}

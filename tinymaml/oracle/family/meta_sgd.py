@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ..catalogue.mistake import Mistake
+from ..mistakes.mistake import Mistake
 from .procedure import PLAIN, descend, dot, judged, sloped, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂(θ, α),   θₖ₊₁ = θₖ − α ∘ g_s(θₖ)"
@@ -113,9 +113,9 @@ def closed_form(case):
     return np.mean(values), {"theta": of_theta, PREFIX + "theta": of_alpha}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import meta_sgd
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     theta, alpha = parted(case.params)
     settings = meta_sgd.Settings(inner_steps=case.inner_steps)

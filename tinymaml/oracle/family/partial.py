@@ -68,11 +68,20 @@ def two_linear_layers(case):
     return [case.params[n] for n in ("w1", "b1", "w2", "b2")]
 
 
-def library(case, algorithm):
+CASES: dict[str, dict] = {
+    "quadratic": dict(kind="linear 1-2-1 mse", inner_steps=2, tasks=2, inner_lr=0.125, shots=3, queries=4),
+    "one-step": dict(fine=True, kind="tanh 1-2-1 mse", inner_steps=1, tasks=3, inner_lr=0.25, shots=3, queries=4),
+    "three-layers": dict(kind="tanh 1-2-2-1 mse", inner_steps=3, tasks=2, inner_lr=0.25, shots=3, queries=4),
+    "softmax": dict(kind="tanh 1-2-2 cross_entropy", inner_steps=3, tasks=2, inner_lr=0.5, shots=3, queries=4),
+    "many-steps": dict(kind="square 1-1-1 mse", inner_steps=5, tasks=1, inner_lr=0.0625, shots=3, queries=4),
+}  # fmt: skip
+
+
+def by_algorithms(case, algorithm):
     from types import SimpleNamespace
 
     from ..models import NumPy, loss_in
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     names = case.head()
     cut = next(i for i, m in enumerate(case.model["layers"]) if m.get("params") == names)

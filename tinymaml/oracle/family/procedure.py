@@ -12,18 +12,16 @@ mistakes are a `hold` too many, or another line chosen by a switch, `at.s[name]`
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ... import engine, extras
-from ..arithmetic import Dual, as_numbers, hold, side
-from ..catalogue.data import DATA, first_rows
-from ..catalogue.data import rounded as rounded_to
-from ..catalogue.semantics import Calculus, Result
-from ..catalogue.updates import TORCH_MORE, clamped, clipped
+from ... import engine
+from ..arithmetic import as_numbers, hold, side
+from ..mistakes.data import DATA, first_rows
+from ..mistakes.semantics import Calculus
+from ..mistakes.updates import TORCH_MORE, clamped, clipped
 from ..models import NumPy, Options, loss_in
 
 # The switches that every algorithm has: the values of each, the right one first; where that is 0.0, any number. Names
@@ -114,8 +112,8 @@ def _eliminated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class ByEngine:
     """The same with the engine: tensors, whose gradients are recorded."""
 
-    def __init__(self, case):
-        self.case, self.s, self.memory = case, switches_of(case, {}), {}
+    def __init__(self, case, switches: dict):
+        self.case, self.s, self.memory = case, switches, {}
         self.number = lambda x: np.asarray(x) if np.asarray(x).dtype.kind in "iu" else np.asarray(x, np.float64)
         self._loss = loss_in(NumPy(), case.model)
 
@@ -252,63 +250,6 @@ def basis(at, like: dict) -> list[dict]:
     return [split(at.number(row), like) for row in np.eye(size)]
 
 
-# ── a case's answer ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def switches_of(case, given: dict) -> dict:
-    """The algorithm's switches and the shared ones, all right but the given.
-
-    Raises:
-        ValueError: there is no such switch, or no such value; names the values.
-    """
-    from . import ALGORITHMS
-
-    possible = SWITCHES | ALGORITHMS[case.algorithm].SWITCHES
-    for name, value in given.items():
-        if name not in possible:
-            raise ValueError(f"{case.algorithm} has no switch {name!r}; wanted one of {', '.join(possible)}")
-        if value not in possible[name] and not isinstance(possible[name][0], float):
-            raise ValueError(f"{name}={value!r}; wanted one of {possible[name]}")
-    return {name: values[0] for name, values in possible.items()} | given
-
-
-def run(case, number: Any = float, how: dict | None = None, rounded: str = "", **switches) -> Result:
-    """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place.
-
-    Args:
-        how: `models.Options` that are not in their place.   rounded: what has fewer digits, "rate to float32".
-    """
-    from . import ALGORITHMS
-
-    case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
-    options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
-    algorithm, s, changed = ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
-    if s["outer"] == "sequential":
-        return _sequential(case, number, how, switches)
-    theta = {n: as_numbers(p, number) for n, p in case.params.items()}
-    if hasattr(algorithm, "gradient"):
-        at = ByHand(case, number, s, changed)
-        done = [algorithm.gradient(at, theta, *task) for task in tasks_of(at)]
-        values, ends, grads = (list(x) for x in zip(*done, strict=True))
-    else:
-        values, ends, grads = _differentiated(case, algorithm, number, s, changed, theta)
-    trace = [{"theta": [theta, end]} for end in ends]
-    value, grads = _together(values, grads, s)
-    finish = getattr(algorithm, "finish", None)
-    return Result(value, _finished(case, s, finish(s, case, grads) if finish else grads, theta), trace)
-
-
-def _sequential(case, number, how, switches) -> Result:
-    """θ ← θ − β Gₜ after each task; the mean of these Gₜ."""
-    beta, params, done = switches.get("outer_rate") or case.outer_lr, case.params, []
-    for support, query in case.batches():
-        one = dataclasses.replace(case, support=[support], query=[query], params=params)
-        done.append(run(one, number, how, **switches | {"outer": "mean"}))
-        params = {n: p - beta * done[-1].meta_grad[n] for n, p in params.items()}
-    grads = {n: sum(r.meta_grad[n] for r in done) / len(done) for n in params}
-    return Result(sum(r.meta_loss for r in done) / len(done), grads, [way for r in done for way in r.trace])
-
-
 def tasks_of(at) -> list[tuple]:
     """The tasks, over the numbers at hand, as the code at hand sees them."""
     tasks = [tuple(tuple(map(at.number, batch)) for batch in task) for task in at.case.batches()]
@@ -316,135 +257,3 @@ def tasks_of(at) -> list[tuple]:
         if n := int(at.s[switch]):
             tasks = [tuple(first_rows(b, n) if i == k else b for i, b in enumerate(task)) for task in tasks]
     return DATA[at.s["data"]](tasks)
-
-
-def _with_fewer_digits(case, what: str, dtype: str):
-    """The case with numbers rounded to a shorter dtype: "rate" (and settings), "inputs", "data" or "parameters"."""
-    short = lambda x: rounded_to(x, dtype)  # noqa: E731
-    if what in ("rate", "everything"):
-        settings = {n: short(v).tolist() if isinstance(v, (float, list)) else v for n, v in case.settings.items()}
-        case = dataclasses.replace(case, inner_lr=float(short(case.inner_lr)), settings=settings)
-    if what in ("parameters", "everything"):
-        case = dataclasses.replace(case, params={n: short(p) for n, p in case.params.items()})
-    if what in ("inputs", "data", "everything"):
-        cut = lambda sets: [(short(x), y if what == "inputs" else short(y)) for x, y in sets]  # noqa: E731
-        case = dataclasses.replace(case, support=cut(case.support), query=cut(case.query))
-    return case
-
-
-def _differentiated(case, algorithm, number, s, how, theta) -> tuple:
-    """The losses, θ_K and gradients of all tasks: one run per number of θ, which carries the derivative along it."""
-
-    def losses(meta):
-        at = ByHand(case, number, s, how)
-        if s["factors"] == "parameters detached":
-            meta = at.hold(meta)
-        return [algorithm.query_loss(at, meta, *task) for task in tasks_of(at)]
-
-    plain = losses(theta)
-    grads = [{n: np.zeros(p.shape, p.dtype) for n, p in theta.items()} for _ in plain]
-    for n, p in theta.items():
-        for i in range(p.size):
-            for g, (value, _) in zip(grads, losses(theta | {n: _moved(p, i, number)}), strict=True):
-                # g_i = Im L(θ + ih eᵢ) / h, or the slope of L(θ + ε eᵢ)
-                g[n].flat[i] = _slope(value, number)
-    return [value for value, _ in plain], [end for _, end in plain], grads
-
-
-def _moved(p, i, number):
-    if number is float:
-        moved = p.astype(complex)
-        moved.flat[i] += 1j * H
-        return moved
-    # The slope is a number of the same kind: 1 / 3 of integers is a float.
-    moved = np.array([Dual(x, x * 0 + (k == i)) for k, x in enumerate(np.ravel(p))], object)
-    return moved.reshape(p.shape)
-
-
-def _slope(value, number):
-    value = np.asarray(value)[()]
-    if number is float:
-        return np.imag(value) / H
-    return value.slope if type(value) is Dual else 0 * value
-
-
-def _together(values, grads, s) -> tuple:
-    """1/T Σₜ of the losses and of the gradients, or what the code at hand makes of them."""
-    tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
-    if s["outer"].startswith(("last", "first")):
-        k, count = -1 if s["outer"].startswith("last") else 0, len(grads) if s["outer"].endswith("T") else 1
-        values, grads = [values[k]], [tree(lambda g: g / count, grads[k])]
-    value, total = sum(values[1:], values[0]), grads[0]
-    for g in grads[1:]:
-        total = tree(np.add, total, g)
-    if s["outer"] != "sum":
-        value, total = value / len(values), tree(lambda g: g / len(grads), total)
-    return value, total
-
-
-def _finished(case, s, grads: dict, theta: dict) -> dict:
-    """What the code at hand makes of the mean gradient."""
-    tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
-    for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
-        if s[switch]:
-            grads = tree(lambda g, p, term=term, c=s[switch]: g + term(p) * c, grads, theta)
-    zeroed = {"last parameter zero": list(grads)[-1:], "biases zero": case.biases()}.get(s["result"], ())
-    grads, more = {n: g * 0 if n in zeroed else g for n, g in grads.items()}, TORCH_MORE * (s["clip_like"] == "torch")
-    if s["clip"]:
-        grads = clipped(grads, s["clip"], more)
-    if s["clip_tensor"]:
-        grads = {n: clipped({n: g}, s["clip_tensor"], more)[n] for n, g in grads.items()}
-    if s["clamp"]:
-        grads = tree(lambda g: clamped(g, s["clamp"]), grads)
-    if s["result"] == "normalised":
-        size = np.sqrt(np.asarray(dot(grads, grads)))
-        return tree(lambda g: g / size, grads)
-    times = {"doubled": 2, "negative": -1, "times inner rate": case.inner_lr}.get(s["result"], 1)
-    return tree(lambda g: g * times, grads)
-
-
-def differences(case, bits: int = 1600) -> tuple:
-    """(𝓛, G) by central differences of 𝓛, at so many bits: the loss's code alone, with no derivative of it.
-
-        g_i = (𝓛(θ + h eᵢ) − 𝓛(θ − h eᵢ)) / 2h,   h = 2^(−bits/4),   error h²
-    """
-    from . import ALGORITHMS
-
-    flint = extras.require("flint", "test")
-    algorithm, s, before = ALGORITHMS[case.algorithm], switches_of(case, {}), flint.ctx.prec
-    flint.ctx.prec = bits
-    try:
-        theta, h = {n: as_numbers(p, flint.arb) for n, p in case.params.items()}, flint.arb(2) ** (-bits // 4)
-
-        def loss(meta):
-            at = ByHand(case, flint.arb, s)
-            return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in tasks_of(at)) / case.tasks
-
-        def moved(n, i, by):
-            new = np.array(theta[n])
-            new.flat[i] += by
-            return theta | {n: new}
-
-        grads = {n: np.reshape([float(((loss(moved(n, i, h)) - loss(moved(n, i, -h))) / (2 * h)).mid())
-                                for i in range(p.size)], p.shape) for n, p in theta.items()}  # fmt: skip
-        return float(loss(theta).mid()), grads
-    finally:
-        flint.ctx.prec = before
-
-
-def by_engine(case, params: dict) -> tuple:
-    """(𝓛, G) by the engine at `params`, which may be tensors: their records tell how roundings grow."""
-    from . import ALGORITHMS
-
-    algorithm, count = ALGORITHMS[case.algorithm], case.tasks
-
-    def losses(meta):
-        at = ByEngine(case)
-        return sum(algorithm.query_loss(at, meta, *task)[0] for task in tasks_of(at)) / count
-
-    if not hasattr(algorithm, "gradient"):
-        return engine.value_and_grad(losses)(params)
-    at = ByEngine(case)
-    done = [algorithm.gradient(at, params, *task) for task in tasks_of(at)]
-    grads = {n: sum(g[n] for _, _, g in done) / count for n in params}
-    return sum(value for value, _, _ in done) / count, grads

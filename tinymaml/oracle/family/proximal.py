@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Mistake
+from ..mistakes.mistake import Mistake
 from . import pulled
 from .imaml import _unrolled, end_on_a_quadratic
 from .pulled import SETTINGS, descended, strength  # noqa: F401
@@ -54,14 +54,11 @@ def closed_form(case):
     return np.mean(values), {"theta": np.mean(grads, 0)}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import proximal
-    from .library import mean_over_tasks
+    from .rungs import of_theta
 
-    settings = proximal.Settings(
-        inner_steps=case.inner_steps, inner_lr=case.inner_lr, strength=case.settings["strength"]
-    )
-    return mean_over_tasks(case, proximal, case.params, settings)
+    return of_theta(case, proximal, strength=case.settings["strength"])
 
 
 CASES: dict[str, dict] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import basis, descend, flat, split
 
 SETTINGS = {"strength": "λ, strength of the pull to θ in the inner problem"}

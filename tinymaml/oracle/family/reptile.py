@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import descend
 
 FORMULA = "θ − θ_K,   θₖ₊₁ = θₖ − α g_s(θₖ)"
@@ -90,9 +90,9 @@ def closed_form(case):
     return np.mean(values), {"theta": np.mean(grads, 0)}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import reptile
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     settings = reptile.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr)
     return mean_over_tasks(case, reptile, case.params, settings)

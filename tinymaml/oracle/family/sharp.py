@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..catalogue.mistake import Free, Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import descend, dot, judged, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α g_s(θₖ + ρ g/‖g‖),   g = g_s(θₖ)"
@@ -96,9 +96,9 @@ def closed_form(case):
     return np.mean(values), {"theta": np.mean(grads, 0)}
 
 
-def library(case):
+def by_algorithms(case):
     from ...algorithms import perturbed
-    from .library import mean_over_tasks
+    from .rungs import mean_over_tasks
 
     settings = perturbed.Settings(
         inner_steps=case.inner_steps, inner_lr=case.inner_lr, inner_sharpness=case.settings["radius"]

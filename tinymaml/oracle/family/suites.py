@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .. import cases, references
-from . import ALGORITHMS, procedure
+from . import ALGORITHMS, answers
 
 
 def ids() -> list[str]:
@@ -70,13 +70,13 @@ def rungs(case: cases.Case) -> Iterator[tuple]:
     if polynomial and case.inner_steps <= 2 and _is_rational(case):
         yield "exact rationals", True, references.exact
     if hasattr(module, "query_loss"):
-        yield "differences", True, procedure.differences
+        yield "differences", True, answers.differences
     yield "complex step", False, references.in_float64
     yield "engine", False, references.by_engine
     if hasattr(module, "closed_form") and module.closed_form(case) is not None:
         yield "closed form", False, module.closed_form
-    if hasattr(module, "library"):
-        yield "tinymaml.algorithms", False, module.library
+    if hasattr(module, "by_algorithms"):
+        yield "tinymaml.algorithms", False, module.by_algorithms
 
 
 def _is_rational(case: cases.Case) -> bool:

@@ -161,5 +161,5 @@ class Screen:
             try:
                 self._stream.write(erase + text + line)
                 self._stream.flush()
-            except (OSError, ValueError):  # nobody reads it any more
+            except (OSError, ValueError):  # it is not read any more
                 self._counts = False

@@ -3,7 +3,7 @@
     tinymaml oracle gen | ./yours | tinymaml oracle check        a pipe; no answers are in what gen prints
     tinymaml oracle check -- ./yours --its-arguments             the same, and the program is watched
     tinymaml oracle check package.module:function                a Python function, in a process of its own
-    tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR        one file a case, one file an answer
+    tinymaml oracle gen --to DIR;  tinymaml oracle check --from DIR        one file per case, one per answer
 
 A question is one line of JSON, and so is an answer:
 

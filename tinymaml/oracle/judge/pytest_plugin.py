@@ -1,4 +1,4 @@
-"""`pytest --maml-oracle=package.module:function`: one test a case.
+"""`pytest --maml-oracle=package.module:function`: one test per case.
 
 With no path on the command line the oracle's tests are the only ones, and nothing else is collected. `-k tanh` asks
 only the cases of that name; `-x` stops at the first wrong one. What the candidate prints is its tests' captured
@@ -20,7 +20,7 @@ import pytest
 
 def pytest_addoption(parser):
     group = parser.getgroup("maml-oracle", "is this the exact MAML gradient?")
-    group.addoption("--maml-oracle", metavar="MODULE:FUNCTION", help="check this function: one test a case")
+    group.addoption("--maml-oracle", metavar="MODULE:FUNCTION", help="check this function: one test per case")
     group.addoption("--maml-oracle-algorithm", default="maml", metavar="NAME", help="whose meta-gradient (maml)")
     group.addoption("--maml-oracle-suite", default="core", choices=("core", "full", "fresh"), help="which cases (core)")
     group.addoption("--maml-oracle-dtype", default="float64", choices=("float64", "float32"), help="(float64)")

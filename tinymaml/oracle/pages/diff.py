@@ -16,13 +16,14 @@ import numpy as np
 
 from .. import models, tolerance
 from ..cases import Case
-from ..catalogue.semantics import run
-from ..diagnosis.locate import element
-from ..diagnosis.match import fits, value_of
+from ..catalogue import forms
+from ..clues.locate import element
+from ..clues.match import fits, value_of
 from ..judge import protocol, worker
 from ..judge.guard import Guarded
+from ..mistakes.semantics import run
 from ..questions import Answered, Question, as_array
-from ..references import forms, solve
+from ..references import solve
 from .report import _beside, _digits, _one_line, _relative, _wrapped
 
 WIDTH = 100

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..cases import CAPABILITIES
 from ..catalogue import CATALOGUE
-from ..diagnosis.evidence import Evidence
-from ..diagnosis.locate import element
+from ..clues.evidence import Evidence
+from ..clues.locate import element
 from ..tolerance import TAU
 from ..versions import VERSIONS
 from .snippet import Unwritable, program
@@ -57,7 +57,7 @@ class Report:
             or None.
         ties: other ids that explain the answers as well.
         digits: decimal digits that agree, at worst.
-        cases: a CaseResult each.   skipped: capability → number of cases.
+        cases: one CaseResult per case.   skipped: capability → number of cases.
         notes: further remarks.
         framework: "torch", "jax", "numpy", or "" if it is unknown: the library whose arrays the candidate asked for.
         factor: what the mistake's value is multiplied by in every case, e.g. "1/T"; "" for 1.

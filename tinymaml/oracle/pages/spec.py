@@ -6,7 +6,7 @@
     print(catalogue())      tinymaml oracle list-bugs --json
     FIELDS, LAYERS, LOSSES  the tables that others do not hold
 
-Whoever has this page needs nothing else: `bench/oracle/clients` holds programs that were written from it alone.
+This page is enough to write a program: those in `bench/oracle/clients` were written from it alone.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _capabilities() -> list[str]:
 
 
 def _of_the_wire(meaning: str) -> str:
-    return meaning.replace("case.", "").replace("xs, ys, xq, yq are lists with one array a task", "N differs")
+    return meaning.replace("case.", "").replace("xs, ys, xq, yq are lists with one array per task", "N differs")
 
 
 def _judged() -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..catalogue import CATALOGUE, flat, run_form
-from ..catalogue.mistake import with_number
+from ..mistakes.mistake import with_number
 from .locate import Judged
 from .match import cheapest_first
 

@@ -18,7 +18,8 @@ from .. import tolerance
 from ..arithmetic import as_numbers
 from ..cases import Case
 from ..catalogue import flat
-from ..catalogue.semantics import Calculus, run
+from ..mistakes.data import rounded
+from ..mistakes.semantics import Calculus, run
 from ..models import Options, loss_and_grad
 from ..questions import Answered, Question
 from .locate import AT_KINKS, MATCH, Judged
@@ -90,21 +91,11 @@ def _short_type(judged) -> str:
     """Numbers of a shorter type, as near to the right ones as a computation in it would be."""
     got, _ = _all(judged)
     for name, unit in TYPES.items():
-        if unit < tolerance.UNIT[judged[0].case.dtype] * 2 or not np.array_equal(as_type(got, name), got):
+        if unit < tolerance.UNIT[judged[0].case.dtype] * 2 or not np.array_equal(rounded(got, name), got):
             continue
         if all(j.error * tolerance.UNIT[j.case.dtype] <= tolerance.TAU * unit for j in judged):
             return f"every number that came is one of {name}: the computation, or its last part, was made in it"
     return ""
-
-
-def as_type(x: np.ndarray, name: str) -> np.ndarray:
-    """x rounded to bfloat16, float16 or float32 (to nearest, ties to even), as float64."""
-    with np.errstate(over="ignore"):
-        if name != "bfloat16":
-            return np.asarray(x, np.float64).astype(name).astype(np.float64)
-        bits = np.asarray(x, np.float64).astype(np.float32).view(np.uint32).astype(np.uint64)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
 # ── differences in place of derivatives ─────────────────────────────────────────────────────────────────────────────

@@ -22,11 +22,10 @@ import numpy as np
 from .. import tolerance
 from ..arithmetic import as_numbers
 from ..cases import Case
-from ..catalogue import flat
-from ..catalogue.semantics import Calculus, run
+from ..catalogue import flat, forms
+from ..mistakes.semantics import Calculus, run
 from ..models import Options
 from ..questions import Answered, as_array, direction
-from ..references import forms
 
 NOISE = {"float64": 1e-6, "float32": 1e-3}  # of a wrong gradient, relative, that proves nothing
 MATCH = 10 * tolerance.TAU  # to be taken for a mistake's value, whose own conditioning is not known as exactly

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import family, tolerance
-from ..cases import Case
-from ..catalogue import CATALOGUE, OF_MAML
-from ..pages.report import CaseResult, Report
-from ..questions import Answered, Question, hint
-from . import adaptation, match
-from .difference import said_of
-from .evidence import add_evidence
-from .locate import (
+from . import family, tolerance
+from .cases import Case
+from .catalogue import CATALOGUE, OF_MAML
+from .clues import adaptation, match
+from .clues.difference import said_of
+from .clues.evidence import add_evidence
+from .clues.locate import (
     MATCH,
     Judged,
     digits_agreeing,
@@ -34,7 +32,9 @@ from .locate import (
     worst_element,
     wrong_elsewhere,
 )  # fmt: skip
-from .precision import at_kink, cause_of, shortened, systematic
+from .clues.precision import at_kink, cause_of, shortened, systematic
+from .pages.report import CaseResult, Report
+from .questions import Answered, Question, hint
 
 
 def judge(case: Case, answer: Answered) -> Judged:

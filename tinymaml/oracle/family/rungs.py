@@ -19,3 +19,9 @@ def mean_over_tasks(case, algorithm: Any, meta, settings, loss=None, *shared) ->
     done = [algorithm.of_task(loss, meta, *task, settings, *shared) for task in case.batches()]
     values, grads = zip(*[(value, g) for (value, _), g in done], strict=True)
     return float(sum(values)) / case.tasks, tree_map(lambda *g: sum(g) / case.tasks, *grads)
+
+
+def of_theta(case, algorithm: Any, **settings) -> tuple:
+    """(𝓛, G) by an algorithm that learns θ alone, with the case's K and α and further settings."""
+    given = algorithm.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr, **settings)
+    return mean_over_tasks(case, algorithm, case.params, given)

@@ -17,7 +17,7 @@ from .. import tolerance
 from ..arithmetic import as_numbers
 from ..cases import Case
 from ..catalogue import flat, run_form
-from ..catalogue.semantics import run
+from ..mistakes.semantics import run
 from ..models import loss_and_grad
 from ..questions import Question
 from .locate import MATCH, Judged

@@ -15,7 +15,7 @@ import numpy as np
 from .. import tolerance
 from ..cases import Case
 from ..catalogue import CATALOGUE, flat, run_form
-from ..catalogue.mistake import Free, with_number
+from ..mistakes.mistake import Free, with_number
 from ..pages.report import CaseResult, Report
 from .locate import MATCH, Judged, features
 

@@ -1,39 +1,46 @@
 """What MAML implementations get wrong: each mistake by name, what it computes, and the line to change.
 
     CATALOGUE["fomaml"].torch      CATALOGUE["fomaml"].forms      list_bugs()
+    forms(case)                    what one could make on a case   run_form(case, form)     what it gives there
 
-A mistake is one or more settings of the switches in `semantics` (its forms: ways to write the same mistake that do not
-compute the same). A convention is a choice that is legitimate elsewhere, but not the one the case asks for.
-
-    mistake      what an entry holds                   semantics    MAML by its formula, with a switch for every mistake
-    classic      the mistakes that every case sees     updates      the inner step, forwards and backwards
-    further      updates, losses, layers, data, digits data         what is learned from, with a mistake in it
-    concerns     whether a form is about anything that a case has
+A mistake is one or more settings of the switches in `mistakes.semantics` (its forms: ways to write the same mistake
+that do not compute the same). A convention is a choice that is legitimate elsewhere, but not the one the case asks for.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .. import family
-from ..models import Options
-from .classic import CLASSIC
-from .further import FURTHER
-from .mistake import KINDS, Mistake
-from .semantics import Result, run
+from . import family
+from .family import answers
+from .mistakes import OF_MAML
+from .mistakes.concerns import concerns
+from .mistakes.mistake import KINDS, Mistake
+from .mistakes.semantics import Result, run
+from .models import Options
+
+
+def forms(case) -> dict[str, dict]:
+    """Name → form, of every mistake that one could make on `case`; the second form of "x" is "x/1"."""
+    if case.algorithm != "maml":
+        return family.forms(case)
+    only = {"first_order_ignored": case.first_order, "all_adapted": case.adapt is not None,
+            "one_rate_for_all": isinstance(case.inner_lr, dict)}  # fmt: skip
+    possible = [m for m in OF_MAML.values() if only.get(m.id, True)]
+    return {f"{m.id}/{k}" if k else m.id: form for m in possible
+            for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
 def run_form(case, form: dict, number=float) -> Result:
     """The meta-gradient under `form`, a dict of switches and, under "how", of Options."""
     if case.algorithm != "maml":
-        return family.run(case, number, **form)
+        return answers.run(case, number, **form)
     options = dict(form.get("how", {}))
     if "frozen" in options:
         options["frozen"] = frozenset(options["frozen"])
     return run(case, number, Options(**options), **{k: v for k, v in form.items() if k != "how"})
 
 
-OF_MAML: dict[str, Mistake] = {m.id: m for m in CLASSIC + FURTHER}
 CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.

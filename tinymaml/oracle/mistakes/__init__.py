@@ -1,0 +1,15 @@
+"""The mistakes of MAML, and the formula that makes them.
+
+    mistake      what an entry holds                      semantics    MAML by its formula, with switches
+    classic      mistakes that every case must see        updates      the inner step, forwards and backwards
+    further      updates, losses, layers, data, digits    data         what is learned from, with a mistake in it
+    concerns     whether a form is about anything that a case has
+
+`catalogue` puts them beside those of the family.
+"""
+
+from .classic import CLASSIC
+from .further import FURTHER
+from .mistake import Mistake
+
+OF_MAML: dict[str, Mistake] = {m.id: m for m in CLASSIC + FURTHER}

@@ -17,11 +17,11 @@ Where the second order goes. An action changes the probability of all that comes
 
     r_t [(Σ_{s≤t} ∇log π_s)(Σ_{s≤t} ∇log π_s)ᵀ + Σ_{s≤t} ∇² log π_s]
 
-- `likelihood` has the second term alone. The first one, by which *sampling* depends on θ, is missing. So the gradient is
-  right and the Hessian is not: this is how most public RL-MAML differentiates an inner step.
+- `likelihood` has the second term alone. The first one, by which *sampling* depends on θ, is missing. So the gradient
+  is right and the Hessian is not: this is how most public RL-MAML differentiates an inner step.
 - `lvc` has of the products ∇log π_s ∇log π_uᵀ those with s = u, and misses the others. It is biased, and varies little.
-- `dice` has all of them. Its baseline term has the expectation 0, and so have its derivatives of every order, as long as
-  the action a_t had no part in b_t. It reduces the variance of first derivatives.
+- `dice` has all of them. Its baseline term has the expectation 0, and so have its derivatives of every order, as long
+  as the action a_t had no part in b_t. It reduces the variance of first derivatives.
 - `loaded-dice` is `dice` with advantages. With λ = 1 and A_t = Σ_{u≥t} γ^{u−t} r_u − b_t it is DiCE less its value, and
   the baseline reduces the variance at every order. λ < 1 forgets distant actions: less variance, and a bias from
   order 2 on.

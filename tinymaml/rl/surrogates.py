@@ -48,14 +48,14 @@ def likelihood(logp, batch: Batch, *, discount: float = 1.0):
     """1/N Σ_i Σ_t γᵗ log π_t A_t (REINFORCE; Finn, Abbeel, Levine, 2017, eq. 4).
 
     Args:
-        logp: log π_θ(a_t | s_t) of what was done, (N, H), differentiable.
-        batch: what the policy collected on one task; of it `advantages` and `mask` are read, (N, H) each. Entries
+        logp: log π_θ(a_t | s_t) of what was done, (…, N, H), differentiable.
+        batch: what the policy collected on one task; of it `advantages` and `mask` are read, (…, N, H) each. Entries
             where the mask is 0 count for nothing, whatever stands there, and so does a trajectory without any step.
         discount: γ of the objective, by which step t has the weight γᵗ. Published code has γ in the advantages alone,
             and no weights: `discount=1` here. That is the gradient of no objective (Nota and Thomas, 2020).
 
     Returns:
-        A scalar in the dtype of logp, to be *maximised*.
+        A scalar, to be *maximised*, in the dtype of logp; (…), if there are leading axes.
 
     Raises:
         ValueError: an array of the batch is missing, or has another shape than logp; names both.
@@ -118,19 +118,19 @@ def sampling_score(logp, batch: Batch, gain):
     """Σ_i Σ_t log π_t · ⊥gain: E-MAML's term of the *outer* objective (Stadie et al., 2018; Al-Shedivat et al., 2018).
 
     Args:
-        logp: log π_θₖ(a_t | s_t) of the trajectories of inner step k, (N, H), differentiable with respect to θ. With
-            several inner steps, the terms of all of them are added.
+        logp: log π_θₖ(a_t | s_t) of the trajectories of inner step k, (…, N, H), differentiable with respect to θ.
+            With several inner steps, the terms of all of them are added.
         batch: their batch; of it the mask is read.
         gain: a scalar, the mean discounted return of the trajectories sampled *after* adaptation. A constant, or
             anything on which these N trajectories have no influence, may be taken off it: that leaves the expectation.
 
     Returns:
-        A scalar, to be added to the outer objective (which is maximised). It is a sum over the trajectories, not their
-        mean: all N together led to θ′, and the logarithm of their probability is the sum of theirs.
+        A scalar, or (…), to be added to the outer objective (which is maximised). It is a sum over the trajectories,
+        not their mean: all N together led to θ′, and the logarithm of their probability is the sum of theirs.
     """
     logp, _ = _masked(logp, batch)
     # Σ_i log π_θ(τ_i) ⊥gain
-    return np.sum(logp) * stop_gradient(gain)
+    return np.sum(logp, (-2, -1)) * stop_gradient(gain)
 
 
 def per_step(batch: Batch):
@@ -138,7 +138,7 @@ def per_step(batch: Batch):
     trajectories of sums over steps. It scales α: at full horizons by 1/H.
     """
     mask = batch["mask"]
-    return np.sum(mask[:, 0]) / np.sum(mask)
+    return np.sum(mask[..., 0], -1) / np.sum(mask, (-2, -1))
 
 
 def box(x):
@@ -160,8 +160,8 @@ def carried(logp, decay: float = 1.0):
 def _masked(logp, batch: Batch, *names: str) -> list:
     """logp, the mask and the named arrays, each 0 wherever the mask is: even a NaN there has no part in anything."""
     shape = np.shape(logp)
-    if len(shape) != 2:
-        raise ValueError(f"logp has the shape {shape}, wanted (trajectories, steps)")
+    if len(shape) < 2:
+        raise ValueError(f"logp has the shape {shape}, wanted (…, trajectories, steps)")
     for name in ("mask", *names):
         if name not in batch:
             raise ValueError(f"the batch has no {name!r}; seen {', '.join(batch)}")
@@ -175,4 +175,4 @@ def _masked(logp, batch: Batch, *names: str) -> list:
 def _mean_return(terms, mask, discount: float):
     """1/N Σ_i Σ_t γᵗ m_t x_t, where N counts the trajectories that have a first step."""
     weights = np.asarray(float(discount) ** np.arange(terms.shape[-1]), terms.dtype)
-    return np.sum(weights * mask * terms) / np.sum(mask[:, 0])
+    return np.sum(weights * mask * terms, (-2, -1)) / np.sum(mask[..., 0], -1)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymaml as tm
+from bench.rl.exact import published
 from tinymaml.rl import exact, tabular
 from tinymaml.rl.exact import derivative, expected_derivative, expected_meta_gradient, meta_objective
 from tinymaml.rl.surrogates import _mean_return, box, dice, likelihood, loaded_dice, lvc
@@ -146,16 +147,6 @@ def test_what_the_likelihoods_hessian_lacks_is_the_sampling(baseline):
     np.testing.assert_allclose(lacking, C, rtol=1e-10, atol=1e-13)
 
 
-def _published(logp, batch, *, discount, wraps=True):
-    """A published "DiCE": its running sum starts one step too early, from the last step, and decays by 1/episodes."""
-    weights = 1 / batch["mask"].shape[-2]
-    sums, before = [], logp[..., -1] if wraps else 0
-    for t in range(logp.shape[-1]):
-        before = logp[..., t] + before * weights
-        sums.append(before)
-    return _mean_return(batch["rewards"] * box(np.stack(sums, -1)), batch["mask"], discount)
-
-
 def _late(logp, batch, *, discount):
     return _mean_return(batch["rewards"] * box(np.cumsum(logp, -1) - logp), batch["mask"], discount)
 
@@ -182,8 +173,8 @@ def _baseline_with_past(logp, batch, *, discount):
 
 
 PLANTED = {
-    "likelihood": (likelihood, 1), "lvc": (lvc, 1), "published": (_published, 1),
-    "published, the decay alone": (functools.partial(_published, wraps=False), 2), "sum one step too late": (_late, 1),
+    "likelihood": (likelihood, 1), "lvc": (lvc, 1), "published": (published, 1),
+    "published, the decay alone": (functools.partial(published, wraps=False), 2), "sum one step too late": (_late, 1),
     "no discount": (_undiscounted, 1), "sign": (_negative, 1), "no stop-gradient": (_without_stop, 1),
     "mean over steps": (_over_steps, 1), "no stop-gradient in the baseline term": (_baseline_with_past, 1),
 }  # fmt: skip
@@ -235,7 +226,7 @@ def test_the_meta_objective_is_the_expectation_of_the_return_after_a_step():
 
     def after(batch):
         step = tm.grad(lambda p: np.sum(likelihood(tabular.softmax(p, batch["observations"], batch["actions"]), batch,
-                                                   discount=mdp.discount)))(exact._copies(theta, batch))  # fmt: skip
+                                                   discount=mdp.discount)))(exact.copies_of(theta, batch))  # fmt: skip
         return expected_return(mdp, theta + 0.5 * step)
 
     np.testing.assert_allclose(exact.expectation(mdp, theta, after, 2), meta_objective(mdp, theta, 0.5, 2), rtol=1e-12)

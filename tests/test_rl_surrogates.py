@@ -259,8 +259,8 @@ def test_a_baseline_fitted_on_other_trajectories_makes_no_bias_and_on_the_same_o
             fitted = returns.fit(of["observations"], targets, of["mask"], ridge=0.1)
             values = returns.predict(fitted, use["observations"])
             use["advantages"] = returns.gae(use["rewards"], values, use["mask"], mdp.discount)
-            logp = exact._of_batches(surrogates.likelihood, use, mdp, tabular.softmax)
-            total = total + tm.grad(logp)(exact._copies(theta, use)) / 2
+            logp = exact.of_batches(surrogates.likelihood, use, mdp, tabular.softmax)
+            total = total + tm.grad(logp)(exact.copies_of(theta, use)) / 2
         return total
 
     other, same = (exact.expectation(mdp, theta, lambda b, on=on: gradient(b, on), 2) for on in ("other", "same"))

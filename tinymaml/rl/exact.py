@@ -42,6 +42,10 @@ the likelihood's Hessian with the score term is unbiased for what N trajectories
 of all N trajectories multiply a return of which each moves but 1/N. A constant taken off this return (`gain_baseline`)
 changes no expectation. With E J(θ′) as the constant the variance stays as N grows; with none it even grows like N.
 
+How much is lost without C? For a tabular softmax, and for a Gaussian of fixed deviation whose mean is linear in θ,
+∇² log π(a|s) does not depend on a. If b_t is the value function, advantages have the mean 0, and so E ∂ĝ/∂θ = 0: but
+for O(1/N), differentiating the likelihood surrogate exactly is first-order MAML again.
+
 The return after adaptation is exact here, J(θ′). Trajectories sampled from π_θ′ give an unbiased estimate of ∇J(θ′) in
 its place. That adds variance and no bias, since the meta-gradient is linear in ∇J(θ′).
 
@@ -134,18 +138,18 @@ def expected_derivative(
     """E of a surrogate's derivative of order 1 + k, contracted with k directions: a nest like θ."""
 
     def derivatives(batch):
-        return derivative(_of_batches(surrogate, batch, mdp, policy), _copies(theta, batch), *directions)
+        return derivative(of_batches(surrogate, batch, mdp, policy), copies_of(theta, batch), *directions)
 
     return expectation(mdp, theta, derivatives, n, policy, baseline)
 
 
-def _of_batches(surrogate: Callable, batch: dict, mdp: MDP, policy: Policy) -> Callable:
+def of_batches(surrogate: Callable, batch: dict, mdp: MDP, policy: Policy) -> Callable:
     """The sum of the surrogates of all batches: each depends on its own copy of θ, so that derivatives are theirs."""
     logp = lambda theta: policy(theta, batch["observations"], batch["actions"])  # noqa: E731
     return lambda theta: np.sum(surrogate(logp(theta), batch, discount=mdp.discount))
 
 
-def _copies(theta: Nest, batch: dict) -> Nest:
+def copies_of(theta: Nest, batch: dict) -> Nest:
     """θ once for each batch, (T, …)."""
     return tree_map(lambda p: np.broadcast_to(p, (len(batch["mask"]), *np.shape(p))), theta)
 
@@ -173,7 +177,7 @@ def meta_objective(
     chosen = {name: x[index] for name, x in batch.items()}
     logp = np.sum(log_probability(theta, batch, policy)[index], -1)
     copies = tree_map(lambda p: p + np.zeros((len(index), *np.shape(p))), theta)
-    adapted = _stepped(copies, grad(_of_batches(likelihood, chosen, mdp, policy))(copies), alpha)
+    adapted = _stepped(copies, grad(of_batches(likelihood, chosen, mdp, policy))(copies), alpha)
     # F_N = Σ P(τ₁) ⋯ P(τ_N) J(θ + α ĝ)
     return np.sum(orders * np.prod(chance[index], -1) * np.exp(logp) * J(adapted))
 
@@ -202,7 +206,7 @@ def meta_gradients(
     Returns:
         A nest like θ, each array (T, …).
     """
-    inner = _of_batches(surrogate or likelihood, batch, mdp, policy)
+    inner = of_batches(surrogate or likelihood, batch, mdp, policy)
 
     def objective(copies):
         step = grad(inner)(copies)
@@ -214,7 +218,7 @@ def meta_gradients(
             gain = gain + sampling_score(logp, batch, gain - gain_baseline)
         return np.sum(gain)
 
-    return grad(objective)(_copies(theta, batch))
+    return grad(objective)(copies_of(theta, batch))
 
 
 def _stepped(theta: Nest, step: Nest, alpha: float) -> Nest:

@@ -1,7 +1,7 @@
 """A decision process of a few states and actions, of which every trajectory can be written down.
 
     mdp = MDP(start, transition, reward, horizon=3)       tables; or random(rng, states=2, actions=2)
-    expected_return(mdp, theta)                           J(θ), by Bellman's recursion
+    values(mdp, theta), expected_return(mdp, theta)       V_t(s) of each step, and J(θ), by Bellman's recursion
     trajectories, chance = every_trajectory(mdp)          a batch of all of them, P(τ) = chance · Π_t π(a_t|s_t)
     returns(mdp, trajectories)                            Σ_t γᵗ r_t of each, so that J(θ) = Σ_τ P(τ) R(τ)
     batch = sample(mdp, rng, theta, count)                some of them, by their probabilities
@@ -98,28 +98,34 @@ def softmax(theta, observations, actions):
 # ── J, in two ways ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def expected_return(mdp: MDP, theta: Nest, policy: Policy = softmax):
-    """J(θ) = E Σ_t γᵗ r_t, from the last step to the first (Bellman, 1957): a scalar, or (…) for leading axes of θ.
+def values(mdp: MDP, theta: Nest, policy: Policy = softmax) -> list:
+    """V_0, …, V_{H−1}, each (S,), or (…, S) for leading axes of θ: what is to come from a state on, at step t.
 
-    V_H = 0,     V_t(s) = Σ_a π(a|s) [r(s, a) + γ Σ_s′ P(s′|s, a) V_{t+1}(s′)],     J = Σ_s start(s) V_0(s)
+        V_H = 0,     V_t(s) = Σ_a π(a|s) [r(s, a) + γ Σ_s′ P(s′|s, a) V_{t+1}(s′)]                  (Bellman, 1957)
     """
     states, actions = mdp.reward.shape
     observations = np.broadcast_to(np.eye(states)[:, None], (states, actions, states))
     pi = np.exp(policy(theta, observations, np.broadcast_to(np.arange(actions), (states, actions))))
-    runs = ~mdp.terminal[:, None]
-    value = 0 * np.sum(pi, -1)
-    for _ in range(mdp.horizon):
+    pi = pi * ~mdp.terminal[:, None]
+    found = [np.sum(pi * mdp.reward, -1)]
+    for _ in range(mdp.horizon - 1):
         # V_t(s) = Σ_a π(a|s) [r(s, a) + γ Σ_s′ P(s′|s, a) V_{t+1}(s′)]
-        after = np.sum(mdp.transition * value[..., None, None, :], -1)
-        value = np.sum(pi * runs * (mdp.reward + mdp.discount * after), -1)
-    return np.sum(mdp.start * value, -1)
+        after = np.sum(mdp.transition * found[0][..., None, None, :], -1)
+        found.insert(0, np.sum(pi * (mdp.reward + mdp.discount * after), -1))
+    return found
+
+
+def expected_return(mdp: MDP, theta: Nest, policy: Policy = softmax):
+    """J(θ) = E Σ_t γᵗ r_t = Σ_s start(s) V_0(s): a scalar, or (…) for leading axes of θ."""
+    return np.sum(mdp.start * values(mdp, theta, policy)[0], -1)
 
 
 def every_trajectory(mdp: MDP, baseline: np.ndarray | None = None) -> tuple[dict, np.ndarray]:
     """All M trajectories that can be, and what the process contributes to the probability of each.
 
     Args:
-        baseline: b(t, s), (H, S), which is subtracted from the returns in `advantages`. None: 0.
+        baseline: b(t, s), (H, S), which is subtracted from the returns in `advantages`. None: 0. `values` is the usual
+            one, held constant.
 
     Returns:
         A batch (see `tinymaml.rl`; without `logp`, which is the policy's), and `chance`, (M,): the product of the
@@ -131,7 +137,7 @@ def every_trajectory(mdp: MDP, baseline: np.ndarray | None = None) -> tuple[dict
                  for a, to, p in _next(mdp, states[-1], t)]  # fmt: skip
     states = np.array([states[:-1] for states, _, _ in paths])
     actions = np.array([actions for _, actions, _ in paths])
-    return _batch(mdp, states, actions, baseline), np.array([chance for _, _, chance in paths])
+    return batch_of(mdp, states, actions, baseline), np.array([chance for _, _, chance in paths])
 
 
 def _next(mdp: MDP, state: int, t: int):
@@ -143,7 +149,7 @@ def _next(mdp: MDP, state: int, t: int):
     return [(a, to, p) for a in range(mdp.actions) for to, p in enumerate(mdp.transition[state, a]) if p > 0]
 
 
-def _batch(mdp: MDP, states: np.ndarray, actions: np.ndarray, baseline: np.ndarray | None) -> dict:
+def batch_of(mdp: MDP, states: np.ndarray, actions: np.ndarray, baseline: np.ndarray | None) -> dict:
     mask = 1.0 - mdp.terminal[states]
     rewards = mdp.reward[states, actions] * mask
     baseline = np.zeros((mdp.horizon, mdp.states)) if baseline is None else np.asarray(baseline, float)

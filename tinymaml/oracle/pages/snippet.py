@@ -153,6 +153,15 @@ _LOSSES = {
     "mse": ["return {xp}.mean((x - y) ** 2)"],
     "half_mse": ["return {xp}.mean((x - y) ** 2) / 2"],
     "mean": ["return {xp}.mean(x)"],
+    # policies, whose lines return log π of each step
+    "categorical": [
+        "logp = x - {xp}.log({xp}.sum({xp}.exp(x), -1))[..., None]",
+        "return {xp}.sum(logp * (y[..., :1] == {xp}.arange(x.shape[-1])), -1)",
+    ],
+    "gaussian": [
+        "z = (y[..., 0] - x[..., 0]) / {xp}.exp(x[..., 1])",
+        f"return -z * z / 2 - x[..., 1] - {models.HALF_LOG_2PI!r}",
+    ],
 }
 _LOSSES_OF = {
     "numpy": {

@@ -155,8 +155,8 @@ _LOSSES = {
     "mean": ["return {xp}.mean(x)"],
     # policies, whose lines return log π of each step
     "categorical": [
-        "logp = x - {xp}.log({xp}.sum({xp}.exp(x), -1))[..., None]",
-        "return {xp}.sum(logp * (y[..., :1] == {xp}.arange(x.shape[-1])), -1)",
+        "chosen = y[..., :1] == {xp}.arange(x.shape[-1])",
+        "return {xp}.sum(x * chosen, -1) - {xp}.log({xp}.sum({xp}.exp(x), -1))",
     ],
     "gaussian": [
         "z = (y[..., 0] - x[..., 0]) / {xp}.exp(x[..., 1])",

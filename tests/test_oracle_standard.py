@@ -68,9 +68,10 @@ SEALED = {
     "vectors 2.0": "39d90cb7c7e0",
     "wire 2.0": "9eeb03aa4c12",
     "catalogue 2.0": "265b503a9ae0",
+    "catalogue 2.1": "a24dbddfc71c",
     "vectors 2.1": "a8b502c1f680",
     "wire 2.1": "61f1bbd886cc",
-    "catalogue 2.1": "8ebaad664ede",
+    "catalogue 2.2": "a37e12f8ec82",
 }
 
 

@@ -206,6 +206,24 @@ def test_the_likelihood_with_the_score_term_is_unbiased_for_n_trajectories(proce
     np.testing.assert_allclose(found, right, rtol=1e-8, atol=1e-11)
 
 
+def test_so_it_is_for_a_network():
+    def network(theta, observations, actions):
+        # as a policy may have it that wants the leading axes of θ in observations, too
+        assert observations.ndim == theta["w"].ndim + 1
+        hidden = np.tanh(observations @ theta["w"][..., None, :, :])
+        return tabular.softmax(theta["v"], hidden, actions)
+
+    rng = np.random.default_rng(0)
+    theta = {"w": rng.normal(size=(2, 2)), "v": rng.normal(size=(2, 2))}
+    right = tm.grad(lambda theta: meta_objective(MDP3, theta, 0.5, 1, network, BASELINE))(theta)
+    how = dict(score=True, policy=network, baseline=BASELINE)
+    found = expected_meta_gradient(MDP3, theta, 0.5, likelihood, 1, **how)
+    biased = expected_meta_gradient(MDP3, theta, 0.5, dice, 1, **how)
+    for name in theta:
+        np.testing.assert_allclose(found[name], right[name], rtol=1e-9, atol=1e-12)
+        assert np.linalg.norm(biased[name] - right[name]) > 0.01 * np.linalg.norm(right[name])
+
+
 @pytest.mark.parametrize(("surrogate", "score"), [
     (likelihood, False), (dice, False), (lvc, False), (None, False), (dice, True), (lvc, True), (None, True),
 ])  # fmt: skip

@@ -179,7 +179,7 @@ def meta_objective(
     copies = tree_map(lambda p: p + np.zeros((len(index), *np.shape(p))), theta)
     adapted = _stepped(copies, grad(of_batches(likelihood, chosen, mdp, policy))(copies), alpha)
     # F_N = Σ P(τ₁) ⋯ P(τ_N) J(θ + α ĝ)
-    return np.sum(orders * np.prod(chance[index], -1) * np.exp(logp) * J(adapted))
+    return np.sum(orders * np.prod(chance[index], -1) * np.exp(logp) * J(adapted, lead=(len(index),)))
 
 
 def expected_meta_gradient(
@@ -212,7 +212,7 @@ def meta_gradients(
         step = grad(inner)(copies)
         if surrogate is None:
             step = tree_map(stop_gradient, step)
-        gain = expected_return(mdp, _stepped(copies, step, alpha), policy)
+        gain = expected_return(mdp, _stepped(copies, step, alpha), policy, batch["mask"].shape[:1])
         if score:
             logp = policy(copies, batch["observations"], batch["actions"])
             gain = gain + sampling_score(logp, batch, gain - gain_baseline)

@@ -46,8 +46,9 @@ How much is lost without C? For a tabular softmax, and for a Gaussian of fixed d
 ∇² log π(a|s) does not depend on a. If b_t is the value function, advantages have the mean 0, and so E ∂ĝ/∂θ = 0: but
 for O(1/N), differentiating the likelihood surrogate exactly is first-order MAML again.
 
-The return after adaptation is exact here, J(θ′). Trajectories sampled from π_θ′ give an unbiased estimate of ∇J(θ′) in
-its place. That adds variance and no bias, since the meta-gradient is linear in ∇J(θ′).
+The return after adaptation is exact here, J(θ′). Trajectories sampled from π_θ′ give unbiased estimates of J(θ′) and
+∇J(θ′) in their place: that adds variance and no bias, since a meta-gradient is linear in both. With several inner
+steps, each on trajectories of its own θₖ, all of this holds with the scores of every step, Σₖ Σ_i ∇log P_θₖ(τ_ki).
 
     expected_derivative(mdp, theta, dice, v)        E ∇² surrogate · v, beside derivative(J, theta, v)
     meta_objective(mdp, theta, alpha, n)            F_N, or F_∞ for n=None; `tm.grad` of it is the exact meta-gradient

@@ -12,7 +12,7 @@ steps, as in the published code, so that α means the same for all of them. The 
              (Rothfuss et al., 2019, algorithm 1)
     trpo     the step s = √(2δ / xᵀFx) x, x = F⁻¹ ∇J′, where F = ∇² mean KL(π_old ‖ π_θ_K) is the Fisher matrix of the
              *adapted* policy in θ. Fx is exact, by `hvp` through the inner steps; x is by conjugate gradients; s is
-             halved until J′ grows and the KL is at most δ. It has no rate: `meta_lr` and `optimizer` are not used
+             shortened until J′ grows and the KL is at most δ. It has no rate: `meta_lr` and `optimizer` are not used
 
 While θ moves on old trajectories (promp, and trpo's line search), an inner step at θ uses data of π_old. With the
 surrogate lvc its advantages are then weighted by π_θ/π_old, which makes it J^LR of ProMP (eq. 12). The others are not
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import hvp, stop_gradient, value_and_grad
+from ..engine import grad, hvp, stop_gradient
 from ..nest import tree_map
 from ..rl.collect import total
 from ..rl.returns import discounted, fit, gae, normalised, predict
@@ -180,14 +180,17 @@ def _gradient(policy, share):
 
 
 def of_task(policy, theta, support, query, settings):
+    """((−R, R), G): the value is the return after adaptation, for −J′ is 0 whatever the policy does."""
+
     def loss(theta):
         return query_loss(policy, theta, support, query, settings)
 
-    return value_and_grad(loss, has_aux=True)(theta)
+    gained = total(query)
+    return (-gained, gained), grad(loss)(theta)
 
 
 def query_loss(policy, theta, support, query, settings):
-    """(−J′, the return after adaptation)."""
+    """−J′(θ_K; τ′): what the outer step descends."""
     steps = settings.inner_steps
     *path, adapted = itertools.islice(adapt(policy, theta, support, settings), steps + 1)
     logp, mask = policy.logp(adapted, query["observations"], query["actions"]), query["mask"]
@@ -210,7 +213,7 @@ def query_loss(policy, theta, support, query, settings):
         for theta_k, batch in zip(path, support, strict=False):
             logp = policy.logp(theta_k, batch["observations"], batch["actions"])
             value = value + sampling_score(logp, batch, gain)
-    return -value, total(query)
+    return -value
 
 
 def mean(x, mask):
@@ -295,7 +298,7 @@ def of_search(policy, settings):
 
     def judged(theta, support, query):
         divergence = adapted_kl(policy, theta, support, query, settings)
-        return query_loss(policy, theta, support, query, settings)[0], divergence
+        return query_loss(policy, theta, support, query, settings), divergence
 
     return judged
 

@@ -39,14 +39,29 @@ from collections.abc import Callable, Sequence
 
 from tinymaml.files import write_atomically
 
-from . import autograd_suite, awkward, family, fuzz, kernels, load, overhead, peers, picture, scaling, systems, timing
+from . import (
+    autograd_suite,
+    awkward,
+    family,
+    fuzz,
+    kernels,
+    load,
+    overhead,
+    peers,
+    picture,
+    rl,
+    scaling,
+    systems,
+    timing,
+)
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
 def main(argv: list[str]) -> int:
-    apart = {"fuzz": fuzz, "autograd": autograd_suite, "awkward": awkward, "family": family, "systems": systems}
+    apart = {"fuzz": fuzz, "autograd": autograd_suite, "awkward": awkward, "family": family, "systems": systems,
+             "rl": rl}
     if argv and argv[0] in apart:
         return apart[argv[0]].main(argv[1:])
     study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"

@@ -24,8 +24,8 @@ from .common import Metric, check_counts, check_draw
 POINT = {"world": ("point",)}
 
 defaults: dict[str, Any] = dict(
-    algorithm="maml-rl", network="policy", hidden=(100, 100), inner_lr=0.1, meta_lr=0.001, decay=0, tasks=20,
-    iterations=500, save_every=50, validate_every=50, validation_tasks=20,
+    algorithm="maml-rl", network="policy", hidden=(100, 100), inner_lr=0.1, meta_lr=0.005, decay=0, tasks=20,
+    iterations=200, save_every=20, validate_every=20, validation_tasks=20,
 )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ weighted.
 With e-maml the outer objective has Σₖ Σ_τ log π_θₖ(τₖ) (R(τ′) − R̄) besides, R̄ being the mean over the other tasks: how
 much more likely should the trajectories become that adapted so well? (`rl.surrogates.sampling_score`)
 
-`inner_steps` 0 trains one policy for all tasks, which nothing adapts: the "pretrained" baseline of the paper. A new task
-is adapted to at the rate α, or a tuned one (`eval --tune`), each step with trajectories of its own.
+`inner_steps` 0 trains one policy for all tasks, which nothing adapts: the "pretrained" baseline of the paper. To a new
+task it adapts at the rate α, or at a tuned one (`eval --tune`), each step with trajectories of its own.
 """
 
 from __future__ import annotations
@@ -235,11 +235,12 @@ def outer(policy, settings, compiled):
 
 def _several(epochs: int):
     def take(gradient, update, theta, tasks, state):
-        for epoch in range(epochs):
+        results = []
+        for _ in range(epochs):
             result, grads = gradient(theta, tasks)
-            first = result if epoch == 0 else first
             theta, state = update(theta, grads, state)
-        return first, theta, state
+            results.append(result)
+        return results[0], theta, state
 
     return take
 

@@ -4,8 +4,9 @@
     tasks = family.sample(rng, 40, "train")                    {"goal": (40, 2), "seed": (40,)}
     batch = family.collect(policy, thetas, tasks, step=0)      what 40 policies do, 20 trajectories each: see `rl`
 
-A task is a goal, and the seed of all that is random in it. The metric is the return: the sum of rewards of an episode,
-without discount, the mean over the trajectories of a task. `rl.environments` has the worlds.
+The agent is a point in the plane, or in a maze (`--world maze`). A task is a goal, and the seed of all that is random
+in it. The metric is the return: the sum of rewards of an episode, without discount, the mean over the trajectories of a
+task. Read next: `rl.environments.point`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..rl.collect import rollout
-from ..rl.environments import point
+from ..rl.environments import maze, point
 from ..runs.settings import option
 from .common import Metric, check_counts, check_draw
 
@@ -33,7 +34,7 @@ defaults: dict[str, Any] = dict(
 class Settings:
     """Options of navigation."""
 
-    world: str = option("point", "where to navigate", choices=("point",))
+    world: str = option("point", "where to navigate", choices=("point", "maze"))
     trajectories: int = option(20, "trajectories of a task for each gradient", least=1)
     horizon: int = option(100, "steps of a trajectory", least=1)
     goals: str = option("square", "goals in [-0.5, 0.5]², or in one of 4 corners (±2, ±2)", choices=point.GOALS,
@@ -46,25 +47,27 @@ class Settings:
                            least=1e-9, where=POINT)  # fmt: skip
 
 
-def make(settings: Settings) -> Navigation:
+def make(settings: Settings) -> EnvironmentTasks:
     """The family with these settings."""
     s = settings
 
-    def world(count: int) -> point.Point:
+    def world(count: int) -> maze.Maze | point.Point:
+        if s.world == "maze":
+            return maze.Maze(count)
         return point.Point(count, goals=s.goals, actions=s.actions, reward=s.reward, radius=s.radius)
 
-    return Navigation(world, s.trajectories, s.horizon)
+    return EnvironmentTasks(world, s.trajectories, s.horizon)
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
     """Paths before and after adaptation."""
     from ..pictures import walks
 
-    yield "paths", walks.walks(learned)
+    yield "paths", (walks.in_maze if learned.config["world"] == "maze" else walks.walks)(learned)
 
 
-class Navigation:
-    """Tasks of a world.
+class EnvironmentTasks:
+    """Tasks of an environment.
 
     Args:
         world: `world(count)` → an environment of `count`, see `rl.environments`.

@@ -1,4 +1,4 @@
-"""Navigation: the paths of a policy in a plane before and after adaptation, and the goals that it does not see."""
+"""Navigation: where policies go before and after adaptation, in the plane or in a maze, and the unseen goals."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ PATHS = 2  # of a policy, in a panel
 
 def walks(learned: Learned, count: int = 8, columns: int = 4) -> Figure:
     """The first test tasks: a star is the goal, a dot the start, and there are some paths after 0, 1 and 3 steps."""
-    tasks = stacked(learned, "test", range(count))
-    acting, learner = Acting(learned.learner, learned.config.outer.compile), learned.learner
-    batches = [batch for _, batch in islice(acting.path(learned.meta, tasks), max(SHOWN) + 1)]
-    returns = [learner.measure(batch) for batch in batches]
+    tasks, batches, returns = acted(learned, count)
     figure = style.new(8, 1.2 + 2.1 * -(-count // columns))
     grid = figure.subplots(-(-count // columns), columns, sharex=True, sharey=True, squeeze=False)
     for t, ax in zip(range(count), grid.ravel(), strict=False):
@@ -47,6 +44,35 @@ def walks(learned: Learned, count: int = 8, columns: int = 4) -> Figure:
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     note = f"test goals, {PATHS} paths of each policy; return: mean over its trajectories, after 0, 1 and 3 steps"
     return style.titled(figure, learned, note)
+
+
+def in_maze(learned: Learned, count: int = 5) -> Figure:
+    """How much of their time the policies of the first test tasks spend in each cell, before and after 3 steps."""
+    tasks, batches, returns = acted(learned, count)
+    cells = learned.learner.family.world(1).cells
+    figure = style.new(8, 4.4)
+    for row, (k, when) in zip(figure.subplots(2, count), ((0, "before"), (3, "after 3 steps")), strict=True):
+        for t, ax in enumerate(row):
+            seen = batches[k]["observations"][t][batches[k]["mask"][t] > 0]
+            shares = np.full(cells.max(0) + 1, np.nan)
+            shares[tuple(cells.T)] = seen.mean(0)
+            ax.imshow(shares, cmap="Blues", vmin=0, vmax=0.2)
+            goal, start = cells[tasks["goal"][t]], cells[seen[0].argmax()]
+            ax.plot(*goal[::-1], "*", ms=11, mec="white", mew=0.8, color=WRONG, label="goal")
+            ax.plot(*start[::-1], "o", ms=4, color="black", label="start")
+            ax.set(xticks=[], yticks=[], facecolor="#555555")
+            ax.set_title(f"{when}: {returns[k][t]:.0f}", fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    note = "test goals; the darker a cell, the more of the time is spent there (grey: walls); in titles the return"
+    return style.titled(figure, learned, note)
+
+
+def acted(learned: Learned, count: int) -> tuple[dict, list[dict], list[np.ndarray]]:
+    """The first test tasks; what the policy did in them after 0 … 3 steps; and the returns, (count,) each."""
+    tasks = stacked(learned, "test", range(count))
+    acting = Acting(learned.learner, learned.config.outer.compile)
+    batches = [batch for _, batch in islice(acting.path(learned.meta, tasks), max(SHOWN) + 1)]
+    return tasks, batches, [learned.learner.measure(batch) for batch in batches]
 
 
 def _zoom(grid: np.ndarray, goals: np.ndarray, batches: list) -> None:

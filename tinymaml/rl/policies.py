@@ -6,7 +6,7 @@
     logp = policy.logp(theta, observations, actions)             (…, M), differentiable
     divergence = policy.kl(policy.outputs(theta, observations), other, observations)         (…, M), of π_θ ‖ π_other
 
-Gaussian     a ~ N(μ_θ(s), diag σ²),  σ = exp(max(log_std, log floor)), and log_std is a leaf of θ, the same in all states
+Gaussian     a ~ N(μ_θ(s), diag σ²),  σ = exp(max(log_std, log floor)); log_std is a leaf of θ, the same in all states
 Categorical  a ~ softmax(z_θ(s))
 
 μ and z are multilayer perceptrons. θ is {"linear0": {"w", "b"}, …}, and "log_std": (a,) of a Gaussian. Its leaves may
@@ -135,8 +135,9 @@ class Gaussian:
         if not len(collapsed):
             return None
         *lead, action = map(int, collapsed[0])
-        seen = f"the policy's std of action {action} has collapsed: it is {np.exp(theta['log_std'][tuple(collapsed[0])])}"
-        return tuple(lead), f"{seen}, at or below the floor {self.floor:g}"
+        std = np.exp(theta["log_std"][tuple(collapsed[0])])
+        why = f"the policy's std of action {action} has collapsed: it is {std:.3g}, not above the floor {self.floor:g}"
+        return tuple(lead), why
 
     @property
     def _mean(self) -> MLP:

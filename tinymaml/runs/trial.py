@@ -60,8 +60,8 @@ def _acted(learner: Learner, rng: np.random.Generator, splits: tuple[str, ...]) 
             tasks = learner.sample(rng, 2, split)
         for path, leaf in tree_items(tasks):
             if np.shape(leaf)[:1] != (2,):
-                wanted = "wanted (2, …): the tasks on axis 0"
-                raise ValueError(f"{called}: of 2 tasks, what sample returned{path} has shape {np.shape(leaf)}, {wanted}")
+                seen = f"of 2 tasks, what sample returned{path} has shape {np.shape(leaf)}"
+                raise ValueError(f"{called}: {seen}, wanted (2, …): the tasks on axis 0")
         learner.collect(theta, tasks, 0)
 
 

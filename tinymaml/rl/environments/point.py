@@ -7,18 +7,18 @@
 The observation is the position p, (2,), and an action a, (2,), moves it: p ← p + d(a). Public code agrees neither on
 what an action does, nor on what is paid for it. Both are options, named after what they do:
 
-    goals      "square"     the start is (0, 0), and goals are uniform in [−0.5, 0.5]²; an episode ends within 0.01 of the
-                            goal on both axes. A step is r = 0.1 at most on each axis
+    goals      "square"     the start is (0, 0), and goals are uniform in [−0.5, 0.5]²; an episode ends within 0.01 of
+                            the goal on both axes. A step is r = 0.1 at most on each axis
                "corners"    the start is uniform in [−0.2, 0.2]², and a goal is one of (±2, ±2); r = 0.2; no end
-    actions    "scaled"     d = r clip(a / s, −1, 1): a policy with a deviation of s uses all of the range. s is 1 in the
-                            square (rllab's `normalize`), and 10 for corners (ProMP's `normalization_scale`)
-               "clipped"    d = clip(a, −r, r): a policy with a deviation of 1 moves by ± r nearly always. Returns are far
-                            lower until it has learned a small deviation
+    actions    "scaled"     d = r clip(a / s, −1, 1): a policy with a deviation of s uses all of the range. s is 1 in
+                            the square (rllab's `normalize`), and 10 for corners (ProMP's `normalization_scale`)
+               "clipped"    d = clip(a, −r, r): a policy with a deviation of 1 moves by ± r nearly always, which makes
+                            returns far lower until it has learned a small deviation
     reward     "distance"   −‖p − goal‖, as in all of the code
                "squared"    −‖p − goal‖², as in the paper's text
                "near"       sparse: 1 − ‖p − goal‖ / radius within the radius, and 0 beyond
-               "progress"   sparse: by how much the step came nearer to the goal; but 0 within an ℓ1 distance `radius` of
-                            the origin, and 0 where another corner is nearer (corners only)
+               "progress"   sparse: by how much the step came nearer to the goal; but 0 within an ℓ1 distance `radius`
+                            of the origin, and 0 where another corner is nearer (corners only)
 
 The reward is for the position after the step.
 """

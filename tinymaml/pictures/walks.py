@@ -70,8 +70,7 @@ def in_maze(learned: Learned, count: int = 5) -> Figure:
 def acted(learned: Learned, count: int) -> tuple[dict, list[dict], list[np.ndarray]]:
     """The first test tasks; what the policy did in them after 0 … 3 steps; and the returns, (count,) each."""
     tasks = stacked(learned, "test", range(count))
-    acting = Acting(learned.learner, learned.config.outer.compile)
-    batches = [batch for _, batch in islice(acting.path(learned.meta, tasks), max(SHOWN) + 1)]
+    batches = [batch for _, batch in islice(Acting(learned.learner).path(learned.meta, tasks), max(SHOWN) + 1)]
     return tasks, batches, [learned.learner.measure(batch) for batch in batches]
 
 

@@ -24,10 +24,10 @@ class Acting:
     """How the policies of a learner act, and adapt by what they have done.
 
     Args:
-        compiled: inner steps run in machine code.
+        compiled: inner steps run in machine code; by default, as the run's configuration says.
     """
 
-    def __init__(self, learner: Learner, compiled: bool = True) -> None:
+    def __init__(self, learner: Learner, compiled: bool | None = None) -> None:
         self.learner = learner
         policy, settings, advance = learner.loss, learner.settings, learner.algorithm.advance
 
@@ -36,6 +36,7 @@ class Acting:
             return advance(policy, now["theta"], now["state"], batch, chosen, share)
 
         f = over_tasks(step)
+        compiled = learner.config.outer.compile if compiled is None else compiled
         self.step = compile(f) if compiled else f
 
     def path(self, meta: Nest, tasks: Nest, *rate: float) -> Iterator[tuple[Nest, dict[str, Nest]]]:

@@ -71,13 +71,13 @@ class Learner:
         self.metric = as_metric(self.family.metric)
         self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
-        if getattr(self.algorithm, "classes", False) and not ways(self):
-            names = config.algorithm.name, config.family.name
-            raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         if self.acts != (acts := getattr(self.algorithm, "acts", False)):
             names = (config.algorithm.name, config.family.name) if acts else (config.family.name, config.algorithm.name)
             wanted = "wants tasks that are acted in" if acts else "has tasks that are acted in, and wants maml-rl"
             raise ValueError(f"{names[0]} {wanted}; {names[1]} is not of this kind")
+        if getattr(self.algorithm, "classes", False) and not ways(self):
+            names = config.algorithm.name, config.family.name
+            raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         self.network = network or self._network()
         if self.acts and self.network.policy is None:
             raise ValueError(f"{config.family.name} is acted in, and wants the network policy, not"

@@ -166,7 +166,7 @@ def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
     compiled = compile if options.compile else lambda f: f
     gradient, losses = compiled(mean_over_tasks(of_task)), compiled(over_tasks(_loss_alone(of_task)))
     gradient = outer.sharp(gradient, options.sharpness)
-    collected = Acting(learner, options.compile).collected if learner.acts else lambda meta, tasks: tasks
+    collected = Acting(learner).collected if learner.acts else lambda meta, tasks: tasks
     take = _once
     if hasattr(learner.algorithm, "outer"):
         over = lambda f, gradient: compiled(mean_over_tasks(f) if gradient else over_tasks(f))  # noqa: E731
@@ -228,7 +228,7 @@ class Measure:
     def __init__(self, learner: Learner, at: tuple[int, ...], tuned: bool = False):
         self.learner, compiled = learner, learner.config.outer.compile
         if learner.acts:
-            self.f = _returns(Acting(learner, compiled), at)
+            self.f = _returns(Acting(learner), at)
         else:
             f = over_tasks(learner.metrics(at, tuned))
             self.f = compile(f) if compiled else f

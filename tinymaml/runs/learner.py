@@ -31,7 +31,7 @@ from ..nest import Nest, tree_leaves, tree_map
 from ..networks.network import Network
 from ..per_task import outlined
 from ..rl.collect import total
-from .settings import Config, blaming, find, paths
+from .settings import Config, blaming, find, paths, table
 from .sizes import bounded
 
 FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` of a family must return
@@ -73,7 +73,8 @@ class Learner:
         self.steps = getattr(self.settings, "inner_steps", 1)
         if self.acts != (acts := getattr(self.algorithm, "acts", False)):
             names = (config.algorithm.name, config.family.name) if acts else (config.family.name, config.algorithm.name)
-            wanted = "wants tasks that are acted in" if acts else "has tasks that are acted in, and wants maml-rl"
+            known = ", ".join(name for name, member in table("algorithm").items() if getattr(member, "acts", False))
+            wanted = "wants tasks that are acted in" if acts else f"has tasks that are acted in, and wants {known}"
             raise ValueError(f"{names[0]} {wanted}; {names[1]} is not of this kind")
         if getattr(self.algorithm, "classes", False) and not ways(self):
             names = config.algorithm.name, config.family.name

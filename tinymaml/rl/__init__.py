@@ -5,8 +5,8 @@ that does not know this is wrong from its second order on. Read in this order:
 
     returns        what trajectories are worth: discounted returns, advantages (GAE), the linear baseline
     surrogates     what an inner step ascends: likelihood ratio, LVC, DiCE, loaded DiCE, E-MAML, one function each
-    tabular        a decision process small enough to enumerate, in which J, its derivatives and the expectation of the
-                   whole meta-gradient are exact: which surrogate is right, and for which objective?
+    tabular        a decision process of which every trajectory can be written down, so that J is exact
+    exact          expectations of surrogates' derivatives and of whole meta-gradients: which is right, and of what?
 
     environments/  where trajectories come from, one file each; the interface of Gymnasium's vector environments
     policies       Gaussian and categorical, on any network

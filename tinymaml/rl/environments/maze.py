@@ -2,7 +2,7 @@
 
     Maze(800)                # 800 agents in the same maze, each with a goal of its own
 
-The observation is the cell, one of 29, as a vector with a single 1. There are four actions: up, down, left, right. Each
+The observation is the cell, one of 37, as a vector with a single 1. There are four actions: up, down, left, right. Each
 step costs 1, into a wall the agent stands still, and the episode ends at the goal: the return is minus the number of
 steps. All start in the middle.
 """

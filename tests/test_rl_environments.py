@@ -41,7 +41,7 @@ def compare(goals, kind, reward, step=Point.step, count=4, steps=30):
     if goals == "square":
         options["goal"][0] = 0.1, -0.1  # which is one step away
     observations, info = environment.reset(seed=3, options=options)
-    towards = 4 if goals == "corners" and kind == "scaled" else 0.5  # by the way: they pass the goal
+    towards = 4 if goals == "corners" else 0.5  # by the way: they pass the goal
     actions = rng.normal(size=(steps, count, 2)) * (8 if goals == "corners" else 1) + towards * np.sign(options["goal"])
     actions[0, 0] = 1, -1
     assert info == {} and observations.shape == (count, 2)

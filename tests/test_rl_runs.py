@@ -11,8 +11,8 @@ for library in ("safetensors", "filelock", "tqdm", "threadpoolctl", "numba"):
 
 import tinymaml as tm  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
-from tinymaml.families import navigation  # noqa: E402
 from tinymaml.nest import tree_map  # noqa: E402
+from tinymaml.rl.environments import WORLDS  # noqa: E402
 from tinymaml.rl.environments.point import Point  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.acting import Acting  # noqa: E402
@@ -136,7 +136,7 @@ class Ill(Point):
 
 
 def test_a_fault_in_training_is_named_with_task_and_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(navigation.point, "Point", Ill)
+    monkeypatch.setitem(WORLDS, "point", Ill)
     Ill.resets = 0
     config = Config.default("navigation", **SMALL | dict(compile=False, validate_every=1000))
     message = "task 0, trajectory 5, step 2: the environment's reward is nan, wanted finite numbers"

@@ -12,13 +12,14 @@ task. Read next: `rl.environments.point`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..rl.collect import rollout
-from ..rl.environments import maze, point
+from ..rl.environments import WORLDS, point
 from ..runs.settings import option
 from .common import Metric, check_counts, check_draw
 
@@ -34,7 +35,7 @@ defaults: dict[str, Any] = dict(
 class Settings:
     """Options of navigation."""
 
-    world: str = option("point", "where to navigate", choices=("point", "maze"))
+    world: str = option("point", "where to navigate", choices=tuple(WORLDS))
     trajectories: int = option(20, "trajectories of a task for each gradient", least=1)
     horizon: int = option(100, "steps of a trajectory", least=1)
     goals: str = option("square", "goals in [-0.5, 0.5]², or in one of 4 corners (±2, ±2)", choices=point.GOALS,
@@ -49,21 +50,17 @@ class Settings:
 
 def make(settings: Settings) -> EnvironmentTasks:
     """The family with these settings."""
-    s = settings
-
-    def world(count: int) -> maze.Maze | point.Point:
-        if s.world == "maze":
-            return maze.Maze(count)
-        return point.Point(count, goals=s.goals, actions=s.actions, reward=s.reward, radius=s.radius)
-
-    return EnvironmentTasks(world, s.trajectories, s.horizon)
+    own = [f.name for f in fields(settings) if settings.world in f.metadata["where"].get("world", ())]
+    world = partial(WORLDS[settings.world], **{name: getattr(settings, name) for name in own})
+    return EnvironmentTasks(world, settings.trajectories, settings.horizon)
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
-    """Paths before and after adaptation."""
+    """Where policies go before and after adaptation, if there is a picture of the world."""
     from ..pictures import walks
 
-    yield "paths", (walks.in_maze if learned.config["world"] == "maze" else walks.walks)(learned)
+    if draw := walks.PICTURES.get(learned.config["world"]):
+        yield "paths", draw(learned)
 
 
 class EnvironmentTasks:

@@ -74,6 +74,9 @@ def acted(learned: Learned, count: int) -> tuple[dict, list[dict], list[np.ndarr
     return tasks, batches, [learned.learner.measure(batch) for batch in batches]
 
 
+PICTURES = {"point": walks, "maze": in_maze}  # by the world of the family `navigation`
+
+
 def _zoom(grid: np.ndarray, goals: np.ndarray, batches: list) -> None:
     """A square that holds the goals and nearly all that adapted policies reach; others may leave it."""
     reached = np.abs(np.concatenate([batches[k]["observations"][..., :2][batches[k]["mask"] > 0] for k in SHOWN if k]))

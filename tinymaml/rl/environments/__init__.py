@@ -17,5 +17,15 @@ environment has beside them:
                          environment. Its arrays are all that an environment knows of its task
 
 An episode ends where `terminated` or `truncated` says so. What an environment returns after that is not looked at, so
-that it may begin anew, stand still, or wait for a reset. Read next: `point`.
+that it may begin anew, stand still, or wait for a reset. Adding one is a file, and a line in `WORLDS`. Read next:
+`point`.
 """
+
+from collections.abc import Callable
+from typing import Any
+
+from .maze import Maze
+from .point import Point
+
+# Of the family `navigation`, by the names of the command line: `WORLDS[name](num_envs, **options)`.
+WORLDS: dict[str, Callable[..., Any]] = {"point": Point, "maze": Maze}

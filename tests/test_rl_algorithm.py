@@ -16,6 +16,7 @@ import tinymaml as tm
 from tinymaml.algorithms import maml_rl
 from tinymaml.check import complex_step
 from tinymaml.nest import tree_fill, tree_items, tree_leaves, tree_map
+from tinymaml.rl import tabular
 from tinymaml.rl.collect import rollout, total
 from tinymaml.rl.environments.maze import Maze
 from tinymaml.rl.environments.point import Point
@@ -346,6 +347,30 @@ def test_a_std_that_is_not_adapted_stays():
     np.testing.assert_array_equal(moved["log_std"], case.theta["log_std"])
     assert (moved["linear0"]["w"] != case.theta["linear0"]["w"]).any()
     assert np.abs(case.gradient()["log_std"]).min() > 1e-6  # the outer step moves it
+
+
+def test_collected_trajectories_and_their_gradients_have_the_exact_expectations():
+    """Of a process with terminal states, of which J and ∇J are known: nothing is lost between acting and ascending."""
+    rng, many = np.random.default_rng(0), 40_000
+    mdp = tabular.random(rng, states=3, actions=2, horizon=4, discount=0.9)
+    mdp = dataclasses.replace(mdp, terminal=np.array([False, False, True]), start=np.array([0.6, 0.4, 0.0]))
+    policy = Categorical(3, 2, (4,), "tanh")
+    theta = tree_map(lambda x: x + 0.5 * rng.normal(size=x.shape), policy.init(rng, float))
+    stacked = tree_map(lambda x: x[None], theta)
+    environment = tabular.TabularEnvironment(mdp, many)
+    batch = rollout(environment, policy, stacked, {}, np.array([1]), 0, trajectories=many, horizon=6)
+    exact = lambda theta: tabular.expected_return(mdp, theta, policy.logp)  # noqa: E731
+    returns = np.sum(batch["rewards"][0] * 0.9 ** np.arange(6), 1)
+    assert abs(returns.mean() - exact(theta)) < 4 * returns.std() / np.sqrt(many)
+    assert batch["mask"].sum() < 0.9 * many * 4 and not batch["mask"][..., 4:].any()
+    wanted = flat(tm.grad(exact)(theta))
+    for surrogate in SURROGATES:
+        settings = maml_rl.Settings(surrogate=surrogate, discount=0.9, weigh=True)
+        one = tree_map(lambda x: x[0], maml_rl.prepared(batch, settings))
+        g = flat(tm.grad(lambda theta: maml_rl.support_loss(policy, theta, one, settings)[0])(theta))  # noqa: B023
+        # descends −J, a mean over steps, with rewards on the scale of their deviation
+        ours = -g / one["scale"] * one["mask"].sum() / many
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=0.05 * np.abs(wanted).max(), err_msg=surrogate)
 
 
 def test_an_inner_step_goes_up_and_makes_the_return_greater():

@@ -198,6 +198,7 @@ class TabularEnvironment:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}, wanted at least 1")
         self.mdp, self.num_envs, self.rng, self.states = mdp, num_envs, np.random.default_rng(seed), None
+        self.observation_shape, self.choices = (mdp.states,), mdp.actions  # as `environments` wants them
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """(observations, {}): all runs begin anew. A seed makes what follows reproducible."""

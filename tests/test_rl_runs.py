@@ -144,6 +144,53 @@ def test_a_fault_in_training_is_named_with_task_and_step(tmp_path, monkeypatch):
         train(config, tmp_path / "run", progress=False)
 
 
+OWN = '''
+from dataclasses import dataclass
+
+from tinymaml.families.navigation import EnvironmentTasks
+from tinymaml.rl.environments.point import Point
+
+defaults = {"algorithm": "maml-rl", "network": "policy", "hidden": (4,)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    trajectories: int = 2
+
+
+class World(Point):
+    def step(self, actions):
+        if FAULT:
+            return self.nothing
+        return super().step(actions)
+
+
+def make(settings):
+    return EnvironmentTasks(World, settings.trajectories, 4)
+'''
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_world_of_the_user_s_is_trained_and_its_faults_have_a_line(tmp_path, monkeypatch, fault):
+    name = f"my_world_{fault}"
+    (tmp_path / f"{name}.py").write_text(OWN.replace("FAULT", str(fault)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = Config.default(name, iterations=1, tasks=2, compile=False)
+    if fault:
+        message = f"family {name}: collect: AttributeError: .*no attribute 'nothing' .{name}.py, line 18."
+        with pytest.raises(ValueError, match=message):
+            train(config, tmp_path / "run", progress=False)
+    else:
+        assert train(config, tmp_path / "run", progress=False).load().iteration == 1
+
+
+def test_more_trajectories_than_memory_holds_are_refused_before_any_work(tmp_path):
+    config = Config.default("navigation", trajectories=10**12)
+    with pytest.raises(ValueError, match=r"tasks × 100,000,000,000,000 examples × 2 numbers need"):
+        train(config, tmp_path / "run", progress=False)
+
+
 @pytest.mark.parametrize("changes, message", [
     (dict(inner_lr=1e9), r"meta-iteration 1, task \d+, inner step 1: the policy's (std of action \d has|linear0)"),
     (dict(log_std=-14.0), r"task 0, inner step 0: the policy's std of action 0 has collapsed: it is 8.32e-07"),

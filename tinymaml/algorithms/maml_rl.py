@@ -27,7 +27,6 @@ task it adapts at the rate α, or at a tuned one (`eval --tune`), each step with
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -308,8 +307,3 @@ def adapted_kl(policy, theta, support, query, settings):
     """mean KL(π_old ‖ π_θ_K) over the states of the query, π_old being the policy that collected it."""
     adapted = nth(adapt(policy, theta, support, settings), settings.inner_steps)
     return mean(policy.kl(query["outputs"], adapted, query["observations"]), query["mask"])
-
-
-def with_rate(settings: Settings, rate) -> Settings:
-    """The settings with another α."""
-    return dataclasses.replace(settings, inner_lr=rate)

@@ -9,6 +9,7 @@ Collecting is the family's, an inner step the algorithm's, which is compiled and
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import islice
 
@@ -32,7 +33,7 @@ class Acting:
         policy, settings, advance = learner.loss, learner.settings, learner.algorithm.advance
 
         def step(meta, now, batch, share, *rate):
-            chosen = learner.algorithm.with_rate(settings, rate[0]) if rate else settings
+            chosen = dataclasses.replace(settings, inner_lr=rate[0]) if rate else settings
             return advance(policy, now["theta"], now["state"], batch, chosen, share)
 
         f = over_tasks(step)

@@ -110,7 +110,8 @@ class Learner:
 
     def collect(self, thetas: Nest, tasks: Nest, step: int) -> dict[str, Nest]:
         """What the policies with these parameters do, one per task: a batch with the tasks on axis 0, see `rl`."""
-        with blaming(f"family {self.config.family.name}: collect"):
+        # that a policy cannot act is said by training and evaluation, which know its task
+        with blaming(f"family {self.config.family.name}: collect", but=(FloatingPointError,)):
             batch = self.family.collect(self.loss, thetas, tasks, step)
         return self._cast(self.algorithm.prepared(batch, self.settings))
 

@@ -155,10 +155,16 @@ _AN = {"family": "a family", "network": "a network", "algorithm": "an algorithm"
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Let whatever code of the user's raises be a ValueError of one line: "family x: sample: …, and where it was."""
+def blaming(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Let whatever code of the user's raises be a ValueError of one line: "family x: sample: …, and where it was."
+
+    Args:
+        but: errors that are left as they are.
+    """
     try:
         yield
+    except but:
+        raise
     except Exception as cause:
         if not _lines(cause):  # only code of tinymaml, which says itself what is wrong
             raise

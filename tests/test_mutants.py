@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -292,6 +293,7 @@ def test_the_command_fails_until_every_survivor_is_justified(sample, monkeypatch
 
     why = {"sample/core.py": [("return x …", ("x + 0 → x",), "0 adds nothing")]}
     monkeypatch.setattr(mutants, "EQUIVALENT", why)
+    monkeypatch.setattr(mutants, "run_mutant", None)  # what the file has is not run again
     assert mutants.main(command) == 0
     assert shift.id not in capsys.readouterr().out
 
@@ -301,6 +303,14 @@ def test_the_list_shows_every_mutant_and_runs_none(monkeypatch, capsys):
     assert mutants.main(["maml", "--list"]) == 0
     out = capsys.readouterr().out
     assert "+ return tree_map(lambda theta, a, g: as_array(theta + a * g), params, alpha, grads)" in out
+
+
+def test_a_sample_is_drawn_by_ids_alone(capsys):
+    drawn = []
+    for n in ("5", "9", "5"):
+        assert mutants.main(["maml", "--list", "--sample", n]) == 0
+        drawn.append(set(re.findall(r"^tinymaml/\S+  (\w+)", capsys.readouterr().out, re.M)))
+    assert len(drawn[0]) == 5 and drawn[0] == drawn[2] and drawn[0] < drawn[1]
 
 
 def test_an_unknown_id_is_refused(capsys):

@@ -178,15 +178,32 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other(numbers):
         assert same == [], f"{a} is the same as {same} in every case"
 
 
+def by_form(form: dict):
+    """A candidate that makes the mistake of a form."""
+
+    def mine(case):
+        with np.errstate(all="ignore"):
+            return {"meta_grad": run_form(case, form).meta_grad}
+
+    return mine
+
+
 @pytest.mark.parametrize("name", ["block_diagonal_hessian", "inner_momentum", "label_smoothing/1", "kernel_flipped",
                                   "running_statistics_for_query", "minibatches_inside/1"])  # fmt: skip
 def test_a_form_gets_its_name(name):
-    def mine(case):
-        with np.errstate(all="ignore"):
-            return {"meta_grad": run_form(case, FORMS[name]).meta_grad}
-
-    report = oracle.check(mine, oracle.load("core"))
+    report = oracle.check(by_form(FORMS[name]), oracle.load("core"))
     assert (report.verdict, report.bug, report.ties) == ("KNOWN_BUG", name.split("/")[0], []), str(report)
+
+
+@pytest.mark.parametrize(("form", "bug", "numbers", "said"), [
+    ({"decay": 3e-3, "outer": "sum"}, "inner_weight_decay + sum_over_tasks", {"λ": 3e-3}, "(here λ = 0.003)"),
+    ({"clip_inner": 0.3, "change_like": "scale held"}, "inner_clip", {"c": 0.3}, "(here c = 0.3)"),
+    ({"data": "swapped", "factors": "detached"}, "swapped_support_query", {}, "the inner gradients are detached"),
+])  # fmt: skip
+def test_a_number_and_a_second_mistake_are_said(form, bug, numbers, said):
+    report = oracle.check(by_form(form), oracle.load("core"))
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", bug)
+    assert report.numbers == pytest.approx(numbers) and said in report.explanation
 
 
 # ── made in code ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -67,6 +67,7 @@ SEALED = {
     "vectors 2.0": "39d90cb7c7e0",
     "wire 2.0": "9eeb03aa4c12",
     "catalogue 2.0": "265b503a9ae0",
+    "catalogue 2.1": "a24dbddfc71c",
 }
 
 

@@ -2,6 +2,7 @@
 
     python -m bench.oracle alarms                    # 10,000 runs, some minutes on one core
     python -m bench.oracle alarms --runs 1000 --json alarms.json
+    python -m bench.oracle alarms --family           # the same of the other algorithms' implementations and cases
 
 A run is one implementation, one case, one dtype and one variation that leaves the meta-gradient as it is: the tasks,
 the examples of the support and of the query sets and the hidden units in another order, and one or two threads. Counted
@@ -27,8 +28,11 @@ import threadpoolctl
 from tinymaml import extras, oracle
 from tinymaml.oracle import models, questions, tolerance
 from tinymaml.oracle.cases import CAPABILITIES, SUITES
+from tinymaml.oracle.family import suites
 from tinymaml.oracle.tolerance import rates
 
+from .family import HONEST
+from .family.loops import HONEST as LOOPS
 from .mistakes import MAML, ByHand, called, engine
 
 torch = extras.require("torch", "peers")
@@ -266,7 +270,8 @@ def shuffled(case, source: random.Random):
     tasks = order(case.tasks)
     support, query = ([batch(batches[t]) for t in tasks] for batches in (case.support, case.query))
     params, places, rate = dict(case.params), {}, case.inner_lr
-    for name, axis, new in hidden_orders(case, order):
+    # settings of the other algorithms may have an entry per unit, too
+    for name, axis, new in hidden_orders(case, order) if case.algorithm == "maml" else []:
         params[name] = np.take(params[name], new, axis)
         rate = rate | {name: np.take(rate[name], new, axis)} if isinstance(rate, dict) else rate
         places.setdefault(name, []).append((axis, np.argsort(new)))
@@ -359,9 +364,16 @@ def back_as_is(grads: dict) -> dict:
     return {n: np.asarray(questions.as_array(g, n), np.float64) for n, g in grads.items()}
 
 
-def cases_for(suite: str, dtype: str, fresh: int, seed: int) -> list:
+def cases_for(suite: str, dtype: str, fresh: int, seed: int, algorithm: str = "maml") -> list:
     """A suite's cases that are for this dtype, and new ones."""
-    return [c for c in oracle.load(suite) if dtype in c.dtypes] + questions.fresh(seed, fresh, dtype)
+    new = questions.fresh(seed, fresh, dtype) if algorithm == "maml" else suites.fresh(algorithm, seed, fresh, dtype)
+    return [c for c in oracle.load(suite, algorithm=algorithm) if dtype in c.dtypes] + new
+
+
+def of_family() -> dict[str, dict[str, Callable]]:
+    """The honest implementations of every other algorithm, by algorithm and name."""
+    classes = {algorithm: {made.__name__: called(made) for made in honest} for algorithm, honest in HONEST.items()}
+    return {**LOOPS, **classes}
 
 
 def text(tallies: list[Tally]) -> str:
@@ -380,6 +392,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle alarms", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=10_000, help="at least so many (10,000)")
     parser.add_argument("--suite", choices=SUITES, default="core")
+    parser.add_argument("--family", action="store_true", help="the other algorithms, in the place of MAML")
     parser.add_argument("--fresh", type=int, default=16, help="new cases beside the suite's (16)")
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="implementations whose names start so")
     parser.add_argument("--seed", type=int, default=0, help="of the new cases and of the orders")
@@ -391,13 +404,20 @@ def main(argv: list[str] | None = None) -> int:
         if progress:
             print(f"{tally.implementation}, {tally.dtype}: {tally.runs} runs in {tally.seconds:.0f} s", file=sys.stderr)
 
-    cases = {dtype: cases_for(args.suite, dtype, args.fresh, args.seed) for dtype in tolerance.UNIT}
-    chosen = {n: f for n, f in IMPLEMENTATIONS.items() if n.startswith(tuple(args.only))}
-    tallies = count(args.runs, chosen, cases, tell, args.seed)
-    for tally in tallies:
-        report = oracle.check(chosen[tally.implementation], cases[tally.dtype], dtype=tally.dtype,
-                              capabilities=tuple(CAPABILITIES))  # fmt: skip
-        tally.whole = report.verdict
+    chosen = IMPLEMENTATIONS if not args.family else {
+        f"{algorithm}, {name}": f for algorithm, these in of_family().items() for name, f in these.items()
+    }
+    chosen = {name: f for name, f in chosen.items() if name.startswith(tuple(args.only))}
+    tallies: list[Tally] = []
+    for algorithm in dict.fromkeys(name.split(", ")[0] for name in chosen) if args.family else ["maml"]:
+        these = {n: f for n, f in chosen.items() if not args.family or n.split(", ")[0] == algorithm}
+        cases = {dtype: cases_for(args.suite, dtype, args.fresh, args.seed, algorithm) for dtype in tolerance.UNIT}
+        found = count(math.ceil(args.runs * len(these) / len(chosen)), these, cases, tell, args.seed)
+        for tally in found:
+            report = oracle.check(these[tally.implementation], cases[tally.dtype], dtype=tally.dtype,
+                                  capabilities=tuple(CAPABILITIES))  # fmt: skip
+            tally.whole = report.verdict
+        tallies += found
     print(text(tallies))
     if args.json:
         result = {"runs": sum(t.runs for t in tallies), "alarms": sum(t.alarms for t in tallies),

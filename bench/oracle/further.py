@@ -129,6 +129,20 @@ class Hollow(WrittenOut):
     kept = staticmethod(lambda h: np.tril(h, -1) + np.tril(h, -1).T)
 
 
+@makes("small_products_skipped")
+class Skipping(ByHand):
+    """if norm(h) >= 0.1 * norm(v): v = v - h"""
+
+    def weighted(self, v):
+        self.before = v
+        return super().weighted(v)
+
+    def product(self, theta, batch, v):
+        h = super().product(theta, batch, v)
+        size = lambda tree: np.sqrt(sum(np.sum(x * x) for x in tree.values()))  # noqa: E731
+        return {n: x * (size(h) >= 0.1 * size(self.before)) for n, x in h.items()}
+
+
 @makes("query_gradient_one_step_early")
 class Early(ByHand):
     """g_q(θ_{K−1})"""
@@ -588,6 +602,173 @@ class ClampedInside(Changing):
         return {n: x.clamp(-0.1, 0.1) for n, x in g.items()}
 
 
+def in_place(made: type) -> type:
+    """The class, with a change that the graph does not see: under torch.no_grad(), by `.data` or `.copy_`."""
+
+    def changed(self, fast, g, k):
+        return {n: g[n] + (x - g[n]).detach() for n, x in made.changed(self, fast, g, k).items()}
+
+    return type(f"{made.__name__}InPlace", (made,), {"changed": changed, "__doc__": f"{made.__doc__}, in place"})
+
+
+@makes("inner_clip", {"clip_inner": 1.0, "change_like": "scale held"})
+class ClippedByAConstant(Changing):
+    """optax.clip_by_global_norm(1), its scale under stop_gradient"""
+
+    def changed(self, fast, g, k):
+        scale = (1 / norm_of(g)).clamp(max=1).detach()
+        return {n: x * scale for n, x in g.items()}
+
+
+@makes("inner_clip", {"clip_inner": 1.0, "clip_like": "torch", "change_like": "scale held"})
+class ClippedAsTorchByAConstant(Changing):
+    """clip_grad_norm_(…, 1), its scale detached"""
+
+    def changed(self, fast, g, k):
+        scale = torch.clamp(1.0 / (norm_of(g) + 1e-6), max=1.0).detach()
+        return {n: x * scale for n, x in g.items()}
+
+
+@makes("inner_clip_per_tensor", {"clip_inner_tensor": 0.5, "change_like": "scale held"})
+class TensorsClippedByAConstant(Changing):
+    """each tensor is clipped to norm 0.5, its scale detached"""
+
+    def changed(self, fast, g, k):
+        return {n: x if x.norm() <= 0.5 else x * (0.5 / x.norm()).detach() for n, x in g.items()}
+
+
+@makes("inner_clip_per_tensor", {"clip_inner_tensor": 0.5, "clip_like": "torch", "change_like": "scale held"})
+class TensorsClippedAsTorchByAConstant(Changing):
+    """clip_grad_norm_(p, 0.5) for each parameter, its scale detached"""
+
+    def changed(self, fast, g, k):
+        return {n: x * torch.clamp(0.5 / (x.norm() + 1e-6), max=1.0).detach() for n, x in g.items()}
+
+
+@makes("inner_threshold")
+class Sparse(Changing):
+    """torch.where(g.abs() > 0.01, g, 0)"""
+
+    def changed(self, fast, g, k):
+        return {n: torch.where(x.abs() > 0.01, x, 0.0) for n, x in g.items()}
+
+
+@makes("inner_threshold", {"inner_threshold": 0.01, "threshold_like": "soft"})
+class Shrunk(Changing):
+    """F.softshrink(g, 0.01)"""
+
+    def changed(self, fast, g, k):
+        return {n: F.softshrink(x, 0.01) for n, x in g.items()}
+
+
+class DecayAndMomentum(Changing):
+    """v = μ v + g + λ p"""
+
+    mu: float
+
+    def changed(self, fast, g, k):
+        self.memory = {n: self.mu * self.memory.get(n, 0) + g[n] + 5e-4 * p for n, p in fast.items()}
+        return self.memory
+
+
+for _mu in (0.9, 0.5, 0.99, 0.95, 0.8):
+    _way = f"SGD(weight_decay=5e-4, momentum={_mu})"
+    _made = type("DecayAndMomentum", (DecayAndMomentum,), {"mu": _mu, "__doc__": _way})
+    makes("decay_and_momentum", {"decay": 5e-4, "momentum": _mu})(_made)
+
+
+class OneAfterTheOther(MAML):
+    """for n in fast: fast[n] = fast[n] - lr * grad(loss(fast), fast)[n]"""
+
+    order = staticmethod(list)
+
+    def adapt(self, fast, batch):
+        for k in range(self.steps):
+            for n in self.order(fast):
+                at = {m: p.view_as(p) for m, p in fast.items()}  # so that no tensor's update is seen through another's
+                fast = {**fast, n: fast[n] - self.rate[n] * self.gradient(at, batch, k)[n]}
+        return fast
+
+
+makes("one_tensor_after_the_other")(OneAfterTheOther)
+makes("one_tensor_after_the_other", {"inner": "one tensor after the other, by name"})(
+    type("OneAfterTheOtherByName", (OneAfterTheOther,), {"order": staticmethod(sorted), "__doc__": "the same, sorted"})
+)
+makes("one_tensor_after_the_other", {"inner": "one tensor after the other, last first"})(
+    type("OneAfterTheOtherBackwards", (OneAfterTheOther,),
+         {"order": staticmethod(lambda fast: list(fast)[::-1]), "__doc__": "the same, from the last to the first"})
+)  # fmt: skip
+
+
+@makes("linearised_steps")
+class Linearised(MAML):
+    """torch.func.jvp(grad(loss), (θ₀,), (θₖ − θ₀,))"""
+
+    def gradient(self, fast, batch, k):
+        names, at = list(fast), tuple(self.theta.values())
+        g = lambda *ps: torch.func.grad(lambda theta: self.support_loss(theta, batch))(dict(zip(names, ps)))  # noqa: B905, E731
+        away = tuple(p - self.theta[n] for n, p in fast.items())
+        value, product = torch.func.jvp(lambda *ps: tuple(g(*ps).values()), at, away)
+        return {n: x + h for n, x, h in zip(names, value, product, strict=True)}
+
+
+@makes("linearised_steps", {"inner": "linearised", "factors": "detached"})
+class LinearisedDetached(Linearised):
+    """the same, detached"""
+
+    def gradient(self, fast, batch, k):
+        return {n: x.detach() for n, x in super().gradient(fast, batch, k).items()}
+
+
+@makes("linearised_steps", 1)
+class OneHessian(ByHand):
+    """θₖ₊₁ = θₖ − α (g₀ + H₀ (θₖ − θ₀)), and (I − αH₀)ᴷ backwards"""
+
+    def task(self, support, query):
+        g, theta = tm.grad(self.loss)(self.theta, *support), self.theta
+        for _ in range(self.k):
+            h = self.product(self.theta, support, {n: p - self.theta[n] for n, p in theta.items()})
+            theta = {n: p - self.rate[n] * (g[n] + h[n]) for n, p in theta.items()}
+        value, v = tm.value_and_grad(self.loss)(theta, *query)
+        for _ in range(self.k):
+            h = self.product(self.theta, support, self.weighted(v))
+            v = {n: v[n] - h[n] for n in v}
+        return value, v
+
+
+@makes("iterates_averaged")
+class Polyak(MAML):
+    """the mean of θ₁ … θ_K"""
+
+    kept = slice(1, None)
+
+    def adapt(self, fast, batch):
+        super().adapt(fast, batch)
+        thetas = self.trace[-1]["theta"]
+        thetas = thetas[self.kept] or thetas
+        return {n: sum(theta[n] for theta in thetas) / len(thetas) for n in fast}
+
+
+makes("iterates_averaged", {"iterates": "all"})(
+    type("PolyakWithStart", (Polyak,), {"kept": slice(None), "__doc__": "the mean of θ₀ … θ_K"})
+)
+makes("iterates_averaged", {"iterates": "all but the last"})(
+    type("PolyakOneEarly", (Polyak,), {"kept": slice(-1), "__doc__": "the mean of θ₀ … θ_{K−1}"})
+)
+
+
+@makes("iterates_decay")
+class RunningAverage(MAML):
+    """mean = 0.9 mean + 0.1 θ, from θ₀"""
+
+    def adapt(self, fast, batch):
+        super().adapt(fast, batch)
+        mean = fast
+        for theta in self.trace[-1]["theta"][1:]:
+            mean = {n: 0.9 * m + (1 - 0.9) * theta[n] for n, m in mean.items()}
+        return mean
+
+
 @makes("sign_of_gradient")
 class Signs(Changing):
     """g.sign()"""
@@ -611,6 +792,35 @@ class UnitSteps(Changing):
 
     def changed(self, fast, g, k):
         return {n: x / torch.sqrt((x * x).sum()) for n, x in g.items()}
+
+
+@makes("normalised_inner_gradient", {"inner": "normalised", "change_like": "scale held"})
+class UnitStepHeld(Changing):
+    """g / |g|.detach()"""
+
+    def changed(self, fast, g, k):
+        norm = norm_of(g).detach()
+        return {n: x / norm for n, x in g.items()}
+
+
+@makes("normalised_inner_gradient", {"inner": "tensors normalised", "change_like": "scale held"})
+class UnitStepsHeld(Changing):
+    """g / |g|.detach() for each tensor"""
+
+    def changed(self, fast, g, k):
+        return {n: x / torch.sqrt((x * x).sum()).detach() for n, x in g.items()}
+
+
+for _id, _form, _made in (
+    ("inner_clip", {"clip_inner": 1.0}, ClippedInside),
+    ("inner_clip", {"clip_inner": 1.0, "clip_like": "torch"}, ClippedInsideAsTorch),
+    ("inner_clip_per_tensor", {"clip_inner_tensor": 0.5}, TensorsClippedInside),
+    ("inner_clip_per_tensor", {"clip_inner_tensor": 0.5, "clip_like": "torch"}, TensorsClippedInsideAsTorch),
+    ("inner_clamp", {"clip_inner_value": 0.1}, ClampedInside),
+    ("normalised_inner_gradient", {"inner": "normalised"}, UnitStep),
+    ("normalised_inner_gradient", {"inner": "tensors normalised"}, UnitSteps),
+):
+    makes(_id, _form | {"change_like": "in place"})(in_place(_made))
 
 
 @makes("adam_inside")
@@ -823,6 +1033,22 @@ class FirstQuery(OtherData):
 
     def data(self, support, query):
         return support, tuple(a[:1] for a in query)
+
+
+@makes("support_last_batch_dropped")
+class WholeBatches(OtherData):
+    """DataLoader(batch_size=2, drop_last=True)"""
+
+    def data(self, support, query):
+        return tuple(a[: len(a) // 2 * 2 or None] for a in support), query
+
+
+@makes("query_last_batch_dropped")
+class WholeQueryBatches(OtherData):
+    """the same for the query set"""
+
+    def data(self, support, query):
+        return support, tuple(a[: len(a) // 2 * 2 or None] for a in query)
 
 
 @makes("query_cut_to_support")

@@ -3,7 +3,8 @@
     python -m bench.oracle mutants                      # rules, maml, engine and checker
     python -m bench.oracle mutants maml --jobs 2        # one target
     python -m bench.oracle mutants rules --list         # every mutant, with its id; nothing is run
-    python -m bench.oracle mutants rules --only 3f2a91c # one of them; --json FILE writes all that was seen
+    python -m bench.oracle mutants rules --only 3f2a91c # one of them; --json FILE keeps all that was seen
+    python -m bench.oracle mutants checker --sample 170 --json FILE        # so many, drawn by their ids; resumable
     python -m bench.oracle mutants maml --by oracle     # does `oracle.check` refuse tinymaml's own, mutated MAML?
 
 A mutant is the source with one piece of text replaced (`mutations`); what compiles to the same bytecode as the source
@@ -71,7 +72,7 @@ TARGETS = {
     "checker": Target(
         ("tinymaml/oracle/tolerance.py", "tinymaml/oracle/questions.py", "tinymaml/oracle/judge/checking.py",
          "tinymaml/oracle/diagnosis.py"),
-        (("tests/test_oracle.py",), ("tests/test_oracle_hostile.py",)),
+        (("tests/test_oracle.py",), ("tests/test_oracle_hostile.py", "tests/test_oracle_report.py")),
     ),
 }  # fmt: skip
 
@@ -776,20 +777,49 @@ def run_mutant(nursery: Nursery, target: Target, mutant: Mutant, known: Callable
     return {"outcome": result["outcome"], "by": result["by"], "seconds": seconds}
 
 
-def run_all(target: Target, mutants: list[Mutant], jobs: int = 1) -> list[dict]:
-    """One result a mutant, in their order."""
+class Kept:
+    """What has been seen of mutants, in a file: a campaign that was stopped goes on where it ended."""
+
+    def __init__(self, path: str | None, target: Target, by: str):
+        from tinymaml import files  # not at the top of this file, with which a nursery begins
+
+        self.path, self.write, seen = Path(path) if path else None, files.write_atomically, hashlib.sha256(by.encode())
+        for name in sorted({*target.files, *(f for stage in target.stages for f in stage if f != ORACLE)}):
+            seen.update((target.root / name).read_bytes())
+        self.state, self.lock = seen.hexdigest()[:16], threading.Lock()  # of the source and of its tests
+        self.records = json.loads(files.read_file(self.path)) if self.path and self.path.exists() else []
+
+    def of(self, mutant: Mutant) -> dict | None:
+        found = (r for r in self.records if r["id"] == mutant.id and r["state"] == self.state)
+        return next(({k: r[k] for k in ("outcome", "by", "seconds")} for r in found), None)
+
+    def add(self, mutant: Mutant, result: dict, by: str) -> None:
+        if not self.path:
+            return
+        keys = ("id", "file", "line", "operator", "change", "old_line", "new_line")
+        record = {k: getattr(mutant, k) for k in keys} | result | {"state": self.state}
+        with self.lock:
+            self.records = [r for r in self.records if r["id"] != mutant.id]
+            self.records.append(record | {"justification": justification(mutant, by)})
+            self.write(self.path, json.dumps(self.records, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def run_all(target: Target, mutants: list[Mutant], jobs: int = 1, path: str | None = None, by: str = "tests"):
+    """One result per mutant, in their order; `path` is where they are kept."""
     from tqdm import tqdm
 
-    results: list[dict] = [{}] * len(mutants)
+    kept = Kept(path, target, by)
+    results = [kept.of(mutant) for mutant in mutants]
     waiting: queue.SimpleQueue = queue.SimpleQueue()
-    for i in range(len(mutants)):
-        waiting.put(i)
-    nurseries = [Nursery() for _ in range(max(1, min(jobs, len(mutants))))]
+    for i, result in enumerate(results):
+        if result is None:
+            waiting.put(i)
+    nurseries = [Nursery() for _ in range(min(max(1, jobs), waiting.qsize()))]
     errors: list[BaseException] = []
     baselines: dict[tuple[str, int], Known] = {}
     one_at_a_time = threading.Lock()
     try:
-        with tqdm(total=len(mutants), unit="mutant", mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
+        with tqdm(total=waiting.qsize(), unit="mutant", mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
 
             def work(nursery: Nursery) -> None:
                 def known(file: str, stage: int) -> Known:
@@ -803,6 +833,7 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1) -> list[dict]:
                         i = waiting.get_nowait()
                         try:
                             results[i] = run_mutant(nursery, target, mutants[i], known)
+                            kept.add(mutants[i], results[i], by)
                         except BaseException as error:  # noqa: BLE001
                             errors.append(error)
                         bar.update()
@@ -817,7 +848,7 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1) -> list[dict]:
             n.close()
     if errors:
         raise errors[0]
-    return results
+    return [result for result in results if result is not None]
 
 
 # ── survivors that are no errors ────────────────────────────────────────────────────────────────────────────────────
@@ -991,7 +1022,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", metavar="ID", action="append", help="a mutant, by its id; repeatable")
     parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
     parser.add_argument("--by", choices=("tests", "oracle"), default="tests", help="who should notice (the tests)")
-    parser.add_argument("--json", metavar="FILE", help="write every mutant and its end")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many of each target, drawn by their ids")
+    parser.add_argument("--json", metavar="FILE", help="keep every mutant and its end, and go on where they end")
     args = parser.parse_args(argv)
     everything, results = [], []
     for name in [args.target] if args.target else TARGETS:
@@ -1002,19 +1034,17 @@ def main(argv: list[str]) -> int:
         mutants = [m for file, text in texts.items() for m in mutations(text, file)]
         if args.only:
             mutants = [m for m in mutants if any(m.id.startswith(i) for i in args.only)]
+        if args.sample:
+            drawn = sorted(mutants, key=lambda m: hashlib.sha256(m.id.encode()).digest())[: args.sample]
+            mutants = [m for m in mutants if m in drawn]
         everything += mutants
         if not args.list and mutants:
-            results += run_all(target, mutants, args.jobs)
+            results += run_all(target, mutants, args.jobs, args.json, args.by)
     if not everything:
         parser.error(f"no mutant is called {', '.join(args.only or [])}")
     if args.list:
         print("\n\n".join(map(str, everything)))
         return 0
-    if args.json:
-        keys = ("id", "file", "line", "operator", "change", "old_line", "new_line")
-        records = [{k: getattr(m, k) for k in keys} | r | {"justification": justification(m, args.by)}
-                   for m, r in zip(everything, results, strict=True)]  # fmt: skip
-        Path(args.json).write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if report(everything, results, args.by) else 0
 
 

@@ -75,7 +75,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
             or _right(judged, questions, answers)
             or (_one(judged) if before is None or before.bug or before.factor else None)
             or _imprecise(judged, cause_of(judged, questions, answers))
-            or (match.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
+            or (_two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or _unknown(judged, questions, answers)
         )
     report.cases = report.cases or match.rows(judged, "")
@@ -176,6 +176,10 @@ def _one(judged: list[Judged]) -> Report | None:
         return report
     everywhere, partly = match.with_a_number(judged)
     return everywhere or match.scaled(judged) or match.clipped(judged) or match.partly_known(judged) or partly
+
+
+def _two(judged: list[Judged]) -> Report | None:
+    return match.two(judged) or match.one_with_a_number(judged)
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

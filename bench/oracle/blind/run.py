@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle blind", description="the blind set")
     parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be given several times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
-    parser.add_argument("--half", choices=("seen", "held"), help="print the rows of one half only")
+    parser.add_argument("--half", choices=("seen", "held"), help="this half alone")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one implementation")
@@ -41,10 +41,10 @@ def main(argv: list[str]) -> int:
     unknown = [name for name in args.only or () if name not in TABLE]
     if unknown:
         parser.error(f"no implementation is called {', '.join(unknown)}; they are: {', '.join(TABLE)}")
-    entries = [TABLE[name] for name in args.only or TABLE]
+    entries = [TABLE[name] for name in args.only or TABLE if args.half in (None, TABLE[name].half)]
     reports = ask_all(entries, args.suite, args.json, args.jobs, args.timeout)
     rows = [graded(e, reports[e.name], JUDGED) for e in entries]
-    print_table([r for r in rows if args.half in (None, r["half"])])
+    print_table(rows)
     print_figures(rows)
     return 0
 
@@ -96,7 +96,7 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
 @functools.cache
 def digest(suite: str, framework: str) -> str:
     """Of the oracle and of the implementations in a framework: with another, results are old."""
-    sources = sorted(Path(oracle.__file__).parent.glob("*.py")) + [Path(__file__).with_name(f"{framework}_ones.py")]
+    sources = sorted(Path(oracle.__file__).parent.rglob("*.py")) + [Path(__file__).with_name(f"{framework}_ones.py")]
     return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
 
 

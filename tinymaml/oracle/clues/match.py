@@ -15,7 +15,7 @@ import numpy as np
 from .. import tolerance
 from ..cases import Case
 from ..catalogue import CATALOGUE, flat, run_form
-from ..mistakes.mistake import Free, with_number
+from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
 from .locate import MATCH, Judged, features
 
@@ -99,12 +99,19 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     verdict = {"convention": "CORRECT_OTHER_CONVENTION", "precision": "IMPRECISE"}.get(mistake.kind, "KNOWN_BUG")
     if suffix and mistake.kind == "convention":
         verdict = "KNOWN_BUG"
-    explanation = mistake.explanation + suffix
+    explanation = mistake.explanation + _detached_too(judged, mistake, explains[0]) + suffix
     if mistake.id == "sum_over_tasks" and not suffix and _loss_is_sum(judged):
         verdict, explanation = "CORRECT_OTHER_CONVENTION", explanation + "; your meta-loss is that sum too"
     return Report(
         verdict, mistake.id, explanation, ties=ids[1:], numbers=numbers or {}, cases=rows(judged, mistake.id + what)
     )
+
+
+def _detached_too(judged, mistake: Mistake, name: str) -> str:
+    """That a mistake was made in first-order MAML, where that is not what the mistake itself is about."""
+    form = next(j.forms[name] for j in judged if name in j.forms) if any(name in j.forms for j in judged) else {}
+    first_order = form.get("factors") in ("detached", "updates detached") and "factors" not in mistake.forms[0]
+    return "; and the inner gradients are detached, as in first-order MAML (FOMAML)" if first_order else ""
 
 
 def _loss_is_sum(judged) -> bool:
@@ -247,17 +254,34 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
         return None, False
     wrong = [j for j in ordered if not j.passed]
     for j in about[:2]:  # the first may happen to be blind to the number
-        tried: set[float] = set()
-        for start in _starts(j, free):
-            c = float(start) if free.integer else _solved(j, name, free, start)
-            if c is None or c in tried:
-                continue
-            tried.add(c)
-            for candidate in dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c)):
-                if all(_explains(i, _form(i, name, free, candidate)) for i in wrong):
-                    right = (_explains(i, _form(i, name, free, candidate)) for i in ordered if i.passed)
-                    return candidate, all(right)
+        for c in _candidates(j, name, free):
+            if all(_explains(i, _form(i, name, free, c)) for i in wrong):
+                right = (_explains(i, _form(i, name, free, c)) for i in ordered if i.passed)
+                return c, all(right)
+        if j.solved[name] == []:  # the number acts here, and none fits
+            break
     return None, False
+
+
+def _candidates(j: Judged, name: str, free: Free) -> list[float]:
+    """The numbers with which the form explains the answer to one case. They are kept in `j.solved`; there, None says
+    that the case is blind to the number."""
+    if name not in j.solved:
+        found: list[float] = []
+        for start in _starts(j, free):
+            usual = free.integer or _explains(j, _form(j, name, free, start))
+            c = float(start) if usual else _solved(j, name, free, start)
+            near = () if c is None else dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c))
+            found += [x for x in near if x not in found and _explains(j, _form(j, name, free, x))]
+        blind = not found and _blind(j, name, free)
+        j.solved[name] = None if blind else found
+    return j.solved[name] or []
+
+
+def _blind(j: Judged, name: str, free: Free) -> bool:
+    """Whether two usual values of the number give the same on this case."""
+    values = [run_form(j.case, _form(j, name, free, c)).meta_grad for c in free.typical[:2]]
+    return bool(np.array_equal(flat(values[0]), flat(values[-1])))
 
 
 def _starts(j: Judged, free: Free) -> Iterator[float]:
@@ -324,7 +348,7 @@ def two(judged: list[Judged]) -> Report | None:
     pairs = [(a, b) for a, b in itertools.combinations(possible, 2)
              if {a, b} <= shows or {a, b} & alone and not {a, b} <= shows]
     for a, b in sorted(pairs, key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]]):
-        if not (mistakes[a].classic and mistakes[b].classic or {mistakes[a].id, mistakes[b].id} & COMMON):
+        if not (mistakes[a].classic and mistakes[b].classic or {mistakes[a].id, mistakes[b].id} & set(COMMON)):
             continue
         if merged(possible[a], possible[b]) is None or mistakes[a] is mistakes[b]:
             continue
@@ -340,7 +364,28 @@ def two(judged: list[Judged]) -> Report | None:
 
 
 # Mistakes that are made beside any other; the rest is paired among the classic ones alone.
-COMMON = {"fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less"}
+COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
+
+
+def one_with_a_number(judged: list[Judged]) -> Report | None:
+    """Two mistakes at once, one with a free number: the number is solved for on wrong cases that are blind to the
+    other mistake, such as those with one task if that is a sum over tasks."""
+    ordered = cheapest_first(judged)
+    for other in COMMON:
+        blind = [j for j in ordered if other not in j.case.answer.bugs.seen]
+        for name in dict.fromkeys(name for j in blind if not j.passed for name in j.forms):
+            mistake = CATALOGUE[name.split("/")[0]]
+            c, everywhere = number_of(blind, name, mistake.free) if mistake.free else (None, False)
+            if c is None or not everywhere:
+                continue
+            alone = {j.case.id: _form(j, name, mistake.free, c) for j in ordered}
+            if all(_explains(j, merged(alone[j.case.id], j.forms.get(other, {})) or alone[j.case.id]) for j in ordered):
+                ids, number = f"{mistake.id} + {other}", {mistake.free.symbol: c}
+                first = mistake.explanation + _detached_too(blind, mistake, name)
+                first += f" (here {mistake.free.symbol} = {c:.6g})"
+                said = f"two at once: {first}; and {CATALOGUE[other].explanation}"
+                return Report("KNOWN_BUG", ids, said, numbers=number, cases=rows(judged, ids))
+    return None
 
 
 def together(possible: dict[str, dict], a: str, b: str) -> dict:

@@ -20,7 +20,8 @@ def concerns(form: dict, case) -> bool:
 
 
 # Switches that change nothing by themselves.
-_SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "kept", "running_momentum", "outer_rate"}
+_SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "threshold_like", "kept",
+              "running_momentum", "outer_rate"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -115,6 +116,8 @@ _ABOUT = {
     "running": _has("batch_norm"),
     "support_rows": _examples("support", 1),
     "query_rows": _examples("query", 1),
+    "support_batches": _examples("support", 2),
+    "query_batches": _examples("query", 2),
     "support_chunks": _chunks("support"),
     "query_chunks": _chunks("query"),
     "minibatch": _examples("support", 1),
@@ -125,6 +128,9 @@ _ABOUT = {
         "of the first task's size": _unequal(case.support),
     }.get(value, True),
     "rate_falls": _several_steps,
+    "inner": lambda case, value: case.inner_steps > 1 if value.startswith("linearised") else len(case.params) > 1
+    if value.startswith("one tensor after") else True,
+    "iterates": lambda case, value: case.inner_steps > (value == "all but the first"),
     "momentum": lambda case, value: case.inner_steps > 0,
     "ends": _several_tasks,
     # the derivative through it

@@ -93,6 +93,13 @@ def first_rows(batch, n: int):
     return batch if more or len(x[:n]) == 0 else (x[:n], y[:n])
 
 
+def whole_batches(batch, n: int):
+    """The examples that whole batches of n hold; all, if none would be left."""
+    if isinstance(batch, list):
+        return [whole_batches(piece, n) for piece in batch]
+    return first_rows(batch, len(batch[1]) // n * n)
+
+
 def chunks(batch, n: int) -> list[tuple]:
     """The batch in pieces of n examples; the last has what is left."""
     if isinstance(batch, list):

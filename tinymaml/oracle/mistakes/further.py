@@ -34,6 +34,12 @@ def _on_each(form: dict) -> tuple[dict, ...]:
     return (form, form | {"on": "support"}, form | {"on": "query"})
 
 
+def _any_graph(*forms: dict) -> tuple[dict, ...]:
+    """Each form, differentiated; with its scale held constant; changed in place, unseen by the graph; detached."""
+    ways = ({}, {"change_like": "scale held"}, {"change_like": "in place"}, _DETACHED)
+    return tuple(form | way for way in ways for form in forms)
+
+
 _PLACES = (1.0, 2.0, 3.0, 4.0, -1.0, -2.0)  # of a tensor among the parameters
 
 FURTHER: list[Mistake] = [
@@ -131,6 +137,13 @@ FURTHER: list[Mistake] = [
         "differentiate through the update of all parameters, not of the last layer's alone",
         "differentiate through the update of all parameters, not of the last layer's alone",
         ({"through_tensor": -1},), free=Free("through_tensor", "n", (-1.0, 1.0, 2.0, 3.0, 4.0, -2.0), integer=True),
+    ),
+    _further(
+        "small_products_skipped", "v ← v − α Hₖ v only where |α Hₖ v| ≥ c |v|",
+        "a product with the Hessian is left out where it would change v by little",
+        "apply every factor, however small: v = v - lr * hvp(v)",
+        "apply every factor, however small: v = v - lr * hvp(v)",
+        ({"skip_below": 0.1},), free=Free("skip_below", "c", (0.1, 0.01, 0.05, 0.2, 1e-3, 0.5)),
     ),
     _further(
         "damped_hessian", "∏(I − α(Hₖ + λI)) g_q(θ_K)",
@@ -272,7 +285,7 @@ FURTHER: list[Mistake] = [
         "inner gradients are clipped to a norm",
         "no clip_grad_norm_ in the inner loop",
         "no optax.clip_by_global_norm in the inner loop",
-        _both_ways({"clip_inner": 1.0}, {"clip_inner": 1.0, "clip_like": "torch"}),
+        _any_graph({"clip_inner": 1.0}, {"clip_inner": 1.0, "clip_like": "torch"}),
         free=Free("clip_inner", "c", (1.0, 0.5, 0.1, 10.0, 5.0, 0.25)),
     ),
     _further(
@@ -280,7 +293,7 @@ FURTHER: list[Mistake] = [
         "each tensor's inner gradient is clipped to a norm by itself",
         "no clip_grad_norm_ in the inner loop",
         "no optax.clip_by_block_rms, no clipping leaf by leaf in the inner loop",
-        _both_ways({"clip_inner_tensor": 0.5}, {"clip_inner_tensor": 0.5, "clip_like": "torch"}),
+        _any_graph({"clip_inner_tensor": 0.5}, {"clip_inner_tensor": 0.5, "clip_like": "torch"}),
         free=Free("clip_inner_tensor", "c", (0.5, 1.0, 0.1, 10.0, 5.0, 0.25)),
     ),
     _further(
@@ -288,8 +301,54 @@ FURTHER: list[Mistake] = [
         "each element of the inner gradients is clamped",
         "no .clamp_() and no clip_grad_value_ in the inner loop",
         "no jnp.clip and no optax.clip in the inner loop",
-        _both_ways({"clip_inner_value": 0.1}),
+        ({"clip_inner_value": 0.1}, {"clip_inner_value": 0.1, "change_like": "in place"},
+         {"clip_inner_value": 0.1} | _DETACHED),
         free=Free("clip_inner_value", "c", (0.1, 1.0, 0.5, 10.0, 0.25, 0.01)),
+    ),
+    _further(
+        "inner_threshold", "θ ← θ − α g′, g′ = 0 where |g| < c",
+        "small elements of the inner gradients are set to 0 (or all are drawn towards 0): sparse updates",
+        "p - lr * g: no torch.where(g.abs() > c, g, 0), no soft threshold",
+        "p - lr * g: no jnp.where(jnp.abs(g) > c, g, 0), no soft threshold",
+        _both_ways({"inner_threshold": 0.01}, {"inner_threshold": 0.01, "threshold_like": "soft"}),
+        free=Free("inner_threshold", "c", (0.01, 1e-3, 0.1, 1e-4, 0.05, 0.5)),
+    ),
+    _further(
+        "decay_and_momentum", "v ← μv + g + λθ,  θ ← θ − αv",
+        "weight decay and momentum act in the inner loop",
+        "torch.optim.SGD(…, weight_decay=0, momentum=0) inside, or fast = p - lr * g",
+        "p - lr * g in the inner step; no optax.chain of add_decayed_weights and trace",
+        tuple({"decay": 5e-4, "momentum": mu} | cut for mu in (0.9, 0.5, 0.99, 0.95, 0.8) for cut in ({}, _DETACHED)),
+        free=Free("decay", "λ", (5e-4, 1e-2, 1e-4, 1e-3, 0.1)),
+    ),
+    _further(
+        "one_tensor_after_the_other", "θₖ₊₁ of tensor i with the gradient at θₖ₊₁ of the tensors before it",
+        "parameters are updated one after the other, and each gradient sees those before it updated (Gauss and Seidel)",
+        "one torch.autograd.grad for all parameters at θₖ, then update all of them",
+        "one jax.grad for the whole tree at θₖ, then update all of it",
+        _both_ways(*({"inner": f"one tensor after the other{order}"} for order in ("", ", by name", ", last first"))),
+    ),
+    _further(
+        "linearised_steps", "θₖ₊₁ = θₖ − α (g₀ + H₀ (θₖ − θ₀))",
+        "every inner step is linearised at θ₀: it descends the quadratic that touches the loss there",
+        "take the inner gradient at the current fast weights",
+        "take jax.grad at the carry of the scan, not its jvp at the first parameters",
+        ({"inner": "linearised"}, {"inner": "linearised, with one Hessian"}, {"inner": "linearised"} | _DETACHED),
+    ),
+    _further(
+        "iterates_averaged", "L_q of the mean of θ₀ … θ_K, or of θ₁ … θ_K",
+        "the query loss is that of the average of the inner iterates (Polyak), and not that of the last one",
+        "judge the fast weights after the last step",
+        "judge the carry after the scan, not the mean over its outputs",
+        tuple({"iterates": which} | cut for cut in ({}, _DETACHED)
+              for which in ("all but the first", "all", "all but the last")),
+    ),
+    _further(
+        "iterates_decay", "L_q(θ̄),  θ̄ ← μ θ̄ + (1 − μ) θₖ,  θ̄ = θ₀ at first",
+        "the query loss is that of a running average of the inner iterates",
+        "judge the fast weights after the last step; an average of weights belongs to the outer loop, if anywhere",
+        "judge the carry after the scan; an average of parameters belongs to the outer loop, if anywhere",
+        _both_ways({"iterate_decay": 0.9}), free=Free("iterate_decay", "μ", (0.9, 0.5, 0.99, 0.999, 0.1)),
     ),
     _further(
         "sign_of_gradient", "θ ← θ − α sign(g)",
@@ -303,7 +362,7 @@ FURTHER: list[Mistake] = [
         "inner gradients are normalised to length 1, together or tensor by tensor",
         "p - lr * g, not p - lr * g / g.norm()",
         "p - lr * g, not optax.normalize_by_update_norm",
-        _both_ways({"inner": "normalised"}, {"inner": "tensors normalised"}),
+        _any_graph({"inner": "normalised"}, {"inner": "tensors normalised"}),
     ),
     _further(
         "adam_inside", "θ ← θ − α m̂/(√v̂ + ε)",
@@ -421,6 +480,20 @@ FURTHER: list[Mistake] = [
         "the whole of xq and yq in the query loss; drop_last=False in a DataLoader",
         "the whole of xq and yq in the query loss",
         _both_ways({"query_rows": 1}), free=Free("query_rows", "n", (1, -1, 2, 3, 4, 5, -2), integer=True),
+    ),
+    _further(
+        "support_last_batch_dropped", "the first n ⌊N/n⌋ support examples",
+        "the support set comes in batches of n, and an incomplete last one is dropped",
+        "the whole of xs and ys in the support loss; drop_last=False in a DataLoader",
+        "the whole of xs and ys in the support loss, not len(xs) // n batches of n",
+        _both_ways({"support_batches": 2}), free=Free("support_batches", "n", (2, 4, 3, 5), integer=True),
+    ),
+    _further(
+        "query_last_batch_dropped", "the first n ⌊N/n⌋ query examples",
+        "the query set comes in batches of n, and an incomplete last one is dropped",
+        "the whole of xq and yq in the query loss; drop_last=False in a DataLoader",
+        "the whole of xq and yq in the query loss, not len(xq) // n batches of n",
+        _both_ways({"query_batches": 2}), free=Free("query_batches", "n", (2, 4, 3, 5), integer=True),
     ),
     _further(
         "query_cut_to_support", "the first N_s query examples",

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..arithmetic import as_numbers, hold, side
 from ..models import Options, batch_statistics, loss_and_grad
-from .data import DATA, chunks, count, first_rows, pieces, rounded
+from .data import DATA, chunks, count, first_rows, pieces, rounded, whole_batches
 from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
 from .updates import map_trees as _map
 
@@ -41,14 +41,20 @@ SWITCHES: dict[str, tuple] = {
     # the inner loop
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
-              "tensors normalised", "adam", "adam, biased", "rmsprop", "adagrad"),
+              "tensors normalised", "adam", "adam, biased", "rmsprop", "adagrad",
+              "one tensor after the other", "one tensor after the other, last first",
+              "one tensor after the other, by name",
+              "linearised", "linearised, with one Hessian"),
     "momentum_like": ("heavy ball", "averaged", "nesterov"),
     "decay_like": ("in the gradient", "decoupled"),
     "clip_like": ("exact", "torch"),
+    "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
+    "threshold_like": ("hard", "soft"),
     "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm"),
     "start": ("right", "leaked", "leaked, detached"),
     "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
     "ends": ("own", "averaged"),  # θ_K
+    "iterates": ("last", "all", "all but the first", "all but the last"),  # those whose mean is judged
     # the derivative through it
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
@@ -76,6 +82,8 @@ NUMBERS: dict[str, str] = {
     "query_rows": "the first n query examples; all but the last −n",
     "support_chunks": "the support loss is the mean of the means of chunks of n examples",
     "query_chunks": "the query loss is the mean of the means of chunks of n examples",
+    "support_batches": "the support examples that whole batches of n hold",
+    "query_batches": "the query examples that whole batches of n hold",
     "minibatch": "each inner step takes the next n support examples",
     "step_count": "n inner steps, whatever the case asks",
     "rate_is": "α is this number, whatever the case asks",
@@ -89,12 +97,15 @@ NUMBERS: dict[str, str] = {
     "clip_inner": "inner gradients are clipped to this norm",
     "clip_inner_tensor": "each tensor's inner gradient is clipped to this norm",
     "clip_inner_value": "inner gradients are clamped to ± this number",
+    "inner_threshold": "inner gradients whose size is below this number are 0",
+    "iterate_decay": "μ of θ̄ ← μ θ̄ + (1 − μ) θₖ, which is judged in the place of θ_K",
     "adaptive_eps": "ε of Adam and its like in the inner loop (None: 1e-8)",
     "running_momentum": "how much a batch counts in running statistics (None: 0.1)",
     "through_last": "only the last n steps have a factor",
     "through_first": "only the first n steps have a factor",
     "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
     "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
+    "skip_below": "a product α H v that is shorter than this share of v is left out",
     "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
     "damping": "λ added to H",
     "hessian_times": "H times this number",
@@ -146,6 +157,17 @@ class Calculus:
             return {n: np.imag(x) / h for n, x in g.items()}
         _, g = self.loss_and_grad({n: dual(p, v[n]) for n, p in theta.items()}, batch)
         return {n: slope(x) for n, x in g.items()}
+
+    def along_twice(self, theta: dict, batch, v: dict, w: dict) -> dict:
+        """The derivative of H w along v, in floats: by differences of the eighth order, right to some 13 digits."""
+        size = np.sqrt(np.asarray(dot(v, v)))
+        h = 0.005 / size if size else 0.0
+        total = _map(lambda p: p * 0, theta)
+        for i, c in enumerate((4 / 5, -1 / 5, 4 / 105, -1 / 280), start=1):
+            for side_of in (1, -1):
+                moved = _map(lambda p, x, step=side_of * i * h: p + x * step, theta, v)
+                total = _map(lambda t, x, c=side_of * c: t + x * c, total, self.along(moved, batch, w))
+        return _map(lambda t: t / h if h else t * 0, total)
 
     def transposed(self, theta: dict, batch, v: dict) -> dict:
         """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
@@ -235,7 +257,8 @@ def run(case, number=float, how: Options = Options(), **switches) -> Result:  # 
     return _Run(case, number, how, s).result()
 
 
-_COUNTS = ("support_rows", "query_rows", "support_chunks", "query_chunks", "minibatch", "step_count", "frozen_tensor",
+_COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
+           "minibatch", "step_count", "frozen_tensor",
            "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor")  # fmt: skip
 
 
@@ -271,7 +294,8 @@ class _Run:
             change = "right"
         tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks])
         for i, which in enumerate(("support", "query")):
-            for change, n in ((first_rows, self.s[f"{which}_rows"]), (chunks, self.s[f"{which}_chunks"])):
+            for change in (first_rows, whole_batches, chunks):
+                n = self.s[f"{which}_{change.__name__.split('_')[-1]}"]
                 if n:
                     tasks = [(*task[:i], change(task[i], n), *task[i + 1 :]) for task in tasks]
         return tasks
@@ -319,11 +343,11 @@ class _Run:
         """θ₀ … θ_K with each step's loss and gradient."""
         steps = max(self.s["step_count"] or self.case.inner_steps + self.s["steps"], 0)
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
-        alpha = self.rates_on(support)
+        alpha, steps = self.rates_on(support), steps * self.parts
         state = self.update.start(theta, kept)
         way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state]}
         for k in range(steps):
-            value, g = self.calculus.loss_and_grad(state["theta"], self.batch_of(k, support))
+            value, g = self.gradient_of(way, k, support)
             way["loss_s"].append(value)
             way["grad_s"].append(g)
             state = self.update.step(state, g, self.rate_of(k, alpha), k)
@@ -336,10 +360,30 @@ class _Run:
         if not self.s["minibatch"]:
             return support
         parts = chunks(support, self.s["minibatch"])
-        return parts[k % len(parts)]
+        return parts[k // self.parts % len(parts)]
+
+    @property
+    def parts(self) -> int:
+        """How many updates a step has: as many as there are tensors, if each sees those before it updated."""
+        return len(self.theta) if self.s["inner"].startswith("one tensor after") else 1
+
+    def gradient_of(self, way, k, support) -> tuple:
+        """(loss, gradient) that step k descends."""
+        theta, batch = way["theta"][-1], self.batch_of(k, support)
+        if not self.s["inner"].startswith("linearised"):
+            return self.calculus.loss_and_grad(theta, batch)
+        # g₀ + H₀ (θₖ − θ₀)
+        start = way["theta"][0]
+        value, g = self.calculus.loss_and_grad(start, batch)
+        return value, _map(np.add, g, self.calculus.along(start, batch, _map(np.subtract, theta, start)))
 
     def rate_of(self, k, alpha) -> dict:
         """α of step k."""
+        if self.parts > 1:
+            k, place = divmod(k, self.parts)
+            order = self.s["inner"].partition(", ")[2]
+            names = {"": list(alpha), "last first": list(alpha)[::-1], "by name": sorted(alpha)}[order]
+            alpha = {n: a * (n == names[place]) for n, a in alpha.items()}
         if self.s["rate"] == "over each step":
             alpha = _map(lambda a: a / (k + 1), alpha)
         return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if self.s["rate_falls"] else alpha
@@ -359,12 +403,19 @@ class _Run:
         cut = cut or bool(s["through_first"] and k >= s["through_first"])
         if cut:
             return out
-        at = {"at start": 0, "at end": -1, "of query at end": -1}.get(factors, k)
+        linearised = s["inner"].startswith("linearised")
+        at = {"at start": 0, "at end": -1, "of query at end": -1}.get(factors, 0 if linearised else k)
         of_query = factors in ("of query", "of query at end")
         batch = query if of_query else self.batch_of(k, support)
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
-        h = self.curved(calculus, way["theta"][at], batch, self.factor(u, alpha, support))
+        u = self.factor(u, alpha, support)
+        h = self.curved(calculus, way["theta"][at], batch, u)
+        if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
+            return out
+        if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
+            away = _map(np.subtract, way["theta"][k], way["theta"][0])
+            out["start"] = _map(np.add, out["start"], calculus.along_twice(way["theta"][0], batch, away, u))
         return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
 
     def factor(self, u, alpha, support) -> dict:
@@ -405,9 +456,13 @@ class _Run:
         if self.s["product"] != "all of it" or self.s["implicit"]:
             return {"theta": self.approximated(v, end, way, support, query)}
         zeros = {n: _map(lambda x: x * 0, tree) for n, tree in way["state"][end].items()}
-        cotangent = zeros | {"theta": v}
+        shares = self.shares(end)
+        of = lambda k: v if shares is None else _map(lambda x: x * shares[k], v)  # noqa: E731
+        cotangent = zeros | {"theta": of(end)}
         for k in range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1):
             cotangent = self.pull_back(cotangent, k, way, support, query)
+            if shares is not None:
+                cotangent["theta"] = _map(np.add, cotangent["theta"], of(k))
         if "start" in cotangent:  # θ₀ is remembered
             cotangent["theta"] = _map(np.add, cotangent["theta"], cotangent["start"])
         return cotangent
@@ -443,7 +498,7 @@ class _Run:
         total, value = None, 0
         for end in points:
             at = max(end - 1, 0) if self.s["query"] == "one step early" else end
-            loss, v = calculus.loss_and_grad(way["theta"][at], query)
+            loss, v = calculus.loss_and_grad(self.judged(way["theta"], at), query)
             if end == last:
                 way |= {"loss_q": loss, "grad_q": v}
             cotangent = self.back(v, end, way, support, query)
@@ -454,6 +509,24 @@ class _Run:
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
         return value, total, way
+
+    def shares(self, end: int) -> list | None:
+        """How much of each of θ₀ … θ_end is in the parameters that are judged; None: these are θ_end."""
+        which, mu, one = self.s["iterates"], self.s["iterate_decay"], self.number(np.float64(1))
+        if mu:
+            # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
+            return [(one * mu**end if k == 0 else (one - mu) * mu ** (end - k)) for k in range(end + 1)]
+        if which == "last" or end == 0:
+            return None
+        first, stop = which == "all but the first", end + (which != "all but the last")
+        return [one / (stop - first) * (first <= k < stop) for k in range(end + 1)]
+
+    def judged(self, thetas: list, end: int) -> dict:
+        """θ_end, or the mean of the iterates that stands in its place."""
+        shares = self.shares(end)
+        if shares is None:
+            return thetas[end]
+        return _map(lambda *ps: sum(p * c for p, c in zip(ps, shares, strict=True)), *thetas[: end + 1])
 
     def with_statistics(self, way, support, before):
         """The query's calculus, with batch norm's running statistics after the passes over the support set."""

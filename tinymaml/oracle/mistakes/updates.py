@@ -57,8 +57,10 @@ class Update:
 
     def __init__(self, switches: dict, number=float):
         self.s, self.exact = switches, number is not float
-        own = ("decay", "proximal", "momentum", "clip_inner", "clip_inner_tensor", "clip_inner_value")
-        self.plain = switches["inner"] in ("right", "restarted", "ascent") and not any(switches[n] for n in own)
+        own = ("decay", "proximal", "momentum", "clip_inner", "clip_inner_tensor", "clip_inner_value",
+               "inner_threshold")  # fmt: skip
+        plain = ("right", "restarted", "ascent", "one tensor after the other")
+        self.plain = switches["inner"].partition(", ")[0] in plain and not any(switches[n] for n in own)
         self.whole = any(switches[n] for n in own[3:]) or switches["inner"] in (
             "summed", "sign", "normalised", "tensors normalised",
         )  # fmt: skip
@@ -99,22 +101,32 @@ class Update:
     # ── the gradient as a whole ─────────────────────────────────────────────────────────────────────────────────────
 
     def changed(self, g: Tree) -> Tree:
+        new = self._changed(g)
+        if self.s["change_like"] == "in place":  # the values change, and the graph does not know
+            return map_trees(lambda x, y: x + hold(y - x), g, new)
+        return new
+
+    def _changed(self, g: Tree) -> Tree:
         s, more = self.s, TORCH_MORE if self.s["clip_like"] == "torch" else 0
+        held = s["change_like"] == "scale held"
+        size_of = lambda x: hold(norm(x)) if held else norm(x)  # noqa: E731
         if s["inner"] == "summed":
             g = map_trees(lambda x: x * 0 + np.sum(x), g)
         if s["inner"] == "sign":
             g = map_trees(lambda x: side(x) + hold(x) * 0, g)
         if s["inner"] == "normalised":
-            size = np.sqrt(np.asarray(dot(g, g)))
+            size = size_of(g)
             g = map_trees(lambda x: x / size, g)
         if s["inner"] == "tensors normalised":
-            g = map_trees(lambda x: x / np.sqrt(np.asarray(np.sum(x * x))), g)
+            g = {n: x / size_of({n: x}) for n, x in g.items()}
         if s["clip_inner"]:
-            g = clipped(g, s["clip_inner"], more)
+            g = clipped(g, s["clip_inner"], more, held)
         if s["clip_inner_tensor"]:
-            g = {n: clipped({n: x}, s["clip_inner_tensor"], more)[n] for n, x in g.items()}
+            g = {n: clipped({n: x}, s["clip_inner_tensor"], more, held)[n] for n, x in g.items()}
         if s["clip_inner_value"]:
             g = map_trees(lambda x: clamped(x, s["clip_inner_value"]), g)
+        if s["inner_threshold"]:
+            g = map_trees(lambda x: thresholded(x, s["inner_threshold"], s["threshold_like"] == "soft"), g)
         return g
 
     # ── the gradient and the state, element by element ──────────────────────────────────────────────────────────────
@@ -159,9 +171,14 @@ class Update:
         return before - alpha * step, start, m, v
 
 
-def clipped(g: Tree, to, more: float = 0) -> Tree:
-    """g, scaled to the norm `to` where it is longer: g · to / (|g| + more)."""
-    size = np.sqrt(np.asarray(dot(g, g))) + more
+def norm(g: Tree):
+    """|g|"""
+    return np.sqrt(np.asarray(dot(g, g)))
+
+
+def clipped(g: Tree, to, more: float = 0, held: bool = False) -> Tree:
+    """g, scaled to the norm `to` where it is longer: g · to / (|g| + more); with `held`, by a constant."""
+    size = (hold(norm(g)) if held else norm(g)) + more
     return g if side(size - to) <= 0 else map_trees(lambda x: x * to / size, g)
 
 
@@ -169,3 +186,9 @@ def clamped(x, to):
     """Each element between −to and to."""
     above, below = side(x - to) > 0, side(x + to) < 0
     return np.where(above | below, hold(x) * 0 + (above * 1 - below * 1) * to, x)
+
+
+def thresholded(x, least, soft: bool):
+    """Each element whose size is below `least` is 0; the others stay, or are drawn towards 0 by `least`."""
+    above, below = side(x - least) > 0, side(x + least) < 0
+    return np.where(above | below, x - (above * 1 - below * 1) * least if soft else x, hold(x) * 0)

@@ -1,10 +1,13 @@
 """Policies: densities against SciPy and PyTorch, derivatives against numerical ones, all tasks at once as alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import tinymaml as tm
 from tinymaml.nest import tree_leaves, tree_map
+from tinymaml.networks import policy as network
 from tinymaml.rl.policies import Categorical, Gaussian
 
 POLICIES = {
@@ -123,6 +126,22 @@ def test_the_std_has_a_floor_below_which_the_policy_is_said_to_have_collapsed():
     assert why == "the policy's std of action 1 has collapsed: it is 2.06e-09, not above the floor 0.001"
     theta["linear0"]["w"][2, 0, 0] = np.nan
     assert policy.fault(theta) == ((2,), "the policy's linear0 is not finite")
+
+
+def test_the_network_policy_is_what_its_family_needs():
+    family = SimpleNamespace(input_shape=(3,), outputs=2, collect=None)
+    continuous = network.make(family, network.Settings(hidden=(4,), log_std=-1.0, adapt_std=False))
+    assert isinstance(continuous.policy, Gaussian) and continuous.policy.fixed == ("log_std",)
+    theta = continuous.init(np.random.default_rng(0), np.float32)
+    assert theta["log_std"].tolist() == [-1, -1] and theta["linear0"]["w"].shape == (3, 4)
+    assert continuous.apply(theta, np.ones((5, 3), np.float32))["mean"].shape == (5, 2)
+    family.choices = 4
+    discrete = network.make(family, network.Settings(activation="tanh"))
+    assert isinstance(discrete.policy, Categorical)
+    theta = discrete.init(np.random.default_rng(0), np.float32)
+    np.testing.assert_allclose(np.exp(discrete.apply(theta, np.ones((5, 3), np.float32))).sum(1), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="policy wants tasks that are acted in"):
+        network.make(SimpleNamespace(input_shape=(3,), outputs=2), network.Settings())
 
 
 def test_initial_weights_are_those_of_the_mlp():

@@ -90,6 +90,18 @@ def test_goals_are_drawn_as_published():
     assert counts.min() > 900
 
 
+def test_straight_to_the_goal_the_return_is_about_minus_a_half():
+    environment = Point(20_000)
+    environment.reset(options=environment.draw(np.random.default_rng(0), 20_000))
+    returns, running = np.zeros(20_000), np.ones(20_000, bool)
+    for _ in range(10):
+        away = environment.goal - environment.position
+        _, rewards, ended, *_ = environment.step(10 * away)
+        returns += np.where(running, rewards, 0)
+        running &= ~ended
+    assert not running.any() and returns.mean() == pytest.approx(-0.5, abs=0.02)
+
+
 @pytest.mark.parametrize("options, message", [
     (dict(goals="circle"), "goals is 'circle', wanted one of square, corners"),
     (dict(actions="raw"), "actions is 'raw', wanted one of scaled, clipped"),

@@ -16,7 +16,7 @@ from PIL import Image  # noqa: E402
 from small_data import ACTED_IN  # noqa: E402
 
 from tinymaml import maml, pictures  # noqa: E402
-from tinymaml.algorithms import ALGORITHMS  # noqa: E402
+from tinymaml.algorithms import ALGORITHMS, takes_any  # noqa: E402
 from tinymaml.engine import grad  # noqa: E402
 from tinymaml.families import FAMILIES  # noqa: E402
 from tinymaml.nest import tree_leaves, tree_map  # noqa: E402
@@ -79,8 +79,7 @@ def texts(figure) -> str:
 
 
 # Every algorithm with the family of the smallest pictures, and every family with one algorithm.
-DRAWN = [("sinusoid", name) for name, x in ALGORITHMS.items()
-         if not getattr(x, "classes", False) and not getattr(x, "acts", False)]  # fmt: skip
+DRAWN = [("sinusoid", name) for name, algorithm in ALGORITHMS.items() if takes_any(algorithm)]
 DRAWN += [(family, "maml") for family in [*FAMILIES, "user_family"] if family not in ("sinusoid", *ACTED_IN)]
 DRAWN += [(family, "maml-rl") for family in sorted(ACTED_IN)]
 

@@ -93,3 +93,8 @@ ALGORITHMS: dict[str, Any] = {
     "joint": joint,
     "maml-rl": maml_rl,
 }
+
+
+def takes_any(algorithm: Any) -> bool:
+    """Whether it takes tasks of any kind that have examples: not of classes alone, and not those that are acted in."""
+    return not getattr(algorithm, "classes", False) and not getattr(algorithm, "acts", False)

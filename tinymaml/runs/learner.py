@@ -11,7 +11,9 @@ statistics batch norm takes is hidden in x, so that no algorithm knows of that e
     {"x": xq, "support": xs}     those of the support set, which goes through the network in the same batch
     {"x": xq, "norms": norms}    averages that were kept in training: {layer: {"mean": (C,), "var": (C,)}}
 
-Everything here is a plain function over what it closes over, which `compile` can watch. Read next: `loop`.
+Of tasks that are acted in there is a policy in the place of the loss, and batches in the place of sets: see `acting`.
+
+Everything here is a plain function over what it closes over, which `compile` can watch. Read next: `acting`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 It knows no family, no network and no algorithm by name. Every iteration draws its tasks from a generator of its own,
 seeded by (seed, stream, iteration), so that nothing random is carried along, and a run that was stopped goes on bit for
 bit as if it never had been. BLAS is limited to one thread: its sums then do not depend on how many the machine has.
-Read next: `evaluate`.
+If tasks are acted in, what the policy does in them is collected first, by `acting`. Read next: `evaluate`.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ ROWS = {
     "e-maml": of("e-maml", "E-MAML"),
     "pretrained": Row("pretrained", {"iterations": 100, "inner_steps": 0}, tuned=True),
     "random": Row("random", {"iterations": 100, "surrogate": "lvc"}, tuned=True, scratch=True, runs="lvc"),
-    "promp": of("lvc", "LVC, ProMP outside", outer="promp"),
-    "trpo": of("lvc", "LVC, TRPO outside, 20 iterations", outer="trpo", iterations=20),
+    "promp": of("lvc", "LVC, ProMP outside, 30 iterations", outer="promp", iterations=30),
+    "trpo": of("lvc", "LVC, TRPO outside, 15 iterations", outer="trpo", iterations=15),
 }  # fmt: skip
 
 

@@ -102,6 +102,21 @@ def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys):
     assert [line.rpartition("/")[2] for line in capsys.readouterr().out.split()] == names
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_world_has_a_picture_of_where_policies_go(world, tmp_path):
+    pytest.importorskip("matplotlib")
+    from tinymaml.pictures import walks
+
+    options = dict(world=world, hidden=(4,), trajectories=3, horizon=30, tasks=2, iterations=1, compile=False)
+    learned = restore(train(Config.default("navigation", **options), tmp_path / "run", progress=False).path)
+    figure = walks.PICTURES[world](learned)
+    figure.savefig(tmp_path / "picture.png", dpi=20)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"goal", "start"} <= {*labels} and len(figure.axes) in (8, 10)
+    shown = [float(x) for ax in figure.axes for x in ax.get_title().replace("→", ":").split(":")[-1:]]
+    assert np.isfinite(shown).all()
+
+
 def test_tasks_whose_policy_collapses_are_nan_from_there_on(run):
     learned = restore(run, inner_lr=1e6)
     with np.errstate(all="ignore"):

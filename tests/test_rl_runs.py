@@ -74,9 +74,9 @@ def test_collected_batches_are_those_of_the_policies_that_the_inner_steps_make()
 
 
 def test_rates_can_be_changed_and_tuned_after_training(run):
-    plain, halved = (evaluate(run, tasks=8, steps=2, **more) for more in ({}, {"later": 0.5}))
-    assert plain["mean"][:2] == halved["mean"][:2] and plain["mean"][2] != halved["mean"][2]
-    assert halved["transfer"] == "later 0.5 instead of 1.0"
+    plain, whole = (evaluate(run, tasks=8, steps=2, **more) for more in ({}, {"later": 1.0}))
+    assert plain["mean"][:2] == whole["mean"][:2] and plain["mean"][2] != whole["mean"][2]
+    assert whole["transfer"] == "later 1.0 instead of 0.5"
     tuned = evaluate(run, tasks=8, steps=1, tune=True)
     assert tuned["tuned"] and tuned["mean"][0] == plain["mean"][0]
     other = evaluate(run, tasks=8, steps=1, reward="squared")

@@ -82,7 +82,7 @@ def measure(name: str, runs: Path) -> dict[str, Any]:
     """What is stored of a row: returns after 0 … 3 steps, of each seed on the same goals."""
     row, found, rates, seconds = ROWS[name], [], [], []
     for seed in SEEDS:
-        learned = restore(folder(name, seed, runs), 0 if row.scratch else None, later=0.5)
+        learned = restore(folder(name, seed, runs), 0 if row.scratch else None)
         with one_thread(libraries("train")), np.errstate(all="ignore"):
             rate = rate_of(learned, STEPS, row.tuned)
             found.append(on_split(learned, "test", GOALS, STEPS, *rate, seed=SEEDS[0])[0])

@@ -53,7 +53,7 @@ WEIGHTED = ("lvc",)  # surrogates that are ratios of probabilities, step by step
 @dataclass(frozen=True)
 class Settings(inner.Settings):
     inner_lr: float = option(0.1, "α, rate of the inner loop, for advantages of deviation 1", least=0)
-    later: float = option(1.0, "share of α that steps after the first have; 0.5 in the paper's test", least=0)
+    later: float = option(0.5, "share of α that steps after the first have, as in the paper's test", least=0)
     surrogate: str = option("lvc", "what an inner step ascends, see rl/surrogates.py", choices=tuple(SURROGATES))
     loaded_decay: float = option(
         1.0, "λ of loaded DiCE: an action of k steps ago counts λᵏ", least=0, most=1,

@@ -338,7 +338,9 @@ def test_a_mistake_times_a_factor(asked):
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "fomaml") and "multiplied by 2" in report.explanation
 
 
-@pytest.mark.parametrize(("a", "b"), [("alpha_times_n", "query_is_support"), ("one_step_more", "unbiased_variance")])
+@pytest.mark.parametrize(("a", "b"), [
+    pytest.param("alpha_times_n", "query_is_support", marks=pytest.mark.slow), ("one_step_more", "unbiased_variance"),
+])  # fmt: skip
 def test_two_at_once_are_both_named(asked, a, b):
     def mine(case):
         here = [form for name, form in forms(case).items() if name in (a, b)]
@@ -355,14 +357,13 @@ def test_forms_that_contradict_each_other_do_not_merge():
 
 # ── what the catalogue does not have ────────────────────────────────────────────────────────────────────────────────
 
-STRANGERS = ["create_graph in every other step",
-             *(pytest.param(name, marks=pytest.mark.slow) for name in
-               ("the query loss is squared", "the first row of each inner gradient is 0",
-                "the logarithm of cosh in the place of the squared error", "batch norm's mean is detached",
-                "Hessians between θₖ and θₖ₊₁", "g + g³ in the inner step",
-                "a square gradient is returned transposed"))]  # fmt: skip
+STRANGERS = ["create_graph in every other step", "the query loss is squared",
+             "the first row of each inner gradient is 0", "the logarithm of cosh in the place of the squared error",
+             "batch norm's mean is detached", "Hessians between θₖ and θₖ₊₁", "g + g³ in the inner step",
+             "a square gradient is returned transposed"]  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize("name", STRANGERS)
 def test_unknown_mistakes_get_their_kind_and_place(asked, mistakes, name):

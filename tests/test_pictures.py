@@ -84,7 +84,9 @@ DRAWN += [(family, "maml") for family in [*FAMILIES, "user_family"] if family no
 DRAWN += [(family, "maml-rl") for family in sorted(ACTED_IN)]
 
 
-@pytest.mark.parametrize("family, algorithm", DRAWN)
+@pytest.mark.parametrize("family, algorithm", [
+    pytest.param(*names, marks=pytest.mark.slow if names[0] == "robot" else ()) for names in DRAWN
+])  # fmt: skip
 def test_every_family_can_be_drawn_and_every_algorithm(family, algorithm, small_data, tmp_path):
     settings = dict(algorithm=algorithm, compile=False, meta_lr=0.001, validation_tasks=3)
     settings |= small_data(family) if family in FAMILIES else dict(network="mlp")

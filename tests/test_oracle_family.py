@@ -40,7 +40,7 @@ def test_every_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit():
         for case in cases:
             confirmed = case.answer.confirmed
             assert len(confirmed) >= 3 and "every bit" in confirmed.values(), case.id
-    assert (generate.VECTORS / "family.json").stat().st_size < 160_000
+    assert (generate.VECTORS / "family.json").stat().st_size < 180_000
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -12,7 +12,7 @@ import tinymaml as tm
 from bench.rl.exact import published
 from tinymaml.rl import exact, tabular
 from tinymaml.rl.exact import derivative, expected_derivative, expected_meta_gradient, meta_objective
-from tinymaml.rl.surrogates import _mean_return, box, dice, likelihood, loaded_dice, lvc
+from tinymaml.rl.surrogates import _mean_return, box, dice, likelihood, loaded_dice, lvc, sampling_score
 from tinymaml.rl.tabular import MDP, TabularEnvironment, every_trajectory, expected_return, log_probability
 
 few = settings(max_examples=20, deadline=None)
@@ -206,6 +206,24 @@ def test_the_likelihood_with_the_score_term_is_unbiased_for_n_trajectories(proce
     np.testing.assert_allclose(found, right, rtol=1e-8, atol=1e-11)
 
 
+def test_so_it_is_for_a_network():
+    def network(theta, observations, actions):
+        # as a policy may have it that wants the leading axes of θ in observations, too
+        assert observations.ndim == theta["w"].ndim + 1
+        hidden = np.tanh(observations @ theta["w"][..., None, :, :])
+        return tabular.softmax(theta["v"], hidden, actions)
+
+    rng = np.random.default_rng(0)
+    theta = {"w": rng.normal(size=(2, 2)), "v": rng.normal(size=(2, 2))}
+    right = tm.grad(lambda theta: meta_objective(MDP3, theta, 0.5, 1, network, BASELINE))(theta)
+    how = dict(score=True, policy=network, baseline=BASELINE)
+    found = expected_meta_gradient(MDP3, theta, 0.5, likelihood, 1, **how)
+    biased = expected_meta_gradient(MDP3, theta, 0.5, dice, 1, **how)
+    for name in theta:
+        np.testing.assert_allclose(found[name], right[name], rtol=1e-9, atol=1e-12)
+        assert np.linalg.norm(biased[name] - right[name]) > 0.01 * np.linalg.norm(right[name])
+
+
 @pytest.mark.parametrize(("surrogate", "score"), [
     (likelihood, False), (dice, False), (lvc, False), (None, False), (dice, True), (lvc, True), (None, True),
 ])  # fmt: skip
@@ -213,6 +231,41 @@ def test_nothing_else_is(surrogate, score):
     right = tm.grad(lambda theta: meta_objective(MDP3, theta, 0.5, 1, baseline=BASELINE))(THETA)
     found = expected_meta_gradient(MDP3, THETA, 0.5, surrogate, 1, score=score, baseline=BASELINE)
     assert np.linalg.norm(found - right) > 0.01 * np.linalg.norm(right)
+
+
+def test_with_two_steps_the_scores_of_both_make_it_unbiased():
+    mdp = tabular.random(np.random.default_rng(2), horizon=2)
+    batch, chance = every_trajectory(mdp)
+    J, one = J_of(mdp), [{key: x[[i]] for key, x in batch.items()} for i in range(len(chance))]
+
+    def stepped(theta, b):
+        S = lambda p: likelihood(tabular.softmax(p, b["observations"], b["actions"]), b, discount=mdp.discount)  # noqa: E731
+        return theta + 0.5 * tm.grad(S)(theta)
+
+    def objective(theta):  # Σ P_θ₀(τ₀) Σ P_θ₁(τ₁) J(θ₂)
+        total = 0.0
+        for i, first in enumerate(one):
+            middle = stepped(theta, first)
+            p, q = (chance * np.exp(log_probability(at, batch)) for at in (theta, middle))
+            total = total + p[i] * sum(q[k] * J(stepped(middle, second)) for k, second in enumerate(one))
+        return total
+
+    def estimate(theta, first, second, scores):
+        middle = stepped(theta, first)
+        value = J(stepped(middle, second))
+        logs = [tabular.softmax(at, b["observations"], b["actions"]) for at, b in ((theta, first), (middle, second))]
+        pairs = list(zip(logs, (first, second), strict=True))[:scores]
+        return value + sum(sampling_score(logp, b, value) for logp, b in pairs)
+
+    found = {1: 0.0, 2: 0.0}
+    for (i, first), (k, second) in itertools.product(enumerate(one), repeat=2):
+        p, q = (chance * np.exp(log_probability(at, batch)) for at in (THETA, stepped(THETA, first)))
+        for scores in found:
+            g = tm.grad(lambda theta, s=scores, a=first, b=second: estimate(theta, a, b, s))(THETA)
+            found[scores] = found[scores] + p[i] * q[k] * g
+    right = tm.grad(objective)(THETA)
+    np.testing.assert_allclose(found[2], right, rtol=1e-9, atol=1e-12)
+    assert np.linalg.norm(found[1] - right) > 0.01 * np.linalg.norm(right)  # those of the first step alone
 
 
 @pytest.mark.parametrize("n", [None, 1, 2])

@@ -46,8 +46,9 @@ How much is lost without C? For a tabular softmax, and for a Gaussian of fixed d
 ∇² log π(a|s) does not depend on a. If b_t is the value function, advantages have the mean 0, and so E ∂ĝ/∂θ = 0: but
 for O(1/N), differentiating the likelihood surrogate exactly is first-order MAML again.
 
-The return after adaptation is exact here, J(θ′). Trajectories sampled from π_θ′ give an unbiased estimate of ∇J(θ′) in
-its place. That adds variance and no bias, since the meta-gradient is linear in ∇J(θ′).
+The return after adaptation is exact here, J(θ′). Trajectories sampled from π_θ′ give unbiased estimates of J(θ′) and
+∇J(θ′) in their place: that adds variance and no bias, since a meta-gradient is linear in both. With several inner
+steps, each on trajectories of its own θₖ, all of this holds with the scores of every step, Σₖ Σ_i ∇log P_θₖ(τ_ki).
 
     expected_derivative(mdp, theta, dice, v)        E ∇² surrogate · v, beside derivative(J, theta, v)
     meta_objective(mdp, theta, alpha, n)            F_N, or F_∞ for n=None; `tm.grad` of it is the exact meta-gradient
@@ -179,7 +180,7 @@ def meta_objective(
     copies = tree_map(lambda p: p + np.zeros((len(index), *np.shape(p))), theta)
     adapted = _stepped(copies, grad(of_batches(likelihood, chosen, mdp, policy))(copies), alpha)
     # F_N = Σ P(τ₁) ⋯ P(τ_N) J(θ + α ĝ)
-    return np.sum(orders * np.prod(chance[index], -1) * np.exp(logp) * J(adapted))
+    return np.sum(orders * np.prod(chance[index], -1) * np.exp(logp) * J(adapted, lead=(len(index),)))
 
 
 def expected_meta_gradient(
@@ -212,7 +213,7 @@ def meta_gradients(
         step = grad(inner)(copies)
         if surrogate is None:
             step = tree_map(stop_gradient, step)
-        gain = expected_return(mdp, _stepped(copies, step, alpha), policy)
+        gain = expected_return(mdp, _stepped(copies, step, alpha), policy, batch["mask"].shape[:1])
         if score:
             logp = policy(copies, batch["observations"], batch["actions"])
             gain = gain + sampling_score(logp, batch, gain - gain_baseline)

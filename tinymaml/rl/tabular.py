@@ -9,7 +9,8 @@
 
 J is differentiable to any order: tm.grad(lambda theta: expected_return(mdp, theta))(theta). A policy is
 `policy(theta, observations, actions)` → log π(a|s), (…, N, H), from one-hot observations (…, N, H, states) and actions
-(…, N, H); leading axes may be those of θ as well. `softmax` is the tabular one. Read next: `exact`.
+(…, N, H), whose leading axes are those of θ. `softmax` is the tabular one, `Categorical.logp` of `policies` another.
+Read next: `exact`.
 """
 
 from __future__ import annotations
@@ -98,14 +99,14 @@ def softmax(theta, observations, actions):
 # ── J, in two ways ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def values(mdp: MDP, theta: Nest, policy: Policy = softmax) -> list:
-    """V_0, …, V_{H−1}, each (S,), or (…, S) for leading axes of θ: what is to come from a state on, at step t.
+def values(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...] = ()) -> list:
+    """V_0, …, V_{H−1}, each (…, S): what is to come from a state on, at step t. `lead` are the leading axes of θ.
 
         V_H = 0,     V_t(s) = Σ_a π(a|s) [r(s, a) + γ Σ_s′ P(s′|s, a) V_{t+1}(s′)]                  (Bellman, 1957)
     """
     states, actions = mdp.reward.shape
-    observations = np.broadcast_to(np.eye(states)[:, None], (states, actions, states))
-    pi = np.exp(policy(theta, observations, np.broadcast_to(np.arange(actions), (states, actions))))
+    observations = np.broadcast_to(np.eye(states)[:, None], (*lead, states, actions, states))
+    pi = np.exp(policy(theta, observations, np.broadcast_to(np.arange(actions), (*lead, states, actions))))
     pi = pi * ~mdp.terminal[:, None]
     found = [np.sum(pi * mdp.reward, -1)]
     for _ in range(mdp.horizon - 1):
@@ -115,9 +116,9 @@ def values(mdp: MDP, theta: Nest, policy: Policy = softmax) -> list:
     return found
 
 
-def expected_return(mdp: MDP, theta: Nest, policy: Policy = softmax):
-    """J(θ) = E Σ_t γᵗ r_t = Σ_s start(s) V_0(s): a scalar, or (…) for leading axes of θ."""
-    return np.sum(mdp.start * values(mdp, theta, policy)[0], -1)
+def expected_return(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...] = ()):
+    """J(θ) = E Σ_t γᵗ r_t = Σ_s start(s) V_0(s): a scalar, or of the shape `lead`, the leading axes of θ."""
+    return np.sum(mdp.start * values(mdp, theta, policy, lead)[0], -1)
 
 
 def every_trajectory(mdp: MDP, baseline: np.ndarray | None = None) -> tuple[dict, np.ndarray]:

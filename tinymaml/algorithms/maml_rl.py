@@ -15,7 +15,7 @@ steps, as in the published code, so that α means the same for all of them. The 
              shortened until J′ grows and the KL is at most δ. It has no rate: `meta_lr` and `optimizer` are not used
 
 While θ moves on old trajectories (promp, and trpo's line search), an inner step at θ uses data of π_old. With the
-surrogate lvc its advantages are then weighted by π_θ/π_old, which makes it J^LR of ProMP (eq. 12). The others are not
+surrogate lvc its advantages are then weighted by π_θ/π_old, which makes it the J^LR of ProMP. The others are not
 weighted.
 
 With e-maml the outer objective has Σₖ Σ_τ log π_θₖ(τₖ) (R(τ′) − R̄) besides, R̄ being the mean over the other tasks: how
@@ -85,7 +85,7 @@ def prepared(batch: dict[str, Any], settings: Settings) -> dict[str, Any]:
     values      the baseline b_t, (T, N, H)
     advantages  of mean 0 and deviation 1 per task
     scale       (T,), 1 / the deviation that they had: rewards and values times this are on the same scale
-    gain        (T,), by how much the mean discounted return is above that of the other tasks
+    gain        (T,), by how much the mean discounted return is above that of the other tasks, if there are others
     """
     rewards, mask, observations = batch["rewards"], batch["mask"], batch["observations"]
     returns = discounted(rewards, mask, settings.discount)
@@ -96,8 +96,10 @@ def prepared(batch: dict[str, Any], settings: Settings) -> dict[str, Any]:
     mean = np.sum(raw, (1, 2)) / count
     deviation = np.sqrt(np.sum(mask * (raw - mean[:, None, None]) ** 2, (1, 2)) / count)
     reached = returns[:, :, 0].mean(1)
-    # R − R̄ = (R − mean) T / (T − 1): the mean over the others
-    gain = (reached - reached.mean()) * (len(reached) / max(len(reached) - 1, 1))
+    tasks, gain = len(reached), reached
+    if tasks > 1:
+        # R − R̄ = (R − mean) T / (T − 1), R̄ being the mean over the others
+        gain = (reached - reached.mean()) * tasks / (tasks - 1)
     more = {"values": values, "advantages": advantages, "scale": 1 / (deviation + 1e-8), "gain": gain}
     return {**batch, **{name: x.astype(rewards.dtype) for name, x in more.items()}}
 

@@ -150,6 +150,8 @@ def test_cases_that_are_blind_prove_nothing(special):
     blind = [c for c in special if c.id == "no-steps"]
     report = oracle.check(honest, blind, capabilities=EVERYTHING)
     assert report.verdict == "INCONCLUSIVE" and "fomaml" in report.explanation and report.exit_code != 0
+    alone = oracle.check(lambda case: {"meta_grad": honest(case)["meta_grad"]}, blind, capabilities=EVERYTHING)
+    assert alone.verdict == "INCONCLUSIVE" and not alone.location  # nothing is wrong anywhere, and there is no loss
 
 
 def as_lists(grads):

@@ -66,7 +66,7 @@ ROWS = {
     "pretrained": Row("pretrained", {"iterations": 100, "inner_steps": 0}, tuned=True),
     "random": Row("random", {"iterations": 100, "surrogate": "lvc"}, tuned=True, scratch=True, runs="lvc"),
     "promp": of("lvc", "LVC, ProMP outside, 30 iterations", outer="promp", iterations=30),
-    "trpo": of("lvc", "LVC, TRPO outside, 8 iterations", outer="trpo", iterations=8),
+    "trpo": of("lvc", "LVC, TRPO outside, 15 iterations", outer="trpo", iterations=15),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@
     python -m bench family [maml reptile …]             # every algorithm on sine waves: errors, spread, time; --help
     python -m bench systems [digits images …]           # every system on real data, beside its baselines; --help
     python -m bench rl exact                           # surrogates of reinforcement learning, by enumeration; --help
+    python -m bench rl study | throughput              # 2-D navigation: returns by surrogate; time beside PyTorch
     python -m bench fuzz [--minutes 60] [--seed 0]     # random losses: is compiled what NumPy is?
     python -m bench autograd --source FILE             # HIPS autograd's own tests, run on tinymaml; --help
     python -m bench awkward [--function sum …]         # awkward inputs of every function, beside NumPy and JAX

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PAGE, FRONT, FIGURES = systems.HERE / "README.md", systems.HERE.parent / "README.md", systems.HERE / "figures"
 RL = "reinforcement learning"  # the name between the markers of `bench.rl.exact`
+NAVIGATION = "navigation"  # and of `bench.rl.study`
 COLUMNS = (0, 1, 5, 10)  # steps, beside those after which a row is judged
 
 # The table of README.md: one row of each system, and what it is about.
@@ -356,6 +357,8 @@ def main(argv: list[str]) -> int:
     new = {PAGE: between(texts[PAGE], page(records)), FRONT: between(texts[FRONT], short(records), FRONT)}
     if exact := rl.exact.stored():
         new[PAGE] = between(new[PAGE], rl.exact.page(exact), name=RL)
+    if navigation := rl.study.stored():
+        new[PAGE] = between(new[PAGE], rl.study.page(navigation), name=NAVIGATION)
     if args.check:
         for file in (file for file in new if new[file] != texts[file]):
             print(f"{file} is not current: python -m bench.results", file=sys.stderr)
@@ -363,6 +366,8 @@ def main(argv: list[str]) -> int:
     for file, text in new.items():
         write_atomically(file, text.encode())
     draw(records, FIGURES)
+    if navigation:
+        rl.study.draw(navigation)
     missing = [name for name in EVERY if name not in records]
     old = [name for name in records if not systems.is_of(records[name], name)]
     for what, names in (("not measured yet", missing), ("not of today's settings", old)):

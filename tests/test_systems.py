@@ -85,6 +85,7 @@ def test_every_row_has_settings_and_a_command_that_gives_them(monkeypatch, capsy
 
 def test_every_family_is_measured_beside_its_baselines():
     elsewhere = {"sinusoid", "omniglot"}  # by `bench family`, and beside the paper
+    elsewhere |= {"navigation", "control"}  # by `bench rl study`; as an example of other environments
     assert {row.family for row in systems.EVERY.values()} >= FAMILIES.keys() - elsewhere
 
 

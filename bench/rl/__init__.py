@@ -1,15 +1,17 @@
 """Studies of reinforcement learning.
 
     python -m bench rl exact        which surrogate is right, at which order, and of what? By enumeration; --help
+    python -m bench rl study        2-D navigation: returns over the steps of adaptation, by surrogate; --help
+    python -m bench rl throughput   steps of the environment and meta-iterations per second, beside PyTorch; --help
 """
 
 from __future__ import annotations
 
 import sys
 
-from . import exact
+from . import exact, study, throughput
 
-COMMANDS = {"exact": exact}
+COMMANDS = {"exact": exact, "study": study, "throughput": throughput}
 
 
 def main(argv: list[str]) -> int:

@@ -9,8 +9,10 @@ that does not know this is wrong from its second order on. Read in this order:
     exact          expectations of surrogates' derivatives and of whole meta-gradients: which is right, and of what?
 
     environments/  where trajectories come from, one file each; the interface of Gymnasium's vector environments
-    policies       Gaussian and categorical, on any network
-    collect        act, and record a batch
+    policies       Gaussian and categorical, for many tasks at once
+    collect        act, and record a batch; what an environment must not do is named
+
+`algorithms.maml_rl` makes these into an algorithm, and `families.navigation` into a family of tasks.
 
 A *batch* is what one task collected with one policy, N trajectories of horizon H:
 

@@ -71,7 +71,7 @@ SEALED = {
     "catalogue 2.1": "a24dbddfc71c",
     "vectors 2.1": "a8b502c1f680",
     "wire 2.1": "61f1bbd886cc",
-    "catalogue 2.2": "a37e12f8ec82",
+    "catalogue 2.2": "db207e3f0526",
 }
 
 

@@ -12,6 +12,7 @@ import tinymaml as tm
 from bench.rl.exact import published
 from tinymaml.rl import exact, tabular
 from tinymaml.rl.exact import derivative, expected_derivative, expected_meta_gradient, meta_objective
+from tinymaml.rl.policies import Categorical
 from tinymaml.rl.surrogates import _mean_return, box, dice, likelihood, loaded_dice, lvc, sampling_score
 from tinymaml.rl.tabular import MDP, TabularEnvironment, every_trajectory, expected_return, log_probability
 
@@ -207,21 +208,15 @@ def test_the_likelihood_with_the_score_term_is_unbiased_for_n_trajectories(proce
 
 
 def test_so_it_is_for_a_network():
-    def network(theta, observations, actions):
-        # as a policy may have it that wants the leading axes of θ in observations, too
-        assert observations.ndim == theta["w"].ndim + 1
-        hidden = np.tanh(observations @ theta["w"][..., None, :, :])
-        return tabular.softmax(theta["v"], hidden, actions)
-
-    rng = np.random.default_rng(0)
-    theta = {"w": rng.normal(size=(2, 2)), "v": rng.normal(size=(2, 2))}
-    right = tm.grad(lambda theta: meta_objective(MDP3, theta, 0.5, 1, network, BASELINE))(theta)
-    how = dict(score=True, policy=network, baseline=BASELINE)
+    policy = Categorical(inputs=2, choices=2, hidden=(3,), activation="tanh")
+    theta = tm.tree_map(lambda p: p + 0.1, policy.init(np.random.default_rng(0), np.float64))
+    right = tm.grad(lambda theta: meta_objective(MDP3, theta, 0.5, 1, policy.logp, BASELINE))(theta)
+    how = dict(score=True, policy=policy.logp, baseline=BASELINE)
     found = expected_meta_gradient(MDP3, theta, 0.5, likelihood, 1, **how)
     biased = expected_meta_gradient(MDP3, theta, 0.5, dice, 1, **how)
-    for name in theta:
-        np.testing.assert_allclose(found[name], right[name], rtol=1e-9, atol=1e-12)
-        assert np.linalg.norm(biased[name] - right[name]) > 0.01 * np.linalg.norm(right[name])
+    for f, g, b in zip(*map(tm.tree_leaves, (found, right, biased)), strict=True):
+        np.testing.assert_allclose(f, g, rtol=1e-9, atol=1e-12)
+        assert np.linalg.norm(b - g) > 0.01 * np.linalg.norm(g)
 
 
 @pytest.mark.parametrize(("surrogate", "score"), [

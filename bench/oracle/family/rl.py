@@ -518,6 +518,40 @@ class ScoreOfGain(RL):
         return sum(self.of_round(self.log_policy(p, b.x, b.y) * b.runs, b) for p, b in rounds) * gain
 
 
+class Backwards(RL):
+    def past(self, logp, batch):
+        return logp.flip(1).cumsum(1).flip(1)
+
+
+class WeightsLate(RL):
+    def weights(self, batch):
+        return self.gamma ** torch.arange(1, batch.H + 1, dtype=batch.r.dtype) + 0 * batch.r
+
+    def gain(self, query):
+        return (self.gamma ** torch.arange(query.H, dtype=query.r.dtype) * query.r).sum() / query.N
+
+
+class CentredPerStep(RL):
+    def advantages(self, batch):
+        A = super().advantages(batch)
+        return (A - A.mean(0)) * batch.runs
+
+
+class LastStepDropped(NoMask):
+    """the mask of the next states"""
+
+    def unmasked(self, batch):
+        after = torch.cat([batch.runs[:, 1:], torch.zeros_like(batch.runs[:, :1])], 1)[..., None]
+        return Batch(batch.x, torch.cat([batch.y[..., :2], after, batch.y[..., 3:]], -1))
+
+    def round(self, t, k):  # surrogate and gain shorten it; E-MAML's score needs it short
+        batch = RL.round(self, t, k)
+        return self.unmasked(batch)
+
+    def surrogate(self, params, batch):
+        return RL.surrogate(self, params, batch if self.inside else self.unmasked(batch))
+
+
 HONEST = [RL, OverRatios]
 IN_JAX = [InJAX]
 MADE = [
@@ -566,4 +600,8 @@ MADE = [
     (AgainstFirst, {"rl_ratio_to_first_policy"}),
     (MeanOfEach, {"rl_mean_over_steps"}),
     (ScoreOfGain, {"rl_score_return"}),
+    (Backwards, {"rl_sum_backwards"}),
+    (WeightsLate, {"rl_step_weight_late"}),
+    (CentredPerStep, {"rl_advantages_centred_per_step"}),
+    (LastStepDropped, {"rl_last_step_dropped"}),
 ]

@@ -50,17 +50,18 @@ SWITCHES = {
     "data": ("right", "swapped", "query is support", "support is query", "first support set for all"),
     "where": ("both", "inner", "outer"),  # which of the surrogates the others are about
     "surrogate": ("right", "likelihood", "lvc", "dice", "loaded-dice"),
-    "sum": ("up to t", "published", "decayed", "from the last step", "whole trajectory", "before t", "across"),
+    "sum": ("up to t", "published", "decayed", "from the last step", "whole trajectory", "before t", "across",
+            "from t on"),
     "box": ("stopped", "not stopped", "against θ₀"),
     "loaded": ("less the past", "as it is"),
     "reward": ("reward", "advantage", "return"),
     "baseline": ("right", "missing", "without γᵗ", "added", "times the past"),
     "gamma": (0.0,), "lambda": (0.0,),
-    "discounts": ("both", "no weights", "no returns"),
+    "discounts": ("both", "no weights", "no returns", "weights one late"),
     "returns": ("to go", "whole", "discounted from the start"),
-    "advantages": ("as they are", "normalised", "centred"),
+    "advantages": ("as they are", "normalised", "centred", "centred per step"),
     "mean": ("over trajectories", "over steps", "over all entries", "over the steps of each", "sum"),
-    "mask": ("used", "ignored"),
+    "mask": ("used", "ignored", "one step short"),
     "log_std": ("adapts", "fixed", "not learned"),
     "rounds": ("one per step", "the first", "all together"),
     "score": ("right", "missing", "added", "mean over steps", "means", "mean over trajectories", "negative",
@@ -116,12 +117,17 @@ class _Steps:
         self.s, (self.n, self.h) = s, y.shape[:2]
         self.y = np.reshape(y, (-1, y.shape[-1]))
         self.runs = np.array([float(m) != 0 for m in self.y[:, 2]])
+        self.began = int(np.sum(self.runs[:: self.h]))  # how many trajectories have a first step
         if s["mask"] == "ignored":
             self.runs = np.ones_like(self.runs)
+        if s["mask"] == "one step short":
+            self.runs = self.runs & np.append(self.runs[1:], False) & (np.arange(len(self.runs)) % self.h < self.h - 1)
         self.r, self.b = self.kept(self.y[:, 1]), self.kept(self.y[:, 3])
         self.gamma = at.number(np.float64(s["gamma"] or at.case.settings["discount"]))[()]
         self.decay = at.number(np.float64(s["lambda"] or at.case.settings.get("decay", 1.0)))[()]
         self.weights = np.tile(self.powers(1 if s["discounts"] == "no weights" else self.gamma), self.n)
+        if s["discounts"] == "weights one late":
+            self.weights = self.weights * self.gamma
         self.trajectory, self.t = np.divmod(np.arange(self.n * self.h), self.h)
         self.alike = self.trajectory[:, None] == self.trajectory
         if s["mean"] == "over the steps of each":
@@ -155,6 +161,8 @@ class _Steps:
         A = self.kept(to_go @ self.r) - self.b * times
         if self.s["advantages"] in ("normalised", "centred"):
             A = self.kept(A - np.sum(A) / int(np.sum(self.runs)))
+        if self.s["advantages"] == "centred per step":
+            A = self.kept(A - np.tile(np.sum(np.reshape(A, (self.n, self.h)), 0) / self.n, self.n))
         if self.s["advantages"] == "normalised":
             A = A / (np.sqrt(np.asarray(np.sum(A * A) / int(np.sum(self.runs)))) + 1e-8)
         return A
@@ -164,6 +172,8 @@ class _Steps:
         causal, how = self.triangle(1), self.s["sum"]
         if how == "whole trajectory":
             return self.alike * 1
+        if how == "from t on":
+            return causal.T
         if how == "before t":
             return causal - np.eye(len(causal), dtype=int)
         if how == "across":  # one cumulative sum over all trajectories
@@ -201,7 +211,7 @@ class _Steps:
     def count(self):
         """What S divides by."""
         by = {"over steps": int(np.sum(self.runs)), "over all entries": len(self.runs), "sum": 1}
-        return by.get(self.s["mean"], int(np.sum(self.runs[self.t == 0])))
+        return by.get(self.s["mean"], self.began)
 
 
 def surrogate(at, theta, x, y, where: str) -> tuple:
@@ -628,5 +638,29 @@ MISTAKES = [
         "loaded DiCE's λ is not case.settings['decay']; 1 is no decay",
         "decay = case.settings['decay']", "decay = case.settings['decay']",
         ({"lambda": 1.0},), free=Free("lambda", "c", (1.0, 0.9, 0.95, 0.99)),
+    ),
+    Mistake(
+        "rl_sum_backwards", "r_t ☐(Σ_{s≥t} log π_s)",
+        "the running sum goes backwards: a reward is made to depend on the actions after it",
+        *_SUM, _where({"sum": "from t on"}), classic=False,
+    ),
+    Mistake(
+        "rl_step_weight_late", "γᵗ⁺¹ in the place of γᵗ",
+        "the first step has the weight γ; it has the weight 1",
+        "w = discount ** torch.arange(H)", "w = discount ** jnp.arange(H)",
+        _where({"discounts": "weights one late"}), classic=False,
+    ),
+    Mistake(
+        "rl_advantages_centred_per_step", "A_t − mean over trajectories of A_t",
+        "the mean of the advantages at each step is taken off, a baseline of the batch; b_t is the only one asked for",
+        "A = returns - b, and nothing else", "A = returns - b, and nothing else",
+        _where({"advantages": "centred per step"}), classic=False,
+    ),
+    Mistake(
+        "rl_last_step_dropped", "t < (length of the episode) − 1",
+        "the last step of each episode is left out: the mask was moved by one, as one of next states is",
+        "runs = ys[..., 2], which belongs to the action of the same step",
+        "runs = ys[..., 2], which belongs to the action of the same step",
+        ({"mask": "one step short"},), classic=False,
     ),
 ]  # fmt: skip

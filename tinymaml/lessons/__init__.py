@@ -17,4 +17,5 @@ CHAPTERS = (
     "one_number",
     "gradient_of_gradient",
     "two_parameters",
+    "six_mistakes",
 )

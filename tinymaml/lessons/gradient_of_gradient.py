@@ -4,7 +4,7 @@
 # # How a gradient of a gradient is made
 #
 # Chapter 1 differentiated a step that contains a gradient. Nothing in the program had to be said twice. This chapter
-# shows why: you will write an engine of ten lines that does it, and then read the same lines in `tinymaml.engine`.
+# shows why: you will write an engine of twelve lines that does it, and then read the same lines in `tinymaml.engine`.
 #
 # ## A record is data
 #
@@ -49,7 +49,7 @@ for t in records(z):
 # Each primitive has one *rule* per input. A rule receives $g$, the derivative of the final result with respect to the
 # output of the primitive, and returns the derivative with respect to that input. These are the engine's own lines:
 
-# %%
+# %% tags=["quiet"]
 show(listing("\n".join(statement(ops, name) for name in ("multiply", "sin", "cos")), title="from `tinymaml/ops.py`"))
 
 # %% [markdown]
@@ -65,19 +65,21 @@ show(listing("\n".join(statement(ops, name) for name in ("multiply", "sin", "cos
 # %%
 def backward(z, x):
     """dz/dx."""
-    cotangent = {z.index: Tensor(np.array(1.0))}  # dz/dt for each record t that we know it of
+    cotangent = {z.index: Tensor(np.array(1.0))}  # dz/dt, by the index of t
     for t in reversed(records(z)):
         if t.primitive and t.index in cotangent:
             for rule, to in zip(t.primitive.vjp, t.inputs):
                 if isinstance(to, Tensor):
                     g = rule(cotangent[t.index], t, *t.inputs, **t.params)
-                    cotangent[to.index] = cotangent[to.index] + g if to.index in cotangent else g
+                    if to.index in cotangent:  # to was used more than once
+                        g = cotangent[to.index] + g
+                    cotangent[to.index] = g
     return cotangent[x.index]
 
 
 dz = backward(z, x)
-print("f′ by our ten lines", float(dz.value))
-print("f′ by hand         ", np.sin(1.3) + 1.3 * np.cos(1.3))
+print("f′ by our engine  ", float(dz.value))
+print("f′ by hand        ", np.sin(1.3) + 1.3 * np.cos(1.3))
 
 # %% [markdown]
 # ## And again
@@ -88,9 +90,9 @@ print("f′ by hand         ", np.sin(1.3) + 1.3 * np.cos(1.3))
 
 # %%
 ddz = backward(dz, x)
-print("f″ by our ten lines", float(ddz.value))
+print("f″ by our engine  ", float(ddz.value))
 print("f″ by tm.grad twice", float(tm.grad(tm.grad(f))(1.3)))
-print("f″ by hand         ", 2 * np.cos(1.3) - 1.3 * np.sin(1.3))
+print("f″ by hand        ", 2 * np.cos(1.3) - 1.3 * np.sin(1.3))
 
 # %% [markdown]
 # Move the slider: the records appear in the order in which they were made. The upper lane is $f$, the middle lane was made
@@ -122,7 +124,7 @@ def name(t):
 
 
 def draw(step):
-    figure = Figure((0, lane_of.count(2)), (-0.6, 2.6), height=250, axes=False)
+    figure = Figure((0, lane_of.count(2)), (-0.4, 2.4), height=330, axes=False)
     figure.behind = True
     for lane, label in enumerate(LANES):
         figure.text(0.0, 2 - lane, label, HUES[lane], up=26, anchor="start")
@@ -131,13 +133,12 @@ def draw(step):
     for i in range(step + 1):
         for to in every[i].inputs:
             if isinstance(to, Tensor):
-                (x0, y0), (x1, y1) = place(number[to.index]), place(i)
-                if i == step:
-                    figure.line([x0, x1], [y0, y1], "red", width=2)
-                else:
-                    figure.line([x0, x1], [y0, y1], "faint", width=1)
+                start, end = place(number[to.index]), place(i)
+                bulge = 14 + 2 * (end[0] - start[0]) if start[1] == end[1] else 0
+                new = i == step
+                figure.arc(start, end, "red" if new else "faint", bulge=bulge, width=2 if new else 1)
     for i in range(step + 1):
-        figure.box(*place(i), sign(every[i]), "red" if i == step else HUES[lane_of[i]], 28)
+        figure.box(*place(i), sign(every[i]), "red" if i == step else HUES[lane_of[i]], 26)
     if t is x:
         note = f"**#{step}** is the leaf $x = {t.value:g}$, from which everything begins."
     elif not t.primitive:
@@ -177,9 +178,9 @@ print("the same, when cut:   ", float(tm.grad(f_prime_cut)(1.3)))
 #
 # ## The engine's own lines
 #
-# Here is how `tinymaml.engine` goes back. Compare it with your ten lines.
+# Here is how `tinymaml.engine` goes back. Compare it with your twelve lines.
 
-# %%
+# %% tags=["quiet"]
 show(listing(engine._vjp, "for index in sorted(active", "accumulate(x, z.primitive.vjp", title="from `tinymaml/engine.py`"))
 
 # %% [markdown]
@@ -206,7 +207,7 @@ def meta_loss(w, alpha):
 program = tm.record(tm.grad(meta_loss), np.array(5.0), 0.2)
 print(program)
 
-# %%
+# %% tags=["quiet"]
 say(f"The meta-gradient of one number is {len(program.equations)} records long. Each of them is a primitive with a rule "
     "that you could look up, and all of them could be differentiated again.")  # fmt: skip
 

@@ -14,7 +14,7 @@ XS, XQ = np.linspace(-1, 1, 5), np.linspace(-0.8, 0.9, 5)
 
 
 def loss(theta, x, y):
-    """Mean squared error of the curve θ = (a, b), of shape (2,), on points x, y of shape (n,)."""
+    """Mean squared error of the curve θ = (a, b), shape (2,), on points x, y, shape (n,)."""
     a, b = theta[0], theta[1]
     return np.mean((a * np.exp(b * x) - y) ** 2)
 

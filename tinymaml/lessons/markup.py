@@ -104,7 +104,7 @@ def _row(tokens: list[str], tex: str) -> str:
     parts = []
     while tokens and tokens[0] not in _CLOSING:
         base, scripts = _atom(tokens, tex), {}
-        large = any(f"<mo>{x}</mo>" == base for x in LARGE.values()) or base.startswith("<munder>")
+        large = any(f"<mo>{x}</mo>" == base for x in LARGE.values()) or base.startswith("<mrow class=")
         while tokens and tokens[0] in "^_'":
             mark = tokens.pop(0)
             if mark == "'":
@@ -163,7 +163,7 @@ def _atom(tokens: list[str], tex: str) -> str:
         case "sqrt":
             return f"<msqrt>{_group(tokens, tex)}</msqrt>"
         case "underbrace":
-            return f"<munder>{_group(tokens, tex)}<mo>⏟</mo></munder>"
+            return f'<mrow class="brace">{_group(tokens, tex)}</mrow>'
         case "mathcal":
             tokens[:3] = [tokens[1]]
             return f"<mi>{SCRIPT[tokens.pop(0)]}</mi>"

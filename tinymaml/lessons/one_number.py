@@ -78,6 +78,8 @@ ways = {
     "by `tm.grad`": by_grad,
     "by differences": by_differences(w, alpha),
 }
+
+# %% tags=["quiet"]
 show(table(
     ["way", "meta-gradient", "differs from the first by"],
     [(way, f"{g:.12f}", f"{abs(g - ways['by hand']):.0e}") for way, g in ways.items()],
@@ -176,6 +178,8 @@ for K in range(5):
     hand = 2 * (w - t) * (1 - 2 * alpha) ** (2 * K)
     engine = tm.grad(lambda w, K=K: after(K, w))(w)
     rows.append((K, f"{hand:.10f}", f"{engine:.10f}"))
+
+# %% tags=["quiet"]
 show(table(["K", "by hand", "by `tm.grad`"], rows))
 say(f"The meta-gradient shrinks by the factor $(1 - 2\\alpha)^2 = {(1 - 2 * alpha) ** 2:.2f}$ with each step: the more a "
     "model learns by itself, the less it matters where it began.")  # fmt: skip

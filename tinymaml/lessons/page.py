@@ -4,7 +4,8 @@
     html = build(["one_number"])                       some chapters
 
 A chapter is plain Python with percent cells (`# %%`): a cell that begins with `# %% [markdown]` holds text in its
-comments, any other is run and shown, with its output below it. A cell tagged `# %% tags=["folded"]` is shown folded.
+comments, any other is run and shown, with its output below it. Of a cell tagged `# %% tags=["folded"]` the
+source is folded, and of one tagged `# %% tags=["quiet"]`, which only shows what others computed, it is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ HERE = Path(__file__).parent
 class Cell(NamedTuple):
     """A cell of a chapter: its text or its source, and the line of the file at which that begins."""
 
-    kind: str  # "markdown", "code" or "folded"
+    kind: str  # "markdown", "code", "folded" or "quiet"
     text: str
     line: int
 
@@ -45,7 +46,7 @@ def cells(path: Path) -> Iterator[Cell]:
         if "[markdown]" in lines[start]:
             yield Cell("markdown", "\n".join(line.removeprefix("#").removeprefix(" ") for line in body), start + 2)
         else:
-            kind = "folded" if '"folded"' in lines[start] else "code"
+            kind = next((kind for kind in ("folded", "quiet") if f'"{kind}"' in lines[start]), "code")
             yield Cell(kind, "\n".join(body).rstrip("\n"), start + 2)
 
 
@@ -58,9 +59,14 @@ def run(name: str) -> str:
         if cell.kind == "markdown":
             parts.append(to_html(cell.text))
             continue
-        source = f'<pre class="code">{highlighted(re.sub(r"  # (fmt|noqa).*", "", cell.text.strip(chr(10))))}</pre>'
-        folded = f"<details><summary>the code</summary>{source}</details>"
         shown = _output(cell, path, space)
+        if cell.kind == "quiet":
+            parts += shown
+            continue
+        # what is for tools only is left out
+        text = re.sub(r"\n{3,}", "\n\n", re.sub(r"  # (fmt|noqa).*", "", cell.text.strip("\n")))
+        source = f'<pre class="code">{highlighted(text)}</pre>'
+        folded = f"<details><summary>the code</summary>{source}</details>"
         parts += [*shown, folded] if cell.kind == "folded" else [source, *shown]
     # the page has a title of its own: headings go down by one
     body = re.sub(r"<(/?)h([1-5])>", lambda h: f"<{h[1]}h{int(h[2]) + 1}>", "\n".join(parts))

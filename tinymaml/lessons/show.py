@@ -153,7 +153,7 @@ def sliders(draw: Callable, start: dict[str, Any] | None = None, caption: str = 
         figures = figures if isinstance(figures, list) else [figures]
         states.append({"fronts": ["".join(f.front) for f in figures], "note": to_html(note)})
         if list(at) == chosen:
-            first = _figures(figures) + f'<div class="note">{states[-1]["note"]}</div>'
+            first = _figures(figures, f'<div class="note">{states[-1]["note"]}</div>')
     shared = _clips(first)
     for state in states:  # clip paths are named anew for each figure: those of the first state are on the page
         state["fronts"] = [_renamed(front, clip) for front, clip in zip(state["fronts"], shared, strict=True)]
@@ -179,9 +179,13 @@ def _labels(values: Sequence) -> list[str]:
     return [x if isinstance(x, str) else f"{x:g}" for x in values]
 
 
-def _figures(figures: list[Figure]) -> str:
-    legend = next((f.legend_html() for f in figures if f.legend), "")
-    return '<div class="row">' + "".join(f"<div>{f.svg()}</div>" for f in figures) + f"</div>{legend}"
+def _figures(figures: list[Figure], note: str) -> str:
+    """The figures in rows of two, and below them, or in the place that is free, their legend and the note."""
+    below = next((f.legend_html() for f in figures if f.legend), "") + note
+    panels = "".join(f"<div>{f.svg()}</div>" for f in figures)
+    if len(figures) > 1 and len(figures) % 2:
+        return f'<div class="row">{panels}<div>{below}</div></div>'
+    return f'<div class="row">{panels}</div>{below}'
 
 
 def _clips(first: str) -> list[str]:

@@ -124,6 +124,13 @@ class Figure:
                   f'height="{height}" rx="5" fill="var(--page, #fff)" stroke="{colour(hue)}" stroke-width="1.5"/>')  # fmt: skip
         self._words(self.px(x), self.py(y) + 4, words, "ink", "middle")
 
+    def arc(self, a: Sequence[float], b: Sequence[float], hue: str, *, bulge: float, width: float = 1.5) -> None:
+        """A curve from a to b, which hangs `bulge` units below the straight line."""
+        (x0, y0), (x1, y1) = ((self.px(p[0]), self.py(p[1])) for p in (a, b))
+        middle = f"{(x0 + x1) / 2:.1f} {(y0 + y1) / 2 + 2 * bulge:.1f}"
+        self._add(f'<path d="M{x0:.1f} {y0:.1f}Q{middle} {x1:.1f} {y1:.1f}" fill="none" stroke="{colour(hue)}" '
+                  f'stroke-width="{width}"/>')  # fmt: skip
+
     def contours(self, xs: np.ndarray, ys: np.ndarray, values: np.ndarray, levels: Iterable[float], hue: str) -> None:
         """Lines of equal value of `values` (ys, xs)."""
         for i, level in enumerate(levels):

@@ -16,9 +16,11 @@ from tinymaml.lessons.growth import CURVES, TASKS, loss
 from tinymaml.lessons.show import listing, say, show, sliders, table
 from tinymaml.lessons.svg import Figure
 
-show(listing(growth.loss, title="from `tinymaml/lessons/growth.py`"))
 theta0 = np.array([1.0, 0.0])
 (xs, ys), (xq, yq) = TASKS
+
+# %% tags=["quiet"]
+show(listing(growth.loss, title="from `tinymaml/lessons/growth.py`"))
 
 # %% tags=["folded"]
 points = Figure((-1.05, 1.05), (0, 2.6), xlabel="x", ylabel="y", height=240,
@@ -79,7 +81,7 @@ for k in (1, 0):
     v = factor @ v
     rows.append((f"carried back through step {k + 1}", factor, v))
 
-
+# %% tags=["quiet"]
 def numbers(x):
     return "; ".join(" ".join(f"{y:.3f}".replace("-", "−") for y in row) for row in np.atleast_2d(x)) if len(x) else ""
 
@@ -97,14 +99,19 @@ def after_two_steps(theta):
 
 meta = tm.meta_value_and_grad(loss, inner_lr=alpha, inner_steps=2)
 h = 1e-6
-differences = [(after_two_steps(theta0 + h * e) - after_two_steps(theta0 - h * e)) / (2 * h) for e in np.eye(2)]
+differences = [
+    (after_two_steps(theta0 + h * e) - after_two_steps(theta0 - h * e)) / (2 * h)
+    for e in np.eye(2)
+]
 ways = {
     "the product of factors": v,
     "`tm.grad` through the steps": tm.grad(after_two_steps)(theta0),
     "`tm.meta_value_and_grad`": meta(theta0, [(support, query)])[1],
     "differences": np.array(differences),
 }
-show(table(["way", "∂/∂a", "∂/∂b"], [(way, f"{x[0]:.10f}", f"{x[1]:.10f}") for way, x in ways.items()]))
+
+# %% tags=["quiet"]
+show(table(["way", "∂/∂a", "∂/∂b"], [(way, *(f"{d:.10f}".replace("-", "−") for d in x)) for way, x in ways.items()]))
 
 # %% [markdown]
 # Neither `tm.grad` nor `tm.meta_value_and_grad` forms a Hessian. They go back through the records of the steps, and the
@@ -119,11 +126,11 @@ show(table(["way", "∂/∂a", "∂/∂b"], [(way, f"{x[0]:.10f}", f"{x[1]:.10f}
 
 # %% tags=["folded"]
 A, B = (0.25, 2.05), (-1.15, 1.0)
-ga, gb = np.linspace(*A, 45), np.linspace(*B, 54)
+ga, gb = np.linspace(*A, 61), np.linspace(*B, 73)
 surfaces = [np.mean((ga[None, :, None] * np.exp(gb[:, None, None] * xq[k]) - yq[k]) ** 2, -1) for k in range(3)]
 levels = [0.003, 0.02, 0.06, 0.15, 0.3, 0.6, 1.0, 1.6]
 alphas = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]
-eta = 0.35  # how long the arrows are per unit of gradient
+reach = 0.7  # how long the longer arrow of a panel is drawn
 
 
 def gradients(k, K, alpha):
@@ -148,11 +155,13 @@ def panels(K, alpha):
         figure.line(*np.transpose(path), "ink", width=1.3, label="the path θ₀ … θ_K")
         for theta in path:
             figure.dot(*theta, "ink", radius=2.5)
-        figure.arrow(theta0, theta0 - eta * first, "red", label="FOMAML")
-        figure.arrow(theta0, theta0 - eta * exact, "blue", label="exact meta-gradient")
+        with np.errstate(all="ignore"):
+            eta = reach / max(np.linalg.norm(first), np.linalg.norm(exact))
+            tips = theta0 - eta * first, theta0 - eta * exact
+        figure.arrow(theta0, tips[0], "red", label="FOMAML")
+        figure.arrow(theta0, tips[1], "blue", label="exact meta-gradient")
         if K:
-            figure.arrow(theta0 - eta * first, theta0 - eta * exact, "grey", width=1.5, dash="4 3",
-                         label="what FOMAML leaves out")  # fmt: skip
+            figure.arrow(*tips, "grey", width=1.5, dash="4 3", label="what FOMAML leaves out")
         figures.append(figure)
         factors.append(eigenvalues)
         with np.errstate(all="ignore"):
@@ -169,7 +178,8 @@ def panels(K, alpha):
 
 
 show(sliders(panels, K=range(6), alpha=alphas, start={"K": 2, "alpha": 0.3},
-             caption="Contours: the query loss. A path or an arrow that leaves its panel is cut at the edge."))  # fmt: skip
+             caption="Contours: the query loss. The arrows of a panel are scaled together, so that the longer one always "
+             "has the same length. A path that leaves its panel is cut at the edge."))  # fmt: skip
 
 # %% [markdown]
 # Three things to see:
@@ -188,7 +198,6 @@ show(sliders(panels, K=range(6), alpha=alphas, start={"K": 2, "alpha": 0.3},
 # %% tags=["folded"]
 STEPS = 4
 _paths = {a: gradients(0, STEPS, a)[0] for a in alphas[:8]}
-reach = 1.15 * max(np.abs(g(p[-1], xq[0], yq[0])).max() for p in _paths.values())
 FACTORS = ("red", "orange", "green", "violet", "blue")
 
 
@@ -235,6 +244,8 @@ for label, first_order in (("the exact gradient", False), ("FOMAML", True)):
     theta, value, own, right = trained(first_order)
     place = f"({theta[0]:.3f}, {theta[1]:.3f})".replace("-", "−")
     rows.append((label, place, f"{value:.5f}", f"{own:.0e}", f"{right:.0e}"))
+
+# %% tags=["quiet"]
 head = ["trained with", "θ", "loss after adaptation", "length of its gradient", "of the exact one"]
 show(table(head, rows))
 ratio = float(rows[1][2]) / float(rows[0][2])

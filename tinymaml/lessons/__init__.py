@@ -17,5 +17,8 @@ CHAPTERS = (
     "one_number",
     "gradient_of_gradient",
     "two_parameters",
+    "sine_waves",
+    "the_program",
     "six_mistakes",
+    "the_family",
 )

@@ -70,6 +70,7 @@ def run(name: str) -> str:
         parts += [*shown, folded] if cell.kind == "folded" else [source, *shown]
     # the page has a title of its own: headings go down by one
     body = re.sub(r"<(/?)h([1-5])>", lambda h: f"<{h[1]}h{int(h[2]) + 1}>", "\n".join(parts))
+    body = body.replace("<h2>", f"<h2>{CHAPTERS.index(name) + 1}. ", 1)
     return f'<section id="{name}">{body}</section>'
 
 
@@ -130,7 +131,7 @@ PAGE = """<!DOCTYPE html>
 hour is enough for the first three chapters. Each number, each listing and each picture on this page was computed when
 the page was built. You can run the same code as Python files or as notebooks: they lie in
 <code>tinymaml/lessons/</code>.</p>
-<nav><ol>{contents}</ol></nav>
+<nav><ul>{contents}</ul></nav>
 {sections}
 <footer>Built by <code>tinymaml lesson</code> with {versions}.</footer>
 <script>

@@ -200,3 +200,10 @@ def rules_of(module: ModuleType, name: str) -> list[str]:
     """The rules of a primitive as they stand in a module: what its lambdas return."""
     rules = [node for node in ast.walk(ast.parse(statement(module, name))) if isinstance(node, ast.Lambda)]
     return [ast.unparse(rule.body) for rule in rules]
+
+
+def program(of: Any) -> Shown:
+    """The listing of a `tm.record`, whose second order is marked."""
+    lines = [f"<mark>{html.escape(line)}</mark>" if line.startswith("  │ ") else html.escape(line)
+             for line in str(of).splitlines()]  # fmt: skip
+    return Shown(f'<pre class="out long">{chr(10).join(lines)}</pre>', str(of))

@@ -53,14 +53,14 @@ for t in records(z):
 show(listing("\n".join(statement(ops, name) for name in ("multiply", "sin", "cos")), title="from `tinymaml/ops.py`"))
 
 # %% [markdown]
-# In `multiply`, the output is $z = x y$; its first rule says $g \cdot y$, and its second $g \cdot x$. In `sin`, the rule
-# says $g \cos x$. The lines `loop=` and `cheap=` are for the compiler; ignore them.
+# In `multiply`, the output is $z = x y$; its first rule says $g \cdot y$, and its second $g \cdot x$. In `sin`, the
+# rule says $g \cos x$. The lines `loop=` and `cheap=` are for the compiler; ignore them.
 #
 # ## Going back is counting down
 #
-# A record is always made after its inputs. So the order of creation is an order in which one can work, and the reverse
-# is an order in which one can go back: when we come to a record, everything that was made from it has been dealt with.
-# That is the whole engine:
+# A record is always made after its inputs. So the order of creation is an order in which one can work, and the
+# reverse is an order in which one can go back: when we come to a record, everything that was made from it has been
+# dealt with. That is the whole engine:
 
 # %%
 def backward(z, x):
@@ -85,8 +85,8 @@ print("f′ by hand        ", np.sin(1.3) + 1.3 * np.cos(1.3))
 # ## And again
 #
 # Look at what `backward` did. The rules are written with `*`, `np.cos` and so on, **the same operations that a user
-# calls**. They were given tensors. So they left records, and `dz` is a tensor with a past, exactly as `z` was. Nothing
-# keeps us from going back once more:
+# calls**. They were given tensors. So they left records, and `dz` is a tensor with a past, exactly as `z` was.
+# Nothing keeps us from going back once more:
 
 # %%
 ddz = backward(dz, x)
@@ -95,8 +95,8 @@ print("f″ by tm.grad twice", float(tm.grad(tm.grad(f))(1.3)))
 print("f″ by hand        ", 2 * np.cos(1.3) - 1.3 * np.sin(1.3))
 
 # %% [markdown]
-# Move the slider: the records appear in the order in which they were made. The upper lane is $f$, the middle lane was made
-# by going back through it, and the lower lane by going back through both.
+# Move the slider: the records appear in the order in which they were made. The upper lane is $f$, the middle lane was
+# made by going back through it, and the lower lane by going back through both.
 
 # %% tags=["folded"]
 every = sorted({t.index: t for result in (z, dz, ddz) for t in records(result)}.items())
@@ -142,13 +142,13 @@ def draw(step):
     if t is x:
         note = f"**#{step}** is the leaf $x = {t.value:g}$, from which everything begins."
     elif not t.primitive:
-        note = f"**#{step}** is the number 1: the derivative of the result with respect to itself, where going back begins."
+        note = f"**#{step}** is the number 1, the derivative of the result by itself: going back begins here."
     else:
         inputs = " and ".join(map(name, t.inputs))
         note = f"**#{step}** = `{t.primitive.name}` of {inputs}; its value is {t.value:.4f}. "
         rules = [f"`{rule}`" for rule in rules_of(ops, t.primitive.name)]
         note += "Its rules: " + ", ".join(rules) + "."
-    return figure, note.replace("-1", "−1")
+    return figure, note.replace(" -", " −")
 
 
 show(sliders(draw, step=range(len(every)), start={"step": len(every) - 1},
@@ -158,8 +158,8 @@ show(sliders(draw, step=range(len(every)), start={"step": len(every) - 1},
 # %% [markdown]
 # ## What FOMAML does
 #
-# Suppose that a gradient is cut off from its past: the number stays the same, but the way back to $x$ is closed. This is
-# what `tm.stop_gradient` does. It is a primitive like the others, but it has no rules.
+# Suppose that a gradient is cut off from its past: the number stays the same, but the way back to $x$ is closed. This
+# is what `tm.stop_gradient` does. It is a primitive like the others, but it has no rules.
 
 # %%
 def f_prime_cut(x):
@@ -172,21 +172,23 @@ print("the derivative of f′: ", float(tm.grad(tm.grad(f))(1.3)))
 print("the same, when cut:   ", float(tm.grad(f_prime_cut)(1.3)))
 
 # %% [markdown]
-# First-order MAML is this cut, made in the inner step. It is one line of code, and in PyTorch it is the *absence* of an
-# argument, `create_graph=True`. The loss still falls, so the mistake can stay unseen for years; chapter 6 shows more
-# such lines.
+# First-order MAML is this cut, made in the inner step. It is one line of code, and in PyTorch it is the *absence* of
+# an argument, `create_graph=True`. The loss still falls, so the mistake can stay unseen for years; chapter 6 shows
+# more such lines.
 #
 # ## The engine's own lines
 #
 # Here is how `tinymaml.engine` goes back. Compare it with your twelve lines.
 
 # %% tags=["quiet"]
-show(listing(engine._vjp, "for index in sorted(active", "accumulate(x, z.primitive.vjp", title="from `tinymaml/engine.py`"))
+lines = "for index in sorted(active", "accumulate(x, z.primitive.vjp"
+show(listing(engine._vjp, *lines, title="from `tinymaml/engine.py`"))
 
 # %% [markdown]
 # The differences are care, not ideas. `active` holds only the records between $x$ and the result. If no other
-# derivative surrounds this one (`nested` is false), the rules get arrays: the outermost gradient needs no past, so none
-# is made. And each derivative works on leaves of its own, so that an inner one cannot be confused with an outer one.
+# derivative surrounds this one (`nested` is false), the rules get arrays: the outermost gradient needs no past, so
+# none is made. And each derivative works on leaves of its own, so that an inner one cannot be confused with an outer
+# one.
 #
 # ## The record of a whole meta-gradient
 #
@@ -208,8 +210,8 @@ program = tm.record(tm.grad(meta_loss), np.array(5.0), 0.2)
 print(program)
 
 # %% tags=["quiet"]
-say(f"The meta-gradient of one number is {len(program.equations)} records long. Each of them is a primitive with a rule "
-    "that you could look up, and all of them could be differentiated again.")  # fmt: skip
+say(f"The meta-gradient of one number is {len(program.equations)} records long. Each of them is a primitive with a "
+    "rule that you could look up, and all of them could be differentiated again.")  # fmt: skip
 
 # %% [markdown]
 # ## Now you
@@ -219,8 +221,8 @@ say(f"The meta-gradient of one number is {len(program.equations)} records long. 
 #
 # <details><summary>The answer</summary>
 #
-# Give the rules arrays: `rule(cotangent[t.index].value, t.value, *[value of each input])`. The result is right, but it
-# is an array, so it has no `index` and no records. `backward(dz, x)` fails at once, which is the best that can happen:
-# an engine that returned 0 there would be wrong in silence.
+# Give the rules arrays: `rule(cotangent[t.index].value, t.value, *[value of each input])`. The result is right, but
+# it is an array, so it has no `index` and no records. `backward(dz, x)` fails at once, which is the best that can
+# happen: an engine that returned 0 there would be wrong in silence.
 #
 # </details>

@@ -7,14 +7,13 @@
 #
 # $$L(w) = (w - t)^2.$$
 #
-# We look for a $w$ that is not good itself, but good **after one step of learning**. The step is gradient descent with
-# the rate $\alpha$. Since $L'(w) = 2(w - t)$, it leads to
+# We look for a $w$ that is not good itself, but good **after one step of learning**. The step is gradient descent
+# with the rate $\alpha$. Since $L'(w) = 2(w - t)$, it leads to
 #
 # $$w' = w - \alpha L'(w) = w - 2\alpha(w - t).$$
 #
-# The *meta-loss* is the loss after the step, $L(w')$. It is a function of the $w$ from which the step began.
-# The *meta-gradient* is its derivative with respect to that $w$. This is all of MAML; the rest is
-# bookkeeping.
+# The *meta-loss* is the loss after the step, $L(w')$. It is a function of the $w$ from which the step began. The
+# *meta-gradient* is its derivative with respect to that $w$. This is all of MAML; the rest is bookkeeping.
 
 # %%
 import numpy as np
@@ -41,13 +40,15 @@ def meta_loss(w, alpha):
 # %% [markdown]
 # ## By hand
 #
-# The chain rule says how $L(w')$ changes with $w$: it is the slope of the loss where the step *ends*, times the rate at
-# which that end moves when its start moves.
+# The chain rule says how $L(w')$ changes with $w$: it is the slope of the loss where the step *ends*, times the rate
+# at which that end moves when its start moves.
 #
-# $$\frac{dL(w')}{dw} = \underbrace{L'(w')}_{\text{slope~at~the~end}} \cdot \underbrace{\frac{dw'}{dw}}_{\text{how~the~end~moves}}$$
+# $$\frac{dL(w')}{dw}
+# = \underbrace{L'(w')}_{\text{slope~at~the~end}}
+# \cdot \underbrace{\frac{dw'}{dw}}_{\text{how~the~end~moves}}$$
 #
-# The second factor is the interesting one. The step is $w' = w - \alpha L'(w)$, and $L'(w)$ depends on $w$ as well. Its
-# derivative is the second derivative of the loss:
+# The second factor is the interesting one. The step is $w' = w - \alpha L'(w)$, and $L'(w)$ depends on $w$ as well.
+# Its derivative is the second derivative of the loss:
 #
 # $$\frac{dw'}{dw} = 1 - \alpha L''(w).$$
 #
@@ -58,9 +59,10 @@ def meta_loss(w, alpha):
 #
 # ## By `tm.grad`, and by differences
 #
-# The program above never mentions a second derivative. It does not have to: `step` calls `tm.grad`, and what `tm.grad`
-# returns can be differentiated like anything else. We ask for the slope of `meta_loss`, and compare three ways to know
-# it. A *central difference* needs no calculus at all: it moves $w$ a little to both sides and looks at the loss.
+# The program above never mentions a second derivative. It does not have to: `step` calls `tm.grad`, and what
+# `tm.grad` returns can be differentiated like anything else. We ask for the slope of `meta_loss`, and compare three
+# ways to know it. A *central difference* needs no calculus at all: it moves $w$ a little to both sides and looks at
+# the loss.
 
 # %%
 def by_hand(w, alpha):
@@ -87,8 +89,8 @@ show(table(
 
 # %% [markdown]
 # Three independent ways agree. This is the habit to take from this page: **a gradient is believed when something that
-# does not share its code says the same.** A difference of two losses knows nothing of the chain rule, so it cannot make
-# the same mistake as the chain rule.
+# does not share its code says the same.** A difference of two losses knows nothing of the chain rule, so it cannot
+# make the same mistake as the chain rule.
 #
 # ## What the short cuts do
 #
@@ -97,8 +99,8 @@ show(table(
 # - **FOMAML** (first-order MAML) treats $dw'/dw$ as if it were 1. Its "gradient" is $L'(w')$, the slope at the end.
 # - **Reptile** uses no gradient of the meta-loss at all. It moves $w$ toward the end of the step, along $w - w'$.
 #
-# How much do they differ? Move the slider, and watch the three arrows. Each shows where one update with the outer rate
-# $\beta$ takes $w$. Reptile has its own outer rate, as it has in practice.
+# How much do they differ? Move the slider, and watch the three arrows. Each shows where one update with the outer
+# rate $\beta$ takes $w$. Reptile has its own outer rate, as it has in practice.
 
 # %% tags=["folded"]
 beta, of_reptile = 0.3, 0.6
@@ -136,7 +138,7 @@ def arrows(alpha):
     if abs(factor) < 1e-9:
         note += " One step solves the task from everywhere, so nothing is left to learn, and MAML knows it."
     elif wrong:
-        note += " **FOMAML moves away from the task**: the step overshoots, and the sign of the factor is what it drops."
+        note += " **FOMAML moves away from the task**: the step overshoots, and it drops the sign of the factor."
     if abs(factor) > 1:
         note += " The factor is beyond −1: the inner loop itself diverges."
     return figure, note
@@ -181,5 +183,5 @@ for K in range(5):
 
 # %% tags=["quiet"]
 show(table(["K", "by hand", "by `tm.grad`"], rows))
-say(f"The meta-gradient shrinks by the factor $(1 - 2\\alpha)^2 = {(1 - 2 * alpha) ** 2:.2f}$ with each step: the more a "
-    "model learns by itself, the less it matters where it began.")  # fmt: skip
+say(f"The meta-gradient shrinks by the factor $(1 - 2\\alpha)^2 = {(1 - 2 * alpha) ** 2:.2f}$ with each step: the "
+    "more a model learns by itself, the less it matters where it began.")  # fmt: skip

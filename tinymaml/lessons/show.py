@@ -20,11 +20,14 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .markup import highlighted, inline, table_html, to_html
 from .svg import Figure
+
+_SCRIPT = Path(__file__).with_name("page.js")
 
 
 class Sheet(io.StringIO):
@@ -57,7 +60,8 @@ def show(*things: Any) -> None:
         elif _in_notebook():
             from IPython.display import HTML, display
 
-            display(HTML(thing.html()))
+            script = _SCRIPT.read_text(encoding="utf-8") if "<input" in thing.html() else ""
+            display(HTML(thing.html() + f"<script>{script}</script>" * bool(script)))
         else:
             print(thing)
 
@@ -203,7 +207,15 @@ def rules_of(module: ModuleType, name: str) -> list[str]:
 
 
 def program(of: Any) -> Shown:
-    """The listing of a `tm.record`, whose second order is marked."""
-    lines = [f"<mark>{html.escape(line)}</mark>" if line.startswith("  │ ") else html.escape(line)
-             for line in str(of).splitlines()]  # fmt: skip
-    return Shown(f'<pre class="out long">{chr(10).join(lines)}</pre>', str(of))
+    """The listing of a `tm.record`, whose second order is marked; what comes before its first line is folded."""
+    lines = str(of).splitlines()
+    marked = [i for i, line in enumerate(lines) if line.startswith("  │ ")]
+    shown = [html.escape(line) for line in lines]
+    for i in marked:
+        shown[i] = f"<mark>{shown[i]}</mark>"
+    first = next((i for i in marked if i > 1), 1)  # the second line is a heading
+    before, after = "\n".join(shown[:first]), "\n".join(shown[first:])
+    return Shown(
+        f'<details><summary>the first {first} lines, before the second order begins</summary><pre class="out">{before}'
+        f'</pre></details><pre class="out">{after}</pre>', str(of),
+    )  # fmt: skip

@@ -3,9 +3,9 @@
 # %% [markdown]
 # # Sine waves
 #
-# Now a network learns to learn. A task is a sine wave, $A \sin(x - \varphi)$, with an amplitude and a phase of its own.
-# Five points of it are the support set; fifteen others judge. This is the first experiment of the paper by Finn, Abbeel
-# and Levine (2017). The network has two hidden layers of 40 units, written in plain NumPy.
+# Now a network learns to learn. A task is a sine wave, $A \sin(x - \varphi)$, with an amplitude and a phase of its
+# own. Five points of it are the support set; fifteen others judge. This is the first experiment of the paper by Finn,
+# Abbeel and Levine (2017). The network has two hidden layers of 40 units, written in plain NumPy.
 
 # %%
 import numpy as np
@@ -35,9 +35,9 @@ def start(rng, n=40):
 
 
 # %% [markdown]
-# Two networks begin with the same weights. One is trained by MAML, on the exact gradient of the loss *after* adaptation.
-# The other is trained *jointly*: it minimises the plain loss on the same waves, and nobody tells it that it will have
-# to adapt. Beside the exact gradient we also compute the first-order one, only to look at it.
+# Two networks begin with the same weights. One is trained by MAML, on the exact gradient of the loss *after*
+# adaptation. The other is trained *jointly*: it minimises the plain loss on the same waves, and nobody tells it that
+# it will have to adapt. Beside the exact gradient we also compute the first-order one, only to look at it.
 
 # %%
 alpha, K, ITERATIONS = 0.05, 2, 2000
@@ -86,7 +86,7 @@ joint_params, _ = train(joint)
 # Both networks now meet waves that neither has seen. They get five points, and take gradient steps. The joint network
 # may use whichever of three rates suits it best, chosen on other waves. Move the sliders.
 
-# %%
+# %% tags=["folded"]
 def adapted(params, support, rate, steps):
     """The parameters after 0, 1, …, `steps` steps."""
     path = [params]
@@ -146,15 +146,15 @@ show(sliders(wave_panels, wave=[1, 2, 3], step=range(11), start={"wave": 1, "ste
 rows = [(f"{name}", *(f"{curve[k]:.2f}" for k in (0, 1, 2, 5, 10))) for name, curve in curves.items()]
 show(table(["mean squared error of 40 test waves after", "0 steps", "1", "2", "5", "10"], rows))
 assert curves["MAML"][K] < curves["joint"].min() and curves["joint"][0] < curves["MAML"][0]
-say(f"The joint network is better *before* adaptation: the best guess without any points is near the mean of all waves, "
-    f"and it has learned that. But the mean of all waves is a poor place to start from. After {K} steps, MAML's network is "
-    f"{curves['joint'][K] / curves['MAML'][K]:.1f} times as good.")  # fmt: skip
+say(f"The joint network is better *before* adaptation: the best guess without any points is near the mean of all "
+    f"waves, and it has learned that. But the mean of all waves is a poor place to start from. After {K} steps, MAML's "
+    f"network is {curves['joint'][K] / curves['MAML'][K]:.1f} times as good.")  # fmt: skip
 
 # %% [markdown]
 # ## The angle between the two gradients
 #
-# While MAML was training, we watched the angle between the exact gradient and FOMAML's, always on the same 25 waves. At
-# 0° they agree; at 90° the first-order gradient says nothing about the direction in which the loss falls.
+# While MAML was training, we watched the angle between the exact gradient and FOMAML's, always on the same 25 waves.
+# At 0° they agree; at 90° the first-order gradient says nothing about the direction in which the loss falls.
 
 # %% tags=["quiet"]
 figure = Figure((0, ITERATIONS), (0, 130), xlabel="meta-iteration", ylabel="degrees", height=250,
@@ -164,7 +164,7 @@ figure.line([0, ITERATIONS], [90, 90], "grey", width=1, dash="4 4")
 show(figure)
 found = np.array([a for _, a in angles])
 uphill = sum(found > 90)
-say(f"The angle lies between {found.min():.0f}° and {found.max():.0f}°, with a mean of {found.mean():.0f}°. A small step "
-    f"along the first-order gradient lowers the loss by the cosine of the angle, {np.cos(np.radians(found.mean())):.2f} at "
-    f"the mean, times what a step of the same length along the exact gradient does. In {uphill} of {len(found)} "
-    "measurements the angle is above 90°: there, the first-order step leads uphill.")  # fmt: skip
+say(f"The angle lies between {found.min():.0f}° and {found.max():.0f}°, with a mean of {found.mean():.0f}°. A small "
+    f"step along the first-order gradient lowers the loss by the cosine of the angle, at the mean "
+    f"{np.cos(np.radians(found.mean())):.2f}, times what a step of the same length along the exact gradient "
+    f"does. In {uphill} of {len(found)} measurements the angle is above 90°: there, the first-order step leads uphill.")  # fmt: skip

@@ -28,26 +28,21 @@ def meta_loss(loss, theta, support, query, alpha, K):
 
 
 # %% [markdown]
-# Each of the following mistakes changes **one line** of it. None raises an error. Before you read on, say for each what
-# is computed instead.
+# Each of the following mistakes changes **one line** of it. None raises an error. Before you read on, say for each
+# what is computed instead.
 
-# %%
-MISTAKES = {
-    "fomaml": (
-        "grads = tm.grad(loss)(fast, *support)",
-        "grads = tm.tree_map(tm.stop_gradient, tm.grad(loss)(fast, *support))",
-    ),
-    "stale_gradient": (
-        "grads = tm.grad(loss)(fast, *support)",
-        "grads = tm.grad(loss)(theta, *support)",
-    ),
-    "restarted_steps": (
-        "fast = tm.tree_map(lambda p, g: p - alpha * g, fast, grads)",
-        "fast = tm.tree_map(lambda p, g: p - alpha * g, theta, grads)",
-    ),
+# %% tags=["folded"]
+INNER = "grads = tm.grad(loss)(fast, *support)"
+UPDATE = "fast = tm.tree_map(lambda p, g: p - alpha * g, fast, grads)"
+JUDGE = "return loss(fast, *query)"
+
+MISTAKES = {  # the line as it is, and as it stands in code that others have copied
+    "fomaml": (INNER, INNER.replace("= ", "= tm.tree_map(tm.stop_gradient, ") + ")"),
+    "stale_gradient": (INNER, INNER.replace("fast", "theta")),
+    "restarted_steps": (UPDATE, UPDATE.replace("fast, grads", "theta, grads")),
     "one_step_more": ("for k in range(K):", "for k in range(K + 1):"),
-    "query_before_adaptation": ("return loss(fast, *query)", "return loss(theta, *query)"),
-    "query_is_support": ("return loss(fast, *query)", "return loss(fast, *support)"),
+    "query_before_adaptation": (JUDGE, JUDGE.replace("fast", "theta")),
+    "query_is_support": (JUDGE, JUDGE.replace("query", "support")),
 }
 
 
@@ -61,13 +56,17 @@ def with_mistake(right, wrong):
 
 
 variants = {"right": meta_loss} | {name: with_mistake(*lines) for name, lines in MISTAKES.items()}
+show(table(["", "right", "wrong"], [
+    (str(i + 1), f"`{right}`", f"`{wrong}`") for i, (right, wrong) in enumerate(MISTAKES.values())
+]))  # fmt: skip
 
 # %% [markdown]
-# ## Each of them still trains
+# ## How far each still trains
 #
-# We train on the three curves of chapter 3 with each variant, and then adapt and judge with the right program.
+# We train on the three curves of chapter 3 with each variant, and then adapt and judge with the right program. The
+# oracle's catalogue has a name for each mistake, which we use from here on.
 
-# %%
+# %% tags=["folded"]
 def trained(variant, alpha=0.4, K=2, beta=0.5, iterations=150):
     def of_task(theta, support, query):
         return tm.value_and_grad(lambda p: variant(curve_loss, p, support, query, alpha, K))(theta)
@@ -86,9 +85,9 @@ def trained(variant, alpha=0.4, K=2, beta=0.5, iterations=150):
 after = {name: trained(variant) for name, variant in variants.items()}
 
 # %% tags=["quiet"]
-rows = [(f"`{name}`" if name in MISTAKES else "right", f"`{MISTAKES[name][1]}`" if name in MISTAKES else "",
-         f"{end:.4f}", f"{end / after['right'][1]:.1f}") for name, (_, end) in after.items()]  # fmt: skip
-show(table(["variant", "the line", "loss after training", "times the right one"], rows))
+rows = [(f"`{name}`" if name in MISTAKES else "right", f"{end:.4f}", f"{end / after['right'][1]:.2f}")
+        for name, (_, end) in after.items()]  # fmt: skip
+show(table(["variant", "loss after training", "times the right one"], rows))
 better = sum(end < begin for name, (begin, end) in after.items() if name in MISTAKES)
 near = [name for name, (_, end) in after.items() if name in MISTAKES and end < 2 * after["right"][1]]
 say(f"The loss before training was {after['right'][0]:.4f}. Of the six wrong programs, {better} improve on it, and "
@@ -98,8 +97,8 @@ say(f"The loss before training was {after['right'][0]:.4f}. Of the six wrong pro
 # %% [markdown]
 # ## What the oracle says
 #
-# `tinymaml oracle check` asks a program for meta-gradients of small problems whose exact values it knows, and compares
-# wrong answers with what each mistake of its catalogue would give. What it asks is a function of a case:
+# `tinymaml oracle check` asks a program for meta-gradients of small problems whose exact values it knows, and
+# compares wrong answers with what each mistake of its catalogue would give. What it asks is a function of a case:
 
 # %%
 def candidate(variant):
@@ -136,9 +135,9 @@ print(reports["fomaml"].in_short())
 # %% [markdown]
 # ## Now you
 #
-# This program has **two** mistakes. Write it to a file with `tinymaml lesson exercise --to mine.py`, mend it, and let the
-# oracle mark it with `tinymaml lesson check mine.py`. You may check as often as you like; the verdict changes when you
-# have found one of the two.
+# This program has **two** mistakes. Write it to a file with `tinymaml lesson exercise --to mine.py`, mend it, and let
+# the oracle mark it with `tinymaml lesson check mine.py`. You may check as often as you like; the verdict changes
+# when you have found one of the two.
 
 # %% tags=["quiet"]
 show(listing(exercise.maml, title="the exercise"))

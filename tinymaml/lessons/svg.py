@@ -21,7 +21,7 @@ from .markup import inline
 
 COLOURS = dict(blue="#1f6cb0", red="#d1361f", green="#1b8a5a", violet="#8e44ad", orange="#c77700", grey="#8a8a8a",
                ink="#222222", faint="#dddddd")  # fmt: skip
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 22, 38  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 44, 18, 22, 38  # margins around the axes
 _count = itertools.count()
 
 
@@ -74,7 +74,8 @@ class Figure:
 
     def line(self, xs: Sequence, ys: Sequence, hue: str, *, label: str = "", width: float = 2, dash: str = "") -> None:
         """A polygonal line; what is not finite is left out."""
-        points = [(self.px(x), self.py(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        finite = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        points = [(self.px(x), self.py(y)) for x, y in finite]
         far = 20 * self.width
         path = " ".join(f"{max(-far, min(far, a)):.1f},{max(-far, min(far, b)):.1f}" for a, b in points)
         self._add(f'<polyline points="{path}" fill="none" stroke="{colour(hue)}" stroke-width="{width}" '
@@ -120,8 +121,9 @@ class Figure:
 
     def box(self, x: float, y: float, words: str, hue: str, width: float, height: float = 24) -> None:
         """Words in a box around a point."""
-        self._add(f'<rect x="{self.px(x) - width / 2:.1f}" y="{self.py(y) - height / 2:.1f}" width="{width}" '
-                  f'height="{height}" rx="5" fill="var(--page, #fff)" stroke="{colour(hue)}" stroke-width="1.5"/>')  # fmt: skip
+        left, top = self.px(x) - width / 2, self.py(y) - height / 2
+        self._add(f'<rect x="{left:.1f}" y="{top:.1f}" width="{width}" height="{height}" rx="5" '
+                  f'fill="var(--page, #fff)" stroke="{colour(hue)}" stroke-width="1.5"/>')  # fmt: skip
         self._words(self.px(x), self.py(y) + 4, words, "ink", "middle")
 
     def arc(self, a: Sequence[float], b: Sequence[float], hue: str, *, bulge: float, width: float = 1.5) -> None:

@@ -4,8 +4,8 @@
 # # The family
 #
 # Many algorithms are MAML with one line changed, and this time on purpose. In this package each is a file of its own,
-# written like its paper, with a function `of_task`: from $\theta$ and one task to a loss and a gradient. What differs is
-# either **how a task is adapted to**, or **what is taken as the gradient**.
+# written like its paper, with a function `of_task`: from $\theta$ and one task to a loss and a gradient. What differs
+# is either **how a task is adapted to**, or **what is taken as the gradient**.
 
 # %%
 import numpy as np
@@ -37,22 +37,22 @@ show(listing(reptile.of_task, "adapted, state", "gradient =", title="from `tinym
 show(listing(partial.adapt_head, "first =", "yield {**theta, **head}", title="from `tinymaml/algorithms/partial.py`"))
 
 # %% [markdown]
-# **Meta-SGD** learns a rate for each element of $\theta$, together with $\theta$. The rate is a part of what the query loss
-# is differentiated by:
+# **Meta-SGD** learns a rate for each element of $\theta$, together with $\theta$. The rate is a part of what the
+# query loss is differentiated by:
 
 # %% tags=["quiet"]
 show(listing(meta_sgd.adapt, "# θₖ₊₁", "theta = tree_map", title="from `tinymaml/algorithms/meta_sgd.py`"))
 
 # %% [markdown]
-# **MAML++** learns a rate per step and tensor. Early in a long training it judges not only the end of the path, but each
-# step on it (in the picture below, only the end counts):
+# **MAML++** learns a rate per step and tensor. Early in a long training it judges not only the end of the path, but
+# each step on it (in the picture below, only the end counts):
 
 # %% tags=["quiet"]
 show(listing(mamlpp.of_task, "# F =", "value =", title="from `tinymaml/algorithms/mamlpp.py`"))
 
 # %% [markdown]
-# **iMAML** asks only where the adaptation ends, not how it came there. It adapts until a balance is reached between the
-# loss of the task and a pull back to $\theta$, and solves a linear system for the gradient:
+# **iMAML** asks only where the adaptation ends, not how it came there. It adapts until a balance is reached between
+# the loss of the task and a pull back to $\theta$, and solves a linear system for the gradient:
 #
 # $$G = \left( I + \frac{1}{\lambda} H \right)^{-1} g_q.$$
 
@@ -62,8 +62,8 @@ show(listing(imaml.of_task, "def times", "return plus", title="from `tinymaml/al
 # %% [markdown]
 # ## The same tasks, in one picture
 #
-# All of them learn from the three curves of chapter 3, beginning at the same $\theta_0$. The parameter $a$ is the head
-# of the model, since the prediction $a e^{bx}$ is linear in it; this is what ANIL adapts.
+# All of them learn from the three curves of chapter 3, beginning at the same $\theta_0$. The parameter $a$ is the
+# head of the model, since the prediction $a e^{bx}$ is linear in it; this is what ANIL adapts.
 
 # %%
 def loss(theta, x, y):
@@ -112,7 +112,7 @@ HUES = dict(zip(OPTIONS, ("blue", "green", "violet", "orange", "ink", "red"), st
 points = np.concatenate([way for way, _, _ in learned.values()] + [CURVES])
 low, high = points.min(0) - 0.12, points.max(0) + 0.12
 figure = Figure((low[0], high[0]), (low[1], high[1]), width=440, height=400, xlabel="a", ylabel="b",
-                caption="Where each algorithm takes θ. Grey rings: what would solve each of the three tasks exactly.")  # fmt: skip
+                caption="Where each algorithm takes θ. Grey rings: what would solve each task exactly.")  # fmt: skip
 for k, curve in enumerate(CURVES):
     figure.dot(*curve, "grey", open_=True, radius=6)
     figure.text(*curve, f"task {k + 1}", "grey", up=11)
@@ -130,8 +130,8 @@ show(table(["algorithm", "query loss after its own adaptation, before training",
 # %% tags=["quiet"]
 rates = learned["meta-sgd"][2]["alpha"]
 say(f"Each answers the question in its own way, and so each ends elsewhere. Meta-SGD has learned the rates "
-    f"{float(rates['a']):.2f} for $a$ and {float(rates['b']):.2f} for $b$; both began at {ALPHA}. The numbers of different "
-    "algorithms cannot be ranked by this table: three curves are an illustration, not a benchmark.")  # fmt: skip
+    f"{float(rates['a']):.2f} for $a$ and {float(rates['b']):.2f} for $b$; both began at {ALPHA}. The numbers of "
+    "different algorithms cannot be ranked by this table: three curves illustrate, and are no benchmark.")  # fmt: skip
 
 # %% [markdown]
 # ## Where to go from here

@@ -3,9 +3,9 @@
 # %% [markdown]
 # # Two parameters
 #
-# With two parameters, a gradient is an arrow and a Hessian is a matrix. Both can be drawn, so everything that MAML does
-# can be seen. A task is a curve of growth or decay, $a e^{bx}$, of which five points are known. The parameters are
-# $\theta = (a, b)$, and there are three tasks.
+# With two parameters, a gradient is an arrow and a Hessian is a matrix. Both can be drawn, so everything that MAML
+# does can be seen. A task is a curve of growth or decay, $a e^{bx}$, of which five points are known. The parameters
+# are $\theta = (a, b)$, and there are three tasks.
 
 # %%
 import numpy as np
@@ -44,13 +44,16 @@ show(points)
 # $$\theta_{k+1} = \theta_k - \alpha \nabla L_s(\theta_k), \quad k = 0, \dots, K - 1.$$
 #
 # How does $\theta_{k+1}$ move when $\theta_k$ moves a little? The derivative of a gradient is the Hessian $H$, so the
-# answer is the matrix $I - \alpha H_k$, with $H_k = \nabla^2 L_s(\theta_k)$. The chain rule multiplies these matrices,
-# one per step. With $g_q = \nabla L_q(\theta_K)$:
+# answer is the matrix $I - \alpha H_k$, with $H_k = \nabla^2 L_s(\theta_k)$. The chain rule multiplies these
+# matrices, one per step. With $g_q = \nabla L_q(\theta_K)$:
 #
-# $$\nabla_\theta L_q(\theta_K) = \underbrace{(I - \alpha H_0)}_{\text{step~1}} \underbrace{(I - \alpha H_1)}_{\text{step~2}} \cdots \underbrace{(I - \alpha H_{K-1})}_{\text{step~K}} \, g_q.$$
+# $$\nabla_\theta L_q(\theta_K)
+# = \underbrace{(I - \alpha H_0)}_{\text{step~1}}
+# \underbrace{(I - \alpha H_1)}_{\text{step~2}}
+# \cdots \underbrace{(I - \alpha H_{K-1})}_{\text{step~K}} \, g_q.$$
 #
-# Read it from the right, as the program does: begin with the gradient at the end of the path, and carry it back through
-# the steps, from the last to the first. This is chapter 1 again; only the factors are matrices now.
+# Read it from the right, as the program does: begin with the gradient at the end of the path, and carry it back
+# through the steps, from the last to the first. This is chapter 1 again; only the factors are matrices now.
 #
 # Here it is for task 1 and two steps, with all the numbers.
 
@@ -114,8 +117,8 @@ ways = {
 show(table(["way", "∂/∂a", "∂/∂b"], [(way, *(f"{d:.10f}".replace("-", "−") for d in x)) for way, x in ways.items()]))
 
 # %% [markdown]
-# Neither `tm.grad` nor `tm.meta_value_and_grad` forms a Hessian. They go back through the records of the steps, and the
-# product of a Hessian with a vector appears on the way. For a network with a million parameters, that is the
+# Neither `tm.grad` nor `tm.meta_value_and_grad` forms a Hessian. They go back through the records of the steps, and
+# the product of a Hessian with a vector appears on the way. For a network with a million parameters, that is the
 # difference between a moment and never.
 #
 # ## The same, as a picture
@@ -169,7 +172,8 @@ def panels(K, alpha):
         largest.append("—" if not np.isfinite(cosine) else f"{np.degrees(np.arccos(np.clip(cosine, -1, 1))):.0f}°")
     most = max((e for pair in factors for e in pair), key=abs)
     said = "; ".join(" and ".join(f"{e:.2f}".replace("-", "−") for e in pair) for pair in factors)
-    note = f"Angle between the two gradients, task by task: {', '.join(largest)}. Eigenvalues of $I - \\alpha H_0$: {said}."
+    note = f"Angle between the two gradients, task by task: {', '.join(largest)}. "
+    note += f"Eigenvalues of $I - \\alpha H_0$: {said}."
     if abs(most) > 1:
         note += " **One is beyond −1: along its direction, each step ends farther from the valley than it began.**"
     elif min(e for pair in factors for e in pair) < 0:
@@ -178,15 +182,15 @@ def panels(K, alpha):
 
 
 show(sliders(panels, K=range(6), alpha=alphas, start={"K": 2, "alpha": 0.3},
-             caption="Contours: the query loss. The arrows of a panel are scaled together, so that the longer one always "
-             "has the same length. A path that leaves its panel is cut at the edge."))  # fmt: skip
+             caption="Contours: the query loss. The arrows of a panel are scaled together, so that the longer one "
+             "always has the same length. A path that leaves its panel is cut at the edge."))  # fmt: skip
 
 # %% [markdown]
 # Three things to see:
 #
 # - With $K = 0$ there are no factors, and the two gradients are the same. With each step they part.
-# - The factor $I - \alpha H$ *shrinks* the directions in which the loss is steep: where one step learns much, the start
-#   matters little. FOMAML does not know it, and still pulls in those directions.
+# - The factor $I - \alpha H$ *shrinks* the directions in which the loss is steep: where one step learns much, the
+#   start matters little. FOMAML does not know it, and still pulls in those directions.
 # - The inner loop announces its own divergence. Along an eigenvector of $H$ with the eigenvalue $\lambda$, a step
 #   multiplies the distance to the bottom of the valley by $1 - \alpha\lambda$. Below 0 it jumps across, below −1 it
 #   lands higher on the other side. Move $\alpha$, and watch for the moment.
@@ -216,14 +220,14 @@ def carried(alpha):
     return figure, f"Lengths: {lengths}. One unit of the axes is {size:.4f}."
 
 
-show(sliders(carried, alpha=alphas[:8], start={"alpha": 0.2}, caption=f"Task 1, K = {STEPS}. The axes are scaled to the "
-             "longest arrow."))  # fmt: skip
+show(sliders(carried, alpha=alphas[:8], start={"alpha": 0.2},
+             caption=f"Task 1, K = {STEPS}. The axes are scaled to the longest arrow."))  # fmt: skip
 
 # %% [markdown]
 # ## Several tasks
 #
-# The meta-loss is the mean over tasks, so the meta-gradient is the mean of the tasks' meta-gradients. Let us descend on
-# it, exactly and to first order, and compare where $\theta$ ends and how good it is there.
+# The meta-loss is the mean over tasks, so the meta-gradient is the mean of the tasks' meta-gradients. Let us descend
+# on it, exactly and to first order, and compare where $\theta$ ends and how good it is there.
 
 # %%
 def trained(first_order, K=2, alpha=0.4, beta=0.5, iterations=150):

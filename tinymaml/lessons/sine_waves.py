@@ -167,4 +167,4 @@ uphill = sum(found > 90)
 say(f"The angle lies between {found.min():.0f}° and {found.max():.0f}°, with a mean of {found.mean():.0f}°. A small "
     f"step along the first-order gradient lowers the loss by the cosine of the angle, at the mean "
     f"{np.cos(np.radians(found.mean())):.2f}, times what a step of the same length along the exact gradient "
-    f"does. In {uphill} of {len(found)} measurements the angle is above 90°: there, the first-order step leads uphill.")  # fmt: skip
+    f"does. In {uphill} of {len(found)} measurements the angle is above 90°: there, it leads uphill.")  # fmt: skip

@@ -17,6 +17,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
 
     algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
     networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation
+    rl/          policies that act: surrogates, environments
     pictures/    of a run, and of several                            cli        the command line
     files        files that are whole or not there                   blas       the limit on its threads
     extras       packages that are optional

@@ -198,7 +198,7 @@ def _add_train(commands, argv: list[str]) -> None:
     families, networks, algorithms = (", ".join(parts.table(role)) for role in parts.TABLES)
     choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choice.add_argument("--algorithm", metavar="NAME", default=argparse.SUPPRESS,
-                        help=f"{algorithms}; {own} (default: maml)")  # fmt: skip
+                        help=f"{algorithms}; {own} (default: maml, or the family's)")  # fmt: skip
     choice.add_argument("--network", "--model", metavar="NAME", default=argparse.SUPPRESS,
                         help=f"{networks}; {own} (default: the family's)")  # fmt: skip
     out = f"runs/{family.replace(':', '.')}" if family else "runs/FAMILY"
@@ -233,7 +233,7 @@ def _groups(family: str, chosen: argparse.Namespace) -> list[tuple[str, list[tup
         run = Run.open(chosen.out)
         config = parts.Config.from_json(run.config, run.format)
         return [(called, [(f, getattr(s, f.name)) for f in dataclasses.fields(s)]) for called, s in config.parts()]
-    names, defaults = parts.choose(family, getattr(chosen, "algorithm", "maml"), getattr(chosen, "network", None))
+    names, defaults = parts.choose(family, getattr(chosen, "algorithm", None), getattr(chosen, "network", None))
     of_parts = {f"{name} ({role})": parts.settings_of(parts.find(role, name)) for role, name in names.items()}
     of_parts["the outer loop"] = parts.outer_settings()
     parts.check_names(of_parts)

@@ -1,7 +1,7 @@
-"""The text of a lesson: a little Markdown and a little TeX, as notebooks read them, become HTML and MathML.
+r"""The text of a lesson: a little Markdown and a little TeX, as notebooks read them, become HTML and MathML.
 
-    to_html("Let $\\\\alpha$ be **small**.")        paragraphs, headings, lists, tables, `code`, links, $…$ and $$…$$
-    mathml(r"\\frac{1}{2}")                       <math>…</math>
+    to_html(r"Let $\alpha$ be **small**.")        paragraphs, headings, lists, tables, `code`, links, $…$ and $$…$$
+    mathml(r"\frac{1}{2}")                       <math>…</math>
     highlighted("x = 1")                         Python, coloured
 
 Only what the lessons use is understood, and anything else raises ValueError: a formula is never shown half right.

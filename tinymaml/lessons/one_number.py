@@ -44,8 +44,7 @@ def meta_loss(w, alpha):
 # at which that end moves when its start moves.
 #
 # $$\frac{dL(w')}{dw}
-# = \underbrace{L'(w')}_{\text{slope~at~the~end}}
-# \cdot \underbrace{\frac{dw'}{dw}}_{\text{how~the~end~moves}}$$
+# = \underbrace{L'(w')}_{\text{slope~at~the~end}} \cdot \underbrace{\frac{dw'}{dw}}_{\text{how~the~end~moves}}$$
 #
 # The second factor is the interesting one. The step is $w' = w - \alpha L'(w)$, and $L'(w)$ depends on $w$ as well.
 # Its derivative is the second derivative of the loss:

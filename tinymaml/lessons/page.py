@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import __version__
-from ..files import write_atomically
+from ..files import naming, write_atomically
 from . import CHAPTERS, show
 from .markup import highlighted, to_html
 
@@ -109,8 +109,16 @@ def build(chapters: Iterable[str] = CHAPTERS, progress: bool = False) -> str:
 
 
 def write(to: str | os.PathLike, chapters: Iterable[str] = CHAPTERS, progress: bool = False) -> Path:
-    """Build the page, and write it to a file that is whole or not there."""
+    """Build the page, and write it to a file that is whole or not there; its folder is made.
+
+    Raises:
+        OSError: it cannot be written.   Others: as `build`.
+    """
     path = Path(to)
+    if path.is_dir():  # before the work
+        raise OSError(f"{path} is a folder, wanted a file for the page")
+    with naming("make", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, build(chapters, progress).encode("utf-8"))
     return path
 

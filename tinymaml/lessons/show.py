@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .markup import highlighted, inline, table_html, to_html
+from .markup import LETTERS, highlighted, inline, table_html, to_html
 from .svg import Figure
 
 _SCRIPT = Path(__file__).with_name("page.js")
@@ -162,7 +162,7 @@ def sliders(draw: Callable, start: dict[str, Any] | None = None, caption: str = 
     for state in states:  # clip paths are named anew for each figure: those of the first state are on the page
         state["fronts"] = [_renamed(front, clip) for front, clip in zip(state["fronts"], shared, strict=True)]
     inputs = "".join(
-        f'<label><span>{html.escape(SYMBOLS.get(name, name))}</span><input type="range" min="0" step="1" '
+        f'<label><span>{html.escape(LETTERS.get(name, name))}</span><input type="range" min="0" step="1" '
         f'max="{len(values[name]) - 1}" value="{i}" data-labels="{html.escape(json.dumps(_labels(values[name])))}" '
         f'autocomplete="off"><output>{html.escape(_labels(values[name])[i])}</output></label>'
         for name, i in zip(names, chosen, strict=True)
@@ -174,9 +174,6 @@ def sliders(draw: Callable, start: dict[str, Any] | None = None, caption: str = 
         f'<script type="application/json">{data}</script></figure>',
         f"[a figure with sliders for {', '.join(names)}: {len(states)} states] {caption}",
     )
-
-
-SYMBOLS = {"alpha": "α", "step": "step", "K": "K", "iteration": "iteration"}
 
 
 def _labels(values: Sequence) -> list[str]:

@@ -21,7 +21,7 @@ from .markup import inline
 
 COLOURS = dict(blue="#1f6cb0", red="#d1361f", green="#1b8a5a", violet="#8e44ad", orange="#c77700", grey="#8a8a8a",
                ink="#222222", faint="#dddddd")  # fmt: skip
-LEFT, RIGHT, TOP, BOTTOM = 44, 18, 22, 38  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 44, 18, 22, 40  # margins around the axes
 _count = itertools.count()
 
 
@@ -163,10 +163,10 @@ class Figure:
         self._add(f'<path d="M{left} {high}V{low}H{right}" fill="none" stroke="{colour("grey")}"/>')
         for tick in ticks(*self.x, 6):
             self._add(f'<path d="M{self.px(tick):.1f} {low}v4" stroke="{colour("grey")}"/>')
-            self._words(self.px(tick), low + 16, f"{tick:g}".replace("-", "−"), "ink", "middle")
+            self._words(self.px(tick), low + 18, f"{tick:g}".replace("-", "−"), "ink", "middle")
         for tick in ticks(*self.y, 5):
             self._add(f'<path d="M{left} {self.py(tick):.1f}h-4" stroke="{colour("grey")}"/>')
-            self._words(left - 7, self.py(tick) + 4, f"{tick:g}".replace("-", "−"), "ink", "end")
+            self._words(left - 7, self.py(tick) + 3, f"{tick:g}".replace("-", "−"), "ink", "end")
         if xlabel:
             self._words((left + right) / 2, self.height - 6, xlabel, "ink", "middle")
         if ylabel:

@@ -48,9 +48,8 @@ show(points)
 # matrices, one per step. With $g_q = \nabla L_q(\theta_K)$:
 #
 # $$\nabla_\theta L_q(\theta_K)
-# = \underbrace{(I - \alpha H_0)}_{\text{step~1}}
-# \underbrace{(I - \alpha H_1)}_{\text{step~2}}
-# \cdots \underbrace{(I - \alpha H_{K-1})}_{\text{step~K}} \, g_q.$$
+# = \underbrace{(I - \alpha H_0)}_{\text{step~1}} \underbrace{(I - \alpha H_1)}_{\text{step~2}} \cdots \underbrace{(I
+# - \alpha H_{K-1})}_{\text{step~K}} \, g_q.$$
 #
 # Read it from the right, as the program does: begin with the gradient at the end of the path, and carry it back
 # through the steps, from the last to the first. This is chapter 1 again; only the factors are matrices now.
@@ -255,3 +254,24 @@ show(table(head, rows))
 ratio = float(rows[1][2]) / float(rows[0][2])
 say(f"FOMAML comes to rest: its own gradient is 0 to rounding. But it does not rest at a minimum. The loss after "
     f"adaptation is {ratio:.1f} times as high there, and only the exact gradient still points downhill.")  # fmt: skip
+
+# %% [markdown]
+# ## Now you
+#
+# Take $K = 1$, and choose $\alpha$ so that the largest eigenvalue $\lambda$ of $H_0$ gives $1 - \alpha\lambda = 0$.
+# What does the meta-gradient say along that eigenvector? And why is this right?
+#
+# <details><summary>The answer</summary>
+#
+# It says nothing: the factor $I - \alpha H_0$ removes that direction. It is right, because to first order one step
+# solves the task along it from wherever it begins. FOMAML would still pull there.
+#
+# </details>
+
+# %%
+eigenvalues, eigenvectors = np.linalg.eigh(hessian(theta0, *support))
+alpha, direction = 1 / eigenvalues[-1], eigenvectors[:, -1]
+steps = dict(inner_lr=alpha, inner_steps=1)
+for name, first_order in (("exact ", False), ("FOMAML", True)):
+    meta = tm.meta_value_and_grad(loss, **steps, first_order=first_order)
+    print(f"{name} along the eigenvector: {meta(theta0, [(support, query)])[1] @ direction:.6f}")

@@ -132,7 +132,8 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CHAPTERS if name 
 def test_a_chapter_runs_as_plain_python(name):
     if name in ("sine_waves", "the_program"):
         pytest.importorskip("numba")
-    done = subprocess.run([sys.executable, "-m", f"tinymaml.lessons.{name}"], capture_output=True, encoding="utf-8")
+    command = [sys.executable, "-m", f"tinymaml.lessons.{name}"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

@@ -221,8 +221,8 @@ say(f"The meta-gradient of one number is {len(program.equations)} records long. 
 #
 # <details><summary>The answer</summary>
 #
-# Give the rules arrays: `rule(cotangent[t.index].value, t.value, *[value of each input])`. The result is right, but
-# it is an array, so it has no `index` and no records. `backward(dz, x)` fails at once, which is the best that can
-# happen: an engine that returned 0 there would be wrong in silence.
+# Give the rules the values of the tensors instead of the tensors. The result is the right number, but it is an array:
+# it has no index and no records. So `backward(dz, x)` fails at once. This is the best that can happen: an engine that
+# returned 0 there would be wrong in silence.
 #
 # </details>

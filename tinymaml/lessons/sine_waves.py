@@ -5,7 +5,7 @@
 #
 # Now a network learns to learn. A task is a sine wave, $A \sin(x - \varphi)$, with an amplitude and a phase of its
 # own. Five points of it are the support set; fifteen others judge. This is the first experiment of the paper by Finn,
-# Abbeel and Levine (2017). The network has two hidden layers of 40 units, written in plain NumPy.
+# Abbeel and Levine (2017). The network has two hidden layers of 40 units with $\tanh$, written in plain NumPy.
 
 # %%
 import numpy as np

@@ -23,6 +23,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     extras       packages that are optional
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
     oracle/      is my meta-gradient right, and if not, which mistake is it?
+    lessons/     how a meta-gradient is derived, run, seen and verified: chapters in Python, which make a page
 """
 
 from . import nn, ops, optim

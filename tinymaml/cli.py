@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | oracle`.
+"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | oracle | lesson`.
 
 It parses, calls and prints; others work.
 """
@@ -138,6 +138,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         from .oracle.commands import add
 
         add(oracle)
+    lesson = commands.add_parser("lesson", help="write the lesson, a page that shows how a meta-gradient is made")
+    if argv[:1] == ["lesson"]:
+        from .lessons.commands import add
+
+        add(lesson)
     return parser
 
 

@@ -129,6 +129,22 @@ class Hollow(WrittenOut):
     kept = staticmethod(lambda h: np.tril(h, -1) + np.tril(h, -1).T)
 
 
+@makes("hessian_of_another_step")
+class Late(ByHand):
+    """the Hessian at thetas[k + 1]"""
+
+    def at(self, thetas, k):
+        return thetas[k + 1]
+
+
+@makes("hessian_of_another_step", 1)
+class OneEarly(ByHand):
+    """the Hessian at thetas[k - 1]"""
+
+    def at(self, thetas, k):
+        return thetas[max(k - 1, 0)]
+
+
 @makes("small_products_skipped")
 class Skipping(ByHand):
     """if norm(h) >= 0.1 * norm(v): v = v - h"""
@@ -602,7 +618,7 @@ class ClampedInside(Changing):
         return {n: x.clamp(-0.1, 0.1) for n, x in g.items()}
 
 
-def in_place(made: type) -> type:
+def unseen(made: type) -> type:
     """The class, with a change that the graph does not see: under torch.no_grad(), by `.data` or `.copy_`."""
 
     def changed(self, fast, g, k):
@@ -820,7 +836,7 @@ for _id, _form, _made in (
     ("normalised_inner_gradient", {"inner": "normalised"}, UnitStep),
     ("normalised_inner_gradient", {"inner": "tensors normalised"}, UnitSteps),
 ):
-    makes(_id, _form | {"change_like": "in place"})(in_place(_made))
+    makes(_id, _form | {"change_like": "in place"})(unseen(_made))
 
 
 @makes("adam_inside")
@@ -1017,6 +1033,36 @@ class NextLabels(MAML):
         labels = [y for _, (_, y) in self.tasks]
         self.tasks = [(s, (x, y if y.shape == own.shape else own))
                       for (s, (x, own)), y in zip(self.tasks, labels[1:] + labels[:1], strict=True)]  # fmt: skip
+
+
+class FirstTasksData(MAML):
+    """some of the data are tasks[0]'s"""
+
+    what: str
+
+    def __init__(self, case):
+        super().__init__(case)
+        (xs0, ys0), (xq0, yq0) = self.tasks[0]
+        took = lambda first, own, name: first if self.what == name and first.shape == own.shape else own  # noqa: E731
+        self.tasks = [((took(xs0, xs, "xs"), took(ys0, ys, "ys")), (took(xq0, xq, "xq"), took(yq0, yq, "yq")))
+                      for (xs, ys), (xq, yq) in self.tasks]  # fmt: skip
+
+
+class FirstQuerySet(MAML):
+    """xq[0], yq[0] for all tasks"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        x, y = self.tasks[0][1]
+        self.tasks = [(s, (x if x.shape == q[0].shape else q[0], y if y.shape == q[1].shape else q[1]))
+                      for s, q in self.tasks]  # fmt: skip
+
+
+for _what, _data in (("ys", "support labels"), ("yq", "query labels"), ("xs", "support inputs"),
+                     ("xq", "query inputs")):  # fmt: skip
+    _made = type("FirstTasksData", (FirstTasksData,), {"what": _what, "__doc__": f"{_what}[0] for all tasks"})
+    makes("data_of_first_task", {"data": f"{_data} of the first task"})(_made)
+makes("data_of_first_task", {"data": "query set of the first task"})(FirstQuerySet)
 
 
 @makes("support_examples_dropped")
@@ -1247,6 +1293,11 @@ in_place("squared_error_of_probabilities", {"loss": "squared error of probabilit
 in_place("one_against_the_rest", {"loss": "one against the rest"}, "binary_cross_entropy_with_logits(o, one_hot)",
          cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
              o, F.one_hot(y, o.shape[1]).to(o.dtype)))  # fmt: skip
+in_place("averaged_over_classes", {"loss": "averaged over classes"}, "-(one_hot * log_p).mean()",
+         cross_entropy=lambda library, o, y: -(F.one_hot(y, o.shape[1]).to(o.dtype) * F.log_softmax(o, 1)).mean())
+in_place("temperature", {"temperature": 2.0}, "F.cross_entropy(o / 2, y)",
+         cross_entropy=lambda library, o, y: F.cross_entropy(o / 2, y),
+         binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(o / 2, y))  # fmt: skip
 in_place("sigmoid_twice", {"loss": "sigmoid twice"}, "binary_cross_entropy_with_logits(o.sigmoid(), y)",
          binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(o.sigmoid(), y))  # fmt: skip
 in_place("absolute_error", {"loss": "absolute"}, "F.l1_loss", mse=lambda library, o, y: (o - y).abs().mean())
@@ -1664,6 +1715,14 @@ class Median(OfEach):
 
     def combined(self, grads):
         return grads.median(0).values
+
+
+@makes("worst_task")
+class Worst(MAML):
+    """torch.stack(losses).max()"""
+
+    def together(self, losses):
+        return torch.stack(losses).max()
 
 
 @makes("median_over_tasks", {"outer": "median"})

@@ -22,6 +22,7 @@ from .clues.locate import (
     Judged,
     digits_agreeing,
     first_difference,
+    kept_by_shape,
     only_where,
     order_matters,
     own_slope,
@@ -73,7 +74,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
         report = (
             _unstable(questions, answers, further)
             or _right(judged, questions, answers)
-            or (_one(judged) if before is None or before.bug or before.factor else None)
+            or (_one(judged, questions, answers) if before is None or before.bug or before.factor else None)
             or _imprecise(judged, cause_of(judged, questions, answers))
             or (_two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or _unknown(judged, questions, answers)
@@ -144,6 +145,8 @@ def _right(judged: list[Judged], questions, answers) -> Report | None:
     changed = next((j for j in judged if j.answer.changed_inputs), None)
     if changed:
         return Report("PROTOCOL_ERROR", None, f"the numbers are right, but {_CHANGED}", f"case {changed.case.id}")
+    if kept := _kept(questions, answers):
+        return kept
     elsewhere = order_matters(questions, answers) or wrong_elsewhere(questions, answers)
     if elsewhere:
         return Report("WRONG_UNKNOWN", None, elsewhere, "the first case with several tasks, asked again with a change")
@@ -169,13 +172,22 @@ def must_see(algorithm: str) -> list[str]:
     return [m.id for m in possible if m.kind == "bug" and m.classic and not m.special]
 
 
-def _one(judged: list[Judged]) -> Report | None:
+def _kept(questions, answers) -> Report | None:
+    kept = kept_by_shape(questions, answers)
+    if not kept:
+        return None
+    mistake = CATALOGUE["kept_by_shape"]
+    return Report("KNOWN_BUG", mistake.id, f"{mistake.explanation} (here {', '.join(kept)})")
+
+
+def _one(judged: list[Judged], questions, answers) -> Report | None:
     """One known mistake, or right numbers that were cut short."""
     report = match.known(judged) or _imprecise(judged, shortened(judged))
     if report:
         return report
     everywhere, partly = match.with_a_number(judged)
-    return everywhere or match.scaled(judged) or match.clipped(judged) or match.partly_known(judged) or partly
+    found = everywhere or match.scaled(judged) or match.clipped(judged) or _kept(questions, answers)
+    return found or match.partly_known(judged) or partly
 
 
 def _two(judged: list[Judged]) -> Report | None:

@@ -52,6 +52,7 @@ class Options:
         unit: the squared error is multiplied by this: ½ for "half the squared error".
         loss: which wrong loss stands in the place of the right one; see `IN_PLACE_OF`.
         smoothing, log_epsilon, delta: ε of label smoothing, ε inside the logarithm, Huber's δ; 0 for none.
+        temperature: τ, by which logits are divided before the softmax or sigmoid; 0 for none.
         penalty: λ of ½ λ Σ p² in the loss.
         activation: "sigmoid for tanh" and its like; see `ACTIVATIONS`.   leak: the slope of ReLU below 0.
         kernel, weight: how the entries of a convolution's filters and of a square matrix are mixed up; see `_MIXED`.
@@ -75,6 +76,7 @@ class Options:
     smoothing: float = 0.0
     log_epsilon: float = 0.0
     delta: float = 0.0
+    temperature: float = 0.0
     penalty: float = 0.0
     activation: str = "right"
     leak: float = 0.0
@@ -553,11 +555,17 @@ def _gaussian(o, y):
 _POLICIES = {"categorical": _categorical, "gaussian": _gaussian}
 
 # Wrong losses, by the right one.
+def _averaged_over_classes(o, y, held, how):
+    value, g = _cross_entropy(o, y, held, how)
+    return value / o.shape[1], g / o.shape[1]
+
+
 IN_PLACE_OF: dict[str, dict[str, Callable]] = {
     "cross_entropy": {
         "softmax twice": _softmax_twice, "softmax over examples": _softmax_over_examples, "log missing": _log_missing,
         "softmax missing": _softmax_missing, "class averaged": _class_averaged,
         "squared error of probabilities": _squared_probabilities, "one against the rest": _one_against_the_rest,
+        "averaged over classes": _averaged_over_classes,
     },
     "binary_cross_entropy": {
         "sigmoid twice": _sigmoid_twice, "squared error of probabilities": _squared_sigmoid,
@@ -571,7 +579,18 @@ IN_PLACE_OF: dict[str, dict[str, Callable]] = {
 def _loss(name: str, how: Options) -> Callable:
     if how.delta and name == "mse":
         return _huber
-    return IN_PLACE_OF.get(name, {}).get(how.loss, _LOSSES[name])
+    loss = IN_PLACE_OF.get(name, {}).get(how.loss, _LOSSES[name])
+    return _cooled(loss) if how.temperature and name != "mse" else loss
+
+
+def _cooled(loss: Callable) -> Callable:
+    """L(o / τ)"""
+
+    def of_logits(o, y, held, how):
+        value, g = loss(o / how.temperature, y, held, how)
+        return value, g / how.temperature
+
+    return of_logits
 
 
 # ── the whole model ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -267,6 +267,20 @@ def wrong_elsewhere(questions, answers) -> str:
     return ""
 
 
+def kept_by_shape(questions, answers) -> list[str]:
+    """What right answers keep when it changes: with other data, rate or steps they give the first case's gradient."""
+    kept = []
+    bases = {q.id: q.case for q in questions if q.role == "case"}
+    for q in questions:
+        if q.role == "changed" and q.id in answers and answers[q.id].grad is not None and q.of in bases:
+            base, unit = bases[q.of].answer, tolerance.UNIT[q.case.dtype]
+            same = tolerance.error(answers[q.id].grad, base.meta_grad, base.scale, unit) <= MATCH
+            _, right = tolerance.engine_answer(q.case)
+            if same and not tolerance.error(answers[q.id].grad, right, base.scale, unit) <= MATCH:
+                kept.append({"data": "data", "rate": "inner_lr", "steps": "inner_steps"}[q.id.rpartition("-")[2]])
+    return kept
+
+
 _OTHER = {"data": "other data", "rate": "another inner_lr", "steps": "another number of inner steps"}
 
 

@@ -356,6 +356,13 @@ CLASSIC: list[Mistake] = [
         (),
     ),
     Mistake(
+        "kept_by_shape", "the gradient of an earlier call with the same shapes",
+        "data, α or K of an earlier call with the same shapes are used: of a cache, or of a jitted function's closure",
+        "no functools.cache and no closure over the first case's tensors, α or K",
+        "pass data and inner_lr as arguments of the jitted function, and inner_steps as a static one",
+        (),
+    ),
+    Mistake(
         "multi_step_loss", "1/K Σₖ the gradient of L_q(θₖ)",
         "the query loss is averaged over all inner steps (MAML++'s multi-step loss), not that of θ_K",
         "the query loss of the last fast weights only",

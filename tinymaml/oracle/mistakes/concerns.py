@@ -136,6 +136,7 @@ _ABOUT = {
     # the derivative through it
     "through_last": _several_steps,
     "through_first": _several_steps,
+    "factors": lambda case, value: case.inner_steps > 1 or value != "one step early",
     "second_order": _several_tasks,
     "task_count": lambda case, value: case.tasks > value,
     # what becomes of it
@@ -148,6 +149,7 @@ _ABOUT = {
     "frozen": _frozen, "last_use_only": _tied,
     "unit": _loss("mse"), "delta": _loss("mse"),
     "smoothing": _loss("cross_entropy", "binary_cross_entropy"),
+    "temperature": _loss("cross_entropy", "binary_cross_entropy"),
     "log_epsilon": _loss("cross_entropy", "binary_cross_entropy"),
     "loss": lambda case, value: value == "query over examples" or value in IN_PLACE_OF.get(case.model["loss"], {})
     and (value not in ("summed over outputs",) or np.shape(case.query[0][1])[1:] > (1,))

@@ -75,6 +75,16 @@ def _labels_of(query, after):
     return (query[0], after[1]) if query[1].shape == after[1].shape else query
 
 
+def _of_first(support: str, query: str) -> Callable[[Tasks], Tasks]:
+    """Every task with the first task's inputs ("x"), labels ("y") or both ("xy"), where their shapes are its own."""
+
+    def taken(batch, first, what):
+        pairs = zip("xy", batch, first, strict=True)
+        return tuple(f if name in what and f.shape == own.shape else own for name, own, f in pairs)
+
+    return lambda tasks: [(taken(s, tasks[0][0], support), taken(q, tasks[0][1], query)) for s, q in tasks]
+
+
 def pieces(batch) -> list[tuple]:
     """The pieces whose losses are averaged."""
     return batch if isinstance(batch, list) else [batch]
@@ -143,6 +153,11 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "one support set for all": lambda tasks: [(_all_together([s for s, _ in tasks]), q) for _, q in tasks],
     "mean of the support losses": lambda tasks: [([s for s, _ in tasks], q) for _, q in tasks],
     "first support set for all": lambda tasks: [(tasks[0][0], q) for _, q in tasks],
+    "support labels of the first task": _of_first("y", ""),
+    "query labels of the first task": _of_first("", "y"),
+    "support inputs of the first task": _of_first("x", ""),
+    "query inputs of the first task": _of_first("", "x"),
+    "query set of the first task": _of_first("", "xy"),
     "one forward for both sets": _pairs(_one_forward(False)),
     "statistics of the support set": _pairs(_one_forward(True)),
     "query loss of both sets": _pairs(lambda s, q: (s, [s, q])),

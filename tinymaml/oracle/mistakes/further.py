@@ -103,6 +103,13 @@ FURTHER: list[Mistake] = [
         tuple({"product": "first order in α"} | at for at in ({}, {"factors": "at start"}, {"factors": "at end"})),
     ),
     _further(
+        "hessian_of_another_step", "∏(I − α H(θₖ₊₁)) g_q(θ_K), or with θₖ₋₁",
+        "each Hessian is taken one step late, at the parameters after its update, or one step early",
+        "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁: zip(thetas[:-1], …), reversed",
+        "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁: scan over the parameters before each update",
+        ({"factors": "one step late"}, {"factors": "one step early"}),
+    ),
+    _further(
         "truncated_backpropagation", "(I − αH_{K−n}) ⋯ (I − αH_{K−1}) g_q(θ_K)",
         "back-propagation is cut after the last n inner steps: the steps before them have no factor",
         "create_graph=True in every step; no truncation such as k >= inner_steps - n",
@@ -468,6 +475,15 @@ FURTHER: list[Mistake] = [
         _both_ways({"data": "query labels of the next task"}),
     ),
     _further(
+        "data_of_first_task", "x or y of task t is that of task 1",
+        "some of the data are those of the first task, in all tasks: labels, inputs or the query set",
+        "the same index t for xs, ys, xq and yq",
+        "in_axes=0 for all of xs, ys, xq and yq; None gives every task the same",
+        _both_ways(*({"data": what} for what in (
+            "support labels of the first task", "query labels of the first task", "support inputs of the first task",
+            "query inputs of the first task", "query set of the first task"))),
+    ),
+    _further(
         "support_examples_dropped", "the first n support examples (−n: all but the last n)",
         "some support examples are not used",
         "the whole of xs and ys in the support loss; drop_last=False in a DataLoader",
@@ -637,6 +653,20 @@ FURTHER: list[Mistake] = [
         "binary_cross_entropy_with_logits takes logits: no sigmoid at the end of the network",
         "optax.sigmoid_binary_cross_entropy takes logits: no jax.nn.sigmoid before it",
         _on_each(_how(loss="sigmoid twice")),
+    ),
+    _further(
+        "temperature", "L(o / τ)",
+        "logits are divided by a temperature before the softmax or the sigmoid",
+        "F.cross_entropy(o, y), without o / temperature",
+        "optax.softmax_cross_entropy_with_integer_labels(o, y), without o / temperature",
+        _on_each(_how(temperature=2.0)), free=Free("temperature", "τ", (2.0, 0.5, 0.1, 10.0, 5.0, 0.05)),
+    ),
+    _further(
+        "averaged_over_classes", "cross-entropy / C",
+        "the cross-entropy is a mean over examples and classes: C times too small",
+        "F.cross_entropy, or -(target * log_p).sum(-1).mean(), not .mean()",
+        "-jnp.mean(jnp.sum(target * log_p, -1)), not -jnp.mean(target * log_p)",
+        _on_each(_how(loss="averaged over classes")),
     ),
     _further(
         "absolute_error", "mean |o − y|",
@@ -901,6 +931,13 @@ FURTHER: list[Mistake] = [
         "torch.stack(losses).mean(), not median",
         "jnp.mean over tasks, not jnp.median",
         _both_ways({"outer": "lower median"}, {"outer": "median"}),
+    ),
+    _further(
+        "worst_task", "the gradient of the task with the largest loss",
+        "the tasks are combined by their largest loss, and not by their mean",
+        "torch.stack(losses).mean(), not .max()",
+        "jnp.mean over tasks, not jnp.max",
+        _both_ways({"outer": "worst"}),
     ),
     _further(
         "running_mean_over_tasks", "m ← μm + (1 − μ) Gₜ",

@@ -58,7 +58,8 @@ SWITCHES: dict[str, tuple] = {
     # the derivative through it
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
-        "at start", "at end", "of query", "of query at end", "diagonal", "parameters detached", "updates detached",
+        "at start", "at end", "one step late", "one step early", "of query", "of query at end", "diagonal",
+        "parameters detached", "updates detached",
     ),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
               "g gᵀ", "g gᵀ per example", "identity"),
@@ -69,7 +70,7 @@ SWITCHES: dict[str, tuple] = {
               "every step", "every step and before", "before and after"),
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
-              "sequential, Adam", "weighted by examples", "median", "lower median"),
+              "sequential, Adam", "weighted by examples", "median", "lower median", "worst"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "last accumulated", "doubled", "negative",
         "zero", "last parameter zero", "biases zero", "times inner rate", "normalised", "accumulated over T",
@@ -404,7 +405,8 @@ class _Run:
         if cut:
             return out
         linearised = s["inner"].startswith("linearised")
-        at = {"at start": 0, "at end": -1, "of query at end": -1}.get(factors, 0 if linearised else k)
+        at = {"at start": 0, "at end": -1, "of query at end": -1, "one step late": k + 1,
+              "one step early": max(k - 1, 0)}.get(factors, 0 if linearised else k)  # fmt: skip
         of_query = factors in ("of query", "of query at end")
         batch = query if of_query else self.batch_of(k, support)
         calculus = self.of_query if of_query else self.calculus
@@ -650,6 +652,8 @@ class _Run:
         elif outer == "weighted by examples":
             sizes = [len(x) for x, _ in self.case.query]
             grads = _map(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
+        elif outer == "worst":
+            grads = gradients[max(range(count), key=lambda t: float(hold(values[t])))]
         elif outer in ("median", "lower median"):
             low, high = (count - 1) // 2, (count - 1) // 2 if outer.startswith("lower") else count // 2
             grads = _map(lambda *gs: (np.sort(np.stack(gs), 0)[low] + np.sort(np.stack(gs), 0)[high]) / 2, *gradients)
@@ -681,4 +685,5 @@ class _Run:
         return _map(lambda g: g * times, grads)
 
 
-_NUMERIC_OPTIONS = ("unit", "smoothing", "log_epsilon", "delta", "penalty", "leak", "eps", "relu_at_zero")
+_NUMERIC_OPTIONS = ("unit", "smoothing", "temperature", "log_epsilon", "delta", "penalty", "leak", "eps",
+                    "relu_at_zero")  # fmt: skip

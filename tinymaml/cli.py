@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | oracle`.
+"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | doctor | oracle`.
 
 It parses, calls and prints; others work.
 """
@@ -132,6 +132,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
     cache.add_argument("--clear", action="store_true", help="delete the programs that tinymaml has compiled")
     cache.set_defaults(run=_cache)
+
+    doctor = commands.add_parser("doctor", help="what a report about a fault must say of this machine")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    doctor.set_defaults(run=_doctor)
 
     oracle = commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?")
     if argv[:1] == ["oracle"]:  # the other commands need not import it
@@ -354,3 +358,11 @@ def _cache(args: argparse.Namespace) -> int:
         store.clear()
     print(table(store))
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine, page
+
+    report = examine()
+    print(json.dumps(report, indent=2) if args.json else page(report))
+    return 0 if report["healthy"] else 1

@@ -272,11 +272,12 @@ def _train(args: argparse.Namespace) -> int:
     from .runs.loop import resumed, train
 
     mine = {"command", "family", "algorithm", "network", "out", "resume", "run", "parts", "program"}
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k not in mine}
-    chosen = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
+    given = {k: x for k, x in vars(args).items() if k not in mine}
+    changes: dict[str, Any] = {k: tuple(x) if isinstance(x, list) else x for k, x in given.items()}
+    chosen: dict[str, Any] = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
     config = resumed(args.out, {**chosen, **changes}) if args.resume else parts.Config.default(**chosen, **changes)
-    given = [name for name in parts.paths(config) & changes.keys() if changes[name]]
-    config = config.changed(**{name: str(Path(changes[name]).absolute()) for name in given})
+    files = [name for name in parts.paths(config) & changes.keys() if changes[name]]
+    config = config.changed(**{name: str(Path(changes[name]).absolute()) for name in files})
     shown = {role: getattr(config, role).name for role in parts.TABLES} | config.used()
     _say("  ".join(f"{name}={value}" for name, value in shown.items()))
     try:

@@ -141,7 +141,7 @@ def _problem() -> tuple[dict[str, np.ndarray], tuple]:
 def _meta_gradient() -> dict[str, Any]:
     """One meta-gradient, checked and timed. `error` says what is wrong, `not_compiled` why there is no machine code."""
     params, tasks = _problem()
-    settings = dict(inner_lr=ALPHA, inner_steps=STEPS)
+    settings: dict[str, Any] = dict(inner_lr=ALPHA, inner_steps=STEPS)
     reference = meta_value_and_grad(_loss, **settings)
     found: dict[str, Any] = {
         "problem": f"sine waves, {TASKS} tasks, {SHOTS} points, {HIDDEN} hidden units, {STEPS} inner steps, float64",

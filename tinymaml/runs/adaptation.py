@@ -84,7 +84,8 @@ def on_split(
     Returns:
         (tasks, steps + 1), nan once the task has diverged; and {label: (tasks,)}.
     """
-    measure, found, beside = _measure(learned, steps, *rate), [], {label: [] for label in baselines or {}}
+    measure, found = _measure(learned, steps, *rate), []
+    beside: dict[str, list[float]] = {label: [] for label in baselines or {}}
     for first in range(0, tasks, AT_ONCE):
         some = range(first, min(first + AT_ONCE, tasks))
         drawn = stacked(learned, split, some, seed)

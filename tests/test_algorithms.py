@@ -346,7 +346,7 @@ def assert_compiled(case):
 
 # ── the inner loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+(OPTIMIZERS,) = (f.metadata["choices"] for f in dataclasses.fields(inner.Settings) if f.name == "inner_optimizer")
 
 
 @given(

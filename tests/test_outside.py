@@ -113,3 +113,33 @@ def test_what_the_formatter_leaves_out_is_there():
     assert "tinymaml/ops.py" in names
     for name in names:
         assert any(ROOT.rglob(name)), name
+
+
+def named_tests(page: str) -> set[tuple[str, str]]:
+    """(file or "", name) of each test that a page names."""
+    return {*re.findall(r"`(?:(\w+\.py)::)?(test_\w+)`", page)}
+
+
+def missing_tests(page: str) -> list[str]:
+    """The tests that a page names and that are not there."""
+    sources = {path.name: path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    missing = []
+    for file, name in sorted(named_tests(page)):
+        known = sources.get(file, "") if file else "\n".join(sources.values())
+        if f"def {name}(" not in known and f"{name}.py" not in sources:
+            missing.append(name)
+    return missing
+
+
+def test_the_tests_that_contributing_names_are_there():
+    page = (ROOT / ".github" / "CONTRIBUTING.md").read_text("utf-8")
+    assert len(named_tests(page)) >= 20 and missing_tests(page) == []
+    assert missing_tests("`test_ops.py::test_gone` and `test_gone_too`") == ["test_gone_too", "test_gone"]
+
+
+def test_the_files_that_contributing_names_are_there():
+    page = (ROOT / ".github" / "CONTRIBUTING.md").read_text("utf-8")
+    named = {x for x in re.findall(r"`([\w./]+/[\w.]+\.(?:py|md|toml))`", page) if not re.search("NAME|SUBJECT", x)}
+    assert len(named) >= 10 and [x for x in named if not (ROOT / x).exists()] == []
+    headings = re.findall(r"^## An? (\w+)", page, re.M)
+    assert headings == ["primitive", "algorithm", "optimiser", "family", "mistake"]

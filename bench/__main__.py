@@ -9,6 +9,8 @@
     python -m bench load [W1] [W5] [--busy 0,1,2]      # single calls, beside processes that keep the cores busy
     python -m bench family [maml reptile …]             # every algorithm on sine waves: errors, spread, time; --help
     python -m bench systems [digits images …]           # every system on real data, beside its baselines; --help
+    python -m bench rl exact                           # surrogates of reinforcement learning, by enumeration; --help
+    python -m bench rl study | throughput              # 2-D navigation: returns by surrogate; time beside PyTorch
     python -m bench fuzz [--minutes 60] [--seed 0]     # random losses: is compiled what NumPy is?
     python -m bench autograd --source FILE             # HIPS autograd's own tests, run on tinymaml; --help
     python -m bench awkward [--function sum …]         # awkward inputs of every function, beside NumPy and JAX
@@ -39,14 +41,29 @@ from collections.abc import Callable, Sequence
 
 from tinymaml.files import write_atomically
 
-from . import autograd_suite, awkward, family, fuzz, kernels, load, overhead, peers, picture, scaling, systems, timing
+from . import (
+    autograd_suite,
+    awkward,
+    family,
+    fuzz,
+    kernels,
+    load,
+    overhead,
+    peers,
+    picture,
+    rl,
+    scaling,
+    systems,
+    timing,
+)
 from .workloads import WORKLOADS
 
 DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "float32"]}
 
 
 def main(argv: list[str]) -> int:
-    apart = {"fuzz": fuzz, "autograd": autograd_suite, "awkward": awkward, "family": family, "systems": systems}
+    apart = {"fuzz": fuzz, "autograd": autograd_suite, "awkward": awkward, "family": family, "systems": systems,
+             "rl": rl}
     if argv and argv[0] in apart:
         return apart[argv[0]].main(argv[1:])
     study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"

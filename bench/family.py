@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinymaml.algorithms import ALGORITHMS
+from tinymaml.algorithms import ALGORITHMS, takes_any
 from tinymaml.blas import libraries, one_thread
 from tinymaml.pictures import style
 from tinymaml.runs import Run
@@ -84,7 +84,7 @@ NAMED = {
     "scratch": Entry("from scratch", "maml", trained=False),
 }
 ENTRIES = NAMED | {name: Entry(name, name) for name, algorithm in ALGORITHMS.items()
-                   if name not in NAMED and not getattr(algorithm, "classes", False)}  # fmt: skip
+                   if name not in NAMED and takes_any(algorithm)}  # fmt: skip
 # On the settings of the code of Zintgraf et al., 2019 (lmzintgraf/cavia, regression): 10 points, not 5. Not drawn.
 PUBLISHED = {
     "cavia-published": Entry("CAVIA, its own settings", "cavia", dict(

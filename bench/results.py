@@ -1,4 +1,4 @@
-"""The results page: tables and pictures of what `python -m bench systems` has stored, from its files alone.
+"""The results page: tables and pictures of what `bench systems` and `bench rl` have stored, from their files alone.
 
     python -m bench.results              # bench/README.md and README.md, between their markers; bench/figures/*.png
     python -m bench.results --check      # 1: the tables of these pages are not those of the stored files
@@ -24,14 +24,15 @@ from tinymaml.files import write_atomically
 from tinymaml.pictures import save, style
 from tinymaml.pictures.steps import draw_baselines
 
-from . import systems
+from . import rl, systems
 from .systems import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE, FRONT, FIGURES = systems.HERE / "README.md", systems.HERE.parent / "README.md", systems.HERE / "figures"
-MARKERS = ("<!-- systems -->", "<!-- /systems -->")
+RL = "reinforcement learning"  # the name between the markers of `bench.rl.exact`
+NAVIGATION = "navigation"  # and of `bench.rl.study`
 COLUMNS = (0, 1, 5, 10)  # steps, beside those after which a row is judged
 
 # The table of README.md: one row of each system, and what it is about.
@@ -320,13 +321,13 @@ def beside_baselines(records: Records) -> Figure:
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def between(text: str, new: str, where: Path = PAGE) -> str:
-    """`text` with `new` between its markers.
+def between(text: str, new: str, where: Path = PAGE, name: str = "systems") -> str:
+    """`text` with `new` between the markers of that name.
 
     Raises:
         ValueError: the markers are not there.
     """
-    begin, end = MARKERS
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if not 0 <= text.find(begin) < text.find(end):
         raise ValueError(f"{where} has no {begin} … {end}")
     return f"{text[: text.index(begin) + len(begin)]}\n\n{new}\n\n{text[text.index(end) :]}"
@@ -354,6 +355,10 @@ def main(argv: list[str]) -> int:
         return 1
     texts = {file: file.read_text(encoding="utf-8") for file in (PAGE, FRONT)}
     new = {PAGE: between(texts[PAGE], page(records)), FRONT: between(texts[FRONT], short(records), FRONT)}
+    if exact := rl.exact.stored():
+        new[PAGE] = between(new[PAGE], rl.exact.page(exact), name=RL)
+    if navigation := rl.study.stored():
+        new[PAGE] = between(new[PAGE], rl.study.page(navigation), name=NAVIGATION)
     if args.check:
         for file in (file for file in new if new[file] != texts[file]):
             print(f"{file} is not current: python -m bench.results", file=sys.stderr)
@@ -361,6 +366,8 @@ def main(argv: list[str]) -> int:
     for file, text in new.items():
         write_atomically(file, text.encode())
     draw(records, FIGURES)
+    if navigation:
+        rl.study.draw(navigation)
     missing = [name for name in EVERY if name not in records]
     old = [name for name in records if not systems.is_of(records[name], name)]
     for what, names in (("not measured yet", missing), ("not of today's settings", old)):

@@ -36,6 +36,28 @@ def strict():
 
 
 @pytest.fixture(scope="session")
+def _confirmed() -> dict:
+    return {}
+
+
+@pytest.fixture
+def confirmed_once(monkeypatch, _confirmed):
+    """The oracle's stored answers are confirmed by the engine once for all tests, not at each `oracle.check`.
+
+    An answer that a test has made or changed is another object, and is confirmed too.
+    """
+    from tinymaml.oracle.judge import checking
+
+    honest = checking.confirm
+
+    def confirm(asked: list) -> None:
+        honest([q for q in asked if id(q.case.answer) not in _confirmed])
+        _confirmed.update((id(q.case.answer), q.case.answer) for q in asked)  # kept, so that no id is used again
+
+    monkeypatch.setattr(checking, "confirm", confirm)
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data: $TINYMAML_DATA, or ../shared/data beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -17,6 +17,8 @@ import numpy as np
 
 # In these the same x may be in several tasks: a film that many rate, a day. Their own tests look for leaks.
 RECURRENT: set[str] = {"growth", "ratings"}
+# Families whose tasks are acted in: they have no examples before something acts. `test_rl_collect` is about them.
+ACTED_IN: set[str] = {"navigation", "control"}
 
 
 def omniglot(folder: Path) -> dict[str, Any]:
@@ -135,6 +137,19 @@ def intents(folder: Path) -> dict[str, Any]:
     return dict(data=str(folder), ways=2, shots=1, queries=2, test_domains=("travel",), vocabulary=64)
 
 
+def navigation(folder: Path) -> dict[str, Any]:
+    """Nothing: goals are endless."""
+    return dict(trajectories=3, horizon=5)
+
+
+def control(folder: Path) -> dict[str, Any]:
+    """Nothing: the environment is in the package gymnasium."""
+    import pytest
+
+    pytest.importorskip("gymnasium")
+    return dict(trajectories=3, horizon=5)
+
+
 OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "sinusoid": sinusoid,
     "lines": lines,
@@ -147,4 +162,6 @@ OPTIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "intents": intents,
     "speech": speech,
     "ratings": ratings,
+    "navigation": navigation,
+    "control": control,
 }

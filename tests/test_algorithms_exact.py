@@ -530,19 +530,22 @@ def test_noise_is_new_at_every_step_and_none_where_none_is_wanted():
 # ── compiled ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+OPTIONS = [
+    (mamlpp, {"multi_step_epochs": 10}),
+    (imaml, {"tolerance": 0.05}),
+    (imaml, {"solver": "neumann"}),
+    (hessian_free, {"delta": 0.1}),
+    (proximal, {"tolerance": 0.05}),
+    (perturbed, PERTURBED["all"]),
+]
+COMPILED = [  # by default each in one dtype, in turn
+    pytest.param(*case, dtype, marks=() if i % 2 == j else pytest.mark.slow)
+    for i, case in enumerate(OPTIONS) for j, dtype in enumerate((np.float64, np.float32))
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("own_cache", "strict")
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    "algorithm, options",
-    [
-        (mamlpp, {"multi_step_epochs": 10}),
-        (imaml, {"tolerance": 0.05}),
-        (imaml, {"solver": "neumann"}),
-        (hessian_free, {"delta": 0.1}),
-        (proximal, {"tolerance": 0.05}),
-        (perturbed, PERTURBED["all"]),
-    ],
-)
+@pytest.mark.parametrize("algorithm, options, dtype", COMPILED)
 def test_compiled_with_every_option_it_is_machine_code_with_the_numbers_of_the_reference(algorithm, options, dtype):
     pytest.importorskip("numba")
     pytest.importorskip("scipy")

@@ -307,7 +307,7 @@ def test_a_family_an_algorithm_and_a_network_of_a_user_are_trained_evaluated_and
         ("train sinusoid --no-carry-state", "no part of this run has an option carry_state"),
         (
             "train sinusoid --model vit",
-            "network is 'vit', wanted one of mlp, linear, conv, embedding, or a module of your own",
+            "network is 'vit', wanted one of mlp, linear, conv, embedding, policy, or a module of your own",
         ),
         ("train sinusoid --dtype float16", "argument --dtype: invalid choice: 'float16'"),
         ("train sinusoid --tasks two", "argument --tasks: invalid int value: 'two'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_data import ACTED_IN
 
 for library in ("safetensors", "filelock", "tqdm", "threadpoolctl", "numba"):
     pytest.importorskip(library)
@@ -18,7 +19,7 @@ from tinymaml.networks import NETWORKS  # noqa: E402
 from tinymaml.networks.network import STATISTICS  # noqa: E402
 from tinymaml.programs import CompileWarning  # noqa: E402
 from tinymaml.programs.runners import Machine  # noqa: E402
-from tinymaml.runs import Run, loop  # noqa: E402
+from tinymaml.runs import Run, acting, loop  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
@@ -27,7 +28,7 @@ OUTER = dict(tasks=2, iterations=2, save_every=1, validate_every=2, validation_t
 SMALL = {
     "mlp": dict(hidden=(4,)), "conv": dict(filters=2, blocks=1), "linear": {}, "embedding": dict(embed=4),
     "reptile": dict(inner_steps=2), "mamlpp": dict(inner_steps=2), "imaml": dict(inner_steps=1, solver_steps=2),
-    "proximal": dict(inner_steps=2),
+    "proximal": dict(inner_steps=2), "policy": dict(hidden=(4,)),
 }  # fmt: skip
 # Pairs of a family, a network or an algorithm that cannot serve each other, and what the error says.
 UNFIT = {("sinusoid", "conv"): "conv wants images"}
@@ -35,6 +36,14 @@ UNFIT |= {(family, "embedding"): "embedding wants words" for family in ("sinusoi
 CLASSLESS = FAMILIES.keys() & {"sinusoid", "lines", "separators", "robot", "growth", "ratings"}
 UNFIT |= {(family, "protomaml"): "protomaml wants examples of several classes" for family in sorted(CLASSLESS)}
 UNFIT |= {("linear", "protomaml"): "the body has no parameters"}
+ACT = {name for name, algorithm in ALGORITHMS.items() if getattr(algorithm, "acts", False)}
+UNFIT |= {(family, "policy"): "policy wants tasks that are acted in" for family in ("sinusoid", "omniglot")}
+UNFIT |= {(family, name): f"{name} wants tasks that are acted in; {family} is not of this kind"
+          for family in sorted(FAMILIES.keys() - ACTED_IN) for name in sorted(ACT)}  # fmt: skip
+UNFIT |= {(family, name): f"{family} has tasks that are acted in, and wants maml-rl; {name} is not of this kind"
+          for family in sorted(ACTED_IN) for name in ALGORITHMS if name not in ACT}  # fmt: skip
+UNFIT |= {(family, "mlp"): f"{family} is acted in, and wants the network policy, not mlp"
+          for family in sorted(ACTED_IN)}  # fmt: skip
 MORE = [  # options that lead another way through the loop
     ("sinusoid", "mlp", "reptile", dict(carry_state=True, inner_optimizer="adam", inner_batch=2)),
     ("sinusoid", "mlp", "perturbed", dict(parameter_noise=0.1, gradient_noise=0.1, label_noise=0.1)),
@@ -43,6 +52,9 @@ MORE = [  # options that lead another way through the loop
     ("sinusoid", "mlp", "reptile", dict(robust=0.5, carry_state=True, inner_optimizer="momentum")),
     ("sinusoid", "mlp", "maml", dict(sharpness=0.05, optimizer="momentum", schedule="cosine")),
     ("sinusoid", "mlp", "perturbed", dict(gradient_noise=0.1, robust=1.0, sharpness=0.01)),
+    *(("navigation", "policy", "maml-rl", changes) for changes in (
+        dict(outer="trpo", inner_steps=2), dict(outer="promp", robust=0.5, inner_optimizer="momentum"),
+        dict(surrogate="e-maml", later=0.5, inner_steps=2), dict(world="maze", surrogate="dice", sharpness=0.05))),
     *(("omniglot", network, algorithm, dict(statistics=statistics))
       for network, algorithm in [("mlp", "maml"), ("mlp", "anil"), ("mlp", "mamlpp"), ("mlp", "reptile"),
                                  ("mlp", "cavia"), ("conv", "maml")]
@@ -53,6 +65,22 @@ OWN = {family: getattr(member, "defaults", {}).get("network", "mlp") for family,
 PAIRS = dict.fromkeys([*OWN.items(), *itertools.product(("sinusoid", "omniglot"), NETWORKS)])
 EVERY = [(*pair, algorithm) for pair, algorithm in itertools.product(PAIRS, ALGORITHMS)]
 COMBINATIONS = [(*named, {}) for named in EVERY if not any({*pair} <= {*named} for pair in UNFIT)]
+
+
+def by_default() -> list:
+    """Every family with its own network, every network and every algorithm, once at least; and a few of MORE.
+
+    The algorithm beside a family and network is the one that was chosen least before."""
+    chosen: list = []
+    for pair in PAIRS:
+        fitting = [c for c in COMBINATIONS if c[:2] == pair]
+        taken = [c[2] for c in chosen]
+        chosen += sorted(fitting, key=lambda c: taken.count(c[2]))[:1]  # noqa: B023  (sorted at once)
+    return [*chosen, *(c for c in MORE if "statistics" not in c[3] or c[:3] == ("omniglot", "conv", "maml"))]
+
+
+DEFAULT = by_default()
+MARKED = [pytest.param(c, marks=() if c in DEFAULT else pytest.mark.slow) for c in [*COMBINATIONS, *MORE]]
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +122,13 @@ def stopped(config: Config, out: Path) -> None:
         trained(config, out)
 
 
-@pytest.mark.parametrize("combination", [*COMBINATIONS, *MORE], ids=name)
+@pytest.mark.parametrize("combination", MARKED, ids=name)
 def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, small, combination):
     *named, changes = combination
     config = tiny(small, *named, **changes)
     made, honest = [], loop.compile
-    monkeypatch.setattr(loop, "compile", lambda f: made.append(honest(f)) or made[-1])
+    for module in (loop, acting):
+        monkeypatch.setattr(module, "compile", lambda f: made.append(honest(f)) or made[-1])
     whole = trained(config, tmp_path / "whole")
     runners = [runner for f in made for runner in f.runners.values()]
     assert len(runners) >= 2 and {type(runner) for runner in runners} == {Machine}
@@ -120,6 +149,11 @@ def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch,
     assert f"{result['algorithm']}, {result['network']}" in table(result)
 
 
+def test_the_default_leaves_no_family_network_or_algorithm_out():
+    for place, every in enumerate((FAMILIES, NETWORKS, ALGORITHMS)):
+        assert {c[place] for c in DEFAULT} == {*every}
+
+
 @pytest.mark.parametrize("pair, message", UNFIT.items())
 def test_what_does_not_fit_is_named(small, pair, message):
     unfit = [named for named in itertools.product(FAMILIES, NETWORKS, ALGORITHMS) if {*pair} <= {*named}]
@@ -128,7 +162,7 @@ def test_what_does_not_fit_is_named(small, pair, message):
         Learner(tiny(small, *unfit[0]))
 
 
-@pytest.mark.parametrize("combination", MORE, ids=name)
+@pytest.mark.parametrize("combination", MARKED[len(COMBINATIONS) :], ids=name)
 def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, small, combination):
     *named, changes = combination
     logs = []

@@ -11,7 +11,7 @@ import pytest
 for library in ("matplotlib", "safetensors", "filelock", "tqdm"):
     pytest.importorskip(library)
 
-from tinymaml.algorithms import ALGORITHMS  # noqa: E402
+from tinymaml.algorithms import ALGORITHMS, takes_any  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.nest import tree_map  # noqa: E402
 from tinymaml.pictures import style  # noqa: E402
@@ -132,7 +132,7 @@ def test_a_run_that_diverges_is_said_to_and_does_not_hide_the_others(runs):
 
 
 def test_every_algorithm_can_be_compared(runs, tmp_path):
-    every = [name for name, algorithm in ALGORITHMS.items() if not getattr(algorithm, "classes", False)]
+    every = [name for name, algorithm in ALGORITHMS.items() if takes_any(algorithm)]
     result = compare([runs(algorithm=algorithm) for algorithm in every], tasks=3, steps=2)
     assert [line["label"] for line in result["lines"]] == every
     assert all(np.isfinite(line["mean"][0]) for line in result["lines"])

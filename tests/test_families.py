@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import user_family
-from small_data import RECURRENT
+from small_data import ACTED_IN, RECURRENT
 
 from tinymaml import nn
 from tinymaml.families import FAMILIES, Metric, as_metric
@@ -17,6 +17,7 @@ from tinymaml.runs.settings import Config
 
 EVERY = {**FAMILIES, "user_family": user_family}
 every = pytest.mark.parametrize("name", EVERY)
+with_examples = pytest.mark.parametrize("name", [name for name in EVERY if name not in ACTED_IN])
 built_in = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -55,8 +56,8 @@ def test_defaults_are_by_the_names_of_real_options_of_other_parts(name):
     classes = [Outer, *(part.Settings for table in (ALGORITHMS, NETWORKS) for part in table.values())]
     options = {field.name: field for settings in classes for field in dataclasses.fields(settings)}
     for option, value in EVERY[name].defaults.items():
-        if option == "network":
-            assert value in NETWORKS
+        if option in ("network", "algorithm"):
+            assert value in {"network": NETWORKS, "algorithm": ALGORITHMS}[option]
         else:
             assert type(value) is type(options[option].default)
 
@@ -71,7 +72,7 @@ def targets(y) -> np.ndarray:
     return y["y"] if isinstance(y, dict) else y
 
 
-@every
+@with_examples
 @pytest.mark.parametrize("split", SPLITS)
 def test_tasks_are_stacked_and_fit_the_network_and_the_loss(name, split, made):
     family = made(name)
@@ -92,7 +93,7 @@ def test_tasks_are_stacked_and_fit_the_network_and_the_loss(name, split, made):
             assert np.shape(loss) == np.shape(metric) == () and np.isfinite(loss) and np.isfinite(metric)
 
 
-@built_in
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ACTED_IN])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_floating_arrays_take_the_dtype_that_is_set(name, dtype, made):
     family = made(name)
@@ -114,7 +115,7 @@ def test_the_generator_alone_decides(name, made):
     assert [x.tobytes() for x in tree_leaves(first)] != [x.tobytes() for x in tree_leaves(other)]
 
 
-@every
+@with_examples
 def test_no_example_is_in_support_and_query_or_in_two_splits(name, made):
     family = made(name)
     seen = {split: family.sample(rng(i), 40, split) for i, split in enumerate(SPLITS)}
@@ -143,7 +144,7 @@ def test_an_unknown_split_and_no_tasks_are_refused(name, made):
         family.sample(rng(), 0, "train")
 
 
-@every
+@with_examples
 def test_a_metric_is_complete_and_measures_what_it_says(name, made):
     family = made(name)
     metric = as_metric(family.metric)

@@ -49,6 +49,7 @@ INSTALLED = {
     "optax": ("optax", "inner sgd", {"inner sgd after scale(-1)": "inner_ascent"}),
     "jax-meta": ("jax_meta", "MAML.batch_outer_loss", {}),
 }  # fmt: skip
+QUICK = ("PyTorch, by hand", "torch.func", "oscarknagg/few-shot")
 REPRODUCED = [name for name, library in field.LIBRARIES.items() if not library.install]
 
 
@@ -61,7 +62,12 @@ def test_every_library_is_tested():
     assert sorted([*INSTALLED, *REPRODUCED]) == sorted(field.LIBRARIES)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+def quick_ones(names) -> list:
+    """Only the quickest of them by default: a study of the others takes from five seconds to a minute."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", quick_ones(INSTALLED))
 def test_what_is_installed_gets_its_verdicts(name):
     module, right, wrong = INSTALLED[name]
     if importlib.util.find_spec(module) is None:
@@ -75,7 +81,7 @@ def test_what_is_installed_gets_its_verdicts(name):
     assert not unexpected, "\n".join(unexpected)
 
 
-@pytest.mark.parametrize("name", REPRODUCED)
+@pytest.mark.parametrize("name", quick_ones(REPRODUCED))
 def test_what_is_reproduced_gets_its_verdicts(name):
     pytest.importorskip("torch")
     pytest.importorskip("jax")

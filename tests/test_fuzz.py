@@ -43,15 +43,29 @@ def agrees(program: fuzz.Program, *ways: str) -> fuzz.Outcome:
 # ── random losses ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=500, phases=[Phase.generate, Phase.shrink])
-@given(st.data())
-def test_random_losses_replayed_are_what_numpy_computes(data):
-    agrees(fuzz.draw(Decisions(data)), "tensors", "record", "replay")
+def of_examples(few: int, many: int):
+    """A test of as many programs: few by default."""
+    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
-def test_random_losses_of_seeds_are_what_numpy_computes():
+def drawn_by_hypothesis(count: int, judge) -> None:
+    @settings(max_examples=count, phases=[Phase.generate, Phase.shrink])
+    @given(st.data())
+    def examples(data):
+        judge(Decisions(data))
+
+    examples()
+
+
+@of_examples(80, 500)
+def test_random_losses_replayed_are_what_numpy_computes(count):
+    drawn_by_hypothesis(count, lambda decisions: agrees(fuzz.draw(decisions), "tensors", "record", "replay"))
+
+
+@of_examples(60, 300)
+def test_random_losses_of_seeds_are_what_numpy_computes(count):
     """As by hand: more varied than what hypothesis tries, and made small by `fuzz.small`."""
-    for seed in range(300):
+    for seed in range(count):
         for finding in fuzz.examine(fuzz.draw(random.Random(seed)), ("tensors", "record", "replay")).findings:
             raise AssertionError(f"seed {seed}: {fuzz.small(finding)}")
 
@@ -60,28 +74,22 @@ def test_random_losses_of_seeds_are_what_numpy_computes():
 HAS_NO_CODE = re.compile("an array of length|dtype float16|depends on a value")
 
 
-def test_random_losses_compiled_are_what_numpy_computes():
+@of_examples(30, 120)
+def test_random_losses_compiled_are_what_numpy_computes(count):
     """And most are compiled: on those that are not, the message is about."""
     pytest.importorskip("numba")
     outcomes = []
-
-    @settings(max_examples=120, phases=[Phase.generate, Phase.shrink])
-    @given(st.data())
-    def examples(data):
-        outcomes.append(agrees(fuzz.draw(Decisions(data)), "compiled"))
-
-    examples()
+    drawn_by_hypothesis(count, lambda decisions: outcomes.append(agrees(fuzz.draw(decisions), "compiled")))
     compiled = sum(outcome.compiled for outcome in outcomes)
     left = [reason for outcome in outcomes if not outcome.compiled for reason in outcome.fallbacks]
     bound = len([outcome for outcome in outcomes if any(map(HAS_NO_CODE.search, outcome.fallbacks))])
     assert compiled > 0.85 * (len(outcomes) - bound) and bound < 0.35 * len(outcomes), Counter(left)
 
 
-@settings(max_examples=40, phases=[Phase.generate, Phase.shrink])
-@given(st.data())
-def test_random_losses_and_gradients_are_those_of_jax(data):
+@of_examples(8, 40)
+def test_random_losses_and_gradients_are_those_of_jax(count):
     pytest.importorskip("jax")
-    agrees(fuzz.draw(Decisions(data), jax=True), "jax")
+    drawn_by_hypothesis(count, lambda decisions: agrees(fuzz.draw(decisions, jax=True), "jax"))
 
 
 # ── what the programs are ───────────────────────────────────────────────────────────────────────────────────────────

@@ -161,7 +161,7 @@ def test_too_few_queries_do_not_determine_it():
 
 def test_gradient_descent_on_some_tasks_reaches_their_minimiser():
     tasks = LineTasks(3, 4, 6).sample(rng(), 12, "val")
-    maml = tm.meta_value_and_grad(linear_loss, inner_lr=0.1, inner_steps=3)
+    maml = tm.compile(tm.meta_value_and_grad(linear_loss, inner_lr=0.1, inner_steps=3), backend="replay")
     theta = nest(np.zeros(4))
     for _ in range(800):
         theta = tree_map(lambda p, g: p - 0.3 * g, theta, maml(theta, tasks)[1])

@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 import tinymaml as tm  # noqa: E402
-from tinymaml.algorithms import ALGORITHMS, joint  # noqa: E402
+from tinymaml.algorithms import ALGORITHMS, joint, takes_any  # noqa: E402
 from tinymaml.families.common import masked_mean  # noqa: E402
 from tinymaml.nest import tree_items, tree_map  # noqa: E402
 from tinymaml.networks.embedding import embedding  # noqa: E402
@@ -108,7 +108,7 @@ def trained():
 
 
 # Those that want classes have no regression.
-REGRESSION = [name for name, algorithm in ALGORITHMS.items() if not getattr(algorithm, "classes", False)]
+REGRESSION = [name for name, algorithm in ALGORITHMS.items() if takes_any(algorithm)]
 EDGES = [[(SUPPORT, QUERY)] * TASKS, [(1, 1)] * TASKS, [(0, 1), (SUPPORT, 1), (0, QUERY), (1, 2)]]
 
 

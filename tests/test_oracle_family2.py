@@ -11,6 +11,7 @@ from tinymaml.oracle.catalogue import flat, run_form
 from tinymaml.oracle.family import ALGORITHMS, pulled, suites
 from tinymaml.oracle.models import loss_and_grad
 
+pytestmark = pytest.mark.usefixtures("confirmed_once")
 made = pytest.importorskip("bench.oracle.family", reason="PyTorch is not there")
 NAMES = list(made.MODULES)
 
@@ -102,6 +103,27 @@ def test_rationals_give_the_answer_without_rounding(algorithm):
     assert [float(x) for x in flat(exact)] == flat(case.answer.meta_grad).tolist()
 
 
+def test_a_batch_of_every_trajectory_has_the_hessian_of_the_return():
+    """(I + α ∇²J) g_q, which DiCE alone gives; by the process's own J, and by central differences of its gradient."""
+    case = next(c for c in load("core", algorithm="rl") if c.id == "rl/every-trajectory")
+    _, grads = ALGORITHMS["rl"].closed_form(case)
+    assert close(case, grads, case.answer.meta_grad)
+    for surrogate in ("likelihood", "lvc"):
+        assert not close(case, run_form(case, {"surrogate": surrogate}).meta_grad, grads), surrogate
+    (xs, ys), _ = case.batches()[0]
+    states, actions = np.argmax(xs[:, 0], -1), ys[:, 0, :, 0].astype(int)
+    pairs = np.unique(np.stack([states[:, 0], actions[:, 0], states[:, 1], actions[:, 1]]), axis=1, return_counts=True)
+    assert pairs[0].shape[1] == 8 and sum(pairs[1]) == 16 and set(pairs[1]) <= {1, 2, 3}
+
+
+def test_what_is_held_stays_what_it_is_in_differences():
+    """Without that, the differences would be those of a loss in which every box is 1."""
+    from tinymaml.oracle.family import answers
+
+    case = next(c for c in load("core", algorithm="rl") if c.id == "rl/lvc")
+    assert close(case, answers.differences(case, bits=400)[1], case.answer.meta_grad)
+
+
 def test_solved_finds_a_point_without_a_gradient():
     from tinymaml.oracle.family.answers import switches_of
     from tinymaml.oracle.family.procedure import ByHand
@@ -126,6 +148,15 @@ def test_honest_implementations_are_correct(algorithm, dtype):
         report = check(made.answers(honest), load("core", algorithm=algorithm), dtype=dtype)
         assert report.verdict == "CORRECT", (honest.__name__, str(report))
         assert max(c.error for c in report.cases) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_reinforcement_learning_in_jax_is_correct(dtype):
+    pytest.importorskip("jax")
+    for honest in made.MODULES["rl"].IN_JAX:
+        report = check(made.answers(honest), load("core", algorithm="rl"), dtype=dtype)
+        assert report.verdict == "CORRECT", str(report)
 
 
 def _every_wrong_one():

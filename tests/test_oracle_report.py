@@ -370,7 +370,7 @@ def test_the_exact_gradient_of_the_program_is_the_right_one(id, library):
 def test_every_layer_and_loss_can_be_written():
     for library in ("numpy", "torch", "jax"):
         assert {*models._LAYERS} <= {"linear", *snippet._LAYERS, *snippet._LAYERS_OF[library]}
-        assert {*models._LOSSES} <= {*snippet._LOSSES, *snippet._LOSSES_OF[library]}
+        assert {*models._LOSSES, *models._POLICIES} <= {*snippet._LOSSES, *snippet._LOSSES_OF[library]}
 
 
 def test_special_cases_as_programs():

@@ -52,8 +52,9 @@ def _vectors() -> list:
 def _wire() -> dict:
     """Names and types of all fields, layers and losses; not the words that explain them."""
     fields = {what: {name: kind for name, (kind, _) in table.items()} for what, table in spec.FIELDS.items()}
-    layers, losses = ({name: of[:-1] for name, of in table.items()} for table in (spec.LAYERS, spec.LOSSES))
-    return {"fields": fields, "layers": layers, "losses": losses, "eps": models.EPS}
+    tables = dict(layers=spec.LAYERS, losses=spec.LOSSES, policies=spec.POLICIES)
+    shapes = {kind: {name: of[:-1] for name, of in table.items()} for kind, table in tables.items()}
+    return {"fields": fields, "eps": models.EPS} | shapes
 
 
 def _catalogue() -> list:
@@ -68,6 +69,9 @@ SEALED = {
     "wire 2.0": "9eeb03aa4c12",
     "catalogue 2.0": "265b503a9ae0",
     "catalogue 2.1": "a24dbddfc71c",
+    "vectors 2.1": "a8b502c1f680",
+    "wire 2.1": "61f1bbd886cc",
+    "catalogue 2.2": "db207e3f0526",
 }
 
 
@@ -166,6 +170,7 @@ def test_the_specification_is_one_page(capsys):
 def test_every_name_in_the_code_stands_in_the_specification():
     page = spec.text()
     assert spec.LAYERS.keys() == models._LAYERS.keys() and spec.LOSSES.keys() == models._LOSSES.keys()
+    assert spec.POLICIES.keys() == models._POLICIES.keys()
     names = [*models._LAYERS, *models._LOSSES, *CAPABILITIES, *VERDICTS, *spec.algorithms()]
     names += [f"{name} {version}" for name, version in versions.VERSIONS.items()]
     assert not [name for name in names if f"\n  {name}  " not in page and f" {name}" not in page]

@@ -142,4 +142,4 @@ def test_the_files_that_contributing_names_are_there():
     named = {x for x in re.findall(r"`([\w./]+/[\w.]+\.(?:py|md|toml))`", page) if not re.search("NAME|SUBJECT", x)}
     assert len(named) >= 10 and [x for x in named if not (ROOT / x).exists()] == []
     headings = re.findall(r"^## An? (\w+)", page, re.M)
-    assert headings == ["primitive", "algorithm", "optimiser", "family", "mistake"]
+    assert {"primitive", "algorithm", "optimiser", "family", "mistake"} <= {*headings}

@@ -1,5 +1,6 @@
 """PyTorch and JAX get the same meta-gradients, to 1e-12. A model is written once, over each library's own functions."""
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -143,8 +144,10 @@ def of_ours(name, steps, first_order):
     return meta(*problem(name))
 
 
-def for_every_case(test):
-    test = pytest.mark.parametrize("first_order", [False, True], ids=["exact", "FOMAML"])(test)
+def for_every_case(test, fomaml=()):
+    """`fomaml`: the marks of the cases of first order."""
+    orders = [pytest.param(False, id="exact"), pytest.param(True, id="FOMAML", marks=fomaml)]
+    test = pytest.mark.parametrize("first_order", orders)(test)
     test = pytest.mark.parametrize("steps", range(1, STEPS + 1))(test)
     return pytest.mark.parametrize("name", MODELS)(test)
 
@@ -199,8 +202,9 @@ def of_jax(name, steps, first_order):
     return compiled[name, first_order](*args)
 
 
-@for_every_case
+@functools.partial(for_every_case, fomaml=pytest.mark.slow)
 def test_jax_agrees(name, steps, first_order):
+    """That of first order is PyTorch's, too; JAX compiles for seconds."""
     theirs = of_jax(name, steps, first_order)
     agree(of_ours(name, steps, first_order), theirs)
 

@@ -13,9 +13,10 @@ for library in ("matplotlib", "safetensors", "filelock", "tqdm"):
     pytest.importorskip(library)
 from matplotlib import font_manager  # noqa: E402
 from PIL import Image  # noqa: E402
+from small_data import ACTED_IN  # noqa: E402
 
 from tinymaml import maml, pictures  # noqa: E402
-from tinymaml.algorithms import ALGORITHMS  # noqa: E402
+from tinymaml.algorithms import ALGORITHMS, takes_any  # noqa: E402
 from tinymaml.engine import grad  # noqa: E402
 from tinymaml.families import FAMILIES  # noqa: E402
 from tinymaml.nest import tree_leaves, tree_map  # noqa: E402
@@ -78,11 +79,14 @@ def texts(figure) -> str:
 
 
 # Every algorithm with the family of the smallest pictures, and every family with one algorithm.
-DRAWN = [("sinusoid", name) for name in ALGORITHMS if not getattr(ALGORITHMS[name], "classes", False)]
-DRAWN += [(family, "maml") for family in [*FAMILIES, "user_family"] if family != "sinusoid"]
+DRAWN = [("sinusoid", name) for name, algorithm in ALGORITHMS.items() if takes_any(algorithm)]
+DRAWN += [(family, "maml") for family in [*FAMILIES, "user_family"] if family not in ("sinusoid", *ACTED_IN)]
+DRAWN += [(family, "maml-rl") for family in sorted(ACTED_IN)]
 
 
-@pytest.mark.parametrize("family, algorithm", DRAWN)
+@pytest.mark.parametrize("family, algorithm", [
+    pytest.param(*names, marks=pytest.mark.slow if names[0] == "robot" else ()) for names in DRAWN
+])  # fmt: skip
 def test_every_family_can_be_drawn_and_every_algorithm(family, algorithm, small_data, tmp_path):
     settings = dict(algorithm=algorithm, compile=False, meta_lr=0.001, validation_tasks=3)
     settings |= small_data(family) if family in FAMILIES else dict(network="mlp")

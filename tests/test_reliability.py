@@ -760,7 +760,7 @@ def test_a_user_that_there_is_not_is_named_by_every_function_that_takes_a_path(t
             use()
 
 
-@pytest.mark.parametrize("timeout", ["1e10", "1e300", "inf"])
+@pytest.mark.parametrize("timeout", ["1e10", pytest.param("1e300", marks=pytest.mark.slow), "inf"])
 def test_a_long_time_out_is_as_long_as_can_be(tmp_path, timeout):
     (tmp_path / "mine.py").write_text("def f(case):\n    return {}\n", encoding="utf-8")
     done = tinymaml("oracle", "check", "mine:f", "--timeout", timeout, cwd=tmp_path)

@@ -67,7 +67,7 @@ def test_every_option_of_the_tables_has_help_and_a_default_that_passes(role, nam
 @pytest.mark.parametrize("role, name", [(r, n) for r in ("family", "algorithm") for n in TABLES[r]])
 def test_every_default_of_a_family_or_algorithm_is_an_option_of_some_part(role, name):
     known = {f.name for table in TABLES.values() for member in table.values() for f in fields(settings_of(member))}
-    known |= {"network", *(f.name for f in fields(Outer))}
+    known |= {"algorithm", "network", *(f.name for f in fields(Outer))}
     assert getattr(TABLES[role][name], "defaults", {}).keys() <= known
 
 

@@ -85,6 +85,7 @@ def test_every_row_has_settings_and_a_command_that_gives_them(monkeypatch, capsy
 
 def test_every_family_is_measured_beside_its_baselines():
     elsewhere = {"sinusoid", "omniglot"}  # by `bench family`, and beside the paper
+    elsewhere |= {"navigation", "control"}  # by `bench rl study`; as an example of other environments
     assert {row.family for row in systems.EVERY.values()} >= FAMILIES.keys() - elsewhere
 
 
@@ -183,6 +184,7 @@ def test_two_processes_share_the_work(small, monkeypatch):
 def test_the_page_is_made_of_stored_files_alone(done, monkeypatch, capsys):
     shutil.rmtree(done / "runs")
     monkeypatch.setattr("tinymaml.runs.loop.train", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr("bench.rl.exact.RESULTS", done / "nothing.json")  # this page has no place for it
     assert results.main(["--check"]) == 1
     assert "is not current: python -m bench.results" in capsys.readouterr().err
     assert results.main([]) == 0 and results.main(["--check"]) == 0

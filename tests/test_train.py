@@ -858,7 +858,8 @@ def omniglot_once(monkeypatch):
     monkeypatch.setattr(omniglot, "load", read_once)
 
 
-@pytest.mark.parametrize("changes", [{}, dict(dtype="float64"), dict(network="mlp", hidden=(8,))])
+@pytest.mark.parametrize("changes", [{}, pytest.param(dict(dtype="float64"), marks=pytest.mark.slow),
+                                     dict(network="mlp", hidden=(8,))])  # fmt: skip
 def test_omniglot_goes_on_as_if_never_stopped_and_tests_on_characters_never_trained_on(
     tmp_path, omniglot_data, omniglot_once, changes
 ):

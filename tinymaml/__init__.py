@@ -17,11 +17,13 @@ Read in this order; the first four, after `nest`, are everything there is to und
 
     algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
     networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation
+    rl/          policies that act: surrogates, environments
     pictures/    of a run, and of several                            cli        the command line
     files        files that are whole or not there                   blas       the limit on its threads
     extras       packages that are optional                          doctor     what a report about a fault must say
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
     oracle/      is my meta-gradient right, and if not, which mistake is it?
+    lessons/     how a meta-gradient is derived, run, seen and verified: chapters in Python, which make a page
 """
 
 from . import nn, ops, optim

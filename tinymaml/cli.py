@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | doctor | oracle`.
+"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | doctor | oracle | lesson`.
 
 It parses, calls and prints; others work.
 """
@@ -142,6 +142,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         from .oracle.commands import add
 
         add(oracle)
+    lesson = commands.add_parser("lesson", help="write the lesson, a page that shows how a meta-gradient is made")
+    if argv[:1] == ["lesson"]:
+        from .lessons.commands import add
+
+        add(lesson)
     return parser
 
 
@@ -197,7 +202,7 @@ def _add_train(commands, argv: list[str]) -> None:
     families, networks, algorithms = (", ".join(parts.table(role)) for role in parts.TABLES)
     choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choice.add_argument("--algorithm", metavar="NAME", default=argparse.SUPPRESS,
-                        help=f"{algorithms}; {own} (default: maml)")  # fmt: skip
+                        help=f"{algorithms}; {own} (default: maml, or the family's)")  # fmt: skip
     choice.add_argument("--network", "--model", metavar="NAME", default=argparse.SUPPRESS,
                         help=f"{networks}; {own} (default: the family's)")  # fmt: skip
     out = f"runs/{family.replace(':', '.')}" if family else "runs/FAMILY"
@@ -232,7 +237,7 @@ def _groups(family: str, chosen: argparse.Namespace) -> list[tuple[str, list[tup
         run = Run.open(chosen.out)
         config = parts.Config.from_json(run.config, run.format)
         return [(called, [(f, getattr(s, f.name)) for f in dataclasses.fields(s)]) for called, s in config.parts()]
-    names, defaults = parts.choose(family, getattr(chosen, "algorithm", "maml"), getattr(chosen, "network", None))
+    names, defaults = parts.choose(family, getattr(chosen, "algorithm", None), getattr(chosen, "network", None))
     of_parts = {f"{name} ({role})": parts.settings_of(parts.find(role, name)) for role, name in names.items()}
     of_parts["the outer loop"] = parts.outer_settings()
     parts.check_names(of_parts)

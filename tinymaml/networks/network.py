@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -35,6 +36,7 @@ class Network:
         norms: the channels of each batch norm, by the name of its layer; {} if there are none. If there are some,
             `apply` and `body` take a third argument, `norm(name, x, gamma, beta)` → x, normalised, which they call
             for each. By default it is `batch_statistics`.
+        policy: what acts and is differentiated, see `rl.policies`, of a network for tasks that are acted in.
     """
 
     init: Callable[[np.random.Generator, DTypeLike], Nest]
@@ -43,6 +45,7 @@ class Network:
     head: Callable[[Nest, np.ndarray], np.ndarray] | None = None
     last: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
+    policy: Any = None
 
 
 def joined(init: Callable, body: Callable, head: Callable, last: str, norms: Mapping[str, int]) -> Network:

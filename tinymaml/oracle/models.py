@@ -28,6 +28,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import nn
+from ..engine import stop_gradient
 from .arithmetic import bend, erf, hold, side, sign
 
 EPS = 2.0**-10  # of batch norm: exact in float32, so that every dtype runs the same model
@@ -529,6 +530,28 @@ _LOSSES = {
     "binary_cross_entropy": _binary_cross_entropy,
 }  # fmt: skip
 
+# ── policies: output and actions → (log π, its pullback to the output) ──────────────────────────────────────────────
+
+
+HALF_LOG_2PI = 0.9189385332046727  # ½ log 2π
+
+
+def _categorical(o, y):
+    log_p, p = _log_softmax(o)
+    chosen = (np.arange(o.shape[1]) == np.array([int(float(a)) for a in y[:, 0]])[:, None]) * 1
+    return np.sum(log_p * chosen, 1), lambda c: c[:, None] * (chosen - p)
+
+
+def _gaussian(o, y):
+    mean, log_std = o[:, 0], o[:, 1]
+    inverse = np.exp(-log_std)
+    z = (y[:, 0] - mean) * inverse
+    # log π = −z²/2 − log σ − ½ log 2π
+    return -z * z / 2 - log_std - HALF_LOG_2PI, lambda c: np.stack([c * z * inverse, c * (z * z - 1)], 1)
+
+
+_POLICIES = {"categorical": _categorical, "gaussian": _gaussian}
+
 # Wrong losses, by the right one.
 IN_PLACE_OF: dict[str, dict[str, Callable]] = {
     "cross_entropy": {
@@ -599,6 +622,12 @@ def loss_and_grad(
     if rows is not None:
         g, part = np.zeros(x.shape, np.asarray(g).dtype), g
         g[rows] = part
+    grads = _back(params, pullbacks, unused, g, how)
+    return value, grads
+
+
+def _back(params: dict, pullbacks: list, unused: list, g, how: Options) -> dict:
+    """The gradient, {name: array}, from the cotangent g of the output."""
     grads = {name: p * how.penalty if how.penalty else p * 0 for name, p in params.items()}
     seen = set()
     for used, back in reversed(pullbacks):
@@ -607,7 +636,14 @@ def loss_and_grad(
             if not (how.last_use_only and name in seen) and name not in unused:
                 grads[name] = np.reshape(np.asarray(grads[name] + gp), np.shape(params[name]))
             seen.add(name)
-    return value, grads
+    return grads
+
+
+def log_policy(model: dict, params: dict, x, y, how: Options = Options()) -> tuple:  # noqa: B008
+    """log π of each step's action y[:, 0], (N), and its pullback: cotangents (N) → {name: array}, over any numbers."""
+    o, pullbacks, unused = _forward(model, params, x, how)
+    logp, of_output = _POLICIES[model["loss"]](o, y)
+    return logp, lambda c: _back(params, pullbacks, unused, of_output(c), how)
 
 
 def batch_statistics(model: dict, params: dict, x, how: Options) -> dict[str, tuple]:
@@ -642,6 +678,7 @@ class NumPy:
         staticmethod, (np.mean, np.sum, np.sqrt, np.tanh, np.reshape, nn.relu, nn.softplus, nn.cross_entropy)
     )
     concatenate, broadcast_to = staticmethod(np.concatenate), staticmethod(np.broadcast_to)
+    exp, where, arange = staticmethod(np.exp), staticmethod(np.where), staticmethod(np.arange)
 
     def conv(self, x, w, stride, padding):
         return nn.conv2d(x, w, stride, padding)
@@ -689,6 +726,19 @@ class NumPy:
     def binary_cross_entropy(self, o, y):
         return self.mean(self.softplus(o) - y * o)
 
+    def categorical(self, o, y):
+        chosen = y[..., :1] == self.arange(o.shape[-1])
+        return self.sum(self.where(chosen, self.log_softmax(o), 0.0), -1)
+
+    def gaussian(self, o, y):
+        mean, log_std = o[..., 0], o[..., 1]
+        z = (y[..., 0] - mean) * self.exp(-log_std)
+        return -z * z / 2 - log_std - HALF_LOG_2PI
+
+    def log_softmax(self, o):
+        z = o - stop_gradient(np.max(o, -1, keepdims=True))
+        return z - np.log(np.sum(np.exp(z), -1, keepdims=True))
+
 
 class Torch(NumPy):
     """Layers on PyTorch tensors; nothing that `torch.func` could not transform."""
@@ -700,6 +750,8 @@ class Torch(NumPy):
             torch.mean, torch.sum, torch.sqrt, torch.tanh, torch.reshape,
         )  # fmt: skip
         self.concatenate, self.broadcast_to = torch.concatenate, torch.broadcast_to
+        self.exp, self.where, self.arange = torch.exp, torch.where, torch.arange
+        self.log_softmax = lambda o: torch.log_softmax(o, -1)
         f = torch.nn.functional
         self.relu, self.cross_entropy, self._f = f.relu, f.cross_entropy, f
         self.softplus = lambda x: f.softplus(x, threshold=40)  # beyond, it is x to rounding (by default beyond 20)
@@ -724,6 +776,7 @@ class JAX(NumPy):
         jnp = jax.numpy
         self.mean, self.sum, self.sqrt, self.tanh, self.reshape = jnp.mean, jnp.sum, jnp.sqrt, jnp.tanh, jnp.reshape
         self.concatenate, self.broadcast_to = jnp.concatenate, jnp.broadcast_to
+        self.exp, self.where, self.arange, self.log_softmax = jnp.exp, jnp.where, jnp.arange, jax.nn.log_softmax
         self.relu, self._jax = jax.nn.relu, jax
         self.softplus = lambda x: jnp.logaddexp(x, 0)
 
@@ -768,5 +821,10 @@ def in_words(model: dict) -> str:
         "mse": "mean (o − y)²", "half_mse": "mean ½(o − y)²", "mean": "mean o",
         "cross_entropy": "mean (log Σ exp o − o_y)", "binary_cross_entropy": "mean (log(1 + exp o) − y o)",
     }  # fmt: skip
+    policies = {
+        "categorical": "log π = o_a − log Σ exp o, a = y[0]",
+        "gaussian": "log π = −z²/2 − log σ − ½ log 2π, z = (y[0] − μ)/σ, o = [μ  log σ]",
+    }
     layers = [words.get(m["layer"], lambda p, s, m=m: m["layer"])(m.get("params", []), m) for m in model["layers"]]
-    return " → ".join(layers) + f";  loss = {losses[model['loss']]}"
+    end = policies.get(model["loss"]) or f"loss = {losses[model['loss']]}"
+    return " → ".join(layers) + f";  {end}"

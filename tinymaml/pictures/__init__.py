@@ -7,7 +7,7 @@
     learning   over the meta-iterations         tiles     classification of images
     steps      over the adaptation steps        compare   several runs in one picture
     fits       regression of many numbers       cuts      binary classification in many dimensions
-    sentences  classification of sentences
+    sentences  classification of sentences               walks     policies in a plane
 
 Each picture has a function that returns a Matplotlib figure. `learning` and `steps` are drawn for every run, whatever
 its parts; what else there is, the `pictures` of its family make. Only `fits.distances` trains, and says so. Read next:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def learning(learned: Learned, records: list[dict[str, Any]]) -> Figure:
     """Loss and metric of the records of a run's log; one panel, where they are the same."""
     metric = learned.learner.metric
-    panels = [metric] if all(r["loss"] == r[metric.name] for r in records) else [Metric("loss", label="loss"), metric]
+    alike = all(np.isclose(abs(r["loss"]), abs(r[metric.name]), 1e-6, 0) for r in records)  # a return is minus its loss
+    panels = [metric] if alike else [Metric("loss", label="loss"), metric]
     figure = style.new(8, 3.6)
     for ax, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         x, y = (np.array([record[key] for record in records]) for key in ("iteration", shown.name))

@@ -14,11 +14,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 
 from ..extras import require
 from ..nest import Nest, tree_leaves, tree_map
+from .acting import Acting
 from .learner import ways
 from .loop import AT_ONCE, EVALUATED, Learned, Measure, generator, validation_tasks
 from .settings import blaming
@@ -49,7 +51,7 @@ def task(learned: Learned, split: str, t: int, seed: int | None = None) -> tuple
     return tree_map(lambda x: x[t], every)
 
 
-def stacked(learned: Learned, split: str, numbers: Iterable[int], seed: int | None = None) -> tuple:
+def stacked(learned: Learned, split: str, numbers: Iterable[int], seed: int | None = None) -> Nest:
     """The tasks of these numbers, stacked on axis 0."""
     return tree_map(lambda *xs: np.stack(xs), *[task(learned, split, t, seed) for t in numbers])
 
@@ -178,8 +180,14 @@ def _measure(learned: Learned, steps: int, *rate: float) -> Callable[[tuple, Cal
 
 def _walk(learned: Learned, task: tuple, steps: int, *rate: float) -> np.ndarray:
     """(1, steps + 1), of one task that diverges."""
-    support, query = task
     found = np.full((1, steps + 1), np.nan)
+    if learned.learner.acts:
+        one = tree_map(lambda x: x[None], task)
+        with suppress(FloatingPointError):
+            for k, metric in enumerate(Acting(learned.learner, False).returns(learned.meta, one, steps, *rate)):
+                found[0, k] = metric[0]
+        return found
+    support, query = task
     for k, theta in enumerate(path(learned, support, steps, *rate)):
         found[0, k] = learned.learner.loss(theta, *learned.learner.view(support, query, learned.state.norms, k))[1]
     return found
@@ -188,7 +196,7 @@ def _walk(learned: Learned, task: tuple, steps: int, *rate: float) -> np.ndarray
 def check_rate(learned: Learned) -> None:
     """Raises: ValueError: another inner rate than in training is asked for, and would change nothing."""
     config, source = learned.config, learned.source
-    if source is None or config.get("inner_lr") == source.get("inner_lr"):
+    if source is None or config.get("inner_lr") == source.get("inner_lr") or learned.learner.acts:
         return
     support, _ = task(learned, "test", 0)
     one, other = (list(path(learned, support, 1, c["inner_lr"]))[-1] for c in (config, source))

@@ -11,7 +11,9 @@ statistics batch norm takes is hidden in x, so that no algorithm knows of that e
     {"x": xq, "support": xs}     those of the support set, which goes through the network in the same batch
     {"x": xq, "norms": norms}    averages that were kept in training: {layer: {"mean": (C,), "var": (C,)}}
 
-Everything here is a plain function over what it closes over, which `compile` can watch. Read next: `loop`.
+Of tasks that are acted in there is a policy in the place of the loss, and batches in the place of sets: see `acting`.
+
+Everything here is a plain function over what it closes over, which `compile` can watch. Read next: `acting`.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ from ..families.reading import of_files
 from ..nest import Nest, tree_leaves, tree_map
 from ..networks.network import Network
 from ..per_task import outlined
-from .settings import Config, blaming, find, paths
+from ..rl.collect import total
+from .settings import Config, blaming, find, paths, table
 from .sizes import bounded
 
 FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` of a family must return
+ACTED_IN = ("sample", "collect", "input_shape", "outputs", "metric")  # if its tasks are acted in
 
 
 class Learner:
@@ -47,6 +51,8 @@ class Learner:
         metric: the family's, `families.Metric`.
         loss: `loss(theta, x, y)` → (loss, metric). If the network is cut, it also has `body(theta, x)` → features,
             `head(theta, features, y)` → (loss, metric), and `last`, the names of the layers that the head reads.
+            Of tasks that are acted in, it is the policy.
+        acts: tasks are acted in: data are collected by what is learned, see `acting`.
         statistics: which statistics batch norm takes; "" if the network has no batch norm.
         steps: K, the inner steps of training; 1 for an algorithm without such an option.
 
@@ -58,7 +64,8 @@ class Learner:
         self.config = config
         with blaming(f"family {config.family.name}: make"):
             self.family = find("family", config.family.name).make(config.family.settings)
-        if missing := [name for name in FAMILY if not hasattr(self.family, name)]:
+        self.acts = hasattr(self.family, "collect")
+        if missing := [name for name in (ACTED_IN if self.acts else FAMILY) if not hasattr(self.family, name)]:
             raise ValueError(f"family {config.family.name}: what make returns has no {', '.join(missing)}")
         self.dtype = np.dtype(config.outer.dtype)
         if hasattr(self.family, "dtype"):
@@ -66,14 +73,22 @@ class Learner:
         self.metric = as_metric(self.family.metric)
         self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
+        if self.acts != (acts := getattr(self.algorithm, "acts", False)):
+            names = (config.algorithm.name, config.family.name) if acts else (config.family.name, config.algorithm.name)
+            known = ", ".join(name for name, member in table("algorithm").items() if getattr(member, "acts", False))
+            wanted = "wants tasks that are acted in" if acts else f"has tasks that are acted in, and wants {known}"
+            raise ValueError(f"{names[0]} {wanted}; {names[1]} is not of this kind")
         if getattr(self.algorithm, "classes", False) and not ways(self):
             names = config.algorithm.name, config.family.name
             raise ValueError(f"{names[0]} wants examples of several classes; {names[1]} has none")
         self.network = network or self._network()
+        if self.acts and self.network.policy is None:
+            raise ValueError(f"{config.family.name} is acted in, and wants the network policy, not"
+                             f" {config.network.name}")  # fmt: skip
         if hasattr(self.algorithm, "check"):
             self.algorithm.check(self.network, self.settings)
         self.statistics = getattr(config.network.settings, "statistics", "transductive") if self.network.norms else ""
-        self.loss = make_loss(self.network, self.family.loss)
+        self.loss = self.network.policy if self.acts else make_loss(self.network, self.family.loss)
         self._every: dict[str, tuple | None] = {}
 
     def _network(self):
@@ -94,6 +109,17 @@ class Learner:
     def sample(self, rng: np.random.Generator, tasks: int, split: str) -> tuple:
         """Tasks of the family, with its floating-point arrays in the dtype of the run."""
         return self._cast(self.family.sample(rng, tasks, split))
+
+    def collect(self, thetas: Nest, tasks: Nest, step: int) -> dict[str, Nest]:
+        """What the policies with these parameters do, one per task: a batch with the tasks on axis 0, see `rl`."""
+        # that a policy cannot act is said by training and evaluation, which know its task
+        with blaming(f"family {self.config.family.name}: collect", but=(FloatingPointError,)):
+            batch = self.family.collect(self.loss, thetas, tasks, step)
+        return self._cast(self.algorithm.prepared(batch, self.settings))
+
+    def measure(self, batch: dict[str, Nest]) -> np.ndarray:
+        """The metric of a batch, of each task, (T,)."""
+        return np.asarray(total(batch), float)
 
     def every(self, split: str) -> tuple | None:
         """All tasks of a split, stacked as by `sample`, of a family that has few of them; None: its tasks are drawn.
@@ -180,14 +206,14 @@ class Learner:
         """
         of_task, settings = self.algorithm.of_task, self.settings
         collect = self.statistics == "running"
-        loss = make_loss(self.network, self.family.loss, collect)
-        view = make_view(self.statistics)
+        loss = self.loss if self.acts else make_loss(self.network, self.family.loss, collect)
+        view = (lambda support, query: query) if self.acts else make_view(self.statistics)
 
         def one(meta, support, query, *shared):
             more = {}
             if carries:
                 more["carried"], *shared = shared
-            given = query[1] if isinstance(query[1], dict) and query[1].keys() <= {"noise", "weight"} else {}
+            given = query[1] if isinstance(query, tuple) and _is_more(query[1]) else {}
             query = query[0] if given else query
             if "noise" in given:
                 more["noise"] = given["noise"]
@@ -234,6 +260,10 @@ class Learner:
     def predict(self, theta: Nest, x: Nest) -> np.ndarray:
         """The outputs of the network, (N, outputs), for an x as the loss wants it."""
         return forward(self.network.apply, theta, x)[0]
+
+
+def _is_more(x: Nest) -> bool:
+    return isinstance(x, dict) and x.keys() <= {"noise", "weight"}
 
 
 def ways(learner: Learner) -> int:

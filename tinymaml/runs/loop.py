@@ -6,7 +6,7 @@
 It knows no family, no network and no algorithm by name. Every iteration draws its tasks from a generator of its own,
 seeded by (seed, stream, iteration), so that nothing random is carried along, and a run that was stopped goes on bit for
 bit as if it never had been. BLAS is limited to one thread: its sums then do not depend on how many the machine has.
-Read next: `evaluate`.
+If tasks are acted in, what the policy does in them is collected first, by `acting`. Read next: `evaluate`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..nest import Nest, tree_fill, tree_items, tree_map
 from ..per_task import mean_over_tasks, over_tasks
 from ..programs import compile
 from . import outer
+from .acting import Acting
 from .folder import Run
 from .learner import Learner, averaged
 from .settings import TABLES, Config, paths
@@ -162,13 +163,18 @@ def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
     config, options = learner.config, learner.config.outer
     carries = state.carried is not None
     of_task = learner.of_task(carries)
-    gradient, losses = mean_over_tasks(of_task), over_tasks(_loss_alone(of_task))
-    if options.compile:
-        gradient, losses = compile(gradient), compile(losses)
+    compiled = compile if options.compile else lambda f: f
+    gradient, losses = compiled(mean_over_tasks(of_task)), compiled(over_tasks(_loss_alone(of_task)))
     gradient = outer.sharp(gradient, options.sharpness)
+    collected = Acting(learner).collected if learner.acts else lambda meta, tasks: tasks
+    take = _once
+    if hasattr(learner.algorithm, "outer"):
+        over = lambda f, gradient: compiled(mean_over_tasks(f) if gradient else over_tasks(f))  # noqa: E731
+        take = learner.algorithm.outer(learner.loss, learner.settings, over)
 
     def step(i: int, state: State) -> tuple:
-        support, query = tasks = learner.sample(generator(config, TRAIN, i), options.tasks, "train")
+        tasks = learner.sample(generator(config, TRAIN, i), options.tasks, "train")
+        support, query = tasks = collected(state.meta, tasks)
         shared = (*([state.carried] if carries else []), *learner.shared(i))
         noise = learner.noise(generator(config, NOISE, i), state.meta, tasks)
         more = {} if noise is None else {"noise": noise}
@@ -177,14 +183,21 @@ def make_step(learner: Learner, state: State) -> Callable[[int, State], tuple]:
             for t in np.flatnonzero(~np.isfinite(before)):
                 raise FloatingPointError(f"task {t}: the query loss is {before[t]}")
             more["weight"] = outer.task_weights(before, options.robust).astype(learner.dtype)
-        (loss, aux), grads = gradient(state.meta, _with(support, query, more), *shared)
-        # θ ← θ − β G, or as the optimiser says
-        meta, optimizer = outer.optimizer(options, i).update(state.meta, grads, state.optimizer)
+        of_these = lambda meta, tasks: gradient(meta, tasks, *shared)  # noqa: E731
+        update = outer.optimizer(options, i).update
+        (loss, aux), meta, optimizer = take(of_these, update, state.meta, _with(support, query, more), state.optimizer)
         carried = _mean([x["carried"] for x in aux]) if carries else None
         norms = averaged(state.norms, [x["norms"] for x in aux]) if state.norms else state.norms
         return loss, [x["metric"] for x in aux], State(meta, optimizer, carried, norms)
 
     return step
+
+
+def _once(gradient: Callable, update: Callable, meta: Nest, tasks: tuple, state: Nest) -> tuple:
+    """One gradient, one step of the optimiser: → ((loss, aux), meta, state)."""
+    result, grads = gradient(meta, tasks)
+    # θ ← θ − β G, or as the optimiser says
+    return result, *update(meta, grads, state)
 
 
 def _loss_alone(of_task: Callable) -> Callable:
@@ -213,8 +226,12 @@ class Measure:
     """
 
     def __init__(self, learner: Learner, at: tuple[int, ...], tuned: bool = False):
-        f = over_tasks(learner.metrics(at, tuned))
-        self.learner, self.f = learner, compile(f) if learner.config.outer.compile else f
+        self.learner, compiled = learner, learner.config.outer.compile
+        if learner.acts:
+            self.f = _returns(Acting(learner), at)
+        else:
+            f = over_tasks(learner.metrics(at, tuned))
+            self.f = compile(f) if compiled else f
 
     def __call__(self, meta: Nest, tasks: tuple, norms: Nest, *rate: float, each: Callable = lambda n: None):
         arrays = [x for _, x in tree_items(tasks)]
@@ -230,6 +247,16 @@ class Measure:
                 raise FloatingPointError(_renumbered(str(cause), first)) from None
             each(len(rows[-1]))
         return np.concatenate(rows)
+
+
+def _returns(acting: Acting, at: tuple[int, ...]) -> Callable:
+    """The metrics of tasks that are acted in: those of each step are of trajectories of its own."""
+
+    def measured(meta, tasks, norms, *rate):
+        found = acting.returns(meta, tasks, max(at), *rate)
+        return tuple(values for k, values in enumerate(found) if k in at)
+
+    return measured
 
 
 def _renumbered(message: str, first: int) -> str:

@@ -65,6 +65,9 @@ class Model:
 
     def __init__(self, learned: Learned):
         self.config, self.learner, self.iteration = learned.config, learned.learner, learned.iteration
+        if self.learner.acts:
+            seen = f"{self.config.family.name} has tasks that are acted in, and no examples"
+            raise ValueError(f"{seen}: runs.loop.restore gives the policy, runs.acting.Acting adapts it")
         self.params, self._norms = tree_map(unchanging, learned.meta), learned.state.norms
         self.steps = self.learner.steps
         self._example = learned.example or usual(self.learner)

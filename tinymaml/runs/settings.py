@@ -154,10 +154,16 @@ _AN = {"family": "a family", "network": "a network", "algorithm": "an algorithm"
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
-    """Let whatever code of the user's raises be a ValueError of one line: "family x: sample: …, and where it was."""
+def blaming(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Let whatever code of the user's raises be a ValueError of one line: "family x: sample: …, and where it was."
+
+    Args:
+        but: errors that are left as they are.
+    """
     try:
         yield
+    except but:
+        raise
     except Exception as cause:
         if not _lines(cause):  # only code of tinymaml, which says itself what is wrong
             raise
@@ -267,13 +273,13 @@ class Config:
 
     @classmethod
     def default(
-        cls, family: str = "sinusoid", *, algorithm: str = "maml", network: str | None = None, **changes: Any
+        cls, family: str = "sinusoid", *, algorithm: str | None = None, network: str | None = None, **changes: Any
     ) -> Config:
         """The defaults of a choice of parts, with changes, which are options by their flat names.
 
         A default is that of the option itself, which the family's `defaults` replace, which the algorithm's `defaults`
         replace, which those of the family for this algorithm replace, its `defaults_for`. The network too may be among
-        these.
+        these, and in the family's the algorithm.
 
         Raises:
             ValueError, ImportError: there is no such part; no part has such an option; a value is not allowed.
@@ -324,12 +330,15 @@ def check_names(parts: dict[str, Any]) -> None:
             owners[field.name] = called
 
 
-def choose(family: str, algorithm: str = "maml", network: str | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+def choose(
+    family: str, algorithm: str | None = None, network: str | None = None
+) -> tuple[dict[str, str], dict[str, Any]]:
     """The names of the parts by their roles, and the defaults that family and algorithm put in the place of others.
 
     Raises:
         ValueError, ImportError: as `find`.
     """
+    algorithm = algorithm or getattr(find("family", family), "defaults", {}).get("algorithm", "maml")
     members = find("family", family), find("algorithm", algorithm)
     pair = getattr(members[0], "defaults_for", {}).get(algorithm, {})
     defaults = {**getattr(members[0], "defaults", {}), **getattr(members[1], "defaults", {}), **pair}

@@ -35,10 +35,11 @@ def check_run(learner: Learner) -> None:
 def check_drawn(learner: Learner, called: str, count: int) -> None:
     """Raises: ValueError: so many tasks, drawn at once, do not fit.
 
-    They have the examples that the options `ways`, `shots` and `queries` say.
+    They have the examples that the options `ways`, `shots` and `queries` say; or `trajectories` of a `horizon`.
     """
     ways, shots, more, queries = (_count(learner, name) for name in ("ways", "shots", "train_shots", "queries"))
-    examples = max(ways, 1) * (max(shots, more, 1) + queries)
+    acted = _count(learner, "trajectories") * _count(learner, "horizon")
+    examples = acted or max(ways, 1) * (max(shots, more, 1) + queries)
     numbers = math.prod(int(n) for n in learner.family.input_shape if isinstance(n, (int, np.integer)))
     what = f"{figure(count)} {called} × {figure(examples)} examples × {figure(numbers)} numbers"
     _check(what, count * examples * numbers * learner.dtype.itemsize)

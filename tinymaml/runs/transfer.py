@@ -22,13 +22,15 @@ from .settings import Config, Part, choose, find, in_words, made, paths, setting
 
 # Options that the families share by name: another family takes those of the run, not its own defaults.
 SHARED = ("ways", "shots", "queries")
+# Options of an algorithm that say how far its steps go: a new task may be adapted to by others.
+RATES = ("inner_lr", "later")
 
 
 def changeable(config: Config, on: str | None = None) -> dict[str, dataclasses.Field]:
-    """The options that evaluation may change, by name: all of the family (`on`, or the run's), and the inner rate."""
+    """The options that evaluation may change, by name: all of the family (`on`, or the run's), and the inner rates."""
     family = settings_of(find("family", on)) if on else config.family.settings
-    rate = [f for f in dataclasses.fields(config.algorithm.settings) if f.name == "inner_lr"]
-    return {f.name: f for f in (*dataclasses.fields(family), *rate)}
+    rates = [f for f in dataclasses.fields(config.algorithm.settings) if f.name in RATES]
+    return {f.name: f for f in (*dataclasses.fields(family), *rates)}
 
 
 def changed(config: Config, on: str | None, changes: dict[str, Any]) -> Config:
@@ -46,7 +48,7 @@ def changed(config: Config, on: str | None, changes: dict[str, Any]) -> Config:
     shared = {name: config[name] for name in SHARED if config.get(name) is not None}
     values, settings = {**defaults, **shared, **changes}, settings_of(find("family", on))
     moved = dataclasses.replace(config, family=Part(on, made(settings, values, on)))
-    return moved.changed(**{name: x for name, x in changes.items() if name == "inner_lr"})
+    return moved.changed(**{name: x for name, x in changes.items() if name in RATES})
 
 
 def check_changes(config: Config, on: str | None, changes: Iterable[str]) -> None:
@@ -97,13 +99,14 @@ def in_short(source: Config | None, config: Config) -> str:
     if source is None:
         return ""
     one, two = source.family, config.family
-    ours, theirs = ({**dataclasses.asdict(c.family.settings), "inner_lr": c.get("inner_lr")} for c in (source, config))
+    rates = [name for name in RATES if source.get(name) is not None]
+    ours, theirs = ({**dataclasses.asdict(c.family.settings), **{n: c[n] for n in rates}} for c in (source, config))
     differ = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     files = [name for name in differ if name in paths(source)]
     said = []
     if one.name != two.name:
         said.append(f"trained on {one.name}, adapted to {two.name}")
-        differ = [name for name in differ if name in (*SHARED, "inner_lr")]
+        differ = [name for name in differ if name in (*SHARED, *RATES)]
     elif files:
         before, after = (", ".join(Path(x[name]).name for name in files) for x in (ours, theirs))
         said.append(f"trained on {one.name} ({before}), adapted to {two.name} ({after})")

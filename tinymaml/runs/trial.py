@@ -23,11 +23,11 @@ from .sizes import bounded, check_run
 Example = dict[str, list]  # of "x" and of "y": the path, the dtype and the shape of each array of one example
 
 
-def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example:
+def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example | None:
     """Draw two tasks of each split and judge one by the network. An algorithm of the user's takes a step on it, too.
 
     Returns:
-        What the support examples are like.
+        What the support examples are like; None, if tasks are acted in.
 
     Raises:
         ValueError, TypeError: a part does not keep its protocol; the message shows what it returned. Code of the user's
@@ -36,6 +36,9 @@ def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example:
     """
     config, rng = learner.config, np.random.default_rng(0)
     check_run(learner)
+    if learner.acts:
+        _acted(learner, rng, splits)
+        return None
     for split in reversed(splits):
         with blaming(f"family {config.family.name}: sample"):
             support, query = _drawn(learner, rng, split)
@@ -46,6 +49,20 @@ def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example:
             _adapted(learner, rng, tree_map(lambda x: x[:1], (support, query)))
     return {name: [[path, x.dtype.name, list(x.shape[1:])] for path, x in tree_items(part)]
             for name, part in zip(("x", "y"), task[0], strict=True)}  # fmt: skip
+
+
+def _acted(learner: Learner, rng: np.random.Generator, splits: tuple[str, ...]) -> None:
+    """Two tasks of each split are acted in by the policy as it is before training."""
+    called = f"family {learner.config.family.name}"
+    theta = tree_map(lambda x: np.repeat(x[None], 2, 0), learner.network.init(bounded(rng), learner.dtype))
+    for split in splits:
+        with blaming(f"{called}: sample"):
+            tasks = learner.sample(rng, 2, split)
+        for path, leaf in tree_items(tasks):
+            if np.shape(leaf)[:1] != (2,):
+                seen = f"of 2 tasks, what sample returned{path} has shape {np.shape(leaf)}"
+                raise ValueError(f"{called}: {seen}, wanted (2, …): the tasks on axis 0")
+        learner.collect(theta, tasks, 0)
 
 
 def _drawn(learner: Learner, rng: np.random.Generator, split: str) -> tuple:

@@ -11,7 +11,7 @@ own.
 
 from __future__ import annotations
 
-from . import hessian_free, imaml, proximal, reptile, sharp
+from . import hessian_free, imaml, proximal, reptile, rl, sharp
 from .of_tasks import answers
 
 MODULES = {
@@ -20,6 +20,7 @@ MODULES = {
     "hessian-free": hessian_free,
     "sharp": sharp,
     "proximal": proximal,
+    "rl": rl,
 }
 HONEST = {name: module.HONEST for name, module in MODULES.items()}
 MADE = {name: module.MADE for name, module in MODULES.items()}

@@ -336,9 +336,12 @@ def right_tensors(judged: list[Judged]) -> str:
 
 
 def worst_element(judged: list[Judged]) -> str:
+    """Where the answers are furthest from right; "" if all of them are right."""
     j = max(judged, key=lambda j: j.error)
     if j.error <= tolerance.TAU:
         j = max(judged, key=lambda j: j.loss_error)
+        if j.answer.meta_loss is None or j.loss_error <= tolerance.TAU:
+            return ""
         return f"case {j.case.id}, meta_loss: yours {j.answer.meta_loss:.9g}, right {j.case.answer.meta_loss:.9g}"
     right, unit = j.case.answer, tolerance.UNIT[j.case.dtype]
     off = {n: tolerance.errors(g, right.meta_grad[n], right.scale[n], unit) for n, g in j.answer.grad.items()}

@@ -41,6 +41,7 @@ from . import (
     meta_sgd,
     proximal,
     reptile,
+    rl,
     sharp,
 )
 from .procedure import SWITCHES
@@ -59,6 +60,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "hessian-free": hessian_free,
     "sharp": sharp,
     "proximal": proximal,
+    "rl": rl,
 }
 
 MISTAKES: dict[str, Mistake] = {m.id: m for module in ALGORITHMS.values() for m in module.MISTAKES}

@@ -162,6 +162,8 @@ def differences(case, bits: int = 1600) -> tuple:
     """(𝓛, G) by central differences of 𝓛, at so many bits: the loss's code alone, with no derivative of it.
 
         g_i = (𝓛(θ + h eᵢ) − 𝓛(θ − h eᵢ)) / 2h,   h = 2^(−bits/4),   error h²
+
+    What the algorithm holds constant (⊥) is taken at θ, and stays that at θ ± h eᵢ.
     """
     flint = extras.require("flint", "test")
     algorithm, s, before = ALGORITHMS[case.algorithm], switches_of(case, {}), flint.ctx.prec
@@ -169,18 +171,26 @@ def differences(case, bits: int = 1600) -> tuple:
     try:
         theta, h = {n: as_numbers(p, flint.arb) for n, p in case.params.items()}, flint.arb(2) ** (-bits // 4)
 
-        def loss(meta):
+        held: list = []
+
+        def loss(meta, holding):
             at = ByHand(case, flint.arb, s)
+            at.holding = holding
             return sum(np.asarray(algorithm.query_loss(at, meta, *task)[0])[()] for task in tasks_of(at)) / case.tasks
 
-        def moved(n, i, by):
-            new = np.array(theta[n])
-            new.flat[i] += by
-            return theta | {n: new}
+        def noted(value):
+            held.append(value)
+            return value
 
-        grads = {n: np.reshape([float(((loss(moved(n, i, h)) - loss(moved(n, i, -h))) / (2 * h)).mid())
-                                for i in range(p.size)], p.shape) for n, p in theta.items()}  # fmt: skip
-        return float(loss(theta).mid()), grads
+        def moved(n, i, by):
+            new, again = np.array(theta[n]), iter(held)
+            new.flat[i] += by
+            return loss(theta | {n: new}, lambda value: next(again))
+
+        value = loss(theta, noted)
+        grads = {n: np.reshape([float(((moved(n, i, h) - moved(n, i, -h)) / (2 * h)).mid()) for i in range(p.size)],
+                               p.shape) for n, p in theta.items()}  # fmt: skip
+        return float(value.mid()), grads
     finally:
         flint.ctx.prec = before
 

@@ -60,8 +60,9 @@ class ByHand:
     """Losses, gradients and Hessian-vector products of a case's model by hand, over numbers made by `number`."""
 
     def __init__(self, case, number: Any = float, switches: dict | None = None, how: Options = Options()):  # noqa: B008
-        self.case, self.s, self.memory = case, switches or {}, {}
+        self.case, self.s, self.memory, self.how = case, switches or {}, {}, how
         self.number = lambda x: as_numbers(x, number)
+        self.holding = lambda value: value  # what becomes of a value that is held; see `answers.differences`
         self._calculus = Calculus(case.model, how, number)
 
     @property
@@ -83,7 +84,7 @@ class ByHand:
 
     def hold(self, x):
         """A value without its derivative; of a tree, of all in it."""
-        return {n: hold(v) for n, v in x.items()} if isinstance(x, dict) else hold(x)[()]
+        return {n: self.hold(v) for n, v in x.items()} if isinstance(x, dict) else self.holding(hold(x)[()])
 
     def root(self, x):
         """√x, of a number or an array."""
@@ -141,10 +142,13 @@ class ByEngine:
 # ── what algorithms are made of ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = lambda theta, k: theta) -> list[dict]:
+def descend(
+    at, theta: dict, support: tuple | Callable, step: Callable, whole: Callable = lambda theta, k: theta
+) -> list[dict]:
     """θ₀ … θ_K of an inner loop, θₖ₊₁ = step(k, θₖ, g_s(θₖ)).
 
     Args:
+        support: a batch, or `support(k)` → that of step k.
         whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
     """
     if at.s["start"].startswith("leaked") and "adapted" in at.memory:
@@ -154,7 +158,8 @@ def descend(at, theta: dict, support: tuple, step: Callable, whole: Callable = l
     at.memory["support losses"] = []
     for k in range(at.steps):
         if g is None or at.s["inner"] != "stale":
-            g = support_gradient(at, whole(path[-1], k), support, k, path[-1])
+            batch = support(k) if callable(support) else support
+            g = support_gradient(at, whole(path[-1], k), batch, k, path[-1])
         path.append(step(k, theta if at.s["inner"] == "restarted" else path[-1], g))
     at.memory["adapted"] = path[-1]
     return path

@@ -88,15 +88,24 @@ class Update:
         inputs = {**state, "g": changed}
         out: dict[str, Tree] = {}
         for name, at in inputs.items():
+            slopes = self._slopes(inputs, name, alpha, k)
             out[name] = map_trees(lambda x: x * 0, at)
             for target, v in cotangent.items():
-                f = lambda x, name=name, target=target: self._combined(inputs | {name: x}, alpha, k)[target]  # noqa: E731
-                out[name] = map_trees(np.add, out[name], along(f, at, v, self.exact))
+                out[name] = map_trees(lambda total, d, w: total + d * w, out[name], slopes[target], v)
         of_g = out.pop("g")
         return out, along(self.changed, g, of_g, self.exact) if self.whole else of_g
 
-    def _combined(self, inputs: dict[str, Tree], alpha: Tree, k: int) -> dict[str, Tree]:
-        return self.combine({n: t for n, t in inputs.items() if n != "g"}, inputs["g"], alpha, k)
+    def _slopes(self, inputs: dict[str, Tree], name: str, alpha: Tree, k: int) -> dict[str, Tree]:
+        """The derivatives of all that `combine` gives by the input `name`, each by the same element of it."""
+        names = [n for n in inputs if n != "g"]
+
+        def joined(x: Tree) -> Tree:
+            new = self.combine({n: x if n == name else inputs[n] for n in names}, x if name == "g" else inputs["g"],
+                               alpha, k)  # fmt: skip
+            return {(target, n): y for target, tree in new.items() for n, y in tree.items()}
+
+        by = along(joined, inputs[name], map_trees(lambda x: x * 0 + 1, inputs[name]), self.exact)
+        return {target: {n: by[target, n] for n in inputs["g"]} for target in names}
 
     # ── the gradient as a whole ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -110,6 +110,11 @@ class Report:
         blocks = [self._title(), self._formulas(), self._smallest(), self._sides(), self._rows(), self._notes()]
         return "\n\n".join("\n".join(map(_one_line, block)) for block in blocks if block)
 
+    def in_short(self) -> str:
+        """The verdict, the cause, and the line to change: how its text begins."""
+        blocks = [self._title(), self._formulas()]
+        return "\n\n".join("\n".join(map(_one_line, block)) for block in blocks if block)
+
     # ── the blocks of the text, each a list of lines ────────────────────────────────────────────────────────────────
 
     def _title(self) -> list[str]:

@@ -153,6 +153,15 @@ _LOSSES = {
     "mse": ["return {xp}.mean((x - y) ** 2)"],
     "half_mse": ["return {xp}.mean((x - y) ** 2) / 2"],
     "mean": ["return {xp}.mean(x)"],
+    # policies, whose lines return log π of each step
+    "categorical": [
+        "chosen = y[..., :1] == {xp}.arange(x.shape[-1])",
+        "return {xp}.sum(x * chosen, -1) - {xp}.log({xp}.sum({xp}.exp(x), -1))",
+    ],
+    "gaussian": [
+        "z = (y[..., 0] - x[..., 0]) / {xp}.exp(x[..., 1])",
+        f"return -z * z / 2 - x[..., 1] - {models.HALF_LOG_2PI!r}",
+    ],
 }
 _LOSSES_OF = {
     "numpy": {

@@ -4,7 +4,7 @@
     print(algorithm(name))  tinymaml oracle spec --algorithm NAME
     print(as_json())        tinymaml oracle spec --json
     print(catalogue())      tinymaml oracle list-bugs --json
-    FIELDS, LAYERS, LOSSES  the tables that others do not hold
+    FIELDS, LAYERS, LOSSES, POLICIES  the tables that others do not hold
 
 This page is enough to write a program: those in `bench/oracle/clients` were written from it alone.
 """
@@ -109,6 +109,12 @@ LOSSES: dict[str, tuple[str, str]] = {
     "cross_entropy": ("o (N, C), y (N)", "mean over N of log Σ_c exp o_c − o_y, y in 0 … C − 1"),
     "binary_cross_entropy": ("o (N, C), y (N, C)", "mean (log(1 + e^o) − y o) over all N·C elements"),
     "mean": ("o (N), y (N)", "mean o; y is not used"),
+}  # fmt: skip
+
+# What stands in the place of a loss where the algorithm is rl: (shapes of o and of y, log π of each step).
+POLICIES: dict[str, tuple[str, str]] = {
+    "categorical": ("o (…, A), y (…, 4)", "log π = o_a − log Σ_c exp o_c, (…), a = y[…, 0]"),
+    "gaussian": ("o (…, 2), y (…, 4)", "log π = −z²/2 − log σ − ½ log 2π, (…), z = (y[…, 0] − μ)/σ, o = [μ log σ]"),
 }
 
 # Exit code of `check` → when.
@@ -149,9 +155,11 @@ def as_json() -> str:
               for what, table in FIELDS.items()}  # fmt: skip
     layers = {name: {"takes": takes, "shapes": shapes, "computes": computes}
               for name, (takes, shapes, computes) in LAYERS.items()}  # fmt: skip
-    losses = {name: {"shapes": shapes, "computes": computes} for name, (shapes, computes) in LOSSES.items()}
+    losses, policies = ({name: {"shapes": shapes, "computes": computes} for name, (shapes, computes) in table.items()}
+                        for table in (LOSSES, POLICIES))  # fmt: skip
     page = {
-        "versions": VERSIONS, "fields": fields, "layers": layers, "losses": losses, "algorithms": algorithms(),
+        "versions": VERSIONS, "fields": fields, "layers": layers, "losses": losses, "policies": policies,
+        "algorithms": algorithms(),
         "capabilities": CAPABILITIES, "verdicts": VERDICTS, "exit_codes": EXITS, "limits": limits(),
         "tolerance": {"rho": tolerance.TAU, "u": tolerance.UNIT}, "example": {"question": question, "answer": answer},
     }  # fmt: skip
@@ -253,6 +261,8 @@ def _models() -> list[str]:
         *_table(layers),
         "Losses of one set, with their shapes",
         *_table(losses),
+        "Policies, which stand in the place of a loss where the algorithm is rl: log π of each step",
+        *_table([(name, shapes, computes) for name, (shapes, computes) in POLICIES.items()]),
     ]
 
 

@@ -105,7 +105,7 @@ def test_help_is_of_the_parts_that_are_chosen_a_group_each(capsys, choice):
         assert f"--{option.replace('_', '-')} " in words
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["compare"], ["data"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["compare"], ["data"], ["doctor"]])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main([*command, "--help"])

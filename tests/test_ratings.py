@@ -163,7 +163,8 @@ def stars(family: RatingTasks, user: int, rows: slice) -> np.ndarray:
     films, values = family.content.users[user]
     if family.target == "like":
         return (values[rows] >= 4).astype(float)
-    return values[rows] - family.films.mean - family.films.total[films[rows]] / (FILM + family.films.count[films[rows]])
+    known = family.films
+    return values[rows] - known.mean - known.total[films[rows]] / (FILM + known.counts[films[rows]])
 
 
 def test_every_user_is_in_one_split(family):
@@ -232,7 +233,7 @@ def test_a_training_task_is_any_part_of_a_history_with_any_number_of_ratings(fam
 
 def test_a_film_is_its_row_its_genres_and_what_training_users_say_of_it(family):
     x = family.examples(np.arange(FILMS))
-    row, count = family.films.row, family.films.count
+    row, count = family.films.row, family.films.counts
     assert sorted(row[:-1]) == list(range(GENRES + 1, GENRES + FILMS)) and row[-1] == 0  # nobody rates the last one
     assert (count[np.argsort(row[:-1])] == np.sort(count[:-1])[::-1]).all()
     assert x["ids"][1, :4].tolist() == [row[1], 2, 3, 0] and x["ids"].max() < family.vocabulary
@@ -249,7 +250,7 @@ def test_biases_are_a_solution_of_their_equations(family):
     rows = [(u, film, family.measured(r)) for u in training for film, r in zip(*family.content.users[u], strict=True)]
     user, film, value = map(np.array, zip(*rows, strict=True))
     assert f.mean == pytest.approx(value.mean())
-    bias = f.total / (FILM + f.count)
+    bias = f.total / (FILM + f.counts)
     for u in training:
         mine = user == u
         left = value[mine] - f.mean - bias[film[mine]]
@@ -338,7 +339,7 @@ def test_baselines_are_the_films_mean_and_the_shrunk_bias_of_the_user(family):
             (xs, ys), (xq, yq) = family.task(user, known)
             films, values = family.content.users[user]
             ask = min(FIRST, len(films) - 3)
-            expected = lambda part: family.films.mean + (family.films.total / (FILM + family.films.count))[part]  # noqa: E731
+            expected = lambda part: family.films.mean + (family.films.total / (FILM + family.films.counts))[part]  # noqa: E731
             left = family.measured(values[:known]) - expected(films[:known])
             item = expected(films[ask : ask + 3])
             for label, (shrink, typical) in constants.items():

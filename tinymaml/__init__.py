@@ -20,7 +20,7 @@ Read in this order; the first four, after `nest`, are everything there is to und
     rl/          policies that act: surrogates, environments
     pictures/    of a run, and of several                            cli        the command line
     files        files that are whole or not there                   blas       the limit on its threads
-    extras       packages that are optional
+    extras       packages that are optional                          doctor     what a report about a fault must say
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
     oracle/      is my meta-gradient right, and if not, which mistake is it?
     lessons/     how a meta-gradient is derived, run, seen and verified: chapters in Python, which make a page

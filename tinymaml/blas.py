@@ -91,11 +91,14 @@ def libraries(extra: str = "fast") -> list[Library]:
     found = require("threadpoolctl", extra).ThreadpoolController().select(user_api="blas").lib_controllers
     for controller in found:
         if controller.filepath not in _known:
-            read, write, each_thread = _openblas(controller) or (
-                lambda c=controller: c.num_threads, controller.set_num_threads, True,
-            )  # fmt: skip
+            read, write, each_thread = _openblas(controller) or _by_its_controller(controller)
             _known.setdefault(controller.filepath, Library(controller.filepath, read, write, each_thread))
     return [_known[controller.filepath] for controller in found]
+
+
+def _by_its_controller(controller) -> tuple[Callable[[], int], Callable[[int], None], bool]:
+    """The two functions of any BLAS, as threadpoolctl has them."""
+    return lambda: controller.num_threads, controller.set_num_threads, True
 
 
 def _openblas(controller) -> tuple[Callable[[], int], Callable[[int], None], bool] | None:

@@ -169,11 +169,12 @@ class _Pullback:
                 theirs = _complex_step(self.phi, self.point, i, e, self.value, self.size)
                 allowed = self.complex_rtol * scale + _EPS * self.size + _COMPLEX_STEP
             else:
-                theirs, allowed = None, 0.0
+                before: float | None = None
                 for h in _FD_STEPS:
-                    before, theirs = theirs, _finite_differences(self.phi, self.point, i, e, h)
+                    theirs = _finite_differences(self.phi, self.point, i, e, h)
                     allowed = self.rtol * scale + 100 * _EPS * self.size / h
                     allowed += 0 if before is None else 0.1 * abs(theirs - before)  # which is the error of `before`
+                    before = theirs
                     if abs(ours - theirs) <= allowed:
                         break
         return ours, theirs, allowed + self.complex_rtol * abs(theirs)

@@ -1,4 +1,4 @@
-"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | oracle | lesson`.
+"""The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | doctor | oracle | lesson`.
 
 It parses, calls and prints; others work.
 """
@@ -132,6 +132,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
     cache.add_argument("--clear", action="store_true", help="delete the programs that tinymaml has compiled")
     cache.set_defaults(run=_cache)
+
+    doctor = commands.add_parser("doctor", help="what a report about a fault must say of this machine")
+    doctor.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    doctor.set_defaults(run=_doctor)
 
     oracle = commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?")
     if argv[:1] == ["oracle"]:  # the other commands need not import it
@@ -273,11 +277,12 @@ def _train(args: argparse.Namespace) -> int:
     from .runs.loop import resumed, train
 
     mine = {"command", "family", "algorithm", "network", "out", "resume", "run", "parts", "program"}
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items() if k not in mine}
-    chosen = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
+    given = {k: x for k, x in vars(args).items() if k not in mine}
+    changes: dict[str, Any] = {k: tuple(x) if isinstance(x, list) else x for k, x in given.items()}
+    chosen: dict[str, Any] = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
     config = resumed(args.out, {**chosen, **changes}) if args.resume else parts.Config.default(**chosen, **changes)
-    given = [name for name in parts.paths(config) & changes.keys() if changes[name]]
-    config = config.changed(**{name: str(Path(changes[name]).absolute()) for name in given})
+    files = [name for name in parts.paths(config) & changes.keys() if changes[name]]
+    config = config.changed(**{name: str(Path(changes[name]).absolute()) for name in files})
     shown = {role: getattr(config, role).name for role in parts.TABLES} | config.used()
     _say("  ".join(f"{name}={value}" for name, value in shown.items()))
     try:
@@ -359,3 +364,11 @@ def _cache(args: argparse.Namespace) -> int:
         store.clear()
     print(table(store))
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine, page
+
+    report = examine()
+    print(json.dumps(report, indent=2) if args.json else page(report))
+    return 0 if report["healthy"] else 1

@@ -26,7 +26,7 @@ import operator
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:  # operators are attached by `ops` and `numpy_api`, out of a t
     from typing import Any as _Anything
 else:
     _Anything = object
+
+P = ParamSpec("P")  # the arguments of a function, which its gradient takes, too
+Value = TypeVar("Value")
 
 _index = itertools.count()
 # While a program is recorded: the recording, which makes every tensor in its own way (see `programs.tracing`).
@@ -57,6 +60,7 @@ class Tensor(_Anything):
     """
 
     __slots__ = ("value", "primitive", "inputs", "params", "index")
+    primitive: Any  # a `Primitive`, or None; where a rule is looked up it is known that the tensor is no leaf
     _is_data = False  # True for what is a tensor only because a program is recorded: no derivative takes part in it
 
     def __init__(self, value, primitive: Primitive | None = None, inputs: tuple = (), params: dict | None = None):
@@ -141,7 +145,7 @@ def refusal(error: Exception) -> Exception:
     return error
 
 
-def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
+def vjp(f: Callable[..., Value], *args: Nest) -> tuple[Value, Callable[[Value], tuple]]:
     """f(*args) and its pullback u ↦ uᵀJ, one cotangent per argument.
 
     Args:
@@ -159,7 +163,7 @@ def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
     return _vjp(f, args, range(len(args)))
 
 
-def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callable[[Nest], tuple]]:
+def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable[[Nest], tuple]]:
     """`vjp`, where errors name the arguments by their `places` in the caller's call."""
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
     try:
@@ -286,7 +290,9 @@ def _like(g, x: Tensor):
     return g
 
 
-def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
+def value_and_grad(
+    f: Callable[P, Value], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[P, tuple[Value, Nest]]:
     """A function returning (f(*args), ∇f(*args)).
 
     Args:
@@ -361,7 +367,7 @@ def _name(f: Callable) -> str:
     return _name(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
 
 
-def grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable:
+def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[P, Nest]:
     """A function returning ∇f(*args), see `value_and_grad`; with `has_aux`, the pair (∇f, aux)."""
     return partial(_grad, f, argnums, has_aux)
 
@@ -371,7 +377,7 @@ def _grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
     return (grads, out[1]) if has_aux else grads
 
 
-def jvp(f: Callable, args: tuple, tangents: tuple) -> tuple[Nest, Nest]:
+def jvp(f: Callable[..., Value], args: tuple, tangents: tuple) -> tuple[Value, Value]:
     """f(*args) and J v: the derivative of f along `tangents`, a tuple of nests like `args`.
 
     u ↦ uᵀJ is linear in u, so its own pullback, applied to v, is Jv: forward mode from two reverse passes, exact, and

@@ -13,7 +13,7 @@ function adds in the order of its loop. Images are (N, H, W, C).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 import numpy as np
@@ -118,7 +118,7 @@ class Kernel:
                     return step[0]
         return self.twin(x, *indices, **params)
 
-    def _step(self, x, indices: tuple, params: dict) -> list | None:
+    def _step(self, x, indices: Sequence, params: dict) -> list | None:
         """The step of a call, its result first; None if NumPy has to be asked."""
         shape = self.shape(x.shape, *(k.shape for k in indices), **params)
         if shape is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 Nest = Any
@@ -92,7 +92,7 @@ class _Unlike(Exception):
         return f"nests differ at {self.path or 'the top'}: {_outline(self.other)} against {wanted}"
 
 
-def _map(f: Callable, tree: Nest, others: tuple) -> Nest:
+def _map(f: Callable, tree: Nest, others: Sequence[Nest]) -> Nest:
     children = tree if type(tree) is dict else opened(tree)
     if children is None:
         for other in others:

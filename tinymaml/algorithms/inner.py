@@ -35,6 +35,7 @@ from ..numpy_api import as_array
 from ..ops import in_dtype
 from ..runs.settings import option
 
+OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 EPS_ROOT = 1e-16
 MOMENTUM = {"inner_optimizer": ("momentum", "nesterov")}
 ADAM = {"inner_optimizer": ("adam", "adamw")}
@@ -52,9 +53,7 @@ class Steps:
 class Settings(Steps):
     """The inner loop of most algorithms, which are based on it."""
 
-    inner_optimizer: str = option(
-        "sgd", "optimiser of the inner loop", choices=("sgd", "momentum", "nesterov", "adam", "adamw")
-    )
+    inner_optimizer: str = option("sgd", "optimiser of the inner loop", choices=OPTIMISERS)
     inner_momentum: float = option(0.9, "μ of momentum and Nesterov inside", least=0, where=MOMENTUM)
     inner_beta1: float = option(0.9, "β₁ of Adam inside: the mean of gradients", least=0, where=ADAM)
     inner_beta2: float = option(0.999, "β₂ of Adam inside: the mean of their squares", least=0, where=ADAM)
@@ -126,7 +125,7 @@ def optimizer(settings: Settings) -> optim.Optimizer:
             return optim.adam(lr, *betas, settings.inner_eps, EPS_ROOT)
         case "adamw":
             return optim.adamw(lr, *betas, settings.inner_eps, EPS_ROOT, settings.inner_decay)
-    raise ValueError(f"inner_optimizer is {settings.inner_optimizer!r}, wanted sgd, momentum, nesterov, adam or adamw")
+    raise ValueError(f"inner_optimizer is {settings.inner_optimizer!r}, wanted one of {', '.join(OPTIMISERS)}")
 
 
 def support_gradient(loss: Callable, theta: Nest, support: tuple, k: int) -> Nest:

@@ -152,7 +152,8 @@ class IntentTasks:
 
     @cached_property
     def splits(self) -> dict[str, list[int]]:
-        known, of_split = sorted(set(self.content.domains)), {}
+        known = sorted(set(self.content.domains))
+        of_split: dict[str, str] = {}
         for split, domains in self.domains.items():
             for domain in domains:
                 if domain not in known:

@@ -118,14 +118,14 @@ class Films(NamedTuple):
 
     Attributes:
         mean: of all ratings.   user: the bias of each user of the data, 0 but for those of training.
-        total, count: of each film Σ (r − mean − b_user), and how many ratings it has.
+        total, counts: of each film Σ (r − mean − b_user), and how many ratings it has.
         row: of the embedding; 0: none of its own.
     """
 
     mean: float
     user: np.ndarray
     total: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     row: np.ndarray
 
 
@@ -223,7 +223,7 @@ class RatingTasks:
 
     def bias(self, films: np.ndarray, user: int, own: np.ndarray | None = None) -> np.ndarray:
         """b_film of each film, for a user; `own`: this user is of training and has rated them so, which is left out."""
-        total, count = self.films.total[films], self.films.count[films]
+        total, count = self.films.total[films], self.films.counts[films]
         if own is not None:
             total, count = total - (own - self.films.mean - self.films.user[user]), count - 1
         return total / (FILM + count)
@@ -231,7 +231,7 @@ class RatingTasks:
     def examples(self, films: np.ndarray, user: int = 0, own: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Films (N,) as the network gets them: {"ids", "weights"}, (N, 12), and "features", (N, 3)."""
         ids, weights = self._rows
-        count = self.films.count[films] - (own is not None)
+        count = self.films.counts[films] - (own is not None)
         features = np.stack([self.bias(films, user, own), np.log1p(count) / 4, self.films.row[films] > 0], 1)
         ids, weights = ids[films], weights[films].astype(self.dtype)
         return {"ids": ids, "weights": weights, "features": features.astype(self.dtype)}
@@ -329,7 +329,7 @@ class RatingTasks:
         sign = -1 if by == "metric" and self.metric.better == "higher" else 1
 
         def error(choice: tuple[float, float]) -> float:
-            found = [self.loss(self.biases(*s, q[0], *choice), q[1]) for s, q in tasks]
+            found = [self.loss(self.biases(xs, ys, xq, *choice), yq) for (xs, ys), (xq, yq) in tasks]
             return sign * np.mean([pair[by == "metric"] for pair in found])
 
         return min(itertools.product(SHRINK, TYPICAL), key=error)
@@ -358,7 +358,9 @@ def load(path: str) -> Content:
             rated twice by one user; the file and the line are named.
     """
     with opened(path, ADVICE) as source:
-        films, genres, titles, kinds = {}, [], [], {}
+        films: dict[str, int] = {}
+        kinds: dict[str, int] = {}
+        genres, titles = [], []
         for where, (film, title, kind) in _rows(source, "movies.csv", ("movieId", "title", "genres")):
             if film in films:
                 raise ValueError(f"{where}: the film {film} is there twice")

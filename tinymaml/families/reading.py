@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,7 @@ def inflated(data: bytes, called: str) -> bytes:
 
 def of_files(places: Iterable[Path]) -> str:
     """What tells files from others of the same name: a digest of their bytes, and in folders of names and sizes."""
-    seen = []
+    seen: list[Any] = []
     for place in places:
         if place.is_dir():
             files = sorted(file for file in place.rglob("*") if file.is_file())
@@ -245,7 +246,8 @@ def _to_cache(file: Path, name: str, content: Mapping[str, np.ndarray]) -> None:
     try:
         make_private(file.parent)
         with atomic_write(file) as stream:
-            np.savez_compressed(stream, key=file.stem, digest=digest(content), **content)
+            kept: dict[str, Any] = {"key": file.stem, "digest": digest(content), **content}
+            np.savez_compressed(stream, **kept)
     except OSError as cause:
         warnings.warn(
             f"cannot write to the cache folder {file.parent} ({cause.strerror or cause}), so {name} is "

@@ -255,7 +255,8 @@ def load(path: str) -> Content:
     with opened(path, ADVICE) as source:
         content = kept("speech", _CACHE_VERSION, source.files, lambda: _read(source))
     digest_of_files = str(content.pop("digest_of_files"))
-    return Content(**content | {"names": tuple(content["names"].tolist())}, digest=digest_of_files)
+    names = tuple(content.pop("names").tolist())
+    return Content(**content, names=names, digest=digest_of_files)
 
 
 def _read(source) -> dict[str, np.ndarray]:
@@ -264,7 +265,8 @@ def _read(source) -> dict[str, np.ndarray]:
     if not files:
         found = f"found {', '.join(source.names[:3])}; wanted DIGIT_SPEAKER_INDEX.wav"
         raise FileNotFoundError(f"no recordings at {source.path}: {found}; {ADVICE}")
-    x, digits, speakers, seen, digests = [], [], [], {}, []
+    x, digits, speakers, digests = [], [], [], []
+    seen: dict[Any, str] = {}
     for name in tqdm(files, desc="reading recordings", disable=None):
         match = _NAME.fullmatch(PurePosixPath(name).name)
         if not match:

@@ -6,6 +6,7 @@ The defaults are those of 2-D navigation in cbfinn/maml_rl; 64-64 tanh is that o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ def make(family, settings: Settings) -> Network:
     if not hasattr(family, "collect"):
         raise ValueError("policy wants tasks that are acted in, and this family's are not")
     inputs, s = int(np.prod(family.input_shape)), settings
+    policy: Any
     if getattr(family, "choices", None):
         policy = Categorical(inputs, family.choices, s.hidden, s.activation)
     else:

@@ -171,7 +171,8 @@ def _cofactors(a, *directions):
     chosen = np.indices((n,) * (k + 1))
     rest = np.ones(a.shape[:-2] + chosen.shape[1:])  # Π_{l ∉ i} sₗ
     for i in range(n):
-        rest = rest * np.where((chosen == i).any(0), 1, s[(..., i, *[None] * (k + 1))])
+        singular = s[..., i].reshape(*s.shape[:-1], *[1] * (k + 1))
+        rest = rest * np.where((chosen == i).any(0), 1, singular)
     for x, y in itertools.combinations(chosen, 2):
         rest = np.where(x == y, 0, rest)
     letters, total = "abcdefghijklmnopqrstuvwxyz"[: k + 1], 0
@@ -462,7 +463,7 @@ def _svd_rule(g, z, a, *, full):
 
 
 svd = Primitive("svd", _svd, (_svd_rule,), dtype=computed, lowering="replayed",
-                shape=lambda a, *, full: (*a[:-2], _svd_size(*a[-2:], full)) if len(a) >= 2 else None)  # fmt: skip
+                shape=lambda a, *, full: (*a[:-2], _svd_size(a[-2], a[-1], full)) if len(a) >= 2 else None)  # fmt: skip
 
 
 def _svd_size(m: int, n: int, full: bool) -> int:

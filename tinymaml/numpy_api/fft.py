@@ -183,7 +183,7 @@ def irfftn(a, s=None, axes=None, norm=None):
     return irfft(a, None if s is None else n, last, norm)
 
 
-for _numpys, _ours in {np.fft.fft2: fftn, np.fft.ifft2: ifftn, np.fft.rfft2: rfftn, np.fft.irfft2: irfftn}.items():
+for _numpys, _ours in ((np.fft.fft2, fftn), (np.fft.ifft2, ifftn), (np.fft.rfft2, rfftn), (np.fft.irfft2, irfftn)):
     numpy_function(_numpys)(lambda a, s=None, axes=(-2, -1), norm=None, f=_ours: f(a, s, axes, norm))
 
 

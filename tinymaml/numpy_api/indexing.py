@@ -55,7 +55,8 @@ def _truths_as_places(x, parts: list):
     used = [0 if part is None or part is ... or type(part) is bool else part.ndim if _is_mask(part) else 1
             for part in parts]  # fmt: skip
     used = [x.ndim - sum(used) if part is ... else n for part, n in zip(parts, used, strict=True)]
-    at, axes, places = 0, [], []
+    at, places = 0, []
+    axes: list = []
     for part, n in zip(parts, used, strict=True):
         if type(part) is bool:
             axes.append(at + len(axes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def _array(x: Tensor, dtype=None, copy=None):
         return np.asarray(decide(x, "an array of NumPy, as in np.eye(5)[y],", instead), dtype)
     if dtype is not None and np.dtype(dtype) != object:
         raise refusal(TypeError(f"an array of dtype {np.dtype(dtype)} cannot hold a tensor: {_TO_ARRAYS}"))
-    frame, asker = sys._getframe(1), ""
+    frame: Any = sys._getframe(1)
+    asker = ""
     while (module := str(frame.f_globals.get("__name__"))).startswith(("scipy.", "numpy.ma.")):
         asker, frame = f"{module}.{frame.f_code.co_name}", frame.f_back
     if asker.startswith("numpy.ma"):

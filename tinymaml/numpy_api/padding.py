@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import ops
@@ -110,12 +112,12 @@ def _statistic(reduce):
     return statistic
 
 
-def _taken(array, axis: int, width, mode: str):
+def _taken(array, axis: int, width, mode: Any):
     """Each element again, where NumPy puts its number."""
     return along(array, axis, np.pad(np.arange(array.shape[axis]), width, mode))
 
 
-def _mirrored_at_the_edges(array, axis: int, width, mode: str):
+def _mirrored_at_the_edges(array, axis: int, width, mode: Any):
     """2 × the edge − the mirror image, again and again: a matrix, which NumPy makes of the unit vectors.
 
     Only what is not 0 in a row of it is multiplied, since 0 ∞ is NaN.

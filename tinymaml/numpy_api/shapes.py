@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +136,7 @@ def expand_dims(a, axis):
     return ops.expand_dims(a, normal_axes(axis, a.ndim + count))
 
 
-def _at_least(shape_of) -> None:
+def _at_least(shape_of: Callable) -> Callable:
     """`shape_of(shape)` → the shape with more axes; several arrays give a tuple."""
 
     def one(a):
@@ -181,7 +183,7 @@ def concatenate(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return ops.concatenate(*arrays, axis=one_axis(axis, arrays[0].ndim))
 
 
-def _castable(a, dtype, casting: str):
+def _castable(a, dtype, casting: Any):
     """a in this dtype, if one is asked for and the rule permits it."""
     if dtype is None:
         return a

@@ -262,6 +262,6 @@ def _exprel(x, *, n):
 
 exprel = elementwise("exprel", _exprel, lambda g, z, x, *, n: g * exprel(x, n=n + 1), lowering="replayed")
 scipy_function("exprel")(lambda x: exprel(x, n=0))
-for _name, _ours in {"cbrt": cbrt, "exp2": exp2, "expm1": expm1, "log1p": log1p,
-                     "exp10": lambda x: ops.power(10.0, x)}.items():  # fmt: skip
-    scipy_function(_name)(_ours)
+scipy_function("exp10")(lambda x: ops.power(10.0, x))
+for _ours in (cbrt, exp2, expm1, log1p):
+    scipy_function(_ours.name)(_ours)

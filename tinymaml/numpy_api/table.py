@@ -25,7 +25,7 @@ INSTEAD = {  # what is not supported → the way round
 }  # fmt: skip
 
 
-def numpy_function(*functions: Callable) -> Callable[[Callable], Callable]:
+def numpy_function(*functions: Callable | None) -> Callable[[Callable], Callable]:
     """Register the decorated function as what these NumPy functions do on tensors; None: this NumPy has it not yet."""
 
     def register(ours: Callable) -> Callable:

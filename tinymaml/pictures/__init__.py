@@ -58,7 +58,8 @@ def plot(
     records = Run.open(path).read_log()
     if not records:
         raise ValueError(f"{path} has nothing to draw yet: its log holds no iteration")
-    learned = restore(path, on=on, **({"data": data} if data else {}), **changes)
+    moved: dict[str, Any] = {"data": data} if data else {}
+    learned = restore(path, on=on, **moved, **changes)
     if learned.source is None:  # how it learned is drawn
         records = Run.open(path).read_log("loss", learned.learner.metric.name)
     folder = expanded(to) if to else Path(path) / "plots"

@@ -46,7 +46,8 @@ def arrivals(learned: Learned, user: int, count: int = FILMS) -> Arrivals:
     films, ratings = (part[:count] for part in family.content.users[user])
     x, y = family.examples(films, user), family.targets(films, ratings, user)
     x, y = tree_map(lambda part: part.astype(learner.dtype) if part.dtype.kind == "f" else part, (x, y))
-    predict, found = family.baselines()[BIASES], {RUN: [], BIASES: []}
+    predict = family.baselines()[BIASES]
+    found: dict[str, list[float]] = {RUN: [], BIASES: []}
     errors: dict[str, list[float]] = {RUN: [], BIASES: []}
     for k in range(len(films)):
         known = slice(0, max(k, 1))  # a set of no ratings is a row that the mask leaves out
@@ -58,7 +59,8 @@ def arrivals(learned: Learned, user: int, count: int = FILMS) -> Arrivals:
             truth = {"y": y[k : k + 1], "mask": np.ones(1, y.dtype)}
             errors[name].append(float(family.loss(np.asarray(prediction, y.dtype), truth)[1]))
     titles = [family.content.titles[film] for film in films]
-    return Arrivals(titles, ratings, *map(np.array, found.values()), {name: np.array(e) for name, e in errors.items()})
+    as_arrays = {name: np.array(e) for name, e in errors.items()}
+    return Arrivals(titles, ratings, np.array(found[RUN]), np.array(found[BIASES]), as_arrays)
 
 
 def of_users(learned: Learned, count: int = USERS) -> Figure:
@@ -94,7 +96,7 @@ def of_users(learned: Learned, count: int = USERS) -> Figure:
 
 def over_ratings(learned: Learned) -> Figure:
     """The metric over the number of ratings that have arrived, on the same queries of all test users."""
-    found = {RUN: [], **{label: [] for label in learned.learner.family.baselines()}}
+    found: dict[str, list] = {RUN: [], **{label: [] for label in learned.learner.family.baselines()}}
     counts = numbers(learned.learner.family.shots)
     for known in counts:
         values = by_user(learned, known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def distances(learned: Learned, minimiser: Nest, configs: dict[str, Config], mos
             found.append(distance(state.meta, minimiser))
         ax.plot(drawn(found), lw=1.3, color=colour, label=label)
     reached = distance(learned.meta, minimiser)
-    end = dict(ms=6, color="black", clip_on=False, label=f"this run: {reached:.2g}")
+    end: dict[str, Any] = dict(ms=6, color="black", clip_on=False, label=f"this run: {reached:.2g}")
     ax.plot(min(learned.iteration, most), drawn(reached), "o", **end)
     ax.axhline(1e-6, lw=1, ls=":", color=GREY)
     ax.set(xlabel="meta-iteration", ylabel="‖θ − θ*‖", yscale="log")

@@ -59,13 +59,13 @@ def rides(learned: Learned, where: Field, ticks: int = TICKS) -> dict[str, Ride]
     """
     beginner = untrained(learned.config)
     try:
-        rate = (tuned(beginner, STEPS),)
+        rate = [tuned(beginner, STEPS)]
     except ValueError:  # it diverges with all of them
-        rate = ()
-    adapted = {BEFORE: (learned, 0), AFTER: (learned, STEPS), SCRATCH: (beginner, STEPS, *rate)}
+        rate = []
+    adapted = {BEFORE: (learned, 0, []), AFTER: (learned, STEPS, []), SCRATCH: (beginner, STEPS, rate)}
     found = {EXPERT: drive(*where, where.robots.expert, ticks)}
-    for label, (one, steps, *rate) in adapted.items():
-        found[label] = drive(*where, steering(one, where.robots, steps, *rate), ticks)
+    for label, (one, steps, at) in adapted.items():
+        found[label] = drive(*where, steering(one, where.robots, steps, *at), ticks)
     return found
 
 

@@ -32,7 +32,7 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..extras import require
 from ..files import cache_folder, make_private, write_atomically
@@ -204,7 +204,7 @@ def _compile(text: str, path: str) -> tuple[Code, Objects | None]:
         exec(compile(text, path, "exec", dont_inherit=True), space)
     except NumbaError as cause:
         raise Unsupported(f"Numba refuses {path}: {str(cause).splitlines()[0]}") from cause
-    pages = []
+    pages: list[Any] = []
     while f"page{len(pages)}" in space:
         pages.append(space[f"page{len(pages)}"])
     return Code([page.address for page in pages], pages), _objects(pages)

@@ -396,8 +396,8 @@ def _listing(program: Program) -> Iterable[str]:
     for x, name, what, rest in rows:
         mark = "│" if x in second else " "
         yield f"  {mark} {name:>{width[0]}}  {show_type(x):<{width[1]}}  {what:<{width[2]}}  {rest}"
-    shown = (names[x] if isinstance(x, Var) else show_constant(x) for x in program.outputs)
-    yield f"    return {', '.join(shown)}"
+    returned = (names[x] if isinstance(x, Var) else show_constant(x) for x in program.outputs)
+    yield f"    return {', '.join(returned)}"
 
 
 def show_type(x: Var) -> str:

@@ -106,7 +106,8 @@ def task_of(per_task: PerTask, meta: Nest, support: Nest, query: Nest, shared: t
         supply = iter(arrays)
         return tree_map(lambda a: next(supply) if isinstance(a, np.ndarray) else a, per_task.bound)
 
-    if not per_task.flat:
+    in_parts, moves = per_task.parts, per_task.moves
+    if not per_task.flat or in_parts is None or moves is None:
 
         @wraps(per_task.written or per_task.of_task)
         def of_all(meta, shared, arrays, support, query):
@@ -120,7 +121,7 @@ def task_of(per_task: PerTask, meta: Nest, support: Nest, query: Nest, shared: t
         return _last_part(program, list(program.inputs), reads, thetas, len(reads) - data)
 
     def parts(arrays: list) -> Parts:
-        return per_task.parts(*bound(arrays))
+        return in_parts(*bound(arrays))
 
     params, thetas = meta, len(tree_leaves(meta))
     last = simplify(record(lambda params, query: parts(arrays).query(params, query), params, query))
@@ -130,7 +131,7 @@ def task_of(per_task: PerTask, meta: Nest, support: Nest, query: Nest, shared: t
     theta, given = list(range(thetas)), list(range(len(step.inputs)))
     task = _last_part(last, slots, [*theta, *range(len(step.inputs), len(slots))], thetas, thetas + len(arrays))
     task.parts["step"] = Part(step, given, theta)
-    task.moves = [*per_task.moves()]
+    task.moves = [*moves()]
     if "back" in task.moves:
         back = record(lambda params, arrays, support, v: parts(arrays).back(params, support, v),
                       params, arrays, support, params)  # fmt: skip
@@ -145,7 +146,8 @@ def _last_part(program: Program, slots: list[Var], reads: list[int], thetas: int
     Constants of the value are fixed, but for a meta-gradient's loss, which is summed over tasks.
     """
     inputs, values = len(slots), len(program.outputs) - thetas
-    outputs, where = [], []
+    outputs = []
+    where: list[Any] = []  # a slot, or `Fixed`
     for i, x in enumerate(program.outputs):
         if i < values and not isinstance(x, Var) and not (thetas and i == 0):
             where.append(Fixed(x))

@@ -281,7 +281,8 @@ class Ahead:
     """
 
     def __init__(self, call: Callable, ours: Any):
-        self.ours, self.wanted, self.error = ours, None, None
+        self.ours, self.wanted = ours, None
+        self.error: Exception | None = None
         context = contextvars.copy_context()
         self.thread = threading.Thread(target=lambda: context.run(self.run, call), daemon=True)
         self.thread.start()

@@ -65,6 +65,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -188,7 +189,7 @@ def expected_meta_gradient(
     gain_baseline: float = 0.0, policy: Policy = softmax, baseline: np.ndarray | None = None,
 ) -> Nest:  # fmt: skip
     """E of `meta_gradients` over n trajectories: a nest like θ."""
-    how = dict(score=score, gain_baseline=gain_baseline, policy=policy)
+    how: dict[str, Any] = dict(score=score, gain_baseline=gain_baseline, policy=policy)
     of = functools.partial(meta_gradients, mdp, theta, alpha, surrogate, **how)
     return expectation(mdp, theta, of, n, policy, baseline)
 

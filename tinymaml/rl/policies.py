@@ -17,7 +17,7 @@ have leading axes (tasks), and then observations begin with the same ones: so al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..nest import Nest
 
 Array = np.ndarray
 
-ACTIVATIONS = {"relu": nn.relu, "tanh": np.tanh}
+ACTIVATIONS: dict[str, Callable] = {"relu": nn.relu, "tanh": np.tanh}
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class MDP:
     reward: np.ndarray
     horizon: int = 3
     discount: float = 1.0
-    terminal: np.ndarray | None = None
+    terminal: Any = None
 
     def __post_init__(self):
         for name in ("start", "transition", "reward"):
@@ -132,7 +133,7 @@ def every_trajectory(mdp: MDP, baseline: np.ndarray | None = None) -> tuple[dict
         A batch (see `tinymaml.rl`; without `logp`, which is the policy's), and `chance`, (M,): the product of the
         probabilities of the start and of the transitions. The state after the last action is not part of a trajectory.
     """
-    paths = [([s], [], p) for s, p in enumerate(mdp.start) if p > 0]
+    paths: list[tuple[list, list, float]] = [([s], [], p) for s, p in enumerate(mdp.start) if p > 0]
     for t in range(mdp.horizon):
         paths = [([*states, to], [*actions, a], chance * p) for states, actions, chance in paths
                  for a, to, p in _next(mdp, states[-1], t)]  # fmt: skip
@@ -198,7 +199,8 @@ class TabularEnvironment:
     def __init__(self, mdp: MDP, num_envs: int = 1, seed: int | None = None):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}, wanted at least 1")
-        self.mdp, self.num_envs, self.rng, self.states = mdp, num_envs, np.random.default_rng(seed), None
+        self.mdp, self.num_envs, self.rng = mdp, num_envs, np.random.default_rng(seed)
+        self.states: Any = None  # (num_envs,) integers, from the first reset on
         self.observation_shape, self.choices = (mdp.states,), mdp.actions  # as `environments` wants them
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:

@@ -54,13 +54,13 @@ class Acting:
         count = len(tree_leaves(tasks)[0])
         repeated = lambda x: np.repeat(np.asarray(x)[None], count, 0)  # noqa: E731
         theta, state = (tree_map(repeated, part) for part in learner.algorithm.begin(meta, learner.settings))
-        rate, k = tuple(np.asarray(x, dtype) for x in rate), 0
+        rates, k = [np.asarray(x, dtype) for x in rate], 0
         while True:
             batch = learner.collect(theta, tasks, k)
             yield theta, batch
             share = np.asarray(learner.settings.later if k else 1.0, dtype)
             try:
-                theta, state = self.step(meta, ({"theta": theta, "state": state}, batch), share, *rate)
+                theta, state = self.step(meta, ({"theta": theta, "state": state}, batch), share, *rates)
             except FloatingPointError as cause:  # an inner step by itself is always its first
                 raise FloatingPointError(str(cause).replace("inner step 0", f"inner step {k}", 1)) from None
             k += 1

@@ -51,7 +51,7 @@ def task(learned: Learned, split: str, t: int, seed: int | None = None) -> tuple
     return tree_map(lambda x: x[t], every)
 
 
-def stacked(learned: Learned, split: str, numbers: Iterable[int], seed: int | None = None) -> tuple:
+def stacked(learned: Learned, split: str, numbers: Iterable[int], seed: int | None = None) -> Nest:
     """The tasks of these numbers, stacked on axis 0."""
     return tree_map(lambda *xs: np.stack(xs), *[task(learned, split, t, seed) for t in numbers])
 
@@ -86,7 +86,8 @@ def on_split(
     Returns:
         (tasks, steps + 1), nan once the task has diverged; and {label: (tasks,)}.
     """
-    measure, found, beside = _measure(learned, steps, *rate), [], {label: [] for label in baselines or {}}
+    measure, found = _measure(learned, steps, *rate), []
+    beside: dict[str, list[float]] = {label: [] for label in baselines or {}}
     for first in range(0, tasks, AT_ONCE):
         some = range(first, min(first + AT_ONCE, tasks))
         drawn = stacked(learned, split, some, seed)

@@ -67,7 +67,7 @@ def compare(
     """
     check_measured(tasks, steps)
     tqdm = require("tqdm", "train").tqdm
-    moved = {"data": data} if data else {}
+    moved: dict[str, Any] = {"data": data} if data else {}
     learned = {os.fspath(path): restore(path, on=on, **moved, **changes) for path in runs}
     check(runs, learned)
     lines = grouped(learned, on is not None)

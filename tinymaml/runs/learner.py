@@ -299,8 +299,9 @@ def make_loss(network, measure: Callable, collect: bool = False) -> Callable:
         return judged(head(theta, features), norms, y)
 
     cut = body is not None and head is not None
-    loss.body, loss.head = (body_of_loss, head_of_loss) if cut else (None, None)
-    loss.last = tuple(network.last) if cut else ()
+    vars(loss).update(
+        body=body_of_loss if cut else None, head=head_of_loss if cut else None, last=tuple(network.last) if cut else ()
+    )
     return loss
 
 

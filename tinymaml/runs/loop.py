@@ -237,12 +237,12 @@ class Measure:
         arrays = [x for _, x in tree_items(tasks)]
         count = len(arrays[0])
         size = max(1, min(AT_ONCE, BYTES * count // sum(x.nbytes for x in arrays)))
-        rate = tuple(np.asarray(x, self.learner.dtype) for x in rate)
+        rates = [np.asarray(x, self.learner.dtype) for x in rate]
         rows = []
         for first in range(0, count, size):
             some = tree_map(lambda x, first=first: x[first : first + size], tasks)
             try:
-                rows.append(np.stack(self.f(meta, some, norms, *rate), 1).astype(float))
+                rows.append(np.stack(self.f(meta, some, norms, *rates), 1).astype(float))
             except FloatingPointError as cause:
                 raise FloatingPointError(_renumbered(str(cause), first)) from None
             each(len(rows[-1]))

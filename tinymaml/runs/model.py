@@ -173,7 +173,7 @@ class Adapted:
         Raises:
             OSError: disk full, no permission, no such folder.
         """
-        arrays = {f"params{name}": np.asarray(x, order="C") for name, x in tree_items(self.params)}
+        arrays: dict[str, Any] = {f"params{name}": np.asarray(x, order="C") for name, x in tree_items(self.params)}
         safetensors = require("safetensors.numpy", "train") if Path(path).suffix == ".safetensors" else None
         with atomic_write(path) as file:
             if safetensors:

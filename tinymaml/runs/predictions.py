@@ -156,7 +156,7 @@ def _columns(model: Model, given: Examples, asked: Examples, outputs: np.ndarray
     if not ways(model.learner):
         return key | {"prediction": outputs}
     # the most likely of those classes that the support has
-    present = np.unique(given.y)
+    present = np.unique(np.asarray(given.y))
     chosen = present[outputs[:, present].argmax(-1)]
     return key | {"prediction": chosen if given.classes is None else np.array(given.classes)[chosen]}
 
@@ -176,5 +176,6 @@ def _csv(columns: dict[str, np.ndarray]) -> str:
 
 def _npz(columns: dict[str, np.ndarray], outputs: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **columns, outputs=outputs)
+    arrays: dict[str, Any] = {**columns, "outputs": outputs}
+    np.savez(file, **arrays)
     return file.getvalue()

@@ -54,8 +54,7 @@ def option(
 
 def default_of(field: dataclasses.Field) -> Any:
     """The default of an option; `dataclasses.MISSING` if it has none."""
-    made = field.default_factory is not dataclasses.MISSING
-    return field.default_factory() if made else field.default
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check(settings: Any) -> None:
@@ -134,7 +133,7 @@ def find(role: str, name: str) -> Any:
     ):
         raise ValueError(f"{role} is {name!r}, wanted one of {', '.join(known)}, or a module of your own")
     try:
-        member = importlib.import_module(module)
+        member: Any = importlib.import_module(module)
     except Exception as cause:
         raise ImportError(f"{role} {name}: the module {module} cannot be imported: {told(cause)}") from cause
     if thing:
@@ -287,8 +286,8 @@ class Config:
         """
         names, defaults = choose(family, algorithm, network)
         values = {**defaults, **changes}
-        parts = [Part(name, made(settings_of(find(role, name)), values, name)) for role, name in names.items()]
-        config = cls(*parts, made(outer_settings(), values, "the outer loop"))
+        parts = {role: Part(name, made(settings_of(find(role, name)), values, name)) for role, name in names.items()}
+        config = cls(**parts, outer=made(outer_settings(), values, "the outer loop"))
         config.require(changes)
         return config
 
@@ -407,5 +406,5 @@ def _of_format_1(record: dict[str, Any]) -> Config:
     members = [settings_of(find(*named)) for named in
                (("family", family), ("network", network), ("algorithm", "maml"))]  # fmt: skip
     values = [made(settings, record, "the run") for settings in (*members, outer_settings())]
-    parts = [Part(*named) for named in zip((family, network, "maml"), values, strict=False)]
-    return Config(*parts, values[-1])
+    of_family, of_network, of_algorithm, outer = values
+    return Config(Part(family, of_family), Part(network, of_network), Part("maml", of_algorithm), outer)

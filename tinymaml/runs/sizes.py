@@ -40,7 +40,7 @@ def check_drawn(learner: Learner, called: str, count: int) -> None:
     ways, shots, more, queries = (_count(learner, name) for name in ("ways", "shots", "train_shots", "queries"))
     acted = _count(learner, "trajectories") * _count(learner, "horizon")
     examples = acted or max(ways, 1) * (max(shots, more, 1) + queries)
-    numbers = math.prod(n for n in learner.family.input_shape if isinstance(n, (int, np.integer)))
+    numbers = math.prod(int(n) for n in learner.family.input_shape if isinstance(n, (int, np.integer)))
     what = f"{figure(count)} {called} × {figure(examples)} examples × {figure(numbers)} numbers"
     _check(what, count * examples * numbers * learner.dtype.itemsize)
 

@@ -94,7 +94,7 @@ class Point:
         scaled = reach / SCALE[self.goals] * actions if self.kind == "scaled" else actions
         self.position = before + np.clip(scaled, -reach, reach)
         away = np.abs(self.position - self.goal)
-        ended = (away < END).all(1) if self.goals == "square" else np.zeros(self.num_envs, bool)
+        ended = np.all(away < END, axis=1) if self.goals == "square" else np.zeros(self.num_envs, bool)
         return self.position.copy(), self._rewards(before), ended, np.zeros(self.num_envs, bool), {}
 
     def _rewards(self, before: Array) -> Array:
@@ -125,4 +125,4 @@ def uniform(seed: int | Sequence[int] | None, rows: int, most: float) -> Array:
     """(rows, 2) in [−most, most], by one generator, or by one per row."""
     if seed is None or np.ndim(seed) == 0:
         return np.random.default_rng(seed).uniform(-most, most, (rows, 2))
-    return np.stack([np.random.default_rng(int(one)).uniform(-most, most, 2) for one in seed])
+    return np.stack([np.random.default_rng(int(one)).uniform(-most, most, 2) for one in np.ravel(seed)])

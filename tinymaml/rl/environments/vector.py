@@ -80,7 +80,8 @@ class Gymnasium:
         self, *, seed: int | Sequence[int] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Array, dict]:
         """As Gymnasium's; options that are attributes in which tasks differ are set, a value per environment."""
-        for name in self.varied.keys() & (options or {}).keys():
+        options = options or {}
+        for name in self.varied.keys() & options.keys():
             self.inner.set_attr(name, np.asarray(options[name]).tolist())
         return self.inner.reset(seed=seed)
 

@@ -20,17 +20,17 @@ Ideas 3 and 4 at work: `grad(grad(f))(1.3)` for f(x) = x sin x makes these nine 
 
     #0  leaf                     x, the leaf of the outer derivative, made by `_leaf`
     #1  alias     #0             the leaf of the inner derivative
-    #2  sin       #1             f computes
-    #3  multiply  #1   #2        x sin x, the output of f
-    #4  multiply  1.0  #2        going back from #3, whose cotangent is 1: the share of its input #1 is g * y
-    #5  multiply  1.0  #1            … and the cotangent of its input #2 is g * x
-    #6  cos       #1             going back from #2: the rule of sin is g * cos(x)
-    #7  multiply  #5   #6            … which is the second share of #1
-    #8  add       #4   #7        both shares: f′(x) = sin x + x cos x
+    #2  sin       #1             f computes sin x,
+    #3  multiply  #1   #2        and x sin x, its output
+    #4  multiply  1.0  #2        the inner derivative goes back from #3, with g = 1: the rule g * y is a share of x̄,
+    #5  multiply  1.0  #1        and the rule g * x is the cotangent of #2
+    #6  cos       #1             it goes back from #2, with g = #5: the rule is g * cos(x),
+    #7  multiply  #5   #6        which is the other share of x̄
+    #8  add       #4   #7        the sum of both shares: f′(x) = sin x + x cos x
 
-The inner derivative made #4 to #8 by its rules: they were given tensors, because #0 is older than its leaf #1, so an
-outer derivative wants to know how f′ was made. The outer one goes back from #8 to #0. Nothing is older than #0, so its
-rules get arrays and make no tensor: f″(1.3) = 2 cos 1.3 − 1.3 sin 1.3 is the array that remains.
+The rules of the inner derivative got tensors and so made #4 to #8, because #0 is older than the leaf #1: there is an
+outer derivative, which must know how f′ was made. It goes back from #8 to #0. As nothing is older than #0, its rules
+get arrays and make no tensor; f″(1.3) = 2 cos 1.3 − 1.3 sin 1.3 comes out as an array.
 
 Read next: `ops`, the primitives and their rules.
 """
@@ -99,7 +99,7 @@ class Tensor(_Anything):
 
 
 class Primitive:
-    """An operation the engine differentiates.
+    """An operation that the engine differentiates.
 
     Args:
         name: as it is printed.
@@ -172,7 +172,7 @@ _UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
 
 def _recording():
     if (recording := evaluation.get()) is None:
-        raise TypeError("a value that stands for any other, in a recording, is used after it or in another thread")
+        raise TypeError("a value that a recording has made is used after it or in another thread")
     return recording
 
 
@@ -214,16 +214,16 @@ def vjp(f: Callable, *args: Nest) -> tuple[Nest, Callable[[Nest], tuple]]:
 def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Nest, Callable[[Nest], tuple]]:
     """`vjp`, where errors name the arguments by their `places` in the caller's call.
 
-    For f(x) = x sin x it makes the leaf x = #1 and calls f, which makes #2 = sin(#1) and #3 = #1 * #2. `active` is then
-    {#1, #2, #3}. `pullback(1)` keeps one table of cotangents, and goes through the active records from the last one:
+    For f(x) = x sin x, the leaf is x = #1, and f makes #2 = sin(#1) and #3 = #1 * #2. `active` is then {#1, #2, #3}.
+    `pullback(1)` keeps a table of cotangents, and goes through the active records from the last one to the first:
 
-                                                     cotangents, by index
-        begin                                        {#3: 1}
-        #3: rules of multiply, g * y and g * x       {#1: sin x, #2: x}
-        #2: rule of sin, g * cos(x)                  {#1: sin x + x cos x}
-        #1: is a leaf, and keeps its cotangent       f′(x)
+                                                    the table, by index
+        begin                                       {#3: 1}
+        #3: the rules of multiply, g * y and g * x  {#1: sin x, #2: x}
+        #2: the rule of sin, g * cos(x)             {#1: sin x + x cos x}
+        #1: a leaf keeps its cotangent              f′(x)
 
-    When a record's turn comes its cotangent is complete, since all that was made from it has a higher index.
+    When a record's turn comes, its cotangent is complete, since everything made from it has a higher index.
     """
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
     try:

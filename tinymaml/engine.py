@@ -177,7 +177,7 @@ def _recording():
 
 
 def refusal(error: Exception) -> Exception:
-    """The error itself, marked as ours, to be raised. A recording notes it: a run of the function might not meet it."""
+    """The error itself, marked as ours, to be raised. A recording notes it, since a run might not meet it."""
     if (recording := evaluation.get()) is not None:
         recording.refused.append(error)
     error.refused = True  # type: ignore
@@ -277,7 +277,8 @@ def _clearer(error: Exception) -> BaseException | None:
 
 def _leaf(x, path: str) -> Tensor:
     """The leaf for x: of a tensor an alias, through which an outer derivative goes on; of an array a new tensor."""
-    if x.dtype.hasobject if type(x) is np.ndarray else not isinstance(x, (Tensor, *NUMBERS)):
+    unusual = x.dtype.hasobject if type(x) is np.ndarray else not isinstance(x, (Tensor, *NUMBERS))
+    if unusual:  # a list, an array of tensors, an array of another library
         what = f"cannot differentiate with respect to {path},"
         x = stacked(plain(x, what), f"{what} ")
     if _is_tensor(x):
@@ -309,7 +310,7 @@ def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tens
     if not leaves:
         return {}, bool(outputs)
     first, last = leaves[0].index, leaves[-1].index
-    # 1. Down from the outputs, as far as the leaves: `seen` is what the outputs are made of.
+    # 1. We go down from the outputs, as far as the leaves: `seen` holds all that the outputs are made of.
     seen: dict[int, Tensor] = {}
     nested = any(_is_tensor(x) for leaf in leaves for x in leaf.inputs)
     stack = list(outputs)
@@ -321,7 +322,7 @@ def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tens
             seen[z.index] = z
             if z.index > last:
                 stack.extend(x for x in z.inputs if _is_tensor(x))
-    # 2. Up from the leaves: what is seen, has rules, and is made of something active is active.
+    # 2. We go up from the leaves: a tensor that is seen, has rules and is made of an active one is active itself.
     active: dict[int, Tensor] = {leaf.index: leaf for leaf in leaves}
     for index in sorted(seen):
         z = seen[index]
@@ -337,7 +338,7 @@ def value_of(x):
 
 
 def _is_tensor(x) -> bool:
-    """Does a derivative take part in x?"""
+    """Whether x is a tensor that a derivative goes through, and not data of a recording."""
     return isinstance(x, Tensor) and not x._is_data
 
 
@@ -391,8 +392,8 @@ def value_and_grad(f: Callable, argnums: int | tuple[int, ...] = 0, has_aux: boo
 
 
 def _value_and_grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
-    one = not isinstance(argnums, (tuple, list))
-    wanted = tuple(map(operator.index, (argnums,) if one else argnums))
+    single = not isinstance(argnums, (tuple, list))
+    wanted = tuple(map(operator.index, (argnums,) if single else argnums))
     if any(not -len(args) <= i < len(args) for i in wanted):
         raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
     if len({i % len(args) for i in wanted}) < len(wanted):
@@ -411,7 +412,7 @@ def _value_and_grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
     out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))
     # the cotangent of the scalar is 1, and that of aux is 0
     grads = pullback((_one(out[0]), tree_map(_zero, out[1])) if has_aux else _one(out))
-    return out, grads[0] if one else grads
+    return out, grads[0] if single else grads
 
 
 def check_scalar(name: str, value) -> None:
@@ -430,24 +431,25 @@ def check_scalar(name: str, value) -> None:
         raise ValueError(f"{name} must return a scalar to be differentiated, it returned {seen}")
     dtype = np.result_type(value_of(value))
     if dtype.kind not in ("fc" if analytic.get() else "f") and type(value) is not int:
-        why = "which number is meant, np.real(z) or np.abs(z)?" if dtype.kind == "c" else _NO_SLOPE
+        of_complex, of_count = "which number is meant, np.real(z) or np.abs(z)?", "a count or a comparison has no slope"
+        why = of_complex if dtype.kind == "c" else of_count
         raise TypeError(f"{name} must return a floating-point number to be differentiated, it returned {dtype}: {why}")
 
 
-_NO_SLOPE = "a count or a comparison has no slope"
-
-
 def _one(x):
+    """The cotangent of a scalar by itself: 1, in the dtype of x."""
     one = np.ones((), np.result_type(value_of(x)))
     one.setflags(write=False)
     return one
 
 
 def _zero(x):
+    """The cotangent of a leaf of aux."""
     return np.zeros(x.shape, x.dtype) if isinstance(x, (Tensor, np.ndarray)) else 0
 
 
 def _name(f: Callable) -> str:
+    """The name by which errors call f; that of f in grad(f)."""
     return _name(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
 
 

@@ -113,8 +113,8 @@ def _power_below(x, y, dtype):
     """xʸ⁻¹, for y xʸ⁻¹. Where y = 0 it is x⁰ instead: at x = 0 the product is then 0 · 1, and not 0 · inf = NaN.
 
     There are three kinds of exponents. In x ** 2 it is a Python number, a constant that a rule may look at; it remains
-    one, since as an array it would promote float32. In x ** np.array([2, 3]) it is a constant array. In x ** y it is
-    differentiated as well, and of ∂z/∂x, too, a derivative by y may be wanted: `power_log` has them all.
+    one, since as an array it would promote float32. In x ** np.array([2, 3]) it is a constant array. In x ** y it is a
+    tensor, by which xʸ⁻¹ may be differentiated as well: `power_log` has the derivatives by both.
     """
     if isinstance(y, (int, float)):
         return power(x, y - 1 if y else y)
@@ -187,7 +187,7 @@ def _logaddexp(x, y):
 
 
 def share(exp, x, y, z):
-    """eˣ⁻ᶻ, the share of x in eᶻ = eˣ + eʸ; where z is infinite, the share of x in max(x, y). `exp` may be np.exp."""
+    """eˣ⁻ᶻ, the share of x in eᶻ = eˣ + eʸ, and its share in max(x, y) where z is infinite; with `exp2`, 2ˣ⁻ᶻ."""
     far = isinf(z)
     return where(far, above(x, y, tie=0.5, dtype=z.dtype), exp(where(far, 0, x - z)))
 
@@ -238,8 +238,8 @@ astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
 def _above(x, y, *, tie, dtype):
     """1 where x > y, `tie` where x = y, 0 elsewhere."""
     x, y = _ordered(x), _ordered(y)
-    share = np.greater(x, y).astype(dtype)
-    return share + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else share
+    step = np.greater(x, y).astype(dtype)
+    return step + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else step
 
 
 def _max_share(x, *, axis, ties):

@@ -32,6 +32,7 @@ The rules of the inner derivative got tensors and so made #4 to #8, because #0 i
 outer derivative, which must know how f′ was made. It goes back from #8 to #0. As nothing is older than #0, its rules
 get arrays and make no tensor; f″(1.3) = 2 cos 1.3 − 1.3 sin 1.3 comes out as an array.
 
+Read first `Tensor`, `Primitive`, `_vjp` and `between`; the other functions call these, or check what they are given.
 Read next: `ops`, the primitives and their rules.
 """
 

@@ -31,9 +31,10 @@ How `np.tanh(x)` gets here, if x is a tensor:
     ops.tanh(x)                       `Primitive.__call__` in `engine` computes np.tanh(x.value), and makes the record
     x + y, x @ y, -x, x[0]            are attached to Tensor at the end of this file, and in `numpy_api/methods.py`
 
-All other functions of NumPy are composed of these in `numpy_api`. The keywords after a primitive's rules (`loop=`,
-`shape=`, `decides=`, …) are for `programs` alone; `description` explains them. The examples below use NumPy as `np` and
-the names of this file. Read next: `nn`.
+All other functions of NumPy are composed of these in `numpy_api`. The examples below use NumPy as `np` and the names of
+this file. A first reading may leave out three things: the keywords after the rules (`loop=`, `shape=`, `decides=`, …),
+which `description` explains and `programs` alone uses; what follows `power`, as far as `maximum`; and the operations
+that are piecewise constant. Read next: `nn`.
 """
 
 from __future__ import annotations
@@ -157,15 +158,7 @@ def in_dtype(x, dtype: np.dtype):
 
 
 def as_computed(f: np.ufunc, x):
-    """x in the dtype in which NumPy's function f of one array computes.
-
-    Raises:
-        TypeError: f does not take the dtype of x; the error is NumPy's own.
-
-    Example:
-        >>> as_computed(np.sqrt, np.array([1, 4]))
-        array([1., 4.])
-    """
+    """x in the dtype in which NumPy's function f of one array computes; NumPy's TypeError if f does not take x."""
     return in_dtype(x, f.resolve_dtypes((x.dtype, None))[0])
 
 
@@ -349,12 +342,10 @@ def normal_axes(axis, ndim: int) -> tuple[int, ...]:
 
 
 def negative(x):
-    """−x. Floating-point numbers are multiplied by −1, which is exact: one primitive less, and factors can be merged.
+    """−x; a boolean raises NumPy's TypeError.
 
+    Floating-point numbers are multiplied by −1: this is exact, and `programs` can merge it with other factors.
     Integers are subtracted from 0, which wraps as NumPy's negation does.
-
-    Raises:
-        TypeError: x is a boolean; the error is NumPy's own.
     """
     if x.dtype.kind in "fc":
         return multiply(x, -1)
@@ -369,11 +360,7 @@ def square(x):
 
 
 def positive(x):
-    """x itself.
-
-    Raises:
-        TypeError: x is a boolean; the error is NumPy's own.
-    """
+    """x itself; a boolean raises NumPy's TypeError."""
     np.positive(np.zeros(1, x.dtype))  # raises for booleans
     return x
 

@@ -6,16 +6,33 @@
 
 Four ideas carry it:
 
-1. A record is data. A tensor made by a primitive remembers `(primitive, inputs, params)` and nothing else; rules are
-   looked up when the derivative is wanted. Tensors point only at what they were made from, so there are no reference
+1. A record is data. A tensor that a primitive makes remembers `(primitive, inputs, params)` and nothing else; its rules
+   are looked up when a derivative is wanted. A tensor points only at what it was made from: there are no reference
    cycles, and memory is freed as soon as the last name goes.
-2. Creation order is a topological order. Every tensor has a running index; going back is going through the indices
-   downwards. No recursion, so no graph is too deep.
-3. A rule is written with the same operations a user calls. Given tensors it records, so its result can be
-   differentiated again; given arrays it computes. That is all there is to higher orders.
-4. Each derivative aliases its inputs to fresh leaves. In `grad(lambda x: x * grad(lambda y: x + y)(x))` the inner
-   derivative stops at its own leaf `y`, and the outer one goes on through the alias: no perturbation is confused.
+2. Creation order is a topological order. Every tensor has a running index, and going back means counting the indices
+   down. There is no recursion, so no graph is too deep.
+3. A rule is written with the operations that a user calls. Given arrays, it computes. Given tensors, it also records,
+   so its result can be differentiated again. Higher orders need nothing else.
+4. Each derivative has leaves of its own: it aliases what it differentiates with respect to. The inner derivative stops
+   at its alias, and the outer one goes on through it, so neither takes the other's variable for its own.
 
+Ideas 3 and 4 at work: `grad(grad(f))(1.3)` for f(x) = x sin x makes these nine tensors.
+
+    #0  leaf                     x, the leaf of the outer derivative, made by `_leaf`
+    #1  alias     #0             the leaf of the inner derivative
+    #2  sin       #1             f computes sin x,
+    #3  multiply  #1   #2        and x sin x, its output
+    #4  multiply  1.0  #2        the inner derivative goes back from #3, with g = 1: the rule g * y is a share of x̄,
+    #5  multiply  1.0  #1        and the rule g * x is the cotangent of #2
+    #6  cos       #1             it goes back from #2, with g = #5: the rule is g * cos(x),
+    #7  multiply  #5   #6        which is the other share of x̄
+    #8  add       #4   #7        the sum of both shares: f′(x) = sin x + x cos x
+
+The rules of the inner derivative got tensors and so made #4 to #8, because #0 is older than the leaf #1: there is an
+outer derivative, which must know how f′ was made. It goes back from #8 to #0. As nothing is older than #0, its rules
+get arrays and make no tensor; f″(1.3) = 2 cos 1.3 − 1.3 sin 1.3 comes out as an array.
+
+Read first `Tensor`, `Primitive`, `_vjp` and `between`; the other functions call these, or check what they are given.
 Read next: `ops`, the primitives and their rules.
 """
 
@@ -43,25 +60,34 @@ P = ParamSpec("P")  # the arguments of a function, which its gradient takes, too
 Value = TypeVar("Value")
 
 _index = itertools.count()
-# While a program is recorded: the recording, which makes every tensor in its own way (see `programs.tracing`).
+# While a program is recorded, this is its recording, which makes all tensors in its own way (see `programs.tracing`).
 evaluation: ContextVar[Any] = ContextVar("evaluation", default=None)
-recorded: set[type] = set()  # the kinds of tensors that it makes
-# True in a complex step (see `check`): a complex number is a real one, with a derivative in its imaginary part.
+recorded: set[type] = set()  # the classes of the tensors that a recording makes
+# True in a complex step (see `check`): a complex number is then a real one that carries a derivative as imaginary part.
 analytic: ContextVar[bool] = ContextVar("analytic", default=False)
 
 
 class Tensor(_Anything):
-    """An array and how it was made. Operators and NumPy functions on tensors are attached by `ops` and `numpy_api`.
+    """An array and how it was made.
+
+    Operators on tensors (`x * y`) are attached by `ops`, NumPy functions (`np.tanh(x)`) by `numpy_api.table`; the head
+    of `ops` follows one such call.
 
     Attributes:
         value: the array (or NumPy scalar). Reading it cuts the graph; do so only on purpose.
         primitive, inputs, params: the record; `None, (), {}` for a leaf.
-        index: creation order.
+        index: a number that is larger than that of every tensor made before.
+
+    Example:
+        >>> import numpy as np, tinymaml as tm
+        >>> x = tm.Tensor(np.array([1.0, 2.0]))
+        >>> x * 3
+        Tensor([3. 6.], float64, by multiply)
     """
 
     __slots__ = ("value", "primitive", "inputs", "params", "index")
     primitive: Any  # a `Primitive`, or None; where a rule is looked up it is known that the tensor is no leaf
-    _is_data = False  # True for what is a tensor only because a program is recorded: no derivative takes part in it
+    _is_data = False  # True for a tensor that stands for data while a program is recorded: no derivative goes there
 
     def __init__(self, value, primitive: Primitive | None = None, inputs: tuple = (), params: dict | None = None):
         self.value, self.primitive, self.inputs, self.params = value, primitive, inputs, params or {}
@@ -78,16 +104,23 @@ class Tensor(_Anything):
 
 
 class Primitive:
-    """An operation the engine differentiates.
+    """An operation that the engine differentiates.
 
     Args:
         name: as it is printed.
         forward: `forward(*arrays, **params)` → array.
         vjp: one rule per input, `rule(g, out, *inputs, **params)` → the cotangent of that input, where g is the
-            cotangent of the output. `None`: not differentiable (comparisons, argmax); the derivative stops there.
+            cotangent of the output. With `None` (comparisons, argmax) the derivative stops at this operation.
         **description: how programs record and compile it, see `description`; the engine does not read it.
 
-    A rule must not read values, only combine them: whatever depends on a value is an operation too.
+    A rule combines its arguments by operations and never branches on their values: a branch leaves no record, and so
+    it would be missing from the next derivative. Python numbers are an exception: they are constants of the record.
+
+    Example:
+        >>> import tinymaml as tm
+        >>> cube = tm.Primitive("cube", lambda x: x**3, (lambda g, z, x: g * (3 * x * x),))
+        >>> tm.grad(tm.grad(cube))(2.0)
+        array(12.)
     """
 
     registry: dict[str, Primitive] = {}
@@ -97,7 +130,10 @@ class Primitive:
         Primitive.registry[name] = self
 
     def __call__(self, *inputs, **params):
-        """The output: a tensor if any input is one, otherwise an array. What is constant is remembered as it is now."""
+        """The output: a tensor if any input is one, otherwise an array.
+
+        An array beside a tensor is copied if it is writable: the record keeps the numbers of this moment.
+        """
         kinds = {*map(type, inputs)}
         if not kinds <= _UNCHANGING:
             if not kinds.isdisjoint(recorded):
@@ -117,7 +153,7 @@ class Primitive:
 
 
 def _primitive(name: str) -> Primitive:
-    """A primitive that was pickled: the one of that name here."""
+    """The primitive of that name, for one that was pickled."""
     if name not in Primitive.registry:
         raise LookupError(f"there is no primitive {name!r} in this process: import the module that defines it first")
     return Primitive.registry[name]
@@ -125,20 +161,28 @@ def _primitive(name: str) -> Primitive:
 
 alias = Primitive("alias", lambda x: x, (lambda g, out, x: g,), lowering="loop", loop="{type}({})")
 stop_gradient = Primitive("stop_gradient", lambda x: value_of(stacked(x)), lowering="loop", loop="{type}({})")
-stop_gradient.__doc__ = "The same value, through which no derivative flows: what FOMAML does to the inner gradient."
+stop_gradient.__doc__ = """The same array (of any shape and dtype), through which no derivative flows: it has no rules.
 
+First-order MAML is exact MAML with this around the inner gradient (Finn, Abbeel, Levine, 2017, section 5.2).
 
+Example:
+    >>> import tinymaml as tm
+    >>> tm.grad(lambda x: x * tm.stop_gradient(x))(3.0)
+    array(3.)
+"""
+
+# Inputs of these types are neither copied nor handed to a recording: `Primitive.__call__` is quick for them.
 _UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
 
 
 def _recording():
     if (recording := evaluation.get()) is None:
-        raise TypeError("a value that stands for any other, in a recording, is used after it or in another thread")
+        raise TypeError("a value that a recording has made is used after it or in another thread")
     return recording
 
 
 def refusal(error: Exception) -> Exception:
-    """The error, to be raised. A recording is told: had the function run, it would not have met it here."""
+    """The error itself, marked as ours, to be raised. A recording notes it, since a run might not meet it."""
     if (recording := evaluation.get()) is not None:
         recording.refused.append(error)
     error.refused = True  # type: ignore
@@ -150,33 +194,54 @@ def vjp(f: Callable[..., Value], *args: Nest) -> tuple[Value, Callable[[Value], 
 
     Args:
         f: from nests of floating-point arrays to a nest of arrays.
-        *args: nests; all are differentiated (close over what is not).
+        *args: nests of any shapes; all are differentiated (close over what is constant).
 
     Returns:
-        The value, and `pullback(u)` with u shaped like the value → a tuple of nests like the arguments.
+        The value, and `pullback`, which may be called more than once: `pullback(u)` takes a nest with the shapes of the
+        value, and returns a tuple of nests with the shapes and dtypes of the arguments.
 
     A cotangent z̄ of a complex array z says dL = Re Σ z̄ dz, as in JAX: of a real L it is ∂L/∂x − i ∂L/∂y, z = x + iy.
 
     Raises:
-        TypeError: an argument holds integers, booleans or objects; names it.
+        TypeError: an argument holds integers, booleans or objects (the error names it), or u is complex and the value
+            is real.
+        ValueError: u does not have the nest, or the shapes, of the value (`pullback` raises it).
+
+    Example:
+        >>> import numpy as np, tinymaml as tm
+        >>> value, pullback = tm.vjp(lambda x: x * x, np.array([1.0, 2.0]))
+        >>> pullback(np.array([1.0, 10.0]))
+        (array([ 2., 40.]),)
     """
     return _vjp(f, args, range(len(args)))
 
 
 def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable[[Nest], tuple]]:
-    """`vjp`, where errors name the arguments by their `places` in the caller's call."""
+    """`vjp`, where errors name the arguments by their `places` in the caller's call.
+
+    For f(x) = x sin x, the leaf is x = #1, and f makes #2 = sin(#1) and #3 = #1 * #2. `active` is then {#1, #2, #3}.
+    `pullback(1)` keeps a table of cotangents, and goes through the active records from the last one to the first:
+
+                                                    the table, by index
+        begin                                       {#3: 1}
+        #3: the rules of multiply, g * y and g * x  {#1: sin x, #2: x}
+        #2: the rule of sin, g * cos(x)             {#1: sin x + x cos x}
+        #1: a leaf keeps its cotangent              f′(x)
+
+    When a record's turn comes, its cotangent is complete, since everything made from it has a higher index.
+    """
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
     try:
-        out = tree_map(stacked, f(*tree_fill(args, leaves)))
+        value = tree_map(stacked, f(*tree_fill(args, leaves)))
     except (ValueError, TypeError) as error:
-        if (ours := _leading_on(error)) is not None:
-            raise ours from None
+        if (clearer := _clearer(error)) is not None:
+            raise clearer from None
         raise
-    outputs = [x for x in tree_leaves(out) if _is_tensor(x)]
+    outputs = [x for x in tree_leaves(value) if _is_tensor(x)]
     active, nested = between(leaves, outputs)
 
     def pullback(u: Nest) -> tuple:
-        cotangents: dict[int, Any] = {}  # x̄ = ∂⟨u, out⟩/∂x, by the index of x
+        cotangents: dict[int, Any] = {}  # x̄ = ∂⟨u, value⟩/∂x, by the index of x
 
         def accumulate(x: Tensor, g) -> None:
             if g.dtype != x.dtype and (g.dtype.kind == x.dtype.kind or not analytic.get()):
@@ -184,25 +249,29 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable
                 g = g.astype(x.dtype)
             cotangents[x.index] = cotangents[x.index] + g if x.index in cotangents else g
 
-        tree_map(lambda x, g: accumulate(x, _like(g, x)) if isinstance(x, Tensor) else None, out, u)
+        # tree_map refuses a u that is not a nest like the value
+        tree_map(lambda x, g: accumulate(x, _like(g, x)) if isinstance(x, Tensor) else None, value, u)
         for index in sorted(active, reverse=True):  # from the last made to the first
             z = active[index]
             if index <= leaves[-1].index or index not in cotangents:
-                continue
-            g = cotangents.pop(index)  # z̄ is complete: whatever was made from z comes after z
-            # In a derivative inside another, the rules get tensors, and record; in the outermost they get arrays.
-            out_, inputs = (z, z.inputs) if nested else (outside(z), [outside(x) for x in z.inputs])
+                continue  # z is a leaf, or it was used only where no derivative flows, as in stop_gradient(z)
+            g = cotangents.pop(index)
+            # Inside another derivative the rules get tensors, so they record; in the outermost one they get arrays.
+            out, inputs = (z, z.inputs) if nested else (outside(z), [outside(x) for x in z.inputs])
             for i, x in enumerate(z.inputs):
                 if isinstance(x, Tensor) and x.index in active:
                     # x̄ ← x̄ + ruleᵢ(z̄)
-                    accumulate(x, z.primitive.vjp[i](g, out_, *inputs, **z.params))
+                    accumulate(x, z.primitive.vjp[i](g, out, *inputs, **z.params))
         return tree_fill(args, [_result(cotangents.get(x.index, np.zeros(x.shape, x.dtype))) for x in leaves])
 
-    return (out if nested else tree_map(lambda x: _result(outside(x)), out)), pullback
+    return (value if nested else tree_map(lambda x: _result(outside(x)), value)), pullback
 
 
-def _leading_on(error: Exception) -> BaseException | None:
-    """Our error, where NumPy's hides it (c[0] = x asks for a number) or does not know of tensors."""
+def _clearer(error: Exception) -> BaseException | None:
+    """The error to raise in place of NumPy's; None where NumPy's own is clear.
+
+    `c[0] = x` asks a tensor for a number: we refuse, and NumPy hides our error behind its own.
+    """
     if getattr(error.__cause__, "refused", False):
         return error.__cause__
     if str(error).startswith("loop of ufunc does not support argument"):
@@ -212,12 +281,14 @@ def _leading_on(error: Exception) -> BaseException | None:
 
 
 def _leaf(x, path: str) -> Tensor:
-    if x.dtype.hasobject if type(x) is np.ndarray else not isinstance(x, (Tensor, *NUMBERS)):
+    """The leaf for x: of a tensor an alias, through which an outer derivative goes on; of an array a new tensor."""
+    unusual = x.dtype.hasobject if type(x) is np.ndarray else not isinstance(x, (Tensor, *NUMBERS))
+    if unusual:  # a list, an array of tensors, an array of another library
         what = f"cannot differentiate with respect to {path},"
         x = stacked(plain(x, what), f"{what} ")
     if _is_tensor(x):
         return alias(x)
-    x = x if isinstance(x, Tensor) else np.array(x)  # a copy: what the caller writes to x later is not in the graph
+    x = x if isinstance(x, Tensor) else np.array(x)  # a copy, so the caller may write to x later
     if x.dtype.kind not in "fc":
         raise TypeError(
             f"cannot differentiate with respect to {path}: its dtype is {x.dtype}, wanted a floating-point array"
@@ -230,13 +301,21 @@ def _leaf(x, path: str) -> Tensor:
 
 
 def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tensor], bool]:
-    """The tensors through which an output depends on a leaf, by index; and whether anything older took part.
+    """The `active` tensors, through which outputs depend on leaves, by index; and whether the derivative is `nested`.
 
-    What is older than the leaves belongs to a derivative around this one (`nested`).
+    It is nested in another one if a tensor older than the leaves takes part, as `old` does here. The sine depends on no
+    leaf, so it is not active; the leaf y is, although no output depends on it.
+
+    Example:
+        >>> old, x, y = (Tensor(np.array(number)) for number in (2.0, 3.0, 5.0))
+        >>> active, nested = between([x, y], [x * old + np.sin(old)])
+        >>> [t.primitive or "leaf" for t in active.values()], nested
+        (['leaf', 'leaf', Primitive(multiply), Primitive(add)], True)
     """
     if not leaves:
         return {}, bool(outputs)
     first, last = leaves[0].index, leaves[-1].index
+    # 1. We go down from the outputs, as far as the leaves: `seen` holds all that the outputs are made of.
     seen: dict[int, Tensor] = {}
     nested = any(_is_tensor(x) for leaf in leaves for x in leaf.inputs)
     stack = list(outputs)
@@ -248,6 +327,7 @@ def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tens
             seen[z.index] = z
             if z.index > last:
                 stack.extend(x for x in z.inputs if _is_tensor(x))
+    # 2. We go up from the leaves: a tensor that is seen, has rules and is made of an active one is active itself.
     active: dict[int, Tensor] = {leaf.index: leaf for leaf in leaves}
     for index in sorted(seen):
         z = seen[index]
@@ -258,29 +338,29 @@ def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tens
 
 
 def value_of(x):
-    """The array of a tensor; anything else as it is."""
+    """The array of a tensor; x itself if it is none."""
     return x.value if isinstance(x, Tensor) else x
 
 
 def _is_tensor(x) -> bool:
-    """Does a derivative take part in x?"""
+    """Whether x is a tensor that a derivative goes through, and not data of a recording."""
     return isinstance(x, Tensor) and not x._is_data
 
 
 def outside(x):
-    """What x is outside this derivative: of a tensor its array, or what stands for it in a recording."""
+    """x without its record: the array of a tensor, or, while a program is recorded, the data that stand for it."""
     if type(x) is Tensor:
         return x.value
     return x.as_data() if isinstance(x, Tensor) else x
 
 
 def _result(x):
-    """An array as a fresh one, which the caller may write to; a tensor, or what is no array, as it is."""
+    """A copy of an array, which the caller may write to; x itself if it is a tensor, or no array."""
     return np.array(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
 def _like(g, x: Tensor):
-    """The cotangent g of x, with its shape and dtype checked."""
+    """g, after its shape and dtype were found to be those of a cotangent of the output x."""
     if not isinstance(g, Tensor):
         g = np.asarray(g, None if np.iscomplexobj(g) else x.dtype)
     if g.dtype.kind == "c" and x.dtype.kind != "c" and not analytic.get():
@@ -297,22 +377,30 @@ def value_and_grad(
 
     Args:
         f: returns a scalar (shape ()); with `has_aux`, a pair of that scalar and anything else.
-        argnums: the argument, or a tuple of arguments, to differentiate; each a nest of floating-point arrays.
+        argnums: the position of the argument to differentiate, or a tuple of positions; negative ones count from the
+            end. Each such argument is a nest of floating-point arrays of any shapes.
         has_aux: the value is then the pair (scalar, aux).
 
     Returns:
-        The gradient has the nest, shapes and dtypes of the argument (a tuple of these for a tuple of argnums).
+        A function of f's arguments. The gradient has the nest, shapes and dtypes of its argument; for a tuple of
+        argnums it is a tuple of such nests.
 
     Raises:
-        ValueError: f returns no scalar.
-        TypeError: f returns an integer (other than one written down, `0`) or a boolean, or an argument holds them.
+        ValueError: f returns no scalar, or no pair with `has_aux`; argnums names no argument, or one of them twice.
+        TypeError: f returns a complex number, a boolean, or an integer (a Python integer, such as 0, is allowed); or
+            an argument holds integers or booleans. The function that is returned raises all of these.
+
+    Example:
+        >>> import numpy as np, tinymaml as tm
+        >>> tm.value_and_grad(lambda w, x: np.sum(w * x**2))(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+        (array(41.), array([ 9., 16.]))
     """
     return partial(_value_and_grad, f, argnums, has_aux)
 
 
 def _value_and_grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
-    one = not isinstance(argnums, (tuple, list))
-    wanted = tuple(map(operator.index, (argnums,) if one else argnums))
+    single = not isinstance(argnums, (tuple, list))
+    wanted = tuple(map(operator.index, (argnums,) if single else argnums))
     if any(not -len(args) <= i < len(args) for i in wanted):
         raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
     if len({i % len(args) for i in wanted}) < len(wanted):
@@ -329,16 +417,20 @@ def _value_and_grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
         return out
 
     out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))
-    # aux is carried along: its cotangent is zero
+    # the cotangent of the scalar is 1, and that of aux is 0
     grads = pullback((_one(out[0]), tree_map(_zero, out[1])) if has_aux else _one(out))
-    return out, grads[0] if one else grads
+    return out, grads[0] if single else grads
 
 
 def check_scalar(name: str, value) -> None:
-    """What is differentiated is one real floating-point number, or an integer that is written down.
+    """Refuse a result that has no gradient. One real floating-point number has one; so has a Python integer, such as 0.
+
+    Args:
+        name: of the function that returned `value`, for the error.
 
     Raises:
-        ValueError, TypeError: it is not; says what it is.
+        ValueError: the value is no scalar (of shape ()).
+        TypeError: it is complex, a boolean or an integer.
     """
     value = stacked(value)
     if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
@@ -346,29 +438,38 @@ def check_scalar(name: str, value) -> None:
         raise ValueError(f"{name} must return a scalar to be differentiated, it returned {seen}")
     dtype = np.result_type(value_of(value))
     if dtype.kind not in ("fc" if analytic.get() else "f") and type(value) is not int:
-        why = "which number is meant, np.real(z) or np.abs(z)?" if dtype.kind == "c" else _NO_SLOPE
+        of_complex, of_count = "which number is meant, np.real(z) or np.abs(z)?", "a count or a comparison has no slope"
+        why = of_complex if dtype.kind == "c" else of_count
         raise TypeError(f"{name} must return a floating-point number to be differentiated, it returned {dtype}: {why}")
 
 
-_NO_SLOPE = "a count or a comparison has no slope"
-
-
 def _one(x):
+    """The cotangent of a scalar by itself: 1, in the dtype of x."""
     one = np.ones((), np.result_type(value_of(x)))
     one.setflags(write=False)
     return one
 
 
 def _zero(x):
+    """The cotangent of a leaf of aux."""
     return np.zeros(x.shape, x.dtype) if isinstance(x, (Tensor, np.ndarray)) else 0
 
 
 def _name(f: Callable) -> str:
+    """The name by which errors call f; that of f in grad(f)."""
     return _name(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
 
 
 def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[P, Nest]:
-    """A function returning ∇f(*args), see `value_and_grad`; with `has_aux`, the pair (∇f, aux)."""
+    """A function returning ∇f(*args); with `has_aux`, the pair (∇f, aux).
+
+    Arguments, shapes and errors are those of `value_and_grad`.
+
+    Example:
+        >>> import numpy as np, tinymaml as tm
+        >>> tm.grad(lambda p: np.sum(p["w"] ** 2))({"w": np.array([1.0, 2.0])})
+        {'w': array([2., 4.])}
+    """
     return partial(_grad, f, argnums, has_aux)
 
 
@@ -378,13 +479,31 @@ def _grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
 
 
 def jvp(f: Callable[..., Value], args: tuple, tangents: tuple) -> tuple[Value, Value]:
-    """f(*args) and J v: the derivative of f along `tangents`, a tuple of nests like `args`.
+    """f(*args) and J v, the derivative of f along the tangents v: forward mode, from two reverse passes.
 
-    u ↦ uᵀJ is linear in u, so its own pullback, applied to v, is Jv: forward mode from two reverse passes, exact, and
-    without a second set of rules (Townsend, "A new trick for calculating Jacobian vector products", 2017).
+    Args:
+        f: from nests of floating-point arrays to a nest of arrays.
+        args: a tuple of positional arguments; all are differentiated.
+        tangents: a tuple of nests with the shapes of `args`.
+
+    Returns:
+        Two nests of the same shapes: the value, and J v.
+
+    u ↦ uᵀJ is linear in u. Its own pullback, applied to v, is therefore Jv: exact, and without a second set of rules
+    (Townsend, "A new trick for calculating Jacobian vector products", 2017).
+
+    Raises:
+        TypeError, ValueError: as `vjp`, for the arguments and for tangents that are not like them.
+
+    Example:
+        >>> import numpy as np, tinymaml as tm
+        >>> tm.jvp(np.sin, (np.array([0.0, np.pi]),), (np.array([1.0, 10.0]),))[1]
+        array([  1., -10.])
     """
     args, tangents = _as_args(args), _as_args(tangents)
     out, pullback = vjp(f, *args)
+    # `pullback` gives the rules the arrays of f's graph, but u is now a leaf, a tensor. Each rule multiplies by its g,
+    # which is made from u; so all steps of `pullback` are recorded, and `pushforward` can go back through them to u.
     zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y), 0.0)), out)
     _, pushforward = vjp(pullback, zero)
     return out, pushforward(tangents)[0]
@@ -399,12 +518,24 @@ def hvp(f: Callable, args: tuple, v: Nest) -> Nest:
         v: a tuple of nests like `args` (the Hessian over all arguments), or a nest like `args[0]` (over the first).
 
     Returns:
-        A nest like v. The Hessian is symmetric, so the pullback of ∇f is the product.
+        A nest with the shapes of v. The Hessian is symmetric, so the pullback of ∇f is the product.
+
+    Raises:
+        TypeError, ValueError: as `value_and_grad`, for f and its arguments; v is like neither `args` nor `args[0]`.
+
+    Example:
+        >>> import numpy as np, tinymaml as tm
+        >>> tm.hvp(np.prod, (np.array([2.0, 3.0]),), np.array([1.0, 10.0]))  # the Hessian is [[0, 1], [1, 0]]
+        array([10.,  1.])
     """
     args = _as_args(args)
-    if [p for p, _ in tree_items(v)] == [p for p, _ in tree_items(args)]:
+    if _paths(v) == _paths(args):  # v has a part for each argument
         return vjp(grad(f, tuple(range(len(args)))), *args)[1](v)
     return vjp(lambda x: grad(f)(x, *args[1:]), args[0])[1](v)[0]
+
+
+def _paths(tree: Nest) -> list[str]:
+    return [path for path, _ in tree_items(tree)]
 
 
 def _as_args(args) -> tuple:

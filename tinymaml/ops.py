@@ -1,7 +1,7 @@
 """Primitives: what the engine can differentiate, each with its rule beside it; and the operators.
 
-Elementwise rules follow from the chain rule. Linear operations come in transposed pairs, each the other's rule, which
-is why second order is free:
+Elementwise rules follow from the chain rule. Linear operations come in transposed pairs. Each is the other's rule, so
+that second order needs no further rules:
 
     sum          ↔  broadcast_to            reshape  ↔  reshape                matmul   ↔  matmul
     getitem      ↔  scatter_add             transpose ↔ inverse transpose      patches  ↔  unpatches
@@ -20,10 +20,21 @@ Conventions at kinks, where a derivative is a choice:
     logaddexp                where it is infinite, the slopes are those of the maximum
     sqrt                     no convention: the derivative at 0 is infinite, or NaN
 
-Complex numbers are what they are in NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic
-function conjugates. In a complex step (`engine.analytic`) they stand for real ones: order and sign go by the real part.
-What follows a primitive's rules (`loop=`, `shape=`, `decides=`, …) is for `programs` alone, and explained in
-`description`. Read next: `nn`; every other NumPy function is built from these in `numpy_api`.
+Complex numbers are those of NumPy, and a cotangent z̄ of z says dL = Re Σ z̄ dz: no rule of a holomorphic function
+conjugates. In a complex step (`engine.analytic`) they stand for real ones: order and sign go by the real part.
+
+How `np.tanh(x)` gets here, if x is a tensor:
+
+    np.tanh(x)                        NumPy sees that x has its own `__array_ufunc__`, and calls it
+    numpy_api/table.py                `_array_ufunc` looks np.tanh up in the table `NUMPY`, and finds ops.tanh,
+    numpy_api/elementwise.py          which an entry of this file put there: np.tanh: ops.tanh
+    ops.tanh(x)                       `Primitive.__call__` in `engine` computes np.tanh(x.value), and makes the record
+    x + y, x @ y, -x, x[0]            are attached to Tensor at the end of this file, and in `numpy_api/methods.py`
+
+All other functions of NumPy are composed of these in `numpy_api`. The examples below use NumPy as `np` and the names of
+this file. A first reading may leave out three things: the keywords after the rules (`loop=`, `shape=`, `decides=`, …),
+which `description` explains and `programs` alone uses; what follows `power`, as far as `maximum`; and the operations
+that are piecewise constant. Read next: `nn`.
 """
 
 from __future__ import annotations
@@ -41,7 +52,19 @@ from .engine import Primitive, Tensor, analytic
 
 
 def elementwise(name: str, forward: Callable, *rules: Callable | None, **description) -> Primitive:
-    """A primitive that broadcasts: each rule's result is summed back to the shape of its input. No rules: no slope."""
+    """A primitive that broadcasts: the result of each rule is summed back to the shape of its input.
+
+    Args:
+        name, forward: as for `Primitive`; the shapes of the inputs broadcast to that of the output.
+        *rules: one per input, None for an input without a slope; without any rule, the derivative is zero.
+        **description: as for `Primitive`.
+
+    Example:
+        >>> from tinymaml import grad
+        >>> cubed = elementwise("cubed", lambda x: x**3, lambda g, z, x: g * (3 * x * x))
+        >>> grad(lambda x: sum(cubed(x)))(np.array([1.0, 2.0]))
+        array([ 3., 12.])
+    """
 
     def summed(i: int, rule: Callable) -> Callable:
         return lambda g, z, *xs, **params: sum_to(rule(g, z, *xs, **params), xs[i].shape)
@@ -51,7 +74,13 @@ def elementwise(name: str, forward: Callable, *rules: Callable | None, **descrip
 
 
 def sum_to(g, shape: tuple[int, ...]):
-    """Undo broadcasting: sum g over the axes along which `shape` was stretched."""
+    """Undo broadcasting: sum g over the axes along which `shape` was stretched.
+
+    Example:
+        >>> sum_to(np.ones((4, 2, 3)), (2, 1))
+        array([[12.],
+               [12.]])
+    """
     if g.shape == shape:
         return g
     lead = g.ndim - len(shape)
@@ -76,25 +105,30 @@ tanh     = elementwise("tanh",     np.tanh,     lambda g, z, x: g * (1 - z * z),
 
 # z = xʸ:  ∂z/∂x = y xʸ⁻¹, and 0 where y = 0;  ∂z/∂y = xʸ log x, and 0 where x = y = 0
 power = elementwise("power", np.power,
-                    lambda g, z, x, y: g * y * _lowered_power(x, y, z.dtype),
+                    lambda g, z, x, y: g * y * _power_below(x, y, z.dtype),
                     lambda g, z, x, y: g * power_log(x, y, n=1, k=0),
                     loop="{type}({} ** {})", of_integers="machine.power({}, {})")
 
 
-def _lowered_power(x, y, dtype):
-    """xʸ⁻¹, and x⁰ where y = 0, if it is constant; a Python number stays one: as an array it would promote float32."""
+def _power_below(x, y, dtype):
+    """xʸ⁻¹, for y xʸ⁻¹. Where y = 0 it is x⁰ instead: at x = 0 the product is then 0 · 1, and not 0 · inf = NaN.
+
+    There are three kinds of exponents. In x ** 2 it is a Python number, a constant that a rule may look at; it remains
+    one, since as an array it would promote float32. In x ** np.array([2, 3]) it is a constant array. In x ** y it is a
+    tensor, by which xʸ⁻¹ may be differentiated as well: `power_log` has the derivatives by both.
+    """
     if isinstance(y, (int, float)):
         return power(x, y - 1 if y else y)
-    y = in_dtype(y, dtype)  # the least integer less one would be the largest
+    y = in_dtype(y, dtype)  # the smallest integer less one would be the largest
     constant = not isinstance(y, Tensor) or y._is_data
-    return power(x, y - not_equal(y, 0)) if constant else power_log(x, _lowered(x, y), n=0, k=1)
+    return power(x, y - not_equal(y, 0)) if constant else power_log(x, _exponent_below(x, y), n=0, k=1)
 
 
-def _lowered(x, y):
-    """y − 1, and 0 where x = y = 0."""
-    return y - logical_or(not_equal(x, 0), not_equal(y, 0))
-
-
+# z = xʸ (log x)ⁿ:  ∂z/∂x = y xʸ⁻¹ (log x)ⁿ + n xʸ⁻¹ (log x)ⁿ⁻¹,  ∂z/∂y = xʸ (log x)ⁿ⁺¹
+# All derivatives of xʸ are made of such terms; for example
+#     ∂²(xʸ)/∂x∂y = y power_log(x, y − 1, n=1, k=1) + power_log(x, y − 1, n=0, k=1)
+# where k counts the derivatives by x. It matters at x = y = 0 alone, if n > 0: there the term is 0 if k = 0, by
+# convention, and infinite if k > 0. Where x = 0, the logarithm is replaced by 0, so that 0 log 0 is 0.
 def _power_log(x, y, *, n, k):
     z = np.power(x, y)
     log = np.log(np.where(np.equal(x, 0), 1, x).astype(z.dtype))
@@ -103,33 +137,38 @@ def _power_log(x, y, *, n, k):
 
 
 def _power_log_by_x(g, z, x, y, *, n, k):
-    y_1 = _lowered(x, y)
+    y_1 = _exponent_below(x, y)
     by_power = y * power_log(x, y_1, n=n, k=k + 1)
     return g * (by_power + n * power_log(x, y_1, n=n - 1, k=k + 1) if n else by_power)
 
 
-# z = xʸ (log x)ⁿ, the derivatives of xʸ, of which k are by x.  At x = y = 0 it is 0 if k = 0, by convention
+def _exponent_below(x, y):
+    """y − 1, and 0 where x = y = 0."""
+    return y - logical_or(not_equal(x, 0), not_equal(y, 0))
+
+
 power_log = elementwise("power_log", _power_log, _power_log_by_x,
                         lambda g, z, x, y, *, n, k: g * power_log(x, y, n=n + 1, k=k),
                         loop="{type}(machine.power_log({}, {}, {n}, {k}))")
 
 
 def in_dtype(x, dtype: np.dtype):
+    """x in that dtype; x itself if it has it already."""
     return x if x.dtype == dtype else astype(x, dtype=dtype)
 
 
 def as_computed(f: np.ufunc, x):
-    """x in the dtype that NumPy's function of one array computes in; NumPy's own error where it has none."""
+    """x in the dtype in which NumPy's function f of one array computes; NumPy's TypeError if f does not take x."""
     return in_dtype(x, f.resolve_dtypes((x.dtype, None))[0])
 
 
 def stands_for_real(*xs) -> bool:
-    """Whether there is a complex number among them that is a real one, in a complex step."""
+    """Whether one of them is complex and stands for a real number, as in a complex step."""
     return analytic.get() and any(map(np.iscomplexobj, xs))
 
 
 def _ordered(x):
-    """x, or its real part, by which what stands for real numbers is ordered."""
+    """The numbers that give the order of x: x itself, or its real part if x stands for real numbers."""
     return np.real(x) if stands_for_real(x) else x
 
 
@@ -141,12 +180,12 @@ def _logaddexp(x, y):
 
 
 def share(exp, x, y, z):
-    """eˣ⁻ᶻ, x's share in eᶻ = eˣ + eʸ; where z is infinite, that in the maximum."""
+    """eˣ⁻ᶻ, the share of x in eᶻ = eˣ + eʸ, and its share in max(x, y) where z is infinite; with `exp2`, 2ˣ⁻ᶻ."""
     far = isinf(z)
     return where(far, above(x, y, tie=0.5, dtype=z.dtype), exp(where(far, 0, x - z)))
 
 
-# z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  Smooth at ties, stable anywhere: softplus and sigmoid stand on it
+# z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  It is smooth at ties and stable anywhere: softplus and sigmoid are made of it
 logaddexp = elementwise("logaddexp", _logaddexp,
                         lambda g, z, x, y: g * share(exp, x, y, z), lambda g, z, x, y: g * share(exp, y, x, z),
                         loop="{type}(machine.logaddexp({}, {}))")
@@ -177,23 +216,23 @@ absolute = elementwise("absolute", _absolute, lambda g, z, x: g * _slope_of_abso
                        loop="abs({})", of_integers="{0} if {0} >= 0 else {type}(-{0})", of_truths="{}",
                        exact=True, decides=np.zeros_like)
 
-# z = x where c, else y.  A choice, not a product: what is not chosen may be infinite
+# z = x where c, else y.  It is a choice and not a product c x + (1 − c) y, since what is not chosen may be infinite
 where = elementwise("where", np.where, None, lambda g, z, c, x, y: where(c, g, 0), lambda g, z, c, x, y: where(c, 0, g),
                     loop="choose({}, {}, {})", computed_in="choice", cheap=True, exact=True)
 
 astype = elementwise("astype", lambda x, *, dtype: np.asarray(x).astype(dtype),
-                     lambda g, z, x, *, dtype: g,  # which the engine converts
+                     lambda g, z, x, *, dtype: g,  # the engine casts it to the dtype of x
                      loop="{type}({})", cheap=True)
 
 
-# ── piecewise constant: records like any other, with derivative zero ────────────────────────────────────────────────
+# ── piecewise constant: these make records like any other, and their derivative is zero ─────────────────────────────
 
 
 def _above(x, y, *, tie, dtype):
     """1 where x > y, `tie` where x = y, 0 elsewhere."""
     x, y = _ordered(x), _ordered(y)
-    share = np.greater(x, y).astype(dtype)
-    return share + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else share
+    step = np.greater(x, y).astype(dtype)
+    return step + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else step
 
 
 def _max_share(x, *, axis, ties):
@@ -250,13 +289,13 @@ invert      = elementwise("invert",      np.invert,      loop="~{}", of_truths="
 # ── linear: transposed pairs ────────────────────────────────────────────────────────────────────────────────────────
 
 def _reduced(shape, *, axis, keepdims, **_) -> tuple[int, ...]:
-    """The shape of a reduction over `axis`."""
+    """The shape of a reduction of `shape` over `axis`, as a keyword `shape=` of a primitive gives it."""
     axes = normal_axes(axis, len(shape))
     return tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)
 
 
 def _reduced_if_any(shape, **how) -> tuple[int, ...] | None:
-    """The same for a reduction that needs an element: NumPy's own error where there is none."""
+    """`_reduced` for a reduction that needs an element; None where there is none, so that NumPy raises its error."""
     return None if 0 in shape else _reduced(shape, **how)
 
 
@@ -282,7 +321,16 @@ _max = Primitive("max", lambda x, *, axis, keepdims, ties: np.max(x, axis, keepd
 
 
 def normal_axes(axis, ndim: int) -> tuple[int, ...]:
-    """An axis as NumPy takes it (None, an int, a tuple) as a tuple of non-negative ints in order."""
+    """An axis as NumPy takes it (None, an int, a tuple of ints), as a tuple of non-negative ints in order.
+
+    Raises:
+        AxisError: an axis is not among `ndim`.
+        ValueError: an axis is repeated.
+
+    Example:
+        >>> normal_axes(None, 3), normal_axes((-1, 0), 3)
+        ((0, 1, 2), (0, 2))
+    """
     axis = range(ndim) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
     for a in axis:
         if not -ndim <= a < ndim:
@@ -294,56 +342,93 @@ def normal_axes(axis, ndim: int) -> tuple[int, ...]:
 
 
 def negative(x):
-    """−x; of integers 0 − x, which wraps as NumPy's does; of booleans NumPy's own error."""
+    """−x; a boolean raises NumPy's TypeError.
+
+    Floating-point numbers are multiplied by −1: this is exact, and `programs` can merge it with other factors.
+    Integers are subtracted from 0, which wraps as NumPy's negation does.
+    """
     if x.dtype.kind in "fc":
         return multiply(x, -1)
-    np.negative(np.zeros(1, x.dtype))
+    np.negative(np.zeros(1, x.dtype))  # raises for booleans
     return subtract(0, x)
 
 
 def square(x):
-    """x²; of booleans an int8, as NumPy's."""
+    """x², elementwise; of booleans it is an int8, as in NumPy."""
     x = as_computed(np.square, x)
     return x * x
 
 
 def positive(x):
-    """x; of booleans NumPy's own error."""
-    np.positive(np.zeros(1, x.dtype))
+    """x itself; a boolean raises NumPy's TypeError."""
+    np.positive(np.zeros(1, x.dtype))  # raises for booleans
     return x
 
 
+# In this file, `sum` and `max` are these two, and Python's are `builtins.sum` and `builtins.max`.
 def sum(x, axis=None, keepdims=False):
+    """The sum of x over `axis`: None (all axes), an int, or a tuple of ints; `keepdims` keeps them with length 1.
+
+    Raises:
+        AxisError, ValueError: as in `normal_axes`.
+
+    Example:
+        >>> sum(np.ones((2, 3)), axis=1)
+        array([3., 3.])
+    """
     return _sum(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims))
 
 
 def max(x, axis=None, keepdims=False, ties="split"):
+    """The largest element of x over `axis`, as in `sum`; `ties` says to which of equal ones the derivative goes.
+
+    Args:
+        ties: "split", an equal share to each; or "first", all to the first.
+
+    Raises:
+        AxisError, ValueError: as in `normal_axes`; ValueError too where there is no element.
+
+    Example:
+        >>> from tinymaml import grad
+        >>> [grad(lambda x: max(x, ties=ties))(np.array([1.0, 4.0, 4.0])).tolist() for ties in ("split", "first")]
+        [[0.0, 0.5, 0.5], [0.0, 1.0, 0.0]]
+    """
     return _max(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims), ties=ties)
 
 
 def expand_dims(x, axis: tuple[int, ...]):
-    """x with an axis of length 1 at each of `axis`, places in the result (non-negative)."""
+    """x with an axis of length 1 at each of `axis`, which are non-negative places in the result.
+
+    Example:
+        >>> expand_dims(np.ones((2, 3)), (0, 2)).shape
+        (1, 2, 1, 3)
+    """
     lengths = iter(x.shape)
     return reshape(x, tuple(1 if i in axis else next(lengths) for i in range(x.ndim + len(axis))))
 
 
 def broadcast_to(x, shape: tuple[int, ...]):
+    """x repeated to that shape, as `np.broadcast_to`; x itself if it has it already."""
     return x if x.shape == shape else _broadcast_to(x, shape=shape)
 
 
 def reshape(x, shape: tuple[int, ...]):
+    """x with its elements, in order, in that shape, in which no length is −1; x itself if it has it already."""
     return x if x.shape == shape else _reshape(x, shape=shape)
 
 
 def transpose(x, axes):
+    """x with its axes in another order: axis i of the result is axis `axes[i]` of x, all non-negative."""
     return _transpose(x, axes=tuple(axes))
 
 
 def cumsum(x, axis: int):
+    """The running sum of x along a non-negative axis, in the shape of x."""
     return _cumsum(x, axis=axis)
 
 
 def flip(x, axis: int):
+    """x in reverse order along a non-negative axis."""
     return getitem(x, template=(slice(None),) * axis + (slice(None, None, -1),))
 
 
@@ -357,11 +442,23 @@ _matmul = Primitive("matmul", np.matmul,
 
 
 def matrix_transpose(x):
+    """(…, m, n) → (…, n, m)."""
     return transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
 def matmul(x, y):
-    """The product as NumPy has it: vectors become matrices; a batch against one matrix becomes one tall matrix."""
+    """The matrix product, as `np.matmul`: (…, m, n) times (…, n, p) is (…, m, p), batched over leading axes.
+
+    A vector becomes a matrix of one row or column, and is made a vector again. A batch of matrices times one matrix is
+    computed as one tall matrix times this matrix, which is faster.
+
+    Raises:
+        ValueError: an operand is a scalar, or n differs.
+
+    Example:
+        >>> matmul(np.ones((5, 2, 3)), np.ones(3)).shape
+        (5, 2)
+    """
     x, y = (a if isinstance(a, Tensor) else np.asarray(a) for a in (x, y))
     if x.ndim == 0 or y.ndim == 0:
         raise ValueError("matmul: an operand is a scalar, wanted vectors or matrices; a scalar multiplies with *")
@@ -378,7 +475,7 @@ def matmul(x, y):
 
 
 class EachInput:
-    """Rules for a primitive of any number of inputs: `rule(i, g, z, *xs)` is the cotangent of input i."""
+    """The rules of a primitive with any number of inputs: `rule(i, g, z, *xs)` is the cotangent of input i."""
 
     def __init__(self, rule: Callable):
         self.rule = rule
@@ -395,12 +492,20 @@ def _concatenate_rule(i, g, z, *xs, axis):
 concatenate = Primitive("concatenate", lambda *xs, axis: np.concatenate(xs, axis), EachInput(_concatenate_rule),
                         lowering="concatenate", exact=True)
 
-# z = x[index];  its transpose puts g back at the index, adding where the index repeats.
-# The index is a template of ints, slices, None and ... in which ARRAY marks the place of an index array.
+# z = x[index];  its transpose puts g back at the index, and adds where the index repeats.
+# The arrays of an index are inputs, since a program is recorded for any of them. Its other parts (ints, slices, None,
+# ...) are a parameter, the template, in which ARRAY marks the place of each array:
+#     x[:, rows, 3]     is     getitem(x, rows, template=(slice(None), ARRAY, 3))
 ARRAY = "array"
 
 
 def _filled(template: tuple, arrays: tuple) -> tuple:
+    """The index: the template with the arrays in their places.
+
+    Example:
+        >>> _filled((slice(None), ARRAY, 3), (np.array([0, 2]),))
+        (slice(None, None, None), array([0, 2]), 3)
+    """
     supply = iter(arrays)
     return tuple(next(supply) if part is ARRAY else part for part in template)
 
@@ -409,7 +514,7 @@ def _scatter_add(g, *arrays, template, shape):
     if arrays:
         return kernels.scatter_add(g, _filled(template, arrays), shape)
     z = np.zeros(shape, g.dtype)
-    z[template] = g  # ints and slices never meet an element twice
+    z[template] = g  # ints and slices never name an element twice, so nothing has to be added up
     return z
 
 
@@ -420,7 +525,7 @@ scatter_add = Primitive("scatter_add", _scatter_add,
                         (lambda g, z, x, *arrays, template, shape: getitem(g, *arrays, template=template),),
                         lowering="scatter_add", adds_up=True)
 
-# Images are (N, H, W, C).  A row of patches is a window of x, flattened; unpatches adds the windows back.
+# Images are (N, H, W, C).  Each row of patches is a window of x, flattened; unpatches adds the windows back.
 patches = Primitive("patches", kernels.patches,
                     (lambda g, z, x, **how: unpatches(g, shape=x.shape, **how),),
                     shape=kernels.patches.shape, lowering="patches", exact=True)
@@ -449,7 +554,7 @@ def _attach_operators() -> None:
     compare = dict(eq=equal, ne=not_equal, lt=less, le=less_equal, gt=greater, ge=greater_equal)
     for name, f in compare.items():
         setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
-    # of booleans the operator squares, and np.power does not
+    # of booleans, x ** 2 is x² in int8, as NumPy's operator computes it; np.power(x, 2) is not
     Tensor.__pow__ = lambda x, y: square(x) if x.dtype == bool and type(y) is int and y == 2 else power(x, y)
     Tensor.__neg__ = lambda x: negative(x)
     Tensor.__pos__ = lambda x: positive(x)

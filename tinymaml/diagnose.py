@@ -41,6 +41,11 @@ def cause(f: Callable, args: tuple, has_aux: bool = False) -> str | None:
     """In which equation f, or its gradient with respect to its first argument, stops being finite, and what helps.
 
     None where no single equation does it: sums that overflow, little by little.
+
+    >>> from tinymaml.diagnose import cause
+    >>> with np.errstate(divide="ignore"):
+    ...     print(cause(lambda x: np.sum(np.sqrt(x)), (np.array([1.0, 0.0]),)))
+    sqrt at 0 gives the cotangent inf (at [1] of (2,)): a root has a finite slope above 0 alone, ...
     """
     leaves, active, out = _records(f, args, has_aux)
     if out is None:

@@ -211,6 +211,11 @@ class Config:
 
     Raises:
         ValueError: an option has a value that is not allowed, or two parts have an option of the same name.
+
+    >>> from tinymaml.runs.settings import Config
+    >>> config = Config.default("sinusoid", inner_steps=3)
+    >>> config["inner_steps"], config.algorithm.name, Config.from_json(config.to_json()) == config
+    (3, 'maml', True)
     """
 
     family: Part

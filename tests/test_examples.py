@@ -19,7 +19,9 @@ TRAIN = ("tqdm", "safetensors", "PIL", "filelock", "threadpoolctl")
 NEEDS = {
     "tinymaml.load": TRAIN,
     "tinymaml.programs.compiled.compile": ("numba", "scipy", "threadpoolctl"),
-    "tinymaml.runs": TRAIN,
+    "tinymaml.numpy_api.special": ("scipy",),
+    "tinymaml.runs.evaluate": TRAIN,
+    "tinymaml.runs.loop": TRAIN,
 }
 # Modules all of whose public functions have an example.
 COMPLETE = (

@@ -47,6 +47,16 @@ def option(
         where: {another option of the same part: values}, if it has an effect with one of these values only.
         training: the option of a family changes the tasks of training alone, so that runs which differ in it can be
             compared on the same test tasks.
+
+    >>> from dataclasses import dataclass
+    >>> from tinymaml.runs.settings import check, option
+    >>> @dataclass(frozen=True)
+    ... class Settings:
+    ...     shots: int = option(5, "examples per class", least=1)
+    >>> check(Settings(shots=0))
+    Traceback (most recent call last):
+    ...
+    ValueError: shots is 0, wanted at least 1
     """
     metadata = dict(help=help, choices=choices, least=least, most=most, path=path, where=where or {}, training=training)
     return dataclasses.field(default=default, metadata=metadata)

@@ -68,7 +68,7 @@ def tree_items(tree: Nest) -> list[tuple[str, Any]]:
 
 
 def tree_leaves(tree: Nest) -> list[Any]:
-    """Every leaf, in the order of `tree_items`.
+    """Every leaf, in the order of `tree_items`, and with its errors.
 
     >>> tm.tree_leaves({"w": 1.0, "layers": [2.0, 3.0]})
     [1.0, 2.0, 3.0]

@@ -121,9 +121,8 @@ def max_pool2d(x: Array, size: int = 2, ties: str = "first") -> Array:
     `ties`: "first" gives the whole derivative to the first of a tie, row by row (as PyTorch); "split" shares it.
     ValueError: x is not (N, H, W, C), or smaller than a window; or other `ties`.
 
-    >>> tm.nn.max_pool2d(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
-    array([[ 5.,  7.],
-           [13., 15.]])
+    >>> tm.nn.max_pool2d(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
     """
     _check_pool("max_pool2d", x, size)
     if ties == "split":
@@ -138,9 +137,8 @@ def avg_pool2d(x: Array, size: int = 2) -> Array:
 
     ValueError: x is not (N, H, W, C), or smaller than a window.
 
-    >>> tm.nn.avg_pool2d(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
-    array([[ 2.5,  4.5],
-           [10.5, 12.5]])
+    >>> tm.nn.avg_pool2d(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
     """
     _check_pool("avg_pool2d", x, size)
     return np.mean(_windows(x, size), (2, 4))
@@ -161,10 +159,8 @@ def embedding(table: Array, ids: Array) -> Array:
 
     TypeError: ids that are no integers.   ValueError: ids that are not in 0 … words − 1.
 
-    >>> tm.nn.embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([1, 0, 1]))
-    array([[2., 3.],
-           [0., 1.],
-           [2., 3.]])
+    >>> tm.nn.embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([1, 0, 1])).tolist()
+    [[2.0, 3.0], [0.0, 1.0], [2.0, 3.0]]
     """
     _check_integers("embedding", "ids", ids, table.shape[0])
     return table[_array(ids)]

@@ -185,7 +185,12 @@ def shared_out(order: Array, shares: Mapping[str, float]) -> dict[str, Array]:
 
 
 def digest(*content: Any) -> str:
-    """SHA-256 of arrays, strings and numbers, and of tuples, lists and dicts of them, in their order."""
+    """SHA-256 of arrays, strings and numbers, and of tuples, lists and dicts of them, in their order.
+
+    >>> from tinymaml.families.common import digest
+    >>> digest(np.arange(3), "a") == digest(np.arange(3), "a"), digest(np.arange(3)) == digest(np.arange(3.0))
+    (True, False)
+    """
     seen = hashlib.sha256()
 
     def add(x: Any) -> None:
@@ -224,14 +229,26 @@ def check_counts(**counts: Any) -> None:
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype:
-    """`dtype` as a NumPy dtype, or a ValueError: it is not a floating type."""
+    """`dtype` as a NumPy dtype, or a ValueError: it is not a floating type.
+
+    >>> from tinymaml.families.common import check_dtype
+    >>> check_dtype(np.float32)
+    dtype('float32')
+    """
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"dtype={np.dtype(dtype)}; wanted a floating type")
     return np.dtype(dtype)
 
 
 def check_draw(tasks: int, split: str, splits: Iterable[str] = SPLITS) -> None:
-    """What `sample` is asked for: at least one task, of a known split; otherwise a ValueError."""
+    """What `sample` is asked for: at least one task, of a known split; otherwise a ValueError.
+
+    >>> from tinymaml.families.common import check_draw
+    >>> check_draw(4, "dev")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown split 'dev'; wanted one of train, val, test
+    """
     if split not in tuple(splits):
         raise ValueError(f"unknown split {split!r}; wanted one of {', '.join(splits)}")
     if tasks < 1:

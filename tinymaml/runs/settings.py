@@ -388,7 +388,12 @@ def paths(config: Config) -> set[str]:
 
 
 def in_words(name: str, value: Any) -> str:
-    """An option and its value: "hidden 40 40", "first_order", "no rotations"."""
+    """An option and its value: "hidden 40 40", "first_order", "no rotations".
+
+    >>> from tinymaml.runs.settings import in_words
+    >>> in_words("hidden", (40, 40)), in_words("rotations", False)
+    ('hidden 40 40', 'no rotations')
+    """
     if isinstance(value, bool):
         return name if value else f"no {name}"
     return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"

@@ -61,7 +61,7 @@ def he_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64
 
     ValueError: a shape with fewer than two axes.
 
-    >>> tm.nn.he_normal(np.random.default_rng(0), (200, 300)).std().round(2)  # the root of 2 / 200
+    >>> tm.nn.he_normal(np.random.default_rng(0), (200, 300)).std().round(2)  # it is √(2 / 200)
     np.float64(0.1)
     """
     return normal(rng, shape, float(np.sqrt(2 / _fan_in(shape))), dtype)

@@ -192,7 +192,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     Raises:
         ValueError: labels of another shape, or outside.   TypeError: labels that are no integers.
 
-    >>> loss = tm.nn.cross_entropy(np.log([[1.0, 3.0]]), np.array([1]))  # of probabilities 1/4 and 3/4
+    >>> loss = tm.nn.cross_entropy(np.log([[1.0, 3.0]]), np.array([1]))  # the probabilities are 1/4 and 3/4
     >>> np.exp(-loss).round(6)
     np.float64(0.75)
     """

@@ -47,7 +47,7 @@ def momentum(lr: float, mu: float = 0.9) -> Optimizer:
     >>> state = opt.init(w)
     >>> for g in (1.0, 1.0):
     ...     w, state = opt.update(w, np.array(g), state)
-    >>> w, state  # −1, then −1 − (0.5 + 1)
+    >>> w, state  # the first step is −1, the second −(0.5 + 1)
     (array(-2.5), {'m': array(1.5)})
     """
     lr, mu = _number(lr), _number(mu)
@@ -87,7 +87,7 @@ def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_r
 
     >>> opt, params = tm.optim.adam(0.1), np.zeros(2)
     >>> params, state = opt.update(params, np.array([100.0, -0.01]), opt.init(params))
-    >>> params.round(4)  # of the size of the rate, whatever that of the gradient
+    >>> params.round(4)  # each moves by the rate, whatever the size of its gradient
     array([-0.1,  0.1])
     """
     lr, b1, b2, eps, eps_root = map(_number, (lr, b1, b2, eps, eps_root))

@@ -158,7 +158,7 @@ class Categorical:
     >>> from tinymaml.rl.policies import Categorical
     >>> policy = Categorical(inputs=2, choices=3, hidden=())
     >>> theta = tm.tree_map(np.zeros_like, policy.init(np.random.default_rng(0), np.float64))
-    >>> np.exp(policy.logp(theta, np.ones((1, 2)), np.array([0]))).round(6)  # zero logits: all are alike
+    >>> np.exp(policy.logp(theta, np.ones((1, 2)), np.array([0]))).round(6)  # zero logits make all alike
     array([0.333333])
     """
 

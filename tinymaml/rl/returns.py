@@ -24,7 +24,7 @@ def discounted(rewards: np.ndarray, mask: np.ndarray, discount: float) -> np.nda
     """The return from each step on, G_t = r_t + γ G_{t+1}, and 0 after the end: (…, H), like the rewards.
 
     >>> from tinymaml.rl.returns import discounted
-    >>> discounted(np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0]), 0.5)  # it ended after two steps
+    >>> discounted(np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0]), 0.5)  # the episode ended after two steps
     array([1.5, 1. , 0. ])
     """
     return _backwards(_kept(rewards, mask), discount) * mask
@@ -50,7 +50,7 @@ def gae(
 
     >>> from tinymaml.rl.returns import gae
     >>> rewards, values, mask = np.array([1.0, 1.0]), np.array([1.5, 1.0]), np.ones(2)
-    >>> gae(rewards, values, mask, 0.5), gae(rewards, np.zeros(2), mask, 0.5)  # right values: no advantage
+    >>> gae(rewards, values, mask, 0.5), gae(rewards, np.zeros(2), mask, 0.5)  # right values leave no advantage
     (array([0., 0.]), array([1.5, 1. ]))
     """
     rewards, values = _kept(rewards, mask), _kept(values, mask)
@@ -132,7 +132,8 @@ def normalised(advantages: np.ndarray, mask: np.ndarray, eps: float = 1e-8) -> n
     same trajectories, so the gradient gets a scale that depends on them, and a bias of order 1/N.
 
     >>> from tinymaml.rl.returns import normalised
-    >>> normalised(np.array([[1.0, 3.0], [5.0, 99.0]]), np.array([[1.0, 1.0], [1.0, 0.0]]))[:, 0].round(3)  # of 1, 3, 5
+    >>> advantages, mask = np.array([[1.0, 3.0], [5.0, 99.0]]), np.array([[1.0, 1.0], [1.0, 0.0]])
+    >>> normalised(advantages, mask)[:, 0].round(3)  # of 1 and 5, whose mean with 3 is 3; 99 has no part in it
     array([-1.225,  1.225])
     """
     kept, count = _kept(advantages, mask), np.sum(mask, (-2, -1), keepdims=True)

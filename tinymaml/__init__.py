@@ -24,6 +24,8 @@ Read in this order; the first four, after `nest`, are everything there is to und
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
     oracle/      is my meta-gradient right, and if not, which mistake is it?
     lessons/     how a meta-gradient is derived, run, seen and verified: chapters in Python, which make a page
+
+Examples in docstrings run as they stand, after `import numpy as np, tinymaml as tm`.
 """
 
 from . import nn, ops, optim
@@ -39,7 +41,16 @@ __version__ = "0.1.0"
 
 
 def load(path, iteration=None, data=None):
-    """What a run has learned, to be used: see `runs.model.load`."""
+    """What a run has learned, to be used: see `runs.model.load`, which has the same arguments and errors.
+
+    >>> from tinymaml.runs.loop import train
+    >>> from tinymaml.runs.settings import Config
+    >>> config = Config.default("sinusoid", iterations=1, compile=False)
+    >>> run = train(config, "runs/waves", progress=False)
+    >>> model, x = tm.load("runs/waves"), np.linspace(-1, 1, 5)[:, None]
+    >>> model.adapt(x, np.sin(x), steps=3).predict(np.zeros((2, 1))).shape
+    (2, 1)
+    """
     from .runs import model  # which needs more than NumPy
 
     return model.load(path, iteration, data)

@@ -26,6 +26,13 @@ def unchanging(x):
 
     Raises:
         TypeError: x holds no numbers, or more than an array does: a mask, or the ways of a matrix.
+
+    >>> from tinymaml.arrays import unchanging
+    >>> x = np.zeros(2)
+    >>> y = unchanging(x)
+    >>> x[0] = 1.0
+    >>> y, y.flags.writeable
+    (array([0., 0.]), False)
     """
     kind = type(x)
     if kind in _UNCHANGING:

@@ -63,6 +63,12 @@ def check_grads(
 
     Raises:
         GradientError: says at which order, in which argument, at which element, and by how much.
+
+    >>> tm.check_grads(lambda x: np.sum(np.tanh(x) ** 3), np.array([0.5, 1.0]), order=3)
+    >>> tm.check_grads(lambda x: x * tm.stop_gradient(x), np.array([2.0]))
+    Traceback (most recent call last):
+    ...
+    tinymaml.check.GradientError: order 1: the derivative in args[0] at [0] is ..., finite differences give ...
     """
     args = args if isinstance(args, tuple) else (args,)
     wanted = [np.asarray(x).dtype.kind in "fc" for x in tree_leaves(args)]
@@ -272,6 +278,12 @@ def complex_step() -> Iterator[None]:
 
     Then |z| is z sign(Re z), order goes by real parts, nothing is conjugated, and the engine takes complex losses and
     parameters. Otherwise complex numbers are what they are in NumPy.
+
+    >>> from tinymaml.check import complex_step
+    >>> with complex_step():
+    ...     slope = np.imag(np.exp(1 + 1e-40j)) / 1e-40
+    >>> print(round(slope, 12), round(np.e, 12))
+    2.718281828459 2.718281828459
     """
     token = analytic.set(True)
     try:

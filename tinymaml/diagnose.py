@@ -41,6 +41,11 @@ def cause(f: Callable, args: tuple, has_aux: bool = False) -> str | None:
     """In which equation f, or its gradient with respect to its first argument, stops being finite, and what helps.
 
     None where no single equation does it: sums that overflow, little by little.
+
+    >>> from tinymaml.diagnose import cause
+    >>> with np.errstate(divide="ignore"):
+    ...     print(cause(lambda x: np.sum(np.sqrt(x)), (np.array([1.0, 0.0]),)))
+    sqrt at 0 gives the cotangent inf (at [1] of (2,)): a root has a finite slope above 0 alone, ...
     """
     leaves, active, out = _records(f, args, has_aux)
     if out is None:
@@ -137,7 +142,17 @@ _looked: weakref.WeakSet = weakref.WeakSet()  # the code of losses whose records
 
 
 def looked_at(loss: Callable) -> Callable:
-    """The loss, which warns at its first value if a prediction (N, 1) and a target (N,) meet in it."""
+    """The loss, which warns at its first value if a prediction (N, 1) and a target (N,) meet in it.
+
+    >>> import warnings
+    >>> from tinymaml.diagnose import looked_at
+    >>> loss = looked_at(lambda w, x, y: np.mean((x @ w - y) ** 2))
+    >>> with warnings.catch_warnings(record=True) as given:
+    ...     warnings.simplefilter("always")
+    ...     value = tm.grad(loss)(np.ones((2, 1)), np.ones((5, 2)), np.ones(5))  # (5, 1) − (5,) is (5, 5)
+    >>> print(given[0].message)
+    <lambda>: arrays of shapes (5, 1) and (5,) broadcast to (5, 5)...
+    """
     if getattr(loss, "__code__", None) in _looked or evaluation.get() is not None:
         return loss
     code = getattr(inspect.unwrap(loss.func if isinstance(loss, partial) else loss), "__code__", type(loss))

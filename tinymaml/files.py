@@ -123,7 +123,12 @@ def memory() -> int:
 
 
 def in_bytes(n: int) -> str:
-    """A number of bytes as a person reads it: "3.2 GB"."""
+    """A number of bytes as a person reads it: "3.2 GB".
+
+    >>> from tinymaml.files import in_bytes
+    >>> in_bytes(512), in_bytes(3 * 2**30)
+    ('512 bytes', '3.2 GB')
+    """
     if n >= 10**21:
         return "more than 1,000 EB"
     for i, unit in reversed([*enumerate(("kB", "MB", "GB", "TB", "PB", "EB"), 1)]):
@@ -151,7 +156,13 @@ def make_private(folder: Path) -> None:
 
 
 def write_atomically(path: str | os.PathLike, data: bytes, mode: int = 0o666) -> None:
-    """Write `data` to `path`. Arguments and errors as in `atomic_write`."""
+    """Write `data` to `path`. Arguments and errors as in `atomic_write`.
+
+    >>> from tinymaml.files import read_file, write_atomically
+    >>> write_atomically("numbers.bin", b"1 2 3")
+    >>> read_file("numbers.bin")
+    b'1 2 3'
+    """
     with atomic_write(path, mode) as file:
         file.write(data)
 

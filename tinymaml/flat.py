@@ -45,6 +45,10 @@ def moves(inner_steps: int, first_order: bool) -> Iterator[str]:
     The second half of the steps is gone back over before the first half, from a θ that is kept between them; each half
     likewise. So log₂ K of the θₖ are kept, and most are computed again: about K/2 · log₂ K steps, instead of K.
     (Griewank, 1992: logarithmic growth of temporal and spatial complexity in reverse automatic differentiation.)
+
+    >>> from tinymaml.flat import moves
+    >>> " ".join(moves(3, first_order=False))
+    'push step step push step query pop back pop push step back pop back'
     """
 
     def back_over(first: int, count: int) -> Iterator[str]:

@@ -11,18 +11,32 @@ import numpy as np
 
 
 def zeros(shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
+    """0, everywhere.
+
+    >>> tm.nn.zeros((2,), np.float32)
+    array([0., 0.], dtype=float32)
+    """
     return np.zeros(shape, dtype)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0, dtype=np.float64) -> np.ndarray:
-    """𝒩(0, std²)."""
+    """𝒩(0, std²).
+
+    >>> tm.nn.normal(np.random.default_rng(0), (10_000,), std=0.1).std().round(2)
+    np.float64(0.1)
+    """
     return (std * rng.standard_normal(shape)).astype(dtype)
 
 
 def truncated_normal(
     rng: np.random.Generator, shape: tuple[int, ...], std: float = 0.01, dtype=np.float64
 ) -> np.ndarray:
-    """𝒩(0, std²), with what falls beyond two standard deviations drawn again (as in MAML's original code)."""
+    """𝒩(0, std²), with what falls beyond two standard deviations drawn again (as in MAML's original code).
+
+    >>> w = tm.nn.truncated_normal(np.random.default_rng(0), (10_000,), std=0.01)
+    >>> np.abs(w).max() <= 0.02
+    np.True_
+    """
     x = rng.standard_normal(shape)
     while (outside := np.abs(x) > 2).any():
         x[outside] = rng.standard_normal(int(outside.sum()))
@@ -30,13 +44,26 @@ def truncated_normal(
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
-    """U(−a, a), a = √(6 / (fan in + fan out)): Glorot and Bengio, 2010, eq. 16. The last two axes are in, out."""
+    """U(−a, a), a = √(6 / (fan in + fan out)): Glorot and Bengio, 2010, eq. 16. The last two axes are in, out.
+
+    ValueError: a shape with fewer than two axes.
+
+    >>> w = tm.nn.glorot_uniform(np.random.default_rng(0), (300, 100))
+    >>> np.abs(w).max().round(3), np.sqrt(6 / 400).round(3)
+    (np.float64(0.122), np.float64(0.122))
+    """
     a = np.sqrt(6 / (_fan_in(shape) + int(np.prod(shape[:-2], dtype=int)) * shape[-1]))
     return rng.uniform(-a, a, shape).astype(dtype)
 
 
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], dtype=np.float64) -> np.ndarray:
-    """𝒩(0, 2 / fan in): He et al., 2015, eq. 10. The last two axes are in, out."""
+    """𝒩(0, 2 / fan in): He et al., 2015, eq. 10. The last two axes are in, out.
+
+    ValueError: a shape with fewer than two axes.
+
+    >>> tm.nn.he_normal(np.random.default_rng(0), (200, 300)).std().round(2)  # it is √(2 / 200)
+    np.float64(0.1)
+    """
     return normal(rng, shape, float(np.sqrt(2 / _fan_in(shape))), dtype)
 
 

@@ -98,6 +98,11 @@ def as_tasks(tasks: tuple | list) -> list[tuple]:
 
     Raises:
         ValueError, TypeError: they are no tasks; says what is seen and how tasks are given.
+
+    >>> from tinymaml.inputs import as_tasks
+    >>> x = np.zeros((3, 5, 1))  # stacked: 3 tasks of 5 examples
+    >>> [support[0].shape for support, query in as_tasks(((x, x), (x, x)))]
+    [(5, 1), (5, 1), (5, 1)]
     """
     if is_listed(tasks):
         tasks = [tuple(t) for t in tasks]

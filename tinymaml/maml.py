@@ -64,6 +64,10 @@ def adapt(
         TypeError: parameters that are not floating-point.
         ValueError: NaN or infinity in θ, α or the data; an empty support set.
         FloatingPointError: the inner loop diverged. All name what and where.
+
+    >>> loss = lambda w, x, y: np.mean((w * x - y) ** 2)
+    >>> tm.adapt(loss, np.array(0.0), (np.array([1.0]), np.array([2.0])), inner_lr=0.25, inner_steps=2)
+    array(1.5)
     """
     check_settings(inner_lr, inner_steps)
     params, support = as_learned("params", params), as_set("the support set", support)
@@ -105,6 +109,11 @@ def meta_loss(
     """𝓛(θ) = 1/T Σₜ L_q(θ_K), a scalar to be differentiated with respect to anything: θ, α, the data.
 
     Arguments and errors as in `meta_value_and_grad`. All tasks are in one graph: memory grows with their number.
+
+    >>> tasks = (np.array([[2.0]]),), (np.array([[3.0]]),)  # one task: support 2, query 3
+    >>> of = lambda lr: tm.meta_loss(lambda w, t: np.mean((w - t) ** 2), np.array(0.0), tasks, inner_lr=lr)
+    >>> of(0.25), tm.grad(of)(0.25)  # θ′ = 4α: (4α − 3)² and its slope 8 (4α − 3)
+    (np.float64(4.0), array(-16.))
     """
     check_settings(inner_lr, inner_steps)
     params = as_learned("params", params)
@@ -138,6 +147,11 @@ def meta_value_and_grad(
     The function takes and returns what every function of `mean_over_tasks` does, with `params`, θ, for `meta`, and
     raises what it and `adapt` raise: the mean query loss after adaptation, and a gradient like θ. The gradient of a
     mean is the mean of the gradients, so each task has one of its own.
+
+    >>> loss, tasks = lambda w, t: np.mean((w - t) ** 2), ((np.array([[2.0]]),), (np.array([[3.0]]),))
+    >>> exact, fomaml = (tm.meta_value_and_grad(loss, inner_lr=0.25, first_order=x) for x in (False, True))
+    >>> exact(np.array(0.0), tasks), fomaml(np.array(0.0), tasks)  # θ′ = 1: (1 − 2α) · 2 (1 − 3), and 2 (1 − 3)
+    ((array(4.), array(-2.)), (array(4.), array(-4.)))
     """
     if memory not in ("unrolled", "flat"):
         raise ValueError(f'memory is {memory!r}, wanted "unrolled" or "flat"')

@@ -60,12 +60,19 @@ def tree_items(tree: Nest) -> list[tuple[str, Any]]:
 
     Raises:
         ValueError: the nest holds itself, or is nested more deeply than Python goes.
+
+    >>> tm.tree_items({"w": 1.0, "layers": [2.0, 3.0]})
+    [("['w']", 1.0), ("['layers'][0]", 2.0), ("['layers'][1]", 3.0)]
     """
     return _of_any_depth(_items, tree, "")
 
 
 def tree_leaves(tree: Nest) -> list[Any]:
-    """Every leaf, in the order of `tree_items`."""
+    """Every leaf, in the order of `tree_items`, and with its errors.
+
+    >>> tm.tree_leaves({"w": 1.0, "layers": [2.0, 3.0]})
+    [1.0, 2.0, 3.0]
+    """
     return _of_any_depth(_leaves, tree)
 
 
@@ -74,6 +81,9 @@ def tree_map(f: Callable[..., Any], tree: Nest, *others: Nest) -> Nest:
 
     Raises:
         ValueError: another nest differs from the first; names the place, what is there and what was wanted.
+
+    >>> tm.tree_map(lambda p, g: p - 0.5 * g, {"w": 1.0, "b": (2.0,)}, {"w": 4.0, "b": (2.0,)})
+    {'w': -1.0, 'b': (1.0,)}
     """
     try:
         return _map(f, tree, others)
@@ -116,7 +126,12 @@ def _map(f: Callable, tree: Nest, others: Sequence[Nest]) -> Nest:
 
 
 def tree_fill(tree: Nest, leaves: Iterable[Any]) -> Nest:
-    """The nest of `tree` with `leaves`, given in the order of `tree_items`, in place of its own."""
+    """The nest of `tree` with `leaves`, given in the order of `tree_items`, in the place of its own.
+
+    >>> from tinymaml.nest import tree_fill
+    >>> tree_fill({"w": 0, "layers": [0, 0]}, [1, 2, 3])
+    {'w': 1, 'layers': [2, 3]}
+    """
     return _fill(tree, iter(leaves))
 
 

@@ -35,24 +35,40 @@ _array = numpy_api.as_array
 
 
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
-    """x w + b, for x (…, in), w (in, out), b (out,)."""
+    """x w + b, for x (…, in), w (in, out), b (out,): (…, out). ValueError: x's last axis is not w's first.
+
+    >>> tm.nn.linear(np.array([[1.0, 2.0]]), np.eye(2), np.array([10.0, 20.0]))
+    array([[11., 22.]])
+    """
     if x.shape[-1] != w.shape[0]:
         raise ValueError(f"linear: x has shape {x.shape} and w {w.shape}; x's last axis must be w's first")
     return x @ w if b is None else x @ w + b
 
 
 def relu(x: Array, at_zero: float = 0.0) -> Array:
-    """max(x, 0). The slope at 0 is `at_zero` (0, as in PyTorch, JAX and TensorFlow)."""
+    """max(x, 0). The slope at 0 is `at_zero` (0, as in PyTorch, JAX and TensorFlow).
+
+    >>> tm.nn.relu(np.array([-1.0, 2.0])), tm.grad(lambda x: tm.nn.relu(x, at_zero=0.5))(0.0)
+    (array([0., 2.]), array(0.5))
+    """
     return ops.maximum(x, 0, tie=at_zero)
 
 
 def softplus(x: Array) -> Array:
-    """log(1 + eˣ), stable."""
+    """log(1 + eˣ), stable.
+
+    >>> tm.nn.softplus(np.array([-1000.0, 0.0, 1000.0])).round(4).tolist()  # e¹⁰⁰⁰ alone would be infinite
+    [0.0, 0.6931, 1000.0]
+    """
     return ops.logaddexp(x, 0)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e⁻ˣ), stable, and precise in both tails."""
+    """1 / (1 + e⁻ˣ), stable, and precise in both tails.
+
+    >>> tm.nn.sigmoid(np.array([-1000.0, 0.0, 1000.0]))
+    array([0. , 0.5, 1. ])
+    """
     return np.exp(-softplus(-x))
 
 
@@ -66,6 +82,13 @@ def conv2d(x: Array, w: Array, stride: int = 1, padding: str | int = "SAME") -> 
 
     Returns:
         (N, rows, columns, out).
+
+    Raises:
+        ValueError: other shapes, stride or padding; or filters that are larger than the padded images.
+
+    >>> x, w = np.ones((1, 28, 28, 3)), np.ones((3, 3, 3, 8))
+    >>> tm.nn.conv2d(x, w, stride=2).shape, tm.nn.conv2d(x, w, padding="VALID").shape
+    ((1, 14, 14, 8), (1, 26, 26, 8))
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         wanted = "(N, H, W, in) and (height, width, in, out)"
@@ -96,6 +119,10 @@ def max_pool2d(x: Array, size: int = 2, ties: str = "first") -> Array:
     """The largest of each size × size window; rows and columns left over are dropped: (N, H/size, W/size, C).
 
     `ties`: "first" gives the whole derivative to the first of a tie, row by row (as PyTorch); "split" shares it.
+    ValueError: x is not (N, H, W, C), or smaller than a window; or other `ties`.
+
+    >>> tm.nn.max_pool2d(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
     """
     _check_pool("max_pool2d", x, size)
     if ties == "split":
@@ -106,7 +133,13 @@ def max_pool2d(x: Array, size: int = 2, ties: str = "first") -> Array:
 
 
 def avg_pool2d(x: Array, size: int = 2) -> Array:
-    """The mean of each size × size window; rows and columns left over are dropped: (N, H/size, W/size, C)."""
+    """The mean of each size × size window; rows and columns left over are dropped: (N, H/size, W/size, C).
+
+    ValueError: x is not (N, H, W, C), or smaller than a window.
+
+    >>> tm.nn.avg_pool2d(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+    """
     _check_pool("avg_pool2d", x, size)
     return np.mean(_windows(x, size), (2, 4))
 
@@ -122,7 +155,13 @@ def _check_pool(name: str, x: Array, size: int) -> None:
 
 
 def embedding(table: Array, ids: Array) -> Array:
-    """Rows of `table` (words, …): table[ids], for integer ids of any shape."""
+    """Rows of `table` (words, …): table[ids], for integer ids of any shape.
+
+    TypeError: ids that are no integers.   ValueError: ids that are not in 0 … words − 1.
+
+    >>> tm.nn.embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([1, 0, 1])).tolist()
+    [[2.0, 3.0], [0.0, 1.0], [2.0, 3.0]]
+    """
     _check_integers("embedding", "ids", ids, table.shape[0])
     return table[_array(ids)]
 
@@ -131,7 +170,11 @@ def embedding(table: Array, ids: Array) -> Array:
 
 
 def mse(prediction: Array, target: Array) -> Array:
-    """mean (prediction − target)²; the shapes must be equal, nothing broadcasts."""
+    """mean (prediction − target)², a scalar. ValueError: the shapes are not equal; nothing broadcasts.
+
+    >>> tm.nn.mse(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+    np.float64(2.0)
+    """
     prediction, target = _array(prediction), _array(target)
     _check_same("mse", "prediction", prediction, "target", target)
     return np.mean((prediction - target) ** 2)
@@ -142,6 +185,16 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
     Args:
         logits: (…, classes).   labels: integers in 0 … classes − 1, of shape (…).
+
+    Returns:
+        A scalar, in nats.
+
+    Raises:
+        ValueError: labels of another shape, or outside.   TypeError: labels that are no integers.
+
+    >>> loss = tm.nn.cross_entropy(np.log([[1.0, 3.0]]), np.array([1]))  # the probabilities are 1/4 and 3/4
+    >>> np.exp(-loss).round(6)
+    np.float64(0.75)
     """
     logits, labels = _array(logits), _array(labels)
     if logits.ndim < 1 or labels.shape != logits.shape[:-1]:
@@ -155,7 +208,13 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
-    """mean of −y log p − (1 − y) log(1 − p), p = sigmoid(logits), stable; targets y in [0, 1] of the logits' shape."""
+    """mean of −y log p − (1 − y) log(1 − p), p = sigmoid(logits), stable; in nats.
+
+    Targets y are numbers in [0, 1]. ValueError: their shape is not that of the logits; nothing broadcasts.
+
+    >>> tm.nn.binary_cross_entropy(np.array([0.0, 1000.0]), np.array([1.0, 0.0])).round(4)  # (log 2 + 1000) / 2
+    np.float64(500.3466)
+    """
     logits, targets = _array(logits), _array(targets)
     _check_same("binary_cross_entropy", "logits", logits, "targets", targets)
     return np.mean(targets * softplus(-logits) + (1 - targets) * softplus(logits))

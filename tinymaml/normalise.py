@@ -25,6 +25,9 @@ def logsumexp(x: Array, axis=None, b: Array | None = None, keepdims: bool = Fals
 
     Returns:
         x's shape without `axis`, or with length 1 there (`keepdims`).
+
+    >>> tm.nn.logsumexp(np.array([1000.0, 1000.0])).round(4)  # 1000 + log 2
+    np.float64(1000.6931)
     """
     x = as_array(x)
     x = x if b is None else np.where(as_array(b) != 0, x, -np.inf)
@@ -34,14 +37,22 @@ def logsumexp(x: Array, axis=None, b: Array | None = None, keepdims: bool = Fals
 
 
 def softmax(x: Array, axis) -> Array:
-    """exp x / Σ exp x over `axis` (an axis, a tuple of them, or None: all), stable; of the shape of x."""
+    """exp x / Σ exp x over `axis` (an axis, a tuple of them, or None: all), stable; of the shape of x.
+
+    >>> tm.nn.softmax(np.log([1.0, 3.0]), -1).round(6)
+    array([0.25, 0.75])
+    """
     x = as_array(x)
     e = np.exp(x - _shift(x, axis))
     return e / np.sum(e, axis, keepdims=True)
 
 
 def log_softmax(x: Array, axis) -> Array:
-    """x − log Σ exp x over `axis` (an axis, a tuple of them, or None: all), stable; of the shape of x."""
+    """x − log Σ exp x over `axis` (an axis, a tuple of them, or None: all), stable; of the shape of x.
+
+    >>> tm.nn.log_softmax(np.array([1000.0, 0.0]), -1)
+    array([    0., -1000.])
+    """
     x = as_array(x)
     x = x - _shift(x, axis)
     return x - np.log(np.sum(np.exp(x), axis, keepdims=True))
@@ -80,6 +91,12 @@ def batch_norm(
     Raises:
         ValueError: x has fewer than two axes; `first` is no integer in 1 … N; one of `mean` and `var` is given without
             the other, or both are given with `first`; γ, β, mean or var is not (channels,).
+
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0], [9.0, 0.0]])
+    >>> tm.nn.batch_norm(x, first=2).round(3)  # the third row takes the moments of the others
+    array([[-1., -1.],
+           [ 1.,  1.],
+           [ 7., -2.]])
     """
     over = _all_but_channels("batch_norm", x)
     if (mean is None) != (var is None) or (mean is not None and first is not None):
@@ -111,6 +128,9 @@ def moments(x: Array) -> tuple[Array, Array]:
 
     Raises:
         ValueError: x has fewer than two axes.
+
+    >>> tm.nn.moments(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    (array([ 2., 20.]), array([  1., 100.]))
     """
     over = _all_but_channels("moments", x)
     mean = np.mean(x, over)
@@ -132,6 +152,10 @@ def layer_norm(x: Array, gamma: Array | None = None, beta: Array | None = None, 
 
     Raises:
         ValueError: x has no axis; γ or β is not (channels,).
+
+    >>> tm.nn.layer_norm(np.array([[1.0, 3.0], [10.0, 30.0]])).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]])
     """
     if x.ndim < 1:
         raise ValueError(f"layer_norm: x has shape {x.shape}, wanted (…, channels)")
@@ -155,6 +179,9 @@ def group_norm(
 
     Raises:
         ValueError: x has fewer than two axes; `groups` does not divide the channels; γ or β is not (channels,).
+
+    >>> tm.nn.group_norm(np.array([[1.0, 3.0, 10.0, 30.0]]), groups=2).round(3)
+    array([[-1.,  1., -1.,  1.]])
     """
     _all_but_channels("group_norm", x)
     channels = x.shape[-1]
@@ -185,6 +212,9 @@ def dropout(x: Array, mask: Array, rate: float) -> Array:
 
     Raises:
         ValueError: `rate` is not in [0, 1); the mask does not broadcast to x, or holds other numbers than 0 and 1.
+
+    >>> tm.nn.dropout(np.array([1.0, 2.0]), np.array([True, False]), 0.5)
+    array([2., 0.])
     """
     if not isinstance(rate, (float, int, np.floating, np.integer)) or not 0 <= rate < 1:
         raise ValueError(f"dropout: rate is {rate!r}, wanted a number in [0, 1)")

@@ -26,7 +26,12 @@ class Optimizer(NamedTuple):
 
 
 def sgd(lr: float) -> Optimizer:
-    """θ ← θ − β g."""
+    """θ ← θ − β g.
+
+    >>> opt, params = tm.optim.sgd(0.1), {"w": np.array(1.0)}
+    >>> opt.update(params, {"w": np.array(5.0)}, opt.init(params))
+    ({'w': array(0.5)}, {})
+    """
     lr = _number(lr)
 
     def update(params, grads, state):
@@ -36,7 +41,15 @@ def sgd(lr: float) -> Optimizer:
 
 
 def momentum(lr: float, mu: float = 0.9) -> Optimizer:
-    """m ← μ m + g,  θ ← θ − β m (Polyak, 1964; PyTorch's form)."""
+    """m ← μ m + g,  θ ← θ − β m (Polyak, 1964; PyTorch's form).
+
+    >>> opt, w = tm.optim.momentum(1.0, mu=0.5), np.array(0.0)
+    >>> state = opt.init(w)
+    >>> for g in (1.0, 1.0):
+    ...     w, state = opt.update(w, np.array(g), state)
+    >>> w, state  # the first step is −1, the second −(0.5 + 1)
+    (array(-2.5), {'m': array(1.5)})
+    """
     lr, mu = _number(lr), _number(mu)
 
     def update(params, grads, state):
@@ -47,7 +60,12 @@ def momentum(lr: float, mu: float = 0.9) -> Optimizer:
 
 
 def nesterov(lr: float, mu: float = 0.9) -> Optimizer:
-    """m ← μ m + g,  θ ← θ − β (g + μ m) (Nesterov, 1983; PyTorch's form)."""
+    """m ← μ m + g,  θ ← θ − β (g + μ m) (Nesterov, 1983; PyTorch's form).
+
+    >>> opt = tm.optim.nesterov(1.0, mu=0.5)
+    >>> opt.update(np.array(0.0), np.array(1.0), opt.init(np.array(0.0)))
+    (array(-1.5), {'m': array(1.)})
+    """
     lr, mu = _number(lr), _number(mu)
 
     def update(params, grads, state):
@@ -66,6 +84,11 @@ def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_r
 
     `eps_root` keeps the root away from 0, where its derivative is infinite: give 1e-16 when an update is differentiated
     through (an inner loop with Adam), or a parameter whose gradient is 0 makes everything NaN.
+
+    >>> opt, params = tm.optim.adam(0.1), np.zeros(2)
+    >>> params, state = opt.update(params, np.array([100.0, -0.01]), opt.init(params))
+    >>> params.round(4)  # each moves by the rate, whatever the size of its gradient
+    array([-0.1,  0.1])
     """
     lr, b1, b2, eps, eps_root = map(_number, (lr, b1, b2, eps, eps_root))
 
@@ -90,7 +113,12 @@ def adam(lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_r
 def adamw(
     lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, eps_root: float = 0.0, decay: float = 0.01
 ) -> Optimizer:
-    """θ ← θ − β λ θ, then Adam's step (Loshchilov and Hutter, 2019, algorithm 2, in PyTorch's order); λ is `decay`."""
+    """θ ← θ − β λ θ, then Adam's step (Loshchilov and Hutter, 2019, algorithm 2, in PyTorch's order); λ is `decay`.
+
+    >>> opt, params = tm.optim.adamw(0.1, decay=0.5), np.ones(1)
+    >>> opt.update(params, np.zeros(1), opt.init(params))[0]  # without a gradient θ decays
+    array([0.95])
+    """
     lr, decay = _number(lr), _number(decay)
     plain = adam(lr, b1, b2, eps, eps_root)
 

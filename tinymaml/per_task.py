@@ -90,6 +90,12 @@ def mean_over_tasks(of_task: Callable) -> Callable:
         TypeError: `of_task` returns something else; the message shows it. `meta` is not floating-point.
         ValueError: NaN or infinity in meta or the data; an empty set; arrays that disagree on the number of tasks.
         FloatingPointError: a value or a gradient that is not finite; the task is named.
+
+    >>> def joint(w, support, query):  # joint training: there is no inner step
+    ...     return tm.value_and_grad(lambda w: np.mean((w - query[0]) ** 2))(w)
+    >>> tasks = (np.zeros((2, 1)),), (np.array([[1.0], [3.0]]),)  # two tasks of one example each
+    >>> tm.mean_over_tasks(joint)(np.array(0.0), tasks)  # (1 + 9) / 2 and (−2 − 6) / 2
+    (array(5.), array(-4.))
     """
     return over(PerTask(of_task, gradient=True))
 
@@ -99,6 +105,11 @@ def over_tasks(of_task: Callable) -> Callable:
 
     For what needs no mean: evaluation, predictions. Arguments and errors as in `mean_over_tasks`, but that results
     need not be finite.
+
+    >>> from tinymaml.per_task import over_tasks
+    >>> tasks = (np.zeros((2, 1)),), (np.array([[1.0], [3.0]]),)
+    >>> over_tasks(lambda w, support, query: np.mean(query[0] - w))(np.array(0.0), tasks)
+    array([1., 3.])
     """
     return over(PerTask(of_task, gradient=False))
 

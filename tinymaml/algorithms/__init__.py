@@ -96,5 +96,10 @@ ALGORITHMS: dict[str, Any] = {
 
 
 def takes_any(algorithm: Any) -> bool:
-    """Whether it takes tasks of any kind that have examples: not of classes alone, and not those that are acted in."""
+    """Whether it takes tasks of any kind that have examples: not of classes alone, and not those that are acted in.
+
+    >>> from tinymaml.algorithms import ALGORITHMS, takes_any
+    >>> [name for name, algorithm in ALGORITHMS.items() if not takes_any(algorithm)]
+    ['protomaml', 'maml-rl']
+    """
     return not getattr(algorithm, "classes", False) and not getattr(algorithm, "acts", False)

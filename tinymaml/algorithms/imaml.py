@@ -55,7 +55,13 @@ def of_task(loss, theta, support, query, settings):
 
 
 def conjugate_gradients(times, g, steps):
-    """x ≈ A⁻¹ g for `times(v)` = A v, symmetric and positive (Hestenes and Stiefel, 1952), from x = g."""
+    """x ≈ A⁻¹ g for `times(v)` = A v, symmetric and positive (Hestenes and Stiefel, 1952), from x = g.
+
+    >>> from tinymaml.algorithms.imaml import conjugate_gradients
+    >>> A, g = np.array([[3.0, 1.0], [1.0, 2.0]]), np.array([4.0, 3.0])  # A (1, 1) = g
+    >>> conjugate_gradients(lambda v: A @ v, g, 2).round(6)  # two steps solve two equations
+    array([1., 1.])
+    """
     x, r, going = g, plus(g, -1, times(g)), True
     p, rr = r, dot(r, r)
     for _ in range(steps):
@@ -70,7 +76,12 @@ def conjugate_gradients(times, g, steps):
 
 
 def neumann(times, g, steps, rate):
-    """x ≈ A⁻¹ g for `times(v)` = A v: rate Σⱼ (I − rate A)ʲ g, j < steps. It converges if the rate is below 2 / ‖A‖."""
+    """x ≈ A⁻¹ g for `times(v)` = A v: rate Σⱼ (I − rate A)ʲ g, j < steps. It converges if the rate is below 2 / ‖A‖.
+
+    >>> from tinymaml.algorithms.imaml import neumann
+    >>> [float(neumann(lambda v: 4 * v, np.array(1.0), steps, rate=0.125)) for steps in (1, 2, 3)]  # it goes to 1/4
+    [0.125, 0.1875, 0.21875]
+    """
     x = tree_map(lambda g: rate * g, g)
     for _ in range(steps - 1):
         x = plus(x, rate, plus(g, -1, times(x)))

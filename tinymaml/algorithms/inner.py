@@ -86,6 +86,13 @@ def descend(
 
     Raises:
         FloatingPointError: a support loss is not finite; the step is named.
+
+    >>> from itertools import islice
+    >>> from tinymaml.algorithms.inner import Settings, descend
+    >>> loss = lambda w, t: (np.mean((w - t) ** 2), 0.0)
+    >>> path = descend(loss, np.array(0.0), (np.array([2.0]),), Settings(inner_lr=0.25))
+    >>> [float(w) for w in islice(path, 4)]
+    [0.0, 1.0, 1.5, 1.75]
     """
     return (theta for theta, _ in steps(loss, theta, itertools.repeat(support), settings, gradient=gradient))
 
@@ -136,7 +143,12 @@ def support_gradient(loss: Callable, theta: Nest, support: tuple, k: int) -> Nes
 
 
 def clipped(grads: Nest, settings: Settings) -> Nest:
-    """The gradients, no element beyond ± `inner_clip_value` and no norm beyond `inner_clip_norm`; 0 is no bound."""
+    """The gradients, no element beyond ± `inner_clip_value` and no norm beyond `inner_clip_norm`; 0 is no bound.
+
+    >>> from tinymaml.algorithms.inner import Settings, clipped
+    >>> clipped({"w": np.array([3.0, 4.0])}, Settings(inner_clip_norm=1.0))
+    {'w': array([0.6, 0.8])}
+    """
     if value := settings.inner_clip_value:
         grads = tree_map(lambda g: np.clip(g, -value, value), grads)
     if norm := settings.inner_clip_norm:
@@ -159,12 +171,25 @@ def plus(x: Nest, a, v: Nest) -> Nest:
 
 
 def nth(thetas: Iterator[Nest], k: int) -> Nest:
-    """θₖ of a sequence that begins with θ₀; nothing beyond it is computed."""
+    """θₖ of a sequence that begins with θ₀; nothing beyond it is computed.
+
+    >>> from itertools import count
+    >>> from tinymaml.algorithms.inner import nth
+    >>> nth(count(10), 3)
+    13
+    """
     return next(itertools.islice(thetas, k, None))
 
 
 def through(adapt: Callable) -> Callable:
-    """The `of_task` whose gradient is exact: ∂L_q(θ_K)/∂meta, through all K = `inner_steps` steps of `adapt`."""
+    """The `of_task` whose gradient is exact: ∂L_q(θ_K)/∂meta, through all K = `inner_steps` steps of `adapt`.
+
+    >>> from tinymaml.algorithms.inner import Settings, descend, through
+    >>> loss = lambda w, t: (np.mean((w - t) ** 2), 0.0)
+    >>> of_task = through(descend)
+    >>> of_task(loss, np.array(0.0), (np.array([2.0]),), (np.array([3.0]),), Settings(inner_lr=0.25))
+    ((array(4.), 0.0), array(-2.))
+    """
 
     def of_task(loss, meta, support, query, settings):
         def query_loss(meta):

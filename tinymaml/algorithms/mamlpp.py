@@ -105,7 +105,13 @@ def shared(iteration, settings):
 
 
 def loss_weights(epoch, settings):
-    """w, (K,), at an epoch; (1,) once only the last loss counts."""
+    """w, (K,), at an epoch; (1,) once only the last loss counts.
+
+    >>> from tinymaml.algorithms.mamlpp import Settings, loss_weights
+    >>> settings = Settings(inner_steps=5, multi_step_epochs=10)
+    >>> [loss_weights(epoch, settings).round(3).tolist() for epoch in (0, 5, 10)]
+    [[0.2, 0.2, 0.2, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1, 0.6], [1.0]]
+    """
     K, E = rows(settings), settings.multi_step_epochs
     if epoch >= E or K == 1:
         return np.ones(1)

@@ -83,12 +83,23 @@ def of_task(loss, theta, support, query, settings, noise=None):
 
 
 def uphill(theta, grads, radius):
-    """θ + ρ g/‖g‖; where g is 0, θ, and the derivative is finite."""
+    """θ + ρ g/‖g‖; where g is 0, θ, and the derivative is finite.
+
+    >>> from tinymaml.algorithms.perturbed import uphill
+    >>> uphill(np.zeros(2), np.array([30.0, 40.0]), 1.0).round(6)
+    array([0.6, 0.8])
+    """
     return plus(theta, radius / np.sqrt(dot(grads, grads) + 1e-24), grads)
 
 
 def sharpened(f, radius):
-    """`f(meta, tasks, *shared)` → (value, G), with G taken at meta + ρ G/‖G‖, on the same tasks."""
+    """`f(meta, tasks, *shared)` → (value, G), with G taken at meta + ρ G/‖G‖, on the same tasks.
+
+    >>> from tinymaml.algorithms.perturbed import sharpened
+    >>> square = lambda w, tasks: tm.value_and_grad(lambda w: w * w)(w)
+    >>> square(3.0, None), sharpened(square, 0.5)(3.0, None)  # the slope at 3, and at 3 + 0.5
+    ((array(9.), array(6.)), (array(9.), array(7.)))
+    """
 
     def g(meta, tasks, *shared):
         value, grads = f(meta, tasks, *shared)

@@ -68,6 +68,10 @@ def robust_weights(previous: np.ndarray, losses: np.ndarray, eta: float) -> np.n
     """Proj_Δ(p + η F): the weights of the tasks, (tasks,), after a step towards the greater `losses`, (tasks,).
 
     They are at least 0 and sum to 1. (The projection: Duchi et al., ICML 2008, figure 1.)
+
+    >>> from tinymaml.algorithms.proximal import robust_weights
+    >>> robust_weights(np.full(4, 0.25), np.array([1.0, 1.0, 1.0, 3.0]), eta=0.1).round(3)
+    array([0.2, 0.2, 0.2, 0.4])
     """
     raised = previous + eta * np.asarray(losses)
     raised = raised - np.max(raised)  # which the projection undoes

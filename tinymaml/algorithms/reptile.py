@@ -63,7 +63,13 @@ def carried(theta, settings):
 
 
 def batches(support: tuple, size: int) -> Iterator[tuple]:
-    """`size` examples of the support set after `size` others, cyclically, without end; 0: always all."""
+    """`size` examples of the support set after `size` others, cyclically, without end; 0: always all.
+
+    >>> from itertools import islice
+    >>> from tinymaml.algorithms.reptile import batches
+    >>> [x.tolist() for (x,) in islice(batches((np.arange(3),), 2), 3)]
+    [[0, 1], [2, 0], [1, 2]]
+    """
     count = len(tree_leaves(support)[0])
     if not 0 < size < count:
         yield from itertools.repeat(support)

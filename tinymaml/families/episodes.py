@@ -62,6 +62,12 @@ class Sampler:
     Raises:
         ValueError: a count below 1, a split with fewer than `ways` classes, a class with fewer than `shots + queries`
             examples, a class that does not exist or that two splits share.
+
+    >>> from tinymaml.families.episodes import Sampler
+    >>> sampler = Sampler([20] * 8, {"train": [0, 1, 2, 3], "val": [4, 5], "test": [6, 7]}, ways=2, shots=1, queries=5)
+    >>> episodes = sampler.sample(np.random.default_rng(0), 32, "test")
+    >>> episodes.query.labels.shape, sorted(set(episodes.query.classes.ravel().tolist()))
+    ((32, 10), [6, 7])
     """
 
     def __init__(
@@ -114,6 +120,12 @@ def draw(rng: np.random.Generator, classes: Array, sizes: Array, shots: int, que
     Args:
         classes: int64 (tasks, ways), each in 0 … len(sizes) − 1.
         sizes: int64, the number of examples of each class, at least `shots + queries`.
+
+    >>> from tinymaml.families.episodes import draw
+    >>> classes = np.array([[3, 7]])  # one task, whose labels 0 and 1 are the classes 3 and 7
+    >>> episodes = draw(np.random.default_rng(0), classes, np.full(10, 20), shots=1, queries=5)
+    >>> episodes.support.classes.shape, episodes.query.labels.shape, sorted(set(episodes.query.classes[0].tolist()))
+    ((1, 2), (1, 10), [3, 7])
     """
     tasks, ways = classes.shape
     numbers = _distinct(rng, sizes[classes], shots + queries)

@@ -255,7 +255,13 @@ class GrowthTasks:
 
 
 def powers(x: np.ndarray, degree: int) -> np.ndarray:
-    """1, x, …, x^degree of x (N,): float64 (N, degree + 1)."""
+    """1, x, …, x^degree of x (N,): float64 (N, degree + 1).
+
+    >>> from tinymaml.families.growth import powers
+    >>> powers(np.array([2.0, 3.0]), 2)
+    array([[1., 2., 4.],
+           [1., 3., 9.]])
+    """
     return np.vander(np.asarray(x, float), degree + 1, increasing=True)
 
 

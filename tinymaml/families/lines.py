@@ -189,6 +189,14 @@ def minimiser(tasks: tuple, inner_lr: float, inner_steps: int) -> np.ndarray:
 
     Raises:
         numpy.linalg.LinAlgError: the tasks have too few queries to determine it.
+
+    >>> from tinymaml.families import lines
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 8, 10, 1))  # 8 tasks of 10 examples
+    >>> tasks = (x[:, :5], y[:, :5]), (x[:, 5:], y[:, 5:])
+    >>> loss = lambda theta, x, y: np.mean((theta[0] * x + theta[1] - y) ** 2)
+    >>> value, gradient = tm.meta_value_and_grad(loss, inner_lr=0.1)(lines.minimiser(tasks, 0.1, 1), tasks)
+    >>> np.allclose(gradient, 0)
+    True
     """
     return np.linalg.solve(*quadratic(tasks, inner_lr, inner_steps))
 

@@ -158,6 +158,12 @@ def logistic(x: np.ndarray, y: np.ndarray, ridge: float, steps: int = 30) -> np.
     """The w (…, features, 1) with the least Σ −y log p − (1 − y) log(1 − p) + ridge/2 ‖w‖², p = sigmoid(x w).
 
     By Newton's method (iteratively reweighted least squares), from w = 0.
+
+    >>> from tinymaml.families.separators import logistic
+    >>> x, y = np.ones((4, 1)), np.array([[1.0], [1.0], [1.0], [0.0]])  # three of four are 1
+    >>> w = logistic(x, y, ridge=1e-9)
+    >>> tm.nn.sigmoid(w).round(6)
+    array([[0.75]])
     """
     w, transposed = np.zeros((*x.shape[:-2], x.shape[-1], 1)), x.swapaxes(-1, -2)
     for _ in range(steps):

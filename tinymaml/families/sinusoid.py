@@ -44,7 +44,14 @@ class Settings:
 
 
 def make(settings: Settings) -> SinusoidTasks:
-    """The family with these settings."""
+    """The family with these settings.
+
+    >>> from tinymaml.families import sinusoid
+    >>> waves = sinusoid.make(sinusoid.Settings(shots=5, queries=15))
+    >>> (xs, ys), (xq, yq) = waves.sample(np.random.default_rng(0), tasks=8)
+    >>> xs.shape, yq.shape, xs.dtype
+    ((8, 5, 1), (8, 15, 1), dtype('float32'))
+    """
     return SinusoidTasks(settings.shots, settings.queries)
 
 

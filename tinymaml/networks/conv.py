@@ -65,6 +65,11 @@ def conv(
     Raises:
         ValueError: `input_shape` is not that of an image; a count is no integer of at least 1; the pools leave nothing
             of the image; `norm` is unknown; `groups` does not divide the filters, if there are groups.
+
+    >>> from tinymaml.networks.conv import conv
+    >>> net = conv((28, 28, 1), filters=4, outputs=5)
+    >>> net.apply(net.init(np.random.default_rng(0), np.float32), np.zeros((2, 28, 28, 1), np.float32)).shape
+    (2, 5)
     """
     if len(input_shape) != 3:
         raise ValueError(f"conv wants images (height, width, channels); this family's input_shape is {input_shape}")

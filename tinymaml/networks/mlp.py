@@ -55,6 +55,12 @@ def mlp(input_shape: tuple[int, ...], hidden: Sequence[int], outputs: int, norm:
 
     Raises:
         ValueError: a width, or `outputs`, is no integer of at least 1; `norm` is unknown.
+
+    >>> from tinymaml.networks.mlp import mlp
+    >>> net = mlp((28, 28, 1), (64,), 5)
+    >>> params = net.init(np.random.default_rng(0), np.float32)
+    >>> params["linear0"]["w"].shape, net.apply(params, np.zeros((2, 28, 28, 1), np.float32)).shape
+    ((784, 64), (2, 5))
     """
     check_counts("mlp", outputs=outputs, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
     check_norm("mlp", norm, NORMS)

@@ -120,6 +120,10 @@ def polygamma(n: int, x):
 
     Raises:
         ValueError: n is no such integer.
+
+    >>> from tinymaml.numpy_api.special import polygamma
+    >>> np.round(polygamma(1, 1.0), 6), np.round(np.pi**2 / 6, 6)
+    (np.float64(1.644934), np.float64(1.644934))
     """
     if not isinstance(n, (int, np.integer)) or n < 0:
         raise ValueError(f"polygamma: n is {n!r}, wanted an integer of at least 0")

@@ -325,6 +325,11 @@ def load(suite: str = "core", folder: Path = VECTORS, algorithm: str = "maml") -
         ValueError: no such suite or algorithm.   Tampered: a file's SHA-256 is not the manifest's, or it has another
             version.
         ImportError: "full" needs safetensors; says how to install it.
+
+    >>> from tinymaml import oracle
+    >>> case = oracle.load("core")[0]
+    >>> case.tasks, case.inner_steps, sorted(case.params)
+    (3, 3, ['b1', 'b2', 'w1', 'w2'])
     """
     if suite not in SUITES:
         raise ValueError(f"suite is {suite!r}, wanted one of {', '.join(SUITES)} (or 'fresh', for `check`)")

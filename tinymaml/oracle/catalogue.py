@@ -61,7 +61,14 @@ def flat(grads: dict) -> np.ndarray:
 
 
 def list_bugs() -> str:
-    """The catalogue as a table for a person."""
+    """The catalogue as a table for a person.
+
+    >>> from tinymaml import oracle
+    >>> print(oracle.list_bugs())
+    fomaml  (bug)
+        computes   g_q(θ_K)
+    ...
+    """
     lines = []
     for m in CATALOGUE.values():
         lines += [f"{m.id}  ({m.kind})", f"    computes   {m.computes}", f"    cause      {m.explanation}",

@@ -122,6 +122,11 @@ def compile(  # noqa: A001
 
     Raises:
         What `f` raises: where arguments are refused or something diverges, `f` itself is asked.
+
+    >>> loss, tasks = lambda w, t: np.mean((w - t) ** 2), ((np.array([[2.0]]),), (np.array([[3.0]]),))
+    >>> fast = tm.compile(tm.meta_value_and_grad(loss, inner_lr=0.25))  # (params, tasks) → (value, gradient), as before
+    >>> fast(np.array(0.0), tasks)
+    (array(4.), array(-2.))
     """
     if backend not in ("numba", "replay"):
         raise ValueError(f'backend is {backend!r}, wanted "numba" or "replay"')

@@ -61,6 +61,10 @@ class Program:
         checked: what must be finite while f runs: inner losses, and what `passes` and machine code rely on.
         first_order: the variables that first-order MAML has too; None where the question makes no sense.
         fixed_floats: whether Python floats among the arguments had to be fixed, as other Python scalars are.
+
+    >>> program = tm.record(lambda x, y: np.sum(x * y), np.ones(2), np.ones(2))
+    >>> float(program(np.array([1.0, 2.0]), np.array([3.0, 4.0]))), len(program.equations)
+    (11.0, 2)
     """
 
     name: str
@@ -169,12 +173,14 @@ def _is_fixed(x, fixed_floats: bool) -> bool:
 def record(f: Callable, *examples: Nest) -> Program:
     """What `f` does to arrays like `examples`, as a program.
 
-        >>> import numpy as np, tinymaml as tm
         >>> print(tm.record(tm.grad(lambda x: np.sum(x * x)), np.ones(3)))
-        program <lambda>: 1 input, 3 equations, 1 output
-         %0  f64[3]  input         args[0]
-         %1  f64[3]  broadcast_to  1.0 {shape: (3,)}
-         ...
+        program <lambda>: 1 input, 4 equations, 1 output
+            %0  f64[3]  input     args[0]
+            %1  f64[3]  alias     %0
+            %2  f64[3]  multiply  const:f64[3] %1
+            %3  f64[3]  multiply  const:f64[3] %1
+            %4  f64[3]  add       %2 %3
+            return %4
 
     Recording leaves no trace: what f writes outside is put back.
 

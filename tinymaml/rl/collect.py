@@ -46,6 +46,15 @@ def rollout(
         ValueError: the environment returned an array of another shape or kind, a number that is not finite, or an end
             that is no truth value; what was seen, and where.
         FloatingPointError: a policy cannot act: θ is not finite, its std has collapsed, or its action is not finite.
+
+    >>> from tinymaml.rl import collect, environments, policies
+    >>> rng, policy = np.random.default_rng(0), policies.Gaussian(inputs=2, actions=2)
+    >>> environment = environments.WORLDS["point"](3 * 20)  # 20 for each of 3 tasks
+    >>> theta = tm.tree_map(lambda p: np.stack([p] * 3), policy.init(rng, np.float64))
+    >>> goals, sizes = environment.draw(rng, 3), dict(trajectories=20, horizon=10)
+    >>> batch = collect.rollout(environment, policy, theta, goals, np.arange(3), 0, **sizes)
+    >>> batch["observations"].shape, batch["rewards"].shape
+    ((3, 20, 10, 2), (3, 20, 10))
     """
     tasks, dtype = len(seeds), tree_leaves(theta)[0].dtype
     if fault := policy.fault(theta):

@@ -83,6 +83,10 @@ def derivative(f: Callable, theta: Nest, *directions: Nest) -> Nest:
         derivative(f, θ)   ∇f          derivative(f, θ, v)   ∇²f v          derivative(f, θ, v, w)   ∇³f v w
 
     A direction may have fewer leading axes than θ.
+
+    >>> from tinymaml.rl.exact import derivative
+    >>> derivative(lambda x: x**3, 2.0), derivative(lambda x: x**3, 2.0, 1.0), derivative(lambda x: x**3, 2.0, 1.0, 1.0)
+    (array(12.), array(12.), array(6.))
     """
     for v in directions:
         f = functools.partial(lambda f, v, theta: _dot(grad(f)(theta), v), f, v)
@@ -100,6 +104,11 @@ def multisets(m: int, n: int, size: int | None = CHUNK) -> Iterator[tuple[np.nda
     """All multisets of n of m things, `size` at a time: indices (T, n), sorted, and how many orders each has, (T,).
 
     None: all at a time.
+
+    >>> from tinymaml.rl.exact import multisets
+    >>> for index, orders in multisets(2, 3):
+    ...     print(index.tolist(), orders)
+    [[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]] [1. 3. 3. 1.]
     """
     every = itertools.combinations_with_replacement(range(m), n)
     while chosen := list(itertools.islice(every, size)):
@@ -121,6 +130,12 @@ def expectation(
         f: from batches (T, n, H, …), one of n trajectories in each row, to a nest of arrays (T, …). The order of the n
             trajectories must not matter to it.
         baseline: b(t, s), as for `every_trajectory`.
+
+    >>> from tinymaml.rl import exact, tabular
+    >>> mdp, theta = tabular.random(np.random.default_rng(0)), np.zeros((2, 2))
+    >>> mean = exact.expectation(mdp, theta, lambda batch: tabular.returns(mdp, batch)[:, 0])
+    >>> np.allclose(mean, tabular.expected_return(mdp, theta))
+    True
     """
     batch, chance = every_trajectory(mdp, baseline)
     p = chance * np.exp(log_probability(theta, batch, policy))
@@ -137,7 +152,15 @@ def expected_derivative(
     mdp: MDP, theta: Nest, surrogate: Callable, *directions: Nest, n: int = 1, policy: Policy = softmax,
     baseline: np.ndarray | None = None,
 ) -> Nest:  # fmt: skip
-    """E of a surrogate's derivative of order 1 + k, contracted with k directions: a nest like θ."""
+    """E of a surrogate's derivative of order 1 + k, contracted with k directions: a nest like θ.
+
+    >>> from tinymaml.rl import exact, tabular
+    >>> from tinymaml.rl.surrogates import dice, likelihood
+    >>> mdp, theta, v = tabular.random(np.random.default_rng(0)), np.zeros((2, 2)), np.eye(2)
+    >>> right = exact.derivative(lambda theta: tabular.expected_return(mdp, theta), theta, v)
+    >>> [np.allclose(exact.expected_derivative(mdp, theta, f, v), right) for f in (dice, likelihood)]
+    [True, False]
+    """
 
     def derivatives(batch):
         return derivative(of_batches(surrogate, batch, mdp, policy), copies_of(theta, batch), *directions)
@@ -169,6 +192,11 @@ def meta_objective(
 
     Args:
         alpha: α.   baseline: b(t, s), which changes ĝ, and so F_N, but not E ĝ.
+
+    >>> from tinymaml.rl import exact, tabular
+    >>> mdp = tabular.MDP(np.ones(1), np.ones((1, 2, 1)), np.array([[0.0, 1.0]]), horizon=1)  # action 1 pays 1
+    >>> [round(float(exact.meta_objective(mdp, np.zeros((1, 2)), 4.0, n)), 3) for n in (1, 2, 4, 8, None)]
+    [0.741, 0.811, 0.844, 0.862, 0.881]
     """
     J = functools.partial(expected_return, mdp, policy=policy)
     if n is None:
@@ -188,7 +216,17 @@ def expected_meta_gradient(
     mdp: MDP, theta: Nest, alpha: float, surrogate: Callable | None, n: int, *, score: bool = False,
     gain_baseline: float = 0.0, policy: Policy = softmax, baseline: np.ndarray | None = None,
 ) -> Nest:  # fmt: skip
-    """E of `meta_gradients` over n trajectories: a nest like θ."""
+    """E of `meta_gradients` over n trajectories: a nest like θ.
+
+    >>> from tinymaml.rl import exact, tabular
+    >>> from tinymaml.rl.surrogates import likelihood
+    >>> mdp, theta = tabular.random(np.random.default_rng(0), horizon=2), np.zeros((2, 2))
+    >>> right = tm.grad(lambda theta: exact.meta_objective(mdp, theta, 1.0, 2))(theta)
+    >>> emaml = exact.expected_meta_gradient(mdp, theta, 1.0, likelihood, 2, score=True)
+    >>> finn = exact.expected_meta_gradient(mdp, theta, 1.0, likelihood, 2)
+    >>> np.allclose(emaml, right), np.allclose(finn, right)
+    (True, False)
+    """
     how: dict[str, Any] = dict(score=score, gain_baseline=gain_baseline, policy=policy)
     of = functools.partial(meta_gradients, mdp, theta, alpha, surrogate, **how)
     return expectation(mdp, theta, of, n, policy, baseline)
@@ -207,6 +245,13 @@ def meta_gradients(
 
     Returns:
         A nest like θ, each array (T, …).
+
+    >>> from tinymaml.rl import exact, tabular
+    >>> from tinymaml.rl.surrogates import dice
+    >>> mdp, theta = tabular.random(np.random.default_rng(0)), np.zeros((2, 2))
+    >>> batch = tabular.sample(mdp, np.random.default_rng(1), theta, (10, 20))  # 10 batches of 20 trajectories
+    >>> exact.meta_gradients(mdp, theta, 0.1, dice, batch).shape
+    (10, 2, 2)
     """
     inner = of_batches(surrogate or likelihood, batch, mdp, policy)
 

@@ -72,6 +72,13 @@ class Gaussian:
         log_std: the logarithm of the standard deviation at the start.
         floor: the least standard deviation. Below it log_std has no gradient: the policy has collapsed, see `fault`.
         adapted: an inner step moves log_std, too.
+
+    >>> from tinymaml.rl.policies import Gaussian
+    >>> rng, policy = np.random.default_rng(0), Gaussian(inputs=3, actions=2)
+    >>> theta, observations = policy.init(rng, np.float64), np.zeros((20, 3))
+    >>> actions = policy.sample(rng, theta, observations)
+    >>> actions.shape, policy.logp(theta, observations, actions).shape
+    ((20, 2), (20,))
     """
 
     inputs: int
@@ -146,7 +153,14 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class Categorical:
-    """Actions (…), integers in 0 … choices − 1. Attributes as of `Gaussian`."""
+    """Actions (…), integers in 0 … choices − 1. Attributes as of `Gaussian`.
+
+    >>> from tinymaml.rl.policies import Categorical
+    >>> policy = Categorical(inputs=2, choices=3, hidden=())
+    >>> theta = tm.tree_map(np.zeros_like, policy.init(np.random.default_rng(0), np.float64))
+    >>> np.exp(policy.logp(theta, np.ones((1, 2)), np.array([0]))).round(6)  # zero logits make all alike
+    array([0.333333])
+    """
 
     inputs: int
     choices: int

@@ -21,7 +21,12 @@ FAR = 10.0  # observations are clipped to ± this in the features, as in rllab
 
 
 def discounted(rewards: np.ndarray, mask: np.ndarray, discount: float) -> np.ndarray:
-    """The return from each step on, G_t = r_t + γ G_{t+1}, and 0 after the end: (…, H), like the rewards."""
+    """The return from each step on, G_t = r_t + γ G_{t+1}, and 0 after the end: (…, H), like the rewards.
+
+    >>> from tinymaml.rl.returns import discounted
+    >>> discounted(np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0]), 0.5)  # the episode ended after two steps
+    array([1.5, 1. , 0. ])
+    """
     return _backwards(_kept(rewards, mask), discount) * mask
 
 
@@ -42,6 +47,11 @@ def gae(
 
     Returns:
         (…, H), 0 where the mask is.
+
+    >>> from tinymaml.rl.returns import gae
+    >>> rewards, values, mask = np.array([1.0, 1.0]), np.array([1.5, 1.0]), np.ones(2)
+    >>> gae(rewards, values, mask, 0.5), gae(rewards, np.zeros(2), mask, 0.5)  # right values leave no advantage
+    (array([0., 0.]), array([1.5, 1. ]))
     """
     rewards, values = _kept(rewards, mask), _kept(values, mask)
     running = np.concatenate([mask[..., 1:], np.zeros_like(mask[..., :1])], -1)  # is there a next step?
@@ -64,6 +74,11 @@ def features(observations: np.ndarray) -> np.ndarray:
     """(o, o², t, t², t³, 1) of each step (Duan et al., 2016): (…, H, d) → (…, H, 2d + 4).
 
     t is the number of the step / 100, and o is clipped to ± 10.
+
+    >>> from tinymaml.rl.returns import features
+    >>> features(np.array([[3.0], [-50.0]]))
+    array([[ 3.e+00,  9.e+00,  0.e+00,  0.e+00,  0.e+00,  1.e+00],
+           [-1.e+01,  1.e+02,  1.e-02,  1.e-04,  1.e-06,  1.e+00]])
     """
     o = np.clip(observations, -FAR, FAR)
     t = np.arange(o.shape[-2], dtype=o.dtype)[:, None] / STEPS
@@ -85,6 +100,12 @@ def fit(observations: np.ndarray, returns: np.ndarray, mask: np.ndarray, ridge: 
     of the batch) it has not, and there is no bias. Fitted on the *same* ones, as in the published code, it has: b_t is
     drawn towards the very G_t from which it is subtracted. The gradient is then too small by about the share of the
     variance of G that chance explains, 2d + 4 weights from N · H returns: a bias of order 1/N.
+
+    >>> from tinymaml.rl.returns import fit, predict
+    >>> observations = np.random.default_rng(0).normal(size=(20, 5, 1))
+    >>> returns = 2 * observations[..., 0] + 1
+    >>> np.allclose(predict(fit(observations, returns, np.ones((20, 5))), observations), returns, atol=1e-4)
+    True
     """
     phi = np.where(mask[..., None] > 0, features(observations), 0).astype(float)
     phi, g = phi.reshape(*phi.shape[:-3], -1, phi.shape[-1]), _kept(returns, mask).astype(float)
@@ -94,7 +115,12 @@ def fit(observations: np.ndarray, returns: np.ndarray, mask: np.ndarray, ridge: 
 
 
 def predict(weights: np.ndarray, observations: np.ndarray) -> np.ndarray:
-    """b_t = w·φ(o_t, t): (…, 2d + 4) and (…, N, H, d) → (…, N, H), in the dtype of the observations."""
+    """b_t = w·φ(o_t, t): (…, 2d + 4) and (…, N, H, d) → (…, N, H), in the dtype of the observations.
+
+    >>> from tinymaml.rl.returns import predict
+    >>> predict(np.array([2.0, 0.0, 0.0, 0.0, 0.0, 1.0]), np.array([[[3.0], [4.0]]]))  # 2 o + 1
+    array([[7., 9.]])
+    """
     values = features(observations) @ weights[..., None, :, None]
     return values[..., 0].astype(observations.dtype)
 
@@ -104,6 +130,11 @@ def normalised(advantages: np.ndarray, mask: np.ndarray, eps: float = 1e-8) -> n
 
     It makes the size of an inner step independent of the scale of rewards. Mean and deviation are statistics of the
     same trajectories, so the gradient gets a scale that depends on them, and a bias of order 1/N.
+
+    >>> from tinymaml.rl.returns import normalised
+    >>> advantages, mask = np.array([[1.0, 3.0], [5.0, 99.0]]), np.array([[1.0, 1.0], [1.0, 0.0]])
+    >>> normalised(advantages, mask)[:, 0].round(3)  # of 1 and 5, whose mean with 3 is 3; 99 has no part in it
+    array([-1.225,  1.225])
     """
     kept, count = _kept(advantages, mask), np.sum(mask, (-2, -1), keepdims=True)
     centred = (kept - np.sum(kept, (-2, -1), keepdims=True) / count) * mask

@@ -60,6 +60,11 @@ def likelihood(logp, batch: Batch, *, discount: float = 1.0):
 
     Raises:
         ValueError: an array of the batch is missing, or has another shape than logp; names both.
+
+    >>> from tinymaml.rl.surrogates import likelihood
+    >>> batch = {"mask": np.ones((1, 2)), "advantages": np.array([[5.0, 7.0]])}  # one trajectory of two steps
+    >>> tm.grad(lambda logp: likelihood(logp, batch, discount=0.5))(np.zeros((1, 2)))
+    array([[5. , 3.5]])
     """
     logp, mask, advantages = _masked(logp, batch, "advantages")
     # 1/N Σ_i Σ_t γᵗ log π_t A_t
@@ -70,6 +75,11 @@ def lvc(logp, batch: Batch, *, discount: float = 1.0):
     """1/N Σ_i Σ_t γᵗ ☐(log π_t) A_t, the low-variance curvature estimator (Rothfuss et al., 2019, ProMP, eq. 11).
 
     Arguments, result and errors as of `likelihood`. The value is the mean discounted sum of advantages.
+
+    >>> from tinymaml.rl.surrogates import lvc
+    >>> batch = {"mask": np.ones((1, 2)), "advantages": np.array([[5.0, 7.0]])}
+    >>> tm.value_and_grad(lambda logp: lvc(logp, batch))(np.log([[0.5, 0.1]]))
+    (array(12.), array([[5., 7.]]))
     """
     logp, mask, advantages = _masked(logp, batch, "advantages")
     # 1/N Σ_i Σ_t γᵗ ☐(log π_t) A_t
@@ -81,6 +91,11 @@ def dice(logp, batch: Batch, *, discount: float = 1.0):
 
     Arguments, result and errors as of `likelihood`, but that `rewards` and `values`, the baseline b_t, are read. The
     value is the mean discounted return. γᵗ belongs to the baseline term too: what it subtracts is γᵗ ∇log π_t b_t.
+
+    >>> from tinymaml.rl.surrogates import dice
+    >>> batch = {"mask": np.ones((1, 2)), "rewards": np.array([[5.0, 7.0]]), "values": np.zeros((1, 2))}
+    >>> tm.value_and_grad(lambda logp: dice(logp, batch))(np.zeros((1, 2)))  # a first action earns both rewards
+    (array(12.), array([[12.,  7.]]))
     """
     logp, mask, rewards, values = _masked(logp, batch, "rewards", "values")
     # r_t ☐(Σ_{s≤t} log π_s) + (1 − ☐(log π_t)) b_t
@@ -95,6 +110,11 @@ def loaded_dice(logp, batch: Batch, *, discount: float = 1.0, decay: float = 1.0
 
     Args:
         decay: λ, in [0, 1]: the action of k steps ago counts λᵏ in w. 1 is unbiased; 0 is LVC.
+
+    >>> from tinymaml.rl.surrogates import loaded_dice
+    >>> batch = {"mask": np.ones((1, 2)), "advantages": np.array([[12.0, 7.0]])}
+    >>> tm.value_and_grad(lambda logp: loaded_dice(logp, batch))(np.zeros((1, 2)))
+    (array(0.), array([[12.,  7.]]))
     """
     logp, mask, advantages = _masked(logp, batch, "advantages")
     w = carried(logp, decay)
@@ -128,6 +148,11 @@ def sampling_score(logp, batch: Batch, gain):
     Returns:
         A scalar, or (…), to be added to the outer objective (which is maximised). It is a sum over the trajectories,
         not their mean: all N together led to θ′, and the logarithm of their probability is the sum of theirs.
+
+    >>> from tinymaml.rl.surrogates import sampling_score
+    >>> tm.grad(lambda logp: sampling_score(logp, {"mask": np.ones((2, 2))}, 3.0))(np.zeros((2, 2)))
+    array([[3., 3.],
+           [3., 3.]])
     """
     logp, _ = _masked(logp, batch)
     # Σ_i log π_θ(τ_i) ⊥gain
@@ -137,18 +162,32 @@ def sampling_score(logp, batch: Batch, gain):
 def per_step(batch: Batch):
     """N / Σ mask: a surrogate times this is a mean over all steps, as in published code, in the place of a mean over
     trajectories of sums over steps. It scales α: at full horizons by 1/H.
+
+    >>> from tinymaml.rl.surrogates import per_step
+    >>> per_step({"mask": np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])})  # two trajectories, four steps
+    np.float64(0.5)
     """
     mask = batch["mask"]
     return np.sum(mask[..., 0], -1) / np.sum(mask, (-2, -1))
 
 
 def box(x):
-    """☐(x) = exp(x − ⊥x): the value 1, and the derivatives of a ratio of probabilities."""
+    """☐(x) = exp(x − ⊥x): the value 1, and the derivatives of a ratio of probabilities.
+
+    >>> from tinymaml.rl.surrogates import box
+    >>> tm.value_and_grad(box)(-3.0), tm.grad(tm.grad(box))(-3.0)
+    ((array(1.), array(1.)), array(1.))
+    """
     return np.exp(x - stop_gradient(x))
 
 
 def carried(logp, decay: float = 1.0):
-    """w_t = λ w_{t−1} + log π_t = Σ_{s≤t} λ^{t−s} log π_s, along the last axis."""
+    """w_t = λ w_{t−1} + log π_t = Σ_{s≤t} λ^{t−s} log π_s, along the last axis.
+
+    >>> from tinymaml.rl.surrogates import carried
+    >>> carried(np.array([1.0, 1.0, 1.0])), carried(np.array([1.0, 1.0, 1.0]), 0.5)
+    (array([1., 2., 3.]), array([1.  , 1.5 , 1.75]))
+    """
     if decay == 1:
         return np.cumsum(logp, -1)
     if not 0 <= decay < 1:

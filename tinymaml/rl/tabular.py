@@ -42,6 +42,11 @@ class MDP:
 
     Raises:
         ValueError: tables whose shapes do not fit, that are not finite, or whose probabilities do not add up to 1.
+
+    >>> from tinymaml.rl.tabular import MDP
+    >>> mdp = MDP(start=[1.0, 0.0], transition=[[[0.5, 0.5]], [[0.0, 1.0]]], reward=[[1.0], [0.0]], horizon=10)
+    >>> mdp.states, mdp.actions
+    (2, 1)
     """
 
     start: np.ndarray
@@ -84,13 +89,25 @@ class MDP:
 
 
 def random(rng: np.random.Generator, states: int = 2, actions: int = 2, horizon: int = 3, discount: float = 0.9) -> MDP:
-    """A process that starts in state 0, with transitions that are uniform on the simplex, and normal rewards."""
+    """A process that starts in state 0, with transitions that are uniform on the simplex, and normal rewards.
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.random(np.random.default_rng(0), states=3, actions=2)
+    >>> mdp.transition.shape, np.allclose(mdp.transition.sum(-1), 1)
+    ((3, 2, 3), True)
+    """
     transition = rng.dirichlet(np.ones(states), (states, actions))
     return MDP(np.eye(states)[0], transition, rng.standard_normal((states, actions)), horizon, discount)
 
 
 def softmax(theta, observations, actions):
-    """log π(a|s) = θ_sa − log Σ_b exp θ_sb, of logits θ (…, S, A)."""
+    """log π(a|s) = θ_sa − log Σ_b exp θ_sb, of logits θ (…, S, A).
+
+    >>> from tinymaml.rl.tabular import softmax
+    >>> theta = np.log([[1.0, 3.0], [1.0, 1.0]])  # logits of two actions in two states
+    >>> np.exp(softmax(theta, np.eye(2)[[0, 1]], np.array([1, 0]))).round(6)
+    array([[0.75, 0.5 ]])
+    """
     logits = observations @ theta[..., None, :, :]
     logits = logits - stop_gradient(np.max(logits, -1, keepdims=True))  # the shift cancels
     chosen = np.asarray(actions)[..., None] == np.arange(logits.shape[-1])
@@ -104,6 +121,11 @@ def values(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...
     """V_0, …, V_{H−1}, each (…, S): what is to come from a state on, at step t. `lead` are the leading axes of θ.
 
         V_H = 0,     V_t(s) = Σ_a π(a|s) [r(s, a) + γ Σ_s′ P(s′|s, a) V_{t+1}(s′)]                  (Bellman, 1957)
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.MDP(np.ones(1), np.ones((1, 2, 1)), np.array([[0.0, 1.0]]), horizon=3)  # action 1 pays 1
+    >>> [v.tolist() for v in tabular.values(mdp, np.zeros((1, 2)))]
+    [[1.5], [1.0], [0.5]]
     """
     states, actions = mdp.reward.shape
     observations = np.broadcast_to(np.eye(states)[:, None], (*lead, states, actions, states))
@@ -118,7 +140,13 @@ def values(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...
 
 
 def expected_return(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...] = ()):
-    """J(θ) = E Σ_t γᵗ r_t = Σ_s start(s) V_0(s): a scalar, or of the shape `lead`, the leading axes of θ."""
+    """J(θ) = E Σ_t γᵗ r_t = Σ_s start(s) V_0(s): a scalar, or of the shape `lead`, the leading axes of θ.
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.MDP(np.ones(1), np.ones((1, 2, 1)), np.array([[0.0, 1.0]]), horizon=3)  # action 1 pays 1
+    >>> tm.value_and_grad(lambda theta: tabular.expected_return(mdp, theta))(np.zeros((1, 2)))
+    (array(1.5), array([[-0.75,  0.75]]))
+    """
     return np.sum(mdp.start * values(mdp, theta, policy, lead)[0], -1)
 
 
@@ -132,6 +160,13 @@ def every_trajectory(mdp: MDP, baseline: np.ndarray | None = None) -> tuple[dict
     Returns:
         A batch (see `tinymaml.rl`; without `logp`, which is the policy's), and `chance`, (M,): the product of the
         probabilities of the start and of the transitions. The state after the last action is not part of a trajectory.
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.random(np.random.default_rng(0), states=2, actions=2, horizon=2)
+    >>> batch, chance = tabular.every_trajectory(mdp)  # 2 actions, then 2 states, then 2 actions
+    >>> theta = np.zeros((2, 2))
+    >>> len(chance), np.sum(chance * np.exp(tabular.log_probability(theta, batch))).round(6)
+    (8, np.float64(1.0))
     """
     paths: list[tuple[list, list, float]] = [([s], [], p) for s, p in enumerate(mdp.start) if p > 0]
     for t in range(mdp.horizon):
@@ -165,12 +200,24 @@ def batch_of(mdp: MDP, states: np.ndarray, actions: np.ndarray, baseline: np.nda
 
 
 def log_probability(theta: Nest, batch: dict, policy: Policy = softmax):
-    """Σ_t log π(a_t|s_t) of each trajectory, (…, N)."""
+    """Σ_t log π(a_t|s_t) of each trajectory, (…, N).
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.MDP(np.ones(1), np.ones((1, 2, 1)), np.array([[0.0, 1.0]]), horizon=2)
+    >>> np.exp(tabular.log_probability(np.zeros((1, 2)), tabular.every_trajectory(mdp)[0])).round(6)
+    array([0.25, 0.25, 0.25, 0.25])
+    """
     return np.sum(policy(theta, batch["observations"], batch["actions"]) * batch["mask"], -1)
 
 
 def returns(mdp: MDP, batch: dict) -> np.ndarray:
-    """R = Σ_t γᵗ r_t of each trajectory, (…, N)."""
+    """R = Σ_t γᵗ r_t of each trajectory, (…, N).
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.MDP(np.ones(1), np.ones((1, 2, 1)), np.array([[0.0, 1.0]]), horizon=2, discount=0.5)
+    >>> tabular.returns(mdp, tabular.every_trajectory(mdp)[0])
+    array([0. , 0.5, 1. , 1.5])
+    """
     return np.sum(mdp.discount ** np.arange(mdp.horizon) * batch["rewards"], -1)
 
 
@@ -178,7 +225,14 @@ def sample(
     mdp: MDP, rng: np.random.Generator, theta: Nest, count: int | tuple[int, ...], policy: Policy = softmax,
     baseline: np.ndarray | None = None,
 ) -> dict:  # fmt: skip
-    """A batch of `count` trajectories, drawn from all of them by P(τ); a tuple gives leading axes."""
+    """A batch of `count` trajectories, drawn from all of them by P(τ); a tuple gives leading axes.
+
+    >>> from tinymaml.rl import tabular
+    >>> mdp = tabular.random(np.random.default_rng(0), states=2, actions=2, horizon=3)
+    >>> batch = tabular.sample(mdp, np.random.default_rng(1), np.zeros((2, 2)), count=20)
+    >>> batch["observations"].shape, batch["logp"].shape
+    ((20, 3, 2), (20, 3))
+    """
     batch, chance = every_trajectory(mdp, baseline)
     p = chance * np.exp(log_probability(theta, batch, policy))
     drawn = rng.choice(len(p), count, p=p / p.sum())
@@ -194,6 +248,13 @@ class TabularEnvironment:
 
     Observations are one-hot, (num_envs, S) floats, actions (num_envs,) integers. The horizon belongs to the process, so
     its end is `terminated`, and never `truncated`. What has ended stays as it is, with rewards of 0, until `reset`.
+
+    >>> from tinymaml.rl import tabular
+    >>> environment = tabular.TabularEnvironment(tabular.random(np.random.default_rng(0), states=3), num_envs=5)
+    >>> observations, _ = environment.reset(seed=0)
+    >>> observations, rewards, terminated, truncated, _ = environment.step(np.zeros(5, int))
+    >>> observations.shape, rewards.shape, terminated.any()
+    ((5, 3), (5,), np.False_)
     """
 
     def __init__(self, mdp: MDP, num_envs: int = 1, seed: int | None = None):

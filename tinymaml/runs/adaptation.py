@@ -245,6 +245,12 @@ def tuned(learned: Learned, steps: int, progress: bool = False) -> float:
 
 
 def interval(measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of (tasks, steps + 1) over tasks, and the half width of its 95 % interval."""
+    """The mean of (tasks, steps + 1) over tasks, and the half width of its 95 % interval.
+
+    >>> from tinymaml.runs.adaptation import interval
+    >>> mean, half = interval(np.array([[4.0, 1.0], [6.0, 1.0]]))  # two tasks, before and after one step
+    >>> mean, half.round(2)
+    (array([5., 1.]), array([1.96, 0.  ]))
+    """
     # 1.96 σ / √tasks
     return measured.mean(0), 1.96 * measured.std(0, ddof=1) / np.sqrt(len(measured))

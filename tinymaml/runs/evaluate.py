@@ -49,6 +49,14 @@ def evaluate(
         ValueError, OSError: no such run, checkpoint or data; there is no rate to tune; a baseline fails; the network
             does not fit the tasks.
         FloatingPointError: every task diverges, within the run's own number of steps; the first is named.
+
+    >>> from tinymaml.runs.evaluate import evaluate
+    >>> from tinymaml.runs.loop import train
+    >>> from tinymaml.runs.settings import Config
+    >>> run = train(Config.default("sinusoid", iterations=1, compile=False), "runs/evaluated", progress=False)
+    >>> result = evaluate("runs/evaluated", tasks=10, steps=2)
+    >>> result["metric"], result["steps"], len(result["mean"])
+    ('mse', [0, 1, 2], 3)
     """
     check_measured(tasks, steps)
     tqdm = require("tqdm", "train").tqdm

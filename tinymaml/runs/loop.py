@@ -76,6 +76,12 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
     Raises:
         ValueError, OSError: before any work, for settings, data or folders that cannot be used.
         FloatingPointError: training diverged; the checkpoints before are kept.
+
+    >>> from tinymaml.runs.loop import train
+    >>> from tinymaml.runs.settings import Config
+    >>> run = train(Config.default("sinusoid", iterations=2, compile=False), "runs/waves", progress=False)
+    >>> run.checkpoints()
+    [2]
     """
     tqdm, limited = require("tqdm", "train").tqdm, one_thread(libraries("train"))
     if resume:
@@ -365,6 +371,13 @@ def restore(
     Raises:
         ValueError, OSError: no such run, checkpoint or data; it has no such option; its checkpoint does not fit; its
             network does not fit the tasks.
+
+    >>> from tinymaml.runs.loop import restore, train
+    >>> from tinymaml.runs.settings import Config
+    >>> run = train(Config.default("sinusoid", iterations=1, compile=False), "runs/restored", progress=False)
+    >>> learned = restore("runs/restored")
+    >>> learned.iteration, sorted(learned.meta)
+    (1, ['linear0', 'linear1', 'linear2'])
     """
     run = Run.open(path)
     config = configuration(run)

@@ -58,7 +58,13 @@ def asks_for_the_end(settings: Settings) -> bool:
 
 
 def rate(settings: Settings, iteration: int) -> float:
-    """β at an iteration, from 0."""
+    """β at an iteration, from 0.
+
+    >>> from tinymaml.runs.outer import Settings, rate
+    >>> settings = Settings(meta_lr=0.1, schedule="linear", iterations=10)
+    >>> rate(settings, 0), rate(settings, 5)
+    (0.1, 0.05)
+    """
     beta, final, done = settings.meta_lr, settings.final_lr, iteration / settings.iterations
     if settings.schedule == "inverse" and settings.decay:
         # βᵢ = β / (1 + i / decay): it does not depend on how long the run will be, so a run can always be made longer
@@ -82,6 +88,10 @@ def task_weights(losses: np.ndarray, eta: float) -> np.ndarray:
 
     p is a step of ascent from equal weights (Collins, Mokhtari and Shakkottai, NeurIPS 2020). There the tasks are the
     same in each iteration, and p is kept; here they are new ones.
+
+    >>> from tinymaml.runs.outer import task_weights
+    >>> task_weights(np.array([1.0, 3.0]), eta=0.1)
+    array([0.8, 1.2])
     """
     equal = np.full(len(losses), 1 / len(losses))
     return len(losses) * robust_weights(equal, np.asarray(losses, float), eta)

@@ -47,6 +47,16 @@ def option(
         where: {another option of the same part: values}, if it has an effect with one of these values only.
         training: the option of a family changes the tasks of training alone, so that runs which differ in it can be
             compared on the same test tasks.
+
+    >>> from dataclasses import dataclass
+    >>> from tinymaml.runs.settings import check, option
+    >>> @dataclass(frozen=True)
+    ... class Settings:
+    ...     shots: int = option(5, "examples per class", least=1)
+    >>> check(Settings(shots=0))
+    Traceback (most recent call last):
+    ...
+    ValueError: shots is 0, wanted at least 1
     """
     metadata = dict(help=help, choices=choices, least=least, most=most, path=path, where=where or {}, training=training)
     return dataclasses.field(default=default, metadata=metadata)
@@ -210,6 +220,11 @@ class Config:
 
     Raises:
         ValueError: an option has a value that is not allowed, or two parts have an option of the same name.
+
+    >>> from tinymaml.runs.settings import Config
+    >>> config = Config.default("sinusoid", inner_steps=3)
+    >>> config["inner_steps"], config.algorithm.name, Config.from_json(config.to_json()) == config
+    (3, 'maml', True)
     """
 
     family: Part
@@ -372,7 +387,12 @@ def paths(config: Config) -> set[str]:
 
 
 def in_words(name: str, value: Any) -> str:
-    """An option and its value: "hidden 40 40", "first_order", "no rotations"."""
+    """An option and its value: "hidden 40 40", "first_order", "no rotations".
+
+    >>> from tinymaml.runs.settings import in_words
+    >>> in_words("hidden", (40, 40)), in_words("rotations", False)
+    ('hidden 40 40', 'no rotations')
+    """
     if isinstance(value, bool):
         return name if value else f"no {name}"
     return f"{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"

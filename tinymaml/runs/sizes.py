@@ -54,7 +54,12 @@ def check_measured(tasks: int, steps: int) -> None:
 
 
 def figure(n: int) -> str:
-    """An integer as a person reads it: 1,000; and from 10¹⁸ on, 1.0e+18."""
+    """An integer as a person reads it: 1,000; and from 10¹⁸ on, 1.0e+18.
+
+    >>> from tinymaml.runs.sizes import figure
+    >>> figure(12_345), figure(10**100)
+    ('12,345', '1.0e+100')
+    """
     if abs(n) < 10**18:
         return f"{n:,}"
     exponent = math.log10(abs(n))  # of integers of any size

@@ -59,6 +59,15 @@ def check(
     Raises:
         ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is none.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
+
+    >>> from tinymaml import oracle
+    >>> def mine(case):
+    ...     loss, params, tasks = case.numpy()
+    ...     of = dict(inner_lr=case.inner_lr, inner_steps=case.inner_steps, first_order=True)  # the mistake
+    ...     return {"meta_grad": tm.meta_value_and_grad(loss, **of)(params, tasks)[1]}
+    >>> report = oracle.check(mine, cases="quadratic")
+    >>> report.verdict, report.bug
+    ('KNOWN_BUG', 'fomaml')
     """
     timeout = seconds(timeout)
     only = (cases,) if isinstance(cases, str) else tuple(cases)

@@ -206,6 +206,21 @@ def test_a_number_and_a_second_mistake_are_said(form, bug, numbers, said):
     assert report.numbers == pytest.approx(numbers) and said in report.explanation
 
 
+@pytest.mark.parametrize("what", ["data", "inner_lr", "inner_steps"])
+def test_what_is_kept_by_shape_is_named(what):
+    """As by a jitted function that closes over the first case of its shapes."""
+    first = {}
+
+    def mine(case):
+        key = (str(case.model), *(np.shape(a) for batch in case.batches() for pair in batch for a in pair))
+        names = ("support", "query") if what == "data" else (what,)
+        kept = first.setdefault(key, {name: getattr(case, name) for name in names})
+        return {"meta_grad": run(dataclasses.replace(case, **kept)).meta_grad}
+
+    report = oracle.check(mine, oracle.load("core"))
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", "kept_by_shape") and f"(here {what})" in report.explanation
+
+
 # ── made in code ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1490,6 +1490,10 @@ _layer("other_padding", {"padding": "both"}, "padding=k // 2",
        conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2,) * 2 + (w[0] // 2,) * 2))  # fmt: skip
 _layer("other_padding", {"padding": "first"}, "the odd zero first",
        conv=_conv(_right_filters, lambda w, zeros: (zeros[1], zeros[0], zeros[3], zeros[2])))  # fmt: skip
+_layer("other_padding", {"padding": "any stride"}, "F.pad by (k - 1) // 2 and k // 2, whatever the stride",
+       conv=_conv(_right_filters, lambda w, zeros: ((w[1] - 1) // 2, w[1] // 2, (w[0] - 1) // 2, w[0] // 2)))
+_layer("other_padding", {"padding": "any stride, first"}, "F.pad by k // 2 and (k - 1) // 2, whatever the stride",
+       conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2, (w[1] - 1) // 2, w[0] // 2, (w[0] - 1) // 2)))
 _layer("other_padding", {"padding": "none"}, "padding=0", conv=_conv(_right_filters, lambda w, zeros: (0, 0, 0, 0)))
 _layer("weight_transposed", {"weight": "transposed"}, "x @ w.T where w is square",
        linear=lambda library, x, w, b=0: x @ (w.T if w.shape[0] == w.shape[1] else w) + b)  # fmt: skip

@@ -56,7 +56,8 @@ class Options:
         penalty: λ of ½ λ Σ p² in the loss.
         activation: "sigmoid for tanh" and its like; see `ACTIVATIONS`.   leak: the slope of ReLU below 0.
         kernel, weight: how the entries of a convolution's filters and of a square matrix are mixed up; see `_MIXED`.
-        padding: "right"; "first" (the odd zero comes first), "none", or "both" (k // 2 zeros on each side).
+        padding: "right"; "first" (the odd zero comes first); "none"; "both" (k // 2 zeros on each side); "any stride"
+            and "any stride, first": zeros as for stride 1.
         pool: "max"; "mean".   biases: "right"; "missing" (all), or "first missing".
         flatten: "right"; "channels first".
     """
@@ -257,7 +258,9 @@ def _conv(x, w, *, held, how, stride, padding):
 
 def _around(how: str, zeros: tuple[int, int], k: int) -> tuple[int, int]:
     """Zeros before and after, or what code with another padding makes of them."""
-    return {"first": zeros[::-1], "none": (0, 0), "both": (k // 2, k // 2)}.get(how, zeros)
+    of_filter = (k - 1) // 2, k // 2
+    return {"first": zeros[::-1], "none": (0, 0), "both": (k // 2, k // 2), "any stride": of_filter,
+            "any stride, first": of_filter[::-1]}.get(how, zeros)  # fmt: skip
 
 
 def _zeros_around(padding: str | int, n: int, k: int, stride: int) -> tuple[int, int]:

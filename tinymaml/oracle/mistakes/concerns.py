@@ -59,7 +59,9 @@ def _unequal(batches: list[tuple]) -> bool:
 
 def _padding(case, value) -> bool:
     """Of another size no image fits the weights behind a flatten: such code fails, and gives no numbers."""
-    return "conv" in layers(case) and (value == "first" or "flatten" not in layers(case))
+    return "conv" in layers(case) and (
+        value in ("first", "any stride", "any stride, first") or "flatten" not in layers(case)
+    )
 
 
 def _frozen(case, names) -> bool:

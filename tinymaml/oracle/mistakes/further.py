@@ -813,7 +813,7 @@ FURTHER: list[Mistake] = [
         "the zeros around the image stand elsewhere: SAME puts the odd one last",
         "F.pad(x, (0, 1, 0, 1)) before a 2×2 filter; padding=k // 2 pads both sides",
         "padding='SAME', not 'VALID', and not k // 2 zeros on both sides",
-        tuple(_how(padding=which) for which in ("both", "first", "none")),
+        tuple(_how(padding=which) for which in ("both", "first", "none", "any stride", "any stride, first")),
     ),
     _further(
         "mean_pooling", "the mean of each window",

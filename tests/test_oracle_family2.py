@@ -22,7 +22,7 @@ def close(case, grads, wanted):
 
 
 def drawn(algorithm, name):
-    return suites.draw(algorithm, name, ALGORITHMS[algorithm].CASES[name], 0)
+    return suites.draw(algorithm, name, 0)
 
 
 # ── rungs that share nothing with the procedures ────────────────────────────────────────────────────────────────────

@@ -438,7 +438,7 @@ def bases(algorithm: str) -> list[Case]:
     """Cases to start from, which all relations together have something to say about."""
     if algorithm != "maml":
         module = family.ALGORITHMS[algorithm]
-        return [suites.draw(algorithm, name, arguments, 0) for name, arguments in module.CASES.items()]
+        return [suites.draw(algorithm, name, 0) for name in module.CASES]
     settings = {"tasks": 2, "inner_steps": 3, "shots": 3, "queries": 4}
     kinds = {"tanh 2-2-1 mse": 0.25, "tanh 2-2-3 cross_entropy": 0.5, "quadratic 2": 0.125, "batch norm 2": 0.25}
     return [draw(kind, 0, inner_lr=rate, **settings) for kind, rate in kinds.items()]

@@ -178,6 +178,21 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other(numbers):
         assert same == [], f"{a} is the same as {same} in every case"
 
 
+@pytest.mark.parametrize(("weights", "said"), [
+    (lambda T: [1.0] * (T - 1) + [1 / T], "1, 1/2 for T = 2; 1, 1, 1/3 for T = 3"),  # a pair of brackets is missing
+    (lambda T: [0.5 ** max(T - 1, 0)] + [0.5 ** (T - t) for t in range(1, T)], "1/4, 1/4, 1/2 for T = 3"),
+])  # fmt: skip
+def test_weights_of_tasks_are_said(weights, said):
+    def mine(case):
+        pairs = zip(case.support, case.query, strict=True)
+        grads = [run(dataclasses.replace(case, support=[s], query=[q])).meta_grad for s, q in pairs]
+        return {"meta_grad": {n: sum(w * g[n] for w, g in zip(weights(case.tasks), grads, strict=True))
+                              for n in case.params}}  # fmt: skip
+
+    report = oracle.check(mine, oracle.load("core"))
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", "tasks_weighted") and said in report.explanation
+
+
 def by_form(form: dict):
     """A candidate that makes the mistake of a form."""
 

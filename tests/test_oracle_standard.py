@@ -72,7 +72,7 @@ SEALED = {
     "vectors 2.1": "a8b502c1f680",
     "wire 2.1": "61f1bbd886cc",
     "catalogue 2.2": "db207e3f0526",
-    "catalogue 2.3": "2c809070ff02",
+    "catalogue 2.3": "bb9ffbcfa72d",
 }
 
 

@@ -810,6 +810,32 @@ class UnitSteps(Changing):
         return {n: x / torch.sqrt((x * x).sum()) for n, x in g.items()}
 
 
+@makes("normalised_with_epsilon")
+class UnitStepWithEpsilon(Changing):
+    """g / (|g| + 1e-8)"""
+
+    def changed(self, fast, g, k):
+        norm = norm_of(g) + 1e-8
+        return {n: x / norm for n, x in g.items()}
+
+
+@makes("normalised_with_epsilon", {"inner": "normalised, root", "adaptive_eps": 1e-8})
+class UnitStepWithEpsilonInside(Changing):
+    """g / √(|g|² + 1e-8)"""
+
+    def changed(self, fast, g, k):
+        norm = torch.sqrt(norm_of(g) ** 2 + 1e-8)
+        return {n: x / norm for n, x in g.items()}
+
+
+@makes("divided_by_own_size")
+class OwnSize(Changing):
+    """g / √(g² + 1e-8)"""
+
+    def changed(self, fast, g, k):
+        return {n: x / torch.sqrt(x * x + 1e-8) for n, x in g.items()}
+
+
 @makes("normalised_inner_gradient", {"inner": "normalised", "change_like": "scale held"})
 class UnitStepHeld(Changing):
     """g / |g|.detach()"""
@@ -1033,6 +1059,31 @@ class NextLabels(MAML):
         labels = [y for _, (_, y) in self.tasks]
         self.tasks = [(s, (x, y if y.shape == own.shape else own))
                       for (s, (x, own)), y in zip(self.tasks, labels[1:] + labels[:1], strict=True)]  # fmt: skip
+
+
+@makes("query_of_next_task", {"data": "query of the task before"})
+class QueryBefore(MAML):
+    """xq[t - 1], yq[t - 1]"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.tasks = [(s, self.tasks[t - 1][1]) for t, (s, _) in enumerate(self.tasks)]
+
+
+@makes("inputs_rolled")
+class Rolled(OtherData):
+    """torch.roll(xs, 1, 0)"""
+
+    def data(self, support, query):
+        return (support[0].roll(1, 0), support[1]), query
+
+
+@makes("inputs_rolled", {"data": "support inputs rolled by -1"})
+class RolledBack(OtherData):
+    """torch.roll(xs, -1, 0)"""
+
+    def data(self, support, query):
+        return (support[0].roll(-1, 0), support[1]), query
 
 
 class FirstTasksData(MAML):

@@ -356,6 +356,13 @@ CLASSIC: list[Mistake] = [
         (),
     ),
     Mistake(
+        "tasks_weighted", "Σₜ wₜ Gₜ",
+        "each task's gradient is right, but the tasks are weighted unequally where their mean is wanted",
+        "torch.stack(losses).mean(); look for brackets, and for a running mean such as (mean + loss) / 2",
+        "jnp.mean over tasks; look for brackets, and for a carry such as (mean + loss) / 2",
+        (),
+    ),
+    Mistake(
         "kept_by_shape", "the gradient of an earlier call with the same shapes",
         "data, α or K of an earlier call with the same shapes are used: of a cache, or of a jitted function's closure",
         "no functools.cache and no closure over the first case's tensors, α or K",

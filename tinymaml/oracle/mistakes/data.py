@@ -71,6 +71,16 @@ def _next(change: Callable) -> Callable[[Tasks], Tasks]:
                           for t, (support, query) in enumerate(tasks)]  # fmt: skip
 
 
+def _before(tasks: Tasks) -> Tasks:
+    """Each task with the query set of the task before it: q[t - 1]."""
+    return [(support, tasks[t - 1][1]) for t, (support, _) in enumerate(tasks)]
+
+
+def _rolled(by: int) -> Callable:
+    """Support inputs moved on by so many places against their labels or targets."""
+    return _pairs(lambda s, q: ((np.roll(s[0], by, 0), s[1]), q))
+
+
 def _labels_of(query, after):
     return (query[0], after[1]) if query[1].shape == after[1].shape else query
 
@@ -147,6 +157,9 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "inputs centred": _inputs(_centred),
     "inputs standardised": _inputs(_standardised),
     "query of the next task": _next(lambda query, after: after),
+    "query of the task before": _before,
+    "support inputs rolled by 1": _rolled(1),
+    "support inputs rolled by -1": _rolled(-1),
     "query labels of the next task": _next(_labels_of),
     "query cut to the support's size": _pairs(lambda s, q: (s, first_rows(q, len(s[0])))),
     "support cut to the query's size": _pairs(lambda s, q: (first_rows(s, len(q[0])), q)),

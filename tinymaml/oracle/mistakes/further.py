@@ -372,6 +372,22 @@ FURTHER: list[Mistake] = [
         _any_graph({"inner": "normalised"}, {"inner": "tensors normalised"}),
     ),
     _further(
+        "divided_by_own_size", "θ ← θ − α g / √(g² + ε)",
+        "each element of the inner gradients is divided by its own size, as by RMSprop without a mean",
+        "p - lr * g, not p - lr * g / (g * g + eps).sqrt()",
+        "p - lr * g, not p - lr * g / jnp.sqrt(g * g + eps)",
+        _both_ways({"inner": "over own size", "adaptive_eps": 1e-8}),
+        free=Free("adaptive_eps", "ε", (1e-8, 1.0, 1e-6, 1e-4, 1e-2, 0.1)),
+    ),
+    _further(
+        "normalised_with_epsilon", "θ ← θ − α g / √(|g|² + ε), or g / (|g| + ε)",
+        "inner gradients are normalised to length 1, but for an ε",
+        "p - lr * g, not p - lr * g / (g.norm() + eps)",
+        "p - lr * g, not optax.normalize_by_update_norm",
+        _both_ways({"inner": "normalised", "adaptive_eps": 1e-8}, {"inner": "normalised, root", "adaptive_eps": 1e-8}),
+        free=Free("adaptive_eps", "ε", (1e-8, 1e-12, 1e-6, 1e-5, 1e-3, 1.0)),
+    ),
+    _further(
         "adam_inside", "θ ← θ − α m̂/(√v̂ + ε)",
         "the inner loop is Adam; the case asks for plain gradient descent",
         "torch.optim.SGD inside, or fast = p - lr * g",
@@ -465,7 +481,7 @@ FURTHER: list[Mistake] = [
         "support and query sets are paired wrongly: each task is judged on the query set of the next",
         "the same index for xs, ys, xq and yq; no roll, no second shuffle",
         "the same index for xs, ys, xq and yq; no jnp.roll, no second permutation",
-        _both_ways({"data": "query of the next task"}),
+        _both_ways({"data": "query of the next task"}, {"data": "query of the task before"}),
     ),
     _further(
         "query_labels_of_next_task", "xq of task t with yq of task t + 1",
@@ -473,6 +489,13 @@ FURTHER: list[Mistake] = [
         "the same index for xq and yq",
         "the same index for xq and yq",
         _both_ways({"data": "query labels of the next task"}),
+    ),
+    _further(
+        "inputs_rolled", "xᵢ₊₁ or xᵢ₋₁ with yᵢ in the support set",
+        "the support inputs stand one place on against their labels or targets",
+        "the same order for xs and ys; no torch.roll or shuffle of one of them",
+        "the same order for xs and ys; no jnp.roll or permutation of one of them",
+        _both_ways({"data": "support inputs rolled by 1"}, {"data": "support inputs rolled by -1"}),
     ),
     _further(
         "data_of_first_task", "x or y of task t is that of task 1",

@@ -41,7 +41,7 @@ SWITCHES: dict[str, tuple] = {
     # the inner loop
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
-              "tensors normalised", "adam", "adam, biased", "rmsprop", "adagrad",
+              "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "rmsprop", "adagrad",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
               "linearised", "linearised, with one Hessian"),

@@ -62,7 +62,7 @@ class Update:
         plain = ("right", "restarted", "ascent", "one tensor after the other")
         self.plain = switches["inner"].partition(", ")[0] in plain and not any(switches[n] for n in own)
         self.whole = any(switches[n] for n in own[3:]) or switches["inner"] in (
-            "summed", "sign", "normalised", "tensors normalised",
+            "summed", "sign", "normalised", "normalised, root", "tensors normalised", "over own size",
         )  # fmt: skip
 
     def start(self, theta: Tree, kept: Tree | None = None) -> dict[str, Tree]:
@@ -123,8 +123,13 @@ class Update:
             g = map_trees(lambda x: x * 0 + np.sum(x), g)
         if s["inner"] == "sign":
             g = map_trees(lambda x: side(x) + hold(x) * 0, g)
+        if s["inner"] == "over own size":
+            g = map_trees(lambda x: x / np.sqrt(np.asarray(x * x + s["adaptive_eps"])), g)
+        if s["inner"] == "normalised, root":
+            size = np.sqrt(np.asarray(dot(g, g) + s["adaptive_eps"]))
+            g = map_trees(lambda x: x / size, g)
         if s["inner"] == "normalised":
-            size = size_of(g)
+            size = size_of(g) + (s["adaptive_eps"] or 0)
             g = map_trees(lambda x: x / size, g)
         if s["inner"] == "tensors normalised":
             g = {n: x / size_of({n: x}) for n, x in g.items()}

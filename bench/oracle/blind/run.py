@@ -160,7 +160,7 @@ WANTED = ("verdict", "bug", "explanation", "location", "kind", "ties", "digits",
 def graded(entry: Entry, report: dict, judged: dict[str, tuple[str, str]]) -> dict:
     """One row of the table."""
     grade = automatic(entry, report)
-    final, reason = judged.get(entry.name, (grade, ""))
+    final, reason = (grade, "") if grade == "named" else judged.get(entry.name, (grade, ""))
     if final not in (RIGHT if entry.right else WRONG):
         raise ValueError(f"{entry.name} is judged {final!r}, wanted one of {RIGHT if entry.right else WRONG}")
     return {

@@ -161,6 +161,7 @@ def test_a_wrong_rule_is_caught_at_every_order(modes, x):
     def of(f):
         return lambda nest: sum(f(leaf).sum() for leaf in tm.tree_leaves(nest))
 
+    np.random.seed(0)  # the check is along random directions, as autograd's is; along a few of them little can be seen
     check_grads(of(planted(lambda g, x: g * np.cos(x))), modes=modes)(x)
     with pytest.raises(AssertionError, match="check of"):
         check_grads(of(planted(lambda g, x: g * np.cos(x) * 1.0001)), modes=modes, order=1)(x)

@@ -353,7 +353,8 @@ def choose(
     Raises:
         ValueError, ImportError: as `find`.
     """
-    algorithm = algorithm or getattr(find("family", family), "defaults", {}).get("algorithm", "maml")
+    if algorithm is None:
+        algorithm = getattr(find("family", family), "defaults", {}).get("algorithm", "maml")
     members = find("family", family), find("algorithm", algorithm)
     pair = getattr(members[0], "defaults_for", {}).get(algorithm, {})
     defaults = {**getattr(members[0], "defaults", {}), **getattr(members[1], "defaults", {}), **pair}

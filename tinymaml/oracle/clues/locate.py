@@ -250,33 +250,40 @@ def order_matters(questions, answers) -> str:
 def wrong_elsewhere(questions, answers) -> str:
     """Whether a right gradient is wrong at another θ, or with other data, rate or steps, which no file knows."""
     for q in questions:
-        if q.role in ("moved", "changed") and q.id in answers:
-            scale = next(p.case.answer.scale for p in questions if p.id == q.of)
-            _, right = tolerance.engine_answer(q.case)
-            if not tolerance.error(answers[q.id].grad, right, scale, tolerance.UNIT[q.case.dtype]) <= MATCH:
-                if q.role == "moved":
-                    return (
-                        f"case {q.of} is right, but wrong when each number of θ is moved by {q.step:g}: the answer "
-                        "does not follow θ; was it kept from an earlier call, or looked up?"
-                    )
-                what = _OTHER[q.id.rpartition("-")[2]]
+        if q.role in ("moved", "changed") and q.id in answers and not _is_right(q, questions, answers):
+            if q.role == "moved":
                 return (
-                    f"case {q.of} is right, but wrong with {what} in the same shapes: is something kept by shape from "
-                    "an earlier call (a cache, a jitted function that closes over its first arguments)?"
+                    f"case {q.of} is right, but wrong when each number of θ is moved by {q.step:g}: the answer "
+                    "does not follow θ; was it kept from an earlier call, or looked up?"
                 )
+            what = _OTHER[q.id.rpartition("-")[2]]
+            return (
+                f"case {q.of} is right, but wrong with {what} in the same shapes: is something kept by shape from "
+                "an earlier call (a cache, a jitted function that closes over its first arguments)?"
+            )
     return ""
+
+
+def _is_right(q, questions, answers) -> bool:
+    """Whether the answer to a changed case is right; True if it was not asked."""
+    if q.id not in answers or answers[q.id].grad is None:
+        return True
+    scale = next(p.case.answer.scale for p in questions if p.id == q.of)
+    _, right = tolerance.engine_answer(q.case)
+    return tolerance.error(answers[q.id].grad, right, scale, tolerance.UNIT[q.case.dtype]) <= MATCH
 
 
 def kept_by_shape(questions, answers) -> list[str]:
     """What right answers keep when it changes: with other data, rate or steps they give the first case's gradient."""
+    if any(q.role == "moved" and not _is_right(q, questions, answers) for q in questions):
+        return []  # it follows not even θ
     kept = []
     bases = {q.id: q.case for q in questions if q.role == "case"}
     for q in questions:
         if q.role == "changed" and q.id in answers and answers[q.id].grad is not None and q.of in bases:
             base, unit = bases[q.of].answer, tolerance.UNIT[q.case.dtype]
             same = tolerance.error(answers[q.id].grad, base.meta_grad, base.scale, unit) <= MATCH
-            _, right = tolerance.engine_answer(q.case)
-            if same and not tolerance.error(answers[q.id].grad, right, base.scale, unit) <= MATCH:
+            if same and not _is_right(q, questions, answers):
                 kept.append({"data": "data", "rate": "inner_lr", "steps": "inner_steps"}[q.id.rpartition("-")[2]])
     return kept
 

@@ -184,7 +184,8 @@ def test_two_processes_share_the_work(small, monkeypatch):
 def test_the_page_is_made_of_stored_files_alone(done, monkeypatch, capsys):
     shutil.rmtree(done / "runs")
     monkeypatch.setattr("tinymaml.runs.loop.train", lambda *_, **__: pytest.fail("it trains"))
-    monkeypatch.setattr("bench.rl.exact.RESULTS", done / "nothing.json")  # this page has no place for it
+    for name in ("exact", "study"):  # this page has no place for them
+        monkeypatch.setattr(f"bench.rl.{name}.RESULTS", done / "nothing")
     assert results.main(["--check"]) == 1
     assert "is not current: python -m bench.results" in capsys.readouterr().err
     assert results.main([]) == 0 and results.main(["--check"]) == 0

@@ -43,7 +43,7 @@ OTHERS = "its own interface"
 
 # Why a test does not pass → the tests, as FILE::NAME.
 REASONS: dict[str, Sequence[str]] = {
-    "a list of tensors is given to a function that NumPy hands on to nobody: np.stack makes one tensor of it": (
+    "a list of tensors is given to a function that NumPy does not hand on: np.stack makes one tensor of it": (
         "test_numpy::test_mean_list_of_boxes", "test_numpy::test_std_list_of_boxes",
         "test_numpy::test_var_list_of_boxes",
     ),

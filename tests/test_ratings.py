@@ -21,7 +21,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def films() -> list[str]:
-    """The lines of movies.csv; the last film has no genre, and is rated by nobody."""
+    """The lines of movies.csv; the last film has no genre, and has no rating."""
     kinds = ("Action", "Comedy|Drama", "Drama", "(no genres listed)")
     named = [f'{10 * i},"Film, the {i}th (1999)",{kinds[i % 3]}' for i in range(FILMS - 1)]
     return [*named, f"{10 * (FILMS - 1)},Nobody’s (2000),{kinds[3]}"]
@@ -234,7 +234,7 @@ def test_a_training_task_is_any_part_of_a_history_with_any_number_of_ratings(fam
 def test_a_film_is_its_row_its_genres_and_what_training_users_say_of_it(family):
     x = family.examples(np.arange(FILMS))
     row, count = family.films.row, family.films.counts
-    assert sorted(row[:-1]) == list(range(GENRES + 1, GENRES + FILMS)) and row[-1] == 0  # nobody rates the last one
+    assert sorted(row[:-1]) == list(range(GENRES + 1, GENRES + FILMS)) and row[-1] == 0  # the last one has no rating
     assert (count[np.argsort(row[:-1])] == np.sort(count[:-1])[::-1]).all()
     assert x["ids"][1, :4].tolist() == [row[1], 2, 3, 0] and x["ids"].max() < family.vocabulary
     np.testing.assert_allclose(x["weights"][1, :4], [OWN, 0.5**0.5, 0.5**0.5, 0])

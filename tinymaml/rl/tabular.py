@@ -38,7 +38,7 @@ class MDP:
         reward: (S, A), of an action in a state.
         horizon: H, the number of actions of a trajectory.
         discount: γ.
-        terminal: (S,) booleans: who comes into such a state stays there, and the trajectory is over. None: no state is.
+        terminal: (S,) booleans: a trajectory that reaches such a state stays there, and is over. None: no state is.
 
     Raises:
         ValueError: tables whose shapes do not fit, that are not finite, or whose probabilities do not add up to 1.

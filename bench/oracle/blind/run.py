@@ -147,7 +147,7 @@ def _serve(pipe, suite: str) -> None:
             report = json.loads(oracle.check(TABLE[name].function, suite, seed=20, timeout=120).to_json())
         except Exception as error:  # noqa: BLE001
             report = {"verdict": "PROTOCOL_ERROR", "explanation": f"the oracle raised {type(error).__name__}: {error}"}
-        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more; the next recv ends the loop
+        with contextlib.suppress(BrokenPipeError):  # it is not waited for any more; the next recv ends the loop
             pipe.send({k: report.get(k) for k in WANTED})
 
 

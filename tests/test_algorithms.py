@@ -6,20 +6,19 @@ The suite runs over ALGORITHMS, on a network of two layers made by hand. What be
 import dataclasses
 import itertools
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerical import numerical
 
 import tinymaml as tm
 from tinymaml import grad, hvp, stop_gradient, tree_items, tree_leaves, tree_map
 from tinymaml.algorithms import ALGORITHMS, cavia, inner, joint, maml, meta_sgd, protomaml, reptile
 from tinymaml.algorithms.inner import OPTIMISERS, clipped, descend, nth
 from tinymaml.algorithms.partial import ANIL, BOIL
-from tinymaml.check import complex_step
 from tinymaml.per_task import mean_over_tasks
 
 # Those for tasks that are acted in take no such examples: `test_rl_algorithm` is about them.
@@ -162,35 +161,12 @@ def equal(ours, wanted):
 # ── exact: the gradient is the derivative of the value ──────────────────────────────────────────────────────────────
 
 
-def moved(nest, path, index, by):
-    """The nest with one element moved."""
-    leaves = []
-    for where, x in tree_items(nest):
-        x = np.array(x, np.result_type(x, by))
-        if where == path:
-            x[index] += by
-        leaves.append(x)
-    return tm.nest.tree_fill(nest, leaves)
-
-
-def numerical(case, how):
-    """The derivative of the query loss with respect to every element of meta."""
-    value = lambda path, i, by: case.one(moved(case.meta, path, i, by))[0][0]  # noqa: E731
-    h = 1e-5
-    by = {
-        "finite differences": lambda *at: (value(*at, h) - value(*at, -h)) / (2 * h),
-        "complex step": lambda *at: np.imag(value(*at, 1e-30j)) / 1e-30,
-    }[how]
-    with complex_step() if how == "complex step" else nullcontext():
-        return {path: np.array([by(path, i) for i in np.ndindex(x.shape)]) for path, x in tree_items(case.meta)}
-
-
 def assert_exact(case):
     gradient = dict(tree_items(case.one()[1]))
     scale = max(np.max(np.abs(g)) for g in gradient.values())
     assert scale > 1e-3  # or there would be nothing to see
     for how, rtol in ("finite differences", 1e-7), ("complex step", 1e-12):
-        for path, wanted in numerical(case, how).items():
+        for path, wanted in numerical(lambda meta: case.one(meta)[0][0], case.meta, how).items():
             seen = np.reshape(gradient[path], -1)
             np.testing.assert_allclose(seen, wanted, rtol=0, atol=rtol * scale, err_msg=f"{path}, {how}")
 

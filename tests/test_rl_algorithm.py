@@ -7,10 +7,10 @@ derivatives of every order are those of the surrogates, and numerical differenti
 
 import dataclasses
 import itertools
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from numerical import numerical
 
 import tinymaml as tm
 from tinymaml.algorithms import maml_rl
@@ -120,34 +120,13 @@ def outer_objective(case, theta, support, query):
     return value
 
 
-def moved(nest, path, index, by):
-    leaves = []
-    for where, x in tree_items(nest):
-        x = np.array(x, np.result_type(x, by))
-        if where == path:
-            x[index] += by
-        leaves.append(x)
-    return tree_fill(nest, leaves)
-
-
-def numerical(case, how):
-    """−∂J′/∂θ of the reference, element by element."""
-    value = lambda path, i, by: -outer_objective(case, moved(case.theta, path, i, by), *case.task())  # noqa: E731
-    h = 1e-5
-    by = {
-        "finite differences": lambda *at: (value(*at, h) - value(*at, -h)) / (2 * h),
-        "complex step": lambda *at: np.imag(value(*at, 1e-30j)) / 1e-30,
-    }[how]
-    with complex_step() if how == "complex step" else nullcontext():
-        return {path: np.array([by(path, i) for i in np.ndindex(x.shape)]) for path, x in tree_items(case.theta)}
-
-
 def assert_exact(case):
     gradient = dict(tree_items(case.gradient()))
     scale = max(np.max(np.abs(g)) for g in gradient.values())
     assert scale > 1e-3  # or there would be nothing to see
+    loss = lambda theta: -outer_objective(case, theta, *case.task())  # noqa: E731
     for how, rtol in ("finite differences", 1e-6), ("complex step", 1e-11):
-        for path, wanted in numerical(case, how).items():
+        for path, wanted in numerical(loss, case.theta, how).items():
             seen = np.reshape(gradient[path], -1)
             np.testing.assert_allclose(seen, wanted, rtol=0, atol=rtol * scale, err_msg=f"{path}, {how}")
 

@@ -62,8 +62,14 @@ DTYPES = {"float32": ["float32"], "float64": ["float64"], "both": ["float64", "f
 
 
 def main(argv: list[str]) -> int:
-    apart = {"fuzz": fuzz, "autograd": autograd_suite, "awkward": awkward, "family": family, "systems": systems,
-             "rl": rl}
+    apart = {
+        "fuzz": fuzz,
+        "autograd": autograd_suite,
+        "awkward": awkward,
+        "family": family,
+        "systems": systems,
+        "rl": rl,
+    }
     if argv and argv[0] in apart:
         return apart[argv[0]].main(argv[1:])
     study = argv[0] if argv and argv[0] in ("scaling", "kernels", "overhead", "load") else "workloads"

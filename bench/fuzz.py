@@ -144,8 +144,11 @@ class Program:
             return _define(f"run({names})", [
                 f"return tm.hvp({fixed}, ({floats}), tuple(np.ones_like(x) for x in ({floats})))"])  # fmt: skip
         inner = f"tm.grad({fixed}, {wanted})({floats[:-1]})"
-        return _define(f"slope({names})", [f"return sum(np.sum(g * g) for g in {inner})"]) + f"""
+        return (
+            _define(f"slope({names})", [f"return sum(np.sum(g * g) for g in {inner})"])
+            + f"""
 run = tm.value_and_grad(slope, {wanted})"""
+        )
 
     def text(self) -> str:
         """A script: source and calls."""
@@ -476,8 +479,20 @@ def _ufunc(f: np.ufunc) -> Rule:
 
 
 # what keeps the operand where the function is defined, and smooth
-RARE = {"cbrt", "ldexp", "nextafter", "spacing", "left_shift", "right_shift", "gcd", "lcm", "bitwise_count", "divmod",
-        "modf", "frexp"}  # ufuncs that are replayed, or return a pair
+RARE = {
+    "cbrt",
+    "ldexp",
+    "nextafter",
+    "spacing",
+    "left_shift",
+    "right_shift",
+    "gcd",
+    "lcm",
+    "bitwise_count",
+    "divmod",
+    "modf",
+    "frexp",
+}  # ufuncs that are replayed, or return a pair
 NOT_OF_JAX = {"fmax", "fmin", "remainder", "floor_divide", "copysign", "float_power"}  # other conventions, other dtypes
 INSIDE = {np.arccosh: "np.square({}) + 1.5", **{f: "np.sin({}) * 0.9" for f in (np.arcsin, np.arccos, np.arctanh)},
           np.log: "np.abs({}) + 0.5", np.log2: "np.abs({}) + 0.5", np.log10: "np.abs({}) + 0.5",

@@ -1,6 +1,6 @@
 """What one operation on a tiny array costs beside its arithmetic, in nanoseconds: a chain of 1,000 on 4 numbers.
 
-    python -m bench overhead
+python -m bench overhead
 """
 
 from __future__ import annotations

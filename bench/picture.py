@@ -1,6 +1,6 @@
 """Pictures of what `timing`, `scaling`, `load` and `family` measured. Each function returns a Matplotlib figure.
 
-    save(workloads(records), "bench.png")
+save(workloads(records), "bench.png")
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ def load(records: list[dict]) -> Figure:
     with require("matplotlib", "plot").rc_context(STYLE):
         across = min(2, len(records))
         down = -(-len(records) // across)
-        figure = require("matplotlib.figure", "plot").Figure(
-            (0.3 + 4.7 * across, 0.8 + 3 * down), layout="constrained"
-        )
+        figure = require("matplotlib.figure", "plot").Figure((0.3 + 4.7 * across, 0.8 + 3 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for ax, record in zip(panels, records, strict=False):
             _load_panel(ax, record)

@@ -97,18 +97,28 @@ TWICE = {"drop": "Faces_easy"}  # the people of Caltech-101's class Faces once m
 TURNED = {"rotations": True}  # for the 64 training classes of Caltech-101 are few
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 GROWTH = {  # the setting, and a note for MAML
-    "chicks": ("chick weights", "nine test chicks do not tell it and the mixed-effects fit apart. Steps beyond the five"
-                                " that are trained help on validation, and not always on test."),
+    "chicks": (
+        "chick weights",
+        "nine test chicks do not tell it and the mixed-effects fit apart. Steps beyond the five"
+        " that are trained help on validation, and not always on test.",
+    ),
     "reactions": ("reaction times", "four test persons tell nothing apart; ten persons to learn from are few."),
-    "countries": ("life expectancy", "a parabola with a level and a slope per country is hard to beat from 1952 to 1967"
-                                     " on: what follows, such as wars, is in no country's first points."),
-    "boys": ("heights", "each boy grows nearly along a line, as the mixed-effects fit assumes. MAML has to find that"
-                        " from 16 boys."),
+    "countries": (
+        "life expectancy",
+        "a parabola with a level and a slope per country is hard to beat from 1952 to 1967"
+        " on: what follows, such as wars, is in no country's first points.",
+    ),
+    "boys": (
+        "heights",
+        "each boy grows nearly along a line, as the mixed-effects fit assumes. MAML has to find that from 16 boys.",
+    ),
 }
 FEW = (0, 1, 5)  # ratings, beside the 10 of training
 
-HARD = ("its start is a centroid of tf-idf vectors already, and validation has 15 intents of one domain; the recipe was"
-        " chosen for five intents of one sentence.")
+HARD = (
+    "its start is a centroid of tf-idf vectors already, and validation has 15 intents of one domain; the recipe was"
+    " chosen for five intents of one sentence."
+)
 _TUNED = "the settings of speech were chosen by this speaker, as the one of validation of another."
 TUNED_ON = {"nicolas": {"maml": _TUNED}, "yweweler": {"maml": _TUNED}}
 

@@ -56,6 +56,7 @@ def same_bits(ours, theirs) -> bool:
 
 # ── every primitive, every NumPy function, and their gradients ──────────────────────────────────────────────────────
 
+
 def gradient(case):
     return tm.grad(lambda *args: sum(np.sum(y) for y in squared(case.f)(*args)), tuple(floats(case.args)))
 
@@ -186,6 +187,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(f, args, why):
 
 def test_numbers_that_c_and_numpy_might_see_otherwise(strict):
     """Infinity, NaN, −0, numbers beyond 2⁶³, wrapping integers: as NumPy has them."""
+
     def f(x, i, k):
         return [
             np.floor(x), np.ceil(x), np.trunc(x), np.rint(x), np.sign(x), np.isnan(1 / x), np.isinf(1 / x),
@@ -285,6 +287,7 @@ def test_settings_are_checked(how):
 
 def with_labels(classes, shape):
     """Tasks of inputs and labels."""
+
     def draw(rng, dtype, count, n):
         return rng.standard_normal((count, n, *shape)).astype(dtype), rng.integers(0, classes, (count, n))
 
@@ -726,7 +729,9 @@ print(type(*fast.runners.values()).__name__, np.isfinite(value), said[0].message
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_computes_the_same(tmp_path):
     """Numba's OpenMP layer ends a child that uses it after its parent has; the child has to do without."""
-    program = RUN + """
+    program = (
+        RUN
+        + """
 sys.stdout.flush()
 import warnings
 warnings.simplefilter("ignore")  # Python's own, about forks and threads
@@ -738,6 +743,7 @@ if not child:
 status = os.waitpid(child, 0)[1]
 assert status == 0, f"the child ended with {status}"
 """
+    )
     first, second = result(start(tmp_path, program)).split("\n")
     assert first == second and first.startswith("Machine")
 

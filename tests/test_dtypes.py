@@ -227,9 +227,11 @@ OPERATORS = {
         lambda v, m: v.reshape(3, 4), lambda v, m: m[:1].squeeze(), lambda v, m: v.real, lambda v, m: v.conj(),
         lambda v, m: v.conjugate() + v.imag, ties=True),
 }  # fmt: skip
-METHODS = "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes " \
-          "argsort cumprod choose searchsorted nonzero compress " \
-          "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate round"
+METHODS = (
+    "sum mean var std prod cumsum dot trace max min argmax argmin any all clip ravel flatten T mT swapaxes "
+    "argsort cumprod choose searchsorted nonzero compress "
+    "transpose take repeat copy reshape squeeze astype diagonal real imag conj conjugate round"
+)
 
 
 def name_of(f) -> str:
@@ -496,8 +498,9 @@ def test_what_numpy_refuses_is_refused_alike(f, args, error):
 @pytest.mark.parametrize("backend", ["numba", "replay"])
 def test_machine_code_gives_up_where_the_reference_must_answer(backend):
     """Division by 0 of many by one, powers of integers, casts of what lies outside, reciprocals of 0."""
+
     def f(x, y, k, n):
-        return x / y, k ** n, np.reciprocal(n + 3), (x * 100).astype(np.int8)
+        return x / y, k**n, np.reciprocal(n + 3), (x * 100).astype(np.int8)
 
     x, y = np.array([[1.0, -1, 0.5, 0.1]] * 2), np.array([1.0])
     k, n = np.array([3, 4]), np.array([2, 1])
@@ -577,11 +580,21 @@ OF_ONE = [
 ]  # fmt: skip
 
 
-@given(st.sampled_from(FLOATS), st.lists(st.one_of(
-    st.tuples(st.sampled_from(OF_CONSTANTS), st.sampled_from(CONSTANTS)).map(lambda p: lambda x: p[0](x, p[1])),
-    st.sampled_from(OF_ONE)), min_size=1, max_size=3), st.permutations(range(COUNT)))
+@given(
+    st.sampled_from(FLOATS),
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(OF_CONSTANTS), st.sampled_from(CONSTANTS)).map(lambda p: lambda x: p[0](x, p[1])),
+            st.sampled_from(OF_ONE),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.permutations(range(COUNT)),
+)
 def test_no_rule_changes_what_numpy_gives(dtype, steps, order):
     """Simplified and not: equal where NumPy gives 0, infinity or NaN; or the program gives up."""
+
     def f(x):
         for step in steps:
             x = step(x)

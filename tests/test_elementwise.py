@@ -101,8 +101,10 @@ AWKWARD = [0.0, -0.0, 1.0, -1.0, 0.3, 0.1, -0.3, 2.5, -7.0, 1e300, -1e-300, 5e-3
 
 
 @settings(max_examples=30)
-@given(st.lists(st.one_of(st.sampled_from(AWKWARD), st.floats()), min_size=8, max_size=8),
-       st.lists(st.one_of(st.sampled_from(AWKWARD), st.floats()), min_size=8, max_size=8))
+@given(
+    st.lists(st.one_of(st.sampled_from(AWKWARD), st.floats()), min_size=8, max_size=8),
+    st.lists(st.one_of(st.sampled_from(AWKWARD), st.floats()), min_size=8, max_size=8),
+)
 def test_remainders_are_numpys_for_any_numbers(x, y):
     x, y = np.array(x), np.array(y)
     with np.errstate(all="ignore"):
@@ -289,9 +291,12 @@ def test_lists_are_arrays():
 
 X = np.array([1.0, -2.0])
 QUESTIONS = [
-    (lambda x: np.allclose(x, X + 1e-12), True), (lambda x: np.allclose(x, 3), False),
-    (lambda x: np.array_equal(x, X), True), (lambda x: np.array_equal(x, X[:1]), False),
-    (lambda x: np.array_equiv(x, [X, X]), True), (lambda x: np.array_equiv(x, np.ones(3)), False),
+    (lambda x: np.allclose(x, X + 1e-12), True),
+    (lambda x: np.allclose(x, 3), False),
+    (lambda x: np.array_equal(x, X), True),
+    (lambda x: np.array_equal(x, X[:1]), False),
+    (lambda x: np.array_equiv(x, [X, X]), True),
+    (lambda x: np.array_equiv(x, np.ones(3)), False),
 ]
 
 
@@ -377,6 +382,7 @@ NUMBERS = [300, -1, 2, 2.5, True, NAN, 1e300, np.float32(2), np.int8(-3), 2**63,
 ])  # fmt: skip
 def test_numbers_and_lists_are_taken_as_numpy_takes_them(f):
     """On either side of arrays of every dtype: value, dtype or error."""
+
     def outcome(*args):
         try:
             return tm.tree_map(lambda y: np.asarray(value_of(y)), f(*args))

@@ -227,9 +227,7 @@ def test_arrays_among_the_rates_are_inputs(backend, memory, strict):
     rates = tm.tree_map(lambda p: np.full(p.shape, 0.05), params)
     rates["linear0"]["b"] = 0.1
     tasks = tuple((rng.standard_normal((3, 5, 2)), rng.standard_normal((3, 5, 1))) for _ in range(2))
-    f = tm.meta_value_and_grad(
-        lambda p, x, y: nn.mse(net.apply(p, x), y), inner_lr=rates, inner_steps=2, memory=memory
-    )
+    f = tm.meta_value_and_grad(lambda p, x, y: nn.mse(net.apply(p, x), y), inner_lr=rates, inner_steps=2, memory=memory)
     fast = tm.compile(f, backend=backend)
     values = set()
     for _ in range(4):
@@ -569,8 +567,10 @@ def problem(count=40):
     rng = np.random.default_rng(0)
     f = tm.meta_value_and_grad(lambda w, x, y: (np.mean((np.tanh(x @ w) - y) ** 2), np.sum(y)), inner_lr=0.1,
                                has_aux=True)  # fmt: skip
-    return f, rng.standard_normal((3, 2)), tuple(
-        (rng.standard_normal((count, 5, 3)), rng.integers(0, 2, (count, 5, 2)) * 1.0) for _ in range(2)
+    return (
+        f,
+        rng.standard_normal((3, 2)),
+        tuple((rng.standard_normal((count, 5, 3)), rng.integers(0, 2, (count, 5, 2)) * 1.0) for _ in range(2)),
     )
 
 

@@ -239,6 +239,7 @@ def test_rounding_allows_for_another_order_of_a_sum_and_for_nothing_else():
 
 def test_nothing_is_asked_of_what_numpy_decides_by_the_way():
     """Which zero is the largest; what BLAS makes of infinity times 0. Of other zeros, and infinities, all is."""
+
     def allowed(one):
         with np.errstate(invalid="ignore"):
             return fuzz.tolerances(one, one.load()["run"], one.calls[0])[0]

@@ -399,14 +399,21 @@ def test_a_loss_cannot_write_to_the_callers_arrays():
 # ── what is returned can be stored ──────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("make", [
-    lambda: tm.grad(loss), lambda: tm.value_and_grad(loss), lambda: tm.meta_value_and_grad(loss, inner_lr=0.1),
-    lambda: tm.meta_value_and_grad(loss, inner_lr=0.1, memory="flat"),
-    lambda: tm.meta_value_and_grad(loss, inner_lr={"w": np.array(0.1), "b": 0.2}, first_order=True),
-    lambda: tm.compile(tm.meta_value_and_grad(loss, inner_lr=0.1)), lambda: tm.compile(tm.grad(loss)),
-    lambda: tm.record(tm.grad(loss), W, X, Y),
-    lambda: tm.record(tm.meta_value_and_grad(loss, inner_lr=0.1), W, (stacked(X, Y), stacked(X, Y))),
-], ids=["grad", "value_and_grad", "meta", "flat", "rates", "compiled", "compiled grad", "record", "recorded meta"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tm.grad(loss),
+        lambda: tm.value_and_grad(loss),
+        lambda: tm.meta_value_and_grad(loss, inner_lr=0.1),
+        lambda: tm.meta_value_and_grad(loss, inner_lr=0.1, memory="flat"),
+        lambda: tm.meta_value_and_grad(loss, inner_lr={"w": np.array(0.1), "b": 0.2}, first_order=True),
+        lambda: tm.compile(tm.meta_value_and_grad(loss, inner_lr=0.1)),
+        lambda: tm.compile(tm.grad(loss)),
+        lambda: tm.record(tm.grad(loss), W, X, Y),
+        lambda: tm.record(tm.meta_value_and_grad(loss, inner_lr=0.1), W, (stacked(X, Y), stacked(X, Y))),
+    ],
+    ids=["grad", "value_and_grad", "meta", "flat", "rates", "compiled", "compiled grad", "record", "recorded meta"],
+)
 def test_what_is_returned_can_be_pickled_and_copied(make):  # fmt: skip
     f = make()
     over_tasks = (W, (stacked(X, Y), stacked(X, Y)))

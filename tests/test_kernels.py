@@ -237,8 +237,7 @@ def test_pick_and_unpick_are_transposed(case, data):
     x, y = data.draw(numbers(shape, st.just(float))), data.draw(numbers(pooled(shape, size), st.just(float)))
     k = kernels.pool_argmax(data.draw(numbers(shape)), size=size)
     np.testing.assert_allclose(
-        np.vdot(kernels.pick(x, k, size=size), y),
-        np.vdot(x, kernels.unpick(y, k, size=size, shape=shape)), atol=1e-12
+        np.vdot(kernels.pick(x, k, size=size), y), np.vdot(x, kernels.unpick(y, k, size=size, shape=shape)), atol=1e-12
     )
 
 

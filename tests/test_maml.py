@@ -567,7 +567,7 @@ def test_flat_memory_has_aux_of_the_query():
 
 
 def test_flat_memory_refuses_another_word_and_names_what_diverges(exploding):
-    with pytest.raises(ValueError, match="memory is 'none', wanted \"unrolled\" or \"flat\""):
+    with pytest.raises(ValueError, match='memory is \'none\', wanted "unrolled" or "flat"'):
         meta_value_and_grad(mlp, inner_lr=ALPHA, memory="none")
     w, tasks = exploding
     said = []

@@ -405,7 +405,7 @@ def test_ties_over_two_axes_share_or_go_to_the_first_row_by_row():
 def test_roots_have_no_slope_at_zero_and_norms_have_slope_zero():
     with np.errstate(divide="ignore", invalid="ignore"):
         assert not np.isfinite(grad(np.sqrt)(0.0))
-        for f in (np.linalg.norm, lambda x: np.linalg.norm(x) ** 2, lambda x: np.exp(-np.linalg.norm(x) ** 2)):
+        for f in (np.linalg.norm, lambda x: np.linalg.norm(x) ** 2, lambda x: np.exp(-(np.linalg.norm(x) ** 2))):
             np.testing.assert_array_equal(grad(f)(np.zeros(2)), np.zeros(2))
 
 

@@ -340,6 +340,7 @@ def test_norms(x_axis, order, keepdims):
 @pytest.mark.parametrize("order", [np.inf, -np.inf, 1, 2])
 def test_norms_of_nothing(shape, order):
     """Which NumPy has for the largest, or not, as its version is."""
+
     def outcome(x):
         try:
             return tm.engine.value_of(np.linalg.norm(x, order, axis=0))

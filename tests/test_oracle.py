@@ -69,9 +69,7 @@ def honest(case) -> dict:
     rate = tolerance.rates(case)
     rate = {n: np.asarray(a, case.dtype) for n, a in rate.items()} if isinstance(rate, dict) else rate
     tasks = [((support[0][t], support[1][t]), (query[0][t], query[1][t])) for t in range(case.tasks)]
-    meta = tm.meta_value_and_grad(
-        loss, inner_lr=rate, inner_steps=case.inner_steps, first_order=case.first_order
-    )
+    meta = tm.meta_value_and_grad(loss, inner_lr=rate, inner_steps=case.inner_steps, first_order=case.first_order)
     value, grads = meta(params, tasks)
     return {"meta_grad": grads, "meta_loss": value}
 

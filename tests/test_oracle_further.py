@@ -146,7 +146,7 @@ def test_forms_are_what_balls_enclose(id):
 
 
 def test_what_is_rounded_is_the_nearest_number():
-    x = np.array([0.1, 1 / 3, 1.0, -2.0**-30, 1e-8])
+    x = np.array([0.1, 1 / 3, 1.0, -(2.0**-30), 1e-8])
     np.testing.assert_array_equal(rounded(x, "float32"), x.astype(np.float32))
     np.testing.assert_array_equal(rounded(x, "float16"), x.astype(np.float16))
     np.testing.assert_array_equal(rounded(np.array([0.1, 1 + 2**-8, 1 + 3 * 2**-8]), "bfloat16"),

@@ -891,4 +891,4 @@ def test_a_pipe(module):
     asked = subprocess.run(asking, capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
     assert not {"answer", "bugs", "meta_grad", "comment"} & {k for line in asked.splitlines() for k in json.loads(line)}
     done = subprocess.run([*own, "check"], input=asked, capture_output=True, encoding="utf-8", timeout=60)  # cat
-    assert done.returncode == 1 and done.stdout.startswith("PROTOCOL_ERROR") and 'wanted a dict with' in done.stdout
+    assert done.returncode == 1 and done.stdout.startswith("PROTOCOL_ERROR") and "wanted a dict with" in done.stdout

@@ -131,12 +131,15 @@ def test_there_is_no_such_module(folder):
 
 def test_a_patched_judge_is_the_candidates_own(folder):
     """What it imports is another process's package; FOMAML stays FOMAML."""
-    folder("theirs", """
+    folder(
+        "theirs",
+        """
 right_of = lambda *args: report.Report("CORRECT")
 protocol.conclude = protocol.examine = protocol.read = right_of
 tolerance.TAU = tolerance.SEPARATION = float("inf")
 report.Report.exit_code = 0
-""")
+""",
+    )
     report = protocol.check_function("theirs:fomaml", cases=["tanh"])
     assert report.verdict == "KNOWN_BUG" and "fomaml" in report.bug and report.exit_code == 1
 
@@ -184,8 +187,10 @@ def test_a_candidate_that_leaves_under_pytest(folder):
     folder("conftest", "protocol.check_function = protocol.conclude = lambda *a, **k: report.Report('CORRECT')")
     done = items_of("theirs:right", "-k", "tanh")
     assert done.returncode == 1 and "1 failed" in done.stdout
-    assert "case tanh: the answer is missing, and all that follow (0 of 9 came): the program ended with exit code 0\n" \
-        in done.stdout, done.stdout
+    assert (
+        "case tanh: the answer is missing, and all that follow (0 of 9 came): the program ended with exit code 0\n"
+        in done.stdout
+    ), done.stdout
 
 
 def judged(target: str, **options) -> Judgement:
@@ -299,7 +304,8 @@ def test_what_ends_with_the_check(folder, tmp_path):
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_guard_ends_what_is_left(ends, tmp_path):
     """A zombie, a stopped child, a daemon that holds the pipes open; the program ends by itself, or is ended."""
-    (tmp_path / "program.py").write_text(f"""
+    (tmp_path / "program.py").write_text(
+        f"""
 import os, signal, sys, time
 def child(stopped=False, daemon=False):
     if os.fork() == 0:
@@ -312,7 +318,9 @@ child(); child(stopped=True); child(daemon=True)
 if os.fork() == 0: os._exit(0)
 os.write(2, b"last words")
 if not {ends}: os.kill(os.getppid(), signal.SIGSTOP); time.sleep(600)
-""", encoding="utf-8")
+""",
+        encoding="utf-8",
+    )
     with Guarded([sys.executable, "-I", "-S", str(tmp_path / "program.py")]) as program:
         left = [int(program.stdout.readline()) for _ in range(3)]
         assert program.wait(60 if ends else 0.1) == (0 if ends else None)
@@ -351,11 +359,14 @@ def test_verbose(folder, capsys):
 
 
 def test_fail_fast(folder, capsys):
-    folder("theirs", """
+    folder(
+        "theirs",
+        """
 def later(case):
     if len(case.params) != 4: raise ValueError("no such layer")
     return right(case)
-""")
+""",
+    )
     code, out, err = command("theirs:later", "--fail-fast", "-v", "--json", "--case", "t*", "--case", "sq",
                              capsys=capsys)  # fmt: skip
     report, lines = json.loads(out), [line for line in err.splitlines() if re.match("[a-z]+  ", line)]

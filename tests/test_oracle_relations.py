@@ -30,6 +30,7 @@ def cut(batches, n):
 
 def added(more):
     """The right gradient, and more(case, G) added to it."""
+
     def candidate(case):
         g = right(case)["meta_grad"]
         return {"meta_grad": {n: g[n] + x for n, x in more(case, g).items()}}

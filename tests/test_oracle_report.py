@@ -77,9 +77,7 @@ def in_numpy(case, exact=True):
 
     loss, params, ((xs, ys), (xq, yq)) = case.numpy()
     tasks = [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-    meta = tm.meta_value_and_grad(
-        loss, inner_lr=case.inner_lr, inner_steps=case.inner_steps, first_order=not exact
-    )
+    meta = tm.meta_value_and_grad(loss, inner_lr=case.inner_lr, inner_steps=case.inner_steps, first_order=not exact)
     value, grads = meta(params, tasks)
     return {"meta_grad": grads, "meta_loss": value}
 
@@ -299,6 +297,7 @@ def test_two_at_once():
 def test_equal_clauses_are_said_once():
     twice = Report("WRONG_UNKNOWN", explanation="b1 is 0; b1 is 0; every step is wrong", notes=["b1 is 0", "x", "x"])
     assert str(twice).count("b1 is 0") == 1 and str(twice).count("note") == 1
+
 
 def test_a_sentence_begins_with_a_capital_unless_it_begins_with_a_name():
     zero = Evidence(CORE["tied"], {"w": np.zeros((2, 2))}, CORE["tied"].answer.meta_grad)

@@ -72,8 +72,15 @@ def test_core_case(id):
 
 def test_points_stand_under_points():
     table = blocks(show.show(CORE["tanh"]))[-1]
-    first = [line[52:].find(".") for line in table if line.startswith("  ") and line[2:50].split()[1:2]
-             and re.match(r"  [a-z_/1]+ +[\d.e+]+ +[\d.e+]+  ", line) and "." in line[52:62] and "e" not in line[52:62]]
+    first = [
+        line[52:].find(".")
+        for line in table
+        if line.startswith("  ")
+        and line[2:50].split()[1:2]
+        and re.match(r"  [a-z_/1]+ +[\d.e+]+ +[\d.e+]+  ", line)
+        and "." in line[52:62]
+        and "e" not in line[52:62]
+    ]
     assert len(first) > 50 and len(set(first)) == 1
 
 

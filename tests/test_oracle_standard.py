@@ -27,6 +27,7 @@ CLIENTS = Path(__file__).resolve().parents[1] / "bench" / "oracle" / "clients"
 
 # ── versions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+
 def digest(of: str) -> str:
     """Twelve hex digits that change with whatever the version of `of` stands for."""
     content = {"vectors": _vectors, "wire": _wire, "catalogue": _catalogue}[of]()

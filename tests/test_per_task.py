@@ -358,6 +358,7 @@ def test_a_gradient_that_is_a_derivative_of_tensors_is_shown_like_an_array():
 
 def test_a_value_may_be_differentiated_in_what_is_shared():
     """𝓛 in α, as of any function of tensors."""
+
     def value(alpha):
         return tm.mean_over_tasks(reptile)(theta(), tasks(2), alpha)[0]
 

@@ -514,6 +514,7 @@ def test_every_rule_fires_somewhere():
 
 def test_a_simplified_program_of_a_maml_step_has_no_sum_that_a_product_could_do():
     """The gradient of a linear model: no power, no division by a count, no copy of the scalar cotangent."""
+
     def loss(w, x, y):
         return np.mean((x @ w - y) ** 2)
 

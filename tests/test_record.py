@@ -43,6 +43,7 @@ def assert_same_function(f, *args, on=None) -> tm.Program:
 
 def of_gradient(then, otherwise):
     """What an inner gradient is, asked where no derivative is around it."""
+
     def f(w):
         g = tm.grad(lambda w: np.sum(w**3))(w)
         return then(g) if isinstance(g, np.ndarray) else otherwise(g)

@@ -159,7 +159,7 @@ def test_a_fault_in_training_is_named_with_task_and_step(tmp_path, monkeypatch):
         train(config, tmp_path / "run", progress=False)
 
 
-OWN = '''
+OWN = """
 from dataclasses import dataclass
 
 from tinymaml.families.navigation import EnvironmentTasks
@@ -182,7 +182,7 @@ class World(Point):
 
 def make(settings):
     return EnvironmentTasks(World, settings.trajectories, 4)
-'''
+"""
 
 
 @pytest.mark.parametrize("fault", [False, True])

@@ -94,8 +94,9 @@ def test_reductions_in_a_dtype(f, x_axis, dtype):
     check(lambda x: [f(x, axis, dtype), f(x, axis=axis, dtype=dtype)], x, roundings=64)
 
 
-@given(st.sampled_from([np.sum, np.prod, np.max, np.min, np.nanmax, np.nanmin]), with_axis(),
-       st.sampled_from([-9, 0.1, 7]))
+@given(
+    st.sampled_from([np.sum, np.prod, np.max, np.min, np.nanmax, np.nanmin]), with_axis(), st.sampled_from([-9, 0.1, 7])
+)
 def test_reductions_with_an_initial_value(f, x_axis, initial):
     x, axis = x_axis
     mask = np.arange(x.shape[-1]) % 2 == 0
@@ -137,8 +138,28 @@ def test_the_mean_of_half_precision_neither_overflows_nor_stops():
 @pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i2", "u4", "i8", "u8"])
 def test_reductions_of_integers(dtype):
     x = np.array([[200, 100, 1], [0, 3, 77]]).astype(dtype)
-    for f in (np.sum, np.prod, np.mean, np.var, np.std, np.max, np.min, np.ptp, np.median, np.nansum, np.nanmean,
-              np.nanvar, np.nanmax, np.nanmedian, np.cumsum, np.cumprod, np.any, np.all, np.average, np.nancumsum):
+    for f in (
+        np.sum,
+        np.prod,
+        np.mean,
+        np.var,
+        np.std,
+        np.max,
+        np.min,
+        np.ptp,
+        np.median,
+        np.nansum,
+        np.nanmean,
+        np.nanvar,
+        np.nanmax,
+        np.nanmedian,
+        np.cumsum,
+        np.cumprod,
+        np.any,
+        np.all,
+        np.average,
+        np.nancumsum,
+    ):
         agree(f, x)
         agree(lambda x, f=f: f(x, -1), x)
     agree(lambda x: np.sum(x, 0, np.int8), x)
@@ -164,8 +185,9 @@ def test_averages_that_numpy_refuses():
 
 @given(arrays((3, 4), np.float64), st.booleans(), st.booleans(), st.sampled_from([None, 0, 1, 2]))
 def test_covariances(x, rowvar, bias, ddof):
-    check(lambda x: [np.cov(x, None, rowvar, bias, ddof), np.cov(x, x[::-1], rowvar), np.cov(x[0], x[1])],
-          x, roundings=64)
+    check(
+        lambda x: [np.cov(x, None, rowvar, bias, ddof), np.cov(x, x[::-1], rowvar), np.cov(x[0], x[1])], x, roundings=64
+    )
     check(lambda x: np.corrcoef(x, None, rowvar), x, roundings=64)
     check(lambda x: np.cov(x, fweights=[1, 3, 2, 1], aweights=[0.5, 1, 2, 0.1]), x, roundings=64)
 
@@ -479,8 +501,7 @@ def test_reading_column_by_column(x, shape):
 def test_turning(x, k, axes):
     check(lambda x: [np.rot90(x, k, axes[:2]), np.rot90(x, k), np.fliplr(x), np.flipud(x)], x, exact=True)
     check(lambda x: [np.rollaxis(x, i, j) for i in (-1, 0, 1) for j in (-1, 0, 2, 3)], x, exact=True)
-    check(lambda x: [*np.hsplit(x, 3), *np.vsplit(x, [1]), *np.dsplit(x, 2)], x,
-          exact=True)
+    check(lambda x: [*np.hsplit(x, 3), *np.vsplit(x, [1]), *np.dsplit(x, 2)], x, exact=True)
 
 
 @given(arrays(), arrays((3,)))
@@ -678,8 +699,12 @@ def test_interpolation_at_the_ends(x):
         agree(lambda x, xp=xp, fp=fp: np.interp(x, xp, fp, 8, 9), np.array(x, np.float32))
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.sampled_from(["full", "same", "valid"]), st.sampled_from(["f8", "f4",
-       "u1", "?"]))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sampled_from(["full", "same", "valid"]),
+    st.sampled_from(["f8", "f4", "u1", "?"]),
+)
 def test_convolutions(n, m, mode, dtype):
     rng = np.random.default_rng(n * 7 + m)
     a, v = (np.round(4 * rng.standard_normal(k)).astype(dtype) for k in (n, m))
@@ -734,8 +759,12 @@ def test_outer_of_ufuncs(x, y):
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "?"])
 def test_ufuncs_compute_in_the_dtype_that_is_asked_for(dtype):
     for x in (np.array([1.5, 300]), np.array([1, 200], np.uint8), np.array([1, 0], np.float32)):
-        for f in (lambda x: np.add(x, 1, dtype=dtype), lambda x: np.exp(x, dtype=dtype),
-                  lambda x: np.multiply(x, x, dtype=dtype, casting="unsafe"), lambda x: np.add(x, x, casting="no")):
+        for f in (
+            lambda x: np.add(x, 1, dtype=dtype),
+            lambda x: np.exp(x, dtype=dtype),
+            lambda x: np.multiply(x, x, dtype=dtype, casting="unsafe"),
+            lambda x: np.add(x, x, casting="no"),
+        ):
             agree(f, x)
 
 

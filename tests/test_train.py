@@ -237,9 +237,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_had_been(tmp_path, whole, dtype, a
     assert_same(trained(config, tmp_path / "run", resume=True), whole(config))
 
 
-@pytest.mark.parametrize(
-    "changes", [dict(decay=3), dict(first_order=True, inner_steps=2), dict(inner_steps=0)]
-)
+@pytest.mark.parametrize("changes", [dict(decay=3), dict(first_order=True, inner_steps=2), dict(inner_steps=0)])
 def test_it_does_whatever_the_settings(tmp_path, whole, changes):
     config = small(**changes)
     stopped(config, tmp_path / "run", 3)

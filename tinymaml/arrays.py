@@ -1,9 +1,9 @@
 """What becomes an array, and what is refused because its operations are its own.
 
-    unchanging(x)              x as a constant of a record: a copy, if it may be written to later
-    plain(x, "a tensor meets") an array, of a list or of another library; no masked array, no matrix
-    stacked(x)                 the tensor of an array of tensors, which `np.array([t, u])` makes
-    as_array_of("params", x)   an argument as an array of NumPy: of JAX, of PyTorch, of whatever has `__dlpack__`
+unchanging(x)              x as a constant of a record: a copy, if it may be written to later
+plain(x, "a tensor meets") an array, of a list or of another library; no masked array, no matrix
+stacked(x)                 the tensor of an array of tensors, which `np.array([t, u])` makes
+as_array_of("params", x)   an argument as an array of NumPy: of JAX, of PyTorch, of whatever has `__dlpack__`
 """
 
 from __future__ import annotations

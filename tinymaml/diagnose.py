@@ -93,8 +93,10 @@ def _backward(leaves: list[Tensor], active: dict[int, Tensor], out: Tensor) -> s
                 of_x = np.asarray(z.primitive.vjp[i](g, outside(z), *inputs, **z.params))
                 if not np.isfinite(of_x).all():
                     at = _first(of_x)
-                    hidden = g.shape == of_x.shape and g[at] == 0 and any(
-                        other.primitive and other.primitive.name == "where" for other in active.values()
+                    hidden = (
+                        g.shape == of_x.shape
+                        and g[at] == 0
+                        and any(other.primitive and other.primitive.name == "where" for other in active.values())
                     )
                     said = _described(z, of_x, "gives the cotangent") + _hint(z.primitive.name)
                     return said + _HIDDEN if hidden else said
@@ -128,7 +130,6 @@ def _element(x, at: tuple, shape: tuple):
         return np.broadcast_to(x, shape)[at]
     except ValueError:
         return None
-
 
 
 # ── what broadcasts by accident ─────────────────────────────────────────────────────────────────────────────────────

@@ -404,9 +404,11 @@ def main(argv: list[str] | None = None) -> int:
         if progress:
             print(f"{tally.implementation}, {tally.dtype}: {tally.runs} runs in {tally.seconds:.0f} s", file=sys.stderr)
 
-    chosen = IMPLEMENTATIONS if not args.family else {
-        f"{algorithm}, {name}": f for algorithm, these in of_family().items() for name, f in these.items()
-    }
+    chosen = (
+        IMPLEMENTATIONS
+        if not args.family
+        else {f"{algorithm}, {name}": f for algorithm, these in of_family().items() for name, f in these.items()}
+    )
     chosen = {name: f for name, f in chosen.items() if name.startswith(tuple(args.only))}
     tallies: list[Tally] = []
     for algorithm in dict.fromkeys(name.split(", ")[0] for name in chosen) if args.family else ["maml"]:

@@ -1344,8 +1344,12 @@ in_place("squared_error_of_probabilities", {"loss": "squared error of probabilit
 in_place("one_against_the_rest", {"loss": "one against the rest"}, "binary_cross_entropy_with_logits(o, one_hot)",
          cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
              o, F.one_hot(y, o.shape[1]).to(o.dtype)))  # fmt: skip
-in_place("averaged_over_classes", {"loss": "averaged over classes"}, "-(one_hot * log_p).mean()",
-         cross_entropy=lambda library, o, y: -(F.one_hot(y, o.shape[1]).to(o.dtype) * F.log_softmax(o, 1)).mean())
+in_place(
+    "averaged_over_classes",
+    {"loss": "averaged over classes"},
+    "-(one_hot * log_p).mean()",
+    cross_entropy=lambda library, o, y: -(F.one_hot(y, o.shape[1]).to(o.dtype) * F.log_softmax(o, 1)).mean(),
+)
 in_place("temperature", {"temperature": 2.0}, "F.cross_entropy(o / 2, y)",
          cross_entropy=lambda library, o, y: F.cross_entropy(o / 2, y),
          binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(o / 2, y))  # fmt: skip
@@ -1541,10 +1545,18 @@ _layer("other_padding", {"padding": "both"}, "padding=k // 2",
        conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2,) * 2 + (w[0] // 2,) * 2))  # fmt: skip
 _layer("other_padding", {"padding": "first"}, "the odd zero first",
        conv=_conv(_right_filters, lambda w, zeros: (zeros[1], zeros[0], zeros[3], zeros[2])))  # fmt: skip
-_layer("other_padding", {"padding": "any stride"}, "F.pad by (k - 1) // 2 and k // 2, whatever the stride",
-       conv=_conv(_right_filters, lambda w, zeros: ((w[1] - 1) // 2, w[1] // 2, (w[0] - 1) // 2, w[0] // 2)))
-_layer("other_padding", {"padding": "any stride, first"}, "F.pad by k // 2 and (k - 1) // 2, whatever the stride",
-       conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2, (w[1] - 1) // 2, w[0] // 2, (w[0] - 1) // 2)))
+_layer(
+    "other_padding",
+    {"padding": "any stride"},
+    "F.pad by (k - 1) // 2 and k // 2, whatever the stride",
+    conv=_conv(_right_filters, lambda w, zeros: ((w[1] - 1) // 2, w[1] // 2, (w[0] - 1) // 2, w[0] // 2)),
+)
+_layer(
+    "other_padding",
+    {"padding": "any stride, first"},
+    "F.pad by k // 2 and (k - 1) // 2, whatever the stride",
+    conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2, (w[1] - 1) // 2, w[0] // 2, (w[0] - 1) // 2)),
+)
 _layer("other_padding", {"padding": "none"}, "padding=0", conv=_conv(_right_filters, lambda w, zeros: (0, 0, 0, 0)))
 _layer("weight_transposed", {"weight": "transposed"}, "x @ w.T where w is square",
        linear=lambda library, x, w, b=0: x @ (w.T if w.shape[0] == w.shape[1] else w) + b)  # fmt: skip
@@ -1836,4 +1848,3 @@ class AddedUndivided(MAML):
                 inner = grad(self.support_loss(fast, support), fast)
                 grads = {n: g + inner[n] for n, g in grads.items()}
         return {"meta_grad": grads, "meta_loss": total.detach()}
-

@@ -966,8 +966,6 @@ class NotZeroed:
         return {"meta_grad": grads, "meta_loss": total.detach()}
 
 
-
-
 @makes("multi_step_loss")
 class MultiStep(MAML):
     """the query loss averaged over all steps"""

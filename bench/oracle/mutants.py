@@ -334,8 +334,10 @@ class _Mutator:
                 for i in range(3):
                     if texts[i]:
                         kept = [*texts[:i], b"", *texts[i + 1 :]]
-                        yield self._put(part, b":".join(kept).rstrip(b":") or b":", "drop bound") if i == 2 else (
-                            self._put(part, b":".join(kept if kept[2] else kept[:2]), "drop bound")
+                        yield (
+                            self._put(part, b":".join(kept).rstrip(b":") or b":", "drop bound")
+                            if i == 2
+                            else (self._put(part, b":".join(kept if kept[2] else kept[:2]), "drop bound"))
                         )
 
     def _Name(self, node: ast.Name) -> Iterator[Edit]:

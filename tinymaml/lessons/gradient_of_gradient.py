@@ -62,6 +62,7 @@ show(listing("\n".join(statement(ops, name) for name in ("multiply", "sin", "cos
 # reverse is an order in which one can go back: when we come to a record, everything that was made from it has been
 # dealt with. That is the whole engine:
 
+
 # %%
 def backward(z, x):
     """dz/dx."""
@@ -161,6 +162,7 @@ show(sliders(draw, step=range(len(every)), start={"step": len(every) - 1},
 # Suppose that a gradient is cut off from its past: the number stays the same, but the way back to $x$ is closed. This
 # is what `tm.stop_gradient` does. It is a primitive like the others, but it has no rules.
 
+
 # %%
 def f_prime_cut(x):
     return tm.stop_gradient(tm.grad(f)(x))
@@ -196,6 +198,7 @@ show(listing(engine._vjp, *lines, title="from `tinymaml/engine.py`"))
 
 # %%
 print(tm.record(tm.grad(tm.grad(f)), np.array(1.3)))
+
 
 # %%
 def L(w):

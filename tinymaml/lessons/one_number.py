@@ -63,6 +63,7 @@ def meta_loss(w, alpha):
 # ways to know it. A *central difference* needs no calculus at all: it moves $w$ a little to both sides and looks at
 # the loss.
 
+
 # %%
 def by_hand(w, alpha):
     return 2 * (w - t) * (1 - 2 * alpha) ** 2
@@ -166,6 +167,7 @@ show(sliders(arrows, alpha=alphas, start={"alpha": alpha}, caption="One paramete
 # </details>
 #
 # The program agrees, for any number $K$ of steps:
+
 
 # %%
 def after(K, w):

@@ -86,6 +86,7 @@ joint_params, _ = train(joint)
 # Both networks now meet waves that neither has seen. They get five points, and take gradient steps. The joint network
 # may use whichever of three rates suits it best, chosen on other waves. Move the sliders.
 
+
 # %% tags=["folded"]
 def adapted(params, support, rate, steps):
     """The parameters after 0, 1, …, `steps` steps."""

@@ -66,6 +66,7 @@ show(table(["", "right", "wrong"], [
 # We train on the three curves of chapter 3 with each variant, and then adapt and judge with the right program. The
 # oracle's catalogue has a name for each mistake, which we use from here on.
 
+
 # %% tags=["folded"]
 def trained(variant, alpha=0.4, K=2, beta=0.5, iterations=150):
     def of_task(theta, support, query):
@@ -99,6 +100,7 @@ say(f"The loss before training was {after['right'][0]:.4f}. Of the six wrong pro
 #
 # `tinymaml oracle check` asks a program for meta-gradients of small problems whose exact values it knows, and
 # compares wrong answers with what each mistake of its catalogue would give. What it asks is a function of a case:
+
 
 # %%
 def candidate(variant):

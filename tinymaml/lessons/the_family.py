@@ -65,6 +65,7 @@ show(listing(imaml.of_task, "def times", "return plus", title="from `tinymaml/al
 # All of them learn from the three curves of chapter 3, beginning at the same $\theta_0$. The parameter $a$ is the
 # head of the model, since the prediction $a e^{bx}$ is linear in it; this is what ANIL adapts.
 
+
 # %%
 def loss(theta, x, y):
     value = growth.loss([theta["a"], theta["b"]], x, y)
@@ -92,9 +93,7 @@ def learn(name):
     settings = algorithm.Settings(**{"inner_steps": 2, "inner_lr": ALPHA} | OPTIONS[name])
     theta0 = {"b": np.array(0.0), "a": np.array(1.0)}
     meta = algorithm.init(theta0, settings)
-    step = tm.mean_over_tasks(
-        lambda meta, support, query: algorithm.of_task(loss, meta, support, query, settings)
-    )
+    step = tm.mean_over_tasks(lambda meta, support, query: algorithm.of_task(loss, meta, support, query, settings))
     way, values = [], []
     for _ in range(ITERATIONS):
         (value, _), gradient = step(meta, TASKS)

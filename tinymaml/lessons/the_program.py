@@ -83,6 +83,7 @@ show(listing(longest, title="generated source"))
 # A compiler is believed like a gradient: when something that does not share its code says the same. `tm.compile`
 # compares its first result with the function's own; here it is once more, with the time that each takes.
 
+
 # %%
 def seconds(f, repeats):
     """The least of several measurements: what disturbs one only makes it longer."""

@@ -56,6 +56,7 @@ show(points)
 #
 # Here it is for task 1 and two steps, with all the numbers.
 
+
 # %%
 def g(theta, x, y):
     return tm.grad(loss)(theta, x, y)
@@ -83,6 +84,7 @@ for k in (1, 0):
     v = factor @ v
     rows.append((f"carried back through step {k + 1}", factor, v))
 
+
 # %% tags=["quiet"]
 def numbers(x):
     return "; ".join(" ".join(f"{y:.3f}".replace("-", "−") for y in row) for row in np.atleast_2d(x)) if len(x) else ""
@@ -94,6 +96,7 @@ show(table(["", "the factor $I - \\alpha H_k$, row by row", "the vector"],
 # %% [markdown]
 # The last vector is the meta-gradient of this task. Three ways that share less and less code with it:
 
+
 # %%
 def after_two_steps(theta):
     return loss(inner_path(theta, *support, alpha, 2)[-1], *query)
@@ -101,10 +104,7 @@ def after_two_steps(theta):
 
 meta = tm.meta_value_and_grad(loss, inner_lr=alpha, inner_steps=2)
 h = 1e-6
-differences = [
-    (after_two_steps(theta0 + h * e) - after_two_steps(theta0 - h * e)) / (2 * h)
-    for e in np.eye(2)
-]
+differences = [(after_two_steps(theta0 + h * e) - after_two_steps(theta0 - h * e)) / (2 * h) for e in np.eye(2)]
 ways = {
     "the product of factors": v,
     "`tm.grad` through the steps": tm.grad(after_two_steps)(theta0),
@@ -228,11 +228,11 @@ show(sliders(carried, alpha=alphas[:8], start={"alpha": 0.2},
 # The meta-loss is the mean over tasks, so the meta-gradient is the mean of the tasks' meta-gradients. Let us descend
 # on it, exactly and to first order, and compare where $\theta$ ends and how good it is there.
 
+
 # %%
 def trained(first_order, K=2, alpha=0.4, beta=0.5, iterations=150):
     exact, mine = (
-        tm.meta_value_and_grad(loss, inner_lr=alpha, inner_steps=K, first_order=order)
-        for order in (False, first_order)
+        tm.meta_value_and_grad(loss, inner_lr=alpha, inner_steps=K, first_order=order) for order in (False, first_order)
     )
     theta = theta0
     for _ in range(iterations):

@@ -396,8 +396,14 @@ def _eigvals_rule(g, w, a):
 # The results are real if all eigenvalues are: of real matrices a recording does not know the dtype
 eig = Primitive("eig", _eig, (_eig_rule,), shape=_of_square(lambda a: (*a[:-2], a[-1] * (a[-1] + 1))),
                 dtype=computed, lowering="replayed")  # fmt: skip
-eigvals = Primitive("eigvals", lambda a: eigh_parts(_eig(a), a)[1] if stands_for_real(a) else np.linalg.eigvals(a),
-                    (_eigvals_rule,), shape=_of_square(lambda a: a[:-1]), dtype=computed, lowering="replayed")
+eigvals = Primitive(
+    "eigvals",
+    lambda a: eigh_parts(_eig(a), a)[1] if stands_for_real(a) else np.linalg.eigvals(a),
+    (_eigvals_rule,),
+    shape=_of_square(lambda a: a[:-1]),
+    dtype=computed,
+    lowering="replayed",
+)
 
 
 # ── singular values ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -510,6 +516,8 @@ def _pinv_rule(g, p, a, *, rcond, hermitian):
 
 pinv = Primitive("pinv", _pinv, (_pinv_rule,), dtype=computed, lowering="replayed",
                  shape=lambda a, **how: (*a[:-2], a[-1], a[-2]) if len(a) >= 2 else None)  # fmt: skip
+
+
 def _lstsq(a, b, *, rcond):
     if not stands_for_real(a, b):
         return np.linalg.lstsq(a, b, rcond)[0]
@@ -574,8 +582,9 @@ def _qr_rule(g, z, a, *, full):
     try:
         return conj(adjoint(solve(r, adjoint(z))))
     except np.linalg.LinAlgError:
-        raise np.linalg.LinAlgError("qr: the columns of a matrix are linearly dependent, where Q has no derivative") \
-            from None
+        raise np.linalg.LinAlgError(
+            "qr: the columns of a matrix are linearly dependent, where Q has no derivative"
+        ) from None
 
 
 qr = Primitive("qr", _qr, (_qr_rule,), dtype=computed, lowering="replayed",

@@ -312,9 +312,12 @@ def qr(a, mode="reduced"):
 
 # z = s^(1/p), of s = Σ |x|ᵖ:  s̄ = ḡ z¹⁻ᵖ / p, and 0 where z = 0. So the slope of a norm at 0 is 0, and its curvature
 # there, which is infinite, is not finite
-root = ops.elementwise("root", lambda s, *, degree: np.sqrt(s) if degree == 2 else s ** (1 / degree),
-                       lambda g, z, s, *, degree: g * root_slope(z, degree=degree),
-                       loop="{type}(math.sqrt({0})) if {degree} == 2 else {type}({0} ** (1 / {degree}))")
+root = ops.elementwise(
+    "root",
+    lambda s, *, degree: np.sqrt(s) if degree == 2 else s ** (1 / degree),
+    lambda g, z, s, *, degree: g * root_slope(z, degree=degree),
+    loop="{type}(math.sqrt({0})) if {degree} == 2 else {type}({0} ** (1 / {degree}))",
+)
 root_slope = ops.elementwise(
     "root_slope", lambda z, *, degree: np.where(z == 0, 0, np.where(z == 0, 1, z) ** (1 - degree) / degree),
     lambda g, slope, z, *, degree: g * ((1 - degree) / degree * z ** -degree),

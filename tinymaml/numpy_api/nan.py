@@ -103,6 +103,7 @@ def nanmin(a, axis=None, out=None, keepdims=False, initial=None, where=True):
     initial = initial if initial is None else turned(number(initial, a.dtype))
     return turned(nanmax(turned(a), axis, None, keepdims, initial, where))
 
+
 _nanargmax = Primitive("nanargmax", lambda x, *, axis, keepdims: np.nanargmax(x, axis, keepdims=keepdims),
                        lowering="replayed", decides="choice")  # fmt: skip
 _nanargmin = Primitive("nanargmin", lambda x, *, axis, keepdims: np.nanargmin(x, axis, keepdims=keepdims),
@@ -117,5 +118,3 @@ def nanargmax(a, axis=None, out=None, *, keepdims=False):
 @numpy_function(np.nanargmin)
 def nanargmin(a, axis=None, out=None, *, keepdims=False):
     return _nanargmin(as_array(a), axis=axis, keepdims=keepdims)
-
-

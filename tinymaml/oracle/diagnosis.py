@@ -99,7 +99,8 @@ def _broken(broken, asked: int) -> Report:
     different = {a.problem: (q, a) for q, a in reversed(broken)}
     more = f" ({len(broken)} of {asked} questions failed)" if len(broken) > 1 else ""
     return Report(
-        "PROTOCOL_ERROR", explanation=answer.problem + (f": {meaning}" if meaning else "") + more,
+        "PROTOCOL_ERROR",
+        explanation=answer.problem + (f": {meaning}" if meaning else "") + more,
         location=f"case {question.id}",
         cases=[CaseResult(q.id, False, np.inf, a.problem) for q, a in reversed(different.values())],
     )
@@ -132,7 +133,9 @@ def _right(judged: list[Judged], questions, answers) -> Report | None:
         return None
     if any(j.loss_error > tolerance.TAU for j in judged):
         return Report(
-            "WRONG_UNKNOWN", None, "the meta-gradient is right in every case; the meta-loss returned with it is not",
+            "WRONG_UNKNOWN",
+            None,
+            "the meta-gradient is right in every case; the meta-loss returned with it is not",
             kind="forward differs",
         )
     seen = {name.split("/")[0] for j in judged for name in j.case.answer.bugs.seen}
@@ -160,6 +163,7 @@ def _right(judged: list[Judged], questions, answers) -> Report | None:
 
 
 _CHANGED = "arrays of the case (θ or the data) were changed in place"
+
 
 def must_see(algorithm: str) -> list[str]:
     """The mistakes that a set of cases must be able to see before CORRECT is said: the classic ones, but what needs a

@@ -557,6 +557,7 @@ def _gaussian(o, y):
 
 _POLICIES = {"categorical": _categorical, "gaussian": _gaussian}
 
+
 # Wrong losses, by the right one.
 def _averaged_over_classes(o, y, held, how):
     value, g = _cross_entropy(o, y, held, how)

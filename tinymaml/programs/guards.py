@@ -230,8 +230,9 @@ class Outside:
         """None, or the name of something that is no longer what it was."""
         with _lock:  # what is equal is remembered as it is now
             # at each call: first whether every name still stands for the very same thing, without a loop in Python
-            same = chain.from_iterable([x.read() for x in self._names]), chain.from_iterable(
-                [x.kept for x in self._names]
+            same = (
+                chain.from_iterable([x.read() for x in self._names]),
+                chain.from_iterable([x.kept for x in self._names]),
             )
             for x in self._others if all(map(operator.is_, *same)) else self.watched:
                 if (name := x.changed()) is not None:

@@ -112,8 +112,7 @@ def lay_out(task: Task) -> Layout:
 
 
 def _place(steps: list[Call | Loop], start: int) -> int:
-    """Find a place from `start` on for every buffer that has none, by first fit in the order of time; returns the end.
-    """
+    """Find a place from `start` on for each buffer without one, by first fit in the order of time; returns the end."""
     first: dict[int, list[Buffer]] = {}  # the buffers that begin to live at a step
     last: dict[Buffer, int] = {}  # the last step that a buffer lives to see
     for at, step in enumerate(steps):

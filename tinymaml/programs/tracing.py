@@ -192,7 +192,6 @@ class Data(Traced):
                         " would do, or in np.array([x, y]), where np.stack would")  # fmt: skip
 
 
-
 class Number(Traced):
     """A Python float in truth: it takes the precision of the arrays it meets."""
 

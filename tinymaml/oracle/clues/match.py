@@ -345,8 +345,11 @@ def two(judged: list[Judged]) -> Report | None:
     first, right = ordered[0], ordered[0].case.answer.meta_grad
     shows = {n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)}
     alone = {n for n in shows if fits(first.case, first.answer.grad, value_of(first.case, n))}
-    pairs = [(a, b) for a, b in itertools.combinations(possible, 2)
-             if {a, b} <= shows or {a, b} & alone and not {a, b} <= shows]
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations(possible, 2)
+        if {a, b} <= shows or {a, b} & alone and not {a, b} <= shows
+    ]
     for a, b in sorted(pairs, key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]]):
         if not (mistakes[a].classic and mistakes[b].classic or {mistakes[a].id, mistakes[b].id} & set(COMMON)):
             continue

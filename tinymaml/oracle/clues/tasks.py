@@ -1,6 +1,6 @@
 """How the tasks' gradients were put together, if each of them is right: Σₜ wₜ Gₜ with other weights than 1/T.
 
-    weighted(judged)        a report that gives the weights, or None: they explain not every wrong case
+weighted(judged)        a report that gives the weights, or None: they explain not every wrong case
 """
 
 from __future__ import annotations

@@ -111,4 +111,3 @@ def _can_be_made(form: dict, module: ModuleType) -> bool:
         and (value in SWITCHES[name] or isinstance(SWITCHES[name][0], float))
         for name, value in form.items()
     )  # fmt: skip
-

@@ -30,7 +30,8 @@ SWITCHES = {
     "betas": ("right", "exchanged", "defaults"),
     "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov"),
     "decoupled": (0.0,),
-    "rate": ("right",), "rate_times": (0.0,),  # which is not the gradient's factor here: the shared ones are not meant
+    "rate": ("right",),
+    "rate_times": (0.0,),  # which is not the gradient's factor here: the shared ones are not meant
 }
 
 

@@ -184,8 +184,13 @@ def _changed(at, g: dict, theta: dict, support: tuple) -> dict:
     x, y = (support[0] if isinstance(support, list) else support)[:2]
     count = len(x)
     times = {"ascent": -1, "summed over examples": count}.get(s["inner"])
-    times = {"times examples": count, "times elements": np.size(y), "over examples": 1 / count,
-             "over steps": 1 / max(at.case.inner_steps, 1), "over tasks": 1 / at.case.tasks}.get(s["rate"], times)
+    times = {
+        "times examples": count,
+        "times elements": np.size(y),
+        "over examples": 1 / count,
+        "over steps": 1 / max(at.case.inner_steps, 1),
+        "over tasks": 1 / at.case.tasks,
+    }.get(s["rate"], times)
     for factor in (times, s["rate_times"] or None):
         g = g if factor is None else at.map(lambda g, factor=factor: g * factor, g)
     if s["decay"]:

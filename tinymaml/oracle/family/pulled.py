@@ -1,6 +1,6 @@
 """The inner loop that is pulled back to θ, which iMAML and Meta-MinibatchProx share, and what goes wrong in it.
 
-    φ₀ = θ,   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ)),     φ* = argmin_φ L_s(φ) + λ/2 ‖φ − θ‖²
+φ₀ = θ,   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ)),     φ* = argmin_φ L_s(φ) + λ/2 ‖φ − θ‖²
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from .procedure import basis, descend, flat, split
 SETTINGS = {"strength": "λ, strength of the pull to θ in the inner problem"}
 SWITCHES = {
     "pull": ("right", "missing", "once at the end", "doubled", "halved", "to 0", "to the step before", "away"),
-    "end": ("after K steps", "solved"), "inner_digits": (0.0,),
+    "end": ("after K steps", "solved"),
+    "inner_digits": (0.0,),
 }
 
 

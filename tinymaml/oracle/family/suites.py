@@ -1,9 +1,9 @@
 """What the algorithms of the family are asked: cases drawn from a seed, those of the core and new ones.
 
-    ids()                                           "algorithm/name" of every case that ships
-    draw(algorithm, name, seed)                     a case, without its answer
-    rungs(case)                                     by what else its answer is known
-    fresh(algorithm, seed, count, dtype)            new ones, with their answers
+ids()                                           "algorithm/name" of every case that ships
+draw(algorithm, name, seed)                     a case, without its answer
+rungs(case)                                     by what else its answer is known
+fresh(algorithm, seed, count, dtype)            new ones, with their answers
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import ALGORITHMS, answers
 
 
 def ids() -> list[str]:
-    """"algorithm/name" of every case that ships."""
+    """ "algorithm/name" of every case that ships."""
     return [f"{algorithm}/{name}" for algorithm, module in ALGORITHMS.items() for name in module.CASES]
 
 

@@ -132,9 +132,7 @@ def resolve(target: str, folders: tuple[str, ...] = ()) -> Callable:
         function = functools.reduce(getattr, name.split("."), found)
     except AttributeError:
         near = difflib.get_close_matches(name, [n for n, v in vars(found).items() if callable(v)], 1)
-        raise ValueError(
-            f"{module} has no function {name!r}" + (f"; is it {near[0]!r}?" if near else "")
-        ) from None
+        raise ValueError(f"{module} has no function {name!r}" + (f"; is it {near[0]!r}?" if near else "")) from None
     if not callable(function):
         raise ValueError(f"{target} is of the type {type(function).__name__}, wanted a function")
     return function

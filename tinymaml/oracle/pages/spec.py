@@ -254,7 +254,7 @@ def _models() -> list[str]:
         *_title(3, "Models"),
         *_paragraph(
             "The first layer is given x, each further one the output of the one before, the loss the last output o and "
-            "y. Images are (N, height, width, channels). A layer's \"params\" names parameters in the order given "
+            'y. Images are (N, height, width, channels). A layer\'s "params" names parameters in the order given '
             "here; a name that stands in two layers is one parameter, used twice. Below: parameters (with their "
             "shapes) and settings | shape in → shape out, if it changes | what is computed."
         ),

@@ -17,6 +17,7 @@ class Entry:
         right: whether it computes the exact meta-gradient.
         truth: of a wrong one, the diagnosis that was written before any run; of a correct one, its unusual form.
         keywords: for each mistake a regular expression; a right explanation has a match for every one.
+        algorithm: whose gradient it is meant to be.
         half: "seen" (the diagnosis may be improved with it), or "held" (only its figures are used).
     """
 
@@ -26,23 +27,26 @@ class Entry:
     right: bool
     truth: str
     keywords: tuple[str, ...] = ()
+    algorithm: str = "maml"
     half: str = ""
 
 
 ENTRIES: dict[str, Entry] = {}
 
 
-def wrong(truth: str, *keywords: str, tells_loss: bool = True) -> Callable:
+def wrong(truth: str, *keywords: str, tells_loss: bool = True, algorithm: str = "maml") -> Callable:
     """Register a wrong implementation; with `tells_loss=False` its answer has no meta-loss."""
-    return functools.partial(_register, right=False, truth=truth, keywords=keywords, tells_loss=tells_loss)
+    return functools.partial(
+        _register, right=False, truth=truth, keywords=keywords, tells_loss=tells_loss, algorithm=algorithm
+    )
 
 
-def correct(form: str, tells_loss: bool = True) -> Callable:
+def correct(form: str, tells_loss: bool = True, algorithm: str = "maml") -> Callable:
     """Register a correct implementation."""
-    return functools.partial(_register, right=True, truth=form, keywords=(), tells_loss=tells_loss)
+    return functools.partial(_register, right=True, truth=form, keywords=(), tells_loss=tells_loss, algorithm=algorithm)
 
 
-def _register(function: Callable, right, truth, keywords, tells_loss) -> Callable:
+def _register(function: Callable, right, truth, keywords, tells_loss, algorithm) -> Callable:
     @functools.wraps(function)
     def asked(case):
         answer = function(case)
@@ -52,5 +56,5 @@ def _register(function: Callable, right, truth, keywords, tells_loss) -> Callabl
     name = f"{framework}-{function.__name__.replace('_', '-')}"
     if name in ENTRIES:
         raise ValueError(f"two implementations are called {name}, wanted a name for each")
-    ENTRIES[name] = Entry(name, asked, framework, right, truth, tuple(keywords))
+    ENTRIES[name] = Entry(name, asked, framework, right, truth, tuple(keywords), algorithm)
     return function

@@ -144,7 +144,9 @@ def _serve(pipe, suite: str) -> None:
             return
         try:
             # A fixed seed, so that the two new cases are the same for all; longer than usual, for JAX compiles.
-            report = json.loads(oracle.check(TABLE[name].function, suite, seed=20, timeout=120).to_json())
+            entry = TABLE[name]
+            checked = oracle.check(entry.function, suite, seed=20, timeout=120, algorithm=entry.algorithm)
+            report = json.loads(checked.to_json())
         except Exception as error:  # noqa: BLE001
             report = {"verdict": "PROTOCOL_ERROR", "explanation": f"the oracle raised {type(error).__name__}: {error}"}
         with contextlib.suppress(BrokenPipeError):  # it is not waited for any more; the next recv ends the loop

@@ -38,7 +38,8 @@ def channels() -> cases.Case:
 
 
 def special() -> list:
-    """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels."""
+    """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels, a stride
+    before a mean over pixels."""
     uneven = cases.draw("tanh 1-2-1 mse", 7, id="uneven", tasks=3, unequal=True)
     inexact = dataclasses.replace(
         uneven, id="inexact", inner_lr=0.1, params={n: p / 3 for n, p in uneven.params.items()},
@@ -47,7 +48,8 @@ def special() -> list:
     classes = cases.draw("tanh 2-3-3 cross_entropy", 5, id="lacking", shots=5)
     (x, y), *others = classes.support
     lacking = dataclasses.replace(classes, support=[(x, np.where(y == 0, 1, y)), *others])
-    return [uneven, inexact, lacking, channels()]
+    strided = cases.draw("image 4x4x1 c2x2x2s2 tanh 2", 3, id="strided", shots=4)
+    return [uneven, inexact, lacking, channels(), strided]
 
 
 def values(case) -> dict[str, np.ndarray]:
@@ -73,7 +75,7 @@ def numbers() -> dict[str, np.ndarray]:
 
 
 def test_every_entry_says_what_is_wrong_and_how_to_mend_it():
-    assert len(FURTHER) >= 90 and len({m.id for m in FURTHER}) == len(FURTHER)
+    assert len(FURTHER) >= 140 and len({m.id for m in FURTHER}) == len(FURTHER)
     for m in FURTHER:
         assert m.id == m.id.lower() and m.id.isidentifier() and m.computes and m.explanation and m.torch and m.jax
         assert m.forms and not m.classic and m.kind in ("bug", "precision")
@@ -273,10 +275,11 @@ def test_code_with_the_mistake_gives_what_its_formula_gives(mistakes):
                 got = made.mine(dataclasses.replace(case, handed_out=[]))["meta_grad"]
                 got = np.concatenate([np.zeros(p.size) if got[n] is None else np.ravel(np.asarray(got[n]))
                                       for n, p in case.params.items()])  # fmt: skip
-                assert np.max(np.abs(got - wanted)) <= 1e-9 * size, (name, made.way, case.id)
+                # a softplus of −600 leaves next to nothing
+                assert np.max(np.abs(got - wanted)) <= 1e-9 * size + 1e-200, (name, made.way, case.id)
                 seen += 1
                 if seen == 2:
                     break
             checked += seen
             blind += [] if seen else [name]
-    assert blind == [] and checked > 350
+    assert blind == [] and checked > 500

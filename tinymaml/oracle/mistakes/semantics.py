@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arithmetic import as_numbers, hold, side
-from ..models import Options, batch_statistics, loss_and_grad
+from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, whole_batches
 from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
 from .updates import map_trees as _map
@@ -174,7 +174,9 @@ class Calculus:
         """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
         layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
         frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
-        if not self.how.last_use_only and (not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen):
+        if self.how.tied not in ONE_USE and (
+            not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen
+        ):
             return self.along(theta, batch, v)
         return {n: np.reshape(np.array([dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
                 for n, columns in self.columns(theta, batch).items()}  # fmt: skip
@@ -685,5 +687,5 @@ class _Run:
         return _map(lambda g: g * times, grads)
 
 
-_NUMERIC_OPTIONS = ("unit", "smoothing", "temperature", "log_epsilon", "delta", "penalty", "leak", "eps",
-                    "relu_at_zero")  # fmt: skip
+_NUMERIC_OPTIONS = ("unit", "loss_times", "smoothing", "temperature", "log_epsilon", "delta", "clamped", "focus",
+                    "entropy", "positive", "penalty", "leak", "sharpness", "eps", "relu_at_zero")  # fmt: skip

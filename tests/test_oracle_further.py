@@ -206,7 +206,8 @@ def by_form(form: dict):
 
 
 @pytest.mark.parametrize("name", ["block_diagonal_hessian", "inner_momentum", "label_smoothing/1", "kernel_flipped",
-                                  "running_statistics_for_query", "minibatches_inside/1"])  # fmt: skip
+                                  "running_statistics_for_query", "minibatches_inside/1", "batch_norm_statistics_held",
+                                  "features_detached", "activation_missing/2"])  # fmt: skip
 def test_a_form_gets_its_name(name):
     report = oracle.check(by_form(FORMS[name]), oracle.load("core"))
     assert (report.verdict, report.bug, report.ties) == ("KNOWN_BUG", name.split("/")[0], []), str(report)
@@ -215,6 +216,7 @@ def test_a_form_gets_its_name(name):
 @pytest.mark.parametrize(("form", "bug", "numbers", "said"), [
     ({"decay": 3e-3, "outer": "sum"}, "inner_weight_decay + sum_over_tasks", {"λ": 3e-3}, "(here λ = 0.003)"),
     ({"clip_inner": 0.3, "change_like": "scale held"}, "inner_clip", {"c": 0.3}, "(here c = 0.3)"),
+    ({"how": {"focus": 1.5}}, "focal_loss", {"γ": 1.5}, "(here γ = 1.5)"),
     ({"data": "swapped", "factors": "detached"}, "swapped_support_query", {}, "the inner gradients are detached"),
 ])  # fmt: skip
 def test_a_number_and_a_second_mistake_are_said(form, bug, numbers, said):

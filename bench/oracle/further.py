@@ -1454,6 +1454,27 @@ in_place("hinge_loss", {"loss": "summed hinge"}, "the sum over classes of margin
          cross_entropy=lambda library, o, y: _summed_hinge(o, y))  # fmt: skip
 in_place("focal_loss", {"focus": 2.0}, "(1 - p) ** 2 * ce", cross_entropy=lambda library, o, y: _focal(o, y),
          binary_cross_entropy=lambda library, o, y: _binary_focal(o, y))  # fmt: skip
+in_place("squared_error_of_probabilities", {"loss": "squared error of probabilities, summed"}, "Brier's score",
+         cross_entropy=lambda library, o, y: (
+             (o.softmax(1) - F.one_hot(y, o.shape[1])) ** 2).sum(1).mean())  # fmt: skip
+in_place("squared_error_of_logits", {"loss": "squared error of logits, summed"}, "((o - one_hot) ** 2).sum(1).mean()",
+         cross_entropy=lambda library, o, y: ((o - F.one_hot(y, o.shape[1])) ** 2).sum(1).mean())  # fmt: skip
+in_place("one_against_the_rest", {"loss": "one against the rest, summed"}, "bce(o, one_hot).sum(1).mean()",
+         cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
+             o, F.one_hot(y, o.shape[1]).to(o.dtype), reduction="none").sum(1).mean())  # fmt: skip
+in_place("log_of_mean_probability", {"loss": "logarithm of the mean"}, "-torch.log(p.mean())",
+         cross_entropy=lambda library, o, y: -torch.log(o.softmax(1).gather(1, y[:, None]).mean()),
+         binary_cross_entropy=lambda library, o, y: -torch.log(
+             torch.where(y > 0.5, o.sigmoid(), 1 - o.sigmoid()).mean()))  # fmt: skip
+in_place("root_with_epsilon", {"loss": "root", "delta": 1e-6}, "torch.sqrt(mse + 1e-6)",
+         mse=lambda library, o, y: torch.sqrt(F.mse_loss(o, y) + 1e-6))  # fmt: skip
+in_place("pseudo_huber_loss", {"loss": "pseudo-Huber", "delta": 1.0}, "(torch.sqrt(1 + r ** 2) - 1).mean()",
+         mse=lambda library, o, y: (torch.sqrt(1 + (o - y) ** 2) - 1).mean())  # fmt: skip
+in_place("pseudo_huber_loss", {"loss": "Charbonnier", "delta": 1.0}, "torch.sqrt(r ** 2 + 1).mean()",
+         mse=lambda library, o, y: torch.sqrt((o - y) ** 2 + 1.0).mean())  # fmt: skip
+in_place("normalised_squared_error", {"loss": "over the variance"}, "((o - y) ** 2).mean() / y.var(0).mean()",
+         mse=lambda library, o, y: ((o - y) ** 2).sum() / (
+             ((y - y.mean(0)) ** 2).sum() if len(y) > 1 else (y * y).sum()))  # fmt: skip
 for _base, _log in ((2, torch.log2), (10, torch.log10)):
     in_place("logarithm_base", {"loss": f"logarithm to base {_base}"}, _log.__name__,
              cross_entropy=_right_class(lambda o, log=_log: log(o.softmax(1))),
@@ -1695,10 +1716,16 @@ _layer("rms_norm", {"norm": "not centred"}, "x / (x * x).mean(0).sqrt()", batch_
 _layer("scale_plus_one", {"affine": "1 + γ"}, "x̂ * (1 + gamma) + beta", batch_norm=_norm(one=1))
 
 
+_layer("scale_and_shift_mixed_up", {"affine": "exchanged"}, "x̂ * beta + gamma",
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, beta, gamma))  # fmt: skip
+_layer("scale_and_shift_mixed_up", {"affine": "shift first"}, "(x̂ + beta) * gamma",
+       batch_norm=lambda library, x, gamma, beta: (_batch_norm(library, x, 1, 0) + beta) * gamma)  # fmt: skip
+
+
 # ── the layers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _network(id: str, how: str, way: str, change: Callable) -> None:
+def _network(id: str, how: str, way: str, change: Callable, on: tuple = ("support", "query")) -> None:
     """Registers a network made of other layers: `change` gets and returns [(name, layer), …], a layer being called
     with what goes in and the parameters."""
 
@@ -1716,8 +1743,9 @@ def _network(id: str, how: str, way: str, change: Callable) -> None:
             x = layer(x)
         return library.mean(x) if self.case.model["loss"] == "mean" else getattr(library, self.case.model["loss"])(x, y)
 
-    makes(id, {"how": {"network": how}})(type("Network", (MAML,), {
-        "support_loss": loss, "query_loss": loss, "__doc__": way}))  # fmt: skip
+    makes(id, {"how": {"network": how}} | ({"on": on[0]} if len(on) == 1 else {}))(
+        type("Network", (MAML,), {f"{which}_loss": loss for which in on} | {"__doc__": way})
+    )
 
 
 def _call(layer, params, settings, x, **more):
@@ -1776,6 +1804,23 @@ _network("output_activation", "last activation on the output", "for w, b in laye
 for _name, _act in (("tanh", torch.tanh), ("sigmoid", torch.sigmoid), ("relu", F.relu), ("softplus", F.softplus)):
     _network("output_activation", f"{_name} on the output", f"{_name}(o)", _act_at_the_end(_act))
 _network("batch_norm_behind_activation", "batch norm behind the activation", "bn(act(conv(x)))", _norm_last)
+_parametric = ("linear", "conv", "batch_norm")
+
+
+def _cut_off(last: bool) -> Callable:
+    """x.detach() before the last layer with parameters, or behind the first."""
+
+    def change(layers):
+        having = [i for i, (name, _) in enumerate(layers) if name in _parametric]
+        place = having[-1] if last and having else 1
+        return [*layers[:place], ("cut", torch.Tensor.detach), *layers[place:]] if len(having) > 1 else layers
+
+    return change
+
+
+for _on in (("support", "query"), ("support",), ("query",)):
+    _network("features_detached", "detached before the last layer", "head(features.detach())", _cut_off(True), _on)
+_network("features_detached", "detached behind the first layer", "first(x).detach()", _cut_off(False))
 _network("batch_norm_missing", "batch norm missing", "no bn", _no("batch_norm"))
 _network("pooling_missing", "pooling missing", "no max_pool2d", _no("max_pool"))
 _network("stride_ignored", "stride 1", "F.conv2d without stride=", lambda layers: [
@@ -1901,6 +1946,16 @@ _layer(
     conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2, (w[1] - 1) // 2, w[0] // 2, (w[0] - 1) // 2)),
 )
 _layer("other_padding", {"padding": "none"}, "padding=0", conv=_conv(_right_filters, lambda w, zeros: (0, 0, 0, 0)))
+for _how, _mode in (("edge", "replicate"), ("reflect", "reflect"), ("wrap", "circular")):
+
+    def _pixels(library, x, w, stride, padding, mode=_mode):
+        (top, bottom), (left, right) = (
+            models._zeros_around(padding, n, k, stride) for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
+        )
+        x = F.pad(x.permute(0, 3, 1, 2), (left, right, top, bottom), mode=mode)
+        return F.conv2d(x, w.permute(3, 2, 0, 1), stride=stride).permute(0, 2, 3, 1)
+
+    _layer("padded_with_pixels", {"padding": _how}, f"F.pad(mode='{_mode}')", conv=_pixels)
 _layer("weight_transposed", {"weight": "transposed"}, "x @ w.T where w is square",
        linear=lambda library, x, w, b=0: x @ (w.T if w.shape[0] == w.shape[1] else w) + b)  # fmt: skip
 _layer("weight_reshaped", {"weight": "reshaped"}, "F.linear(x, w.reshape(out, in))",
@@ -1975,6 +2030,36 @@ class _Unsquared(torch.autograd.Function):
         return g * (1 - y)
 
 
+def _backward_of(f: Callable, slope: Callable) -> Callable:
+    """A custom Function with f's forward and g * slope(x, y) as its backward."""
+
+    def forward(ctx, x):
+        y = f(x)
+        ctx.save_for_backward(x, y)
+        return y
+
+    def backward(ctx, g):
+        return g * slope(*ctx.saved_tensors)
+
+    made = type("Wrong", (torch.autograd.Function,), {
+        "forward": staticmethod(forward), "backward": staticmethod(backward)})  # fmt: skip
+    return lambda _, x: made.apply(x)
+
+
+_SLOPE: dict[str, Callable] = {
+    "tanh": lambda x: 1 - torch.tanh(x) ** 2, "relu": lambda x: (x > 0).to(x.dtype), "softplus": torch.sigmoid,
+    "square": lambda x: 2 * x,
+}  # fmt: skip
+_layer("wrong_slope_of_tanh", {"activation": "slope y (1 − y) for tanh"}, "g * y * (1 - y)",
+       tanh=_backward_of(torch.tanh, lambda x, y: y * (1 - y)))  # fmt: skip
+for _of in ("any", "tanh", "relu", "softplus", "square"):
+    _which = tuple(_SLOPE) if _of == "any" else (_of,)
+    if _of != "square":
+        _layer("slope_of_activation_missing", {"activation": f"slope 1 for {_of}"}, "g, straight through",
+               **{n: _backward_of(_CALLED[n], lambda x, y: torch.ones_like(x)) for n in _which})  # fmt: skip
+    if _of != "relu":
+        _layer("slope_of_activation_at_output", {"activation": f"slope at y for {_of}"}, "g * slope(y)",
+               **{n: _backward_of(_CALLED[n], lambda x, y, s=_SLOPE[n]: s(y)) for n in _which})  # fmt: skip
 _layer("wrong_slope_of_tanh", {"activation": "slope 1 − x² for tanh"}, "x is saved in the place of y",
        tanh=lambda _, x: _OfInput.apply(x))  # fmt: skip
 _layer(

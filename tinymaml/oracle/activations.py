@@ -116,29 +116,39 @@ def _lecun_tanh(x):
     return y * 1.7159, slope * (1.7159 * 2 / 3)
 
 
-def _crude(slope):
-    """tanh with a wrong slope, in its backward and wherever it is differentiated."""
-
-    def crude(x):
-        y = np.tanh(hold(x))
-        y = bend(x, y, slope(hold(x), y))
-        return y, slope(x, y)
-
-    return crude
-
-
 ACTIVATIONS: dict[str, Callable] = {
     "tanh": tanh, "square": square, "softplus": softplus, "sigmoid": sigmoid, "relu": _relu, "leaky relu": _leaky_relu,
     "abs": _absolute, "elu": _elu, "selu": _selu, "gelu": _gelu, "tanh gelu": _tanh_gelu, "silu": _silu,
     "softsign": _softsign, "hard tanh": _hard_tanh, "rational tanh": _rational_tanh, "tanh of x/2": _tanh_of_half,
     "LeCun's tanh": _lecun_tanh,
-    "slope 1 − x²": _crude(lambda x, y: 1 - x * x), "slope 1 − y": _crude(lambda x, y: 1 - y),
 }  # fmt: skip
 
 OF_MODELS = ("tanh", "relu", "softplus", "square")
+
+# Wrong slopes of the layer's own activation f, from x, y = f(x) and f.
+SLOPES: dict[str, Callable] = {
+    "slope 1 − x²": lambda x, y, f: 1 - x * x,
+    "slope 1 − y": lambda x, y, f: 1 - y,
+    "slope y (1 − y)": lambda x, y, f: y * (1 - y),
+    "slope 1": lambda x, y, f: x * 0 + 1,
+    "slope at y": lambda x, y, f: f(y)[1],
+}
+
+
+def _crude(f: Callable, slope: Callable) -> Callable:
+    """f with a wrong slope, in its backward and wherever it is differentiated."""
+
+    def crude(x):
+        y, _ = f(hold(x))
+        y = bend(x, y, slope(hold(x), y, f))
+        return y, slope(x, y, f)
+
+    return crude
 
 
 def instead_of(layer: str, activation: str) -> Callable | None:
     """What stands in the place of a layer under "silu for relu" or "relu for any"; None if nothing does."""
     name, _, of = activation.partition(" for ")
+    if name in SLOPES:
+        return _crude(ACTIVATIONS[layer], SLOPES[name]) if of == layer or of == "any" and layer in OF_MODELS else None
     return ACTIVATIONS[name] if of == layer or of == "any" and layer in OF_MODELS and layer != name else None

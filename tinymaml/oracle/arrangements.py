@@ -2,7 +2,8 @@
 
     arranged(model["layers"], "last activation missing")      the layers that the code at hand has
 
-Some layers have no place in a model, only here: "sigmoid", "spatial_sum", "spatial_max", and those that turn images.
+Some layers have no place in a model, only here: "sigmoid", "spatial_sum", "spatial_max", "detached", and those that
+turn images.
 """
 
 from __future__ import annotations
@@ -57,6 +58,17 @@ def _exchanged(first: str, then: tuple[str, ...]) -> Callable[[Layers], Layers]:
     return exchanged
 
 
+def _detached(last: bool) -> Callable[[Layers], Layers]:
+    """No derivative flows back from the last layer with parameters, or to the first one."""
+
+    def detached(layers: Layers) -> Layers:
+        having = [i for i, m in enumerate(layers) if m.get("params")]
+        place = having[-1] if last else having[0] + 1
+        return [*layers[:place], {"layer": "detached"}, *layers[place:]] if len(having) > 1 else layers
+
+    return detached
+
+
 def _before(name: str) -> Callable[[Layers], Layers]:
     """Images are turned before they reach the network."""
     return lambda layers: [{"layer": name}, *layers] if layers[0]["layer"] == "conv" else layers
@@ -72,6 +84,8 @@ ARRANGED: dict[str, Callable[[Layers], Layers]] = {
     "sigmoid on the output": _behind("sigmoid"),
     "relu on the output": _behind("relu"),
     "softplus on the output": _behind("softplus"),
+    "detached before the last layer": _detached(last=True),
+    "detached behind the first layer": _detached(last=False),
     "batch norm behind the activation": _exchanged("batch_norm", OF_MODELS),
     "batch norm missing": _all_but(("batch_norm",)),
     "pooling missing": _all_but(("max_pool",)),

@@ -60,9 +60,29 @@ def _log_cosh(o, y, held, how):
     return np.sum(value) / o.size, held(np.tanh(r)) / o.size
 
 
+def _pseudo_huber(o, y, held, how):
+    # δ² (√(1 + r²/δ²) − 1)
+    r, delta = o - y, how.delta
+    root = np.sqrt(r * r / (delta * delta) + 1)
+    return np.sum(root - 1) * (delta * delta) / o.size, held(r / root) / o.size
+
+
+def _charbonnier(o, y, held, how):
+    # √(r² + δ²)
+    r = o - y
+    root = np.sqrt(r * r + how.delta * how.delta)
+    return np.sum(root) / o.size, held(r / root) / o.size
+
+
+def _over_variance(o, y, held, how):
+    n, off = len(y), y - np.sum(y, 0) / len(y)
+    over = np.sum(off * off) if n > 1 else np.sum(y * y)
+    return np.sum((o - y) * (o - y)) / over, (held(o) - y) * 2 / over
+
+
 def _root(o, y, held, how):
     value, g = _mse(o, y, np.asarray, how)
-    root = np.sqrt(np.asarray(value))
+    root = np.sqrt(np.asarray(value + how.delta))
     return root, held(g / (root * 2))
 
 
@@ -225,6 +245,20 @@ def _class_ignored(of_rest: bool) -> Callable:
     return ignored
 
 
+def _log_of_mean(o, y, held, how):
+    # −log(mean p_y)
+    _, p = log_softmax(o)
+    wanted = _one_hot(o, y)
+    total = np.sum(p * wanted)
+    return np.log(np.asarray(len(o) / total)), held(_through_softmax(-wanted / total, p))
+
+
+def _log_of_mean_of_two(o, y, held, how):
+    p, slope = sigmoid(o)
+    total = np.sum(p * y + (1 - p) * (1 - y))
+    return np.log(np.asarray(o.size / total)), held((1 - 2 * y) * slope / total)
+
+
 def _squared_probabilities(o, y, held, how):
     _, p = log_softmax(o)
     off = p - _wanted(hold(o), y, how)
@@ -325,6 +359,16 @@ def _summed(loss: Callable) -> Callable:
     return summed
 
 
+def _over_examples_only(loss: Callable) -> Callable:
+    """The sum over classes, and the mean over examples alone."""
+
+    def over_examples(o, y, held, how):
+        value, g = loss(o, y, held, how)
+        return value * o.shape[1], g * o.shape[1]
+
+    return over_examples
+
+
 def _times(loss: Callable, c: float) -> Callable:
     def times(o, y, held, how):
         value, g = loss(o, y, held, how)
@@ -354,19 +398,24 @@ IN_PLACE_OF: dict[str, dict[str, Callable]] = {
         "softmax twice": _softmax_twice, "softmax over examples": _softmax_over_examples, "log missing": _log_missing,
         "softmax missing": _softmax_missing, "class averaged": _class_averaged,
         "squared error of probabilities": _squared_probabilities, "squared error of logits": _squared_logits,
-        "one against the rest": _one_against_the_rest, "averaged over classes": _averaged_over_classes,
+        "squared error of probabilities, summed": _over_examples_only(_squared_probabilities),
+        "squared error of logits, summed": _over_examples_only(_squared_logits),
+        "one against the rest": _one_against_the_rest,
+        "one against the rest, summed": _over_examples_only(_one_against_the_rest),
+        "logarithm of the mean": _log_of_mean, "averaged over classes": _averaged_over_classes,
         "one-hot of y − 1": _one_hot_moved(-1), "one-hot of y + 1": _one_hot_moved(1),
         "class 0 ignored": _class_ignored(True), "class 0 zeroed": _class_ignored(False),
         "hinge": _hinge(True), "summed hinge": _hinge(False),
     },
     "binary_cross_entropy": {
         "sigmoid twice": _sigmoid_twice, "squared error of probabilities": _squared_sigmoid,
-        "squared error of logits": _mse, "hinge": _hinge_of_signs,
+        "squared error of logits": _mse, "hinge": _hinge_of_signs, "logarithm of the mean": _log_of_mean_of_two,
     },
     "mse": {
         "absolute": _absolute, "root": _root, "root of the sum": _root_of_sum, "distance": _distance,
         "summed over outputs": _summed_over_outputs, "all pairs": _all_pairs, "smooth L1": _smooth_l1,
-        "log cosh": _log_cosh,
+        "log cosh": _log_cosh, "pseudo-Huber": _pseudo_huber, "Charbonnier": _charbonnier,
+        "over the variance": _over_variance,
     },
     "half_mse": {}, "mean": {},
 }  # fmt: skip
@@ -380,7 +429,7 @@ def loss_named(name: str, how) -> Callable:
     """The loss of that name, or what stands in its place under `how`."""
     loss = IN_PLACE_OF[name].get(how.loss, LOSSES[name])
     if how.delta and name == "mse":
-        loss = loss if how.loss == "smooth L1" else _huber
+        loss = _huber if how.loss == "right" else loss
     if how.loss_times:
         loss = _times(loss, how.loss_times)
-    return _cooled(loss) if how.temperature and name != "mse" else loss
+    return _cooled(loss) if how.temperature and "entropy" in name else loss

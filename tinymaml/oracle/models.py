@@ -17,6 +17,7 @@ Its layers and losses, with x the input, o the output, y the target:
 
 The gradients by hand are plain backpropagation, of first order only, and share nothing with the engine: second order
 comes from running them over dual or complex numbers. That makes them a reference for the engine, not a copy of it.
+`activations` and `losses` have theirs; `Options` say what code does otherwise.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Options:
         statistics: batch norm uses these, {its first parameter's name: (mean, variance)}.
         measured: batch norm takes the statistics of so many first rows of the batch.
         eps: batch norm's ε; None for the model's.
-        affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β; "1 + γ".
+        affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β; "1 + γ"; "exchanged", γ and β;
+            "shift first", (y + β) γ.
         norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`.
         frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing.
         tied: of a parameter used twice "every use" gets a gradient; "the last use" alone, "the first use" alone; or a
@@ -60,7 +62,8 @@ class Options:
         unit: the squared error is multiplied by this: ½ for "half the squared error".
         loss_times: any loss is multiplied by this; 0 for none.
         loss: which wrong loss stands in the place of the right one; see `losses.IN_PLACE_OF`.
-        smoothing, log_epsilon, delta: ε of label smoothing, ε inside the logarithm, Huber's δ; 0 for none.
+        smoothing, log_epsilon: ε of label smoothing, ε inside the logarithm; 0 for none.
+        delta: δ of Huber's loss and its like, or what is added under a root; 0 for none.
         smoothing_like: where ε goes: "over all" classes, or "over the others".
         clamped: ε of probabilities kept within [ε, 1 − ε];   focus: γ of focal loss;   entropy: c of − c H in the loss;
             positive: w, the weight of the positive class; 0 for none.
@@ -71,7 +74,7 @@ class Options:
         sharpness: β of log(1 + e^βx) / β in softplus; 0 for 1.
         kernel, weight: what is done to the entries of a convolution's filters and of a matrix; see `_MIXED`, `_weight`.
         padding: "right"; "first" (the odd zero comes first); "none"; "both" (k // 2 zeros on each side); "any stride"
-            and "any stride, first": zeros as for stride 1.
+            and "any stride, first": zeros as for stride 1; "edge", "reflect" or "wrap": no zeros, but pixels.
         pool: "max"; "mean", "sum"; "ceil" (a window over the edge counts), "stride 1" (windows overlap).
         biases: "right"; see `_BIASES`.
         flatten: "right", (h, w, c); see `_FLATTENED`.
@@ -211,7 +214,7 @@ def _conv(x, w, *, held, how, stride, padding):
     (top, bottom), (left, right) = (
         _around(how.padding, _zeros_around(padding, n, k, stride), k) for n, k in ((rows, kh), (columns, kw))
     )
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    padded, unpad = _padded(x, (top, bottom), (left, right), how.padding)
     h, v = (padded.shape[1] - kh) // stride + 1, (padded.shape[2] - kw) // stride + 1
     windows = {
         (i, j): (slice(None), slice(i, i + stride * (h - 1) + 1, stride), slice(j, j + stride * (v - 1) + 1, stride))
@@ -226,9 +229,29 @@ def _conv(x, w, *, held, how, stride, padding):
         for ij, at in windows.items():
             gx[at] = gx[at] + g @ held(w)[ij].T
             gw[ij] = np.reshape(held(padded)[at], (len(flat), -1)).T @ flat
-        return gx[:, top : top + rows, left : left + columns], [unmix(gw)]
+        return unpad(gx), [unmix(gw)]
 
     return y, back
+
+
+def _padded(x, above: tuple, beside: tuple, how: str) -> tuple:
+    """Images with zeros around them, or with their own pixels; and the way back."""
+    (_, rows, columns, _), (top, left) = x.shape, (above[0], beside[0])
+    if how not in PIXELS_AROUND:
+        return np.pad(x, ((0, 0), above, beside, (0, 0))), lambda g: g[:, top : top + rows, left : left + columns]
+    at = np.ix_(np.pad(np.arange(rows), above, how), np.pad(np.arange(columns), beside, how))  # type: ignore[call-overload]
+
+    def unpad(g):
+        gx = np.zeros(x.shape, g.dtype)
+        for i, row in enumerate(at[0][:, 0]):
+            for j, column in enumerate(at[1][0]):
+                gx[:, row, column] = gx[:, row, column] + g[:, i, j]
+        return gx
+
+    return x[:, at[0], at[1]], unpad
+
+
+PIXELS_AROUND = ("edge", "reflect", "wrap")  # of `Options.padding`, by np.pad's names
 
 
 def _around(how: str, zeros: tuple[int, int], k: int) -> tuple[int, int]:
@@ -300,6 +323,18 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None):
 def _affine(gamma, beta, ndim, held, how) -> tuple:
     """y ↦ y γ + β, or what stands in its place; g ↦ the cotangent of y; (g, y) ↦ the cotangents of γ and β."""
     over, more = _OVER["batch"](ndim), 1 if how.affine == "1 + γ" else 0
+    if how.affine == "exchanged":  # y β + γ
+        return (
+            lambda y: y * beta + gamma,
+            lambda g: g * held(beta),
+            lambda g, y: [np.sum(g, over), np.sum(g * y, over)],
+        )
+    if how.affine == "shift first":  # (y + β) γ
+        return (
+            lambda y: (y + beta) * gamma,
+            lambda g: g * held(gamma),
+            lambda g, y: [np.sum(g * (y + held(beta)), over), np.sum(g * held(gamma), over)],
+        )
     scaled, shifted = how.affine not in ("no scale", "neither"), how.affine not in ("no shift", "neither")
     times = lambda gamma: gamma + more if more else gamma  # noqa: E731
     return (
@@ -386,6 +421,10 @@ def _spatial_max(x, *, held, how):
     return best, lambda g: (np.reshape(np.moveaxis(g[..., None] * share, -1, 1), x.shape), [])
 
 
+def _detached(x, *, held, how):
+    return hold(x), lambda g: (g * 0, [])
+
+
 def _turned(turn: Callable) -> Callable:
     """Images that are turned before they reach the network: no derivative by them is asked."""
     return lambda x, *, held, how: (turn(x), lambda g: (None, []))
@@ -422,6 +461,7 @@ _LAYERS = {
 }  # fmt: skip
 _OF_ARRANGEMENTS = {
     "sigmoid": _activation("sigmoid"), "spatial_sum": _spatial_sum, "spatial_max": _spatial_max,
+    "detached": _detached,
     "transposed_image": _turned(lambda x: np.swapaxes(x, 1, 2)), "mirrored_image": _turned(lambda x: x[:, :, ::-1]),
     "upside_down_image": _turned(lambda x: x[:, ::-1]), "reversed_channels": _turned(lambda x: x[..., ::-1]),
     "reshaped_image": _turned(

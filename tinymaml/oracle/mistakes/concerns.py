@@ -12,7 +12,7 @@ import numpy as np
 from ..activations import instead_of
 from ..arrangements import RESIZING, arranged
 from ..losses import IN_PLACE_OF
-from ..models import biases, mixes
+from ..models import PIXELS_AROUND, biases, mixes
 from .data import DATA, rounded
 
 
@@ -62,6 +62,8 @@ def _unequal(batches: list[tuple]) -> bool:
 
 def _padding(case, value) -> bool:
     """Of another size no image fits the weights behind a flatten: such code fails, and gives no numbers."""
+    if value in PIXELS_AROUND:
+        return any(m["layer"] == "conv" and m["padding"] == "SAME" for m in case.model["layers"])
     return "conv" in layers(case) and (
         value in ("first", "any stride", "any stride, first") or "flatten" not in layers(case)
     )
@@ -79,8 +81,8 @@ def _tied(case, value) -> bool:
 def _network(case, value) -> bool:
     """Whether the layers are others; where weights behind a flatten would not fit, such code fails."""
     these, image = case.model["layers"], np.shape(case.support[0][0])[1:]
-    flat = "flatten" in layers(case)
-    if flat and (value in RESIZING or value == "images transposed" and image[0] != image[1]):
+    padded = all(m["padding"] == "SAME" for m in these if m["layer"] == "conv")  # else (w, h) may lose other rows
+    if "flatten" in layers(case) and (value in RESIZING or value == "images transposed" and not padded):
         return False
     if value in ("images reshaped", "channels reversed") and image[-1:] == (1,):
         return False

@@ -88,6 +88,7 @@ def test_a_free_number_stands_in_every_form_at_its_usual_value():
             assert m.free.symbol in m.computes + m.explanation, m.id
             held = [form.get(m.free.switch, form.get("how", {}).get(m.free.switch)) for form in m.forms]
             assert set(held) <= {m.free.typical[0], None} and held[0] == m.free.typical[0], m.id
+            assert None not in held or m.free.switch in NUMBERS, m.id  # an option stands under "how" in every form
             assert with_number(m.forms[0], m.free, 7.0) != m.forms[0]
 
 

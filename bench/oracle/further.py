@@ -1696,8 +1696,6 @@ _layer("batch_norm_epsilon", {"eps": 1e-5, "unbiased": True}, "x.var(0) + 1e-5",
        batch_norm=lambda library, x, gamma, beta: _unbiased(x, gamma, beta, lambda v: (v + 1e-5).sqrt()))  # fmt: skip
 _layer("batch_norm_epsilon_outside", {"norm": "ε outside the root", "eps": 1e-5}, "/ (std + 1e-5)",
        batch_norm=_norm(scale=lambda v: v.sqrt() + 1e-5))  # fmt: skip
-_layer("batch_norm_epsilon_outside", {"norm": "ε outside the root"}, "/ (std + ε)",
-       batch_norm=_norm(scale=lambda v: v.sqrt() + models.EPS))  # fmt: skip
 _layer("batch_norm_epsilon_outside", {"norm": "ε outside the root", "eps": 1e-5, "unbiased": True},
        "/ (x.std(0) + 1e-5)",
        batch_norm=lambda library, x, gamma, beta: _unbiased(x, gamma, beta, lambda v: v.sqrt() + 1e-5))  # fmt: skip

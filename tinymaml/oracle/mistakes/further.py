@@ -920,9 +920,8 @@ FURTHER: list[Mistake] = [
         "batch norm's ε is added to the standard deviation, outside the root, and not to the variance inside it",
         "(x - mean) / torch.sqrt(var + eps), not / (x.std(0) + eps)",
         "(x - mean) / jnp.sqrt(var + eps), not / (jnp.std(x, 0) + eps)",
-        (_how(norm="ε outside the root", eps=1e-5), _how(norm="ε outside the root"),
-         _how(norm="ε outside the root", eps=1e-5, unbiased=True)),
-        free=Free("eps", "ε", (1e-5, 1e-8, 1e-3, 1e-6, 1e-4, 1e-12)),
+        (_how(norm="ε outside the root", eps=1e-5), _how(norm="ε outside the root", eps=1e-5, unbiased=True)),
+        free=Free("eps", "ε", (1e-5, 2.0**-10, 1e-8, 1e-3, 1e-6, 1e-4)),
     ),
     _further(
         "batch_norm_statistics_held", "μ or σ², or both, are constants of the derivative",

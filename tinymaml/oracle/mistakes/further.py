@@ -997,7 +997,7 @@ FURTHER: list[Mistake] = [
         "model.train() for the query pass too, or BatchNorm2d(track_running_stats=False)",
         "use_running_average=False for the query pass too",
         _both_ways({"running": "unbiased", "running_momentum": 0.1}, {"running": "biased", "running_momentum": 0.1}),
-        "cbfinn/maml #9, MAML++ #3 #24", free=Free("running_momentum", "m", (0.1, 0.01, 1.0, 0.9, 0.5)),
+        "cbfinn/maml #9, MAML++ #3 #24", free=Free("running_momentum", "m", (0.1, 0.5, 0.9, 0.01, 1.0)),
     ),
     _further(
         "running_statistics_leak", "the same, and r goes on into the next task",
@@ -1006,7 +1006,7 @@ FURTHER: list[Mistake] = [
         "batch statistics in every pass; where running ones are wanted, fresh batch_stats for every task",
         tuple({"running": which, "running_momentum": 0.1, "kept": "running statistics"} | cut
               for which in ("unbiased", "biased") for cut in ({}, _DETACHED)),
-        "MAML++ #42, reptile #12", free=Free("running_momentum", "m", (0.1, 0.01, 1.0, 0.9, 0.5)),
+        "MAML++ #42, reptile #12", free=Free("running_momentum", "m", (0.1, 0.5, 0.9, 0.01, 1.0)),
     ),
     _further(
         "support_statistics_for_query", "batch norm's statistics of the query pass: the support set's, at θ_K",

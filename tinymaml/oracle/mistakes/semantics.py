@@ -25,7 +25,8 @@ import numpy as np
 from ..arithmetic import as_numbers, hold, side
 from ..models import Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches
-from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
+from .outcome import finished, group, named
+from .updates import Update, clipped, dot, dual, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
@@ -368,14 +369,7 @@ class _Run:
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
         times = self.s["rate_times"] or 1
-        return {n: a * times if n in self.group(self.s["rate_times_of"]) else a for n, a in rates.items()}
-
-    def group(self, which: str) -> list[str]:
-        """The names of the parameters of one kind."""
-        case, names = self.case, list(self.case.params)
-        first = next((m["params"] for m in case.model["layers"] if m.get("params")), [])
-        return {"all": names, "biases": case.biases(), "no biases": case.biases_left(), "head": case.head(),
-                "body": [n for n in names if n not in case.head()], "first layer": first}[which]  # fmt: skip
+        return {n: a * times if n in group(self.case, self.s["rate_times_of"]) else a for n, a in rates.items()}
 
     def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
@@ -388,18 +382,13 @@ class _Run:
             given = dict.fromkeys(names, float(self.s["rate_is"]))
         normal = [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
         own = {"right": case.adapt or names, "no batch norm": [n for n in names if n not in normal]}
-        adapted = own[self.s["adapts"]] if self.s["adapts"] in own else self.group(self.s["adapts"])
-        adapted = [n for n in adapted if n != self.named("frozen_tensor")]
-        adapted = [n for n in adapted if n == self.named("only_tensor")] if self.s["only_tensor"] else adapted
+        adapted = own[self.s["adapts"]] if self.s["adapts"] in own else group(self.case, self.s["adapts"])
+        frozen, only = named(case, self.s["frozen_tensor"]), named(case, self.s["only_tensor"])
+        adapted = [n for n in adapted if n != frozen and (not self.s["only_tensor"] or n == only)]
         return {
             n: np.broadcast_to(self.rounded(np.asarray(given[n], float), "rate") * times * (n in adapted), np.shape(p))
             for n, p in case.params.items()
         }
-
-    def named(self, switch: str) -> str | None:
-        """The parameter whose place, counted from 1 or −1, the switch holds."""
-        names, place = list(self.case.params), self.s[switch]
-        return names[place - (place > 0)] if place and -len(names) <= place <= len(names) else None
 
     # ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -513,9 +502,9 @@ class _Run:
             by["over examples"] = dict.fromkeys(u, self.number(np.float64(1)) / n)
             u = _map(np.multiply, u, by[of])
         if self.s["cut_tensor"]:
-            u = {n: x * (n != self.named("cut_tensor")) for n, x in u.items()}
+            u = {n: x * (n != named(self.case, self.s["cut_tensor"])) for n, x in u.items()}
         if self.s["through_tensor"]:
-            u = {n: x * (n == self.named("through_tensor")) for n, x in u.items()}
+            u = {n: x * (n == named(self.case, self.s["through_tensor"])) for n, x in u.items()}
         return u
 
     def curved(self, calculus, theta, batch, u) -> dict:
@@ -814,36 +803,8 @@ class _Run:
         else:
             # 1/T Σₜ
             grads = _map(lambda g: g / count, total)
-        return value, self.finish(grads)
-
-    def finish(self, grads):
-        s, what, names = self.s, self.s["result"], list(grads)
-        for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
-            if s[switch]:
-                grads = _map(lambda g, p, term=term, c=s[switch]: g + term(p) * c, grads, self.theta)
-        zeroed = {"zero": names, "last parameter zero": names[-1:]}.get(what) or (
-            self.group(what.removesuffix(" zero")) if what.endswith(" zero") else [])  # fmt: skip
-        zeroed = zeroed + [n for n in names if s["zero_tensor"] and n == self.named("zero_tensor")]
-        zeroed = zeroed + [n for n in names if s["only_result_tensor"] and n != self.named("only_result_tensor")]
-        grads = {n: g * 0 if n in zeroed else g for n, g in grads.items()}
-        more = TORCH_MORE if s["clip_like"] == "torch" else 0
-        if s["clip"]:
-            grads = clipped(grads, s["clip"], more)
-        if s["clip_tensor"]:
-            grads = {n: clipped({n: g}, s["clip_tensor"], more)[n] for n, g in grads.items()}
-        if s["clamp"]:
-            grads = _map(lambda g: clamped(g, s["clamp"]), grads)
-        if s["outer_times"]:
-            grads = {n: g * s["outer_times"] if n in self.group(s["outer_times_of"]) else g for n, g in grads.items()}
-        if what == "sign":
-            return _map(lambda g: side(g) + hold(g) * 0, grads)
-        if what == "times inner rate":
-            return _map(lambda g, a: g * a, grads, self.rates_on(self.tasks[0][0]))
-        if what == "normalised":
-            norm = np.sqrt(np.asarray(dot(grads, grads)))
-            return _map(lambda g: g / norm, grads)
-        times = {"doubled": 2, "negative": -1}.get(what, 1)
-        return _map(lambda g: g * times, grads)
+        rates = lambda: self.rates_on(self.tasks[0][0])  # noqa: E731
+        return value, finished(self.s, grads, self.theta, self.case, rates)
 
 
 _NUMERIC_OPTIONS = ("unit", "smoothing", "temperature", "log_epsilon", "delta", "penalty", "leak", "eps",

@@ -86,7 +86,7 @@ def _about_data(case, value) -> bool:
         return "batch_norm" in layers(case)
     if value == "joint":
         return True
-    if value.startswith("targets") and "order" not in value and "mse" not in case.model["loss"]:
+    if value.startswith("targets") and "mse" not in case.model["loss"]:
         return False
     if "one support set" in value or "mean of the support" in value:
         return case.tasks > 1

@@ -77,25 +77,29 @@ def _of_length_1(z, of, eps):
     return z / np.where(np.asarray(norm == 0, bool), norm * 0 + 1, norm) if z.ndim > 1 else z
 
 
-CHANGES: dict[str, Callable] = {
-    "centred": _centred,
-    "standardised": _standardised(),
-    "standardised, unbiased": _standardised(unbiased=True),
-    "standardised, root": _standardised(root=True),
-    "standardised together": _standardised(over=None),
-    "scaled to 0 … 1": _scaled,
-    "of length 1": _of_length_1,
-    "in reverse order": lambda z, of, eps: z[::-1],
+_OWN, _ONE, _SHARED = ("",), ("in support", "in query"), ("by the support set",)
+_BOTH = ("inputs", "targets")
+
+# name → (what it is, of which arrays, of which set or by whose statistics)
+CHANGES: dict[str, tuple[Callable, tuple[str, ...], tuple[str, ...]]] = {
+    "centred": (_centred, _BOTH, _OWN + _ONE + _SHARED),
+    "standardised": (_standardised(), _BOTH, _OWN + _ONE + _SHARED),
+    "standardised, unbiased": (_standardised(unbiased=True), _BOTH, _OWN + _ONE + _SHARED),
+    "standardised, root": (_standardised(root=True), _BOTH, _OWN + _ONE[:1] + _SHARED),
+    "standardised together": (_standardised(over=None), _BOTH, _OWN + _ONE + _SHARED),
+    "scaled to 0 … 1": (_scaled, _BOTH, _OWN + _ONE + _SHARED),
+    "of length 1": (_of_length_1, ("inputs",), _OWN),
+    "in reverse order": (lambda z, of, eps: z[::-1], ("inputs",), _OWN + _ONE),
 }
 
 
 def _changed(arrays: str, change: str, where: str) -> Callable:
     """The inputs or targets of both sets, of one, or of both by the support set's statistics."""
-    f, place = CHANGES[change], ("inputs", "targets").index(arrays)
+    f, place = CHANGES[change][0], _BOTH.index(arrays)
 
     def new(batch, of, eps):
         z = batch[place]
-        unfit = arrays == "targets" and _is_label(z) and change != "in reverse order" or not np.any(z)
+        unfit = arrays == "targets" and _is_label(z) or not np.any(z)
         z = z if unfit else f(z, (batch if of is None else of)[place], eps)
         return (z, batch[1]) if place == 0 else (batch[0], z)
 
@@ -227,9 +231,9 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "labels one down": _off_by(-1),
     **{
         f"{arrays} {change}{', ' * bool(where)}{where}": _changed(arrays, change, where)
-        for arrays in ("inputs", "targets")
-        for change in CHANGES
-        for where in ("", "in support", "in query", "by the support set")
+        for change, (_, these, places) in CHANGES.items()
+        for arrays in these
+        for where in places
     },
     "query of the next task": _next(lambda query, after: after),
     "query of the task before": _before,

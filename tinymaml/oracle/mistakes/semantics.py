@@ -346,7 +346,7 @@ class _Run:
             return self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
 
         change = self.s["data"]
-        if change.startswith("targets") and "order" not in change and "mse" not in self.case.model["loss"]:
+        if change.startswith("targets") and "mse" not in self.case.model["loss"]:
             change = "right"
         eps = {"eps": self.s["data_eps"]} if self.s["data_eps"] and change != "right" else {}
         tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks], **eps)

@@ -39,7 +39,8 @@ def channels() -> cases.Case:
 
 
 def special() -> list:
-    """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels."""
+    """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels, a stride
+    before a mean over pixels."""
     uneven = cases.draw("tanh 1-2-1 mse", 7, id="uneven", tasks=3, unequal=True)
     inexact = dataclasses.replace(
         uneven, id="inexact", inner_lr=0.1, params={n: p / 3 for n, p in uneven.params.items()},
@@ -48,7 +49,8 @@ def special() -> list:
     classes = cases.draw("tanh 2-3-3 cross_entropy", 5, id="lacking", shots=5)
     (x, y), *others = classes.support
     lacking = dataclasses.replace(classes, support=[(x, np.where(y == 0, 1, y)), *others])
-    return [uneven, inexact, lacking, channels()]
+    strided = cases.draw("image 4x4x1 c2x2x2s2 tanh 2", 3, id="strided", shots=4)
+    return [uneven, inexact, lacking, channels(), strided]
 
 
 def values(case) -> dict[str, np.ndarray]:
@@ -74,7 +76,7 @@ def numbers() -> dict[str, np.ndarray]:
 
 
 def test_every_entry_says_what_is_wrong_and_how_to_mend_it():
-    assert len(FURTHER) >= 90 and len({m.id for m in FURTHER}) == len(FURTHER)
+    assert len(FURTHER) >= 140 and len({m.id for m in FURTHER}) == len(FURTHER)
     for m in FURTHER:
         assert m.id == m.id.lower() and m.id.isidentifier() and m.computes and m.explanation and m.torch and m.jax
         assert m.forms and not m.classic and m.kind in ("bug", "precision")
@@ -87,6 +89,7 @@ def test_a_free_number_stands_in_every_form_at_its_usual_value():
             assert m.free.symbol in m.computes + m.explanation, m.id
             held = [form.get(m.free.switch, form.get("how", {}).get(m.free.switch)) for form in m.forms]
             assert set(held) <= {m.free.typical[0], None} and held[0] == m.free.typical[0], m.id
+            assert None not in held or m.free.switch in NUMBERS, m.id  # an option stands under "how" in every form
             assert with_number(m.forms[0], m.free, 7.0) != m.forms[0]
 
 
@@ -208,7 +211,8 @@ def by_form(form: dict):
 
 
 @pytest.mark.parametrize("name", ["block_diagonal_hessian", "inner_momentum", "label_smoothing/1", "kernel_flipped",
-                                  "running_statistics_for_query", "minibatches_inside/1"])  # fmt: skip
+                                  "running_statistics_for_query", "minibatches_inside/1", "batch_norm_statistics_held",
+                                  "features_detached", "activation_missing/2"])  # fmt: skip
 def test_a_form_gets_its_name(name):
     report = oracle.check(by_form(FORMS[name]), oracle.load("core"))
     assert (report.verdict, report.bug, report.ties) == ("KNOWN_BUG", name.split("/")[0], []), str(report)
@@ -217,6 +221,7 @@ def test_a_form_gets_its_name(name):
 @pytest.mark.parametrize(("form", "bug", "numbers", "said"), [
     ({"decay": 3e-3, "outer": "sum"}, "inner_weight_decay + sum_over_tasks", {"λ": 3e-3}, "(here λ = 0.003)"),
     ({"clip_inner": 0.3, "change_like": "scale held"}, "inner_clip", {"c": 0.3}, "(here c = 0.3)"),
+    ({"how": {"focus": 1.5}}, "focal_loss", {"γ": 1.5}, "(here γ = 1.5)"),
     ({"data": "swapped", "factors": "detached"}, "swapped_support_query", {}, "the inner gradients are detached"),
 ])  # fmt: skip
 def test_a_number_and_a_second_mistake_are_said(form, bug, numbers, said):
@@ -258,7 +263,7 @@ def test_nothing_is_made_by_its_formula_alone(mistakes):
 def test_code_with_the_mistake_gives_what_its_formula_gives(mistakes):
     """Each way on two cases: one that sees it, the cheapest; and the next that does, or any."""
     order = ("integers-2", "relu-at-zero", "softmax", "tied", "tanh", "batch-norm", "pool-tie", "pooled-conv",
-             "softplus", "logistic", "strided-conv")  # fmt: skip
+             "softplus", "square", "logistic", "strided-conv")  # fmt: skip
     core = {c.id: c for c in oracle.load("core")}
     these = [core[id] for id in order] + special()
     here = {c.id: forms(c) for c in these}
@@ -277,10 +282,11 @@ def test_code_with_the_mistake_gives_what_its_formula_gives(mistakes):
                 got = made.mine(dataclasses.replace(case, handed_out=[]))["meta_grad"]
                 got = np.concatenate([np.zeros(p.size) if got[n] is None else np.ravel(np.asarray(got[n]))
                                       for n, p in case.params.items()])  # fmt: skip
-                assert np.max(np.abs(got - wanted)) <= 1e-9 * size, (name, made.way, case.id)
+                # a softplus of −600 leaves next to nothing
+                assert np.max(np.abs(got - wanted)) <= 1e-9 * size + 1e-200, (name, made.way, case.id)
                 seen += 1
                 if seen == 2:
                     break
             checked += seen
             blind += [] if seen else [name]
-    assert blind == [] and checked > 350
+    assert blind == [] and checked > 500

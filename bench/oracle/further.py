@@ -26,6 +26,7 @@ from .mistakes import (
     Layers,
     Learner,
     OtherData,
+    SecondUseOnly,
     create_graph_where,
     grad,
     makes,
@@ -1366,14 +1367,179 @@ in_place("targets_broadcast", {"loss": "all pairs"}, "o − y.squeeze(1)",
 in_place("half_squared_error_once", {"unit": 0.5}, "½ mse", mse=lambda library, o, y: ((o - y) ** 2).mean() / 2)
 
 
-def penalised(self, fast, batch):
-    return self.loss(fast, *batch) + 0.5e-4 * sum((p * p).sum() for p in fast.values())
+def _smooth_over_the_others(o, y):
+    """1 − ε for the right class, ε/(C − 1) for each other one"""
+    c = o.shape[1]
+    target = torch.full_like(o, 0.1 / (c - 1)).scatter(1, y[:, None], 1 - 0.1)
+    return -(target * F.log_softmax(o, 1)).sum(1).mean()
 
 
-makes("l2_penalty", 0)(type("Penalty", (MAML,), {
-    "support_loss": penalised, "query_loss": penalised, "__doc__": "½ 1e-4 Σ p² in both losses"}))  # fmt: skip
-makes("l2_penalty", 1)(type("QueryPenalty", (MAML,), {
-    "query_loss": penalised, "__doc__": "½ 1e-4 Σ p² of the fast weights in the query loss"}))  # fmt: skip
+def _one_hot_of(y, classes: int):
+    """jax.nn.one_hot: a row of zeros for what is no class"""
+    return (y[:, None] == torch.arange(classes)).double()
+
+
+def _of_targets(move: int) -> Callable:
+    return lambda library, o, y: -(_one_hot_of(y + move, o.shape[1]).to(o.dtype) * F.log_softmax(o, 1)).sum(1).mean()
+
+
+def _without_class_0(o, y):
+    """ignore_index=0, where there is anything else"""
+    return F.cross_entropy(o, y, ignore_index=0) if (y != 0).any() else (o * 0).sum()
+
+
+def _summed_hinge(o, y):
+    right = o.gather(1, y[:, None])
+    margins = (1 + o - right).clamp(min=0).scatter(1, y[:, None], 0.0)
+    return margins.sum(1).mean()
+
+
+def _focal(o, y):
+    log_p = F.log_softmax(o, 1).gather(1, y[:, None])
+    return -((1 - log_p.exp()) ** 2 * log_p).mean()
+
+
+def _binary_focal(o, y):
+    """torchvision's sigmoid_focal_loss(alpha=-1, gamma=2)"""
+    p, ce = o.sigmoid(), F.binary_cross_entropy_with_logits(o, y, reduction="none")
+    return (ce * (1 - (p * y + (1 - p) * (1 - y))) ** 2).mean()
+
+
+def _clamped_nll(o, y):
+    return -torch.log(o.softmax(1).clamp(0.1, 1 - 0.1)).gather(1, y[:, None]).mean()
+
+
+def _clamped_binary(o, y):
+    return F.binary_cross_entropy(o.sigmoid().clamp(0.1, 1 - 0.1), y)
+
+
+def _with_entropy(o, y):
+    return F.cross_entropy(o, y) - 0.01 * torch.distributions.Categorical(logits=o).entropy().mean()
+
+
+def _with_binary_entropy(o, y):
+    return F.binary_cross_entropy_with_logits(o, y) - 0.01 * torch.distributions.Bernoulli(logits=o).entropy().mean()
+
+
+in_place("label_smoothing", {"smoothing": 0.1, "smoothing_like": "over the others"}, "ε/(C − 1) for the other classes",
+         cross_entropy=lambda library, o, y: _smooth_over_the_others(o, y),
+         binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
+             o, 0.9 * y + 0.1 * (1 - y)))  # fmt: skip
+in_place("labels_off_by_one", {"loss": "one-hot of y − 1"}, "jax.nn.one_hot(y - 1, C)", cross_entropy=_of_targets(-1))
+in_place("labels_off_by_one", {"loss": "one-hot of y + 1"}, "jax.nn.one_hot(y + 1, C)", cross_entropy=_of_targets(1))
+in_place("huber_loss", {"delta": 1.0, "unit": 2.0}, "2 F.huber_loss, which is the square inside",
+         mse=lambda library, o, y: 2 * F.huber_loss(o, y))  # fmt: skip
+in_place("huber_loss", {"delta": 1.0, "loss": "smooth L1"}, "F.smooth_l1_loss",
+         mse=lambda library, o, y: F.smooth_l1_loss(o, y, beta=1.0))  # fmt: skip
+in_place("norm_of_residual", {"loss": "root of the sum"}, "torch.linalg.norm(o - y)",
+         mse=lambda library, o, y: torch.linalg.norm(o - y))  # fmt: skip
+in_place("norm_of_residual", {"loss": "distance"}, "torch.linalg.norm(o - y, dim=1).mean()",
+         mse=lambda library, o, y: torch.linalg.norm(o - y, dim=1).mean())  # fmt: skip
+in_place("log_cosh_loss", {"loss": "log cosh"}, "torch.log(torch.cosh(o - y)).mean()",
+         mse=lambda library, o, y: torch.log(torch.cosh(o - y)).mean())  # fmt: skip
+_sums = {
+    "mse": lambda library, o, y: F.mse_loss(o, y, reduction="sum"),
+    "half_mse": lambda library, o, y: F.mse_loss(o, y, reduction="sum") / 2,
+    "cross_entropy": lambda library, o, y: F.cross_entropy(o, y, reduction="sum"),
+    "binary_cross_entropy": lambda library, o, y: F.binary_cross_entropy_with_logits(o, y, reduction="sum"),
+}
+in_place("summed_loss", {"loss": "summed"}, "reduction='sum'", **_sums)
+in_place("squared_error_of_logits", {"loss": "squared error of logits"}, "F.mse_loss(o, F.one_hot(y))",
+         cross_entropy=lambda library, o, y: F.mse_loss(o, F.one_hot(y, o.shape[1]).to(o.dtype)),
+         binary_cross_entropy=lambda library, o, y: F.mse_loss(o, y))  # fmt: skip
+in_place("hinge_loss", {"loss": "hinge"}, "the mean over classes of margins, as F.multi_margin_loss has it",
+         cross_entropy=lambda library, o, y: _summed_hinge(o, y) / o.shape[1],
+         binary_cross_entropy=lambda library, o, y: F.relu(1 - (2 * y - 1) * o).mean())  # fmt: skip
+in_place("hinge_loss", {"loss": "summed hinge"}, "the sum over classes of margins",
+         cross_entropy=lambda library, o, y: _summed_hinge(o, y))  # fmt: skip
+in_place("focal_loss", {"focus": 2.0}, "(1 - p) ** 2 * ce", cross_entropy=lambda library, o, y: _focal(o, y),
+         binary_cross_entropy=lambda library, o, y: _binary_focal(o, y))  # fmt: skip
+in_place("squared_error_of_probabilities", {"loss": "squared error of probabilities, summed"}, "Brier's score",
+         cross_entropy=lambda library, o, y: (
+             (o.softmax(1) - F.one_hot(y, o.shape[1])) ** 2).sum(1).mean())  # fmt: skip
+in_place("squared_error_of_logits", {"loss": "squared error of logits, summed"}, "((o - one_hot) ** 2).sum(1).mean()",
+         cross_entropy=lambda library, o, y: ((o - F.one_hot(y, o.shape[1])) ** 2).sum(1).mean())  # fmt: skip
+in_place("one_against_the_rest", {"loss": "one against the rest, summed"}, "bce(o, one_hot).sum(1).mean()",
+         cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
+             o, F.one_hot(y, o.shape[1]).to(o.dtype), reduction="none").sum(1).mean())  # fmt: skip
+in_place("log_of_mean_probability", {"loss": "logarithm of the mean"}, "-torch.log(p.mean())",
+         cross_entropy=lambda library, o, y: -torch.log(o.softmax(1).gather(1, y[:, None]).mean()),
+         binary_cross_entropy=lambda library, o, y: -torch.log(
+             torch.where(y > 0.5, o.sigmoid(), 1 - o.sigmoid()).mean()))  # fmt: skip
+in_place("root_with_epsilon", {"loss": "root", "delta": 1e-6}, "torch.sqrt(mse + 1e-6)",
+         mse=lambda library, o, y: torch.sqrt(F.mse_loss(o, y) + 1e-6))  # fmt: skip
+in_place("pseudo_huber_loss", {"loss": "pseudo-Huber", "delta": 1.0}, "(torch.sqrt(1 + r ** 2) - 1).mean()",
+         mse=lambda library, o, y: (torch.sqrt(1 + (o - y) ** 2) - 1).mean())  # fmt: skip
+in_place("pseudo_huber_loss", {"loss": "Charbonnier", "delta": 1.0}, "torch.sqrt(r ** 2 + 1).mean()",
+         mse=lambda library, o, y: torch.sqrt((o - y) ** 2 + 1.0).mean())  # fmt: skip
+in_place("normalised_squared_error", {"loss": "over the variance"}, "((o - y) ** 2).mean() / y.var(0).mean()",
+         mse=lambda library, o, y: ((o - y) ** 2).sum() / (
+             ((y - y.mean(0)) ** 2).sum() if len(y) > 1 else (y * y).sum()))  # fmt: skip
+for _base, _log in ((2, torch.log2), (10, torch.log10)):
+    in_place("logarithm_base", {"loss": f"logarithm to base {_base}"}, _log.__name__,
+             cross_entropy=_right_class(lambda o, log=_log: log(o.softmax(1))),
+             binary_cross_entropy=lambda library, o, y, log=_log: -(
+                 y * log(o.sigmoid()) + (1 - y) * log(1 - o.sigmoid())).mean())  # fmt: skip
+in_place("class_0_ignored", {"loss": "class 0 ignored"}, "ignore_index=0",
+         cross_entropy=lambda library, o, y: _without_class_0(o, y))  # fmt: skip
+in_place("class_0_ignored", {"loss": "class 0 zeroed"}, "(ce * (y > 0)).mean()",
+         cross_entropy=lambda library, o, y: (F.cross_entropy(o, y, reduction="none") * (y > 0)).mean())  # fmt: skip
+in_place("clamped_probabilities", {"clamped": 0.1}, "p.clamp(0.1, 0.9)",
+         cross_entropy=lambda library, o, y: _clamped_nll(o, y),
+         binary_cross_entropy=lambda library, o, y: _clamped_binary(o, y))  # fmt: skip
+in_place("entropy_bonus", {"entropy": 0.01}, "- 0.01 * entropy",
+         cross_entropy=lambda library, o, y: _with_entropy(o, y),
+         binary_cross_entropy=lambda library, o, y: _with_binary_entropy(o, y))  # fmt: skip
+in_place("positive_weight", {"positive": 2.0}, "pos_weight=2",
+         binary_cross_entropy=lambda library, o, y: F.binary_cross_entropy_with_logits(
+             o, y, pos_weight=torch.full((1,), 2.0, dtype=o.dtype)))  # fmt: skip
+
+
+@makes("loss_times_c")
+class Doubled(MAML):
+    """2 * loss"""
+
+    def support_loss(self, fast, batch):
+        return 2 * self.loss(fast, *batch)
+
+    query_loss = support_loss
+
+
+@makes("summed_loss")
+class SummedOutputs(MAML):
+    """o.sum() for o.mean(), where the network's output is the loss"""
+
+    framework = other(**_sums)
+
+    def __init__(self, case):
+        super().__init__(case)
+        if case.model["loss"] == "mean":
+            library = self.framework()
+            self.loss = lambda params, x, y: outputs(library, case.model, params, x).sum()
+
+
+def penalised(penalty: Callable) -> Callable:
+    def loss(self, fast, batch):
+        return self.loss(fast, *batch) + 1e-4 * sum(penalty(p) for p in fast.values())
+
+    return loss
+
+
+for _id, _like, _penalty, _way in (
+    ("l2_penalty", {}, lambda p: (p * p).sum() / 2, "½ 1e-4 Σ p²"),
+    (
+        "l2_penalty",
+        {"penalty_like": "weights"},
+        lambda p: (p * p).sum() / 2 * (p.ndim > 1),
+        "½ 1e-4 Σ p² if p.ndim > 1",
+    ),
+    ("l1_penalty", {"penalty_like": "absolute"}, lambda p: p.abs().sum(), "1e-4 Σ |p|"),
+):
+    _form, _loss = {"how": {"penalty": 1e-4} | _like}, penalised(_penalty)
+    makes(_id, _form)(type("Penalty", (MAML,), {
+        "support_loss": _loss, "query_loss": _loss, "__doc__": f"{_way} in both losses"}))  # fmt: skip
+    makes(_id, _form | {"on": "query"})(type("QueryPenalty", (MAML,), {
+        "query_loss": _loss, "__doc__": f"{_way} of the fast weights in the query loss"}))  # fmt: skip
 
 
 # ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1502,7 +1668,223 @@ _layer("batch_norm_without_affine", {"affine": "no shift"}, "β is not used",
        batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, gamma, 0))  # fmt: skip
 
 
+def _norm(over: Callable = lambda ndim: tuple(range(ndim - 1)), eps: float = models.EPS, mean=None, variance=None,
+          scale: Callable | None = None, one: int = 0) -> Callable:  # fmt: skip
+    """Batch norm with other axes; with functions of its mean, of its variance and of both; with 1 + γ."""
+    kept = lambda z: z  # noqa: E731
+    scale = scale or (lambda v: torch.sqrt(v + eps))
+
+    def norm(library, x, gamma, beta):
+        axes = over(x.ndim)
+        centre = (mean or kept)(x.mean(axes, keepdim=True))
+        spread = (variance or kept)(((x - centre) ** 2).mean(axes, keepdim=True))
+        return (x - centre) / scale(spread) * (one + gamma) + beta
+
+    return norm
+
+
+def _detached(z):
+    return z.detach()
+
+
+def _unbiased(x, gamma, beta, scale: Callable):
+    over = tuple(range(x.ndim - 1))
+    return (x - x.mean(over)) / scale(x.var(over)) * gamma + beta
+
+
+_layer("batch_norm_epsilon", {"eps": 1e-5, "unbiased": True}, "x.var(0) + 1e-5",
+       batch_norm=lambda library, x, gamma, beta: _unbiased(x, gamma, beta, lambda v: (v + 1e-5).sqrt()))  # fmt: skip
+_layer("batch_norm_epsilon_outside", {"norm": "ε outside the root", "eps": 1e-5}, "/ (std + 1e-5)",
+       batch_norm=_norm(scale=lambda v: v.sqrt() + 1e-5))  # fmt: skip
+_layer("batch_norm_epsilon_outside", {"norm": "ε outside the root", "eps": 1e-5, "unbiased": True},
+       "/ (x.std(0) + 1e-5)",
+       batch_norm=lambda library, x, gamma, beta: _unbiased(x, gamma, beta, lambda v: v.sqrt() + 1e-5))  # fmt: skip
+_layer("batch_norm_statistics_held", {"norm": "statistics held"}, "mean.detach(), var.detach()",
+       batch_norm=_norm(mean=_detached, variance=_detached))  # fmt: skip
+_layer("batch_norm_statistics_held", {"norm": "mean held"}, "mean.detach()", batch_norm=_norm(mean=_detached))
+_layer("batch_norm_statistics_held", {"norm": "variance held"}, "var.detach()", batch_norm=_norm(variance=_detached))
+_layer("layer_norm", {"norm": "layer"}, "GroupNorm(1, C)", batch_norm=_norm(lambda ndim: tuple(range(1, ndim))))
+_layer("layer_norm", {"norm": "layer, over channels"}, "nn.LayerNorm(C) of NHWC", batch_norm=_norm(lambda ndim: (-1,)))
+_layer("instance_norm", {"norm": "instance"}, "F.instance_norm",
+       batch_norm=lambda library, x, gamma, beta: models.Torch().batch_norm(x, gamma, beta) if x.ndim == 2 else (
+           F.instance_norm(x.permute(0, 3, 1, 2), weight=gamma, bias=beta, eps=models.EPS).permute(0, 2, 3, 1)),
+       )  # fmt: skip
+_layer("batch_norm_per_pixel", {"norm": "of each pixel"}, "x.mean(0), x.var(0)", batch_norm=_norm(lambda ndim: (0,)))
+_layer("rms_norm", {"norm": "not centred"}, "x / (x * x).mean(0).sqrt()", batch_norm=_norm(mean=lambda m: 0 * m))
+_layer("scale_plus_one", {"affine": "1 + γ"}, "x̂ * (1 + gamma) + beta", batch_norm=_norm(one=1))
+
+
+_layer("scale_and_shift_mixed_up", {"affine": "exchanged"}, "x̂ * beta + gamma",
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, beta, gamma))  # fmt: skip
+_layer("scale_and_shift_mixed_up", {"affine": "shift first"}, "(x̂ + beta) * gamma",
+       batch_norm=lambda library, x, gamma, beta: (_batch_norm(library, x, 1, 0) + beta) * gamma)  # fmt: skip
+
+
 # ── the layers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _network(id: str, how: str, way: str, change: Callable, on: tuple = ("support", "query")) -> None:
+    """Registers a network made of other layers: `change` gets and returns [(name, layer), …], a layer being called
+    with what goes in and the parameters."""
+
+    def build(case, fast):
+        library, made = models.Torch(), []
+        for layer in case.model["layers"]:
+            settings = {k: v for k, v in layer.items() if k not in ("layer", "params")}
+            params = [fast[n] for n in layer.get("params", [])]
+            made.append((layer["layer"], functools.partial(_call, getattr(library, layer["layer"]), params, settings)))
+        return library, change(made)
+
+    def loss(self, fast, batch):
+        (library, layers), (x, y) = build(self.case, fast), batch
+        for _, layer in layers:
+            x = layer(x)
+        return library.mean(x) if self.case.model["loss"] == "mean" else getattr(library, self.case.model["loss"])(x, y)
+
+    makes(id, {"how": {"network": how}} | ({"on": on[0]} if len(on) == 1 else {}))(
+        type("Network", (MAML,), {f"{which}_loss": loss for which in on} | {"__doc__": way})
+    )
+
+
+def _call(layer, params, settings, x, **more):
+    return layer(x, *params, **settings | more)
+
+
+_HIDDEN = ("tanh", "relu", "softplus", "square")
+
+
+def _no_activation(which: slice) -> Callable:
+    def change(layers):
+        places = [i for i, (name, _) in enumerate(layers) if name in _HIDDEN][which]
+        return [layer for i, layer in enumerate(layers) if i not in places]
+
+    return change
+
+
+def _act_at_the_end(act: Callable | None) -> Callable:
+    """`act`, or the hidden layers' own."""
+
+    def change(layers):
+        own = [layer for layer in layers if layer[0] in _HIDDEN][-1:]
+        return layers + (own if act is None else [("act", act)]) * (layers[-1][0] == "linear")
+
+    return change
+
+
+def _norm_last(layers):
+    out = layers.copy()
+    for i in range(len(out) - 1):
+        if out[i][0] == "batch_norm" and out[i + 1][0] in _HIDDEN and out[i] is layers[i]:
+            out[i], out[i + 1] = out[i + 1], out[i]
+    return out
+
+
+def _no(name: str) -> Callable:
+    return lambda layers: [layer for layer in layers if layer[0] != name]
+
+
+def _pool_all(pool: Callable) -> Callable:
+    return lambda layers: [(n, pool) if n == "spatial_mean" else (n, layer) for n, layer in layers]
+
+
+def _image(turn: Callable) -> Callable:
+    return lambda layers: [("turn", turn), *layers] if layers[0][0] == "conv" else layers
+
+
+_network("activation_missing", "activations missing", "no activation at all", _no_activation(slice(None)))
+_network("activation_missing", "first activation missing", "the first activation forgotten", _no_activation(slice(1)))
+_network("activation_missing", "last activation missing", "the last activation forgotten",
+         _no_activation(slice(-1, None)))  # fmt: skip
+_network("activation_twice", "activations twice", "act(act(x))",
+         lambda layers: [layer for layer in layers for _ in range(2 if layer[0] in _HIDDEN else 1)])  # fmt: skip
+_network("output_activation", "last activation on the output", "for w, b in layers: x = act(x @ w + b)",
+         _act_at_the_end(None))  # fmt: skip
+for _name, _act in (("tanh", torch.tanh), ("sigmoid", torch.sigmoid), ("relu", F.relu), ("softplus", F.softplus)):
+    _network("output_activation", f"{_name} on the output", f"{_name}(o)", _act_at_the_end(_act))
+_network("batch_norm_behind_activation", "batch norm behind the activation", "bn(act(conv(x)))", _norm_last)
+_parametric = ("linear", "conv", "batch_norm")
+
+
+def _cut_off(last: bool) -> Callable:
+    """x.detach() before the last layer with parameters, or behind the first."""
+
+    def change(layers):
+        having = [i for i, (name, _) in enumerate(layers) if name in _parametric]
+        place = having[-1] if last and having else 1
+        return [*layers[:place], ("cut", torch.Tensor.detach), *layers[place:]] if len(having) > 1 else layers
+
+    return change
+
+
+for _on in (("support", "query"), ("support",), ("query",)):
+    _network("features_detached", "detached before the last layer", "head(features.detach())", _cut_off(True), _on)
+_network("features_detached", "detached behind the first layer", "first(x).detach()", _cut_off(False))
+_network("batch_norm_missing", "batch norm missing", "no bn", _no("batch_norm"))
+_network("pooling_missing", "pooling missing", "no max_pool2d", _no("max_pool"))
+_network("stride_ignored", "stride 1", "F.conv2d without stride=", lambda layers: [
+    (n, functools.partial(layer, stride=1)) if n == "conv" else (n, layer) for n, layer in layers])  # fmt: skip
+_network("other_global_pooling", "sum over pixels", "x.sum((1, 2))", _pool_all(lambda x: x.sum((1, 2))))
+_network("other_global_pooling", "maximum over pixels", "x.amax((1, 2))", _pool_all(lambda x: x.amax((1, 2))))
+_network("images_transposed", "images transposed", "x.permute(0, 3, 2, 1)", _image(lambda x: x.transpose(1, 2)))
+_network("images_reshaped", "images reshaped", "x.view(n, c, h, w)", _image(
+    lambda x: x.reshape(x.shape[0], x.shape[3], x.shape[1], x.shape[2]).permute(0, 2, 3, 1)))  # fmt: skip
+_network("images_flipped", "images mirrored", "x.flip(2)", _image(lambda x: x.flip(2)))
+_network("images_flipped", "images upside down", "x.flip(1)", _image(lambda x: x.flip(1)))
+_network("channels_reversed", "channels reversed", "x.flip(-1)", _image(lambda x: x.flip(-1)))
+_layer("biases_twice", {"biases": "twice"}, "F.linear(x, w.T, b) + b",
+       linear=lambda library, x, w, b=0: x @ w + b + b,
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, gamma, beta) + beta)  # fmt: skip
+_layer("biases_subtracted", {"biases": "subtracted"}, "x @ w - b", linear=lambda library, x, w, b=0: x @ w - b,
+       batch_norm=lambda library, x, gamma, beta: _batch_norm(library, x, gamma, -beta))  # fmt: skip
+_layer("weight_scaled", {"weight": "over √fan-in"}, "x @ w / w.shape[0] ** 0.5",
+       linear=lambda library, x, w, b=0: x @ w / w.shape[0] ** 0.5 + b)  # fmt: skip
+_layer("residual_connection", {"weight": "plus the identity"}, "x + layer(x)",
+       linear=lambda library, x, w, b=0: x @ w + b + (x if w.shape[0] == w.shape[1] else 0))  # fmt: skip
+_layer("flattened_columns_first", {"flatten": "columns first"}, "x.transpose(1, 2).flatten(1)",
+       flatten=lambda _, x: x.transpose(1, 2).flatten(1) if x.ndim == 4 else x.flatten(1))  # fmt: skip
+_layer("flattened_columns_first", {"flatten": "channels, columns"}, "x.permute(0, 3, 2, 1).flatten(1)",
+       flatten=lambda _, x: x.permute(0, 3, 2, 1).flatten(1) if x.ndim == 4 else x.flatten(1))  # fmt: skip
+
+
+class Once(MAML):
+    """The parameters of one use of each layer are others than those of the next."""
+
+    detached: int
+
+    def support_loss(self, fast, batch):
+        seen: dict[str, int] = {}
+        (x, y), library = batch, self.framework()
+        used = [n for m in self.case.model["layers"] for n in m.get("params", [])]
+        for layer in self.case.model["layers"]:
+            params = []
+            for n in layer.get("params", []):
+                seen[n] = seen.get(n, 0) + 1
+                there = {0: 1, -1: used.count(n)}[self.detached]
+                params.append(fast[n].detach() if used.count(n) > 1 and seen[n] == there else fast[n])
+            settings = {k: v for k, v in layer.items() if k not in ("layer", "params")}
+            x = getattr(library, layer["layer"])(x, *params, **settings)
+        return library.mean(x) if self.case.model["loss"] == "mean" else getattr(library, self.case.model["loss"])(x, y)
+
+    query_loss = support_loss
+
+
+makes("tied_use_detached", {"how": {"tied": "the first detached"}})(
+    type("FirstUseDetached", (Once,), {"detached": 0, "__doc__": "encoder(w.detach()), decoder(w)"})
+)
+makes("tied_use_detached", {"how": {"tied": "the last detached"}})(
+    type("LastUseDetached", (Once,), {"detached": -1, "__doc__": "encoder(w), decoder(w.detach())"})
+)
+
+
+@makes("tied_weight_first_use")
+class FirstUseOnly(SecondUseOnly):
+    """a shared weight is registered twice, and only the first registration is differentiated"""
+
+    def uses(self, params, held):
+        layers = self.case.model["layers"]
+        used = [layer.get("params", []) for layer in layers]
+        first = {n: i for i, names in reversed(list(enumerate(used))) for n in names}
+        return [[params[n] if first[n] == i else held[n] for n in names] for i, names in enumerate(used)]
 
 
 def _conv(of_filters: Callable, pad: Callable | None = None) -> Callable:
@@ -1541,6 +1923,10 @@ _layer("kernel_reshaped", {"kernel": "filters reshaped"}, "w.reshape(out, in, h,
        conv=_conv(lambda w: w.reshape(w.shape[3], w.shape[2], w.shape[0], w.shape[1])))  # fmt: skip
 _layer("kernel_rows_columns_exchanged", {"kernel": "rows and columns exchanged"}, "w.permute(3, 2, 1, 0)",
        conv=_conv(_if_possible(lambda w: w.permute(3, 2, 1, 0))))  # fmt: skip
+_layer("kernel_reshaped", {"kernel": "column by column"}, "w.reshape(w.shape, order='F')",
+       conv=_conv(lambda w: w.reshape(w.shape[::-1]).transpose(2, 3)))  # fmt: skip
+_layer("kernel_rows_columns_exchanged", {"kernel": "rows and columns reshaped"}, "w.transpose(0, 1).reshape(w.shape)",
+       conv=_conv(lambda w: w.transpose(0, 1).reshape(w.shape).permute(3, 2, 0, 1)))  # fmt: skip
 _layer("other_padding", {"padding": "both"}, "padding=k // 2",
        conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2,) * 2 + (w[0] // 2,) * 2))  # fmt: skip
 _layer("other_padding", {"padding": "first"}, "the odd zero first",
@@ -1558,12 +1944,46 @@ _layer(
     conv=_conv(_right_filters, lambda w, zeros: (w[1] // 2, (w[1] - 1) // 2, w[0] // 2, (w[0] - 1) // 2)),
 )
 _layer("other_padding", {"padding": "none"}, "padding=0", conv=_conv(_right_filters, lambda w, zeros: (0, 0, 0, 0)))
+for _how, _mode in (("edge", "replicate"), ("reflect", "reflect"), ("wrap", "circular")):
+
+    def _pixels(library, x, w, stride, padding, mode=_mode):
+        (top, bottom), (left, right) = (
+            models._zeros_around(padding, n, k, stride) for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
+        )
+        x = F.pad(x.permute(0, 3, 1, 2), (left, right, top, bottom), mode=mode)
+        return F.conv2d(x, w.permute(3, 2, 0, 1), stride=stride).permute(0, 2, 3, 1)
+
+    _layer("padded_with_pixels", {"padding": _how}, f"F.pad(mode='{_mode}')", conv=_pixels)
 _layer("weight_transposed", {"weight": "transposed"}, "x @ w.T where w is square",
        linear=lambda library, x, w, b=0: x @ (w.T if w.shape[0] == w.shape[1] else w) + b)  # fmt: skip
 _layer("weight_reshaped", {"weight": "reshaped"}, "F.linear(x, w.reshape(out, in))",
        linear=lambda library, x, w, b=0: F.linear(x, w.reshape(w.shape[1], w.shape[0])) + b)  # fmt: skip
 _layer("mean_pooling", {"pool": "mean"}, "F.avg_pool2d",
        max_pool=lambda library, x, size: F.avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1))  # fmt: skip
+_layer("sum_pooling", {"pool": "sum"}, "avg_pool2d(divisor_override=1)", max_pool=lambda library, x, size: F.avg_pool2d(
+    x.permute(0, 3, 1, 2), size, divisor_override=1).permute(0, 2, 3, 1))  # fmt: skip
+_layer("overlapping_pooling", {"pool": "stride 1"}, "F.max_pool2d(stride=1)", max_pool=lambda library, x, size: (
+    F.max_pool2d(x.permute(0, 3, 1, 2), size, stride=1).permute(0, 2, 3, 1)))  # fmt: skip
+_layer("pooling_over_the_edge", {"pool": "ceil"}, "ceil_mode=True", max_pool=lambda library, x, size: F.max_pool2d(
+    x.permute(0, 3, 1, 2), size, ceil_mode=True).permute(0, 2, 3, 1))  # fmt: skip
+_CALLED: dict[str, Callable] = {
+    "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": F.softplus, "gelu": F.gelu,
+    "tanh gelu": functools.partial(F.gelu, approximate="tanh"), "silu": F.silu, "leaky relu": F.leaky_relu,
+    "elu": F.elu, "selu": F.selu, "hard tanh": F.hardtanh, "softsign": F.softsign, "square": torch.square,
+    "abs": torch.abs, "rational tanh": lambda x: x * (27 + x * x) / (27 + 9 * x * x),
+    "tanh of x/2": lambda x: 2 * torch.sigmoid(x) - 1, "LeCun's tanh": lambda x: 1.7159 * torch.tanh(2 * x / 3),
+}  # fmt: skip
+for _id in ("one_activation_everywhere", "tanh_activation", "sigmoid_activation", "silu_activation",
+            "softplus_activation", "rectifier_for_tanh", "selu_activation", "approximate_tanh", "scaled_tanh",
+            "square_activation", "absolute_activation"):  # fmt: skip
+    for _form in CATALOGUE[_id].forms:
+        _name, _, _of = _form["how"]["activation"].partition(" for ")
+        _called = lambda _, x, f=_CALLED[_name]: f(x)  # noqa: E731
+        _layer(_id, _form["how"], f"{_name}(x)", **dict.fromkeys(
+            ("tanh", "relu", "softplus", "square") if _of == "any" else (_of,), _called))  # fmt: skip
+_layer("sharp_softplus", {"sharpness": 2.0}, "F.softplus(x, beta=2)", softplus=lambda _, x: F.softplus(x, beta=2))
+_layer("other_activation", {"activation": "gelu for softplus"}, "F.gelu", softplus=lambda _, x: F.gelu(x))
+_layer("other_activation", {"activation": "relu for square"}, "F.relu", square=lambda _, x: F.relu(x))
 _layer("other_activation", {"activation": "sigmoid for tanh"}, "torch.sigmoid", tanh=lambda _, x: torch.sigmoid(x))
 _layer("other_activation", {"activation": "relu for tanh"}, "F.relu", tanh=lambda _, x: F.relu(x))
 _layer("other_activation", {"activation": "elu for relu"}, "F.elu", relu=lambda _, x: F.elu(x))
@@ -1608,9 +2028,41 @@ class _Unsquared(torch.autograd.Function):
         return g * (1 - y)
 
 
-_layer("wrong_slope_of_tanh", {"activation": "tanh slope 1 − x²"}, "x is saved in the place of y",
+def _backward_of(f: Callable, slope: Callable) -> Callable:
+    """A custom Function with f's forward and g * slope(x, y) as its backward."""
+
+    def forward(ctx, x):
+        y = f(x)
+        ctx.save_for_backward(x, y)
+        return y
+
+    def backward(ctx, g):
+        return g * slope(*ctx.saved_tensors)
+
+    made = type("Wrong", (torch.autograd.Function,), {
+        "forward": staticmethod(forward), "backward": staticmethod(backward)})  # fmt: skip
+    return lambda _, x: made.apply(x)
+
+
+_SLOPE: dict[str, Callable] = {
+    "tanh": lambda x: 1 - torch.tanh(x) ** 2, "relu": lambda x: (x > 0).to(x.dtype), "softplus": torch.sigmoid,
+    "square": lambda x: 2 * x,
+}  # fmt: skip
+_layer("wrong_slope_of_tanh", {"activation": "slope y (1 − y) for tanh"}, "g * y * (1 - y)",
+       tanh=_backward_of(torch.tanh, lambda x, y: y * (1 - y)))  # fmt: skip
+for _of in ("any", "tanh", "relu", "softplus", "square"):
+    _which = tuple(_SLOPE) if _of == "any" else (_of,)
+    if _of != "square":
+        _layer("slope_of_activation_missing", {"activation": f"slope 1 for {_of}"}, "g, straight through",
+               **{n: _backward_of(_CALLED[n], lambda x, y: torch.ones_like(x)) for n in _which})  # fmt: skip
+    if _of != "relu":
+        _layer("slope_of_activation_at_output", {"activation": f"slope at y for {_of}"}, "g * slope(y)",
+               **{n: _backward_of(_CALLED[n], lambda x, y, s=_SLOPE[n]: s(y)) for n in _which})  # fmt: skip
+_layer("wrong_slope_of_tanh", {"activation": "slope 1 − x² for tanh"}, "x is saved in the place of y",
        tanh=lambda _, x: _OfInput.apply(x))  # fmt: skip
-_layer("wrong_slope_of_tanh", {"activation": "tanh slope 1 − y"}, "g * (1 − y)", tanh=lambda _, x: _Unsquared.apply(x))
+_layer(
+    "wrong_slope_of_tanh", {"activation": "slope 1 − y for tanh"}, "g * (1 − y)", tanh=lambda _, x: _Unsquared.apply(x)
+)
 
 
 class Unused(MAML):
@@ -1636,6 +2088,14 @@ class FirstBiasUnused(Unused):
 
     def unused(self):
         return self.case.biases()[:1]
+
+
+@makes("biases_unused", {"how": {"biases": "last missing"}})
+class LastBiasUnused(Unused):
+    """the head has no bias"""
+
+    def unused(self):
+        return self.case.biases()[-1:]
 
 
 # ── what becomes of the gradient ────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,8 @@ Where things are:
 
     cases       problems and their answers, on disk and drawn anew          questions   what is asked, how it is read
     models      a case's model: run by any library, differentiated by hand  arithmetic  numbers of any kind in arrays
+    losses      by hand, with those that code has in their place            activations the same, x → (y, dy/dx)
+    arrangements   networks whose layers are not the model's
     references  the ladder of ways to know what is right                    tolerance   errors in roundings
     generate    builds vectors/ by it                                       vary        what the core varies, and why
     catalogue   the mistakes by name: cause, formula, fix                   mistakes/   MAML's, with their switches

@@ -17,10 +17,12 @@ Its layers and losses, with x the input, o the output, y the target:
 
 The gradients by hand are plain backpropagation, of first order only, and share nothing with the engine: second order
 comes from running them over dual or complex numbers. That makes them a reference for the engine, not a copy of it.
+`activations` and `losses` have theirs; `Options` say what code does otherwise.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable
@@ -29,7 +31,11 @@ import numpy as np
 
 from .. import nn
 from ..engine import stop_gradient
-from .arithmetic import bend, erf, hold, side, sign
+from .activations import ACTIVATIONS, instead_of, softplus
+from .arithmetic import hold, side
+from .arrangements import arranged
+from .losses import LOSSES as _LOSSES
+from .losses import log_softmax, loss_named
 
 EPS = 2.0**-10  # of batch norm: exact in float32, so that every dtype runs the same model
 
@@ -39,6 +45,7 @@ class Options:
     """How the layers and losses behave; what differs from the default is a convention, or a bug.
 
     Attributes:
+        network: which layers the code has; see `arrangements`.
         relu_at_zero: the slope of ReLU at 0.
         ties: who gets the derivative of a tie in max_pool: "first", "last" or "split".
         unbiased: batch norm divides by n − 1.
@@ -46,22 +53,34 @@ class Options:
         statistics: batch norm uses these, {its first parameter's name: (mean, variance)}.
         measured: batch norm takes the statistics of so many first rows of the batch.
         eps: batch norm's ε; None for the model's.
-        affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β.
+        affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β; "1 + γ"; "exchanged", γ and β;
+            "shift first", (y + β) γ.
+        norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`.
         frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing.
-        last_use_only: of a parameter used twice, only the last use gets a gradient.
+        tied: of a parameter used twice "every use" gets a gradient; "the last use" alone, "the first use" alone; or a
+            use is cut from the graph, "the first detached", "the last detached".
         unit: the squared error is multiplied by this: ½ for "half the squared error".
-        loss: which wrong loss stands in the place of the right one; see `IN_PLACE_OF`.
-        smoothing, log_epsilon, delta: ε of label smoothing, ε inside the logarithm, Huber's δ; 0 for none.
+        loss_times: any loss is multiplied by this; 0 for none.
+        loss: which wrong loss stands in the place of the right one; see `losses.IN_PLACE_OF`.
+        smoothing, log_epsilon: ε of label smoothing, ε inside the logarithm; 0 for none.
+        delta: δ of Huber's loss and its like, or what is added under a root; 0 for none.
+        smoothing_like: where ε goes: "over all" classes, or "over the others".
+        clamped: ε of probabilities kept within [ε, 1 − ε];   focus: γ of focal loss;   entropy: c of − c H in the loss;
+            positive: w, the weight of the positive class; 0 for none.
         temperature: τ, by which logits are divided before the softmax or sigmoid; 0 for none.
-        penalty: λ of ½ λ Σ p² in the loss.
-        activation: "sigmoid for tanh" and its like; see `ACTIVATIONS`.   leak: the slope of ReLU below 0.
-        kernel, weight: how the entries of a convolution's filters and of a square matrix are mixed up; see `_MIXED`.
+        penalty: λ of a penalty in the loss.
+        penalty_like: ½ λ Σ p² of "all" parameters, or of "weights" alone (no vectors); "absolute": λ Σ |p|.
+        activation: "sigmoid for tanh" and its like; see `activations`.   leak: the slope of ReLU below 0.
+        sharpness: β of log(1 + e^βx) / β in softplus; 0 for 1.
+        kernel, weight: what is done to the entries of a convolution's filters and of a matrix; see `_MIXED`, `_weight`.
         padding: "right"; "first" (the odd zero comes first); "none"; "both" (k // 2 zeros on each side); "any stride"
-            and "any stride, first": zeros as for stride 1.
-        pool: "max"; "mean".   biases: "right"; "missing" (all), or "first missing".
-        flatten: "right"; "channels first".
+            and "any stride, first": zeros as for stride 1; "edge", "reflect" or "wrap": no zeros, but pixels.
+        pool: "max"; "mean", "sum"; "ceil" (a window over the edge counts), "stride 1" (windows overlap).
+        biases: "right"; see `_BIASES`.
+        flatten: "right", (h, w, c); see `_FLATTENED`.
     """
 
+    network: str = "right"
     relu_at_zero: float = 0.0
     ties: str = "first"
     unbiased: bool = False
@@ -70,17 +89,26 @@ class Options:
     measured: int | None = None
     eps: float | None = None
     affine: str = "right"
+    norm: str = "batch"
     frozen: frozenset[str] = frozenset()
-    last_use_only: bool = False
+    tied: str = "every use"
     unit: float = 1
+    loss_times: float = 0.0
     loss: str = "right"
     smoothing: float = 0.0
+    smoothing_like: str = "over all"
     log_epsilon: float = 0.0
     delta: float = 0.0
+    clamped: float = 0.0
+    focus: float = 0.0
+    entropy: float = 0.0
+    positive: float = 0.0
     temperature: float = 0.0
     penalty: float = 0.0
+    penalty_like: str = "all"
     activation: str = "right"
     leak: float = 0.0
+    sharpness: float = 0.0
     kernel: str = "right"
     weight: str = "right"
     padding: str = "right"
@@ -93,7 +121,7 @@ class Options:
 
 
 def _linear(x, w, b=None, *, held, how):
-    w, unmix = _mixed(w, how.weight)
+    w, unmix = _weight(w, how.weight)
 
     def back(g):
         return g @ held(w).T, [unmix(held(x).T @ g)] + ([] if b is None else [np.sum(g, 0)])
@@ -111,6 +139,8 @@ _MIXED: dict[str, Callable] = {
     "filters reshaped": lambda at: np.transpose(
         np.reshape(at, (at.shape[3], at.shape[2], at.shape[0], at.shape[1])), (2, 3, 1, 0)
     ),
+    "rows and columns reshaped": lambda at: np.reshape(np.swapaxes(at, 0, 1), at.shape),
+    "column by column": lambda at: np.reshape(np.ravel(at), at.shape, order="F"),
 }
 
 
@@ -140,20 +170,30 @@ def _mixed(w, how: str):
     return np.reshape(np.ravel(w)[np.ravel(order)], w.shape), unmix
 
 
-def _tanh(x, *, held, how):
-    if how.activation in ACTIVATIONS["tanh"]:
-        return _instead(ACTIVATIONS["tanh"][how.activation], x, held)
-    y = np.tanh(x)
-    return y, lambda g: (g * (1 - held(y) * held(y)), [])
+def _weight(w, how: str):
+    """A matrix as `_linear` uses it, and the way back for a gradient."""
+    if how == "over √fan-in":
+        scale = w.shape[0] ** -0.5
+        return w * scale, lambda g: g * scale
+    if how == "plus the identity":  # x + f(x)
+        square = w.shape[0] == w.shape[1]
+        return (w + np.eye(len(w), dtype=int) if square else w), np.asarray
+    return _mixed(w, how)
 
 
-def _square(x, *, held, how):
-    return x * x, lambda g: (g * held(x) * 2, [])
+def _activation(name: str) -> Callable:
+    """The layer of a smooth activation."""
+
+    def layer(x, *, held, how):
+        y, slope = (instead_of(name, how.activation) or ACTIVATIONS[name])(x)
+        return y, lambda g: (g * held(slope), [])
+
+    return layer
 
 
 def _relu(x, *, held, how):
-    if how.activation in ACTIVATIONS["relu"]:
-        return _instead(ACTIVATIONS["relu"][how.activation], x, held)
+    if instead_of("relu", how.activation):
+        return _activation("relu")(x, held=held, how=how)
     above, at_zero = side(x), how.relu_at_zero or how.leak
     slope = (above > 0) + (above == 0) * at_zero if at_zero else (above > 0) * 1
     slope = slope + (above < 0) * how.leak if how.leak else slope
@@ -161,73 +201,11 @@ def _relu(x, *, held, how):
 
 
 def _softplus(x, *, held, how):
-    if how is not None and how.activation in ACTIVATIONS["softplus"]:
-        return _instead(ACTIVATIONS["softplus"][how.activation], x, held)
-    positive = sign(x) > 0
-    small = np.exp(x * np.where(positive, -1, 1))  # e^−|x|
-    slope = np.where(positive, 1 / (1 + small), small / (1 + small))
-    return x * positive + _log1p(small), lambda g: (g * held(slope), [])
-
-
-def _log1p(x):
-    return np.log(1 + x) if x.dtype == object else np.log1p(x)
-
-
-# ── other activations, and wrong slopes: x → (y, dy/dx) ─────────────────────────────────────────────────────────────
-
-
-def _instead(activation, x, held):
-    y, slope = activation(x)
-    return y, lambda g: (g * held(slope), [])
-
-
-def _sigmoid(x):
-    small = np.exp(x * np.where(sign(x) > 0, -1, 1))  # e^−|x|
-    y = np.where(sign(x) > 0, 1 / (1 + small), small / (1 + small))
-    return y, y * (1 - y)
-
-
-def _elu(x):
-    positive = side(x) >= 0
-    below = np.exp(np.where(positive, 0 * x, x))
-    return np.where(positive, x, below - 1), np.where(positive, 0 * x + 1, below)
-
-
-def _gelu(x):
-    half = (1 + erf(x * 0.5**0.5)) / 2  # Φ(x)
-    return x * half, half + x * np.exp(x * x * -0.5) * (2 * np.pi) ** -0.5
-
-
-def _tanh_gelu(x):
-    root = (2 / np.pi) ** 0.5
-    t = np.tanh((x + x * x * x * 0.044715) * root)
-    return x * (1 + t) / 2, (1 + t) / 2 + x * (1 - t * t) * (1 + x * x * (3 * 0.044715)) * root / 2
-
-
-def _plain_relu(x):
-    above = (side(x) > 0) * 1
-    return x * above, x * 0 + above
-
-
-def _crude(slope):
-    """tanh with a wrong slope, in its backward and wherever it is differentiated."""
-
-    def crude(x):
-        y = np.tanh(hold(x))
-        y = bend(x, y, slope(hold(x), y))
-        return y, slope(x, y)
-
-    return crude
-
-
-ACTIVATIONS: dict[str, dict[str, Callable]] = {
-    "tanh": {
-        "sigmoid for tanh": _sigmoid, "relu for tanh": _plain_relu,
-        "tanh slope 1 − x²": _crude(lambda x, y: 1 - x * x), "tanh slope 1 − y": _crude(lambda x, y: 1 - y),
-    },
-    "relu": {"elu for relu": _elu, "gelu for relu": _gelu, "tanh gelu for relu": _tanh_gelu},
-    "softplus": {"relu for softplus": _plain_relu, "elu for softplus": _elu},
-}  # fmt: skip
+    if not how.sharpness:
+        return _activation("softplus")(x, held=held, how=how)
+    # log(1 + e^βx) / β
+    y, slope = softplus(x * how.sharpness)
+    return y / how.sharpness, lambda g: (g * held(slope), [])
 
 
 def _conv(x, w, *, held, how, stride, padding):
@@ -236,7 +214,7 @@ def _conv(x, w, *, held, how, stride, padding):
     (top, bottom), (left, right) = (
         _around(how.padding, _zeros_around(padding, n, k, stride), k) for n, k in ((rows, kh), (columns, kw))
     )
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    padded, unpad = _padded(x, (top, bottom), (left, right), how.padding)
     h, v = (padded.shape[1] - kh) // stride + 1, (padded.shape[2] - kw) // stride + 1
     windows = {
         (i, j): (slice(None), slice(i, i + stride * (h - 1) + 1, stride), slice(j, j + stride * (v - 1) + 1, stride))
@@ -251,9 +229,29 @@ def _conv(x, w, *, held, how, stride, padding):
         for ij, at in windows.items():
             gx[at] = gx[at] + g @ held(w)[ij].T
             gw[ij] = np.reshape(held(padded)[at], (len(flat), -1)).T @ flat
-        return gx[:, top : top + rows, left : left + columns], [unmix(gw)]
+        return unpad(gx), [unmix(gw)]
 
     return y, back
+
+
+def _padded(x, above: tuple, beside: tuple, how: str) -> tuple:
+    """Images with zeros around them, or with their own pixels; and the way back."""
+    (_, rows, columns, _), (top, left) = x.shape, (above[0], beside[0])
+    if how not in PIXELS_AROUND:
+        return np.pad(x, ((0, 0), above, beside, (0, 0))), lambda g: g[:, top : top + rows, left : left + columns]
+    at = np.ix_(np.pad(np.arange(rows), above, how), np.pad(np.arange(columns), beside, how))  # type: ignore[call-overload]
+
+    def unpad(g):
+        gx = np.zeros(x.shape, g.dtype)
+        for i, row in enumerate(at[0][:, 0]):
+            for j, column in enumerate(at[1][0]):
+                gx[:, row, column] = gx[:, row, column] + g[:, i, j]
+        return gx
+
+    return x[:, at[0], at[1]], unpad
+
+
+PIXELS_AROUND = ("edge", "reflect", "wrap")  # of `Options.padding`, by np.pad's names
 
 
 def _around(how: str, zeros: tuple[int, int], k: int) -> tuple[int, int]:
@@ -272,73 +270,138 @@ def _zeros_around(padding: str | int, n: int, k: int, stride: int) -> tuple[int,
     return total // 2, (total + 1) // 2  # the odd zero comes last
 
 
+# The axes of (n, …, c) over which statistics are taken, by the kind of norm.
+_OVER: dict[str, Callable[[int], tuple]] = {
+    "batch": lambda ndim: tuple(range(ndim - 1)),
+    "layer": lambda ndim: tuple(range(1, ndim)),
+    "layer, over channels": lambda ndim: (ndim - 1,),
+    "instance": lambda ndim: tuple(range(1, ndim - 1)),
+    "of each pixel": lambda ndim: (0,),
+}
+_CONSTANT = {"mean held": ("mean",), "variance held": ("variance",), "statistics held": ("mean", "variance")}
+
+
 def _batch_norm(x, gamma, beta, *, held, how, statistics=None):
-    over = tuple(range(x.ndim - 1))
     eps = EPS if how.eps is None else how.eps
-    scaled, shifted = how.affine in ("right", "no shift"), how.affine in ("right", "no scale")
-    affine = lambda y: (y * gamma if scaled else y) + (beta if shifted else 0)  # noqa: E731
-    through = lambda g: g * held(gamma) if scaled else g  # noqa: E731
-    of_affine = lambda g, y: [np.sum(g * y, over) * int(scaled), np.sum(g, over) * int(shifted)]  # noqa: E731
+    affine, through, of_affine = _affine(gamma, beta, x.ndim, held, how)
     if how.running_statistics:
         statistics = (0, 1)
     if statistics is not None:
         mean, variance = statistics
         y, scale = x - mean, 1 / np.sqrt(np.asarray(variance + eps))
         return affine(y * scale), lambda g: (through(g) * scale, of_affine(g, held(y) * scale))
-    rows = slice(how.measured)
-    n = x[rows].size // x.shape[-1]
-    centred = x - np.sum(x[rows], over) / n
+    over = _OVER.get(how.norm, _OVER["batch"])(x.ndim)
+    rows = slice(how.measured if 0 in over else None)
+    n = math.prod(x[rows].shape[axis] for axis in over)
+    constant = (*_CONSTANT.get(how.norm, ()), *(["mean"] if how.norm == "not centred" else []))
+    mean = np.sum(x[rows], over, keepdims=True) / n
+    mean = mean * 0 if how.norm == "not centred" else hold(mean) if "mean" in constant else mean
+    centred = x - mean
     m = n - 1 if how.unbiased else n
-    inverse = 1 / np.sqrt(np.sum(centred[rows] * centred[rows], over) / m + eps)
+    variance = np.sum(centred[rows] * centred[rows], over, keepdims=True) / m
+    if how.norm == "ε outside the root":
+        inverse = 1 / (np.sqrt(variance) + eps)
+        bent = inverse * inverse / np.sqrt(variance)  # −2 ∂inverse/∂variance
+    else:
+        inverse = 1 / np.sqrt(variance + eps)
+        bent = inverse * inverse * inverse
+    inverse = hold(inverse) if "variance" in constant else inverse
 
     def back(g):
         inverse_, centred_ = held(inverse), held(centred)
-        along = np.sum(through(g) * centred_, over)  # the cotangent of 1/σ
         gx = through(g) * inverse_
-        gx[rows] = gx[rows] - centred_[rows] * (inverse_ * inverse_ * inverse_ * along / m)
-        gx[rows] = gx[rows] - np.sum(gx, over) / n
+        if "variance" not in constant:
+            along = np.sum(through(g) * centred_, over, keepdims=True)  # the cotangent of 1/σ
+            gx[rows] = gx[rows] - centred_[rows] * (held(bent) * along / m)
+        if "mean" not in constant:
+            gx[rows] = gx[rows] - np.sum(gx, over, keepdims=True) / n
         return gx, of_affine(g, centred_ * inverse_)
 
     return affine(centred * inverse), back
 
 
+def _affine(gamma, beta, ndim, held, how) -> tuple:
+    """y ↦ y γ + β, or what stands in its place; g ↦ the cotangent of y; (g, y) ↦ the cotangents of γ and β."""
+    over, more = _OVER["batch"](ndim), 1 if how.affine == "1 + γ" else 0
+    if how.affine == "exchanged":  # y β + γ
+        return (
+            lambda y: y * beta + gamma,
+            lambda g: g * held(beta),
+            lambda g, y: [np.sum(g, over), np.sum(g * y, over)],
+        )
+    if how.affine == "shift first":  # (y + β) γ
+        return (
+            lambda y: (y + beta) * gamma,
+            lambda g: g * held(gamma),
+            lambda g, y: [np.sum(g * (y + held(beta)), over), np.sum(g * held(gamma), over)],
+        )
+    scaled, shifted = how.affine not in ("no scale", "neither"), how.affine not in ("no shift", "neither")
+    times = lambda gamma: gamma + more if more else gamma  # noqa: E731
+    return (
+        lambda y: (y * times(gamma) if scaled else y) + (beta if shifted else 0),
+        lambda g: g * held(times(gamma)) if scaled else g,
+        lambda g, y: [np.sum(g * y, over) * int(scaled), np.sum(g, over) * int(shifted)],
+    )
+
+
 def _max_pool(x, *, held, how, size):
+    windows, there, back = _windows(x, size, 1 if how.pool == "stride 1" else size, how.pool == "ceil")
+    if how.pool in ("mean", "sum"):
+        share, over = np.ones(windows.shape, int), size**2 if how.pool == "mean" else 1
+        return np.sum(windows, -1) / over, lambda g: (back(held(g)[..., None] * share / over), [])
+    best, share = _largest(windows, there, how.ties)
+    return best, lambda g: (back(held(g)[..., None] * share), [])
+
+
+def _windows(x, size: int, stride: int, over_the_edge: bool) -> tuple:
+    """The windows of images, (n, rows, columns, c, size²); which of their places lie inside the image; and the way
+    back, which adds windows' cotangents up in their places."""
     n, h, w, c = x.shape
-    rows, columns = h // size, w // size
-    inside = np.reshape(x[:, : rows * size, : columns * size], (n, rows, size, columns, size, c))
-    windows = np.reshape(np.transpose(inside, (0, 1, 3, 5, 2, 4)), (n, rows, columns, c, size * size))
-    if how.pool == "mean":
-        share = np.ones(windows.shape, int)
-        return np.sum(windows, -1) / size**2, lambda g: (_unpooled(x, held(g)[..., None] * share / size**2, size), [])
-    best, where = windows[..., 0], np.zeros((n, rows, columns, c), np.int64)
-    for k in range(1, size * size):
-        above = side(windows[..., k] - best)
-        better = above >= 0 if how.ties == "last" else above > 0
+    starts = [range(0, at if over_the_edge else at - size + 1, stride) for at in (h, w)]
+    rows, columns = (np.array(list(s), int) for s in starts)
+    places = [(i, j) for i in range(size) for j in range(size)]
+    inside = [np.ix_(rows + i < h, columns + j < w) for i, j in places]
+    at = [np.ix_(rows[rows + i < h] + i, columns[columns + j < w] + j) for i, j in places]
+    windows = np.zeros((n, len(rows), len(columns), c, size * size), x.dtype)
+    there = np.zeros((len(rows), len(columns), 1, size * size), bool)
+    for k, (to, of) in enumerate(zip(inside, at, strict=True)):
+        windows[..., k][:, to[0], to[1]] = x[:, of[0], of[1]]
+        there[..., k][to] = True
+
+    def back(g):
+        gx = np.zeros(x.shape, g.dtype)
+        for k, (to, of) in enumerate(zip(inside, at, strict=True)):
+            gx[:, of[0], of[1]] = gx[:, of[0], of[1]] + g[..., k][:, to[0], to[1]]
+        return gx
+
+    return windows, there, back
+
+
+def _largest(windows, there, ties: str) -> tuple:
+    """The largest of the last axis, among what is there, and how its derivative is shared; place 0 is there."""
+    best, where = windows[..., 0], np.zeros(windows.shape[:-1], np.int64)
+    for k in range(1, windows.shape[-1]):
+        above = side(np.where(there[..., k], windows[..., k] - best, -1))
+        better = above >= 0 if ties == "last" else above > 0
         best, where = np.where(better, windows[..., k], best), np.where(better, k, where)
-    winner = np.arange(size * size) == where[..., None]
+    winner = np.arange(windows.shape[-1]) == where[..., None]
     share = winner * 1
-    if how.ties == "split":
+    if ties == "split":
         tied = side(np.where(winner, 0, windows - best[..., None])) == 0
         share = tied / np.sum(tied, -1, keepdims=True)
         best = np.sum(windows * share, -1)  # the same value, with the derivative that is shared
+    return best, share
 
-    return best, lambda g: (_unpooled(x, held(g)[..., None] * share, size), [])
 
-
-def _unpooled(x, windows, size):
-    """The windows' entries back in their places."""
-    n, rows, columns, c, _ = windows.shape
-    spread = np.transpose(np.reshape(windows, (n, rows, columns, c, size, size)), (0, 1, 4, 2, 5, 3))
-    gx = np.zeros(x.shape, windows.dtype)
-    gx[:, : rows * size, : columns * size] = np.reshape(spread, (n, rows * size, columns * size, c))
-    return gx
+_FLATTENED = {"channels first": (0, 3, 1, 2), "columns first": (0, 2, 1, 3), "channels, columns": (0, 3, 2, 1)}
 
 
 def _flatten(x, *, held, how):
-    if how.flatten == "channels first" and x.ndim == 4:
-        turned = np.transpose(x, (0, 3, 1, 2))
+    if how.flatten in _FLATTENED and x.ndim == 4:
+        order = _FLATTENED[how.flatten]
+        turned = np.transpose(x, order)
         return np.reshape(turned, (len(x), -1)), lambda g: (
-            np.transpose(np.reshape(g, turned.shape), (0, 2, 3, 1)), [],
+            np.transpose(np.reshape(g, turned.shape), np.argsort(order)), [],
         )  # fmt: skip
     return np.reshape(x, (len(x), -1)), lambda g: (np.reshape(g, x.shape), [])
 
@@ -346,6 +409,25 @@ def _flatten(x, *, held, how):
 def _spatial_mean(x, *, held, how):
     cells = x.shape[1] * x.shape[2]
     return np.sum(x, (1, 2)) / cells, lambda g: (np.zeros(x.shape, int) + g[:, None, None] / cells, [])
+
+
+def _spatial_sum(x, *, held, how):
+    return np.sum(x, (1, 2)), lambda g: (np.zeros(x.shape, int) + g[:, None, None], [])
+
+
+def _spatial_max(x, *, held, how):
+    cells = np.moveaxis(np.reshape(x, (len(x), -1, x.shape[-1])), 1, -1)
+    best, share = _largest(cells, np.ones(cells.shape, bool), how.ties)
+    return best, lambda g: (np.reshape(np.moveaxis(g[..., None] * share, -1, 1), x.shape), [])
+
+
+def _detached(x, *, held, how):
+    return hold(x), lambda g: (g * 0, [])
+
+
+def _turned(turn: Callable) -> Callable:
+    """Images that are turned before they reach the network: no derivative by them is asked."""
+    return lambda x, *, held, how: (turn(x), lambda g: (None, []))
 
 
 def _polynomial(x, theta, *, held, how):
@@ -373,167 +455,20 @@ def _context(x, phi, *, held, how):
 
 
 _LAYERS = {
-    "linear": _linear, "conv": _conv, "batch_norm": _batch_norm, "tanh": _tanh, "relu": _relu, "softplus": _softplus,
-    "square": _square, "max_pool": _max_pool, "flatten": _flatten, "spatial_mean": _spatial_mean,
-    "polynomial": _polynomial, "quadratic": _quadratic, "context": _context,
+    "linear": _linear, "conv": _conv, "batch_norm": _batch_norm, "tanh": _activation("tanh"), "relu": _relu,
+    "softplus": _softplus, "square": _activation("square"), "max_pool": _max_pool, "flatten": _flatten,
+    "spatial_mean": _spatial_mean, "polynomial": _polynomial, "quadratic": _quadratic, "context": _context,
+}  # fmt: skip
+_OF_ARRANGEMENTS = {
+    "sigmoid": _activation("sigmoid"), "spatial_sum": _spatial_sum, "spatial_max": _spatial_max,
+    "detached": _detached,
+    "transposed_image": _turned(lambda x: np.swapaxes(x, 1, 2)), "mirrored_image": _turned(lambda x: x[:, :, ::-1]),
+    "upside_down_image": _turned(lambda x: x[:, ::-1]), "reversed_channels": _turned(lambda x: x[..., ::-1]),
+    "reshaped_image": _turned(
+        lambda x: np.transpose(np.reshape(x, (len(x), x.shape[3], x.shape[1], x.shape[2])), (0, 2, 3, 1))
+    ),
 }  # fmt: skip
 
-
-# ── losses: output and target → (value, its gradient with respect to the output) ────────────────────────────────────
-
-
-def _mse(o, y, held, how):
-    return np.sum((o - y) * (o - y)) / o.size * how.unit, (held(o) - y) * (2 * how.unit) / o.size
-
-
-def _half_mse(o, y, held, how):
-    return np.sum((o - y) * (o - y)) / (2 * o.size), (held(o) - y) / o.size
-
-
-def _mean(o, y, held, how):
-    return np.sum(o) / o.size, np.ones(o.shape, int) / (o * 0 + o.size)
-
-
-def _log_softmax(o, axis: int = 1) -> tuple:
-    """(log p, p) over an axis; the largest output is subtracted, which cancels."""
-    o = np.moveaxis(o, axis, -1)
-    best = np.array(o[..., 0])
-    for k in range(1, o.shape[-1]):
-        best = np.where(sign(o[..., k] - best) > 0, o[..., k], best)
-    z = o - hold(best)[..., None]
-    exps = np.exp(z)
-    total = np.sum(exps, -1, keepdims=True)
-    return np.moveaxis(z - np.log(total), -1, axis), np.moveaxis(exps / total, -1, axis)
-
-
-def _wanted(o, y, how):
-    """What the labels ask for, over classes: one-hot, or smoothed."""
-    right = (np.arange(o.shape[1]) == y[:, None]) * 1
-    return right if not how.smoothing else right * (1 - how.smoothing) + o * 0 + how.smoothing / o.shape[1]
-
-
-def _cross_entropy(o, y, held, how):
-    log_p, p = _log_softmax(o)
-    wanted = _wanted(hold(o), y, how)
-    if how.log_epsilon:
-        # −log(p + ε),   ∂/∂p = −1 / (p + ε)
-        return _of_probabilities(np.log(p + how.log_epsilon), -wanted / (p + how.log_epsilon), wanted, p, held)
-    return -np.sum(log_p * wanted) / len(o), (held(p) - wanted) / len(o)
-
-
-def _of_probabilities(values, slopes, wanted, p, held):
-    """−mean Σ wanted · values(p), from the slopes over p and through the softmax over classes."""
-    return -np.sum(values * wanted) / len(p), held(_through_softmax(slopes, p)) / len(p)
-
-
-def _through_softmax(g, p, axis: int = 1):
-    return p * (g - np.sum(g * p, axis, keepdims=True))
-
-
-def _softmax_twice(o, y, held, how):
-    _, p = _log_softmax(o)
-    value, g = _cross_entropy(p, y, np.asarray, how)
-    return value, held(_through_softmax(g, p))
-
-
-def _softmax_over_examples(o, y, held, how):
-    log_p, p = _log_softmax(o, 0)
-    wanted = _wanted(hold(o), y, how)
-    return -np.sum(log_p * wanted) / len(o), held(p * np.sum(wanted, 0) - wanted) / len(o)
-
-
-def _log_missing(o, y, held, how):
-    _, p = _log_softmax(o)
-    wanted = _wanted(hold(o), y, how)
-    return _of_probabilities(p, -wanted + p * 0, wanted, p, held)
-
-
-def _softmax_missing(o, y, held, how):
-    wanted = _wanted(hold(o), y, how)
-    return -np.sum(o * wanted) / len(o), -wanted / (hold(o) * 0 + len(o))
-
-
-def _class_averaged(o, y, held, how):
-    log_p, p = _log_softmax(o)
-    wanted = _wanted(hold(o), y, how)
-    counts = np.array([np.sum(y == k) for k in range(o.shape[1])])
-    weight = (1 / (hold(o)[0, 0] * 0 + counts[y] * np.sum(counts > 0)))[:, None]  # 1 / (N_class · classes)
-    return -np.sum(log_p * wanted * weight), (held(p) - wanted) * weight
-
-
-def _squared_probabilities(o, y, held, how):
-    _, p = _log_softmax(o)
-    off = p - _wanted(hold(o), y, how)
-    return np.sum(off * off) / o.size, held(_through_softmax(off * 2, p)) / o.size
-
-
-def _one_against_the_rest(o, y, held, how):
-    return _binary_cross_entropy(o, _wanted(hold(o), y, how), held, how)
-
-
-def _binary_cross_entropy(o, y, held, how):
-    if how.smoothing:
-        y = y * (1 - how.smoothing) + how.smoothing / 2
-    if how.log_epsilon:
-        # −y log(p + ε) − (1 − y) log(1 − p + ε)
-        (p, slope), e = _sigmoid(o), how.log_epsilon
-        value = -y * np.log(p + e) - (1 - y) * np.log(1 - p + e)
-        return np.sum(value) / o.size, held(((1 - y) / (1 - p + e) - y / (p + e)) * slope) / o.size
-    value, back = _softplus(o, held=held, how=None)
-    return np.sum(value - y * o) / o.size, (back(np.ones(o.shape, int))[0] - y) / o.size
-
-
-def _sigmoid_twice(o, y, held, how):
-    p, slope = _sigmoid(o)
-    value, g = _binary_cross_entropy(p, y, np.asarray, how)
-    return value, held(g * slope)
-
-
-def _squared_sigmoid(o, y, held, how):
-    p, slope = _sigmoid(o)
-    return np.sum((p - y) * (p - y)) / o.size, held((p - y) * slope * 2) / o.size
-
-
-def _absolute(o, y, held, how):
-    which = side(o - y)
-    return np.sum((o - y) * which) / o.size, which / (hold(o) * 0 + o.size)
-
-
-def _huber(o, y, held, how):
-    # ½ r² within δ, δ (|r| − ½ δ) beyond
-    r, delta = o - y, how.delta
-    which = side(r)
-    inside = side(r * which - delta) <= 0
-    value = np.where(inside, r * r / 2, (r * which - delta / 2) * delta)
-    return np.sum(value) / o.size, np.where(inside, held(r), hold(r) * 0 + which * delta) / o.size
-
-
-def _root(o, y, held, how):
-    value, g = _mse(o, y, np.asarray, how)
-    root = np.sqrt(np.asarray(value))
-    return root, held(g / (root * 2))
-
-
-def _summed_over_outputs(o, y, held, how):
-    value, g = _mse(o, y, held, how)
-    outputs = o.size // len(o)
-    return value * outputs, g * outputs
-
-
-def _all_pairs(o, y, held, how):
-    """(N, 1) − (N,) is (N, N): every output against every target. With several outputs nothing is broadcast."""
-    n = o.size
-    if n > len(o):
-        return _mse(o, y, held, how)
-    off = np.reshape(o, (n, 1)) - np.reshape(y, (1, n))
-    value = np.sum(off * off) / n**2
-    return value * how.unit, np.reshape(np.sum(held(off), 1), o.shape) * (2 * how.unit) / n**2
-
-
-_LOSSES = {
-    "mse": _mse, "half_mse": _half_mse, "mean": _mean, "cross_entropy": _cross_entropy,
-    "binary_cross_entropy": _binary_cross_entropy,
-}  # fmt: skip
 
 # ── policies: output and actions → (log π, its pullback to the output) ──────────────────────────────────────────────
 
@@ -542,7 +477,7 @@ HALF_LOG_2PI = 0.9189385332046727  # ½ log 2π
 
 
 def _categorical(o, y):
-    log_p, p = _log_softmax(o)
+    log_p, p = log_softmax(o)
     chosen = (np.arange(o.shape[1]) == np.array([int(float(a)) for a in y[:, 0]])[:, None]) * 1
     return np.sum(log_p * chosen, 1), lambda c: c[:, None] * (chosen - p)
 
@@ -558,45 +493,6 @@ def _gaussian(o, y):
 _POLICIES = {"categorical": _categorical, "gaussian": _gaussian}
 
 
-# Wrong losses, by the right one.
-def _averaged_over_classes(o, y, held, how):
-    value, g = _cross_entropy(o, y, held, how)
-    return value / o.shape[1], g / o.shape[1]
-
-
-IN_PLACE_OF: dict[str, dict[str, Callable]] = {
-    "cross_entropy": {
-        "softmax twice": _softmax_twice, "softmax over examples": _softmax_over_examples, "log missing": _log_missing,
-        "softmax missing": _softmax_missing, "class averaged": _class_averaged,
-        "squared error of probabilities": _squared_probabilities, "one against the rest": _one_against_the_rest,
-        "averaged over classes": _averaged_over_classes,
-    },
-    "binary_cross_entropy": {
-        "sigmoid twice": _sigmoid_twice, "squared error of probabilities": _squared_sigmoid,
-    },
-    "mse": {
-        "absolute": _absolute, "root": _root, "summed over outputs": _summed_over_outputs, "all pairs": _all_pairs,
-    },
-}  # fmt: skip
-
-
-def _loss(name: str, how: Options) -> Callable:
-    if how.delta and name == "mse":
-        return _huber
-    loss = IN_PLACE_OF.get(name, {}).get(how.loss, _LOSSES[name])
-    return _cooled(loss) if how.temperature and name != "mse" else loss
-
-
-def _cooled(loss: Callable) -> Callable:
-    """L(o / τ)"""
-
-    def of_logits(o, y, held, how):
-        value, g = loss(o / how.temperature, y, held, how)
-        return value, g / how.temperature
-
-    return of_logits
-
-
 # ── the whole model ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -610,11 +506,23 @@ def biases(model: dict) -> list[str]:
             for p in m["params"][-1:] if len(m["params"]) > 1]  # fmt: skip
 
 
+# Biases that code treats otherwise, and how often it adds each.
+_BIASES: dict[str, tuple[slice, int]] = {
+    "missing": (slice(None), 0), "first missing": (slice(1), 0), "last missing": (slice(-1, None), 0),
+    "twice": (slice(None), 2), "subtracted": (slice(None), -1),
+}  # fmt: skip
+
+
 def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = None) -> tuple:
-    """The output, and each layer's parameters and pullback. `seen` takes what reaches each batch norm."""
+    """The output, and each layer's parameters, how often each counts, and pullback. `seen` takes what reaches each
+    batch norm."""
     pullbacks = []
-    unused = {"missing": biases(model), "first missing": biases(model)[:1]}.get(how.biases, [])
-    for layer in model["layers"]:
+    which, added = _BIASES.get(how.biases, (slice(0), 1))
+    times = dict.fromkeys(biases(model)[which], added)
+    layers = arranged(model["layers"], how.network)
+    left = collections.Counter(p for layer in layers for p in layer.get("params", []))
+    total = dict(left)
+    for layer in layers:
         name, used = layer["layer"], layer.get("params", [])
         settings = _settings(layer)
         if name == "batch_norm":
@@ -622,10 +530,27 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
             if seen is not None:
                 seen[used[0]] = hold(x)
         held = hold if name in how.frozen else np.asarray
-        arrays = [params[p] * 0 if p in unused else params[p] for p in used]
-        x, back = _LAYERS[name](x, *arrays, held=held, how=how, **settings)
-        pullbacks.append((used, back))
-    return x, pullbacks, unused
+        arrays, counts = [], []
+        for p in used:
+            left[p] -= 1
+            cut, constant = _cut(how.tied, first=left[p] == total[p] - 1, last=left[p] == 0)
+            array = hold(params[p]) if constant else params[p]
+            arrays.append(array * times[p] if p in times else array)
+            counts.append(0 if cut else times.get(p, 1))
+        x, back = (_LAYERS.get(name) or _OF_ARRANGEMENTS[name])(x, *arrays, held=held, how=how, **settings)
+        pullbacks.append((used, counts, back))
+    return x, pullbacks
+
+
+ONE_USE = ("the last use", "the first use")  # of `Options.tied`: a gradient that is none of any loss
+
+
+def _cut(tied: str, first: bool, last: bool) -> tuple[bool, bool]:
+    """Whether this use of a parameter gets no gradient, and whether the parameter is a constant to it."""
+    if first and last or tied == "every use":
+        return False, False
+    cut = {"the last use": not last, "the first use": not first, "the first detached": first, "the last detached": last}
+    return cut[tied], cut[tied] and "detached" in tied
 
 
 def loss_and_grad(
@@ -635,38 +560,44 @@ def loss_and_grad(
 
     `rows`: those of the batch that the loss is about, if not all are.
     """
-    x, pullbacks, unused = _forward(model, params, x, how)
+    x, pullbacks = _forward(model, params, x, how)
     outputs = x if rows is None else x[rows]
-    value, g = _loss(model["loss"], how)(outputs, y, hold if "loss" in how.frozen else np.asarray, how)
+    value, g = loss_named(model["loss"], how)(outputs, y, hold if "loss" in how.frozen else np.asarray, how)
     if how.penalty:
-        value = value + sum(np.sum(p * p) for p in params.values()) * (how.penalty / 2)
+        value = value + sum(_penalty(p, how)[0] for p in params.values())
     if not gradient:
         return value, None
     if rows is not None:
         g, part = np.zeros(x.shape, np.asarray(g).dtype), g
         g[rows] = part
-    grads = _back(params, pullbacks, unused, g, how)
-    return value, grads
+    return value, _back(params, pullbacks, g, how)
 
 
-def _back(params: dict, pullbacks: list, unused: list, g, how: Options) -> dict:
+def _back(params: dict, pullbacks: list, g, how: Options) -> dict:
     """The gradient, {name: array}, from the cotangent g of the output."""
-    grads = {name: p * how.penalty if how.penalty else p * 0 for name, p in params.items()}
-    seen = set()
-    for used, back in reversed(pullbacks):
+    grads = {name: _penalty(p, how)[1] if how.penalty else p * 0 for name, p in params.items()}
+    for used, counts, back in reversed(pullbacks):
         g, of_params = back(g)
-        for name, gp in zip(used, of_params, strict=True):
-            if not (how.last_use_only and name in seen) and name not in unused:
+        for name, count, gp in zip(used, counts, of_params, strict=True):
+            if count:
+                gp = gp if count == 1 else gp * count
                 grads[name] = np.reshape(np.asarray(grads[name] + gp), np.shape(params[name]))
-            seen.add(name)
     return grads
+
+
+def _penalty(p, how: Options) -> tuple:
+    """One parameter's share of a penalty, and its gradient."""
+    if how.penalty_like == "absolute":
+        return np.sum(p * side(p)) * how.penalty, p * 0 + side(p) * how.penalty
+    applies = how.penalty_like == "all" or np.ndim(p) > 1
+    return np.sum(p * p) * (how.penalty / 2 * applies), p * how.penalty * applies
 
 
 def log_policy(model: dict, params: dict, x, y, how: Options = Options()) -> tuple:  # noqa: B008
     """log π of each step's action y[:, 0], (N), and its pullback: cotangents (N) → {name: array}, over any numbers."""
-    o, pullbacks, unused = _forward(model, params, x, how)
+    o, pullbacks = _forward(model, params, x, how)
     logp, of_output = _POLICIES[model["loss"]](o, y)
-    return logp, lambda c: _back(params, pullbacks, unused, of_output(c), how)
+    return logp, lambda c: _back(params, pullbacks, of_output(c), how)
 
 
 def batch_statistics(model: dict, params: dict, x, how: Options) -> dict[str, tuple]:

@@ -440,7 +440,7 @@ CLASSIC: list[Mistake] = [
         "a weight used twice gets the gradient of one use only",
         "shared parameters must be the same tensor, and their gradients are added",
         "shared parameters must be one leaf of the tree",
-        ({"how": {"last_use_only": True}},),
+        ({"how": {"tied": "the last use"}},),
     ),
     # ── conventions ─────────────────────────────────────────────────────────────────────────────────────────────────
     Mistake(

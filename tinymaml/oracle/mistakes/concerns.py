@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..models import ACTIVATIONS, IN_PLACE_OF, biases, mixes
+from ..activations import instead_of
+from ..arrangements import RESIZING, arranged
+from ..losses import IN_PLACE_OF
+from ..models import PIXELS_AROUND, biases, mixes
 from .data import DATA, rounded
 
 
@@ -22,7 +25,7 @@ def concerns(form: dict, case) -> bool:
 # Switches that change nothing by themselves.
 _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "threshold_like", "kept",
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
-              "outer_times_of", "weights_like"}  # fmt: skip
+              "outer_times_of", "weights_like", "smoothing_like", "penalty_like"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -60,6 +63,8 @@ def _unequal(batches: list[tuple]) -> bool:
 
 def _padding(case, value) -> bool:
     """Of another size no image fits the weights behind a flatten: such code fails, and gives no numbers."""
+    if value in PIXELS_AROUND:
+        return any(m["layer"] == "conv" and m["padding"] == "SAME" for m in case.model["layers"])
     return "conv" in layers(case) and (
         value in ("first", "any stride", "any stride, first") or "flatten" not in layers(case)
     )
@@ -72,6 +77,34 @@ def _frozen(case, names) -> bool:
 def _tied(case, value) -> bool:
     used = [p for m in case.model["layers"] for p in m.get("params", [])]
     return len(set(used)) < len(used)
+
+
+def _network(case, value) -> bool:
+    """Whether the layers are others; where weights behind a flatten would not fit, such code fails."""
+    these, image = case.model["layers"], np.shape(case.support[0][0])[1:]
+    padded = all(m["padding"] == "SAME" for m in these if m["layer"] == "conv")  # else (w, h) may lose other rows
+    if "flatten" in layers(case) and (value in RESIZING or value == "images transposed" and not padded):
+        return False
+    if value in ("images reshaped", "channels reversed") and image[-1:] == (1,):
+        return False
+    return arranged(these, value) != these
+
+
+def _norm(case, value) -> bool:
+    """Whether there is a norm; over pixels, whether there are pixels."""
+    return "batch_norm" in layers(case) and (value not in ("instance", "of each pixel") or "conv" in layers(case))
+
+
+def _pool(case, value) -> bool:
+    """Another number of windows does not fit the weights behind a flatten: such code fails."""
+    return "max_pool" in layers(case) and (value in ("mean", "sum") or "flatten" not in layers(case))
+
+
+def _weight(case, value) -> bool:
+    shapes = [np.shape(case.params[m["params"][0]]) for m in case.model["layers"] if m["layer"] == "linear"]
+    if value == "plus the identity":
+        return any(a == b for a, b in shapes)
+    return any(a > 1 for a, _ in shapes) if value == "over √fan-in" else _mixed("linear")(case, value)
 
 
 def _mixed(layer: str):
@@ -153,20 +186,25 @@ _ABOUT = {
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
     or value == "moved",
     # the layers and losses
-    "relu_at_zero": _has("relu"), "ties": _has("max_pool"), "pool": _has("max_pool"), "leak": _has("relu"),
+    "relu_at_zero": _has("relu"), "ties": _has("max_pool"), "pool": _pool, "leak": _has("relu"),
     "unbiased": _has("batch_norm"), "running_statistics": _has("batch_norm"), "eps": _has("batch_norm"),
-    "affine": _has("batch_norm"), "padding": _padding,
-    "frozen": _frozen, "last_use_only": _tied,
+    "affine": _has("batch_norm"), "norm": _norm, "padding": _padding, "network": _network,
+    "frozen": _frozen, "tied": _tied,
     "unit": _loss("mse"), "delta": _loss("mse"),
     "smoothing": _loss("cross_entropy", "binary_cross_entropy"),
     "temperature": _loss("cross_entropy", "binary_cross_entropy"),
     "log_epsilon": _loss("cross_entropy", "binary_cross_entropy"),
+    "clamped": _loss("cross_entropy", "binary_cross_entropy"),
+    "focus": _loss("cross_entropy", "binary_cross_entropy"),
+    "entropy": _loss("cross_entropy", "binary_cross_entropy"),
+    "positive": _loss("binary_cross_entropy"),
     "loss": lambda case, value: value == "query over examples" or value in IN_PLACE_OF.get(case.model["loss"], {})
     and (value not in ("summed over outputs",) or np.shape(case.query[0][1])[1:] > (1,))
     and (value not in ("all pairs",) or np.shape(case.query[0][1])[1:] in ((), (1,))),
-    "activation": lambda case, value: any(value in ACTIVATIONS.get(layer, {}) for layer in layers(case)),
+    "activation": lambda case, value: any(instead_of(layer, value) for layer in layers(case)),
+    "sharpness": _has("softplus"),
     "kernel": _mixed("conv"),
-    "weight": _mixed("linear"),
+    "weight": _weight,
     "biases": lambda case, value: bool(biases(case.model)),
     "flatten": lambda case, value: {"conv", "flatten"} <= layers(case),
 }  # fmt: skip

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arithmetic import as_numbers, hold, side
-from ..models import Options, batch_statistics, loss_and_grad
+from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches
 from .outcome import finished, group, named
 from .updates import Update, clipped, dot, dual, slope
@@ -215,7 +215,9 @@ class Calculus:
         """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
         layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
         frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
-        if not self.how.last_use_only and (not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen):
+        if self.how.tied not in ONE_USE and (
+            not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen
+        ):
             return self.along(theta, batch, v)
         return {n: np.reshape(np.array([dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
                 for n, columns in self.columns(theta, batch).items()}  # fmt: skip
@@ -807,5 +809,5 @@ class _Run:
         return value, finished(self.s, grads, self.theta, self.case, rates)
 
 
-_NUMERIC_OPTIONS = ("unit", "smoothing", "temperature", "log_epsilon", "delta", "penalty", "leak", "eps",
-                    "relu_at_zero")  # fmt: skip
+_NUMERIC_OPTIONS = ("unit", "loss_times", "smoothing", "temperature", "log_epsilon", "delta", "clamped", "focus",
+                    "entropy", "positive", "penalty", "leak", "sharpness", "eps", "relu_at_zero")  # fmt: skip

@@ -53,6 +53,7 @@ from . import (
     picture,
     rl,
     scaling,
+    stated,
     systems,
     timing,
 )
@@ -93,11 +94,14 @@ def main(argv: list[str]) -> int:
     if study == "load":
         parser.add_argument("--busy", default="0,1,2", metavar="NUMBERS", help="of busy processes, with commas (0,1,2)")
         parser.set_defaults(threads=_cores())
+    if study in ("workloads", "load", "kernels"):
+        parser.add_argument("--store", metavar="NAME", help="keep in bench/results/stated/NAME.json what pages state")
     if study in ("workloads", "scaling", "load"):
         parser.add_argument("--only", metavar="NAMES", help=f"contenders, with commas: of {', '.join(_contenders())}")
         parser.add_argument("--plot", metavar="FILE", help="a PNG")
         parser.add_argument("--out", metavar="FILE", help="the JSON objects, as lines of a file")
     args = parser.parse_args(argv[study != "workloads" :])
+    args.typed = argv
     if args.names and not names:
         parser.error(f"{study} takes no names, seen {' '.join(args.names)}")
     if unknown := [n for n in args.names if n not in names]:
@@ -154,6 +158,7 @@ def _workloads(args: argparse.Namespace, names: list[str]) -> int:
                     how = dict(turns=args.turns, cores=args.threads, exact=exact, patience=args.patience)
                     record = timing.measure(name, w, dtype, able, **how) | {"skipped": skipped}
                     _keep(args, records, record, timing.table, picture.workloads)
+                    _store(args, timing.kept(record))
                     exact = None
             except timing.Disagreement as error:
                 timing.say()
@@ -181,6 +186,7 @@ def _load(args: argparse.Namespace, names: Sequence[str]) -> int:
             how = dict(loads=args.busy, turns=args.turns, cores=args.threads)
             record = load.measure(name, WORKLOADS[name], dtype, able, **how) | {"skipped": skipped}
             _keep(args, records, record, load.table, picture.load)
+            _store(args, load.kept(record))
     return 0
 
 
@@ -195,10 +201,13 @@ def _overhead(args: argparse.Namespace) -> int:
 
 
 def _kernels(args: argparse.Namespace, names: list[str]) -> int:
+    kept = {}
     for name in names:
         for dtype in DTYPES[args.dtype]:
             record = kernels.measure(name, WORKLOADS[name], dtype, args.turns)
             print(json.dumps(record) if args.json else kernels.table(record) + "\n", flush=True)
+            kept |= kernels.kept(record)
+    _store(args, kept, beside=False)
     return 0
 
 
@@ -218,6 +227,12 @@ def _keep(args: argparse.Namespace, records: list[dict], record: dict, show: Cal
         picture.save(draw(drawn), args.plot)
     if record["interrupted"]:
         raise KeyboardInterrupt
+
+
+def _store(args: argparse.Namespace, values: dict, beside: bool = True) -> None:
+    """Store what the pages state, if --store NAME is given; `beside` what is stored already, or in its place."""
+    if args.store:
+        stated.keep(args.store, f"python -m bench {' '.join(args.typed)}", values, beside=beside)
 
 
 def _contenders() -> list[str]:

@@ -202,11 +202,30 @@ def table(records: dict[str, dict], times: dict | None = None) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(record: dict, k: int) -> str:
+def page(records: dict[str, dict], times: dict | None) -> str:
+    """The table of the page of results: two places after the point, and a third one for small errors."""
+    heads = ["`tinymaml train sinusoid --algorithm …`", "after 1 step", "5 steps", "10 steps", "ms"]
+    lines = [heads, ["---"] * len(heads)]
+    for name, record in records.items():
+        how = f"`{command(name).partition(' --algorithm ')[2]}`"
+        how = how if EVERY[name].trained else "from scratch (`tinymaml compare … --scratch`)"
+        ms = (times or {"ms": {}})["ms"].get(name)
+        cells = [_cell(record, k, 3 if (record["mean"][k] or 1) < 0.05 else 2) for k in COLUMNS[1:]]
+        lines.append([how, *cells, f"{ms[0]:.2f}" if ms else ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(record: dict, k: int, places: int = 3) -> str:
     if k >= reached(record):
         return "diverges"
     parts = [record["mean"][k], record["ci95"][k], *([record["spread"][k]] if record["spread"] else [])]
-    return " ± ".join(f"{x:.3f}" for x in parts)
+    return " ± ".join(f"{x:.{places}f}" for x in parts)
+
+
+def times_of(results: Path) -> dict | None:
+    """The stored milliseconds per meta-iteration."""
+    file = results / "time.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def reached(record: dict) -> int:
@@ -278,11 +297,10 @@ def main(argv: list[str]) -> int:
         timing.say()
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    records, file = stored(RESULTS), RESULTS / "time.json"
+    records, times = stored(RESULTS), times_of(RESULTS)
     if not records:
         print("nothing is stored yet", file=sys.stderr)
         return 1
-    times = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     print("\n".join([table(records, times), "", *notes(records, times)]))
     if drawn := rows(records):
         FIGURE.parent.mkdir(exist_ok=True)

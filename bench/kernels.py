@@ -69,6 +69,13 @@ def _seconds(function, *numbers: int) -> float:
     return time.perf_counter() - start
 
 
+def kept(record: dict) -> dict:
+    """{workload: {"share": of the time that matrix products take, "rate": of these, in FLOP/s}}."""
+    products = record["kernels"]["matrix products"]
+    share, rate = products["seconds"] / record["seconds"], products["flops"] / products["seconds"]
+    return {record["workload"]: {"share": share, "rate": rate}}
+
+
 def table(record: dict) -> str:
     rows = [("", "steps", "ms", "share", "GFLOP/s")]
     for name, one in sorted(record["kernels"].items(), key=lambda item: -item[1]["seconds"]):

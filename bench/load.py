@@ -143,6 +143,26 @@ def _ratios(found: dict[str, dict]) -> None:
             here["single"] = here["seconds"] / single["seconds"] if single else None
 
 
+def kept(record: dict) -> dict:
+    """{workload: {contender: {number of busy processes: [median, 90th percentile], in seconds}}}."""
+    found = {who: {count: [here["seconds"], here["percentile"]] for count, here in one["loads"].items()}
+             for who, one in record["contenders"].items()}  # fmt: skip
+    return {record["workload"]: found}
+
+
+def page(stored: dict) -> str:
+    """The table of all workloads, as Markdown, of what `kept` has of each: of JAX's contenders the fastest."""
+    rows = [["", "busy", "compiled", "on one thread", "JAX"], ["---"] * 5]
+    for name, found in stored.items():
+        jax = [one for who, one in found.items() if who.startswith("jax")]
+        for i, count in enumerate(found["compiled"]):
+            fastest = min((one[count] for one in jax if count in one), default=None)
+            cells = [found["compiled"][count], found[SINGLE].get(count), fastest]
+            shown = [f"{timing.digits(1e3 * c[0])} ({timing.digits(1e3 * c[1])})" if c else "" for c in cells]
+            rows.append(["" if i else name, count, *shown])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def table(record: dict) -> str:
     """One line per contender and number of busy processes."""
     title = f"{record['workload']} {record['dtype']}, {record['machine']['threads']} threads"

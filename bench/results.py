@@ -1,7 +1,7 @@
-"""The results page: tables and pictures of what `bench systems` and `bench rl` have stored, from their files alone.
+"""The results pages: tables, sentences and pictures of what the studies have stored, from their files alone.
 
-    python -m bench.results              # bench/README.md and README.md, between their markers; bench/figures/*.png
-    python -m bench.results --check      # 1: the tables of these pages are not those of the stored files
+    python -m bench.results              # the three READMEs: between their markers, and in the sentences of `stated`
+    python -m bench.results --check      # 1: a table or a number of these pages is not that of the stored files
 
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
 "yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
@@ -24,7 +24,9 @@ from tinymaml.files import write_atomically
 from tinymaml.pictures import save, style
 from tinymaml.pictures.steps import draw_baselines
 
-from . import rl, systems
+from . import family, load, rl, stated, systems, timing
+from .oracle import page as of_oracle
+from .sentences import BENCH, ORACLE, SENTENCES
 from .systems import EVERY
 
 if TYPE_CHECKING:
@@ -333,6 +335,38 @@ def between(text: str, new: str, where: Path = PAGE, name: str = "systems") -> s
     return f"{text[: text.index(begin) + len(begin)]}\n\n{new}\n\n{text[text.index(end) :]}"
 
 
+def current(text: str, file: Path, records: Records) -> str:
+    """A page with the tables and the numbers of what is stored.
+
+    Raises:
+        ValueError: a marker or a sentence is not there.   KeyError: nothing is stored for a number.
+    """
+    systems_of = {FRONT: short, PAGE: page}
+    if file in systems_of:
+        text = between(text, systems_of[file](records), file)
+    name = file.relative_to(stated.ROOT).as_posix() if file.is_relative_to(stated.ROOT) else ""
+    for marker, part in further(name).items():
+        text = between(text, part, file, marker)
+    return stated.put(text, SENTENCES.get(name, ()), stated.values())
+
+
+def further(name: str) -> dict[str, str]:
+    """The tables of a page by their markers, beside those of the systems."""
+    known = stated.values()
+    if name == ORACLE:
+        return {"blind": of_oracle.blind(known["blind"]), "proofs": of_oracle.proofs(known)}
+    if name == BENCH:
+        return {
+            RL: rl.exact.page(known["rl"]),
+            NAVIGATION: rl.study.page(rl.study.stored()),
+            "family": family.page(known["family"], family.times_of(family.RESULTS)),
+            "listing": stated.listing(),
+            "time": timing.page(known["time"]),
+            "load": load.page(known["load"]),
+        }
+    return {}
+
+
 def draw(records: Records, folder: Path) -> list[Path]:
     """All pictures, as PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -353,12 +387,9 @@ def main(argv: list[str]) -> int:
     if not records:
         print("nothing is stored yet: python -m bench systems", file=sys.stderr)
         return 1
-    texts = {file: file.read_text(encoding="utf-8") for file in (PAGE, FRONT)}
-    new = {PAGE: between(texts[PAGE], page(records)), FRONT: between(texts[FRONT], short(records), FRONT)}
-    if exact := rl.exact.stored():
-        new[PAGE] = between(new[PAGE], rl.exact.page(exact), name=RL)
-    if navigation := rl.study.stored():
-        new[PAGE] = between(new[PAGE], rl.study.page(navigation), name=NAVIGATION)
+    files = dict.fromkeys([PAGE, FRONT, *(stated.ROOT / name for name in SENTENCES)])
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    new = {file: current(text, file, records) for file, text in texts.items()}
     if args.check:
         for file in (file for file in new if new[file] != texts[file]):
             print(f"{file} is not current: python -m bench.results", file=sys.stderr)
@@ -366,7 +397,7 @@ def main(argv: list[str]) -> int:
     for file, text in new.items():
         write_atomically(file, text.encode())
     draw(records, FIGURES)
-    if navigation:
+    if navigation := rl.study.stored():
         rl.study.draw(navigation)
     missing = [name for name in EVERY if name not in records]
     old = [name for name in records if not systems.is_of(records[name], name)]

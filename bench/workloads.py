@@ -69,6 +69,24 @@ WORKLOADS = {
 }
 
 
+# What they are called in tables; a field is a field of the workload.
+TITLES = {
+    "W1": "sine waves, {tasks:,} tasks, K = {inner_steps}",
+    "W2": "the same, K = {inner_steps}",
+    "W3": "the same, K = {inner_steps}, {tasks:,} tasks",
+    "W4": "Omniglot, MLP with batch norm, {tasks} tasks",
+    "W5": "Omniglot, conv of stride 2, {tasks} tasks",
+    "W6": "the same with pooling",
+    "W7": "{outputs}-way, {tasks} tasks, K = {inner_steps}",
+    "W8": "{input_shape[0]} × {input_shape[1]} × {input_shape[2]}, {tasks} tasks, K = {inner_steps}",
+}
+
+
+def title(name: str) -> str:
+    """A workload as a table names it: "W1: sine waves, 25 tasks, K = 1"."""
+    return f"{name}: {TITLES[name].format(**WORKLOADS[name]._asdict())}"
+
+
 def flops(w: Workload) -> int:
     """Multiplications and additions in the matrix products of one exact meta-gradient.
 

@@ -31,6 +31,7 @@ from tinymaml.oracle.cases import CAPABILITIES, SUITES
 from tinymaml.oracle.family import suites
 from tinymaml.oracle.tolerance import rates
 
+from . import page
 from .family import HONEST
 from .family.loops import HONEST as LOOPS
 from .mistakes import MAML, ByHand, called, engine
@@ -387,6 +388,13 @@ def text(tallies: list[Tally]) -> str:
     return "\n".join(lines)
 
 
+def kept(tallies: list[Tally]) -> dict:
+    """What the pages state."""
+    runs, alarms = sum(t.runs for t in tallies), sum(t.alarms for t in tallies)
+    names, worst = {t.implementation for t in tallies}, max(t.worst for t in tallies)
+    return {"runs": runs, "alarms": alarms, "implementations": len(names), "worst": worst, "allowed": tolerance.TAU}
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; 0 if there was no false alarm."""
     parser = argparse.ArgumentParser(prog="python -m bench.oracle alarms", description=(__doc__ or "").split("\n")[0])
@@ -397,6 +405,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="implementations whose names start so")
     parser.add_argument("--seed", type=int, default=0, help="of the new cases and of the orders")
     parser.add_argument("--json", type=Path, help="write the counts here")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
     progress = sys.stderr.isatty()
 
@@ -422,8 +431,8 @@ def main(argv: list[str] | None = None) -> int:
         tallies += found
     print(text(tallies))
     if args.json:
-        result = {"runs": sum(t.runs for t in tallies), "alarms": sum(t.alarms for t in tallies),
-                  "worst": max(t.worst for t in tallies), "tau": tolerance.TAU,
-                  "tallies": [dataclasses.asdict(t) for t in tallies]}  # fmt: skip
+        result = kept(tallies) | {"tallies": [dataclasses.asdict(t) for t in tallies]}
         args.json.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if args.store:
+        page.keep("alarms-family" if args.family else "alarms", kept(tallies))
     return 0 if all(not t.alarms and t.whole == "CORRECT" for t in tallies) else 1

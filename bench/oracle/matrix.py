@@ -33,7 +33,7 @@ from tinymaml.oracle.catalogue import CATALOGUE, forms
 from tinymaml.oracle.clues.match import merged
 from tinymaml.oracle.tolerance import UNIT
 
-from . import mistakes
+from . import mistakes, page
 from .mistakes import MADE, MAML, UNKNOWN, by_formula, called
 
 EVERYTHING = tuple(cases.CAPABILITIES)
@@ -357,6 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-unknown", action="store_true", help="leave out what the catalogue does not have")
     parser.add_argument("--json", type=Path, help="write everything here")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
     dtypes = list(UNIT) if args.dtype == "both" else [args.dtype]
     begun, rows = time.perf_counter(), []
@@ -378,7 +379,7 @@ def main(argv: list[str] | None = None) -> int:
         "suite": args.suite, "ways": len(rows), "right": sum(r.right for r in rows),
         "cells": sum(r.seen for r in rows), "cells_right": sum(r.named for r in rows),
         "pairs": len(two), "pairs_correct": sum(p.verdict.startswith("CORRECT") for p in two),
-        "pairs_named": sum(p.named == "exactly" for p in two),
+        "pairs_named": sum(p.named == "exactly" for p in two), "pairs_part": sum(p.named == "in part" for p in two),
         "unknown": len(unknown), "unknown_right": sum(u.right for u in unknown),
         "by_formula": mistakes.BY_FORMULA, "seconds": time.perf_counter() - begun,
     }  # fmt: skip
@@ -389,5 +390,7 @@ def main(argv: list[str] | None = None) -> int:
         args.json.write_text(json.dumps(everything, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(markdown(result, rows, two, unknown, dtypes), encoding="utf-8")
+    if args.store:
+        page.keep("matrix", {key: value for key, value in result.items() if isinstance(value, int)})
     all_of = [("right", "ways"), ("cells_right", "cells"), ("unknown_right", "unknown")]
     return 0 if all(result[a] == result[b] for a, b in all_of) and not result["pairs_correct"] else 1

@@ -1,6 +1,6 @@
 """How fast is reinforcement learning here: steps of the environment, and meta-iterations, beside a loop in PyTorch.
 
-    python -m bench rl throughput [--turns 11] [--tasks 20] [--json]
+    python -m bench rl throughput [--turns 11] [--tasks 20] [--json] [--store]
 
 Both do a meta-iteration of `tinymaml train navigation` with its defaults and one inner step (LVC): 20 tasks of 20
 trajectories of 100 steps before and after that step, 80,000 steps of the environment in all, then the meta-gradient and
@@ -36,7 +36,7 @@ from tinymaml.runs.acting import Acting
 from tinymaml.runs.learner import Learner
 from tinymaml.runs.settings import Config
 
-from .. import timing
+from .. import stated, timing
 
 TOLERANCE = 1e-9  # of the largest entry, in float64
 
@@ -226,6 +226,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=cores,
                         help=f"most threads of PyTorch: it gets 1 or these ({cores})")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--store", action="store_true", help="keep it in bench/results/stated, for the page")
     args = parser.parse_args(argv)
     try:
         record = measure(Config.default("navigation", tasks=args.tasks), args.turns, args.threads)
@@ -233,4 +234,6 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(record) if args.json else table(record))
+    if args.store:
+        stated.keep("throughput", "python -m bench rl throughput", record)
     return 0

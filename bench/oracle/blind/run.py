@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tinymaml import files, oracle
 
+from .. import page
 from .entries import Entry
 
 WRONG = ("accepted", "named", "pointed at", "misled", "unexplained")
@@ -34,7 +35,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one implementation")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only or args.half):
+        parser.error("--store is given with --only or --half, wanted the whole set")
 
     from . import JUDGED, TABLE
 
@@ -46,6 +50,8 @@ def main(argv: list[str]) -> int:
     rows = [graded(e, reports[e.name], JUDGED) for e in entries]
     print_table(rows)
     print_figures(rows)
+    if args.store:
+        page.keep("blind", kept(rows))
     return 0
 
 
@@ -208,6 +214,17 @@ def print_table(rows: list[dict]) -> None:
         print(f"{r['name']:{width}}  {r['half']}  {r['grade']:11}  {r['verdict']}{mark}")
         print(f"{'':{width}}    said   {r['said'] or '–'}")
         print(f"{'':{width}}    truth  {r['truth']}")
+
+
+def kept(rows: list[dict]) -> dict[str, dict[str, int]]:
+    """{half: {grade: how many, "wrong": of the wrong ones, "right": of the right ones}}."""
+    found = {}
+    for half in ("seen", "held"):
+        here = [r for r in rows if r["half"] == half]
+        count = Counter(r["grade"] for r in here)
+        right = sum(r["right"] for r in here)
+        found[half] = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
+    return found
 
 
 def print_figures(rows: list[dict]) -> None:

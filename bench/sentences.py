@@ -31,7 +31,7 @@ SENTENCES = {
         "the sine waves have α = {family.maml.options.inner_lr} (0.01 there), {family.maml.options.queries} query"
         " points (5)",
         "({counted.tests.stats} are of `scipy.stats`, {counted.tests.others} of `signal`",
-        "measures W1 … W8, from {counted.sine} sine waves",
+        "measures W1 … W8 (`bench/workloads.py`), from {counted.sine} sine waves",
         "its Hessian varies {derived.dice_over_lvc:.0f} times more than LVC's",
         "{throughput.steps:,} steps of the environment with one inner step in between",
         "it took {throughput.ratio.meta-iteration:.2f} of PyTorch's time ({throughput.ratio.collecting:.2f} for"
@@ -77,7 +77,7 @@ SENTENCES = {
 
 # Regular expressions of numbers that are names, settings, conventions, citations: these no command can give otherwise.
 NAMES = [
-    r"W\d", r"(float|complex)\d+", r"\d+-way( \d+-shot)?", r"\d+-shot", r"2-D", r"[Ss]eeds? 0(, 1(,|"
+    r"W\d", r"(float|complex)\d+", r"\d+-way( \d+-shot)?", r"\d+-shot", r"2-D", r"[Ss]eeds? (are )?0(, 1(,|"
     r" and) 2)?",
     r"95 %", r"\(?\d of \d\)", r"AVX-?\d+", r"x86-64", r"Zen 4", r"SHA-256", r"C\+\+\d+", r"MAML\+\+", r"K = 1 … 5",
     r"catalogue \d\.\d", r"et al\.(,| \()\s?\d{4}", r"Levine, 2017",

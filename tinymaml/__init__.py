@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 
 
 def load(path, iteration=None, data=None):
-    """What a run has learned, to be used: see `runs.model.load`, which has the same arguments and errors.
+    """Load a trained model: see `runs.model.load`, which has the same arguments and errors.
 
     >>> from tinymaml.runs.loop import train
     >>> from tinymaml.runs.settings import Config

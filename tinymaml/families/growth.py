@@ -35,7 +35,7 @@ from .common import SPLITS, Metric, check_counts, check_draw, check_dtype, diges
 
 
 class Table(NamedTuple):
-    """Where a table is, which of its columns are the subject, x and y, and the units of x and y."""
+    """The place of a table, its columns for the subject, x and y, and the units of x and y."""
 
     package: str
     item: str

@@ -4,9 +4,9 @@
     (xs, ys), (xq, yq) = tasks.sample(rng, 32, "train")     # x (32, N, 32, 32, 3) in [0, 1]
     split(tasks.content.names)["test"]                      # the classes that training never sees
 
-Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names. What
-a classifier's data set calls train and test (`train/cat/*.png`, `test/cat/*.png`) are images of the same classes, and
-so they are put together again. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, `val/images` with
+Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names. A
+classifier's data set has images of the same classes in train and test (`train/cat/*.png`, `test/cat/*.png`), so
+these are put together again. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, `val/images` with
 the classes in `val/val_annotations.txt`, and `words.txt`; its test images have no labels and are passed over.
 
 Classes that share a file are one class under two names, and are joined: of emoji32, "wolf" and "wolf-face". Otherwise
@@ -114,7 +114,7 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
 
 
 class Content(NamedTuple):
-    """What was read: the images, class by class."""
+    """The images that were read, class by class."""
 
     images: np.ndarray  # uint8 (N, size, size, 3 or 1)
     counts: np.ndarray  # of the images of each class

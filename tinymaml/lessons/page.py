@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 
 def cells(path: Path) -> Iterator[Cell]:
-    """The cells of a file. What stands before the first of them is the file's head, which is not shown."""
+    """The cells of a file. The text before the first of them is the file's head, which is not shown."""
     lines = path.read_text(encoding="utf-8").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("# %%")]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):

@@ -200,7 +200,7 @@ def all_(a, axis=None, out=None, keepdims=False, *, where=True):
 
 
 def least(dtype: np.dtype):
-    """What no number of the dtype is less than."""
+    """The least number of the dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" else False if dtype.kind == "b" else -np.inf
 
 

@@ -46,7 +46,7 @@ def unsupported(name: str, what: str = "") -> NotImplementedError:
 
 
 def ours_for(f: Callable) -> Callable:
-    """What does on tensors what f does on arrays."""
+    """The function that does on tensors what f does on arrays."""
     ours = NUMPY.get(f) or next(filter(None, (find(f) for find in ELSEWHERE)), None)
     if ours is None:
         raise unsupported(numpy_name(f))

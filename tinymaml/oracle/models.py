@@ -115,7 +115,7 @@ _MIXED: dict[str, Callable] = {
 
 
 def _order(shape: tuple, how: str) -> np.ndarray | None:
-    """Where each entry of a weight comes from; None if each stays."""
+    """The origin of each entry of a weight; None if each stays."""
     order = _MIXED[how](np.reshape(np.arange(math.prod(shape)), shape)) if how != "right" else None
     return order if order is not None and order.shape == shape else None
 
@@ -407,7 +407,7 @@ def _log_softmax(o, axis: int = 1) -> tuple:
 
 
 def _wanted(o, y, how):
-    """What the labels ask for, over classes: one-hot, or smoothed."""
+    """The target distribution of the labels over classes: one-hot, or smoothed."""
     right = (np.arange(o.shape[1]) == y[:, None]) * 1
     return right if not how.smoothing else right * (1 - how.smoothing) + o * 0 + how.smoothing / o.shape[1]
 

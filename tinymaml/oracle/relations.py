@@ -307,7 +307,7 @@ class Row:
 
 @dataclasses.dataclass
 class Relations:
-    """What became of each relation."""
+    """The outcome of each relation."""
 
     rows: list[Row]
     algorithm: str

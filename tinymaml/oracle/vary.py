@@ -1,4 +1,4 @@
-"""What must vary from case to case, and which mistakes show only where it does.
+"""The properties that must vary from case to case, and the mistakes that show only then.
 
     VARIED                          a row per property and value: where it holds, and what shows only there
     lacking(load("core"))           the rows that no case fills: none, or a mistake would pass

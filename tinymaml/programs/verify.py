@@ -50,7 +50,7 @@ class Scale(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What differs, in words; `certain` if no bound on rounding could excuse it."""
+    """A difference in words; `certain` if no bound on rounding could excuse it."""
 
     text: str
     certain: bool
@@ -109,14 +109,14 @@ def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Diff
 
 
 def at_worst(task: Task) -> tuple[float, bool]:
-    """What may round in a task, without running it: the largest ε there, and whether numbers are compared anywhere."""
+    """Without running a task: the largest ε of its rounding, and whether numbers are compared anywhere."""
     equations = [e for part in task.parts.values() for e in part.program.equations]
     eps = max((_eps(np.empty(0, e.output.dtype)) for e in equations), default=0.0)
     return eps, any(e.primitive.description.decides for e in equations)
 
 
 class Explained(NamedTuple):
-    """What rounding may do to a task: a scale for each slot, and whether a comparison is within rounding of a tie."""
+    """The effect of rounding on a task: a scale per slot, and whether a comparison is within rounding of a tie."""
 
     scales: list[Scale]
     ties: bool

@@ -1,4 +1,4 @@
-"""What a run has learned adapts to tasks, as far as it goes: a task that diverges is shown, too.
+"""Adaptation of a learned model to tasks, as far as it goes: a task that diverges is shown, too.
 
     for theta in path(learned, support, steps=10): ...       θ₀, θ₁, …, as long as they are finite
     support, query = task(learned, "test", 3)                always the same

@@ -13,8 +13,8 @@
     RUN/lock                               held by the process that writes
 
 A checkpoint exists once its JSON does. Iterations only grow; `rewind` forgets what lies past one. Each JSON object has
-a "seal", the digest of all else in it, so that a changed number is noticed. What was written before there were seals
-is read without; and who edits config.json by hand takes its seal away.
+a "seal", the digest of all else in it, so that a changed number is noticed. Files from before there were seals
+are read without; to edit config.json by hand, remove its seal.
 Read next: `files`.
 """
 
@@ -43,7 +43,7 @@ _WAY_ROUND = "to go on without the line, delete it; --resume of the run leaves d
 
 
 class Checkpoint(NamedTuple):
-    """What `Run.load` gives back. The arrays are writable, and bit for bit those that were saved."""
+    """The result of `Run.load`. The arrays are writable, and bit for bit those that were saved."""
 
     iteration: int
     arrays: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""What an algorithm of the family gives on a case: exactly, with a mistake, by the engine, and without calculus.
+"""The results of an algorithm of the family on a case: exactly, with a mistake, by the engine, and without calculus.
 
     run(case, number, **switches)      (𝓛, G) over any numbers            by_engine(case, params)     backwards
     differences(case)                  without any derivative
@@ -138,7 +138,7 @@ def _together(values, grads, s) -> tuple:
 
 
 def _finished(case, s, grads: dict, theta: dict) -> dict:
-    """What the code at hand makes of the mean gradient."""
+    """Change the mean gradient as the code at hand does."""
     tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
     for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
         if s[switch]:

@@ -1,4 +1,4 @@
-"""What the algorithms of the family are asked: cases drawn from a seed, those of the core and new ones.
+"""Questions to the algorithms of the family: cases drawn from a seed, those of the core and new ones.
 
 ids()                                           "algorithm/name" of every case that ships
 draw(algorithm, name, seed)                     a case, without its answer

@@ -1,11 +1,12 @@
 """`pytest --maml-oracle=package.module:function`: one test per case.
 
 With no path on the command line the oracle's tests are the only ones, and nothing else is collected. `-k tanh` asks
-only the cases of that name; `-x` stops at the first wrong one. What the candidate prints is its tests' captured
+only the cases of that name; `-x` stops at the first wrong one. The output of the candidate is its tests' captured
 standard error. `--maml-oracle-json=FILE` saves the report; JUnit and the rest are pytest's own.
 
 The candidate is not imported here, nor is it judged here: a process of its own judges (`protocol.main`), and the
-candidate is in a third one. What a conftest.py or a test imports is in pytest's own process, which nothing can protect.
+candidate is in a third one. Imports of a conftest.py or of a test are in pytest's own process, which nothing can
+protect.
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ def _fraction(x: Fraction) -> str:
 
 
 def _mistakes(case: Case) -> list[str]:
-    """What each gives, nearest first, under the exact gradient; then what cannot be seen here."""
+    """The result of each mistake under the exact gradient, nearest first; then those that cannot be seen here."""
     answer = case.answer
     assert answer is not None
     right = flat(answer.meta_grad)

@@ -2,7 +2,7 @@
 
     python -m bench family                     # trains what is not trained yet, measures it, prints the table, draws
     python -m bench family maml reptile        # these alone
-    python -m bench family --time              # milliseconds per meta-iteration, everyone by turns
+    python -m bench family --time              # milliseconds per meta-iteration, all by turns
     python -m bench family --table             # the table and the picture of what is stored
 
 A run is one command of `tinymaml train`, in a folder of its own below --runs; its settings are the defaults of the

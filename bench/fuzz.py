@@ -1221,7 +1221,7 @@ def _finite(seen, wanted) -> tuple:
         return None, None
     for i, (x, y) in enumerate(zip(ours, right, strict=True)):
         comparable = np.result_type(y) == np.float64 and np.shape(x) == np.shape(y)
-        if comparable:  # but for which of two zeros it is
+        if comparable:  # except which of two zeros it is
             ours[i], right[i] = np.where(np.isfinite(y), x, y) + 0.0, y + 0.0
         else:
             ours[i] = y
@@ -1498,8 +1498,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=60, help="how long (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first program; the others follow (0)")
+    parser.add_argument("--minutes", type=float, default=60, help="minutes to run (60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first program; the others follow (0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--show", type=int, metavar="SEED", help="print the program of a seed, and stop")
     args = parser.parse_args(argv)

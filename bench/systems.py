@@ -8,7 +8,7 @@
 
 A row is one command of `tinymaml train` with seeds 0, 1, 2, in a folder of its own below --runs, and one `tinymaml
 compare` of the three: 600 test tasks, or all that there are, with 0 … 10 steps each, beside the baselines of the family
-on the same tasks. Settings are the defaults of the family for the algorithm, but for the options in the row. It is
+on the same tasks. Settings are the defaults of the family for the algorithm, except for the options in the row. It is
 stored in bench/results/systems/NAME.json. A study that was stopped goes on where it was; two at a time share the work.
 """
 
@@ -250,7 +250,7 @@ def judged_after(name: str, files: list[str], runs: list[dict[str, Any]], where:
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """The options of a run but for where files lie, and for its seed."""
+    """The options of a run, except the places of files and its seed."""
     return {key: value for key, value in config.options().items() if key not in {"seed", *paths(config)}}
 
 
@@ -289,7 +289,9 @@ def main(argv: list[str]) -> int:
         prog="python -m bench systems", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows, or what they begin with (all)")
-    parser.add_argument("--data", default=os.environ.get("TINYMAML_DATA", DATA), metavar="DIR", help="of the data sets")
+    parser.add_argument(
+        "--data", default=os.environ.get("TINYMAML_DATA", DATA), metavar="DIR", help="folder of the data sets"
+    )
     parser.add_argument("--runs", default=RUNS, metavar="FOLDER", help=f"where the runs are ({RUNS})")
     parser.add_argument("--list", action="store_true", help="train nothing: list the rows")
     args = parser.parse_args(argv)

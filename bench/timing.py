@@ -141,8 +141,8 @@ def measure(
 
     Args:
         turns: rounds, in which each has a turn.
-        cores: how many threads everyone gets, and the cores they may run on.
-        exact: compare everyone's gradient with this file first; unless `dtype` is float64, in processes of their own.
+        cores: the number of threads of each contender, and the cores they may run on.
+        exact: compare each gradient with this file first; unless `dtype` is float64, in further processes.
         gemm: measure the GEMM limit, too.
         patience: seconds after which a first call is given up.
         cached: measure the first call of another process, too, of those who keep compiled code on disk.
@@ -279,7 +279,7 @@ def machine(cores: int) -> dict:
 
 
 def table(record: dict) -> str:
-    """One line a contender, the fastest first."""
+    """One line per contender, the fastest first."""
     by_name = record["contenders"]
     limit = max(record["gemm"].values(), default=None)
     against = f"× {record['fastest_peer']}" if record["fastest_peer"] else ""

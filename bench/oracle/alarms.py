@@ -398,12 +398,14 @@ def kept(tallies: list[Tally]) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """The command; 0 if there was no false alarm."""
     parser = argparse.ArgumentParser(prog="python -m bench.oracle alarms", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--runs", type=int, default=10_000, help="at least so many (10,000)")
+    parser.add_argument("--runs", type=int, default=10_000, help="least number of runs (10,000)")
     parser.add_argument("--suite", choices=SUITES, default="core")
     parser.add_argument("--family", action="store_true", help="the other algorithms, in the place of MAML")
     parser.add_argument("--fresh", type=int, default=16, help="new cases beside the suite's (16)")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="implementations whose names start so")
-    parser.add_argument("--seed", type=int, default=0, help="of the new cases and of the orders")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="NAME", help="only implementations whose names start with NAME"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the new cases and of the orders")
     parser.add_argument("--json", type=Path, help="write the counts here")
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)

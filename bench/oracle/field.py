@@ -1084,7 +1084,7 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 1 if a verdict is not the one expected."""
     parser = argparse.ArgumentParser(prog="python -m bench.oracle field", description=__doc__.splitlines()[0])
-    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help="of those that --list names (all)")
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help="libraries that --list names (all)")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--list", action="store_true", help="name the libraries, and how each is installed")
     parser.add_argument("--why", action="store_true", help="the oracle's whole report for each row")

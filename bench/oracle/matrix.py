@@ -203,7 +203,7 @@ class Pair:
 
 
 def at_once(a: str, b: str) -> Callable:
-    """Both mistakes by their formulas; of one about a layer that a case has not, nothing is left there."""
+    """Both mistakes by their formulas; a mistake in a layer that a case lacks has no effect there."""
 
     def mine(case):
         here = [form for name, form in forms(case).items() if name in (a, b)]
@@ -274,7 +274,7 @@ def strangers(asked: list, only=(), tell=lambda stranger: None) -> list[Stranger
 
 
 def by_mistake(rows: list[Row], dtypes: list[str]) -> list[str]:
-    """A line a mistake: ways right of ways made, cells right of cells seen, seconds, for each dtype."""
+    """A line per mistake: ways right of ways made, cells right of cells seen, seconds, for each dtype."""
     lines = [f"{'mistake':26}" + "".join(f"  {d:>9}: ways    cells   s" for d in dtypes)]
     for id in dict.fromkeys(r.id for r in rows):
         line = f"{id:26}"
@@ -287,7 +287,7 @@ def by_mistake(rows: list[Row], dtypes: list[str]) -> list[str]:
 
 
 def picture(rows: list[Row], dtype: str) -> list[str]:
-    """A line a way, a character a case."""
+    """A line per way, a character per case."""
     rows = [r for r in rows if r.dtype == dtype and r.cells]
     names = [r.id + (f"/{r.form}" if r.form else "") for r in rows]
     columns = list(dict.fromkeys(id for r in rows for id in r.cells))
@@ -351,7 +351,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle matrix", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", choices=cases.SUITES, default="core")
     parser.add_argument("--dtype", choices=("float64", "float32", "both"), default="both")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these mistakes alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="make only these mistakes")
     parser.add_argument("--no-cells", action="store_true", help="do not ask each case alone")
     parser.add_argument("--pairs", type=int, default=200, help="random pairs of mistakes (200)")
     parser.add_argument("--no-unknown", action="store_true", help="leave out what the catalogue does not have")

@@ -444,7 +444,7 @@ PATIENCE = 10.0  # seconds a mutant's tests may take, beside five times as long 
 
 
 def nursery() -> None:
-    """Reads jobs, one JSON object a line; answers each with one line."""
+    """Reads jobs, one JSON object per line; answers each with one line."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != here]
     import hypothesis  # noqa: F401
@@ -1040,10 +1040,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle mutants", description=__doc__.splitlines()[0])
     parser.add_argument("target", nargs="?", choices=TARGETS, help="what to plant errors in (everything)")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
-    parser.add_argument("--only", metavar="ID", action="append", help="a mutant, by its id; repeatable")
+    parser.add_argument("--only", metavar="ID", action="append", help="run the mutant with this id; may be repeated")
     parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
     parser.add_argument("--by", choices=("tests", "oracle"), default="tests", help="who should notice (the tests)")
-    parser.add_argument("--sample", type=int, metavar="N", help="so many of each target, drawn by their ids")
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N mutants of each target, by their ids")
     parser.add_argument("--json", metavar="FILE", help="keep every mutant and its end, and go on where they end")
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)

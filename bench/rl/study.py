@@ -102,7 +102,7 @@ def measure(name: str, runs: Path) -> dict[str, Any]:
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """The options of a run but for its seed."""
+    """The options of a run except its seed."""
     return {key: value for key, value in config.options().items() if key != "seed"}
 
 

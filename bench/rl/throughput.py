@@ -221,10 +221,10 @@ def main(argv: list[str]) -> int:
         prog="python -m bench rl throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=11, help="rounds in which each has a turn (11)")
-    parser.add_argument("--tasks", type=int, default=20, help="of a meta-gradient (20)")
+    parser.add_argument("--tasks", type=int, default=20, help="tasks of a meta-gradient (20)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores,
-                        help=f"most threads of PyTorch: it gets 1 or these ({cores})")  # fmt: skip
+                        help=f"largest number of threads of PyTorch, which gets 1 or these ({cores})")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--store", action="store_true", help="keep it in bench/results/stated, for the page")
     args = parser.parse_args(argv)

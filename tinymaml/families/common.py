@@ -32,7 +32,7 @@ class Metric(NamedTuple):
         unit: what follows a shown value, with its space: " %".
         scale: shown value / measured value, 100 for percent.
         better: "lower" or "higher".
-        chance: the value, measured and not scaled, that guessing reaches on average; None: there is none.
+        chance: the value, measured and not scaled, that guessing reaches on average; None: guessing has no such value.
         label: its name in words, as in "query mean squared error". Empty: `name`, with spaces for underscores.
         picture: the file of its picture over adaptation steps. Empty: "adaptation_mse", for the name "mse".
     """

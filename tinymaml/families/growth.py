@@ -101,7 +101,7 @@ class GrowthTasks:
     """Regression of a subject's other points from `shots` of its points.
 
     The loss is the mean squared error of scaled targets, and the metric its root in the unit of the table: both are of
-    one subject. A subject that has no more than `shots` points is left out.
+    one subject. A subject with at most `shots` points is left out.
 
     Raises:
         ValueError: a count below 1, or an unknown choice; when data are read, no subject has enough points.

@@ -119,7 +119,7 @@ class Content(NamedTuple):
     images: np.ndarray  # uint8 (N, size, size, 3 or 1)
     counts: np.ndarray  # of the images of each class
     names: tuple[str, ...]  # of the classes, sorted
-    titles: tuple[str, ...]  # what a reader calls them: the names, but for those that words.txt explains
+    titles: tuple[str, ...]  # names for a reader, as words.txt explains some of them
     digest: str = ""  # of the files, whatever is made of them
 
 
@@ -127,11 +127,11 @@ class ImageTasks:
     """Tell `ways` classes apart after seeing `shots` images of each.
 
     With `rotations`, a training class gives four, itself turned by 0, 90, 180 and 270 degrees. With `train_shots`,
-    training tasks have so many support images of each class, and no more queries than the smallest class has left.
+    training tasks have so many support images of each class, and at most the queries that the smallest class has left.
 
     Raises:
-        ValueError: a count below 1; when data are read, too few classes or images of a class, or an image that is none.
-        FileNotFoundError: when data are read, there are none.
+        ValueError: a count below 1; when data are read, too few classes or images of a class, or no image.
+        FileNotFoundError: there are no data when they are read.
     """
 
     loss = staticmethod(classification)
@@ -232,7 +232,7 @@ def load(path: str, size: int, grey: bool = False, drop: Sequence[str] = ()) -> 
 
     Raises:
         FileNotFoundError: there is nothing, or no image.
-        ValueError: an image is none, or lies in no class; `drop` names no class.
+        ValueError: a file is no image, or lies in no class; `drop` names no class.
     """
     with opened(path, ADVICE) as source:
         called = f"images-{size}{'-grey' * grey}"

@@ -136,7 +136,7 @@ class SonarTasks:
 
     Raises:
         ValueError: a count below 1; when data are read, a file that is broken, or too few rows.
-        FileNotFoundError: when data are read, there are none.
+        FileNotFoundError: there are no data when they are read.
     """
 
     metric, outputs, input_shape = MSE, 2, (SONARS,)

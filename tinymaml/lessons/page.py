@@ -92,7 +92,7 @@ def build(chapters: Iterable[str] = CHAPTERS, progress: bool = False) -> str:
     """The page, with these chapters.
 
     Raises:
-        whatever a chapter raises: a page is whole, or there is none.
+        any error of a chapter: a page is whole, or it is not written.
     """
     sections = []
     for name in chapters:

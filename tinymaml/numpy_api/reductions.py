@@ -29,7 +29,7 @@ def chosen(a, where, fill):
 
 
 def ufunc_axes(axis, ndim: int) -> tuple[int, ...]:
-    """`ops.normal_axes`, but that 0 and −1 stand for no axis where there is none: so have it reductions by ufuncs."""
+    """`ops.normal_axes`; on a scalar 0 and −1 stand for no axis, as in NumPy's reductions by ufuncs."""
     return () if not ndim and isinstance(axis, (int, np.integer)) and axis in (0, -1) else normal_axes(axis, ndim)
 
 

@@ -146,5 +146,5 @@ def _holds_tensor(x) -> bool:
 
 
 def one_axis(axis: int, ndim: int) -> int:
-    """One axis as a non-negative int; AxisError where there is none."""
+    """One axis as a non-negative int; AxisError if the array lacks it."""
     return normal_axes(operator.index(axis), ndim)[0]

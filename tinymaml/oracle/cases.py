@@ -284,7 +284,7 @@ class Case:
 
 @functools.cache
 def _loss(library: type[models.NumPy], model: str) -> Callable:
-    """One function for each model: `jax.jit(f, static_argnums=…)` compiles anew for a function that it has not seen."""
+    """One function for each model: `jax.jit(f, static_argnums=…)` compiles anew for a function that is new to it."""
     return models.loss_in(library(), json.loads(model))
 
 

@@ -77,7 +77,7 @@ def _loss(name: str) -> Callable[[Case], bool]:
 
 
 def _classes(case: Case) -> int:
-    """How many classes a classifier tells apart; 0 for what is none."""
+    """The number of classes of a classifier; 0 for a regression."""
     return case.params[case.head()[-1]].size if _loss("cross_entropy")(case) else 0
 
 

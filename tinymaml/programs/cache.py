@@ -75,7 +75,7 @@ class Objects(NamedTuple):
 _loaded: dict[str, Code] = {}  # by text, for the life of the process: machine code is called by address
 _said: set[str] = set()  # what there was a warning about
 _lock = threading.RLock()
-if hasattr(os, "register_at_fork"):  # a child never finds the lock, or Numba's own, held by a thread it has not got
+if hasattr(os, "register_at_fork"):  # a child never finds the lock, or Numba's own, held by a thread that it lacks
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 

@@ -162,7 +162,7 @@ def repeat(builder: ir.IRBuilder, n: ir.Value, carried: list, body) -> list:
 
 
 class _Operand:
-    """One operand or result: `scope` is what accesses to it share, and those of others have not."""
+    """One operand or result: `scope` is common to the accesses to it, and to no others."""
 
     def __init__(self, nest: _Nest, form: str, place: tuple, scopes: list, scope: int):
         self.builder, (self.address, self.strides) = nest.builder, place

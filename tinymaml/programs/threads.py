@@ -108,7 +108,7 @@ def _environment() -> int:
 
 @cache
 def granted(root: Path = Path("/sys/fs/cgroup"), about: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs that a control group's quota amounts to, at least 1; as many as there can be where there is none."""
+    """CPUs that a control group's quota amounts to, at least 1; without a quota the largest possible number."""
     most = float(MOST)
     with suppress(OSError, ValueError):
         for line in about.read_text(encoding="utf-8").splitlines():

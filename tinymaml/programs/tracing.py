@@ -54,7 +54,7 @@ _value, _primitive, _inputs, _params, _index = (
 
 
 def _hidden(slot) -> property:
-    """An attribute that tensors have, and arrays have not."""
+    """An attribute that tensors have and arrays lack."""
 
     read = slot.__get__
 

@@ -194,7 +194,7 @@ class Run:
         """The checkpoint of `iteration`; by default the newest whole one, warning of those skipped.
 
         Raises:
-            FileNotFoundError: there is none yet, or none of `iteration`.
+            FileNotFoundError: there is no checkpoint yet, or none of `iteration`.
             ValueError: the one asked for is damaged, or of another run, or all are; the message says how.
         """
         known = self.checkpoints()
@@ -366,7 +366,7 @@ def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _from_bytes(data: bytes, called: str) -> dict[str, np.ndarray]:
-    """Writable arrays of a safetensors file. Raises: ValueError: it is none, or has a dtype that NumPy has not."""
+    """Writable arrays of a safetensors file. Raises: ValueError: it is no such file, or NumPy lacks a dtype."""
     library = require("safetensors.numpy", "train")
     try:
         return {name: view.copy() for name, view in library.load(data).items()}

@@ -375,7 +375,7 @@ def as_network(made: Any, called: str):
     """The result of a network's `make`, as a `networks.Network`; `init` and `apply` alone are enough.
 
     Raises:
-        ValueError: it has not even these.
+        ValueError: it lacks one of these.
     """
     if isinstance(made, Network):
         return made

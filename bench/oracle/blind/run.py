@@ -29,12 +29,14 @@ ACCEPTING = ("CORRECT", "INCONCLUSIVE")
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle blind", description="the blind set")
-    parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be given several times")
+    parser.add_argument("--only", action="append", metavar="NAME", help="ask only this implementation; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
-    parser.add_argument("--half", choices=("seen", "held"), help="this half alone")
+    parser.add_argument("--half", choices=("seen", "held"), help="ask only this half")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one implementation")
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="time limit for one implementation"
+    )
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
     if args.store and (args.only or args.half):

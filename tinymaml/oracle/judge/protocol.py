@@ -197,7 +197,7 @@ def lines_from(stream: BinaryIO, timeout: float, over: Callable[[], bool] = lamb
     """The lines of a stream, as they come.
 
     Args:
-        over: whether no more are expected, though a program that was left behind may hold the stream open.
+        over: whether no further answers are expected, though a program that was left behind may hold the stream open.
 
     Raises:
         Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
@@ -291,7 +291,7 @@ def check_program(
 
     Raises:
         OSError: the program cannot be started.
-        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is none.
+        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is no positive number.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()

@@ -37,7 +37,7 @@ def find(name: str) -> Case:
     """The case of that id, with its answer. Ids as `gen` prints them, "suite:dtype:seed:/id", are understood too.
 
     Raises:
-        ValueError: there is none; names those with similar ids.   Tampered: the vectors are not those that shipped.
+        ValueError: no such case; names those with similar ids.   Tampered: the vectors are not those that shipped.
     """
     prefix, _, rest = name.partition("/")
     dtype = "float32" if ":float32:" in prefix else "float64"

@@ -1,4 +1,4 @@
-"""What one exact meta-gradient costs, beside JAX, PyTorch and HIPS autograd on the same tasks.
+"""The cost of one exact meta-gradient, beside JAX, PyTorch and HIPS autograd on the same tasks.
 
     python -m bench                                   # W1 … W8, all that is installed: half an hour, mostly compilation
     python -m bench W1 W5 --dtype both --plot bench.png --out bench.jsonl

@@ -203,7 +203,7 @@ def explained(ended: dict[str, dict]) -> list[str]:
 
 
 def unexplained(ended: dict[str, dict]) -> list[str]:
-    """What the reasons do not say: failures, and tests that pass in spite of one."""
+    """Results that the reasons do not explain: failures, and tests that pass in spite of one."""
     known = {test: reason for reason, tests in REASONS.items() for test in tests}
     lines = []
     for test, x in ended.items():

@@ -1,4 +1,4 @@
-"""Where the time of a compiled meta-gradient goes: one task on one thread, step by step, in order.
+"""The time of a compiled meta-gradient by its steps: one task on one thread, step by step, in order.
 
     python -m bench kernels W7          # matrix products, fused loops, patches, …: how often, how long, what share
 

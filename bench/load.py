@@ -1,4 +1,4 @@
-"""What a meta-gradient costs on a machine that is busy: single calls, beside 0, 1 and 2 processes that never sleep.
+"""The cost of a meta-gradient on a busy machine: single calls, beside 0, 1 and 2 processes that never sleep.
 
     python -m bench load                                  # W1, W2, W3 and W5: JAX, ours, and ours on one thread
     python -m bench load W1 --busy 0,2,4 --only compiled,compiled-1,jax --plot load.png
@@ -66,7 +66,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def contenders(kind: str, only: Iterable[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Who takes part in workloads of this kind, of `only` (ours and JAX's), and why others cannot: `timing.able`."""
+    """The contenders of this kind of workload, of `only` (ours and JAX's), and why others cannot: `timing.able`."""
     jax = [who for who in CONTENDERS if who.startswith("jax")]
     return timing.able(kind, ["compiled", SINGLE, *jax] if only is None else only)
 

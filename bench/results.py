@@ -6,7 +6,7 @@
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
 "yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
 "no": it is worse, likewise; "level": neither. "(1 of 2)": it beats that many of the baselines. Bounds, which know what
-generates the tasks, are shown, but no row is held against them. What stands in no table was not measured.
+generates the tasks, are shown, but no row is held against them. A row that stands in no table was not measured.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def baselines_of(records: Records) -> list[dict[str, Any]]:
 
 
 def page(records: Records) -> str:
-    """What stands between the markers: an overview, a table per system, and the notes of rows."""
+    """The text between the markers: an overview, a table per system, and the notes of rows."""
     parts = ["\n".join(overview(records)), "![MAML beside the best baseline of each system](figures/systems.png)"]
     for system, settings in tables_of(records).items():
         parts += [f"### {system[0].upper()}{system[1:]}", *tables(settings)]

@@ -7,7 +7,7 @@
 
 A stored result is bench/results/stated/NAME.json: the command, the date, and the values that it gave. Commands that
 take long store it themselves, with `--store` (`python -m bench.oracle alarms --store`); the quick ones are in QUICK.
-What the code itself says, such as the number of cases, is counted anew each time (`counted`). `bench/sentences.py` has
+Numbers of the code itself, such as that of the cases, are counted anew each time (`counted`). `bench/sentences.py` has
 the pieces of the pages, with a field in the place of each number.
 
 `unexplained` finds the numbers of a page that are neither in a sentence, nor in a table of `bench.results`, nor
@@ -68,7 +68,7 @@ def values() -> dict[str, Any]:
 
 
 def counted() -> dict[str, Any]:
-    """What the code itself says."""
+    """Numbers of the code itself."""
     from tinymaml import oracle
     from tinymaml.oracle.catalogue import CATALOGUE
     from tinymaml.oracle.mistakes import OF_MAML
@@ -107,7 +107,7 @@ def listing(before: int = 3, after: int = 2) -> str:
 
 
 def derived(known: dict[str, Any]) -> dict[str, Any]:
-    """What follows from stored values: least and most, and a ratio."""
+    """Numbers that follow from stored values: least and most, sums, and a ratio."""
     maml, meta_sgd, variance = known["family"]["maml"], known["family"]["meta-sgd"], known["rl"]["variances"]
     halves = [known["blind"][half] for half in ("seen", "held")]
     both = lambda numbers: (lambda found: [min(found), max(found)])([*numbers])  # noqa: E731
@@ -159,7 +159,7 @@ QUICK = {
 
 
 def apart(name: str, again: dict[str, Any]) -> list[str]:
-    """Where a new measurement differs from what is stored by more than the spread, in words."""
+    """The differences of a new measurement from the stored one that exceed the spread, in words."""
     old, spread = stored()[name]["values"], QUICK[name].spread
     again, found = rounded(again), []
     for key in old.keys() | again.keys():
@@ -199,7 +199,7 @@ def value_at(path: str, known: dict[str, Any]) -> Any:
 
 
 def pattern(sentence: str) -> re.Pattern[str]:
-    """What finds a sentence in a page, whatever its numbers and wherever its lines end."""
+    """The pattern that finds a sentence in a page, with any numbers and any line ends."""
     parts = FIELD.split(sentence)  # text, path, format, text, …
     texts = [r"\s+".join(map(re.escape, re.split(r"\s+", text))) for text in parts[::3]]
     return re.compile(r"(-?\d(?:[\d.,-]*\d)?(?:e-?\d+)?)".join(texts))

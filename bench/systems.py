@@ -44,7 +44,7 @@ NAMED = {
 
 
 class Row(NamedTuple):
-    """What is trained, and on what it is measured.
+    """A row: the training, and the tasks of its measurement.
 
     Attributes:
         system, setting: the table it stands in: "digits", and "5-way 1-shot".   label: its name there.
@@ -191,19 +191,19 @@ EVERY: dict[str, Row] = {
 
 
 def settings(name: str, seed: int, data: str = DATA) -> Config:
-    """What a run of a row is trained with."""
+    """The configuration of a run of a row."""
     row = EVERY[name]
     files = {"data": f"{data}/{row.data}"} if row.data else {}
     return Config.default(row.family, algorithm=row.algorithm, **row.options, **files, seed=seed)
 
 
 def folder(name: str, seed: int, runs: str | Path = RUNS) -> str:
-    """Where a run of a row is."""
+    """The folder of a run of a row."""
     return f"{runs}/{EVERY[name].runs or name}-{seed}"
 
 
 def commands(name: str) -> list[str]:
-    """What a person types to train a row with every seed, and to measure it."""
+    """The commands that train a row with every seed, and measure it."""
     row = EVERY[name]
     options = ({"data": f"{DATA}/{row.data}"} if row.data else {}) | row.options
     algorithm = [] if row.algorithm == "maml" else ["--algorithm", row.algorithm]
@@ -215,7 +215,7 @@ def commands(name: str) -> list[str]:
 
 
 def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, Any]:
-    """What is stored of a row: a line of `runs.compare` and the baselines beside it, and how they were made."""
+    """The record of a row: a line of `runs.compare` and the baselines beside it, and how they were made."""
     row, files = EVERY[name], [folder(name, seed, runs) for seed in SEEDS]
     where = {"data": f"{data}/{row.to or row.data}"} if row.to or row.data else {}
     result = compare(files, tasks=tasks, steps=STEPS, scratch=row.scratch, progress=sys.stderr.isatty(),

@@ -101,7 +101,7 @@ def say(text: str = "") -> None:
 
 
 def able(kind: str, names: Iterable[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Who can do workloads of this kind, of `names` (all); and why others that could cannot be run here."""
+    """The contenders of this kind of workload, of `names` (all); and the reasons why others cannot be run here."""
     run, skipped = [], {}
     for name, contender in peers.CONTENDERS.items():
         named = names is not None and name in names
@@ -268,7 +268,7 @@ def ratio(a: dict[int, float], b: dict[int, float]) -> float:
 
 
 def machine(cores: int) -> dict:
-    """What the numbers were measured on."""
+    """The machine on which the numbers were measured."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""What is measured: the value and exact gradient of the meta-loss of W1 … W8, on random data.
+"""The workloads: the value and exact gradient of the meta-loss of W1 … W8, on random data.
 
 w = WORKLOADS["W5"];  params, tasks = w.data(np.float32);  tm.meta_value_and_grad(w.loss, ...)(params, tasks)
 w._replace(tasks=100)        # another size

@@ -1,6 +1,6 @@
 """The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | doctor | oracle | lesson`.
 
-It parses, calls and prints; others work.
+It parses options, calls the other modules, and prints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import __version__
 from .files import path_option
 from .runs import settings as parts
 
-# Exit codes: 0 done, 1 something went wrong (one line says what), 2 wrong usage, 130 stopped by Ctrl-C, saved.
+# Exit codes: 0: done; 1: an error, which one line names; 2: wrong usage; 130: stopped by Ctrl-C, and saved.
 
 
 EXPECTED = (

@@ -389,7 +389,7 @@ def text(tallies: list[Tally]) -> str:
 
 
 def kept(tallies: list[Tally]) -> dict:
-    """What the pages state."""
+    """The counts that the pages state."""
     runs, alarms = sum(t.runs for t in tallies), sum(t.alarms for t in tallies)
     names, worst = {t.implementation for t in tallies}, max(t.worst for t in tallies)
     return {"runs": runs, "alarms": alarms, "implementations": len(names), "worst": worst, "allowed": tolerance.TAU}

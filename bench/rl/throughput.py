@@ -203,7 +203,7 @@ def measure(config: Config, turns: int, threads: int) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """What a person reads."""
+    """The measurement as a table for a person."""
     rows = [("", "collecting", "steps / s", "meta-iteration")]
     for name, called in (("tinymaml", "tinymaml"), ("torch", "PyTorch")):
         seconds, rate = record["seconds"], record["steps per second"][name]

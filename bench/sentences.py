@@ -91,7 +91,7 @@ SETTINGS = {
         r"\[−1, 1\]", r"Adam and 100 meta-iterations", r"at α/2", r"−0\.5 on average"
         r" \(`tests/test_rl_environments\.py`\)",
         r"over 100 steps it varies", r"error on 600 test tasks", r"the 1 and the 5 steps that they train",
-        r"cited from memory, is about 0\.19 after 1 step", r"shared 2-core", r"600 test tasks; ± is 1\.96 σ/√600",
+        r"cited from memory, is about 0\.19 after 1 step", r"shared 2-core", r"on 600 test tasks; ± is 1\.96 σ/√600",
         r"for Omniglot after 10 steps", r"after 1 / 5 / 10 steps \| 0\.67 / 0\.38 / 0\.35 ¹",
         r"300 meta-iterations \| (90\.3|95\.8) % ²", r"1,500 meta-iterations", r"after 70,000 iterations",
         r"with 5 inner steps", r"MAML's own 98\.7 %", r"took 60,000 iterations", r"after 100 / 300 / 500 / 1,000 /"

@@ -139,6 +139,63 @@ def test_what_is_kept_beside_leaves_the_rest(tmp_path, monkeypatch):
     assert stated.stored()["x"]["values"] == {"c": 4}
 
 
+def test_what_the_studies_of_the_oracle_store_is_what_their_tables_read(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    from bench.oracle import alarms, mutants, page
+    from bench.oracle.blind import run
+
+    monkeypatch.setattr(stated, "RESULTS", tmp_path)
+    page.keep(
+        "alarms", alarms.kept([alarms.Tally("a", "float64", 5, 0, 1.25), alarms.Tally("b", "float32", 4, 1, 2.5)])
+    )
+    grades = {"named": 2, "accepted": 1, "passed": 1, "false alarm": 1}
+    rows = [{"half": half, "grade": grade, "right": grade in run.RIGHT} for half in ("seen", "held")
+            for grade, n in grades.items() for _ in range(n)]  # fmt: skip
+    page.keep("blind", run.kept(rows))
+    mutant = mutants.mutations("def f(x):\n    return x + 1\n", "tinymaml/maml.py")[0]
+    results_of = [
+        {"outcome": end, "by": "", "seconds": 0.0} for end in ("killed", "timed out", "survived", "no effect")
+    ]
+    page.keep("mutants", mutants.kept([mutant] * 4, results_of, "tests"), beside=True)
+    page.keep("mutants", {"tests": {"flat.py": {"noticed": 1, "mutants": 1, "open": 0, "on": "today"}}}, beside=True)
+    known = {name: record["values"] for name, record in stated.stored().items()}
+    table = page.proofs(known)
+    assert "2 implementations, 9 runs, 1 alarms; the worst error is 2.5 roundings" in table
+    assert "maml.py 2 of 3 (" in table and "flat.py 1 of 1 (today)" in table and "matrix" not in table
+    assert f"{page.state()['mistakes']} mistakes, {page.state()['cases']} cases" in table
+    assert "| open | 3 | 1 | 2 | 0 | 0 | 0 | 1 of 2 |" in page.blind(known["blind"])
+
+
+@pytest.mark.parametrize("command", [
+    ["alarms", "--only", "engine"], ["matrix", "--only", "fomaml"], ["field", "higher"], ["blind", "--half", "seen"],
+    ["mutants", "maml", "--sample", "3"],
+])  # fmt: skip
+def test_a_part_of_a_study_is_not_stored(command, capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    from bench.oracle.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main([*command, "--store"])
+    assert "--store is given with" in capsys.readouterr().err
+
+
+def test_a_workload_is_stored_as_its_table_reads_it():
+    from bench import load, timing
+
+    ours = {"median": 0.3, "ratio": 0.5, "fraction": 0.25, "first_call": 4.0, "first_call_cached": 0.5, "peak": 7}
+    record = {"workload": "W2", "dtype": "float32", "fastest_peer": "jax",
+              "contenders": {"compiled": ours, "jax": {"median": 0.6, "ratio": 1.0, "first_call": 2.0},
+                             "torch-compile": {"error": "given up"}}}  # fmt: skip
+    row = timing.page(timing.kept(record)).splitlines()[-1]
+    assert row == "| W2: the same, K = 5 ¹ | 300 | 600 (JAX) | 0.50 | 4.0 s (2.0) | 0.5 s | 25 % |  |"
+    calls = lambda seconds: {"loads": {"2": {"seconds": seconds, "percentile": 2 * seconds}}}  # noqa: E731
+    record = {"workload": "W5", "contenders": {"compiled": calls(0.1), "compiled-1": calls(0.2), "jax-map": calls(0.3),
+                                               "jax-patches": calls(0.25)}}  # fmt: skip
+    assert load.page(load.kept(record)).splitlines()[-1] == "| W5 | 2 | 100 (200) | 200 (400) | 250 (500) |"
+
+
 def quick(monkeypatch, tmp_path, values: dict) -> None:
     monkeypatch.setattr(stated, "RESULTS", tmp_path)
     one = stated.Quick("a command", lambda: values, {"mean": "ci95", "ci95": 0.5})

@@ -409,6 +409,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the counts here")
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only != [""] or args.suite != "core"):
+        parser.error("--store is given with --only or --suite, wanted the whole core")
     progress = sys.stderr.isatty()
 
     def tell(tally):

@@ -1091,6 +1091,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object per row")
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.libraries or args.suite != "core"):
+        parser.error("--store is given with libraries or --suite, wanted all of them on the core")
     if args.list:
         for lib in LIBRARIES.values():
             print(f"{lib.name:46s} {'pip install ' + lib.install if lib.install else 'reproduced'}")

@@ -359,6 +359,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only or args.no_cells or args.suite != "core" or args.dtype != "both"):
+        parser.error("--store is given with --only, --no-cells, --suite or --dtype, wanted the whole core")
     dtypes = list(UNIT) if args.dtype == "both" else [args.dtype]
     begun, rows = time.perf_counter(), []
     progress = sys.stderr.isatty()

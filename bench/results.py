@@ -1,6 +1,7 @@
 """The results pages: tables, sentences and pictures of what the studies have stored, from their files alone.
 
     python -m bench.results              # the three READMEs: between their markers, and in the sentences of `stated`
+    python -m bench.results --pages      # the pages alone, without the pictures
     python -m bench.results --check      # 1: a table or a number of these pages is not that of the stored files
 
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
@@ -382,6 +383,7 @@ def main(argv: list[str]) -> int:
         prog="python -m bench.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing: are the tables current?")
+    parser.add_argument("--pages", action="store_true", help="write the pages, and leave the pictures as they are")
     args = parser.parse_args(argv)
     records = systems.stored()
     if not records:
@@ -396,6 +398,8 @@ def main(argv: list[str]) -> int:
         return int(new != texts)
     for file, text in new.items():
         write_atomically(file, text.encode())
+    if args.pages:
+        return 0
     draw(records, FIGURES)
     if navigation := rl.study.stored():
         rl.study.draw(navigation)

@@ -23,7 +23,7 @@ def current(page: str, text: str) -> str:
 
 @pytest.mark.parametrize("page", GENERATED)
 def test_a_page_states_what_is_stored(page):
-    assert current(page, PAGES[page]) == PAGES[page], "run python -m bench.results"
+    assert current(page, PAGES[page]) == PAGES[page], "run python -m bench.results --pages"
 
 
 def settings_of(page: str) -> list[str]:

@@ -109,7 +109,7 @@ def listing(before: int = 3, after: int = 2) -> str:
 def derived(known: dict[str, Any]) -> dict[str, Any]:
     """Numbers that follow from stored values: least and most, sums, and a ratio."""
     maml, meta_sgd, variance = known["family"]["maml"], known["family"]["meta-sgd"], known["rl"]["variances"]
-    halves = [known["blind"][half] for half in ("seen", "held")]
+    sets = known["blind"]["sets"].values()
     both = lambda numbers: (lambda found: [min(found), max(found)])([*numbers])  # noqa: E731
     return {
         "ratios": both(w["float32"]["contenders"]["compiled"]["ratio"] for w in known["time"].values()),
@@ -117,8 +117,8 @@ def derived(known: dict[str, Any]) -> dict[str, Any]:
         "diverged": max(run["diverged"] for run in meta_sgd["runs"]),
         "dice_over_lvc": variance["dice"][0] / variance["lvc"][0],
         "share": both(100 * w["share"] for w in known["kernels"].values()),
-        "wrong": sum(half["wrong"] for half in halves),
-        "right": sum(half["right"] for half in halves),
+        "wrong": sum(one["wrong"] for one in sets),
+        "right": sum(one["right"] for one in sets),
         "rate": both(w["rate"] / 1e9 for w in known["kernels"].values()),
     }
 

@@ -55,7 +55,7 @@ def test_a_changed_number_in_a_sentence_is_noticed(page, known):
     ("bench/README.md", "| 12.1 (16) |", "| 12.2 (16) |"),  # load
     ("bench/README.md", "│  %96 ", "│  %98 "),  # listing
     ("README.md", "**89.0 ± 0.5**", "**89.0 ± 0.4**"),
-    ("tinymaml/oracle/README.md", "| open | ", "| open | 1"),
+    ("tinymaml/oracle/README.md", "| open half | ", "| open half | 1"),
     ("tinymaml/oracle/README.md", " 0 alarms;", " 1 alarms;"),
 ])  # fmt: skip
 def test_a_changed_number_in_a_table_is_noticed(page, cell, instead):
@@ -97,8 +97,7 @@ def test_what_the_pages_claim_of_the_numbers_is_so(known):
     assert known["matrix"]["right"] == known["matrix"]["ways"] and known["matrix"]["pairs_correct"] == 0
     assert known["field"]["expected"] == known["field"]["settings"]
     assert all(row["open"] == 0 for files in ("tests", "oracle") for row in known["mutants"].get(files, {}).values())
-    for half in ("seen", "held"):
-        counts = known["blind"][half]
+    for counts in known["blind"]["sets"].values():
         grades = ("accepted", "named", "pointed at", "misled", "unexplained")
         assert sum(counts[grade] for grade in grades) == counts["wrong"]
         assert counts["passed"] + counts["false alarm"] == counts["right"] and counts["accepted"] == 0
@@ -112,10 +111,11 @@ def test_counts_are_those_of_the_code(known):
     from bench.oracle.blind import TABLE
 
     assert len(IMPLEMENTATIONS) == known["alarms"]["implementations"]
-    for half in ("seen", "held"):
-        entries = [entry for entry in TABLE.values() if entry.half == half]
+    stored = known["blind"]["sets"]
+    for of_set in {entry.set for entry in TABLE.values()} & {*stored}:
         for right, name in ((False, "wrong"), (True, "right")):
-            assert sum(entry.right == right for entry in entries) == known["blind"][half][name], half
+            count = sum(entry.right == right for entry in TABLE.values() if entry.set == of_set)
+            assert count == stored[of_set][name], of_set
 
 
 # ── stored results ──
@@ -150,7 +150,7 @@ def test_what_the_studies_of_the_oracle_store_is_what_their_tables_read(tmp_path
         "alarms", alarms.kept([alarms.Tally("a", "float64", 5, 0, 1.25), alarms.Tally("b", "float32", 4, 1, 2.5)])
     )
     grades = {"named": 2, "accepted": 1, "passed": 1, "false alarm": 1}
-    rows = [{"half": half, "grade": grade, "right": grade in run.RIGHT} for half in ("seen", "held")
+    rows = [{"set": name, "grade": grade, "right": grade in run.RIGHT} for name in run.SETS
             for grade, n in grades.items() for _ in range(n)]  # fmt: skip
     page.keep("blind", run.kept(rows))
     mutant = mutants.mutations("def f(x):\n    return x + 1\n", "tinymaml/maml.py")[0]
@@ -164,11 +164,11 @@ def test_what_the_studies_of_the_oracle_store_is_what_their_tables_read(tmp_path
     assert "2 implementations, 9 runs, 1 alarms; the worst error is 2.5 roundings" in table
     assert "maml.py 2 of 3 (" in table and "flat.py 1 of 1 (today)" in table and "matrix" not in table
     assert f"{page.state()['mistakes']} mistakes, {page.state()['cases']} cases" in table
-    assert "| open | 3 | 1 | 2 | 0 | 0 | 0 | 1 of 2 |" in page.blind(known["blind"])
+    assert "| first | 3 | 1 | 2 | 0 | 0 | 0 | 1 of 2 |" in page.blind(known["blind"])
 
 
 @pytest.mark.parametrize("command", [
-    ["alarms", "--only", "engine"], ["matrix", "--only", "fomaml"], ["field", "higher"], ["blind", "--half", "seen"],
+    ["alarms", "--only", "engine"], ["matrix", "--only", "fomaml"], ["field", "higher"], ["blind", "--set", "first"],
     ["mutants", "maml", "--sample", "3"],
 ])  # fmt: skip
 def test_a_part_of_a_study_is_not_stored(command, capsys):

@@ -16,8 +16,6 @@ from tinymaml.oracle.versions import VERSIONS
 
 from .. import stated
 
-HALVES = {"open": "seen", "closed": "held"}
-
 
 def state() -> dict[str, Any]:
     """With what a study is measured."""
@@ -32,11 +30,10 @@ def keep(study: str, values: dict[str, Any], *, beside: bool = False) -> None:
 
 
 def blind(found: dict[str, Any]) -> str:
-    """A line per half of the blind set."""
+    """A line per set of blind implementations."""
     columns = ["accepted", "named", "pointed at", "misled", "unexplained"]
-    rows = [["half", "wrong", *columns, "right ones refused"], ["---", *["---:"] * (len(columns) + 2)]]
-    for called, half in HALVES.items():
-        counts = found[half]
+    rows = [["set", "wrong", *columns, "right ones refused"], ["---", *["---:"] * (len(columns) + 2)]]
+    for called, counts in found["sets"].items():
         refused = f"{counts['false alarm']} of {counts['right']}"
         rows.append([called, *(str(counts[key]) for key in ("wrong", *columns)), refused])
     said = f"These are the figures of catalogue {found['state']['catalogue']}."

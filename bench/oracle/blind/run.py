@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import re
@@ -25,13 +26,14 @@ RIGHT = ("passed", "false alarm")
 FIGURES = ("accepted", "named", "pointed at", "misled", "false alarm")
 NAMING = ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION", "IMPRECISE", "NONDETERMINISTIC")
 ACCEPTING = ("CORRECT", "INCONCLUSIVE")
+SETS = ("first", "second")
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle blind", description="the blind set")
     parser.add_argument("--only", action="append", metavar="NAME", help="ask only this implementation; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
-    parser.add_argument("--half", choices=("seen", "held"), help="ask only this half")
+    parser.add_argument("--set", choices=SETS, help="ask only this set")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument(
@@ -39,15 +41,15 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
-    if args.store and (args.only or args.half):
-        parser.error("--store is given with --only or --half, wanted the whole set")
+    if args.store and (args.only or args.set):
+        parser.error("--store is given with --only or --set, wanted both sets")
 
     from . import JUDGED, TABLE
 
     unknown = [name for name in args.only or () if name not in TABLE]
     if unknown:
         parser.error(f"no implementation is called {', '.join(unknown)}; they are: {', '.join(TABLE)}")
-    entries = [TABLE[name] for name in args.only or TABLE if args.half in (None, TABLE[name].half)]
+    entries = [TABLE[name] for name in args.only or TABLE if args.set in (None, TABLE[name].set)]
     reports = ask_all(entries, args.suite, args.json, args.jobs, args.timeout)
     rows = [graded(e, reports[e.name], JUDGED) for e in entries]
     print_table(rows)
@@ -64,7 +66,7 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
     """name → the oracle's report; what `path` has of this state of the code is not asked again."""
     from tqdm import tqdm
 
-    states = {e.name: digest(suite, e.framework) for e in entries}
+    states = {e.name: digest(suite, inspect.getsourcefile(inspect.unwrap(e.function))) for e in entries}
     reports = json.loads(files.read_file(path)) if path and path.exists() else {}
     waiting = [name for name, state in states.items() if reports.get(name, {}).get("state") != state]
     lock = threading.Lock()
@@ -102,9 +104,9 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
 
 
 @functools.cache
-def digest(suite: str, framework: str) -> str:
-    """Of the oracle and of the implementations in a framework: with another, results are old."""
-    sources = sorted(Path(oracle.__file__).parent.rglob("*.py")) + [Path(__file__).with_name(f"{framework}_ones.py")]
+def digest(suite: str, source: str) -> str:
+    """Of the oracle and of a file of implementations: with another, results are old."""
+    sources = [*sorted(Path(oracle.__file__).parent.rglob("*.py")), Path(source)]
     return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
 
 
@@ -174,7 +176,7 @@ def graded(entry: Entry, report: dict, judged: dict[str, tuple[str, str]]) -> di
     if final not in (RIGHT if entry.right else WRONG):
         raise ValueError(f"{entry.name} is judged {final!r}, wanted one of {RIGHT if entry.right else WRONG}")
     return {
-        "name": entry.name, "half": entry.half, "right": entry.right, "verdict": report["verdict"],
+        "name": entry.name, "set": entry.set, "right": entry.right, "verdict": report["verdict"],
         "said": said(report), "truth": entry.truth, "automatic": grade, "grade": final, "reason": reason,
     }  # fmt: skip
 
@@ -213,26 +215,26 @@ def print_table(rows: list[dict]) -> None:
     width = max((len(r["name"]) for r in rows), default=0)
     for r in rows:
         mark = "" if r["grade"] == r["automatic"] else f"  (by rule {r['automatic']}; {r['reason']})"
-        print(f"{r['name']:{width}}  {r['half']}  {r['grade']:11}  {r['verdict']}{mark}")
+        print(f"{r['name']:{width}}  {r['set']:6}  {r['grade']:11}  {r['verdict']}{mark}")
         print(f"{'':{width}}    said   {r['said'] or '–'}")
         print(f"{'':{width}}    truth  {r['truth']}")
 
 
-def kept(rows: list[dict]) -> dict[str, dict[str, int]]:
-    """{half: {grade: how many, "wrong": of the wrong ones, "right": of the right ones}}."""
+def kept(rows: list[dict]) -> dict[str, dict[str, dict[str, int]]]:
+    """{"sets": {set: {grade: how many, "wrong": of the wrong ones, "right": of the right ones}}}."""
     found = {}
-    for half in ("seen", "held"):
-        here = [r for r in rows if r["half"] == half]
+    for name in SETS:
+        here = [r for r in rows if r["set"] == name]
         count = Counter(r["grade"] for r in here)
         right = sum(r["right"] for r in here)
-        found[half] = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
-    return found
+        found[name] = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
+    return {"sets": found}
 
 
 def print_figures(rows: list[dict]) -> None:
-    print(f"\n{'half':6}{'wrong':>8}{'correct':>9}" + "".join(f"{f:>13}" for f in (*FIGURES, "unexplained")))
-    for half in ("seen", "held", "both"):
-        here = [r for r in rows if half in (r["half"], "both")]
+    print(f"\n{'set':6}{'wrong':>8}{'correct':>9}" + "".join(f"{f:>13}" for f in (*FIGURES, "unexplained")))
+    for name in (*SETS, "both"):
+        here = [r for r in rows if name in (r["set"], "both")]
         count = Counter(r["grade"] for r in here)
         wrong = sum(not r["right"] for r in here)
-        print(f"{half:6}{wrong:8}{len(here) - wrong:9}" + "".join(f"{count[f]:13}" for f in (*FIGURES, "unexplained")))
+        print(f"{name:6}{wrong:8}{len(here) - wrong:9}" + "".join(f"{count[f]:13}" for f in (*FIGURES, "unexplained")))

@@ -1,6 +1,6 @@
-"""What one exact meta-gradient costs, beside JAX, PyTorch and HIPS autograd on the same tasks.
+"""The cost of one exact meta-gradient, beside JAX, PyTorch and HIPS autograd on the same tasks.
 
-    python -m bench                                   # W1 … W8, everyone installed: half an hour, most of it compiling
+    python -m bench                                   # W1 … W8, all that is installed: half an hour, mostly compilation
     python -m bench W1 W5 --dtype both --plot bench.png --out bench.jsonl
     python -m bench W2 --only compiled,jax --json
     python -m bench scaling [tasks] [steps] [width] [threads]
@@ -16,8 +16,8 @@
     python -m bench awkward [--function sum …]         # awkward inputs of every function, beside NumPy and JAX
 
 Contenders take turns in one run, each in a process of its own, on the same number of cores. Machines are noisy: read
-the ratio, which compares neighbouring turns. Before the clocks run, everyone's gradient is compared in float64 with the
-reference's; who disagrees stops the workload. Printed are
+the ratio, which compares neighbouring turns. Before the clocks run, each gradient is compared in float64 with the
+reference's; a contender that disagrees stops the workload. These are printed:
 
     ms           median of the turns, and quartiles; a turn lasts some 50 ms, or one call
     × PEER       the median ratio to PEER, the fastest, in the same round; below 1 is faster
@@ -53,6 +53,7 @@ from . import (
     picture,
     rl,
     scaling,
+    stated,
     systems,
     timing,
 )
@@ -83,21 +84,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=which)
     turns = 5 if study == "load" else 11
     parser.add_argument("--turns", type=int, default=turns, help=f"rounds in which each has a turn ({turns})")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     if study == "workloads":
         parser.add_argument("--patience", type=float, default=300, help="seconds until a first call is given up (300)")
     if study != "overhead":
         parser.add_argument("--dtype", choices=DTYPES, default="float32")
     if study in ("workloads", "scaling"):
-        parser.add_argument("--threads", type=int, default=_cores(), help="for everyone (all cores)")
+        parser.add_argument("--threads", type=int, default=_cores(), help="threads of each contender (all cores)")
     if study == "load":
-        parser.add_argument("--busy", default="0,1,2", metavar="NUMBERS", help="of busy processes, with commas (0,1,2)")
+        parser.add_argument(
+            "--busy", default="0,1,2", metavar="NUMBERS", help="numbers of busy processes, with commas (0,1,2)"
+        )
         parser.set_defaults(threads=_cores())
+    if study in ("workloads", "load", "kernels"):
+        parser.add_argument("--store", metavar="NAME", help="keep in bench/results/stated/NAME.json what pages state")
     if study in ("workloads", "scaling", "load"):
         parser.add_argument("--only", metavar="NAMES", help=f"contenders, with commas: of {', '.join(_contenders())}")
         parser.add_argument("--plot", metavar="FILE", help="a PNG")
         parser.add_argument("--out", metavar="FILE", help="the JSON objects, as lines of a file")
     args = parser.parse_args(argv[study != "workloads" :])
+    args.typed = argv
     if args.names and not names:
         parser.error(f"{study} takes no names, seen {' '.join(args.names)}")
     if unknown := [n for n in args.names if n not in names]:
@@ -123,7 +129,7 @@ def main(argv: list[str]) -> int:
     for file in filter(None, (args.plot, args.out)):
         folder = os.path.dirname(os.path.abspath(file))
         if not os.access(folder, os.W_OK):
-            parser.error(f"cannot write {file}: {folder} is not a folder one may write to")
+            parser.error(f"cannot write {file}: {folder} is not a folder that you may write to")
     if args.plot:
         picture.require("matplotlib", "plot")
     chosen = args.names or (load.NAMES if study == "load" else names)
@@ -154,6 +160,7 @@ def _workloads(args: argparse.Namespace, names: list[str]) -> int:
                     how = dict(turns=args.turns, cores=args.threads, exact=exact, patience=args.patience)
                     record = timing.measure(name, w, dtype, able, **how) | {"skipped": skipped}
                     _keep(args, records, record, timing.table, picture.workloads)
+                    _store(args, timing.kept(record))
                     exact = None
             except timing.Disagreement as error:
                 timing.say()
@@ -181,6 +188,7 @@ def _load(args: argparse.Namespace, names: Sequence[str]) -> int:
             how = dict(loads=args.busy, turns=args.turns, cores=args.threads)
             record = load.measure(name, WORKLOADS[name], dtype, able, **how) | {"skipped": skipped}
             _keep(args, records, record, load.table, picture.load)
+            _store(args, load.kept(record))
     return 0
 
 
@@ -195,10 +203,13 @@ def _overhead(args: argparse.Namespace) -> int:
 
 
 def _kernels(args: argparse.Namespace, names: list[str]) -> int:
+    kept = {}
     for name in names:
         for dtype in DTYPES[args.dtype]:
             record = kernels.measure(name, WORKLOADS[name], dtype, args.turns)
             print(json.dumps(record) if args.json else kernels.table(record) + "\n", flush=True)
+            kept |= kernels.kept(record)
+    _store(args, kept, beside=False)
     return 0
 
 
@@ -218,6 +229,12 @@ def _keep(args: argparse.Namespace, records: list[dict], record: dict, show: Cal
         picture.save(draw(drawn), args.plot)
     if record["interrupted"]:
         raise KeyboardInterrupt
+
+
+def _store(args: argparse.Namespace, values: dict, beside: bool = True) -> None:
+    """Store what the pages state, if --store NAME is given; `beside` what is stored already, or in its place."""
+    if args.store:
+        stated.keep(args.store, f"python -m bench {' '.join(args.typed)}", values, beside=beside)
 
 
 def _contenders() -> list[str]:

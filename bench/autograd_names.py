@@ -352,7 +352,7 @@ def _module(name: str, behind=None, **names) -> types.ModuleType:
 
 
 def modules() -> dict[str, Any]:
-    """What stands in the place of each of autograd's modules."""
+    """The modules that stand in the place of autograd's."""
     made = [
         _module(
             "autograd", grad=grad, value_and_grad=value_and_grad, jacobian=jacobian, make_vjp=make_vjp,

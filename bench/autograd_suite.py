@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from . import timing
+from . import stated, timing
 
 VERSION = "1.9.1"  # of autograd, for which the reasons hold
 SOURCE = "TINYMAML_AUTOGRAD_SOURCE"
@@ -93,6 +93,7 @@ def main(argv: list[str]) -> int:
                         help=f"autograd-X.tar.gz, its source distribution (${SOURCE})")  # fmt: skip
     parser.add_argument("--download", action="store_true", help=f"version {VERSION}, by pip")
     parser.add_argument("--list", action="store_true", help="every test, and how it ended")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the page")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         if args.download:
@@ -113,9 +114,18 @@ def main(argv: list[str]) -> int:
     if args.list:
         print("\n".join(f"  {outcome['outcome']:8}{name}" for name, outcome in sorted(ended.items())) + "\n")
     print("\n".join(explained(ended)))
+    if args.store:
+        stated.keep("autograd", "python -m bench autograd", {"version": version, **kept(ended)})
     strange = unexplained(ended)
     print("\n".join(["", *strange] if strange else []), end="\n" if strange else "")
     return 1 if strange else 0
+
+
+def kept(ended: dict[str, dict]) -> dict[str, dict]:
+    """{group: {"passed", "run", "skipped"}}."""
+    return {
+        name: dict(zip(("passed", "run", "skipped"), share(ended, name), strict=True)) for name in [*GROUPS, OTHERS]
+    }
 
 
 def _download(folder: str) -> str:
@@ -193,7 +203,7 @@ def explained(ended: dict[str, dict]) -> list[str]:
 
 
 def unexplained(ended: dict[str, dict]) -> list[str]:
-    """What the reasons do not say: failures, and tests that pass in spite of one."""
+    """Results that the reasons do not explain: failures, and tests that pass in spite of one."""
     known = {test: reason for reason, tests in REASONS.items() for test in tests}
     lines = []
     for test, x in ended.items():

@@ -2,7 +2,7 @@
 
     python -m bench awkward [--function NAME …] [--seed 0] [--list]
 
-What a function is called on comes from the tables of the tests, `SMOOTH`, `STEPS`, `PLAIN`, `ONE`, `TWO` and
+The inputs of a function come from the tables of the tests, `SMOOTH`, `STEPS`, `PLAIN`, `ONE`, `TWO` and
 `OPERATORS`, in which each function of `NUMPY`, each operator and each way to index has its lines; `LAYERS` below has
 those of `tm.nn`. A function that is in no table is an error. Each line's arrays are made awkward in each of these ways:
 
@@ -15,8 +15,8 @@ those of `tm.nn`. A function that is in no table is an error. Each line's arrays
 A pair is a function and such an input. Beside NumPy are compared values, shapes, dtypes, and the errors that inputs
 which do not fit raise. Beside JAX, in float64 and complex128, are compared the value, the gradient of a sum of the
 outputs with random weights, and the gradient of such a sum of that; shapes and dtypes of all but the first line of a
-function are left out there. What differs has a reason in `awkward_reasons`; what has none gives exit code 1, as does a
-reason that holds for no pair.
+function are left out there. A difference has a reason in `awkward_reasons`; one without a reason gives exit code 1, as
+does a reason that holds for no pair.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def inputs(recipe: Recipe, seed: int = 0) -> Iterator[tuple[str, list]]:
-    """What a recipe's arguments become, and in which way they are awkward."""
+    """The arguments that a recipe makes, and the way in which they are awkward."""
     args = list(recipe.args)
     if seed:
         rng = np.random.default_rng(seed)
@@ -415,7 +415,7 @@ class Difference(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What comes of one. `jax`: "compared", or why not."""
+    """The result of one comparison. `jax`: "compared", or why not."""
 
     differences: list[Difference]
     jax: str
@@ -532,7 +532,7 @@ def largest(arrays: Sequence) -> float:
 
 
 class Report:
-    """What has come of pairs so far."""
+    """The results of pairs so far."""
 
     def __init__(self, recipes: list[Recipe], seed: int):
         self.recipes, self.seed = recipes, seed

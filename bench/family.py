@@ -2,7 +2,7 @@
 
     python -m bench family                     # trains what is not trained yet, measures it, prints the table, draws
     python -m bench family maml reptile        # these alone
-    python -m bench family --time              # milliseconds per meta-iteration, everyone by turns
+    python -m bench family --time              # milliseconds per meta-iteration, all by turns
     python -m bench family --table             # the table and the picture of what is stored
 
 A run is one command of `tinymaml train`, in a folder of its own below --runs; its settings are the defaults of the
@@ -13,7 +13,7 @@ Each run adapts to the same 600 test tasks, 10 steps, by its algorithm's own ste
 network ("scratch") by gradient descent at the rate that is best on validation tasks after 10 steps. In the table, ± is
 first the 95 % interval over tasks, then the standard deviation over seeds.
 
-What to know of the numbers: Meta-SGD and MAML++ learn rates for one step and for five. In as many steps these reach
+Notes on the numbers: Meta-SGD and MAML++ learn rates for one step and for five. In as many steps these reach
 far, in more of them too far. Reptile and Meta-MinibatchProx learn from the 5 support points of a task alone, the others
 from its 15 query points, too. iMAML trains with 32 small steps, of which 10 are shown.
 """
@@ -95,23 +95,23 @@ EVERY = ENTRIES | PUBLISHED
 
 
 def settings(name: str, seed: int) -> Config:
-    """What a run of an entry is trained with."""
+    """The configuration of a run of an entry."""
     entry = EVERY[name]
     return Config.default("sinusoid", algorithm=entry.algorithm, **entry.options, seed=seed)
 
 
 def command(name: str) -> str:
-    """What a person types to train an entry."""
+    """The command that trains an entry."""
     return " ".join([f"tinymaml train sinusoid --algorithm {EVERY[name].algorithm}", *study.words(EVERY[name].options)])
 
 
 def folder(name: str, seed: int, runs: str | Path) -> str:
-    """Where the run of an entry is."""
+    """The folder of a run of an entry."""
     return f"{runs}/{name if EVERY[name].trained else 'maml'}-{seed}"
 
 
 def commands(name: str) -> list[str]:
-    """What trains an entry with every seed, and measures it."""
+    """The commands that train an entry with every seed, and measure it."""
     trained = [f"{command(name)} --seed {seed} --out {folder(name, seed, RUNS)}" for seed in SEEDS]
     measured = " ".join(["tinymaml compare", *(folder(name, seed, RUNS) for seed in SEEDS)])
     return [*trained, measured if EVERY[name].trained else f"{measured} --scratch"]
@@ -126,7 +126,7 @@ def run(name: str, runs: Path) -> None:
 
 
 def measure(name: str, runs: Path, tasks: int = TASKS) -> dict:
-    """What is stored of an entry: a line of `runs.compare`, and how it was made."""
+    """The record of an entry: a line of `runs.compare`, and how it was made."""
     paths = [folder(name, seed, runs) for seed in SEEDS]
     line = compare(paths, tasks=tasks, steps=STEPS, scratch=not EVERY[name].trained)["lines"][-1]
     kept = ("seed", "inner_lr", "tuned", "mean", "diverged")
@@ -202,11 +202,30 @@ def table(records: dict[str, dict], times: dict | None = None) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(record: dict, k: int) -> str:
+def page(records: dict[str, dict], times: dict | None) -> str:
+    """The table of the page of results: two places after the point, and a third one for small errors."""
+    heads = ["`tinymaml train sinusoid --algorithm …`", "after 1 step", "5 steps", "10 steps", "ms"]
+    lines = [heads, ["---"] * len(heads)]
+    for name, record in records.items():
+        how = f"`{command(name).partition(' --algorithm ')[2]}`"
+        how = how if EVERY[name].trained else "from scratch (`tinymaml compare … --scratch`)"
+        ms = (times or {"ms": {}})["ms"].get(name)
+        cells = [_cell(record, k, 3 if (record["mean"][k] or 1) < 0.05 else 2) for k in COLUMNS[1:]]
+        lines.append([how, *cells, f"{ms[0]:.2f}" if ms else ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(record: dict, k: int, places: int = 3) -> str:
     if k >= reached(record):
         return "diverges"
     parts = [record["mean"][k], record["ci95"][k], *([record["spread"][k]] if record["spread"] else [])]
-    return " ± ".join(f"{x:.3f}" for x in parts)
+    return " ± ".join(f"{x:.{places}f}" for x in parts)
+
+
+def times_of(results: Path) -> dict | None:
+    """The stored milliseconds per meta-iteration."""
+    file = results / "time.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def reached(record: dict) -> int:
@@ -216,7 +235,7 @@ def reached(record: dict) -> int:
 
 
 def notes(records: dict[str, dict], times: dict | None = None) -> list[str]:
-    """What a reader must know beside the table: what is missing, what is not of today's defaults, what disturbed."""
+    """Notes on the table: missing entries, entries with former defaults, and disturbances."""
     missing = [name for name in EVERY if name not in records]
     stale = [name for name, record in records.items() if not is_of(record, name)]
     said = [f"not measured yet: {', '.join(missing)}"] if missing else []
@@ -233,7 +252,7 @@ def notes(records: dict[str, dict], times: dict | None = None) -> list[str]:
 
 
 def rows(records: dict[str, dict]) -> dict[str, picture.Row]:
-    """What is drawn: by label, as far as the entry gets."""
+    """The rows of the picture: by label, as far as the entry gets."""
     drawn = {name: record for name, record in records.items() if name in ENTRIES}
     colours = style.colours([ENTRIES[name].algorithm for name in drawn])
     found: dict[str, picture.Row] = {}
@@ -278,11 +297,10 @@ def main(argv: list[str]) -> int:
         timing.say()
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    records, file = stored(RESULTS), RESULTS / "time.json"
+    records, times = stored(RESULTS), times_of(RESULTS)
     if not records:
         print("nothing is stored yet", file=sys.stderr)
         return 1
-    times = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     print("\n".join([table(records, times), "", *notes(records, times)]))
     if drawn := rows(records):
         FIGURE.parent.mkdir(exist_ok=True)

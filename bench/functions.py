@@ -3,7 +3,7 @@
     python -m bench.functions              # writes tinymaml/numpy_api/README.md
     python -m bench.functions --check      # 1: the page is not what it would be now
 
-What a row says comes from the table of functions and from their cases in the tests: the arguments from our signature;
+The cells of a row come from the table of functions and from their cases in the tests: the arguments from our signature;
 "derivative" from whether there is a case that is differentiated; "machine code" from whether `compile` has loops for
 each of its cases and for the gradient of each.
 """
@@ -34,8 +34,8 @@ HEAD = """# NumPy on tensors: which functions, and how
 
 This page is made from the code: `python -m bench.functions` writes it. A function that stands here takes tensors, with
 NumPy's values, shapes, dtypes and errors, and its derivatives are checked to third order; `python -m bench awkward
---list` prints where it differs, and why. What does not stand here raises `NotImplementedError` by name; `out=` and
-writing into a tensor are refused.
+--list` prints where it differs, and why. A function that does not stand here raises `NotImplementedError` by name;
+`out=` and writing into a tensor are refused.
 
 - **derivative**: *yes*; *0* where the function is piecewise constant; nothing where it gives facts about an array.
 - **compiled**: *yes*: `tm.compile` makes machine code of it and of its gradient; *partly*: of some of its forms; *no*:

@@ -207,7 +207,7 @@ LARGEST = 150  # elements of an array
 
 
 class Choices(Protocol):
-    """Where decisions come from: `random.Random`, or hypothesis, which then makes them small."""
+    """The source of decisions: `random.Random`, or hypothesis, which then makes them small."""
 
     def randint(self, low: int, high: int) -> int: ...
 
@@ -356,7 +356,7 @@ class Draw:
         return name
 
     def partner(self, x: str) -> str:
-        """What broadcasts with x: an array, a number, or something that is closed over."""
+        """A value that broadcasts with x: an array, a number, or something that is closed over."""
         shape = np.shape(self.value(x))
         if self.chance(3):
             return self.number()
@@ -917,9 +917,9 @@ class Rounding:
     """For each number of a recorded program's outputs, how far rounding may move it.
 
     The program runs several times with noise after every equation that rounds: of some ε of the result, and of the
-    summands of a sum. What the noise changes is what another order of the same operations may change, wherever numbers
-    cancel, are amplified, or lie at a kink; where it moves an integer, a boolean, a NaN or an infinity, nothing is
-    asked.
+    summands of a sum. The noise changes the same results as another order of the same operations may change, wherever
+    numbers cancel, are amplified, or lie at a kink; where it moves an integer, a boolean, a NaN or an infinity, nothing
+    is asked.
 
     Attributes:
         exact: the outputs.   allowed: for each, an array of distances; infinite where nothing is asked.
@@ -1002,7 +1002,7 @@ def _row(data: tuple, t: int) -> tuple:
 
 
 def difference(seen, wanted, allowed: list | None, coarsest: float = 0.0) -> tuple[str, str] | None:
-    """What differs first, and how: a kind, and a sentence; None if nothing does.
+    """The first difference, and its way: a kind, and a sentence; None if nothing does.
 
     A NumPy scalar and an array of shape () are the same here; Python's numbers are neither.
 
@@ -1088,7 +1088,7 @@ def _said(x) -> str:
 
 @dataclass
 class Finding:
-    """Where a way differs: in what kind, at which of the calls."""
+    """A difference of a way of running: its kind, and the call."""
 
     way: str
     kind: str
@@ -1215,13 +1215,13 @@ def _general(text: str) -> str:
 
 
 def _finite(seen, wanted) -> tuple:
-    """What JAX and we must agree on: values, where ours are finite, in our dtypes."""
+    """The values on which JAX and tinymaml must agree: those where ours are finite, in our dtypes."""
     ours, right = ([leaf for path, leaf in _flat(x) if not path.endswith(("()", "[]"))] for x in (seen, wanted))
     if isinstance(seen, Raised) or isinstance(wanted, Raised) or len(ours) != len(right):
         return None, None
     for i, (x, y) in enumerate(zip(ours, right, strict=True)):
         comparable = np.result_type(y) == np.float64 and np.shape(x) == np.shape(y)
-        if comparable:  # but for which of two zeros it is
+        if comparable:  # except which of two zeros it is
             ours[i], right[i] = np.where(np.isfinite(y), x, y) + 0.0, y + 0.0
         else:
             ours[i] = y
@@ -1436,7 +1436,7 @@ def dies(program: Program, ways: tuple[str, ...], patience: float = 60) -> bool:
 
 
 class Report:
-    """What was run and found so far."""
+    """The programs that were run, and the differences found so far."""
 
     def __init__(self, seed: int):
         self.seed, self.start = seed, time.monotonic()
@@ -1498,8 +1498,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=60, help="how long (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first program; the others follow (0)")
+    parser.add_argument("--minutes", type=float, default=60, help="minutes to run (60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first program; the others follow (0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--show", type=int, metavar="SEED", help="print the program of a seed, and stop")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Where the time of a compiled meta-gradient goes: one task on one thread, step by step, in order.
+"""The time of a compiled meta-gradient by its steps: one task on one thread, step by step, in order.
 
     python -m bench kernels W7          # matrix products, fused loops, patches, …: how often, how long, what share
 
@@ -67,6 +67,13 @@ def _seconds(function, *numbers: int) -> float:
     start = time.perf_counter()
     function(*numbers)
     return time.perf_counter() - start
+
+
+def kept(record: dict) -> dict:
+    """{workload: {"share": of the time that matrix products take, "rate": of these, in FLOP/s}}."""
+    products = record["kernels"]["matrix products"]
+    share, rate = products["seconds"] / record["seconds"], products["flops"] / products["seconds"]
+    return {record["workload"]: {"share": share, "rate": rate}}
 
 
 def table(record: dict) -> str:

@@ -1,4 +1,4 @@
-"""What a meta-gradient costs on a machine that is busy: single calls, beside 0, 1 and 2 processes that never sleep.
+"""The cost of a meta-gradient on a busy machine: single calls, beside 0, 1 and 2 processes that never sleep.
 
     python -m bench load                                  # W1, W2, W3 and W5: JAX, ours, and ours on one thread
     python -m bench load W1 --busy 0,2,4 --only compiled,compiled-1,jax --plot load.png
@@ -66,7 +66,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def contenders(kind: str, only: Iterable[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Who takes part in workloads of this kind, of `only` (ours and JAX's), and why others cannot: `timing.able`."""
+    """The contenders of this kind of workload, of `only` (ours and JAX's), and why others cannot: `timing.able`."""
     jax = [who for who in CONTENDERS if who.startswith("jax")]
     return timing.able(kind, ["compiled", SINGLE, *jax] if only is None else only)
 
@@ -141,6 +141,26 @@ def _ratios(found: dict[str, dict]) -> None:
             single = found.get(SINGLE, {"loads": {}})["loads"].get(count)
             here["jax"] = here["seconds"] / min(jax) if jax else None
             here["single"] = here["seconds"] / single["seconds"] if single else None
+
+
+def kept(record: dict) -> dict:
+    """{workload: {contender: {number of busy processes: [median, 90th percentile], in seconds}}}."""
+    found = {who: {count: [here["seconds"], here["percentile"]] for count, here in one["loads"].items()}
+             for who, one in record["contenders"].items()}  # fmt: skip
+    return {record["workload"]: found}
+
+
+def page(stored: dict) -> str:
+    """The table of all workloads, as Markdown, of what `kept` has of each: of JAX's contenders the fastest."""
+    rows = [["", "busy", "compiled", "on one thread", "JAX"], ["---"] * 5]
+    for name, found in stored.items():
+        jax = [one for who, one in found.items() if who.startswith("jax")]
+        for i, count in enumerate(found["compiled"]):
+            fastest = min((one[count] for one in jax if count in one), default=None)
+            cells = [found["compiled"][count], found[SINGLE].get(count), fastest]
+            shown = [f"{timing.digits(1e3 * c[0])} ({timing.digits(1e3 * c[1])})" if c else "" for c in cells]
+            rows.append(["" if i else name, count, *shown])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def table(record: dict) -> str:

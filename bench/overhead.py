@@ -1,4 +1,4 @@
-"""What one operation on a tiny array costs beside its arithmetic, in nanoseconds: a chain of 1,000 on 4 numbers.
+"""The cost of one operation on a tiny array beside its arithmetic, in nanoseconds: a chain of 1,000 on 4 numbers.
 
 python -m bench overhead
 """

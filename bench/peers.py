@@ -1,10 +1,10 @@
-"""Who is measured: tinymaml's ways, and the same meta-gradient written with other libraries as their users would.
+"""The contenders: tinymaml's ways, and the same meta-gradient written with other libraries as their users would.
 
     call = CONTENDERS["torch-func"].build(w, params, tasks)
     value, grads = call()        # in the library's own arrays
 
-Every peer computes the mean query loss and its exact gradient, second order and all. What goes in lies in the library's
-own arrays before the clock starts, and what comes out stays there; a call ends when its numbers do.
+Every peer computes the mean query loss and its exact gradient, second order and all. The inputs lie in the library's
+own arrays before the clock starts, and the results stay there; a call ends when its results are computed.
 
 A network is written once, over what each library calls `relu`, `conv` and so on.
 """

@@ -1,12 +1,13 @@
-"""The results page: tables and pictures of what `bench systems` and `bench rl` have stored, from their files alone.
+"""The results pages: tables, sentences and pictures of what the studies have stored, from their files alone.
 
-    python -m bench.results              # bench/README.md and README.md, between their markers; bench/figures/*.png
-    python -m bench.results --check      # 1: the tables of these pages are not those of the stored files
+    python -m bench.results              # the three READMEs: between their markers, and in the sentences of `stated`
+    python -m bench.results --pages      # the pages alone, without the pictures
+    python -m bench.results --check      # 1: a table or a number of these pages is not that of the stored files
 
 A row is judged after the number of steps that is best on validation tasks: no test task had a part in that choice.
 "yes": it is better than the best baseline, and the 95 % interval of their difference, task by task, does not hold 0;
 "no": it is worse, likewise; "level": neither. "(1 of 2)": it beats that many of the baselines. Bounds, which know what
-generates the tasks, are shown, but no row is held against them. What stands in no table was not measured.
+generates the tasks, are shown, but no row is held against them. A row that stands in no table was not measured.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from tinymaml.files import write_atomically
 from tinymaml.pictures import save, style
 from tinymaml.pictures.steps import draw_baselines
 
-from . import rl, systems
+from . import family, load, rl, stated, systems, timing
+from .oracle import page as of_oracle
+from .sentences import BENCH, ORACLE, SENTENCES
 from .systems import EVERY
 
 if TYPE_CHECKING:
@@ -102,7 +105,7 @@ def baselines_of(records: Records) -> list[dict[str, Any]]:
 
 
 def page(records: Records) -> str:
-    """What stands between the markers: an overview, a table per system, and the notes of rows."""
+    """The text between the markers: an overview, a table per system, and the notes of rows."""
     parts = ["\n".join(overview(records)), "![MAML beside the best baseline of each system](figures/systems.png)"]
     for system, settings in tables_of(records).items():
         parts += [f"### {system[0].upper()}{system[1:]}", *tables(settings)]
@@ -333,6 +336,38 @@ def between(text: str, new: str, where: Path = PAGE, name: str = "systems") -> s
     return f"{text[: text.index(begin) + len(begin)]}\n\n{new}\n\n{text[text.index(end) :]}"
 
 
+def current(text: str, file: Path, records: Records) -> str:
+    """A page with the tables and the numbers of what is stored.
+
+    Raises:
+        ValueError: a marker or a sentence is not there.   KeyError: nothing is stored for a number.
+    """
+    systems_of = {FRONT: short, PAGE: page}
+    if file in systems_of:
+        text = between(text, systems_of[file](records), file)
+    name = file.relative_to(stated.ROOT).as_posix() if file.is_relative_to(stated.ROOT) else ""
+    for marker, part in further(name).items():
+        text = between(text, part, file, marker)
+    return stated.put(text, SENTENCES.get(name, ()), stated.values())
+
+
+def further(name: str) -> dict[str, str]:
+    """The tables of a page by their markers, beside those of the systems."""
+    known = stated.values()
+    if name == ORACLE:
+        return {"blind": of_oracle.blind(known["blind"]), "proofs": of_oracle.proofs(known)}
+    if name == BENCH:
+        return {
+            RL: rl.exact.page(known["rl"]),
+            NAVIGATION: rl.study.page(rl.study.stored()),
+            "family": family.page(known["family"], family.times_of(family.RESULTS)),
+            "listing": stated.listing(),
+            "time": timing.page(known["time"]),
+            "load": load.page(known["load"]),
+        }
+    return {}
+
+
 def draw(records: Records, folder: Path) -> list[Path]:
     """All pictures, as PNG files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -348,25 +383,25 @@ def main(argv: list[str]) -> int:
         prog="python -m bench.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing: are the tables current?")
+    parser.add_argument("--pages", action="store_true", help="write the pages, and leave the pictures as they are")
     args = parser.parse_args(argv)
     records = systems.stored()
     if not records:
         print("nothing is stored yet: python -m bench systems", file=sys.stderr)
         return 1
-    texts = {file: file.read_text(encoding="utf-8") for file in (PAGE, FRONT)}
-    new = {PAGE: between(texts[PAGE], page(records)), FRONT: between(texts[FRONT], short(records), FRONT)}
-    if exact := rl.exact.stored():
-        new[PAGE] = between(new[PAGE], rl.exact.page(exact), name=RL)
-    if navigation := rl.study.stored():
-        new[PAGE] = between(new[PAGE], rl.study.page(navigation), name=NAVIGATION)
+    files = dict.fromkeys([PAGE, FRONT, *(stated.ROOT / name for name in SENTENCES)])
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    new = {file: current(text, file, records) for file, text in texts.items()}
     if args.check:
         for file in (file for file in new if new[file] != texts[file]):
             print(f"{file} is not current: python -m bench.results", file=sys.stderr)
         return int(new != texts)
     for file, text in new.items():
         write_atomically(file, text.encode())
+    if args.pages:
+        return 0
     draw(records, FIGURES)
-    if navigation:
+    if navigation := rl.study.stored():
         rl.study.draw(navigation)
     missing = [name for name in EVERY if name not in records]
     old = [name for name in records if not systems.is_of(records[name], name)]

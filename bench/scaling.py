@@ -22,7 +22,7 @@ SINE = WORKLOADS["W1"]
 
 
 class Study(NamedTuple):
-    """`workload(n)` of every size n; the exponents of time and memory that the algorithm has (None: no one number)."""
+    """`workload(n)` of every size n; the exponents of time and memory that the algorithm has (None: not one)."""
 
     label: str
     sizes: tuple[int, ...]

@@ -3,7 +3,7 @@
     train(config, out)                           as far as it is not trained yet
     work(names, todo)                            every entry to its end; stopped, it goes on; two processes share it
 
-What a study is of, its tables and its pictures, are in `family` and `systems`.
+The subjects of studies, their tables and pictures are in `family` and `systems`.
 """
 
 from __future__ import annotations

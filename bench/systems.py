@@ -8,7 +8,7 @@
 
 A row is one command of `tinymaml train` with seeds 0, 1, 2, in a folder of its own below --runs, and one `tinymaml
 compare` of the three: 600 test tasks, or all that there are, with 0 … 10 steps each, beside the baselines of the family
-on the same tasks. Settings are the defaults of the family for the algorithm, but for the options in the row. It is
+on the same tasks. Settings are the defaults of the family for the algorithm, except for the options in the row. It is
 stored in bench/results/systems/NAME.json. A study that was stopped goes on where it was; two at a time share the work.
 """
 
@@ -44,7 +44,7 @@ NAMED = {
 
 
 class Row(NamedTuple):
-    """What is trained, and on what it is measured.
+    """A row: the training, and the tasks of its measurement.
 
     Attributes:
         system, setting: the table it stands in: "digits", and "5-way 1-shot".   label: its name there.
@@ -191,19 +191,19 @@ EVERY: dict[str, Row] = {
 
 
 def settings(name: str, seed: int, data: str = DATA) -> Config:
-    """What a run of a row is trained with."""
+    """The configuration of a run of a row."""
     row = EVERY[name]
     files = {"data": f"{data}/{row.data}"} if row.data else {}
     return Config.default(row.family, algorithm=row.algorithm, **row.options, **files, seed=seed)
 
 
 def folder(name: str, seed: int, runs: str | Path = RUNS) -> str:
-    """Where a run of a row is."""
+    """The folder of a run of a row."""
     return f"{runs}/{EVERY[name].runs or name}-{seed}"
 
 
 def commands(name: str) -> list[str]:
-    """What a person types to train a row with every seed, and to measure it."""
+    """The commands that train a row with every seed, and measure it."""
     row = EVERY[name]
     options = ({"data": f"{DATA}/{row.data}"} if row.data else {}) | row.options
     algorithm = [] if row.algorithm == "maml" else ["--algorithm", row.algorithm]
@@ -215,7 +215,7 @@ def commands(name: str) -> list[str]:
 
 
 def measure(name: str, runs: Path, data: str, tasks: int = TASKS) -> dict[str, Any]:
-    """What is stored of a row: a line of `runs.compare` and the baselines beside it, and how they were made."""
+    """The record of a row: a line of `runs.compare` and the baselines beside it, and how they were made."""
     row, files = EVERY[name], [folder(name, seed, runs) for seed in SEEDS]
     where = {"data": f"{data}/{row.to or row.data}"} if row.to or row.data else {}
     result = compare(files, tasks=tasks, steps=STEPS, scratch=row.scratch, progress=sys.stderr.isatty(),
@@ -250,7 +250,7 @@ def judged_after(name: str, files: list[str], runs: list[dict[str, Any]], where:
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """The options of a run but for where files lie, and for its seed."""
+    """The options of a run, except the places of files and its seed."""
     return {key: value for key, value in config.options().items() if key not in {"seed", *paths(config)}}
 
 
@@ -289,7 +289,9 @@ def main(argv: list[str]) -> int:
         prog="python -m bench systems", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows, or what they begin with (all)")
-    parser.add_argument("--data", default=os.environ.get("TINYMAML_DATA", DATA), metavar="DIR", help="of the data sets")
+    parser.add_argument(
+        "--data", default=os.environ.get("TINYMAML_DATA", DATA), metavar="DIR", help="folder of the data sets"
+    )
     parser.add_argument("--runs", default=RUNS, metavar="FOLDER", help=f"where the runs are ({RUNS})")
     parser.add_argument("--list", action="store_true", help="train nothing: list the rows")
     args = parser.parse_args(argv)

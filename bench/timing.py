@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from . import peers
-from .workloads import Workload, flops
+from .workloads import Workload, flops, title
 
 TURN = 0.05  # seconds, at least
 SLOW = 20  # times the fastest: one turn will do, if that takes more than a second
@@ -101,7 +101,7 @@ def say(text: str = "") -> None:
 
 
 def able(kind: str, names: Iterable[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Who can do workloads of this kind, of `names` (all); and why others that could cannot be run here."""
+    """The contenders of this kind of workload, of `names` (all); and the reasons why others cannot be run here."""
     run, skipped = [], {}
     for name, contender in peers.CONTENDERS.items():
         named = names is not None and name in names
@@ -141,8 +141,8 @@ def measure(
 
     Args:
         turns: rounds, in which each has a turn.
-        cores: how many threads everyone gets, and the cores they may run on.
-        exact: compare everyone's gradient with this file first; unless `dtype` is float64, in processes of their own.
+        cores: the number of threads of each contender, and the cores they may run on.
+        exact: compare each gradient with this file first; unless `dtype` is float64, in further processes.
         gemm: measure the GEMM limit, too.
         patience: seconds after which a first call is given up.
         cached: measure the first call of another process, too, of those who keep compiled code on disk.
@@ -268,7 +268,7 @@ def ratio(a: dict[int, float], b: dict[int, float]) -> float:
 
 
 def machine(cores: int) -> dict:
-    """What the numbers were measured on."""
+    """The machine on which the numbers were measured."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -279,14 +279,14 @@ def machine(cores: int) -> dict:
 
 
 def table(record: dict) -> str:
-    """One line a contender, the fastest first."""
+    """One line per contender, the fastest first."""
     by_name = record["contenders"]
     limit = max(record["gemm"].values(), default=None)
     against = f"× {record['fastest_peer']}" if record["fastest_peer"] else ""
-    title = f"{record['workload']} {record['dtype']}: {record['flops'] / 1e9:.3g} GFLOP"
-    title += f", GEMM limit {limit / 1e9:.0f} GFLOP/s ({max(record['gemm'], key=record['gemm'].get)})" if limit else ""
-    title += f", {record['machine']['threads']} threads" + (", interrupted" if record["interrupted"] else "")
-    title += noise(record)
+    head = f"{record['workload']} {record['dtype']}: {record['flops'] / 1e9:.3g} GFLOP"
+    head += f", GEMM limit {limit / 1e9:.0f} GFLOP/s ({max(record['gemm'], key=record['gemm'].get)})" if limit else ""
+    head += f", {record['machine']['threads']} threads" + (", interrupted" if record["interrupted"] else "")
+    head += noise(record)
     rows = [("", "ms (quartiles)", against, "first call", "cached", "peak MB", "of GEMM")]
     for who in sorted(by_name, key=lambda who: by_name[who].get("median", float("inf"))):
         one = by_name[who]
@@ -303,7 +303,7 @@ def table(record: dict) -> str:
     # that something was not compiled after all, above all
     notes = [f"  {who}: {note}" for who, one in by_name.items() if peers.CONTENDERS[who].ours
              for note in one.get("warnings", ())]  # fmt: skip
-    return "\n".join([title, *columns(rows), *notes])
+    return "\n".join([head, *columns(rows), *notes])
 
 
 def noise(record: dict) -> str:
@@ -316,6 +316,47 @@ def columns(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     pad = lambda i, text: text.ljust(widths[i]) if i == 0 else text.rjust(widths[i])  # noqa: E731
     return ["  " + "  ".join(pad(i, text) for i, text in enumerate(row)).rstrip() for row in rows]
+
+
+# ── what the page of results shows ──────────────────────────────────────────────────────────────────────────────────
+
+CALLED = {
+    "jax": "JAX",
+    "jax-patches": "JAX",
+    "jax-map": "JAX",
+    "torch-func": "`torch.func`",
+    "torch-compile": "`torch.compile`",
+    "torch-loop": "PyTorch",
+}
+
+
+def kept(record: dict) -> dict:
+    """{workload: {dtype: what is stored of a record}}: the fastest peer, and a few numbers per contender."""
+    names = {"median": "seconds", "ratio": "ratio", "fraction": "fraction", "first_call": "first",
+             "first_call_cached": "cached", "error": "error"}  # fmt: skip
+    found = {who: {new: one[old] for old, new in names.items() if one.get(old) is not None}
+             for who, one in record["contenders"].items()}  # fmt: skip
+    of_dtype = {"peer": record["fastest_peer"], "contenders": found}
+    return {record["workload"]: {record["dtype"]: of_dtype}}
+
+
+def page(stored: dict) -> str:
+    """The table of all workloads, as Markdown, of what `kept` has of each."""
+    heads = ["", "float32", "fastest peer", "ratio", "first call (JAX's)", "again, from disk", "of the GEMM limit",
+             "float64: ratio"]  # fmt: skip
+    rows = [heads, ["---"] * len(heads)]
+    for name, dtypes in stored.items():
+        one, peer = dtypes["float32"]["contenders"], dtypes["float32"]["peer"]
+        ours, rival = one["compiled"], one[peer]
+        jax = min(one[who]["first"] for who in one if who.startswith("jax") and "first" in one[who])
+        given_up = " ¹" if "error" in one.get("torch-compile", {}) else ""
+        in_float64 = dtypes.get("float64", {"contenders": {}})["contenders"].get("compiled")
+        rows.append([
+            title(name) + given_up, digits(1e3 * ours["seconds"]), f"{digits(1e3 * rival['seconds'])} ({CALLED[peer]})",
+            f"{ours['ratio']:.2f}", f"{ours['first']:.1f} s ({jax:.1f})", f"{ours['cached']:.1f} s",
+            f"{100 * ours['fraction']:.0f} %", f"{in_float64['ratio']:.2f}" if in_float64 else "",
+        ])  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def digits(x: float) -> str:

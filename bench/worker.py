@@ -122,7 +122,7 @@ class Contest:
         return {"seconds": took / calls, "calls": calls, "idle_cpu": spinning, "peak": peak, "cpu": time.process_time()}
 
     def calls(self, most: int, seconds: float) -> dict:
-        """What each call took, until there are `most` of them, or `seconds` are over; the first one is not timed."""
+        """The seconds of each call, until there are `most` of them, or `seconds` are over; the first is not timed."""
         self.call()
         each: list[float] = []
         deadline = time.perf_counter() + seconds

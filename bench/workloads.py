@@ -1,4 +1,4 @@
-"""What is measured: the value and exact gradient of the meta-loss of W1 … W8, on random data.
+"""The workloads: the value and exact gradient of the meta-loss of W1 … W8, on random data.
 
 w = WORKLOADS["W5"];  params, tasks = w.data(np.float32);  tm.meta_value_and_grad(w.loss, ...)(params, tasks)
 w._replace(tasks=100)        # another size
@@ -67,6 +67,24 @@ WORKLOADS = {
     "W7": _conv._replace(outputs=20, support=20, query=20, tasks=16, inner_steps=5),
     "W8": Workload("pool", (84, 84, 3), (32,) * 4, 5, tasks=4, support=5, query=75, inner_steps=5, inner_lr=0.01),
 }
+
+
+# What they are called in tables; a field is a field of the workload.
+TITLES = {
+    "W1": "sine waves, {tasks:,} tasks, K = {inner_steps}",
+    "W2": "the same, K = {inner_steps}",
+    "W3": "the same, K = {inner_steps}, {tasks:,} tasks",
+    "W4": "Omniglot, MLP with batch norm, {tasks} tasks",
+    "W5": "Omniglot, conv of stride 2, {tasks} tasks",
+    "W6": "the same with pooling",
+    "W7": "{outputs}-way, {tasks} tasks, K = {inner_steps}",
+    "W8": "{input_shape[0]} × {input_shape[1]} × {input_shape[2]}, {tasks} tasks, K = {inner_steps}",
+}
+
+
+def title(name: str) -> str:
+    """A workload as a table names it: "W1: sine waves, 25 tasks, K = 1"."""
+    return f"{name}: {TITLES[name].format(**WORKLOADS[name]._asdict())}"
 
 
 def flops(w: Workload) -> int:

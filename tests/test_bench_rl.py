@@ -58,6 +58,13 @@ def test_what_is_stored_stands_on_the_page():
     assert results.between(text, study.page(stored), name=results.RL) == text
 
 
+@pytest.mark.slow
+def test_derivatives_measured_again_are_those_that_are_stored():
+    again = study.derivatives()
+    for name, errors in study.stored()["derivatives"].items():
+        np.testing.assert_allclose(again[name], errors, rtol=1e-6, atol=1e-11, err_msg=name)
+
+
 def test_the_command_names_its_studies(capsys):
     assert main([]) == 2 and "rl exact" in capsys.readouterr().err
     assert main(["--help"]) == 0 and "rl exact" in capsys.readouterr().out

@@ -288,7 +288,7 @@ def test_numbers_stand_beside_the_right_ones():
     assert line.split()[1:5] == ["theta", "0.671479702", "0.05918646951", "0.0"]
     (line,) = [x for x in rows(text) if x.startswith("  θ₁")]
     assert line.split()[1:] == ["theta", "1.078125", "1.078125", "all"]
-    assert "What is computed before it is right; its derivative is not." in text
+    assert "All values before it are right; their derivative is not." in text
 
 
 def test_of_a_large_tensor_the_worst_number_is_shown():

@@ -41,6 +41,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(results, "FRONT", tmp_path / "front.md")
     monkeypatch.setattr(results, "SHORT", {"people-maml": "lines of people"})
     monkeypatch.setattr(results, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr("bench.rl.study.draw", lambda records: None)
     measure = systems.measure
     monkeypatch.setattr(systems, "measure", lambda name, runs, data: measure(name, runs, data, tasks=4))
     return tmp_path
@@ -184,8 +185,7 @@ def test_two_processes_share_the_work(small, monkeypatch):
 def test_the_page_is_made_of_stored_files_alone(done, monkeypatch, capsys):
     shutil.rmtree(done / "runs")
     monkeypatch.setattr("tinymaml.runs.loop.train", lambda *_, **__: pytest.fail("it trains"))
-    for name in ("exact", "study"):  # this page has no place for them
-        monkeypatch.setattr(f"bench.rl.{name}.RESULTS", done / "nothing")
+    monkeypatch.setattr(results, "SENTENCES", {})  # those of the real pages
     assert results.main(["--check"]) == 1
     assert "is not current: python -m bench.results" in capsys.readouterr().err
     assert results.main([]) == 0 and results.main(["--check"]) == 0

@@ -1,6 +1,6 @@
 """tinymaml: exact second-order MAML in pure NumPy, small enough to read and proved right.
 
-Read in this order; the first four, after `nest`, are everything there is to understand:
+Read in this order; the four after `nest` are the whole idea:
 
     nest         dicts, lists and tuples of arrays
     engine       Tensor, Primitive, grad, vjp, jvp, hvp             ┐
@@ -8,22 +8,22 @@ Read in this order; the first four, after `nest`, are everything there is to und
     nn           layers and losses, composed of them                │
     maml         adapt, meta_loss, meta_value_and_grad              ┘
     numpy_api/   NumPy's functions on tensors, by subject
-    per_task     what is done for one task, done for all             flat       memory that does not grow with K
-    inputs       what a function of tasks accepts, and refuses       optim      SGD, momentum, Adam
-    check        is a derivative right, at any order?                init       initialisers
-    arrays       what becomes an array, and what is refused          diagnose   where a NaN comes from
+    per_task     a function of one task, for all tasks               flat       memory that does not grow with K
+    inputs       checks of the inputs of a function of tasks         optim      SGD, momentum, Adam
+    check        checks of derivatives, at any order                 init       initialisers
+    arrays       arrays of a user's values, or a refusal             diagnose   the origin of a NaN
     normalise    batch norm and its kin, dropout
-    description  what programs know about a primitive                kernels    NumPy twins of loops in machine code
+    description  facts about a primitive for programs                kernels    NumPy twins of loops in machine code
 
-    algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
+    algorithms/  one file each, like its paper                       families/  sources of tasks: sine waves, …
     networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation
     rl/          policies that act: surrogates, environments
-    pictures/    of a run, and of several                            cli        the command line
-    files        files that are whole or not there                   blas       the limit on its threads
-    extras       packages that are optional                          doctor     what a report about a fault must say
+    pictures/    pictures of a run, and of several                   cli        the command line
+    files        files that are whole or absent                      blas       a limit on the threads of BLAS
+    extras       packages that are optional                          doctor     facts for the report of a fault
     programs/    record, print, replay, simplify, compile: one task's program, run for all tasks in machine code
-    oracle/      is my meta-gradient right, and if not, which mistake is it?
-    lessons/     how a meta-gradient is derived, run, seen and verified: chapters in Python, which make a page
+    oracle/      checks of anyone's meta-gradient, which name the mistake
+    lessons/     chapters in Python that derive, run, draw and verify a meta-gradient, and make a page
 
 Examples in docstrings run as they stand, after `import numpy as np, tinymaml as tm`.
 """
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 
 
 def load(path, iteration=None, data=None):
-    """What a run has learned, to be used: see `runs.model.load`, which has the same arguments and errors.
+    """Load a trained model: see `runs.model.load`, which has the same arguments and errors.
 
     >>> from tinymaml.runs.loop import train
     >>> from tinymaml.runs.settings import Config

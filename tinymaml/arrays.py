@@ -1,4 +1,4 @@
-"""What becomes an array, and what is refused because its operations are its own.
+"""Arrays of what a user gives; types whose operations are their own are refused.
 
 unchanging(x)              x as a constant of a record: a copy, if it may be written to later
 plain(x, "a tensor meets") an array, of a list or of another library; no masked array, no matrix

@@ -39,7 +39,7 @@ class Library:
         self.path, self.read, self.write, self.each_thread = path, read, write, each_thread
         self.lock = threading.Lock()
         self.users: dict[object, int] = {}  # the thread of each use
-        self.before: dict[int, int] = {}  # how many threads there were, for everyone or for each thread
+        self.before: dict[int, int] = {}  # the former number of threads, for the process or per thread
 
     def limit(self, use: object) -> None:
         """One thread, until `release(use)`."""
@@ -126,7 +126,7 @@ def scipys() -> tuple[Library, ...]:
 
 @cache
 def gemm(code: str) -> int:
-    """Where the matrix product of a dtype lies: "f4" or "f8"."""
+    """The address of the matrix product of a dtype, "f4" or "f8"."""
     capsule = _load().__pyx_capi__[{"f4": "sgemm", "f8": "dgemm"}[code]]
     python = ctypes.pythonapi
     python.PyCapsule_GetName.restype, python.PyCapsule_GetPointer.restype = ctypes.c_char_p, ctypes.c_void_p

@@ -140,7 +140,7 @@ class _Pullback:
         """Compare the derivative along e in argument i.
 
         Raises:
-            GradientError: neither finite differences nor the complex step may contradict.
+            GradientError: finite differences or the complex step contradict.
         """
         for method in ("finite differences", "the complex step"):
             if not self._wrong(method, i, e):
@@ -150,7 +150,7 @@ class _Pullback:
             ours, theirs, allowed = self._compared(method, i, e)
             relative = abs(ours - theirs) / max(abs(theirs), np.finfo(float).tiny)
             raise GradientError(
-                f"{what} {where} is {ours:.15g}, {method} give {theirs:.15g}"
+                f"{what} {where} is {ours:.15g}, {method} {'gives' if 'step' in method else 'give'} {theirs:.15g}"
                 f" (relative error {relative:.1e}, allowed difference {allowed:.1e})"
             )
 

@@ -1,6 +1,6 @@
 """The command line: `tinymaml train | eval | adapt | plot | compare | data | cache | doctor | oracle | lesson`.
 
-It parses, calls and prints; others work.
+It parses options, calls the other modules, and prints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import __version__
 from .files import path_option
 from .runs import settings as parts
 
-# Exit codes: 0 done, 1 something went wrong (one line says what), 2 wrong usage, 130 stopped by Ctrl-C, saved.
+# Exit codes: 0: done; 1: an error, which one line names; 2: wrong usage; 130: stopped by Ctrl-C, and saved.
 
 
 EXPECTED = (
@@ -82,10 +82,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     chosen = functools.partial(_add_tasks, argv=argv)  # the options of the tasks to adapt to
     evaluate = commands.add_parser("eval", help="adapt to tasks never trained on, and measure")
     _add_run(evaluate)
-    evaluate.add_argument("--tasks", type=int, default=600, help="how many tasks (600)")
-    evaluate.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
-    evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which tasks (test)")
-    evaluate.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
+    evaluate.add_argument("--tasks", type=int, default=600, help="number of tasks (600)")
+    evaluate.add_argument("--steps", type=int, default=10, help="largest number of adaptation steps (10)")
+    evaluate.add_argument(
+        "--split", choices=("test", "val", "train"), default="test", help="the tasks to measure on (test)"
+    )
+    evaluate.add_argument("--iteration", type=int, help="the checkpoint to load (the newest); 0: before training")
     evaluate.add_argument("--tune", action="store_true", help="adapt by the rate that is best on validation tasks")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     chosen(evaluate)
@@ -94,50 +96,55 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     adapt = commands.add_parser("adapt", help="adapt to examples of your own, and predict others")
     _add_run(adapt)
     adapt.add_argument("--support", metavar="FILE", type=path_option("--support"), required=True,
-                       help="an .npz with x and y; of images a folder, with a folder per class")  # fmt: skip
+                       help="an .npz with x and y; for images a folder, with a folder per class")  # fmt: skip
     adapt.add_argument("--query", metavar="FILE", type=path_option("--query"), required=True,
-                       help="an .npz with x; of images a folder")  # fmt: skip
+                       help="an .npz with x; for images a folder")  # fmt: skip
     adapt.add_argument(
-        "--to", metavar="FILE", type=path_option("--to"), help="a CSV or an .npz for the predictions (they are printed)"
+        "--to",
+        metavar="FILE",
+        type=path_option("--to"),
+        help="a CSV or an .npz for the predictions (without it they are printed)",
     )
-    adapt.add_argument("--steps", type=int, help="how many adaptation steps (those of training)")
-    adapt.add_argument("--iteration", type=int, help="which checkpoint (the newest); 0: before training")
+    adapt.add_argument("--steps", type=int, help="number of adaptation steps (that of training)")
+    adapt.add_argument("--iteration", type=int, help="the checkpoint to load (the newest); 0: before training")
     adapt.set_defaults(run=_adapt)
 
     plot = commands.add_parser("plot", help="draw learning curves, and tasks before and after adaptation")
     _add_run(plot)
-    plot.add_argument("--to", metavar="DIR", type=path_option("--to"), help="where the pictures go (RUN/plots)")
+    plot.add_argument("--to", metavar="DIR", type=path_option("--to"), help="folder for the pictures (RUN/plots)")
     chosen(plot)
     plot.set_defaults(run=_plot)
 
     compare = commands.add_parser("compare", help="measure runs on the same tasks: one table, one picture")
     compare.add_argument("runs", metavar="RUN", nargs="+", type=path_option("RUN"),
-                         help="folders of runs; those that differ in seed are a line")  # fmt: skip
-    compare.add_argument("--data", type=path_option("--data"), help="where the runs' data lies now, if it has moved")
-    compare.add_argument("--tasks", type=int, default=600, help="how many test tasks (600)")
-    compare.add_argument("--steps", type=int, default=10, help="up to how many adaptation steps (10)")
+                         help="folders of runs; runs that differ only in their seed share a line")  # fmt: skip
+    compare.add_argument(
+        "--data", type=path_option("--data"), help="the present folder of the runs' data, if it has moved"
+    )
+    compare.add_argument("--tasks", type=int, default=600, help="number of test tasks (600)")
+    compare.add_argument("--steps", type=int, default=10, help="largest number of adaptation steps (10)")
     compare.add_argument("--to", metavar="FILE.png", type=path_option("--to"),
-                         help="where the picture goes (compare.png beside the first run)")  # fmt: skip
+                         help="file for the picture (compare.png beside the first run)")  # fmt: skip
     compare.add_argument("--json", action="store_true", help="print JSON instead of a table, and draw only with --to")
-    compare.add_argument("--scratch", action="store_true", help="the first run's network untrained, too")
+    compare.add_argument("--scratch", action="store_true", help="measure the first run's network before training, too")
     compare.add_argument("--tune", action="store_true", help="adapt by the rates that are best on validation tasks")
     chosen(compare)
     compare.set_defaults(run=_compare)
 
     data = commands.add_parser("data", help="download a data set, or say where it can be had")
     data.add_argument("dataset", choices=tuple(SETS))
-    data.add_argument("--to", metavar="DIR", type=path_option("--to"), required=True, help="where its files go")
+    data.add_argument("--to", metavar="DIR", type=path_option("--to"), required=True, help="folder for its files")
     data.set_defaults(run=_data)
 
     cache = commands.add_parser("cache", help="show or clear the folder of compiled programs")
     cache.add_argument("--clear", action="store_true", help="delete the programs that tinymaml has compiled")
     cache.set_defaults(run=_cache)
 
-    doctor = commands.add_parser("doctor", help="what a report about a fault must say of this machine")
+    doctor = commands.add_parser("doctor", help="print the facts about this machine that a report of a fault needs")
     doctor.add_argument("--json", action="store_true", help="print JSON instead of lines")
     doctor.set_defaults(run=_doctor)
 
-    oracle = commands.add_parser("oracle", help="is my meta-gradient right, and if not, which mistake is it?")
+    oracle = commands.add_parser("oracle", help="check a meta-gradient, and name the mistake in it")
     if argv[:1] == ["oracle"]:  # the other commands need not import it
         from .oracle.commands import add
 
@@ -152,7 +159,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="RUN", type=path_option("RUN"), help="a run's folder")
-    parser.add_argument("--data", type=path_option("--data"), help="where the run's data lies now, if it has moved")
+    parser.add_argument(
+        "--data", type=path_option("--data"), help="the present folder of the run's data, if it has moved"
+    )
 
 
 def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -165,7 +174,7 @@ def _add_tasks(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     words = (os.path.expanduser(word) for word in argv[1:] if word)
     run = next((word for word in words if os.path.isfile(os.path.join(word, "config.json"))), None)
     if run is None or argv[0] != command:
-        parser.epilog = f"tinymaml {command} RUN --help shows what else can be changed of the tasks, such as --shots."
+        parser.epilog = f"tinymaml {command} RUN --help shows further options of the tasks, such as --shots."
         return
     on, _ = _on.parse_known_args(argv)
     from .runs.folder import Run

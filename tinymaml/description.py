@@ -3,9 +3,8 @@
     tanh = elementwise("tanh", np.tanh, lambda g, z, x: g * (1 - z * z), loop="math.tanh({})")
 
 is all that is needed to differentiate tanh, to record it, and to compile it. The engine reads no description: without
-one, a primitive is differentiated like any other, and a program that contains it is replayed in NumPy. To add a
-primitive, define it in `ops` and give it a case in `tests/test_ops.py`; if it has a kernel of its own, write that in
-`kernels` (NumPy) and `programs.machine`.
+one, a primitive is differentiated like any other, and a program that contains it is replayed in NumPy. CONTRIBUTING
+lists the steps that add a primitive.
 """
 
 from __future__ import annotations

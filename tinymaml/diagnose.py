@@ -1,4 +1,4 @@
-"""What a loss does wrong, seen in its records: where a NaN comes from, and what broadcasts by accident.
+"""Faults of a loss, found in its records: where a NaN comes from, and which operation broadcasts by accident.
 
     cause(f, (params, x, y))     "sqrt at 0 gives the cotangent inf (at [2] of (5,)): a root has no finite slope at 0"
     looked_at(loss)              the loss; it warns, once, where a prediction (N, 1) meets a target (N,)

@@ -175,7 +175,7 @@ def atomic_write(path: str | os.PathLike, mode: int = 0o666) -> Iterator[BinaryI
         mode: who may read and write it, as far as the umask allows.
 
     Raises:
-        OSError: disk full, no permission, no such folder (`errno` tells). Whatever the block raises, the temporary file
+        OSError: disk full, no permission, no such folder (`errno` tells). If the block raises, the temporary file
             is removed, and an older file under `path` stays as it was. If the process is killed, the next one that
             writes to `path` removes it.
     """

@@ -1,4 +1,4 @@
-"""What `maml` is given: brought into one form, or refused with one clear error before any work.
+"""Inputs of `maml`: they are brought into one form, or refused with one clear error before any work.
 
 as_tasks(tasks)                    stacked or listed tasks → a list of (support, query), all checked
 as_set("the support set", x)       one set: what a loss takes beside the parameters
@@ -77,7 +77,7 @@ def _of_arrays(what: str, nest: Nest) -> Nest:
 
 
 def as_learned(name: str, meta: Nest) -> Nest:
-    """What is learned: θ, or a nest that holds it; checked."""
+    """Check the meta-parameters: θ, or a nest that holds it."""
     if not tree_items(meta):
         raise ValueError(f"{name} is {meta!r}, wanted a nest with at least one array")
     meta = _of_arrays(name, meta)
@@ -153,7 +153,7 @@ def as_set(what: str, data: Nest) -> Nest:
 
 
 def arguments(data: Nest) -> tuple | list:
-    """What a loss takes beside the parameters, for `loss(params, *arguments(data))`: a dict or dataclass is one."""
+    """A loss's arguments beside the parameters, for `loss(params, *arguments(data))`: a dict or dataclass is one."""
     return data if isinstance(data, (tuple, list)) else (data,)
 
 
@@ -180,7 +180,7 @@ def _list_of_numbers(nest: Nest, path: str) -> str | None:
 
 
 def _seen(nest: Nest) -> str:
-    """What it is, in a few words."""
+    """Describe a value in a few words."""
     if (children := opened(nest)) is None:
         shape = f" of shape {nest.shape}" if isinstance(nest, (np.ndarray, Tensor)) else ""
         return f"a {type(nest).__name__}{shape}"

@@ -54,7 +54,7 @@ def _windows(x, size: int):
 
 
 def pool_argmax_numpy(x, size: int) -> np.ndarray:
-    """Where in its window (0 … size² − 1, row by row; the first of a tie) the largest element lies: int64."""
+    """The place of the largest element in its window (0 … size² − 1, row by row; the first of a tie), as int64."""
     return np.argmax(np.real(_windows(x, size)), -1)
 
 

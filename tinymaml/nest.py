@@ -166,7 +166,7 @@ def _step(tree: Nest, key) -> str:
 
 
 def _kind(tree: Nest) -> type:
-    """What a nest must be to be mapped together with another: lists and tuples are alike, and so are all dicts."""
+    """The structure that nests share if they are mapped together: lists and tuples are alike, and so are all dicts."""
     return dict if isinstance(tree, dict) else list if isinstance(tree, (list, tuple)) else type(tree)
 
 

@@ -21,7 +21,7 @@ def logsumexp(x: Array, axis=None, b: Array | None = None, keepdims: bool = Fals
 
     Args:
         x: any shape.   axis: an axis or a tuple of them; None: all.   b: weights that broadcast to x; those that are 0
-            leave their x out, even an infinite one. Where the sum is negative, the result is NaN.
+            leave their x out, even an infinite one. If their sum is negative, the result is NaN.
 
     Returns:
         x's shape without `axis`, or with length 1 there (`keepdims`).

@@ -1,4 +1,4 @@
-"""What is done for one task, done for all of them: the frame around every algorithm.
+"""A function of one task, applied to all tasks: the frame around every algorithm.
 
     f = mean_over_tasks(of_task)        f(meta, tasks, *shared) → the mean value, the mean gradient
     g = over_tasks(of_task)             g(meta, tasks, *shared) → what each task gives, stacked
@@ -169,7 +169,7 @@ def _mean(per_task: PerTask, meta: Nest, tasks: list[tuple], shared: tuple):
 
 
 def as_wanted(result, meta: Nest) -> tuple:
-    """What `of_task` returned, if it keeps the contract.
+    """Check what `of_task` returned, and return it.
 
     Raises:
         TypeError: it does not; the message shows what it returned and what is wanted.

@@ -31,6 +31,7 @@ from tinymaml.oracle.cases import CAPABILITIES, SUITES
 from tinymaml.oracle.family import suites
 from tinymaml.oracle.tolerance import rates
 
+from . import page
 from .family import HONEST
 from .family.loops import HONEST as LOOPS
 from .mistakes import MAML, ByHand, called, engine
@@ -387,17 +388,29 @@ def text(tallies: list[Tally]) -> str:
     return "\n".join(lines)
 
 
+def kept(tallies: list[Tally]) -> dict:
+    """The counts that the pages state."""
+    runs, alarms = sum(t.runs for t in tallies), sum(t.alarms for t in tallies)
+    names, worst = {t.implementation for t in tallies}, max(t.worst for t in tallies)
+    return {"runs": runs, "alarms": alarms, "implementations": len(names), "worst": worst, "allowed": tolerance.TAU}
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; 0 if there was no false alarm."""
     parser = argparse.ArgumentParser(prog="python -m bench.oracle alarms", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--runs", type=int, default=10_000, help="at least so many (10,000)")
+    parser.add_argument("--runs", type=int, default=10_000, help="least number of runs (10,000)")
     parser.add_argument("--suite", choices=SUITES, default="core")
     parser.add_argument("--family", action="store_true", help="the other algorithms, in the place of MAML")
     parser.add_argument("--fresh", type=int, default=16, help="new cases beside the suite's (16)")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="implementations whose names start so")
-    parser.add_argument("--seed", type=int, default=0, help="of the new cases and of the orders")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="NAME", help="only implementations whose names start with NAME"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the new cases and of the orders")
     parser.add_argument("--json", type=Path, help="write the counts here")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only != [""] or args.suite != "core"):
+        parser.error("--store is given with --only or --suite, wanted the whole core")
     progress = sys.stderr.isatty()
 
     def tell(tally):
@@ -422,8 +435,8 @@ def main(argv: list[str] | None = None) -> int:
         tallies += found
     print(text(tallies))
     if args.json:
-        result = {"runs": sum(t.runs for t in tallies), "alarms": sum(t.alarms for t in tallies),
-                  "worst": max(t.worst for t in tallies), "tau": tolerance.TAU,
-                  "tallies": [dataclasses.asdict(t) for t in tallies]}  # fmt: skip
+        result = kept(tallies) | {"tallies": [dataclasses.asdict(t) for t in tallies]}
         args.json.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if args.store:
+        page.keep("alarms-family" if args.family else "alarms", kept(tallies))
     return 0 if all(not t.alarms and t.whole == "CORRECT" for t in tallies) else 1

@@ -1084,12 +1084,15 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 1 if a verdict is not the one expected."""
     parser = argparse.ArgumentParser(prog="python -m bench.oracle field", description=__doc__.splitlines()[0])
-    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help="of those that --list names (all)")
+    parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help="libraries that --list names (all)")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--list", action="store_true", help="name the libraries, and how each is installed")
     parser.add_argument("--why", action="store_true", help="the oracle's whole report for each row")
-    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--json", action="store_true", help="one JSON object per row")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.libraries or args.suite != "core"):
+        parser.error("--store is given with libraries or --suite, wanted all of them on the core")
     if args.list:
         for lib in LIBRARIES.values():
             print(f"{lib.name:46s} {'pip install ' + lib.install if lib.install else 'reproduced'}")
@@ -1098,6 +1101,11 @@ def main(argv: list[str] | None = None) -> int:
         rows = study(args.libraries or None, args.suite)
     except ValueError as cause:
         parser.error(str(cause))
+    if args.store:
+        from . import page
+
+        judged = [row["as_expected"] for row in rows if row["as_expected"] is not None]
+        page.keep("field", {"settings": len(judged), "expected": sum(judged), "missing": len(rows) - len(judged)})
     if args.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))

@@ -33,7 +33,7 @@ from tinymaml.oracle.catalogue import CATALOGUE, forms
 from tinymaml.oracle.clues.match import merged
 from tinymaml.oracle.tolerance import UNIT
 
-from . import mistakes
+from . import mistakes, page
 from .mistakes import MADE, MAML, UNKNOWN, by_formula, called
 
 EVERYTHING = tuple(cases.CAPABILITIES)
@@ -203,7 +203,7 @@ class Pair:
 
 
 def at_once(a: str, b: str) -> Callable:
-    """Both mistakes by their formulas; of one about a layer that a case has not, nothing is left there."""
+    """Both mistakes by their formulas; a mistake in a layer that a case lacks has no effect there."""
 
     def mine(case):
         here = [form for name, form in forms(case).items() if name in (a, b)]
@@ -274,7 +274,7 @@ def strangers(asked: list, only=(), tell=lambda stranger: None) -> list[Stranger
 
 
 def by_mistake(rows: list[Row], dtypes: list[str]) -> list[str]:
-    """A line a mistake: ways right of ways made, cells right of cells seen, seconds, for each dtype."""
+    """A line per mistake: ways right of ways made, cells right of cells seen, seconds, for each dtype."""
     lines = [f"{'mistake':26}" + "".join(f"  {d:>9}: ways    cells   s" for d in dtypes)]
     for id in dict.fromkeys(r.id for r in rows):
         line = f"{id:26}"
@@ -287,7 +287,7 @@ def by_mistake(rows: list[Row], dtypes: list[str]) -> list[str]:
 
 
 def picture(rows: list[Row], dtype: str) -> list[str]:
-    """A line a way, a character a case."""
+    """A line per way, a character per case."""
     rows = [r for r in rows if r.dtype == dtype and r.cells]
     names = [r.id + (f"/{r.form}" if r.form else "") for r in rows]
     columns = list(dict.fromkeys(id for r in rows for id in r.cells))
@@ -351,13 +351,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle matrix", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", choices=cases.SUITES, default="core")
     parser.add_argument("--dtype", choices=("float64", "float32", "both"), default="both")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="these mistakes alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="make only these mistakes")
     parser.add_argument("--no-cells", action="store_true", help="do not ask each case alone")
     parser.add_argument("--pairs", type=int, default=200, help="random pairs of mistakes (200)")
     parser.add_argument("--no-unknown", action="store_true", help="leave out what the catalogue does not have")
     parser.add_argument("--json", type=Path, help="write everything here")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only or args.no_cells or args.suite != "core" or args.dtype != "both"):
+        parser.error("--store is given with --only, --no-cells, --suite or --dtype, wanted the whole core")
     dtypes = list(UNIT) if args.dtype == "both" else [args.dtype]
     begun, rows = time.perf_counter(), []
     progress = sys.stderr.isatty()
@@ -378,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
         "suite": args.suite, "ways": len(rows), "right": sum(r.right for r in rows),
         "cells": sum(r.seen for r in rows), "cells_right": sum(r.named for r in rows),
         "pairs": len(two), "pairs_correct": sum(p.verdict.startswith("CORRECT") for p in two),
-        "pairs_named": sum(p.named == "exactly" for p in two),
+        "pairs_named": sum(p.named == "exactly" for p in two), "pairs_part": sum(p.named == "in part" for p in two),
         "unknown": len(unknown), "unknown_right": sum(u.right for u in unknown),
         "by_formula": mistakes.BY_FORMULA, "seconds": time.perf_counter() - begun,
     }  # fmt: skip
@@ -389,5 +392,7 @@ def main(argv: list[str] | None = None) -> int:
         args.json.write_text(json.dumps(everything, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(markdown(result, rows, two, unknown, dtypes), encoding="utf-8")
+    if args.store:
+        page.keep("matrix", {key: value for key, value in result.items() if isinstance(value, int)})
     all_of = [("right", "ways"), ("cells_right", "cells"), ("unknown_right", "unknown")]
     return 0 if all(result[a] == result[b] for a, b in all_of) and not result["pairs_correct"] else 1

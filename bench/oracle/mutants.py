@@ -41,6 +41,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -443,7 +444,7 @@ PATIENCE = 10.0  # seconds a mutant's tests may take, beside five times as long 
 
 
 def nursery() -> None:
-    """Reads jobs, one JSON object a line; answers each with one line."""
+    """Reads jobs, one JSON object per line; answers each with one line."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != here]
     import hypothesis  # noqa: F401
@@ -1001,14 +1002,32 @@ def _is_line(line: str, given: str) -> bool:
 COLUMNS = ("mutants", "killed", "timed out", "justified", "not called", "no effect", "open", "seconds")
 
 
+def end_of(mutant: Mutant, result: dict, by: str) -> str:
+    """The column that a mutant counts in."""
+    end = result["outcome"]
+    if end == "survived" or (end == "not called" and by == "tests"):
+        return "justified" if justification(mutant, by) else "open"
+    return end
+
+
+def kept(mutants: list[Mutant], results: list[dict], by: str) -> dict[str, dict]:
+    """{by: {file: {"noticed": how many, "mutants": of how many, "open": survivors without a reason, "on": date}}}."""
+    found: dict[str, dict] = {}
+    for mutant, result in zip(mutants, results, strict=True):
+        row = found.setdefault(Path(mutant.file).name, {"noticed": 0, "mutants": 0, "open": 0, "on": f"{date.today()}"})
+        end = end_of(mutant, result, by)
+        row["mutants"] += end != "no effect"
+        row["noticed"] += end in ("killed", "timed out")
+        row["open"] += end == "open"
+    return {by: found}
+
+
 def report(mutants: list[Mutant], results: list[dict], by: str = "tests") -> int:
     """Print the table and the survivors; the number of survivors without a justification."""
     rows: dict[str, Counter] = {}
     left = []
     for m, r in zip(mutants, results, strict=True):
-        end = r["outcome"]
-        if end == "survived" or (end == "not called" and by == "tests"):
-            end = "justified" if justification(m, by) else "open"
+        end = end_of(m, r, by)
         if end == "open":
             left.append(f"survived  {m}" if r["outcome"] == "survived" else f"no test calls  {m}")
         rows.setdefault(m.file, Counter()).update({"mutants": 1, end: 1, "seconds": r["seconds"]})
@@ -1027,12 +1046,15 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle mutants", description=__doc__.splitlines()[0])
     parser.add_argument("target", nargs="?", choices=TARGETS, help="what to plant errors in (everything)")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (2)")
-    parser.add_argument("--only", metavar="ID", action="append", help="a mutant, by its id; repeatable")
+    parser.add_argument("--only", metavar="ID", action="append", help="run the mutant with this id; may be repeated")
     parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
     parser.add_argument("--by", choices=("tests", "oracle"), default="tests", help="who should notice (the tests)")
-    parser.add_argument("--sample", type=int, metavar="N", help="so many of each target, drawn by their ids")
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N mutants of each target, by their ids")
     parser.add_argument("--json", metavar="FILE", help="keep every mutant and its end, and go on where they end")
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only or args.sample or args.list):
+        parser.error("--store is given with --only, --sample or --list, wanted a whole target")
     everything, results = [], []
     for name in [args.target] if args.target else TARGETS:
         target = TARGETS[name]
@@ -1053,6 +1075,10 @@ def main(argv: list[str]) -> int:
     if args.list:
         print("\n\n".join(map(str, everything)))
         return 0
+    if args.store:
+        from . import page
+
+        page.keep("mutants", kept(everything, results, args.by), beside=True)
     return 1 if report(everything, results, args.by) else 0
 
 

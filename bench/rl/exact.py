@@ -247,7 +247,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def stored() -> dict[str, Any] | None:
-    """What was measured; None: nothing yet."""
+    """The stored measurement; None if there is none yet."""
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
 
 

@@ -39,7 +39,7 @@ SEEDS, GOALS, STEPS = (0, 1, 2), 40, 3
 
 
 class Row(NamedTuple):
-    """What is trained: options of `tinymaml train navigation` beside the defaults.
+    """A row of the study: options of `tinymaml train navigation` beside the defaults.
 
     Attributes:
         tuned: it adapts at the rate that is best on validation tasks.   scratch: it is measured before training.
@@ -79,7 +79,7 @@ def folder(name: str, seed: int, runs: str | Path = RUNS) -> str:
 
 
 def measure(name: str, runs: Path) -> dict[str, Any]:
-    """What is stored of a row: returns after 0 … 3 steps, of each seed on the same goals."""
+    """The record of a row: returns after 0 … 3 steps, of each seed on the same goals."""
     row, found, rates, seconds = ROWS[name], [], [], []
     for seed in SEEDS:
         learned = restore(folder(name, seed, runs), 0 if row.scratch else None)
@@ -102,7 +102,7 @@ def measure(name: str, runs: Path) -> dict[str, Any]:
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """The options of a run but for its seed."""
+    """The options of a run except its seed."""
     return {key: value for key, value in config.options().items() if key != "seed"}
 
 

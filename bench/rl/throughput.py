@@ -1,6 +1,6 @@
 """How fast is reinforcement learning here: steps of the environment, and meta-iterations, beside a loop in PyTorch.
 
-    python -m bench rl throughput [--turns 11] [--tasks 20] [--json]
+    python -m bench rl throughput [--turns 11] [--tasks 20] [--json] [--store]
 
 Both do a meta-iteration of `tinymaml train navigation` with its defaults and one inner step (LVC): 20 tasks of 20
 trajectories of 100 steps before and after that step, 80,000 steps of the environment in all, then the meta-gradient and
@@ -36,7 +36,7 @@ from tinymaml.runs.acting import Acting
 from tinymaml.runs.learner import Learner
 from tinymaml.runs.settings import Config
 
-from .. import timing
+from .. import stated, timing
 
 TOLERANCE = 1e-9  # of the largest entry, in float64
 
@@ -203,7 +203,7 @@ def measure(config: Config, turns: int, threads: int) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """What a person reads."""
+    """The measurement as a table for a person."""
     rows = [("", "collecting", "steps / s", "meta-iteration")]
     for name, called in (("tinymaml", "tinymaml"), ("torch", "PyTorch")):
         seconds, rate = record["seconds"], record["steps per second"][name]
@@ -221,11 +221,12 @@ def main(argv: list[str]) -> int:
         prog="python -m bench rl throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=11, help="rounds in which each has a turn (11)")
-    parser.add_argument("--tasks", type=int, default=20, help="of a meta-gradient (20)")
+    parser.add_argument("--tasks", type=int, default=20, help="tasks of a meta-gradient (20)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores,
-                        help=f"most threads of PyTorch: it gets 1 or these ({cores})")  # fmt: skip
+                        help=f"largest number of threads of PyTorch, which gets 1 or these ({cores})")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--store", action="store_true", help="keep it in bench/results/stated, for the page")
     args = parser.parse_args(argv)
     try:
         record = measure(Config.default("navigation", tasks=args.tasks), args.turns, args.threads)
@@ -233,4 +234,6 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(record) if args.json else table(record))
+    if args.store:
+        stated.keep("throughput", "python -m bench rl throughput", record)
     return 0

@@ -68,7 +68,7 @@ class Settings(Steps):
 
 
 def init(theta: Nest, settings) -> Nest:
-    """What is learned is θ."""
+    """Return θ, which is all that is learned."""
     return theta
 
 

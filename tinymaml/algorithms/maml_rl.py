@@ -80,7 +80,7 @@ class Settings(inner.Settings):
 
 
 def prepared(batch: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """What was collected, of tasks on axis 0, with what the losses need besides, all of it data:
+    """Add to the collected batch, with tasks on axis 0, the data that the losses need besides:
 
     values      the baseline b_t, (T, N, H)
     advantages  of mean 0 and deviation 1 per task

@@ -39,7 +39,7 @@ class Settings(inner.Settings):
 
 
 def noise(rng, meta, support, query, settings):
-    """What `settings` ask for, of "parameters", "gradients" (a nest like θ per step) and "labels" (for both sets)."""
+    """Draw the noise that `settings` ask for: "parameters", "gradients" (a nest per step), "labels" (of both sets)."""
     normal = lambda p: np.asarray(rng.standard_normal(p.shape), p.dtype)  # noqa: E731
     nests = lambda: [tree_map(normal, meta) for _ in range(settings.inner_steps)]  # noqa: E731
     drawn = {"parameters": nests()} if settings.parameter_noise else {}
@@ -48,7 +48,7 @@ def noise(rng, meta, support, query, settings):
 
 
 def label_noise(rng, ys, yq, settings):
-    """What is added to the labels ys and yq, each an array of floats, or of integers from 0."""
+    """Draw the numbers that are added to the labels ys and yq, each an array of floats, or of integers from 0."""
     if ys.dtype.kind == "f":
         offset = np.asarray(settings.label_noise * rng.standard_normal(ys.shape[1:]), ys.dtype)
         return offset, offset

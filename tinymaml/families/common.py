@@ -1,4 +1,4 @@
-"""What families share: the metric, the usual losses, and the checks of what a user asks for.
+"""The parts that families share: the metric, the usual losses, and the checks of what a user asks for.
 
     Metric("accuracy", unit=" %", scale=100, better="higher", chance=1 / ways)
     classification(logits, y), regression(prediction, y)      # → (loss, metric), what a family's `loss` returns
@@ -25,14 +25,14 @@ SPLITS = ("train", "val", "test")
 
 
 class Metric(NamedTuple):
-    """What a family measures, and how a table or a picture shows it.
+    """The metric of a family, and how a table or a picture shows it.
 
     Attributes:
         name: its key in a run's log ("mse" gives "mse" and "validation_mse").
         unit: what follows a shown value, with its space: " %".
         scale: shown value / measured value, 100 for percent.
         better: "lower" or "higher".
-        chance: the value, measured and not scaled, that guessing reaches on average; None: there is none.
+        chance: the value, measured and not scaled, that guessing reaches on average; None: guessing has no such value.
         label: its name in words, as in "query mean squared error". Empty: `name`, with spaces for underscores.
         picture: the file of its picture over adaptation steps. Empty: "adaptation_mse", for the name "mse".
     """
@@ -241,7 +241,7 @@ def check_dtype(dtype: DTypeLike) -> np.dtype:
 
 
 def check_draw(tasks: int, split: str, splits: Iterable[str] = SPLITS) -> None:
-    """What `sample` is asked for: at least one task, of a known split; otherwise a ValueError.
+    """Check that `sample` is asked for at least one task of a known split; raise a ValueError otherwise.
 
     >>> from tinymaml.families.common import check_draw
     >>> check_draw(4, "dev")

@@ -29,7 +29,7 @@ LARGEST = 1 << 31  # bytes of a file
 
 
 class DataSet(NamedTuple):
-    """Where a data set can be had.
+    """The source of a data set.
 
     Attributes:
         page: what tells about it.   licence: the conditions of its use.
@@ -133,7 +133,7 @@ _md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 def _chunks(url: str, timeout: float, progress: bool) -> Iterator[bytes]:
-    """The body behind `url`, piece by piece. Whatever fails on the way is one ConnectionError."""
+    """The body behind `url`, piece by piece. Any failure on the way is a ConnectionError."""
     tqdm = require("tqdm", "train").tqdm
     seen = 0
     try:

@@ -35,7 +35,7 @@ from .common import SPLITS, Metric, check_counts, check_draw, check_dtype, diges
 
 
 class Table(NamedTuple):
-    """Where a table is, which of its columns are the subject, x and y, and the units of x and y."""
+    """The place of a table, its columns for the subject, x and y, and the units of x and y."""
 
     package: str
     item: str
@@ -101,7 +101,7 @@ class GrowthTasks:
     """Regression of a subject's other points from `shots` of its points.
 
     The loss is the mean squared error of scaled targets, and the metric its root in the unit of the table: both are of
-    one subject. A subject that has no more than `shots` points is left out.
+    one subject. A subject with at most `shots` points is left out.
 
     Raises:
         ValueError: a count below 1, or an unknown choice; when data are read, no subject has enough points.

@@ -4,9 +4,9 @@
     (xs, ys), (xq, yq) = tasks.sample(rng, 32, "train")     # x (32, N, 32, 32, 3) in [0, 1]
     split(tasks.content.names)["test"]                      # the classes that training never sees
 
-Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names. What
-a classifier's data set calls train and test (`train/cat/*.png`, `test/cat/*.png`) are images of the same classes, and
-so they are put together again. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, `val/images` with
+Classes are cut into 64 % of training, 16 % of validation and 20 % of test, in the order of a hash of their names. A
+classifier's data set has images of the same classes in train and test (`train/cat/*.png`, `test/cat/*.png`), so
+these are put together again. Tiny-ImageNet's own layout is known, too: `train/CLASS/images/*.JPEG`, `val/images` with
 the classes in `val/val_annotations.txt`, and `words.txt`; its test images have no labels and are passed over.
 
 Classes that share a file are one class under two names, and are joined: of emoji32, "wolf" and "wolf-face". Otherwise
@@ -114,12 +114,12 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
 
 
 class Content(NamedTuple):
-    """What was read: the images, class by class."""
+    """The images that were read, class by class."""
 
     images: np.ndarray  # uint8 (N, size, size, 3 or 1)
     counts: np.ndarray  # of the images of each class
     names: tuple[str, ...]  # of the classes, sorted
-    titles: tuple[str, ...]  # what a reader calls them: the names, but for those that words.txt explains
+    titles: tuple[str, ...]  # names for a reader, as words.txt explains some of them
     digest: str = ""  # of the files, whatever is made of them
 
 
@@ -127,11 +127,11 @@ class ImageTasks:
     """Tell `ways` classes apart after seeing `shots` images of each.
 
     With `rotations`, a training class gives four, itself turned by 0, 90, 180 and 270 degrees. With `train_shots`,
-    training tasks have so many support images of each class, and no more queries than the smallest class has left.
+    training tasks have so many support images of each class, and at most the queries that the smallest class has left.
 
     Raises:
-        ValueError: a count below 1; when data are read, too few classes or images of a class, or an image that is none.
-        FileNotFoundError: when data are read, there are none.
+        ValueError: a count below 1; when data are read, too few classes or images of a class, or no image.
+        FileNotFoundError: there are no data when they are read.
     """
 
     loss = staticmethod(classification)
@@ -232,7 +232,7 @@ def load(path: str, size: int, grey: bool = False, drop: Sequence[str] = ()) -> 
 
     Raises:
         FileNotFoundError: there is nothing, or no image.
-        ValueError: an image is none, or lies in no class; `drop` names no class.
+        ValueError: a file is no image, or lies in no class; `drop` names no class.
     """
     with opened(path, ADVICE) as source:
         called = f"images-{size}{'-grey' * grey}"

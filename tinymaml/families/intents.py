@@ -13,7 +13,7 @@ weight of a word is its tf-idf, scaled to the norm 1 per sentence, where only se
     tf · (log((1 + n) / (1 + n_word)) + 1),   n_word of the n sentences have the word; 0, if it is unknown
 
 The features are the hashed bag of words (Weinberger et al., 2009): Σ weight · sign(word) at place (word), both from
-crc32, times 2. Their inner products are those of the bags, but for noise of the order 1 / √2048: what is learned begins
+crc32, times 2. Their inner products are those of the bags, up to noise of the order 1 / √2048: what is learned begins
 near the baseline, and the embedding, which is 2 times smaller, adds what training domains teach.
 
 An intent is a class. Its sentences are those of the data's own three parts together (150), each bag of words once: of

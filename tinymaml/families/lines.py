@@ -43,7 +43,7 @@ defaults: dict[str, Any] = dict(
 )  # fmt: skip
 
 # With λ = 2 noise² / (shots spread²), the proximal inner problem, L_s + λ/2 ‖θ − μ‖², has the posterior mean as its
-# solution. What is not quadratic in all that is learned wants smaller outer steps.
+# solution. An algorithm whose loss is not quadratic in all that it learns needs smaller outer steps.
 defaults_for: dict[str, dict[str, Any]] = {
     "imaml": dict(strength=0.1),
     "proximal": dict(strength=0.1),

@@ -56,7 +56,7 @@ def make(settings: Settings) -> EnvironmentTasks:
 
 
 def pictures(learned) -> Iterator[tuple[str, Any]]:
-    """Where policies go before and after adaptation, if there is a picture of the world."""
+    """Draw the paths of policies before and after adaptation, if there is a picture of the world."""
     from ..pictures import walks
 
     if draw := walks.PICTURES.get(learned.config["world"]):

@@ -104,7 +104,7 @@ def pictures(learned) -> Iterator[tuple[str, Any]]:
 
 
 class Content(NamedTuple):
-    """What was read. titles, genres: of each film; users: of each user the films, as places in titles, and their
+    """The data that were read. titles, genres: of each film; users: per user the films, as places in titles, and their
     ratings, in the order of time; names: of the users."""
 
     titles: tuple[str, ...]
@@ -114,10 +114,10 @@ class Content(NamedTuple):
 
 
 class Films(NamedTuple):
-    """What ratings of training users say of each film.
+    """Facts about each film, from the ratings of training users.
 
     Attributes:
-        mean: of all ratings.   user: the bias of each user of the data, 0 but for those of training.
+        mean: of all ratings.   user: the bias of each user of the data, which is 0 except for users of training.
         total, counts: of each film Σ (r − mean − b_user), and how many ratings it has.
         row: of the embedding; 0: none of its own.
     """
@@ -182,7 +182,7 @@ class RatingTasks:
         return {split: np.sort(part) for split, part in parts.items()}
 
     def measured(self, ratings: np.ndarray) -> np.ndarray:
-        """What biases are of: the ratings; or 1.0 for those of at least 4, and 0.0 for the others."""
+        """The targets of the biases: the ratings; or 1.0 for those of at least 4, and 0.0 for the others."""
         return ratings if self.target == "rating" else (ratings >= LIKED).astype(float)
 
     def expected(self, films: np.ndarray, user: int = 0, own: np.ndarray | None = None) -> np.ndarray:

@@ -48,7 +48,7 @@ class Source:
     files: list[Path]
 
     def where(self, name: str) -> str:
-        """What an error calls a file inside: "data/emoji32/cat/noto.png", or "data/emoji32.zip: cat/noto.png"."""
+        """The name of a file inside, for errors: "data/emoji32/cat/noto.png", or "data/emoji32.zip: cat/noto.png"."""
         if self.path.is_dir():
             return str(self.path / name)
         return str(self.path) if self.names == [self.path.name] else f"{self.path}: {name}"
@@ -166,7 +166,7 @@ def inflated(data: bytes, called: str) -> bytes:
 
 
 def of_files(places: Iterable[Path]) -> str:
-    """What tells files from others of the same name: a digest of their bytes, and in folders of names and sizes."""
+    """A digest that tells files from others of the same name: of their bytes, and in folders of names and sizes."""
     seen: list[Any] = []
     for place in places:
         if place.is_dir():
@@ -187,7 +187,7 @@ def of_files(places: Iterable[Path]) -> str:
 def kept(
     name: str, version: int, sources: Iterable[Path], make: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """What `make()` returned when it was called for these sources last, or what it returns now.
+    """The result of the last `make()` for these sources, or that of a new call.
 
     It is kept in `$TINYMAML_CACHE`, or `~/.cache/tinymaml`, and belongs to the paths, sizes and times of the sources.
     What cannot be kept, or is damaged, is made anew, and a warning says so.
@@ -208,7 +208,7 @@ def kept(
 
 
 def _cache_file(name: str, version: int, sources: Iterable[Path]) -> Path | None:
-    """Where the content of these sources is kept, None where there is no folder for it."""
+    """The file that keeps the content of these sources; None if there is no folder for it."""
     try:
         folder = cache_folder()
     except FileNotFoundError as cause:

@@ -11,7 +11,7 @@ from 1 at a wall to nearly 0 far away: what is near decides. y is in revolutions
 right wheel.
 
 The readings of `SonarTasks` are those of the SCITOS G5 (Freire, Barreto, Veloso and Varela, 2009), while it followed a
-wall of one room. What it did is one of four moves, which `MOVES` translates to wheel speeds. Its unknown robots are
+wall of one room. It made one of four moves at a time, which `MOVES` translates to wheel speeds. Its unknown robots are
 made from it: another wheel, another bias, or all of it mirrored.
 
 Read next: `growth`.
@@ -115,7 +115,7 @@ class RobotTasks:
         return parted(self.shots, self.inputs(scene.robots, ranges), scene.robots.expert(ranges), self.dtype)
 
     def inputs(self, robots: Robots, ranges: Array) -> Array:
-        """What a network gets where the true ranges are (tasks, N, 10), in metres."""
+        """The inputs of a network, for true ranges of shape (tasks, N, 10), in metres."""
         return closeness(robots.readings(ranges)).astype(self.dtype)
 
     def baselines(self) -> dict[str, Callable]:
@@ -136,7 +136,7 @@ class SonarTasks:
 
     Raises:
         ValueError: a count below 1; when data are read, a file that is broken, or too few rows.
-        FileNotFoundError: when data are read, there are none.
+        FileNotFoundError: there are no data when they are read.
     """
 
     metric, outputs, input_shape = MSE, 2, (SONARS,)

@@ -68,7 +68,7 @@ class Rooms(NamedTuple):
         return np.minimum(outer, np.sqrt((gap**2).sum(-1)).min(-1, initial=np.inf))
 
     def ranges(self, poses: Array) -> Array:
-        """What sensors without a bias read at poses (T, N, 3): (T, N, 10), in metres, from the centre of the robot."""
+        """The ranges (T, N, 10) of sensors without a bias at poses (T, N, 3), in metres, from the robot's centre."""
         angle = poses[..., 2:] + BEAMS
         inverse = [1 / np.where(np.abs(d) < 1e-9, 1e-9, d) for d in (np.cos(angle), np.sin(angle))]
 
@@ -91,7 +91,7 @@ class Rooms(NamedTuple):
 
 
 class Robots(NamedTuple):
-    """What is unknown of each robot, each (T, 1, 1).
+    """The unknowns of each robot, each of shape (T, 1, 1).
 
     circumference: metres that a wheel rolls per revolution.   bias: metres that its sensors add to each range.
     side: on which side it keeps the wall, 1 for the right, −1 for the left.
@@ -107,7 +107,7 @@ class Robots(NamedTuple):
         return cls(rng.uniform(*CIRCUMFERENCE, shape), rng.uniform(*BIAS, shape), rng.choice([-1.0, 1.0], shape))
 
     def readings(self, ranges: Array, far: float = FAR) -> Array:
-        """What its sensors read in the place of ranges (T, N, sensors), in metres."""
+        """The values that its sensors read in the place of ranges (T, N, sensors), in metres."""
         return np.clip(ranges + self.bias, 0, far)
 
     def expert(self, ranges: Array) -> Array:
@@ -141,7 +141,7 @@ def follow_right(ranges: Array) -> Array:
 
 
 def moved(poses: Array, speeds: Array, seconds: float) -> Array:
-    """Where poses (…, 3) are after wheels have rolled with speeds (…, 2) in m/s, left and right: along an arc."""
+    """Poses (…, 3) after wheels have rolled with speeds (…, 2) in m/s, left and right: along an arc."""
     x, y, heading = np.moveaxis(poses, -1, 0)
     left, right = np.moveaxis(speeds, -1, 0)
     # the angle of the arc φ = (r − l) t / axle, its length s = (l + r) t / 2, its chord s · sin(φ/2) / (φ/2)

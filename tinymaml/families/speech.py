@@ -109,7 +109,7 @@ class SpeechTasks:
     Raises:
         ValueError: a count below 1; when data are read, no such speaker, too few recordings of a digit, or a file that
             is no recording.
-        FileNotFoundError: when data are read, there are none.
+        FileNotFoundError: there are no data when they are read.
     """
 
     input_shape = (BANDS, FRAMES, 1)

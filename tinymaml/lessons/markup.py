@@ -126,7 +126,7 @@ def _row(tokens: list[str], tex: str) -> str:
 
 
 def _group(tokens: list[str], tex: str) -> str:
-    """What stands between braces."""
+    """The text between braces."""
     if not tokens or tokens.pop(0) != "{":
         raise ValueError(f"a brace is wanted in the formula {tex!r}")
     body = _row(tokens, tex)

@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 
 def cells(path: Path) -> Iterator[Cell]:
-    """The cells of a file. What stands before the first of them is the file's head, which is not shown."""
+    """The cells of a file. The text before the first of them is the file's head, which is not shown."""
     lines = path.read_text(encoding="utf-8").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("# %%")]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
@@ -92,7 +92,7 @@ def build(chapters: Iterable[str] = CHAPTERS, progress: bool = False) -> str:
     """The page, with these chapters.
 
     Raises:
-        whatever a chapter raises: a page is whole, or there is none.
+        any error of a chapter: a page is whole, or it is not written.
     """
     sections = []
     for name in chapters:

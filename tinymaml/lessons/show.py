@@ -1,4 +1,4 @@
-"""What a chapter shows: text with numbers, tables, listings, figures, figures with sliders.
+"""The output of a chapter: text with numbers, tables, listings, figures, figures with sliders.
 
     say(f"The slope is {slope:.3f}.")                   Markdown with computed numbers
     show(table(["step", "loss"], rows))                 anything with `html()`
@@ -31,7 +31,7 @@ _SCRIPT = Path(__file__).with_name("page.js")
 
 
 class Sheet(io.StringIO):
-    """Where a cell's output goes: what is printed (it takes the place of stdout), and what is shown."""
+    """The output of a cell: the text that it prints (this takes the place of stdout), and the parts that it shows."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ def start(rng, n=40):
 
 # %% [markdown]
 # Two networks begin with the same weights. One is trained by MAML, on the exact gradient of the loss *after*
-# adaptation. The other is trained *jointly*: it minimises the plain loss on the same waves, and nobody tells it that
+# adaptation. The other is trained *jointly*: it minimises the plain loss on the same waves, and it does not know that
 # it will have to adapt. Beside the exact gradient we also compute the first-order one, only to look at it.
 
 # %%

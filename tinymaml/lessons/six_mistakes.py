@@ -99,7 +99,7 @@ say(f"The loss before training was {after['right'][0]:.4f}. Of the six wrong pro
 # ## What the oracle says
 #
 # `tinymaml oracle check` asks a program for meta-gradients of small problems whose exact values it knows, and
-# compares wrong answers with what each mistake of its catalogue would give. What it asks is a function of a case:
+# compares wrong answers with what each mistake of its catalogue would give. It asks a function of a case:
 
 
 # %%

@@ -4,7 +4,7 @@
 # # The family
 #
 # Many algorithms are MAML with one line changed, and this time on purpose. In this package each is a file of its own,
-# written like its paper, with a function `of_task`: from $\theta$ and one task to a loss and a gradient. What differs
+# written like its paper, with a function `of_task`: from $\theta$ and one task to a loss and a gradient. The difference
 # is either **how a task is adapted to**, or **what is taken as the gradient**.
 
 # %%
@@ -111,7 +111,7 @@ HUES = dict(zip(OPTIONS, ("blue", "green", "violet", "orange", "ink", "red"), st
 points = np.concatenate([way for way, _, _ in learned.values()] + [CURVES])
 low, high = points.min(0) - 0.12, points.max(0) + 0.12
 figure = Figure((low[0], high[0]), (low[1], high[1]), width=440, height=400, xlabel="a", ylabel="b",
-                caption="Where each algorithm takes θ. Grey rings: what would solve each task exactly.")  # fmt: skip
+                caption="The path of θ under each algorithm. Grey rings: the exact solution per task.")  # fmt: skip
 for k, curve in enumerate(CURVES):
     figure.dot(*curve, "grey", open_=True, radius=6)
     figure.text(*curve, f"task {k + 1}", "grey", up=11)

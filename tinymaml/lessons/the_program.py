@@ -69,7 +69,7 @@ longest = max(loops, key=len)
 
 # %% tags=["quiet"]
 assert "v2 = f8(1) - v1" in longest  # of which the text below speaks
-say(f"{len(written.equations)} equations became {len(simplified.equations)}. What lies between the matrix products "
+say(f"{len(written.equations)} equations became {len(simplified.equations)}. The equations between the matrix products "
     f"became {len(loops)} loops. This is the longest, as the compiler wrote it; the function is of one element, and "
     "`loop` makes it run over all:")  # fmt: skip
 show(listing(longest, title="generated source"))

@@ -13,7 +13,7 @@ A family whose examples are words, films, … has two attributes more: `vocabula
 further numbers per example (none without the attribute). Its input_shape is (L,), and x is a dict of "ids", integers
 (N, L), "weights" (N, L), 0 where nothing is, and "features" (N, F) if F > 0. The network `embedding` takes it.
 
-`Network` says what more there may be. A network of one's own is `--network module:make` on the command line:
+`Network` lists the optional parts. A network of your own is `--network module:make` on the command line:
 
     def make(family, settings):
         n, outputs = int(np.prod(family.input_shape)), family.outputs

@@ -1,4 +1,4 @@
-"""What a network is, and what all networks here are made with: how layers begin, and how they are normalised.
+"""The protocol of a network, and the parts of all networks here: how layers begin, and how they are normalised.
 
 Read next: `mlp`.
 """

@@ -2,8 +2,8 @@
 
 NumPy hands any call with a tensor in it to `Tensor.__array_ufunc__` or `Tensor.__array_function__`; both look the
 function up in `table.NUMPY`. A function is either one primitive or a few lines of them; to add one, write it into the
-file of its subject, and put `@numpy_function(np.its_name)` above it. What is missing says so, and what to write
-instead.
+file of its subject, and put `@numpy_function(np.its_name)` above it. An error names a missing function, and the code to
+write instead.
 
     table         the table, and the way into it        elementwise   ufuncs, clip, where
     reductions    sum, mean, var, max, prod, cov, …     nan           nansum, nanmean, nanmax, …
@@ -52,7 +52,7 @@ __all__ = ["NUMPY", "as_array", "numpy_function", "numpy_name", "placeholder", "
 
 
 def of_scipy(f: Callable) -> Callable | None:
-    """What a ufunc of scipy.special does on tensors. Its caller has imported SciPy, which the engine does not need."""
+    """A ufunc of scipy.special on tensors. Its caller has imported SciPy, which the engine does not need."""
     theirs = sys.modules.get("scipy.special")
     if theirs is None or getattr(theirs, f.__name__, None) is not f:
         return None

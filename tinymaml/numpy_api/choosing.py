@@ -1,6 +1,6 @@
 """Choosing by truths and by cases: nonzero, compress, extract, select, choose, piecewise, isin.
 
-Where the shape of the result depends on a truth of a tensor, that truth must be known: in a recording it is not.
+If the shape of the result depends on a truth of a tensor, that truth must be known: in a recording it is not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .table import as_array, decide, numpy_function, one_axis
 
 
 def truths(x, what: str) -> np.ndarray:
-    """Where x is not zero, as an array; refused while a program is recorded, if x is a part of it."""
+    """The places where x is not zero, as an array; refused while a program is recorded, if x is a part of it."""
     x = as_array(x)
     return (decide(x, what) if isinstance(x, Tensor) else x) != 0
 

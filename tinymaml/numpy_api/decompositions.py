@@ -12,7 +12,7 @@ functions conjugate nothing. Rules of decompositions are written in conj(ḡ), a
 
 Several outputs of one decomposition lie in one array, one after the other: `pack` and `unpack`.
 
-What has no derivative, and is refused with a LinAlgError:
+These have no derivative, and are refused with a LinAlgError:
 
     eigenvectors of equal eigenvalues    they may turn freely in their plane. A loss that does not see them (then their
                                          cotangents of eigh are 0) has a first derivative, and so has a function of

@@ -26,7 +26,7 @@ from .complexes import direction, of_complex
 from .table import as_array, decide, numpy_function
 
 # ── primitives ──────────────────────────────────────────────────────────────────────────────────────────────────────
-# What NumPy has not for complex numbers, or not as an analytic function, is continued to those of a complex step.
+# Functions that NumPy lacks for complex numbers, or that are not analytic there, are continued to a complex step.
 
 
 def _continued(f: Callable, analytic: Callable) -> Callable:

@@ -41,7 +41,7 @@ def _along(a: np.ndarray, axis: int, ndim: int) -> np.ndarray:
 
 
 def _twice(n: int, dtype: np.dtype) -> np.ndarray:
-    """How often the real signal of length n has each frequency: 2, but for the first, and the last of an even n."""
+    """How often the real signal of length n has each frequency: 2, except for the first, and the last of an even n."""
     weights = np.full(n // 2 + 1, 2, dtype)
     weights[0] = 1
     if n % 2 == 0:

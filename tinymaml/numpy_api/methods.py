@@ -37,7 +37,7 @@ OF_SCIPY = {
 
 
 def _array(x: Tensor, dtype=None, copy=None):
-    """What NumPy makes of a tensor in a list: `np.array([t, u])` is an array of tensors without axes.
+    """Called by NumPy for a tensor in a list: `np.array([t, u])` is an array of tensors without axes.
 
     Operators and ufuncs work on it, element by element; where it meets a tensor it becomes one. `np.stack` makes one
     tensor at once, which is faster. Of integers and booleans, through which no derivative flows, NumPy gets the values.
@@ -65,7 +65,7 @@ def _array(x: Tensor, dtype=None, copy=None):
 
 
 def _number(convert: Callable) -> Callable:
-    """What Python makes of a tensor where it wants a number: that of an integer, through which no derivative flows."""
+    """Called by Python for a tensor in the place of a number: that of an integer, through which no derivative flows."""
 
     def of(x: Tensor):
         if x.dtype.kind in "fc":

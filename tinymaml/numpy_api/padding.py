@@ -77,7 +77,7 @@ def _constant(array, widths, constant_values=0):
 
 
 def _by_axis(array, widths, values, edge):
-    """What `edge(array, axis, n, value, end)` returns, n long, at both ends of each axis; a value for each of these."""
+    """The pieces of `edge(array, axis, n, value, end)`, n long, at both ends of each axis; one value per end."""
     values = [(values, values)] * array.ndim if values is None else np.broadcast_to(values, (array.ndim, 2))
     for axis, width in enumerate(widths):
         parts = [array]

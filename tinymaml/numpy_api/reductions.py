@@ -29,7 +29,7 @@ def chosen(a, where, fill):
 
 
 def ufunc_axes(axis, ndim: int) -> tuple[int, ...]:
-    """`ops.normal_axes`, but that 0 and −1 stand for no axis where there is none: so have it reductions by ufuncs."""
+    """`ops.normal_axes`; on a scalar 0 and −1 stand for no axis, as in NumPy's reductions by ufuncs."""
     return () if not ndim and isinstance(axis, (int, np.integer)) and axis in (0, -1) else normal_axes(axis, ndim)
 
 
@@ -200,7 +200,7 @@ def all_(a, axis=None, out=None, keepdims=False, *, where=True):
 
 
 def least(dtype: np.dtype):
-    """What no number of the dtype is less than."""
+    """The least number of the dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" else False if dtype.kind == "b" else -np.inf
 
 

@@ -46,7 +46,7 @@ def unsupported(name: str, what: str = "") -> NotImplementedError:
 
 
 def ours_for(f: Callable) -> Callable:
-    """What does on tensors what f does on arrays."""
+    """The function that does on tensors what f does on arrays."""
     ours = NUMPY.get(f) or next(filter(None, (find(f) for find in ELSEWHERE)), None)
     if ours is None:
         raise unsupported(numpy_name(f))
@@ -146,5 +146,5 @@ def _holds_tensor(x) -> bool:
 
 
 def one_axis(axis: int, ndim: int) -> int:
-    """One axis as a non-negative int; AxisError where there is none."""
+    """One axis as a non-negative int; AxisError if the array lacks it."""
     return normal_axes(operator.index(axis), ndim)[0]

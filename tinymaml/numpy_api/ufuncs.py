@@ -1,4 +1,4 @@
-"""What all ufuncs share: their methods reduce, accumulate, outer and reduceat, and the keywords of a call.
+"""The common parts of all ufuncs: their methods reduce, accumulate, outer and reduceat, and the keywords of a call.
 
 np.logaddexp.reduce(x, 1)      np.maximum.accumulate(x)      np.add.outer(x, y)      np.exp(x, dtype=np.float32)
 """

@@ -9,7 +9,7 @@
 
     print(oracle.check(mine))                                    # or check(mine, algorithm="anil"), see `family`
 
-Where things are:
+The parts are:
 
     cases       problems and their answers, on disk and drawn anew          questions   what is asked, how it is read
     models      a case's model: run by any library, differentiated by hand  arithmetic  numbers of any kind in arrays

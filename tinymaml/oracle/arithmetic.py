@@ -5,7 +5,7 @@
     flint.arb, Dual(flint.arb)     balls that enclose the exact value
 
 NumPy applies `+ - * / @`, `sum` and comparisons to arrays of objects element by element, and calls a method of the
-same name for `np.tanh`, `np.exp`, `np.log`, `np.sqrt`. What it lacks is here.
+same name for `np.tanh`, `np.exp`, `np.log`, `np.sqrt`. This module has the functions that NumPy lacks for them.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ CAPABILITIES = {
 
 
 class Bugs(Mapping):
-    """What each mistake gives on a case: name of its form → {parameter: float64 array}, or None where it is not known.
+    """The result of each mistake on a case: name of its form → {parameter: float64 array}, or None if unknown.
 
     A value is computed in float64 when it is asked for, and kept. Of the classic mistakes the names are there at once,
     and these are what the mapping iterates over. The many others are computed without being listed. What has no value
@@ -94,7 +94,7 @@ KINK = 1e-9  # a ReLU or max this near to its kink, relative to the values there
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is known of a case.
+    """The known answer to a case.
 
     Attributes:
         meta_loss, meta_grad: 𝓛 and its gradient, rounded once to float64.
@@ -284,7 +284,7 @@ class Case:
 
 @functools.cache
 def _loss(library: type[models.NumPy], model: str) -> Callable:
-    """One function for each model: `jax.jit(f, static_argnums=…)` compiles anew for a function that it has not seen."""
+    """One function for each model: `jax.jit(f, static_argnums=…)` compiles anew for a function that is new to it."""
     return models.loss_in(library(), json.loads(model))
 
 

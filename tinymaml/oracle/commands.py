@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     gen = commands.add_parser("gen", help="print the cases as JSON Lines, without answers")
     _add_suite(gen)
     gen.add_argument("--hex", action="store_true", help="numbers as IEEE bit patterns instead of exact decimals")
-    gen.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    gen.add_argument("--seed", type=int, help="seed of the new cases (another each time)")
     gen.add_argument("--to", metavar="DIR", type=path_option("--to"), help="write one file per case into DIR")
     gen.set_defaults(run=_gen)
 
@@ -46,13 +46,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     _add_suite(check)
     check.add_argument("--from", dest="folder", metavar="DIR", type=path_option("--from"),
                        help="read the answers from the *.json in DIR")  # fmt: skip
-    check.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    check.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds of silence until the candidate is given up (60)"
+    )
     check.add_argument("--case", action="append", default=[], metavar="ID",
-                       help="ask only this case, or those that begin so, or a pattern; may be given again")  # fmt: skip
+                       help="only this case, or those that begin so or match a pattern; may be repeated")  # fmt: skip
     check.add_argument("--fail-fast", action="store_true", help="stop at the first wrong case")
-    check.add_argument("--seed", type=int, help="of the new cases (another each time)")
+    check.add_argument("--seed", type=int, help="seed of the new cases (another each time)")
     check.add_argument("--path", action="append", default=[], metavar="DIR", type=path_option("--path"),
-                       help="look here too for the function's module; may be given again")  # fmt: skip
+                       help="also look in DIR for the function's module; may be repeated")  # fmt: skip
     check.add_argument("-v", "--verbose", action="store_true", help="print a line per answer, on standard error")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
     check.set_defaults(run=_check)
@@ -65,25 +67,31 @@ def add(parser: argparse.ArgumentParser) -> None:
     shield.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
     shield.add_argument("--to", metavar="FILE", required=True, type=path_option("--to"), help="e.g. badge.json")
     _add_suite(shield)
-    shield.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    shield.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds of silence until the candidate is given up (60)"
+    )
     shield.set_defaults(run=_badge)
 
     related = commands.add_parser(
-        "relations", help="what a meta-gradient keeps, whatever its value: no reference is needed",
+        "relations", help="check relations that every right meta-gradient keeps, without reference values",
         usage="%(prog)s [options] [package.module:function | -- PROGRAM …]", description="Ask a Python function or a "
         "program about cases that are changed in ways of which the effect is known, and compare its answers.",
     )  # fmt: skip
     related.add_argument("target", nargs="?", metavar="package.module:function", help="a Python function")
     related.add_argument("--algorithm", choices=("maml", *ALGORITHMS), default="maml", metavar="NAME",
                          help="which relations hold depends on it (maml)")  # fmt: skip
-    related.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
-    related.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    related.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="dtype of the cases (float64)"
+    )
+    related.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds of silence until the candidate is given up (60)"
+    )
     related.set_defaults(run=_relations)
 
-    bugs = commands.add_parser("list-bugs", help="the catalogue: what each mistake computes, and its fix")
+    bugs = commands.add_parser("list-bugs", help="print the catalogue: what each mistake computes, and its fix")
     bugs.add_argument("--json", action="store_true", help="as JSON, with the catalogue's version")
     bugs.set_defaults(run=_list)
-    page = commands.add_parser("spec", help="all that a program in another language must know, on one page")
+    page = commands.add_parser("spec", help="print all that a program in another language must know, on one page")
     page.add_argument("--json", action="store_true", help="its tables as JSON")
     page.add_argument("--algorithm", metavar="NAME", help="all about one algorithm instead")
     page.set_defaults(run=_spec)
@@ -92,17 +100,21 @@ def add(parser: argparse.ArgumentParser) -> None:
                       help="whose cases are listed (maml)")  # fmt: skip
     show.add_argument("case", nargs="?", metavar="CASE", help="its id; without one, all ids are listed")
     show.add_argument("--mine", metavar="MODULE:FUNCTION", help="show what this function gives, beside the right one")
-    show.add_argument("--timeout", type=float, default=60.0, help="seconds of silence before it is given up (60)")
+    show.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds of silence until the candidate is given up (60)"
+    )
     show.set_defaults(run=_show)
 
 
 def _add_suite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--algorithm", choices=("maml", *ALGORITHMS), default="maml", metavar="NAME",
-                        help=f"whose meta-gradient: maml, {', '.join(ALGORITHMS)} (maml)")  # fmt: skip
-    parser.add_argument("--suite", choices=("core", "full", "fresh"), default="core", help="which cases (core)")
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="(float64)")
+                        help=f"the algorithm that is asked for: maml, {', '.join(ALGORITHMS)} (maml)")  # fmt: skip
+    parser.add_argument("--suite", choices=("core", "full", "fresh"), default="core", help="the cases to ask (core)")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="dtype of the cases (float64)"
+    )
     parser.add_argument("--capability", action="append", default=[], metavar="NAME",
-                        help="what it can do beyond the plain case, e.g. first_order; may be given again")  # fmt: skip
+                        help="a capability beyond the plain case, e.g. first_order; may be repeated")  # fmt: skip
 
 
 def _gen(args: argparse.Namespace) -> int:

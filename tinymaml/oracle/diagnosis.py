@@ -2,9 +2,9 @@
 
 In this order: could it be judged at all; is it the same twice; is it right; does one known mistake explain *every*
 case, right ones included, alone or with a number of its own (`match`); times a factor; are digits lost (`precision`);
-is it two mistakes at once. What is left is unknown, and is described: by what yours − right is (`difference`), by the
-inner loop where it came (`adaptation`), and by `locate`: the trace, the terms of ∏(I − HₖA), its own meta-loss, the
-tensor.
+is it two mistakes at once. If none fits, the mistake is unknown, and is described: by what yours − right is
+(`difference`), by the inner loop where it came (`adaptation`), and by `locate`: the trace, the terms of ∏(I − HₖA), its
+own meta-loss, the tensor.
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ def build(id: str, case: Case) -> Case:
 
 
 def _rungs(id: str, case: Case) -> Iterator[tuple]:
-    """What applies to a case of MAML: name, whether it is exact, and the function of the case."""
+    """The ways that apply to a case of MAML: name, whether it is exact, and the function of the case."""
     if case.inner_steps <= 2 and _rational(case):
         yield "exact rationals", True, references.exact
     if not case.first_order:

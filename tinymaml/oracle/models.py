@@ -145,7 +145,7 @@ _MIXED: dict[str, Callable] = {
 
 
 def _order(shape: tuple, how: str) -> np.ndarray | None:
-    """Where each entry of a weight comes from; None if each stays."""
+    """The origin of each entry of a weight; None if each stays."""
     order = _MIXED[how](np.reshape(np.arange(math.prod(shape)), shape)) if how != "right" else None
     return order if order is not None and order.shape == shape else None
 

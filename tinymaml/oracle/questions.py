@@ -1,8 +1,8 @@
-"""What an implementation is asked, and how its answers are read.
+"""The questions to an implementation, and how its answers are read.
 
 A suite's cases, two new ones that no file holds, and a few more questions: one case again (is it deterministic?), its
 tasks in another order (the mean does not change), its shapes with other data, α and K (is anything kept?), and for a
-case of each kind of model θ moved a little (is the gradient that of its own loss?). What is asked of one model stands
+case of each kind of model θ moved a little (is the gradient that of its own loss?). Questions about one model stand
 together. Foreign programs are asked it all; a Python function is asked about the other kinds only if something is
 wrong.
 """
@@ -226,7 +226,7 @@ _HINTS = {
 
 
 def hint(text: str) -> str:
-    """What an exception's text usually means in MAML."""
+    """The usual meaning of an exception's text in MAML."""
     return next((meaning for part, meaning in _HINTS.items() if part in text), "")
 
 

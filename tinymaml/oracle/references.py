@@ -1,4 +1,4 @@
-"""What is right, and what each mistake gives: the answer to a case, by several ways that share as little as possible.
+"""Right answers, and those of each mistake: the answer to a case, by several ways that share as little as possible.
 
     solve(case)                       at once, in float64: complex steps through the hand-written gradients
     certified(case)                   rung 3, in balls, rounded once to float64             (python-flint)
@@ -101,7 +101,7 @@ def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
 
 
 def _watched(case: Case, form: dict) -> tuple:
-    """What the form gives, and how near it comes to a kink."""
+    """The result of the form, and how near it comes to a kink."""
     out: list = []
     margin, _ = margin_of(lambda: out.append(run_form(case, form)))
     return out[0], margin

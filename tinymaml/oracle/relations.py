@@ -307,7 +307,7 @@ class Row:
 
 @dataclasses.dataclass
 class Relations:
-    """What became of each relation."""
+    """The outcome of each relation."""
 
     rows: list[Row]
     algorithm: str
@@ -356,7 +356,7 @@ def relations(
         algorithm: "maml" or a name of `family.ALGORITHMS`; which relations hold depends on it.
 
     Raises:
-        ValueError: an unknown algorithm or dtype; a time-out or target that is none.
+        ValueError: an unknown algorithm or dtype; an invalid time-out or target.
 
     >>> from tinymaml import oracle
     >>> def mine(case):

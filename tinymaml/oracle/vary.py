@@ -1,4 +1,4 @@
-"""What must vary from case to case, and which mistakes show only where it does.
+"""The properties that must vary from case to case, and the mistakes that show only then.
 
     VARIED                          a row per property and value: where it holds, and what shows only there
     lacking(load("core"))           the rows that no case fills: none, or a mistake would pass
@@ -77,7 +77,7 @@ def _loss(name: str) -> Callable[[Case], bool]:
 
 
 def _classes(case: Case) -> int:
-    """How many classes a classifier tells apart; 0 for what is none."""
+    """The number of classes of a classifier; 0 for a regression."""
     return case.params[case.head()[-1]].size if _loss("cross_entropy")(case) else 0
 
 

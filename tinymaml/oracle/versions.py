@@ -3,7 +3,7 @@
     VERSIONS["wire"]                 "2.0", in every question; an answer may say it, too
     misfit("3.1", "wire")            why what carries this version cannot be read here; "" if it can
 
-A version is "major.minor". The major number rises when what kept to the former one may now be misread or refused, the
+A version is "major.minor". The major number rises when a program for the former one may now be misread or refused, the
 minor one when something is only added. A digest in the tests stands beside each version: they fail when the content
 changes and its version does not.
 """

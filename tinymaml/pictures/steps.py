@@ -1,4 +1,4 @@
-"""What steps of adaptation bring: the metric of test tasks over the number of steps, beside baselines and published
+"""The gain from steps of adaptation: the metric of test tasks over the number of steps, beside baselines and published
 values."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
 
 
 def published(config: Config) -> list[tuple[str, dict[int, float]]]:
-    """What papers report for the settings of the family: (label, {step: metric})."""
+    """The numbers that papers report for the settings of the family: (label, {step: metric})."""
     member = find("family", config.family.name)
     return member.published(config.family.settings) if hasattr(member, "published") else []
 

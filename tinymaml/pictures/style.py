@@ -1,4 +1,4 @@
-"""What all pictures share: size, titles, colours, and the axis of a family's metric.
+"""The common style of all pictures: size, titles, colours, and the axis of a family's metric.
 
     figure = titled(new(8, 4.4), learned, "mean over 200 test tasks")
     colours(["maml", "reptile"])                # an algorithm has its colour in every picture
@@ -119,7 +119,7 @@ def count(n: int, what: str) -> str:
 
 
 def named(name: str, width: int = 26) -> dict[str, Any]:
-    """What `ax.text` wants in order to write a name of a user's, in any script: {"s": text, "family": fonts, …}.
+    """Arguments of `ax.text` that write a name of a user's, in any script: {"s": text, "family": fonts, …}.
 
     Characters that the usual font lacks are written in an installed font that has them all; if there is none, each
     that no font has stands as its escape, such as \\u732b, and not as a box. "$" begins no formula. Long names are

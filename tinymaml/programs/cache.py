@@ -11,9 +11,9 @@ is a hash of all that the machine code depends on:
 
 The header has the key, what it was made of, the symbol and the length of each page's object code, and the names of the
 functions that the object code calls. A file runs only if it is ours alone, its digest is right, and its key is the one
-that is wanted; any other is written anew. What is loaded needs no Numba.
+that is wanted; any other is written anew. Loaded code needs no Numba.
 
-A folder that other users own or can write to is not used. Whatever goes wrong with the folder, the program runs; a
+A folder that other users own or can write to is not used. If the folder fails in any way, the program still runs; a
 `CacheWarning` says what went wrong, once for each process and folder.
 """
 
@@ -75,7 +75,7 @@ class Objects(NamedTuple):
 _loaded: dict[str, Code] = {}  # by text, for the life of the process: machine code is called by address
 _said: set[str] = set()  # what there was a warning about
 _lock = threading.RLock()
-if hasattr(os, "register_at_fork"):  # a child never finds the lock, or Numba's own, held by a thread it has not got
+if hasattr(os, "register_at_fork"):  # a child never finds the lock, or Numba's own, held by a thread that it lacks
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
@@ -159,7 +159,7 @@ def key_of(text: str) -> str:
 
 @cache
 def _surroundings() -> dict:
-    """What the machine code of any text depends on."""
+    """The facts on which the machine code of any text depends."""
     llvm, texts, features = _llvm(), hashlib.sha256(), ""
     with suppress(RuntimeError):  # where LLVM cannot tell
         features = llvm.get_host_cpu_features().flatten()
@@ -281,7 +281,7 @@ FORMER = re.compile(r"program_[0-9a-f]{16}\..*")  # of earlier versions, here an
 
 
 class Usage(NamedTuple):
-    """What the folder holds: how many programs, their bytes, when the oldest and newest were used (seconds)."""
+    """The content of the folder: how many programs, their bytes, when the oldest and newest were used (seconds)."""
 
     programs: int
     nbytes: int
@@ -372,7 +372,7 @@ class Store:
             self._delete(path for _, _, paths in self._programs().values() for path in paths)
 
     def usage(self) -> Usage:
-        """What the folder holds.
+        """The content of the folder.
 
         Raises:
             OSError: the folder cannot be read.
@@ -414,7 +414,7 @@ class Store:
 
 
 def table(store: Store) -> str:
-    """What the folder is and holds, line by line.
+    """Describe the folder and its content, line by line.
 
     Raises:
         OSError: the folder cannot be read.

@@ -37,9 +37,9 @@ axis, of float64 to float64:
         v4 = v1 * v3
         return v4
 
-What cannot be compiled is replayed, and what cannot be recorded runs as it is, with a warning that says why. The first
-result is compared with the function's own (`verify`); what the function reads besides its arguments is watched
-(`guards`).
+A program that cannot be compiled is replayed, and a function that cannot be recorded runs as it is, with a warning
+that says why. The first result is compared with the function's own (`verify`), and all that the function reads besides
+its arguments is watched (`guards`).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def compile(  # noqa: A001
             its container, `NUMBA_NUM_THREADS`); at most 32, or 8 where the gradient is long. The results are bit for
             bit the same for any number.
         check: compare the first result for each signature with what `f` returns, on a few of the tasks. If they differ
-            by more than rounding, a `CompileWarning` says where, and `f` runs as it is. Where one task takes seconds,
+            by more than rounding, a `CompileWarning` says where, and `f` runs as it is. If one task takes seconds,
             `f` computes it in a thread of its own, and a later call hears of a difference.
 
     Raises:
@@ -136,7 +136,7 @@ def compile(  # noqa: A001
 
 
 class Variant:
-    """What is run for one signature, as long as what the function reads is as it was.
+    """The program of one signature, as long as what the function reads is as it was.
 
     Attributes:
         outside: what the function reads besides its arguments; None: whatever it is.
@@ -188,7 +188,7 @@ class Call(NamedTuple):
 
 
 class Compiled:
-    """What `compile` returns: a program for each combination of shapes and dtypes it was called with."""
+    """The result of `compile`: a program for each combination of shapes and dtypes it was called with."""
 
     def __init__(self, f: Callable, backend: str, threads: int | None, check: bool):
         self.f, self.backend, self.threads, self.check = f, backend, threads, check
@@ -490,7 +490,7 @@ class Compiled:
         return out
 
     def _fall_back(self, v: Variant, cause: Exception, *args):
-        """Whatever goes wrong in a program, the function itself is still there; its own error is the right one."""
+        """Fall back on the function itself if a program fails; its own error is the right one."""
         if isinstance(cause, Warning):  # which the caller has made an error
             raise cause
         out = self.f(*args)
@@ -523,7 +523,7 @@ _NOT_THEIRS = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(np.__
 
 
 def _described(cause: Exception, f: Callable) -> str:
-    """What went wrong and where; what is not meant to happen asks for a report.
+    """Say what failed, and where; a fault of tinymaml's own asks for a report.
 
     What a recording refuses is found in the code of f's author: where the error, or one that led to it, was raised,
     or else where f begins.
@@ -601,7 +601,7 @@ def _no_collection():
 
 
 def _judged(task: Task, ours: Nest, wanted: Nest, arrays: list | None) -> tuple[Difference | None, bool]:
-    """What differs between two results of a task, and whether it may be a tie that rounding has broken.
+    """The difference between two results of a task, and whether it may be a tie that rounding has broken.
 
     `arrays` are its inputs, from which it is found out what rounding may do; None: that would take too long.
     """
@@ -626,7 +626,7 @@ def _of_leaves(task: Task, how: Explained) -> list[Scale]:
 
 
 def _kind(wanted) -> Callable:
-    """What makes an array of the type that a leaf has."""
+    """The function that makes an array of the type that a leaf has."""
     if isinstance(wanted, np.ndarray):
         return np.asarray
     if isinstance(wanted, np.generic):

@@ -325,7 +325,7 @@ def _range_of(e: Equation) -> tuple[int, ...]:
 
 
 def _cuts(domain: tuple[int, ...], operands: list) -> frozenset[int]:
-    """Where a range must be cut for every operand to have one stride in each piece: the sizes of the inner pieces."""
+    """The sizes of the inner pieces of a range, cut so that every operand has one stride in each piece."""
     cuts = set()
     for x in operands:
         if isinstance(x, View):

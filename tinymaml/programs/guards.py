@@ -4,10 +4,10 @@
     outside.changed()                  None, or the first thing that is no longer what it was: "the global SCALE"
     with outside.untouched(): f(x)     raises if f writes to any of it, or draws random numbers; all is put back
 
-A program holds numbers and arrays of this kind as constants. What is reached is found by reading the code of f and of
+A program holds numbers and arrays of this kind as constants. They are found by reading the code of f and of
 the functions it reaches: which globals it names, and which attributes; not the code of NumPy, SciPy, the standard
-library and tinymaml. What can neither be compared nor put back (an iterator, the clock) is a reason against recording.
-Read next: `shapes`.
+library and tinymaml. An object that can neither be compared nor put back (an iterator, the clock) is a reason against
+recording. Read next: `shapes`.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _same(x, y) -> bool:
 
 
 class Outside:
-    """What a function reads besides its arguments, as it is now.
+    """The values that a function reads besides its arguments, as they are now.
 
     An array that no code can write to (`flags.writeable` is False, of its base too) costs nothing; of any other a copy
     is kept and compared.
@@ -241,7 +241,7 @@ class Outside:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Whatever happens inside, all is as it was afterwards.
+        """Restore everything afterwards, even if the block raises.
 
         Raises:
             RecordError: something was written to, or a generator's state moved; names it.

@@ -40,7 +40,7 @@ WORD = ir.IntType(64)
 
 
 class _Short(CompilerBase):
-    """What Numba does to a function, without what straight lines of scalars have no need of."""
+    """Numba's compiler, without the passes that straight lines of scalars do not need."""
 
     def define_pipelines(self):
         passes = PassManager("scalar")
@@ -90,7 +90,7 @@ def loop(form: str):
 
 
 def _sum_type(x: str) -> types.Type:
-    """What a sum is computed in."""
+    """The dtype in which a sum is computed."""
     return types.float64 if x[0] == "f" else types.int64
 
 
@@ -136,7 +136,7 @@ class _Nest:
         rows(0, [])
 
     def place(self, x: str) -> tuple[ir.Value, list]:
-        """Where an operand begins, and how far apart its elements are on each axis that the step says it for."""
+        """The beginning of an operand, and how far apart its elements are on each axis that the step says it for."""
         if x.endswith("="):
             return self.number(), []
         address = self.builder.add(self.memory, self.number())
@@ -162,7 +162,7 @@ def repeat(builder: ir.IRBuilder, n: ir.Value, carried: list, body) -> list:
 
 
 class _Operand:
-    """One operand or result: `scope` is what accesses to it share, and those of others have not."""
+    """One operand or result: `scope` is common to the accesses to it, and to no others."""
 
     def __init__(self, nest: _Nest, form: str, place: tuple, scopes: list, scope: int):
         self.builder, (self.address, self.strides) = nest.builder, place

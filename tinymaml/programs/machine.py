@@ -443,7 +443,7 @@ def argsort(z, x, before, length, after):
 
 @register_jitable
 def searchsorted(z, a, v, n, count, right):
-    """Where v would stand in the sorted a: before what equals it, or `right` of it."""
+    """The place of v in the sorted a: before equal elements, or `right` of them."""
     for q in range(count):
         low, high = 0, n
         while low < high:
@@ -769,7 +769,7 @@ def wake(board, wanted):
 
 @scalars("int64(int64, int64, int64)")
 def work(slot, arena, first):
-    """What the caller does: whether there is more to do."""
+    """The work of the caller; returns whether there is more to do."""
     s = step_at(slot)
     if first:
         step_at(s[BOARD])[CALLERS] = processor(s[BOARD])
@@ -809,7 +809,7 @@ def joinable(board):
 
 @scalars("int64(int64, int64)")
 def serve(helper, arena):
-    """What a helper does, for ever; it returns the bytes of memory that it wants, if it has too few.
+    """The work of a helper, without end; it returns the bytes of memory that it wants, if it has too few.
 
     On the caller's processor it would only take time away: it leaves for another one, or sleeps if there is none.
     """

@@ -3,7 +3,7 @@
     simplify(program)        two sweeps over the equations; those that no output needs are dropped
 
 No rule changes what NumPy gives at 0, −0, ±inf and NaN, or where something overflows; results differ by rounding at
-most. Where a rule relies on more than it can see, it leaves a guard: a value that is finite where the rule is right
+most. If a rule relies on more than it can see, it leaves a guard: a value that is finite where the rule is right
 (`Program.checked`); if it is not, the program gives up, and the function itself is asked.
 
 A rule sees one equation, whose inputs are simplified already, and returns what its output is instead: a variable, a

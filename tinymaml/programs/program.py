@@ -134,7 +134,7 @@ RESULTS = (Tensor, np.ndarray, np.generic, float, *FIXED)  # what a leaf of a re
 
 
 def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
-    """What a program is recorded for, but for shapes and dtypes; hashable.
+    """The part of a signature beside shapes and dtypes; hashable.
 
     The leaves that are inputs are put into the list, in the order of `tree_leaves`, as they are; a Python float is one,
     but promotes otherwise than an array, so that the outline says which leaves are floats. Other Python scalars
@@ -155,7 +155,7 @@ def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
 
 
 def split(args: tuple, fixed_floats: bool = False) -> tuple[tuple, list]:
-    """What a program of these arguments is recorded for (`outline`, shapes, dtypes), and its inputs: arrays, in order.
+    """The signature of these arguments (`outline`, shapes, dtypes), and a program's inputs: arrays, in order.
 
     Where a program has `fixed_floats`, it is for the floats it was recorded with, whose key is `split(args, True)[0]`.
     A tensor among the inputs is left as it is.
@@ -171,7 +171,7 @@ def _is_fixed(x, fixed_floats: bool) -> bool:
 
 
 def record(f: Callable, *examples: Nest) -> Program:
-    """What `f` does to arrays like `examples`, as a program.
+    """Record the program of `f` for arrays like `examples`.
 
         >>> print(tm.record(tm.grad(lambda x: np.sum(x * x)), np.ones(3)))
         program <lambda>: 1 input, 4 equations, 1 output
@@ -334,7 +334,7 @@ def _record(f: Callable, examples: tuple, number: float, integer: int, fixed_flo
 
 
 def held(tree: Nest) -> tuple:
-    """What a nest holds besides its children, as a part of a signature: the static fields of a dataclass."""
+    """The data of a nest besides its children, as a part of a signature: the static fields of a dataclass."""
     if isinstance(tree, (dict, list, tuple)):
         return ()
     return tuple((f.name, key_of(getattr(tree, f.name))) for f in fields(tree) if f.metadata.get("static"))

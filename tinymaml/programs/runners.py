@@ -92,7 +92,7 @@ class Machine:
         self.seconds = np.inf  # what a task takes at least
 
     def _constants(self) -> tuple[np.ndarray, int]:
-        """What lies in every memory before a program runs, and where: constants; and zeros from the first sum on.
+        """The initial content of every memory, and its places: constants; and zeros from the first sum on.
 
         A block of sums is added up and checked as one array, with the gaps between its buffers. No step writes to a
         gap, where another program may have left a NaN.
@@ -146,7 +146,7 @@ class Machine:
 
 
 class Place:
-    """What a call needs besides the memories of its threads: the sums of its chunks, and its description.
+    """Memory of a call besides that of its threads: the sums of its chunks, and its description.
 
     It is used again by later calls, as long as the number of tasks stays the same.
     """

@@ -14,7 +14,7 @@ from ..engine import Primitive
 
 
 def result_of(primitive: Primitive, inputs: list, params: dict, filled: Callable) -> np.ndarray:
-    """What the primitive returns, of one number.
+    """The result of the primitive for arrays that are one number.
 
     Args:
         filled: `filled(shape, dtype)` → an array of that number.

@@ -98,7 +98,7 @@ def whole(f: Callable, args: tuple) -> Task:
 
 
 def task_of(per_task: PerTask, meta: Nest, support: Nest, query: Nest, shared: tuple) -> Task:
-    """What a function over tasks does for each of them. Arrays among its bound inputs are inputs of the task, too."""
+    """The per-task part of a function over tasks. Arrays among its bound inputs are inputs of the task, too."""
     arrays = [x for x in tree_leaves(per_task.bound) if isinstance(x, np.ndarray)]
 
     def bound(arrays: list) -> Nest:
@@ -143,7 +143,7 @@ def task_of(per_task: PerTask, meta: Nest, support: Nest, query: Nest, shared: t
 def _last_part(program: Program, slots: list[Var], reads: list[int], thetas: int, shared: int) -> Task:
     """The task of one part, whose outputs are the value's leaves and the gradient.
 
-    Constants of the value are fixed, but for a meta-gradient's loss, which is summed over tasks.
+    Constants of the value are fixed, except a meta-gradient's loss, which is summed over tasks.
     """
     inputs, values = len(slots), len(program.outputs) - thetas
     outputs = []

@@ -8,7 +8,7 @@ begun, and for nothing else: a helper that the system has not scheduled delays n
 changes no bit, since every chunk has its own place for sums. Any number of threads may call at the same time; each has
 its own slot of the board. A helper that finds nothing to do sleeps, outside Python and without the interpreter's lock.
 
-What runs without that lock is machine code (`machine.serve`, `machine.work`). Everything they share is on the board, in
+Machine code runs without that lock (`machine.serve`, `machine.work`). Everything they share is on the board, in
 words of 64 bits that are read and written atomically; the most important one is a slot's *ticket*:
 
     bits 0-7    the next chunk            bits 16-23   how many helpers may still join
@@ -108,7 +108,7 @@ def _environment() -> int:
 
 @cache
 def granted(root: Path = Path("/sys/fs/cgroup"), about: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs that a control group's quota amounts to, at least 1; as many as there can be where there is none."""
+    """CPUs that a control group's quota amounts to, at least 1; without a quota the largest possible number."""
     most = float(MOST)
     with suppress(OSError, ValueError):
         for line in about.read_text(encoding="utf-8").splitlines():
@@ -221,7 +221,7 @@ class Crew:
                 self.board[HELPERS] = i + 1
 
     def serve(self, helper: int) -> None:
-        """What a helper does, for ever: machine code, which comes back only for want of memory."""
+        """The work of a helper, without end: machine code, which returns only for want of memory."""
         arena = Arena()
         for library in blas.scipys():
             if library.each_thread:

@@ -54,7 +54,7 @@ _value, _primitive, _inputs, _params, _index = (
 
 
 def _hidden(slot) -> property:
-    """An attribute that tensors have, and arrays have not."""
+    """An attribute that tensors have and arrays lack."""
 
     read = slot.__get__
 
@@ -99,7 +99,7 @@ class Traced(Tensor):
 
     @property
     def __class__(self):  # type: ignore
-        """What `isinstance` looks at, besides the type itself."""
+        """Class of a value, which `isinstance` looks at besides the type itself."""
         return type(self)
 
     def as_data(self) -> Traced:
@@ -139,7 +139,7 @@ class Traced(Tensor):
 
 
 def _answered(frame) -> None:
-    """What was asked in this call was asked by NumPy."""
+    """Whether NumPy asked the question of this call."""
     if (recording := evaluation.get()) is not None and recording.questions:
         recording.questions.pop((frame, frame.f_lasti), None)
 
@@ -155,7 +155,7 @@ class Taped(Traced):
 
 
 class Data(Traced):
-    """An array in truth: made of arguments alone. Where it has no axes, it may as well be a NumPy scalar."""
+    """An array in truth: made of arguments alone. If it has no axes, it may as well be a NumPy scalar."""
 
     __slots__ = ()
     _is_data = True
@@ -289,7 +289,7 @@ recorded |= _KINDS
 
 
 class Recording:
-    """What makes tensors while a function is recorded: `engine.evaluation` is set to it.
+    """The maker of tensors while a function is recorded: `engine.evaluation` is set to it.
 
     Attributes:
         number, integer: the value of all that is floating-point, and of all integers and booleans.
@@ -320,7 +320,7 @@ class Recording:
         return np.ndarray(shape, one.dtype, one, strides=(0,) * len(shape))
 
     def argument(self, x) -> Traced:
-        """What stands for an argument: a Python float, or what is or becomes an array."""
+        """The tensor that stands for an argument: a Python float, or a value that is or becomes an array."""
         if type(x) is float:
             return Number(self.number, placeholder)
         if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
@@ -373,6 +373,6 @@ class Recording:
 
 
 def _warnings() -> tuple:
-    """Who sees warnings, and which of them are errors."""
+    """The receivers of warnings, and those warnings that are errors."""
     errors = [entry for entry in warnings.filters if entry[0] == "error"]
     return warnings.showwarning, warnings._showwarnmsg_impl, errors  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@
 
 Nests, types, dtypes, shapes, integers and booleans have to be the same; floats to within UNITS ε of the largest number
 that is added up on the way to them, which is what compiled programs promise, or of what an ε there grows to. ε is that
-of the least exact float on the way: a float64 that was made of float32 has its digits, no more. Rounding can also
+of the least exact float on the way: a float64 that was made of float32 has no further digits. Rounding can also
 decide a comparison: a ReLU whose input is 1e-8 here and −1e-8 there has another slope. Such ties are looked for before
 a difference is called one (`Explained`); where there are any, a program is accepted if the difference is small as a
 whole, or no greater than what noise of an ε makes of it: many steps at a large rate make much of it.
@@ -50,7 +50,7 @@ class Scale(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What differs, in words; `certain` if no bound on rounding could excuse it."""
+    """A difference in words; `certain` if no bound on rounding could excuse it."""
 
     text: str
     certain: bool
@@ -88,7 +88,7 @@ def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Diff
         if not np.array_equal(np.isfinite(x), np.isfinite(y)) or not np.array_equal(
             x[~np.isfinite(x)], y[~np.isfinite(y)], equal_nan=True
         ):
-            found = found or Difference(f"{name} has NaN or infinity where the other has not", False, 1.0, 0.0)
+            found = found or Difference(f"{name} has NaN or infinity where the other has a number", False, 1.0, 0.0)
             continue
         finite = np.isfinite(y)
         x, y = x[finite].astype(np.result_type(y.dtype, float)), y[finite]
@@ -109,14 +109,14 @@ def differs(ours: Nest, wanted: Nest, scales: list[Scale] | None = None) -> Diff
 
 
 def at_worst(task: Task) -> tuple[float, bool]:
-    """What may round in a task, without running it: the largest ε there, and whether numbers are compared anywhere."""
+    """Without running a task: the largest ε of its rounding, and whether numbers are compared anywhere."""
     equations = [e for part in task.parts.values() for e in part.program.equations]
     eps = max((_eps(np.empty(0, e.output.dtype)) for e in equations), default=0.0)
     return eps, any(e.primitive.description.decides for e in equations)
 
 
 class Explained(NamedTuple):
-    """What rounding may do to a task: a scale for each slot, and whether a comparison is within rounding of a tie."""
+    """The effect of rounding on a task: a scale per slot, and whether a comparison is within rounding of a tie."""
 
     scales: list[Scale]
     ties: bool

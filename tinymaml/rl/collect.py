@@ -6,7 +6,7 @@ One environment holds trajectories × tasks, all of which act at once, each task
 is differentiated, in NumPy, so that gradients are compiled like those of any algorithm. All that is random comes from
 the seed of the task and the number of the step: a task's batch does not depend on the tasks beside it.
 
-What an environment must not do is named, with task, trajectory and step of the episode. Read next: `environments`.
+An error names the fault of an environment, with task, trajectory and step of the episode. Read next: `environments`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rollout(
     environment: Any, policy: Any, theta: Nest, options: Mapping[str, Array], seeds: Array, step: int, *,
     trajectories: int, horizon: int,
 ) -> dict[str, Nest]:  # fmt: skip
-    """What T policies do in N environments each, for at most H steps.
+    """Let T policies act in N environments each, for at most H steps.
 
     Args:
         environment: of T × N, see `environments`; the N of a task stand side by side.

@@ -49,7 +49,7 @@ class MLP:
                 for i, shape in enumerate(zip(self.sizes, self.sizes[1:], strict=False))}  # fmt: skip
 
     def __call__(self, theta: Nest, x: Array) -> Array:
-        """(…, M, d) → (…, M, outputs). What θ has as leading axes, x begins with."""
+        """(…, M, d) → (…, M, outputs). x begins with the leading axes of θ."""
         lead = theta["linear0"]["w"].shape[:-2]
         rows = x.shape[len(lead) : -1]
         h = np.reshape(x, (*lead, math.prod(rows), x.shape[-1]))
@@ -104,7 +104,7 @@ class Gaussian:
         return {"mean": self._mean(theta, observations), "log_std": log_std}
 
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """What `act` makes actions of: standard normal numbers, for so many actions."""
+        """The noise of which `act` makes actions: standard normal numbers, for so many actions."""
         return rng.standard_normal((*shape, self.actions))
 
     def act(self, outputs: Nest, noise: Array) -> Array:
@@ -135,7 +135,7 @@ class Gaussian:
         return np.sum(log - old_log + 0.5 * (np.exp(2 * (old_log - log)) + moved * moved) - 0.5, -1)
 
     def fault(self, theta: Nest) -> tuple[tuple[int, ...], str] | None:
-        """Where a policy cannot act, as an index of the leading axes, and why; None: all can."""
+        """The policy that cannot act, as an index of the leading axes, and the reason; None: all can act."""
         if found := _not_finite(theta):
             return found
         collapsed = np.argwhere(theta["log_std"] <= math.log(self.floor))
@@ -180,7 +180,7 @@ class Categorical:
         return z - np.log(np.sum(np.exp(z), -1, keepdims=True))
 
     def noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """What `act` makes actions of: uniform numbers in [0, 1), for so many actions."""
+        """The noise of which `act` makes actions: uniform numbers in [0, 1), for so many actions."""
         return rng.random(shape)
 
     def act(self, outputs: Array, noise: Array) -> Array:

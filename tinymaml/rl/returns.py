@@ -1,4 +1,4 @@
-"""What a batch of trajectories is worth: discounted returns, advantages, and a baseline that is linear in features.
+"""The worth of a batch of trajectories: discounted returns, advantages, and a baseline that is linear in features.
 
     returns = discounted(rewards, mask, discount)                  G_t = r_t + γ G_{t+1}
     weights = fit(observations, returns, mask)                     one regression per task

@@ -247,7 +247,8 @@ class TabularEnvironment:
     """`num_envs` independent runs of a process, with the interface of Gymnasium's vector environments.
 
     Observations are one-hot, (num_envs, S) floats, actions (num_envs,) integers. The horizon belongs to the process, so
-    its end is `terminated`, and never `truncated`. What has ended stays as it is, with rewards of 0, until `reset`.
+    its end is `terminated`, and never `truncated`. An episode that has ended stays as it is, with rewards of 0, until
+    `reset`.
 
     >>> from tinymaml.rl import tabular
     >>> environment = tabular.TabularEnvironment(tabular.random(np.random.default_rng(0), states=3), num_envs=5)

@@ -1,4 +1,4 @@
-"""What a run has learned adapts to tasks, as far as it goes: a task that diverges is shown, too.
+"""Adaptation of a learned model to tasks, as far as it goes: a task that diverges is shown, too.
 
     for theta in path(learned, support, steps=10): ...       θ₀, θ₁, …, as long as they are finite
     support, query = task(learned, "test", 3)                always the same
@@ -105,7 +105,7 @@ def judged(
     """The family's metric of a baseline on task `t`, of which it sees all but the targets of the query.
 
     Raises:
-        ValueError: the baseline raised something, or its prediction is none; the message says where.
+        ValueError: the baseline raised an error, or gave no valid prediction; the message says where.
     """
     family, (support, (xq, yq)) = learned.learner.family, task
     called = f"family {learned.config.family.name}: baseline {label!r}: task {t}"

@@ -109,7 +109,7 @@ def compare(
 
 
 def about(learned: Learned, tasks: int, steps: int) -> dict[str, Any]:
-    """What a comparison says of all its runs; no lines yet."""
+    """The head of a comparison, about all its runs; no lines yet."""
     config, metric = learned.config, learned.learner.metric
     member, settings = find("family", config.family.name), config.family.settings
     published = member.published(settings) if hasattr(member, "published") else []
@@ -203,15 +203,15 @@ def trained_with(learned: Learned) -> Config:
 
 
 def facts(config: Config, files: bool = False) -> dict[str, Any]:
-    """All that decides what is learned, but for the seed and for where files lie; with `files`, their names."""
+    """All settings that decide what is learned, except the seed and the places of files; with `files`, their names."""
     names = {role: getattr(config, role).name for role in TABLES}
     named = {name: Path(str(config[name])).name for name in paths(config)} if files else {}
     return names | {name: x for name, x in config.used().items() if name not in {"seed", *paths(config)}} | named
 
 
 def labels(every: list[dict[str, Any]]) -> list[str]:
-    """What tells lines apart, by the facts of each: the algorithm; the network and the family, if there are several;
-    and of the lines that have these in common, the options that differ."""
+    """The words that tell lines apart, by the facts of each: the algorithm; the network and the family, if there are
+    several; and of the lines that have these in common, the options that differ."""
     several = [role for role in ("network", "family") if len({f[role] for f in every}) > 1]
     roles, words = ["algorithm", *several], {"family": "trained on {}"}
 

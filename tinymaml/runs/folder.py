@@ -13,8 +13,8 @@
     RUN/lock                               held by the process that writes
 
 A checkpoint exists once its JSON does. Iterations only grow; `rewind` forgets what lies past one. Each JSON object has
-a "seal", the digest of all else in it, so that a changed number is noticed. What was written before there were seals
-is read without; and who edits config.json by hand takes its seal away.
+a "seal", the digest of all else in it, so that a changed number is noticed. Files from before there were seals
+are read without; to edit config.json by hand, remove its seal.
 Read next: `files`.
 """
 
@@ -43,7 +43,7 @@ _WAY_ROUND = "to go on without the line, delete it; --resume of the run leaves d
 
 
 class Checkpoint(NamedTuple):
-    """What `Run.load` gives back. The arrays are writable, and bit for bit those that were saved."""
+    """The result of `Run.load`. The arrays are writable, and bit for bit those that were saved."""
 
     iteration: int
     arrays: dict[str, np.ndarray]
@@ -194,7 +194,7 @@ class Run:
         """The checkpoint of `iteration`; by default the newest whole one, warning of those skipped.
 
         Raises:
-            FileNotFoundError: there is none yet, or none of `iteration`.
+            FileNotFoundError: there is no checkpoint yet, or none of `iteration`.
             ValueError: the one asked for is damaged, or of another run, or all are; the message says how.
         """
         known = self.checkpoints()
@@ -366,7 +366,7 @@ def _to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _from_bytes(data: bytes, called: str) -> dict[str, np.ndarray]:
-    """Writable arrays of a safetensors file. Raises: ValueError: it is none, or has a dtype that NumPy has not."""
+    """Writable arrays of a safetensors file. Raises: ValueError: it is no such file, or NumPy lacks a dtype."""
     library = require("safetensors.numpy", "train")
     try:
         return {name: view.copy() for name, view in library.load(data).items()}

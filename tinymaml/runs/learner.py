@@ -41,7 +41,7 @@ ACTED_IN = ("sample", "collect", "input_shape", "outputs", "metric")  # if its t
 
 
 class Learner:
-    """What a configuration describes.
+    """The objects that a configuration describes.
 
     Args:
         network: one that was made for other tasks, in the place of the network that the configuration names.
@@ -111,7 +111,7 @@ class Learner:
         return self._cast(self.family.sample(rng, tasks, split))
 
     def collect(self, thetas: Nest, tasks: Nest, step: int) -> dict[str, Nest]:
-        """What the policies with these parameters do, one per task: a batch with the tasks on axis 0, see `rl`."""
+        """The acts of the policies with these parameters, one per task: a batch with the tasks on axis 0, see `rl`."""
         # that a policy cannot act is said by training and evaluation, which know its task
         with blaming(f"family {self.config.family.name}: collect", but=(FloatingPointError,)):
             batch = self.family.collect(self.loss, thetas, tasks, step)
@@ -144,7 +144,7 @@ class Learner:
         return self._every[split]
 
     def baselines(self) -> dict[str, Callable]:
-        """What the family compares a run with, by label: `predict(xs, ys, xq)` → a prediction, of one task."""
+        """The baselines of the family, by label: `predict(xs, ys, xq)` → a prediction, of one task."""
         if not hasattr(self.family, "baselines"):
             return {}
         called = f"family {self.config.family.name}: baselines"
@@ -159,7 +159,7 @@ class Learner:
         return tree_map(lambda x: cast(np.asarray(x)), tasks)
 
     def fingerprint(self) -> str:
-        """What tells the family's data from others: its own `fingerprint`, or the digest of the files that its options
+        """A digest of the family's data: its own `fingerprint`, or the digest of the files that its options
         name, of folders by the names and sizes of what is in them; "" if there are none.
 
         Raises:
@@ -190,7 +190,7 @@ class Learner:
         return self.algorithm.init(theta, self.settings), carried, norms
 
     def shared(self, iteration: int) -> tuple:
-        """What the algorithm shares among the tasks of a meta-iteration."""
+        """The inputs that the algorithm shares among the tasks of a meta-iteration."""
         return tuple(self.algorithm.shared(iteration, self.settings)) if hasattr(self.algorithm, "shared") else ()
 
     # ── of one task ──
@@ -372,10 +372,10 @@ class Reshaped:
 
 
 def as_network(made: Any, called: str):
-    """What the `make` of a network returned, as a `networks.Network`; `init` and `apply` alone are enough.
+    """The result of a network's `make`, as a `networks.Network`; `init` and `apply` alone are enough.
 
     Raises:
-        ValueError: it has not even these.
+        ValueError: it lacks one of these.
     """
     if isinstance(made, Network):
         return made

@@ -297,7 +297,7 @@ class Validation:
 
 
 def configuration(run: Run) -> Config:
-    """What a run was made with."""
+    """The configuration of a run."""
     return Config.from_json(run.config, run.format)
 
 
@@ -336,7 +336,7 @@ def check_resumable(out: str | os.PathLike) -> None:
 
 
 class Learned(NamedTuple):
-    """What a run has learned.
+    """A learned model, and how it adapts.
 
     Attributes:
         config: its configuration.   learner: what that describes.   state: as of the iteration; `meta` is in it.
@@ -426,7 +426,7 @@ def _check_finite(state: State, iteration: int) -> None:
 
 
 def _shown(record: dict[str, Any], before: str | None) -> str:
-    """What stands beside the progress bar; the last validation stays in sight."""
+    """The text beside the progress bar; the last validation stays in sight."""
     names = [name for name in record if name != "iteration" and record[name] != record["loss"] or name == "loss"]
     parts = [f"{name.replace('_', ' ')} {record[name]:.4g}" for name in names]
     if before and "validation" in before and not any("validation" in part for part in parts):

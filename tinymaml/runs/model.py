@@ -1,4 +1,4 @@
-"""What was trained, to be used: it adapts to a support set, and predicts.
+"""A trained model, to be used: it adapts to a support set, and predicts.
 
     model = tm.load("runs/omniglot")                    # its images are not needed
     adapted = model.adapt(x, y)                         # x (N, 28, 28, 1), y (N,): one task's support set
@@ -35,7 +35,7 @@ MOST = 99_999_999  # steps of adaptation
 
 
 def load(path: str | os.PathLike, iteration: int | None = None, data: str | os.PathLike | None = None) -> Model:
-    """What the run in the folder `path` has learned.
+    """Load the model that the run in the folder `path` has learned.
 
     Args:
         iteration: after how many meta-iterations, by default at the newest checkpoint; 0: before training.
@@ -48,7 +48,7 @@ def load(path: str | os.PathLike, iteration: int | None = None, data: str | os.P
 
 
 class Model:
-    """What a run has learned. It never changes.
+    """A learned model. It never changes.
 
     Attributes:
         params: what the outer loop learned: θ, or a nest that holds it. Read-only arrays.
@@ -82,7 +82,7 @@ class Model:
         Args:
             x: the support examples, (N, *input_shape): an array, or a nest of arrays if the family draws such.
             y: one target per example, as the family draws them: for classification, integers in 0 … ways − 1, (N,);
-                of a network with a single logit, 0 or 1, (N, 1). Where tasks differ in size, no mask is needed.
+                of a network with a single logit, 0 or 1, (N, 1). If tasks differ in size, no mask is needed.
             steps: how many steps; by default `self.steps`.
 
         Raises:
@@ -167,8 +167,8 @@ class Adapted:
         """Write the parameters to a file, by their paths: "params['linear0']['w']". `np.load` reads it.
 
         Args:
-            path: if it ends with .safetensors, the file is of that format; otherwise it is an .npz. Whatever was there
-                is replaced once the new file is whole.
+            path: if it ends with .safetensors, the file is of that format; otherwise it is an .npz. An older file
+                is replaced once the new one is whole.
 
         Raises:
             OSError: disk full, no permission, no such folder.

@@ -27,7 +27,7 @@ from .trial import is_binary, ways
 
 
 class Examples(NamedTuple):
-    """What a file or a folder holds. x: (N, *input_shape), or a nest; y: the targets, or None; names: of the files."""
+    """The content of a file or a folder. x: (N, *input_shape), or a nest; y: the targets, or None; names: of files."""
 
     x: Nest
     y: Nest | None
@@ -149,7 +149,7 @@ def _inside(folder: Path, folders: bool, wanted: str) -> list[Path]:
 
 
 def _columns(model: Model, given: Examples, asked: Examples, outputs: np.ndarray) -> dict[str, np.ndarray]:
-    """What a CSV shows, by the heads of its columns."""
+    """The cells of a CSV, by the heads of its columns."""
     key = {"example": np.arange(len(outputs)) if asked.names is None else np.array(asked.names)}
     if is_binary(model.learner):
         return key | {"prediction": (outputs[:, 0] > 0).astype(np.int64)}

@@ -91,7 +91,7 @@ LARGEST = 2**63 - 1  # the largest integer of an option that does not say its ow
 
 
 def _unmet(x: int | float, kind: type, field: dataclasses.Field) -> str:
-    """What is wanted of a number that is not finite or out of the bounds of an option; "" if it is right."""
+    """The requirement that a number misses: to be finite and within the bounds of an option; "" if it is right."""
     least, most = field.metadata.get("least"), field.metadata.get("most")
     if isinstance(x, float) and not math.isfinite(x) or kind is float and abs(x) > sys.float_info.max:
         return "a finite number" + ("" if least is None else f" of at least {least:g}")
@@ -181,7 +181,7 @@ def blaming(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
 
 
 def told(cause: Exception) -> str:
-    """What was raised, and the line of the user's code that raised it, if there is one."""
+    """An error, and the line of the user's code that raised it, if there is one."""
     kind = "" if isinstance(cause, (ValueError, OSError, ImportError)) else f"{type(cause).__name__}: "
     lines = _lines(cause)
     where = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
@@ -216,7 +216,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What decides a run: the parts that were chosen, and every option of each. It is saved with the run.
+    """All that decides a run: the parts that were chosen, and every option of each. It is saved with the run.
 
     Raises:
         ValueError: an option has a value that is not allowed, or two parts have an option of the same name.
@@ -307,7 +307,7 @@ class Config:
         return config
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads: {"family": {"name": …, option: value, …}, "network", "algorithm", "outer": {…}}."""
+        """The nest for `from_json`: {"family": {"name": …, option: value, …}, "network", "algorithm", "outer": {…}}."""
         named = {role: getattr(self, role) for role in TABLES}
         record = {role: {"name": part.name, **dataclasses.asdict(part.settings)} for role, part in named.items()}
         return {**record, "outer": dataclasses.asdict(self.outer)}

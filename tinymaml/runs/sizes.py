@@ -1,10 +1,10 @@
-"""What this machine cannot hold is refused before any of it is asked for.
+"""Refuse arrays that this machine cannot hold, before any memory is asked for.
 
     check_run(learner)                           the tasks of a meta-iteration and of a validation, and the inner steps
     check_measured(tasks=600, steps=10)          what an evaluation is asked for
     theta = network.init(bounded(rng), dtype)    the weights of a network
 
-Each raises a ValueError that says how many bytes are needed. What is counted is the least that must be there at once,
+Each raises a ValueError that says how many bytes are needed. The count is the least that must be there at once,
 so that nothing is refused that would fit.
 """
 

@@ -36,7 +36,7 @@ def changeable(config: Config, on: str | None = None) -> dict[str, dataclasses.F
 def changed(config: Config, on: str | None, changes: dict[str, Any]) -> Config:
     """The configuration of a run with tasks of the family `on` (None: its own), and with these changes.
 
-    Another family has its own defaults, but for the options in `SHARED`, which are the run's.
+    Another family has its own defaults, except for the options in `SHARED`, which are the run's.
 
     Raises:
         ValueError, ImportError: no such family or option, or a value that is not allowed.
@@ -91,7 +91,7 @@ def _shown(x: Any) -> str:
 
 
 def in_short(source: Config | None, config: Config) -> str:
-    """What a table says of a run on other tasks than its own: "trained on omniglot, adapted to digits".
+    """The words of a table about a run on other tasks than its own: "trained on omniglot, adapted to digits".
 
     Args:
         source: the configuration that the run was trained with; None: the tasks are its own, and nothing is to say.

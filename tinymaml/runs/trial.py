@@ -145,7 +145,7 @@ def _adapted(learner: Learner, rng: np.random.Generator, task: tuple) -> None:
 
 
 def as_example(x: Any) -> Example | None:
-    """What a checkpoint says of training's examples; None: nothing. Raises: ValueError: it has another form."""
+    """Training's examples, described by a checkpoint; None: it has none. Raises: ValueError: it has another form."""
     try:
         every = [] if x is None else [*x["x"], *x["y"]]
         if all(isinstance(path, str) and np.dtype(str(dtype)) and [int(n) for n in shape] == shape
@@ -158,7 +158,7 @@ def as_example(x: Any) -> Example | None:
 
 
 def usual(learner: Learner) -> Example:
-    """What support examples are like, as far as it can be known of a run that does not say so."""
+    """Facts about support examples, as far as they can be known of a run that does not state them."""
     family, dtype = learner.family, learner.dtype.name
     y = ["", "int64", []] if ways(learner) else ["", dtype, np.atleast_1d(family.outputs).tolist()]
     return {"x": [["", dtype, list(family.input_shape)]], "y": [y]}

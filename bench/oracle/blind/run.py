@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tinymaml import files, oracle
 
+from .. import page
 from .entries import Entry
 
 WRONG = ("accepted", "named", "pointed at", "misled", "unexplained")
@@ -30,13 +31,18 @@ SETS = ("first", "second")
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle blind", description="the blind set")
-    parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be given several times")
+    parser.add_argument("--only", action="append", metavar="NAME", help="ask only this implementation; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
-    parser.add_argument("--set", choices=SETS, help="this set alone")
+    parser.add_argument("--set", choices=SETS, help="ask only this set")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one implementation")
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="time limit for one implementation"
+    )
+    parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
+    if args.store and (args.only or args.set):
+        parser.error("--store is given with --only or --set, wanted both sets")
 
     from . import JUDGED, TABLE
 
@@ -48,6 +54,8 @@ def main(argv: list[str]) -> int:
     rows = [graded(e, reports[e.name], JUDGED) for e in entries]
     print_table(rows)
     print_figures(rows)
+    if args.store:
+        page.keep("blind", kept(rows))
     return 0
 
 
@@ -210,6 +218,17 @@ def print_table(rows: list[dict]) -> None:
         print(f"{r['name']:{width}}  {r['set']:6}  {r['grade']:11}  {r['verdict']}{mark}")
         print(f"{'':{width}}    said   {r['said'] or '–'}")
         print(f"{'':{width}}    truth  {r['truth']}")
+
+
+def kept(rows: list[dict]) -> dict[str, dict[str, dict[str, int]]]:
+    """{"sets": {set: {grade: how many, "wrong": of the wrong ones, "right": of the right ones}}}."""
+    found = {}
+    for name in SETS:
+        here = [r for r in rows if r["set"] == name]
+        count = Counter(r["grade"] for r in here)
+        right = sum(r["right"] for r in here)
+        found[name] = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
+    return {"sets": found}
 
 
 def print_figures(rows: list[dict]) -> None:

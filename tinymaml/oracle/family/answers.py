@@ -1,4 +1,4 @@
-"""What an algorithm of the family gives on a case: exactly, with a mistake, by the engine, and without calculus.
+"""The results of an algorithm of the family on a case: exactly, with a mistake, by the engine, and without calculus.
 
     run(case, number, **switches)      (𝓛, G) over any numbers            by_engine(case, params)     backwards
     differences(case)                  without any derivative

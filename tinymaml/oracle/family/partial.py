@@ -1,4 +1,4 @@
-"""What ANIL and BOIL share: some tensors adapt, and the outer gradient is exact, over all of them."""
+"""The common part of ANIL and BOIL: some tensors adapt, and the outer gradient is exact, over all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every algorithm of the family shares: the tasks, the switches, derivatives, and the mean over tasks.
+"""The common parts of all algorithms of the family: the tasks, the switches, derivatives, and the mean over tasks.
 
 An algorithm's module has either
 

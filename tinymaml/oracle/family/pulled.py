@@ -68,7 +68,7 @@ def solved(at, theta: dict, support: tuple, times, far: int = 100, most: int = 5
 
 
 def mistakes(algorithm: str) -> list[Mistake]:
-    """What goes wrong in this inner loop, for `algorithm`: each needs an id of its own."""
+    """The mistakes of this inner loop, for `algorithm`: each needs an id of its own."""
     return [
         Mistake(
             f"{algorithm}_pull_missing", "φₖ₊₁ = φₖ − α g_s(φₖ)",

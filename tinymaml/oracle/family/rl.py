@@ -19,7 +19,7 @@ S is `case.settings["surrogate"]`, a mean over the N trajectories of a set of th
     ys[t]   (N, K, H, 4)   what was done and came of it: the action, the reward r_t, 1 while the episode runs, and b_t
     xq[t], yq[t]           the same of the query set, with one round: xq[t][:, 0], yq[t][:, 0]
 
-What stands after the end of an episode counts for nothing. Actions are classes 0, 1, … ("categorical" models), or
+Entries after the end of an episode count for nothing. Actions are classes 0, 1, … ("categorical" models), or
 numbers ("gaussian" ones, whose parameter "log_std" is adapted like the others). `meta_loss`, if it is returned, is the
 mean over tasks of −S(θ_K; query), with E-MAML's term.
 
@@ -209,7 +209,7 @@ class _Steps:
 
     @property
     def count(self):
-        """What S divides by."""
+        """The divisor of S."""
         by = {"over steps": int(np.sum(self.runs)), "over all entries": len(self.runs), "sum": 1}
         return by.get(self.s["mean"], self.began)
 

@@ -1,4 +1,4 @@
-"""What the algorithms of the family are asked: cases drawn from a seed, those of the core and new ones.
+"""Questions to the algorithms of the family: cases drawn from a seed, those of the core and new ones.
 
 ids()                                           "algorithm/name" of every case that ships
 draw(algorithm, name, seed)                     a case, without its answer
@@ -53,7 +53,7 @@ def search(algorithm: str, name: str, first: int = 0, dtype: str = "float64", id
     """The first seed that makes a suitable case, and the case.
 
     Raises:
-        RuntimeError: there is none among 200.
+        RuntimeError: none of 200 is suitable.
     """
     dtype = "float64" if ALGORITHMS[algorithm].CASES[name].get("fine") else dtype
     for seed in range(first, first + 200):

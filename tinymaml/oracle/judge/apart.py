@@ -29,7 +29,7 @@ def command(module: str, *arguments: str, isolated: bool = False) -> list[str]:
 
 
 def _folders(packages: tuple[str, ...]) -> list[str]:
-    """Where the packages are."""
+    """The folders of the packages."""
     specs = [importlib.util.find_spec(name) for name in packages]
     return list(dict.fromkeys(os.path.dirname(os.path.dirname(s.origin)) for s in specs if s and s.origin))
 

@@ -57,7 +57,7 @@ def check(
         algorithm: whose meta-gradient is wanted, "maml" or a name of `family.ALGORITHMS`, whose modules say what it is.
 
     Raises:
-        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is none.
+        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is no positive number.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
 
     >>> from tinymaml import oracle

@@ -183,7 +183,7 @@ def _end_descendants() -> None:
 
 
 def _reap() -> list[tuple[int, int]]:
-    """(process, exit code) of the children that have ended; they are zombies no more."""
+    """(process, exit code) of the children that have ended; they are no longer zombies."""
     ended = []
     with suppress(ChildProcessError):
         while (child := os.waitpid(-1, os.WNOHANG))[0]:

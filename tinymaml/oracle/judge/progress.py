@@ -1,4 +1,4 @@
-"""What is said on standard error while answers come: a line that counts, or one line per case.
+"""Progress on standard error while answers come: a line that counts, or one line per case.
 
     case 5 of 42, 3 s                                            on a terminal
     tanh-deep         right  15.8 digits  off by 1.6e-16  0.2 s  with -v

@@ -12,7 +12,7 @@ A question is one line of JSON, and so is an answer:
 or {"id": …, "error": "why not"}; in the order of the questions. `spec` tells every field. The id says which suite,
 dtype and seed it belongs to, so that `check` needs to be told nothing.
 
-What a program writes to standard error is shown as it comes, and `print` in a Python function is such writing. A
+The standard error of a program is shown as it comes, and so is the output of `print` in a Python function. A
 program and all that it has started end with the check, however that ends (`guard`); a Python function is imported in
 its own process alone (`worker`), and can say nothing to this one but its answers.
 """
@@ -56,7 +56,7 @@ class Broken(Exception):
 
 
 def token(suite: str, dtype: str, capabilities: Iterable[str], seed: int, algorithm: str = "maml") -> str:
-    """What an id begins with: everything `check` must know to have asked the same."""
+    """The beginning of an id: everything `check` must know to have asked the same."""
     return f"{suite}:{dtype}:{seed}:{'+'.join(capabilities)}" + ("" if algorithm == "maml" else f":{algorithm}")
 
 
@@ -197,7 +197,7 @@ def lines_from(stream: BinaryIO, timeout: float, over: Callable[[], bool] = lamb
     """The lines of a stream, as they come.
 
     Args:
-        over: whether no more are expected, though a program that was left behind may hold the stream open.
+        over: whether no further answers are expected, though a program that was left behind may hold the stream open.
 
     Raises:
         Broken: no whole line came for `timeout` seconds; a line, or all of it, is too long; not UTF-8.
@@ -291,7 +291,7 @@ def check_program(
 
     Raises:
         OSError: the program cannot be started.
-        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is none.
+        ValueError: an unknown suite, algorithm, dtype, capability or case; a time-out that is no positive number.
         Tampered: the vectors are not those that shipped, or not what the engine computes here.
     """
     timeout, capabilities, only, watch = seconds(timeout), tuple(capabilities), tuple(cases), watch or Watch()
@@ -346,7 +346,7 @@ def _ending(program: Guarded) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """What the pytest plugin starts: check a function as `arguments[0]` says in JSON, and print the report in JSON."""
+    """Entry point for the pytest plugin: check a function as `arguments[0]`, a JSON, says; print a JSON report."""
     settings = json.loads(arguments[0])
     with signals_end(), Screen() as screen:
         watch = Watch(fail_fast=settings.pop("fail_fast"))

@@ -1,11 +1,12 @@
 """`pytest --maml-oracle=package.module:function`: one test per case.
 
 With no path on the command line the oracle's tests are the only ones, and nothing else is collected. `-k tanh` asks
-only the cases of that name; `-x` stops at the first wrong one. What the candidate prints is its tests' captured
+only the cases of that name; `-x` stops at the first wrong one. The output of the candidate is its tests' captured
 standard error. `--maml-oracle-json=FILE` saves the report; JUnit and the rest are pytest's own.
 
 The candidate is not imported here, nor is it judged here: a process of its own judges (`protocol.main`), and the
-candidate is in a third one. What a conftest.py or a test imports is in pytest's own process, which nothing can protect.
+candidate is in a third one. Imports of a conftest.py or of a test are in pytest's own process, which nothing can
+protect.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import pytest
 def pytest_addoption(parser):
     group = parser.getgroup("maml-oracle", "is this the exact MAML gradient?")
     group.addoption("--maml-oracle", metavar="MODULE:FUNCTION", help="check this function: one test per case")
-    group.addoption("--maml-oracle-algorithm", default="maml", metavar="NAME", help="whose meta-gradient (maml)")
-    group.addoption("--maml-oracle-suite", default="core", choices=("core", "full", "fresh"), help="which cases (core)")
-    group.addoption("--maml-oracle-dtype", default="float64", choices=("float64", "float32"), help="(float64)")
+    group.addoption("--maml-oracle-algorithm", default="maml", metavar="NAME", help="the algorithm to ask for (maml)")
+    group.addoption("--maml-oracle-suite", default="core", choices=("core", "full", "fresh"), help="its cases (core)")
+    group.addoption(
+        "--maml-oracle-dtype", default="float64", choices=("float64", "float32"), help="dtype of the cases (float64)"
+    )
     group.addoption("--maml-oracle-capability", action="append", default=[], help="see tinymaml.oracle.CAPABILITIES")
     group.addoption("--maml-oracle-timeout", type=float, default=60.0, help="seconds for one case (60)")
-    group.addoption("--maml-oracle-seed", type=int, help="of the new cases (another each time)")
+    group.addoption("--maml-oracle-seed", type=int, help="seed of the new cases (another each time)")
     group.addoption("--maml-oracle-json", metavar="FILE", help="save the report")
 
 

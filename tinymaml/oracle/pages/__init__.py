@@ -1,4 +1,4 @@
-"""What a person reads: the report and what it shows, a case laid out, and the specification.
+"""Texts for a person: the report and what it shows, a case laid out, and the specification.
 
 report     a verdict in words, and as JSON        snippet    a case as a program that runs
 show       a case, step by step                   diff       an answer beside the right one

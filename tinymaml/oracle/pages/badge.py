@@ -44,14 +44,14 @@ FACES = {
 
 
 def face(report: Report) -> dict:
-    """What the badge shows, in the fields of shields.io's endpoint (https://shields.io/badges/endpoint-badge)."""
+    """The content of the badge, in the fields of shields.io's endpoint (https://shields.io/badges/endpoint-badge)."""
     message, color = FACES[report.verdict]
     label = "meta-gradient" if report.algorithm == "maml" else f"meta-gradient ({report.algorithm})"
     return {"schemaVersion": 1, "label": label, "message": message.format(bug=report.bug), "color": color}
 
 
 def facts(report: Report, seconds: float) -> dict:
-    """What was checked, by what, when, and what came of it."""
+    """The record behind the badge: what was checked, by what, when, and with what result."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "tinymaml": __version__, "versions": VERSIONS, "suite": report.suite, "dtype": report.dtype,

@@ -2,8 +2,8 @@
 
     print(diff(case, ask_one("module:fn", case)))        what `tinymaml oracle show CASE --mine module:fn` prints
 
-Whatever came is compared: the trace (θₖ, L_s, g_s of every step, L_q, g_q), `adapted`, `losses`, the meta-loss and the
-meta-gradient. The first that differs is marked: what comes after it follows from it.
+Every part of an answer is compared: the trace (θₖ, L_s, g_s of every step, L_q, g_q), `adapted`, `losses`, the
+meta-loss and the meta-gradient. The first that differs is marked; later differences follow from it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def diff(case: Case, answer: Answered) -> str:
 def ask_one(
     target: str, case: Case, timeout: float = 60.0, echo: Callable[[bytes], None] | None = None
 ) -> Answered:  # fmt: skip
-    """What the function "package.module:name" answers to one case, from a process of its own.
+    """Ask the function "package.module:name" about one case, in a process of its own.
 
     Args:
         echo: is given what it writes to standard error, as it comes.
@@ -86,7 +86,7 @@ def agree(case: Case, answer: Answered) -> bool:
 
 
 def quantities(case: Case, answer: Answered) -> Iterator[Quantity]:
-    """What came, in the order in which it is computed."""
+    """The parts of an answer, in the order in which they are computed."""
     with np.errstate(all="ignore"):
         ways = run(case).trace if case.algorithm == "maml" else []
     for t, way in enumerate(ways):
@@ -102,7 +102,7 @@ def quantities(case: Case, answer: Answered) -> Iterator[Quantity]:
 
 
 def _given(answer: Answered, t: int) -> dict:
-    """What came for task t, by the names of the trace; `losses` and `adapted` where the trace lacks them."""
+    """The answer for task t, by the names of the trace; `losses` and `adapted` where the trace lacks them."""
     found: dict = {}
     for name, whole in (("adapted", answer.adapted), ("losses", answer.losses)):
         if whole is not None and t < len(whole):
@@ -135,7 +135,7 @@ def _of_task(case: Case, t: int, way: dict, given: dict) -> Iterator[Quantity]:
 
 
 def _quantity(case: Case, where: str, name: str, got, k: int | None, right) -> Quantity:
-    """What came for a quantity, at step k; what cannot be read is wrong."""
+    """The answer for a quantity, at step k; one that cannot be read is wrong."""
     right = {n: np.asarray(r, np.float64) for n, r in (right if isinstance(right, dict) else {"": right}).items()}
     try:
         if k is not None and k >= len(got):
@@ -225,7 +225,7 @@ def _summary(case: Case, answer: Answered, seen: list[Quantity]) -> list[str]:
             more = f", and {len(names) - 4} more mistakes" if len(names) > 4 else ""
             lines += _wrapped(f"In this case your meta-gradient is that of {', '.join(names[:4])}{more}.", 2)
     if wrong and wrong[0].name == "meta_grad" and answer.meta_loss is not None:
-        lines += _wrapped("What is computed before it is right; its derivative is not.", 2)
+        lines += _wrapped("All values before it are right; their derivative is not.", 2)
     elif wrong and not answer.trace:
         lines += _wrapped('With "trace" in your answer, the first difference is found where it arises.', 2)
     return lines

@@ -1,4 +1,4 @@
-"""What an oracle says: a verdict, the cause, where to look; for a person (`print`) and for a program (`to_json`)."""
+"""The oracle's report: a verdict, the cause, where to look; for a person (`print`) and a program (`to_json`)."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Report:
         return [f"{self.verdict}" + (f"  {self.bug}" if self.bug else ""), *_wrapped(self._sentence(), 2)]
 
     def _sentence(self) -> str:
-        """What is wrong, in one sentence; equal clauses are said once."""
+        """Name the errors in one sentence; equal clauses are said once."""
         clauses = list(dict.fromkeys(filter(None, self.explanation.split("; "))))
         if not clauses or self.verdict in ("CORRECT_OTHER_CONVENTION", "IMPRECISE"):
             clauses = [VERDICTS[self.verdict] + (":" if clauses else ""), *clauses]
@@ -163,7 +163,7 @@ class Report:
         return [f"{several}in PyTorch, {mistake.torch}", f"{several}in JAX, {mistake.jax}"]
 
     def _covered(self) -> list[str]:
-        """What CORRECT rests on, and what it leaves open."""
+        """Say what CORRECT rests on, and what it leaves open."""
         lines, seen = [], self.covered
         if self.cases:
             worst, off = max(self.cases, key=lambda c: c.error), max(self.cases, key=lambda c: c.relative)
@@ -224,7 +224,7 @@ class Report:
         return lines + self._skipped()
 
     def _skipped(self) -> list[str]:
-        """What was left out for want of a capability, with the flag that adds it."""
+        """Name the cases that were left out for want of a capability, with the flag that adds it."""
         said = [f"{_count(n, 'case')} (--capability {what})" if what in CAPABILITIES else
                 f"{_count(n, 'case')} that {what} alone can judge" for what, n in self.skipped.items()]  # fmt: skip
         return _beside("skipped", "; ".join(said)) if said else []

@@ -37,7 +37,7 @@ def find(name: str) -> Case:
     """The case of that id, with its answer. Ids as `gen` prints them, "suite:dtype:seed:/id", are understood too.
 
     Raises:
-        ValueError: there is none; names those with similar ids.   Tampered: the vectors are not those that shipped.
+        ValueError: no such case; names those with similar ids.   Tampered: the vectors are not those that shipped.
     """
     prefix, _, rest = name.partition("/")
     dtype = "float32" if ":float32:" in prefix else "float64"
@@ -303,7 +303,7 @@ def _fraction(x: Fraction) -> str:
 
 
 def _mistakes(case: Case) -> list[str]:
-    """What each gives, nearest first, under the exact gradient; then what cannot be seen here."""
+    """The result of each mistake under the exact gradient, nearest first; then those that cannot be seen here."""
     answer = case.answer
     assert answer is not None
     right = flat(answer.meta_grad)

@@ -133,7 +133,7 @@ def algorithms() -> dict[str, dict]:
 
 
 def limits() -> dict[str, float]:
-    """What a program must keep to."""
+    """The rules that a program must keep."""
     silence = inspect.signature(protocol.check_program).parameters["timeout"].default
     return {"seconds of silence": silence, "seconds to end": protocol.GRACE, "bytes per line": protocol.LONGEST_LINE,
             "bytes in all": protocol.MOST_OUTPUT}  # fmt: skip
@@ -320,9 +320,9 @@ def _judged() -> list[str]:
         *_paragraph(
             f"The program is stopped after {most['seconds of silence']:g} seconds without an answer (`--timeout`), "
             f"after a line of {most['bytes per line'] >> 20} MiB, or {most['bytes in all'] >> 20} MiB in all, and "
-            f"{most['seconds to end']:g} seconds after its last answer. What is missing, out of order or of another "
-            "shape, a line that is not JSON, or a version with another major number is a PROTOCOL_ERROR, which says "
-            "what was seen and what was wanted, and repeats the end of standard error."
+            f"{most['seconds to end']:g} seconds after its last answer. An answer that is missing, out of order "
+            "or of another shape, a line that is not JSON, or a version with another major number is a PROTOCOL_ERROR, "
+            "which says what was seen and what was wanted, and repeats the end of standard error."
         ),
         "Verdicts",
         *_table(list(VERDICTS.items())),

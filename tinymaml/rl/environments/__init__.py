@@ -6,8 +6,8 @@
     observations, info = environment.reset(seed=0, options=options)          (60, 2)
     observations, rewards, terminated, truncated, info = environment.step(actions)
 
-`reset` and `step` are those of Gymnasium's vector environments, which can stand in their place: see `vector`. What an
-environment has beside them:
+`reset` and `step` are those of Gymnasium's vector environments, which can stand in their place: see `vector`. An
+environment has besides:
 
     num_envs             how many there are
     observation_shape    of one observation
@@ -16,7 +16,7 @@ environment has beside them:
     draw(rng, tasks)     → {name: (tasks, …)}: what tells tasks apart. `reset` takes it as its options, with a row per
                          environment. Its arrays are all that an environment knows of its task
 
-An episode ends where `terminated` or `truncated` says so. What an environment returns after that is not looked at, so
+An episode ends when `terminated` or `truncated` says so. Results of an environment after that are not looked at, so
 that it may begin anew, stand still, or wait for a reset. Adding one is a file, and a line in `WORLDS`. Read next:
 `point`.
 """

@@ -7,7 +7,7 @@ Any vector environment of Gymnasium whose observations are numbers, and whose ac
 stand in the place of our own. `Box` actions are scaled: the policy's [−1, 1] is the range of the environment, and what
 is beyond is clipped, as in rllab's `normalize`.
 
-What happens after the end of an episode depends on `autoreset_mode`: the environment begins anew in the next step
+After the end of an episode `autoreset_mode` decides: the environment begins anew in the next step
 (NEXT_STEP) or in the same one (SAME_STEP), or waits to be reset (DISABLED), which is done here. A batch is the same in
 all of them, since nothing of a trajectory is looked at after its end.
 """

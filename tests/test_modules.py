@@ -9,7 +9,10 @@ import pytest
 import tinymaml
 
 PACKAGE = Path(tinymaml.__file__).parent
-REFERENCE = ["nest", "engine", "description", "ops", "kernels", "numpy_api", "nn", "inputs", "per_task", "maml", "flat"]
+REFERENCE = [
+    "nest", "arrays", "axes", "modes", "differentiable", "engine", "description", "primitives", "ops", "kernels",
+    "numpy_api", "nn", "layers", "inputs", "per_task", "maml", "flat",
+]  # fmt: skip
 
 
 @cache

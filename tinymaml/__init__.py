@@ -1,19 +1,23 @@
 """tinymaml: exact second-order MAML in pure NumPy, small enough to read and proved right.
 
-Read in this order; the first four, after `nest`, are everything there is to understand:
+Read in this order; the first sitting, after `nest`, is everything there is to understand, in less than 1,000 lines:
 
     nest         dicts, lists and tuples of arrays
     engine       Tensor, Primitive, grad, vjp, jvp, hvp             ┐
-    ops          the primitives, each with its rule                 │  the first sitting
-    nn           layers and losses, composed of them                │
-    maml         adapt, meta_loss, meta_value_and_grad              ┘
-    numpy_api/   NumPy's functions on tensors, by subject
+    primitives   what MAML's gradients are made of, and the rules   │
+    nn           layers and losses, composed of them                │  the first sitting
+    maml         adapt, meta_loss, meta_value_and_grad              │
+    numpy_api/   … table: how np.tanh reaches a tensor              ┘
+
+    numpy_api/   NumPy's functions on tensors, by subject            ops        all primitives, conventions at kinks
     per_task     what is done for one task, done for all             flat       memory that does not grow with K
     inputs       what a function of tasks accepts, and refuses       optim      SGD, momentum, Adam
+    layers       pooling, embeddings, sigmoids                       normalise  batch norm and its kin, dropout
     check        is a derivative right, at any order?                init       initialisers
     arrays       what becomes an array, and what is refused          diagnose   where a NaN comes from
-    normalise    batch norm and its kin, dropout
-    description  what programs know about a primitive                kernels    NumPy twins of loops in machine code
+    modes        recording, and complex steps                        kernels    NumPy twins of loops in machine code
+    description  what programs know about a primitive                axes       as NumPy takes them
+    differentiable  what can be differentiated, and what is refused
 
     algorithms/  one file each, like its paper                       families/  where tasks come from: sine waves, …
     networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation

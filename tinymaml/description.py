@@ -4,8 +4,8 @@
 
 is all that is needed to differentiate tanh, to record it, and to compile it. The engine reads no description: without
 one, a primitive is differentiated like any other, and a program that contains it is replayed in NumPy. To add a
-primitive, define it in `ops` and give it a case in `tests/test_ops.py`; if it has a kernel of its own, write that in
-`kernels` (NumPy) and `programs.machine`.
+primitive, define it in the file of its subject in `numpy_api` and give it a case in `tests/cases_….py`; if it has a
+kernel of its own, write that in `kernels` (NumPy) and `programs.machine`.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ import operator
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Tensor, value_of
 from .cumulative import products
 from .indexing import along, ravelled
+from .refused import decide, known
 from .shapes import concatenate, moveaxis, stack
-from .table import as_array, decide, known, numpy_function, one_axis
+from .table import as_array, numpy_function
 
 # ── elements put in, or left out ────────────────────────────────────────────────────────────────────────────────────
 

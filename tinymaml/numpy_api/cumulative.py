@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Primitive, stop_gradient
 from .indexing import along, ravelled
-from .table import as_array, numpy_function, one_axis
+from .table import as_array, numpy_function
 
 
 def _recurrence(a, b):

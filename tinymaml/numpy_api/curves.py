@@ -9,8 +9,9 @@ from ..engine import value_of
 from .complexes import conjugate, of_complex
 from .indexing import getitem, ravelled
 from .reductions import double
+from .refused import known
 from .sorting import argsort, searchsorted
-from .table import as_array, known, numpy_function
+from .table import as_array, numpy_function
 
 
 @numpy_function(np.interp)

@@ -18,8 +18,9 @@ from .decompositions import inverse
 from .matrices import diagonal, trace
 from .products import dot, matmul, outer, tensordot
 from .reductions import floating, max, min
+from .refused import decide, unsupported
 from .shapes import moveaxis
-from .table import as_array, decide, numpy_function, unsupported
+from .table import as_array, numpy_function
 
 # NumPy's named tuples, of which it does not publish the names
 _EigResult, _EighResult, _SVDResult, _QRResult, _SlogdetResult = (

@@ -25,7 +25,8 @@ from .reductions import (
     turned,
     var,
 )
-from .table import as_array, numpy_function, warn_where
+from .refused import warn_where
+from .table import as_array, numpy_function
 
 
 def without_nan(a, fill):

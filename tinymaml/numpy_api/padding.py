@@ -12,8 +12,9 @@ from .building import linspace
 from .indexing import along
 from .quantiles import median
 from .reductions import max, mean, min
+from .refused import unsupported
 from .shapes import moveaxis
-from .table import as_array, numpy_function, unsupported
+from .table import as_array, numpy_function
 
 STATISTICS = {"maximum": max, "minimum": min, "mean": mean, "median": median}
 KEYWORDS = {

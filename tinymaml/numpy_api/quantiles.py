@@ -17,8 +17,9 @@ from ..engine import value_of
 from .complexes import of_complex
 from .indexing import getitem, take_along_axis
 from .reductions import double, sum, weights_like
+from .refused import known, warn_where
 from .sorting import argsort
-from .table import as_array, known, numpy_function, warn_where
+from .table import as_array, numpy_function
 
 
 class Sorted:

@@ -1,6 +1,6 @@
 """Reductions over all axes, one, or several: sums, means, products, the largest; covariances.
 
-Their signatures are NumPy's. `out=` is there for its position alone, and is refused by `table.refuse_out`.
+Their signatures are NumPy's. `out=` is there for its position alone, and is refused by `refused.refuse_out`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import builtins
 import numpy as np
 
 from .. import ops
+from ..axes import reduced
 from ..engine import stop_gradient, value_of
 from ..ops import normal_axes
 from .complexes import conjugate, imag, of_complex, real
 from .cumulative import products
-from .table import as_array, known, numpy_function, warn_where
+from .refused import known, warn_where
+from .table import as_array, numpy_function
 
 # ── sums, means, products ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -219,7 +221,7 @@ def max(a, axis=None, out=None, keepdims=False, initial=None, where=True):
         return ops.max(a, axis, keepdims)
     initial, a = number(initial, a.dtype), chosen(a, where, least(a.dtype))
     if not _count(a, axis):
-        return np.full(ops._reduced(a.shape, axis=axis, keepdims=keepdims), initial, a.dtype)
+        return np.full(reduced(a.shape, axis=axis, keepdims=keepdims), initial, a.dtype)
     return ops.maximum(ops.max(a, axis, keepdims), initial)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Tensor, alias
 from ..ops import normal_axes
 from .indexing import along
-from .table import as_array, numpy_function, one_axis, unsupported
+from .refused import unsupported
+from .table import as_array, numpy_function
 
 numpy_function(np.shape)(lambda a: a.shape)
 numpy_function(np.ndim)(lambda a: a.ndim)

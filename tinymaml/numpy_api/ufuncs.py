@@ -11,12 +11,14 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis, reduced
 from .cumulative import cumprod, cumsum, running
 from .indexing import along
 from .quantiles import Sorted
 from .reductions import all_, any_, max, min, number, prod, sum, ufunc_axes
+from .refused import unsupported
 from .shapes import moveaxis
-from .table import METHODS, as_array, one_axis, ours_for, unsupported
+from .table import METHODS, as_array, ours_for
 
 REDUCE = {np.add: sum, np.multiply: prod}
 REDUCE_WITHOUT_DTYPE = {np.maximum: max, np.minimum: min}
@@ -69,7 +71,7 @@ def reduce(ufunc, array, axis=0, dtype=None, out=None, keepdims=False, initial=N
     array = _as_combined(ufunc, array, dtype)
     ufunc.reduce(np.ones((1,) * array.ndim, array.dtype).real, axis)  # NumPy's own error
     axes = ufunc_axes(axis, array.ndim)
-    shape = ops._reduced(array.shape, axis=axes, keepdims=keepdims)
+    shape = reduced(array.shape, axis=axes, keepdims=keepdims)
     rows = list(Sorted.flat(array, axes))
     if not rows and initial is None:
         return ufunc.reduce(np.zeros(array.shape, array.dtype), axis, keepdims=keepdims)  # the identity, or an error

@@ -35,7 +35,7 @@ INTERNAL = {
     "tinymaml.layers.check_integers", "tinymaml.layers.check_labels", "tinymaml.layers.check_pool",
     "tinymaml.layers.check_same", "tinymaml.layers.padding_of", "tinymaml.layers.windows", "tinymaml.maml.inner_step",
     "tinymaml.nest.closed", "tinymaml.nest.opened", "tinymaml.per_task.as_wanted",
-    "tinymaml.per_task.name_of", "tinymaml.per_task.outlined", "tinymaml.per_task.over", "tinymaml.rl.exact.copies_of",
+    "tinymaml.per_task.outlined", "tinymaml.per_task.over", "tinymaml.rl.exact.copies_of",
     "tinymaml.rl.exact.of_batches", "tinymaml.rl.tabular.batch_of",
 }  # fmt: skip
 

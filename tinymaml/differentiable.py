@@ -23,7 +23,7 @@ from .modes import analytic
 from .nest import tree_map
 
 
-def floating(x, path: str):
+def as_differentiable(x, path: str):
     """x, to be differentiated with respect to: a tensor or an array; a list or an array of tensors becomes one.
 
     Raises:
@@ -73,7 +73,7 @@ def positions(f: Callable, argnums, args: tuple) -> tuple[int, ...]:
     """
     given = tuple(map(operator.index, argnums if isinstance(argnums, (tuple, list)) else (argnums,)))
     if any(not -len(args) <= i < len(args) for i in given):
-        raise ValueError(f"argnums={argnums}, but {spoken(f)} was called with {len(args)} positional arguments")
+        raise ValueError(f"argnums={argnums}, but {name_of(f)} was called with {len(args)} positional arguments")
     wanted = tuple(i % len(args) for i in given)
     if len({*wanted}) < len(wanted):
         raise ValueError(f"argnums={argnums} names an argument twice")
@@ -88,8 +88,8 @@ def in_tuple(args) -> tuple:
 def check_result(f: Callable, out, has_aux: bool) -> None:
     """Refuse what has no gradient: see `check_scalar`; with `has_aux`, also what is no pair (scalar, aux)."""
     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-        raise ValueError(f"{spoken(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
-    check_scalar(spoken(f), out[0] if has_aux else out)
+        raise ValueError(f"{name_of(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
+    check_scalar(name_of(f), out[0] if has_aux else out)
 
 
 def check_scalar(name: str, value) -> None:
@@ -147,6 +147,6 @@ def _zero(x):
     return np.zeros(x.shape, x.dtype) if is_tensor(x) or isinstance(x, np.ndarray) else 0
 
 
-def spoken(f: Callable) -> str:
+def name_of(f: Callable) -> str:
     """The name by which errors call f; that of f in grad(f)."""
-    return spoken(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
+    return name_of(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)

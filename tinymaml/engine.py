@@ -47,7 +47,7 @@ import numpy as np
 
 from .arrays import stacked, unchanging
 from .description import Description
-from .differentiable import called, check_result, cotangent_like, floating, in_tuple, positions, unit_cotangent
+from .differentiable import as_differentiable, called, check_result, cotangent_like, in_tuple, positions, unit_cotangent
 from .modes import HasOperators, analytic, current_recording, evaluation, recorded, refusal  # noqa: F401
 from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 
@@ -229,7 +229,7 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable
 
 def _leaf(x, path: str) -> Tensor:
     """The leaf for x: of a tensor an alias, through which an outer derivative goes on; of an array a new tensor."""
-    x = floating(x, path)
+    x = as_differentiable(x, path)
     if _is_tensor(x):
         return alias(x)
     if isinstance(x, Tensor):

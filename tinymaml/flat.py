@@ -28,7 +28,7 @@ class Parts(NamedTuple):
     back: Callable
 
 
-def run(parts: Parts, moves: Iterator[str], params: Nest, support: tuple, query: tuple) -> tuple:
+def run_parts(parts: Parts, moves: Iterator[str], params: Nest, support: tuple, query: tuple) -> tuple:
     """(L_q(θ_K), ∏(I − αHₖ) g_q): the parts, in the order of `moves`."""
     thetas, k = [], 0
     for move in moves:
@@ -108,7 +108,7 @@ class InParts:
 
     def of_task(self, params: Nest, support: Nest, query: Nest, inner_lr: Nest) -> tuple:
         """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q."""
-        return run(self.parts(inner_lr), self.moves(), params, support, query)
+        return run_parts(self.parts(inner_lr), self.moves(), params, support, query)
 
     def parts(self, inner_lr: Nest) -> Parts:
         support_loss = scalar_of(self.loss, self.has_aux)

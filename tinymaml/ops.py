@@ -132,7 +132,7 @@ def _logaddexp(x, y):
     return m + np.log(np.exp(x - m) + np.exp(y - m))
 
 
-def share(exp, x, y, z):
+def logaddexp_share(exp, x, y, z):
     """eˣ⁻ᶻ, the share of x in eᶻ = eˣ + eʸ, and its share in max(x, y) where z is infinite; with `exp2`, 2ˣ⁻ᶻ."""
     far = isinf(z)
     return where(far, above(x, y, tie=0.5, dtype=z.dtype), exp(where(far, 0, x - z)))
@@ -140,7 +140,8 @@ def share(exp, x, y, z):
 
 # z = log(eˣ + eʸ):  ∂z/∂x = eˣ⁻ᶻ.  It is smooth at ties and stable anywhere: softplus and sigmoid are made of it
 logaddexp = elementwise("logaddexp", _logaddexp,
-                        lambda g, z, x, y: g * share(exp, x, y, z), lambda g, z, x, y: g * share(exp, y, x, z),
+                        lambda g, z, x, y: g * logaddexp_share(exp, x, y, z),
+                        lambda g, z, x, y: g * logaddexp_share(exp, y, x, z),
                         loop="{type}(machine.logaddexp({}, {}))")
 
 # z = min(x, y)

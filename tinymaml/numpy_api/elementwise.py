@@ -102,8 +102,8 @@ def _logaddexp2(x, y):
 
 # z = log₂(2ˣ + 2ʸ):  ∂z/∂x = 2ˣ⁻ᶻ
 logaddexp2 = elementwise("logaddexp2", _continued(np.logaddexp2, _logaddexp2),
-                         lambda g, z, x, y: g * ops.share(exp2, x, y, z),
-                         lambda g, z, x, y: g * ops.share(exp2, y, x, z),
+                         lambda g, z, x, y: g * ops.logaddexp_share(exp2, x, y, z),
+                         lambda g, z, x, y: g * ops.logaddexp_share(exp2, y, x, z),
                          loop="{type}(machine.logaddexp2({}, {}))")
 
 # z = x − y ⌊x / y⌋, and x − y trunc(x / y)

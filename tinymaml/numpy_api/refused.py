@@ -68,12 +68,12 @@ def decide(x: Tensor, what: str, instead: str = "use np.where"):
     return x.value
 
 
-def known(x) -> bool:
+def can_be_read(x) -> bool:
     """Can the value be read? Not while a program is recorded. It may decide on a warning or an error of NumPy's."""
     return not isinstance(x, Tensor) or type(x) is Tensor
 
 
 def warn_where(condition, message: str) -> None:
     """NumPy's warning, if the condition is known to hold anywhere."""
-    if known(condition) and np.any(value_of(condition)):
+    if can_be_read(condition) and np.any(value_of(condition)):
         warnings.warn(message, RuntimeWarning, stacklevel=6)

@@ -70,7 +70,7 @@ def _backwards(x: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-def features(observations: np.ndarray) -> np.ndarray:
+def baseline_features(observations: np.ndarray) -> np.ndarray:
     """(o, o², t, t², t³, 1) of each step (Duan et al., 2016): (…, H, d) → (…, H, 2d + 4).
 
     t is the number of the step / 100, and o is clipped to ± 10.
@@ -107,21 +107,21 @@ def fit(observations: np.ndarray, returns: np.ndarray, mask: np.ndarray, ridge: 
     >>> np.allclose(predict(fit(observations, returns, np.ones((20, 5))), observations), returns, atol=1e-4)
     True
     """
-    phi = np.where(mask[..., None] > 0, features(observations), 0).astype(float)
+    phi = np.where(mask[..., None] > 0, baseline_features(observations), 0).astype(float)
     phi, g = phi.reshape(*phi.shape[:-3], -1, phi.shape[-1]), _kept(returns, mask).astype(float)
     transposed = np.swapaxes(phi, -1, -2)
     gram = transposed @ phi + ridge * np.eye(phi.shape[-1])
     return np.linalg.solve(gram, transposed @ g.reshape(*g.shape[:-2], -1, 1))[..., 0]
 
 
-def predict(weights: np.ndarray, observations: np.ndarray) -> np.ndarray:
+def predicted_returns(weights: np.ndarray, observations: np.ndarray) -> np.ndarray:
     """b_t = w·φ(o_t, t): (…, 2d + 4) and (…, N, H, d) → (…, N, H), in the dtype of the observations.
 
     >>> from tinymaml.rl.returns import predict
     >>> predict(np.array([2.0, 0.0, 0.0, 0.0, 0.0, 1.0]), np.array([[[3.0], [4.0]]]))  # 2 o + 1
     array([[7., 9.]])
     """
-    values = features(observations) @ weights[..., None, :, None]
+    values = baseline_features(observations) @ weights[..., None, :, None]
     return values[..., 0].astype(observations.dtype)
 
 

@@ -114,11 +114,12 @@ SHARED = {
     "table": "as a person reads it, in lines",
     "write": "writes a file that is whole or not there",
 }  # fmt: skip
-# Names with two meanings of which none can be given up: one is NumPy's, an interface's or a user's.
+# Names with two meanings that stay, mostly since one of them is NumPy's or an interface's.
 TWO_MEANINGS = {
     "choose": "np.choose; what a loop's `where` compiles to",
     "clipped": "a gradient that is clipped; the oracle's search for what was clipped",
     "gradient": "np.gradient, by differences on a grid; the meta-gradient of an algorithm of the oracle's family",
+    "named": "the parameter in a place of a case; the oracle's report on mistakes of these names",
     "outer": "np.outer; the outer step that an algorithm brings",
     "shared": "the shared inputs that an algorithm brings; what the wrong cases of a report have in common",
     "size": "np.size; of a case its parameters × tasks × steps",

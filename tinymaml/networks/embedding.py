@@ -56,8 +56,8 @@ def embedding_mlp(vocabulary: int, embed: int, hidden: Sequence[int], outputs: i
     Raises:
         ValueError: a width, or a count, is no integer of at least 1; `features` may be 0, too.
 
-    >>> from tinymaml.networks.embedding import embedding
-    >>> net = embedding(vocabulary=1000, embed=16, hidden=(8,), outputs=2)
+    >>> from tinymaml.networks.embedding import embedding_mlp
+    >>> net = embedding_mlp(vocabulary=1000, embed=16, hidden=(8,), outputs=2)
     >>> params = net.init(np.random.default_rng(0), np.float32)
     >>> x = {"ids": np.array([[7, 9, 0]]), "weights": np.array([[1, 1, 0]], np.float32)}  # words 7 and 9
     >>> net.apply(params, x).shape

@@ -184,8 +184,8 @@ def box(x):
 def decayed_sums(logp, decay: float = 1.0):
     """w_t = λ w_{t−1} + log π_t = Σ_{s≤t} λ^{t−s} log π_s, along the last axis.
 
-    >>> from tinymaml.rl.surrogates import carried
-    >>> carried(np.array([1.0, 1.0, 1.0])), carried(np.array([1.0, 1.0, 1.0]), 0.5)
+    >>> from tinymaml.rl.surrogates import decayed_sums
+    >>> decayed_sums(np.array([1.0, 1.0, 1.0])), decayed_sums(np.array([1.0, 1.0, 1.0]), 0.5)
     (array([1., 2., 3.]), array([1.  , 1.5 , 1.75]))
     """
     if decay == 1:

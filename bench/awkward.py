@@ -104,7 +104,7 @@ def recipes() -> list[Recipe]:
     return found
 
 
-WITH_LAYERS = ("tinymaml.nn", "tinymaml.normalise")
+WITH_LAYERS = ("tinymaml.nn", "tinymaml.layers", "tinymaml.normalise")
 
 
 def layers() -> list[str]:

@@ -133,7 +133,7 @@ def page() -> str:
     parts += ["## scipy.special (`special.py`)\n", "SciPy's own ufuncs take tensors.\n"]
     parts += [*rows(special.SCIPY, lambda f: f"scipy.special.{f.__name__}", cases), ""]
     public = [f for n, f in sorted(vars(nn).items()) if inspect.isfunction(f) and not n.startswith("_")
-              and f.__module__ in ("tinymaml.nn", "tinymaml.normalise")]  # fmt: skip
+              and f.__module__ in ("tinymaml.nn", "tinymaml.layers", "tinymaml.normalise")]  # fmt: skip
     parts += ["## tm.nn\n", "| function | |", "| --- | --- |"]
     parts += [f"| `nn.{f.__name__}({arguments(f, f)})` | {said(f)} |" for f in public]
     methods = sorted(n for n in vars(Tensor) if not n.startswith("_") and n not in Tensor.__slots__)

@@ -282,7 +282,8 @@ def _ranked(ax, rows: dict[str, Row], order: list[str]) -> None:
         tick.set_color(rows[label].colour)
     ax.tick_params(axis="y", length=0)
     ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="query mean squared error")
-    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=f"after {style.count(k, 'step')}")[0] for k in AFTER]
+    labels = {k: f"after {style.in_number(k, 'step')}" for k in AFTER}
+    marks = [ax.plot([], [], AFTER[k], color="0.35", ms=4.5, label=labels[k])[0] for k in AFTER]
     marks += [ax.plot([], [], "|", color="0.35", ms=9, label="a seed")[0]]
     marks += [ax.plot([], [], color="0.35", lw=3, alpha=0.35, label="95 % over tasks")[0]]
     ax.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 1.09), ncols=len(marks), fontsize=7,

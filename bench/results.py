@@ -170,7 +170,7 @@ def table(settings: dict[str, Records]) -> str:
         first = next(iter(some.values()))
         for name, record in some.items():
             k = record["judged_after"]
-            cells = [*(_cell(record, k) for k in COLUMNS), f"**{_cell(record, k)}** ({style.count(k, 'step')})"]
+            cells = [*(_cell(record, k) for k in COLUMNS), f"**{_cell(record, k)}** ({style.in_number(k, 'step')})"]
             rows.append([EVERY[name].label, *cells, _verdict(record), _seconds(record), _command(record)])
         for row in baselines_of(some):
             value = _value(row["mean"], row["ci95"], first)
@@ -272,7 +272,7 @@ def over_steps(system: str, settings: dict[str, Records]) -> Figure:
     counts = sorted({record["tasks"] for some in settings.values() for record in some.values()})
     tasks = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     seeds = max(len(record["runs"]) for some in settings.values() for record in some.values())
-    said = f"{tasks} test tasks, mean over {style.count(seeds, 'seed')}, bands: 95 % over tasks"
+    said = f"{tasks} test tasks, mean over {style.in_number(seeds, 'seed')}, bands: 95 % over tasks"
     figure.suptitle(f"{system} · {said}", x=0.01, ha="left")
     return figure
 

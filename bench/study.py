@@ -19,7 +19,7 @@ from tinymaml.files import write_atomically
 from tinymaml.runs import Run
 from tinymaml.runs.loop import configuration
 from tinymaml.runs.loop import train as to_its_end
-from tinymaml.runs.settings import Config, paths
+from tinymaml.runs.settings import Config, path_options
 
 from . import timing
 
@@ -48,7 +48,7 @@ def train(config: Config, out: Path) -> None:
     started = (out / "config.json").exists()
     if started:
         kept = Run.open(out)
-        if configuration(kept).changed(**{name: config[name] for name in paths(config)}) != config:
+        if configuration(kept).changed(**{name: config[name] for name in path_options(config)}) != config:
             raise ValueError(f"{out} was trained with other settings: remove it, or take other --runs")
         if max(kept.checkpoints(), default=0) == config.outer.iterations:
             return

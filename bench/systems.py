@@ -28,7 +28,7 @@ from tinymaml.runs import Run
 from tinymaml.runs.adaptation import measured
 from tinymaml.runs.compare import compare, untrained
 from tinymaml.runs.loop import restore, validation_tasks
-from tinymaml.runs.settings import Config, paths
+from tinymaml.runs.settings import Config, path_options
 
 from . import study, timing
 
@@ -251,7 +251,7 @@ def judged_after(name: str, files: list[str], runs: list[dict[str, Any]], where:
 
 def decisive(config: Config) -> dict[str, Any]:
     """The options of a run, except the places of files and its seed."""
-    return {key: value for key, value in config.options().items() if key not in {"seed", *paths(config)}}
+    return {key: value for key, value in config.options().items() if key not in {"seed", *path_options(config)}}
 
 
 def is_of(record: dict[str, Any], name: str) -> bool:

@@ -18,7 +18,7 @@ from tinymaml.pictures.compare import comparison  # noqa: E402
 from tinymaml.pictures.steps import after_steps  # noqa: E402
 from tinymaml.runs import adaptation  # noqa: E402
 from tinymaml.runs import evaluate as evaluation  # noqa: E402
-from tinymaml.runs.adaptation import on_split, stacked, task, tuned  # noqa: E402
+from tinymaml.runs.adaptation import on_split, stacked_tasks, task, tuned  # noqa: E402
 from tinymaml.runs.compare import compare  # noqa: E402
 from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.loop import restore, train, validation_tasks  # noqa: E402
@@ -240,7 +240,7 @@ def test_tasks_are_stacked_some_at_a_time(run, monkeypatch):
     split = evaluate(run, steps=2)
     np.testing.assert_allclose(split["mean"], whole["mean"], rtol=1e-6)
     assert split["baselines"] == whole["baselines"]
-    assert len(tree_leaves(stacked(restore(run), "test", range(2)))[0]) == 2
+    assert len(tree_leaves(stacked_tasks(restore(run), "test", range(2)))[0]) == 2
 
 
 def test_the_splits_of_an_endless_family_are_other_tasks(tmp_path):

@@ -21,7 +21,7 @@ from test_compile import RUN, result, start
 import tinymaml as tm
 from tinymaml import cli, kernels
 from tinymaml.programs import cache, direct, source
-from tinymaml.programs.cache import MAGIC, Objects, Store, key_of, load, pack, unpack
+from tinymaml.programs.cache import MAGIC, Objects, Store, key_of, load, object_file, objects_in
 from tinymaml.programs.views import Unsupported
 
 FUNCTION = direct.FUNCTION
@@ -217,18 +217,18 @@ def test_no_byte_may_differ_and_none_be_missing(fresh, tmp_path):
     load(text_of(3))
     (path,) = tmp_path.rglob("*.code")
     data, key = path.read_bytes(), key_of(text_of(3))
-    assert unpack(data, key) is not None
+    assert objects_in(data, key) is not None
     for i in range(len(data)):
         for bit in (1, 128):
-            assert unpack(data[:i] + bytes([data[i] ^ bit]) + data[i + 1 :], key) is None
-        assert unpack(data[:i], key) is None
-    assert unpack(data + b"\0", key) is None and unpack(None, key) is None
+            assert objects_in(data[:i] + bytes([data[i] ^ bit]) + data[i + 1 :], key) is None
+        assert objects_in(data[:i], key) is None
+    assert objects_in(data + b"\0", key) is None and objects_in(None, key) is None
 
 
 def test_what_is_packed_is_unpacked():
     objects = Objects(["a", "b"], [b"one", b""], ["sqrt"])
-    assert unpack(pack(objects, "key"), "key") == objects
-    assert unpack(pack(objects, "key"), "another") is None
+    assert objects_in(object_file(objects, "key"), "key") == objects
+    assert objects_in(object_file(objects, "key"), "another") is None
 
 
 @pytest.mark.parametrize("header", [b"", b"[]", b"{", b"{}", b'{"key": "key"}', b"[" * 50_000, b"\xff",
@@ -236,7 +236,7 @@ def test_what_is_packed_is_unpacked():
                                     b'{"key": "key", "symbols": [], "calls": [], "lengths": "a"}'])  # fmt: skip
 def test_a_file_with_the_right_digest_and_another_header_is_refused(header):
     content = len(header).to_bytes(8, "little") + header
-    assert unpack(MAGIC + hashlib.sha256(content).digest() + content, "key") is None
+    assert objects_in(MAGIC + hashlib.sha256(content).digest() + content, "key") is None
 
 
 def damage(data: bytes, how: str) -> bytes:
@@ -263,7 +263,7 @@ def test_damaged_files_are_written_anew_and_the_program_is_right(kept, tmp_path,
         (tmp_path / name).write_bytes(damage(data, how))
     assert result(start(tmp_path)) == kept[1]
     again = files(tmp_path)
-    right = [name for name in whole if again[name] == whole[name] or name.endswith(".code") and unpack(
+    right = [name for name in whole if again[name] == whole[name] or name.endswith(".code") and objects_in(
         again[name], Path(name).stem)]  # fmt: skip
     assert len(right) >= 4  # of the program's two texts
 
@@ -278,7 +278,7 @@ def test_one_bit_anywhere_is_found_before_anything_runs(fresh, tmp_path, monkeyp
             path.write_bytes(data[:i] + bytes([data[i] ^ 16]) + data[i + 1 :])
             fresh()
             assert call(load(text_of(3)), 5) == 15
-            assert unpack(path.read_bytes(), key)
+            assert objects_in(path.read_bytes(), key)
     assert len(texts) == 12
 
 
@@ -662,7 +662,7 @@ def test_kernels_are_kept_by_the_same_rule(tmp_path, fresh, monkeypatch):
         fresh()
         with compilations(monkeypatch) as texts:
             scattered()
-        assert len(texts) == 1 and unpack(path.read_bytes(), path.stem)
+        assert len(texts) == 1 and objects_in(path.read_bytes(), path.stem)
     assert {*Path(kernels.__file__).parent.rglob("*.nb[ci]")} == before
 
 

@@ -15,11 +15,11 @@ from tinymaml.algorithms import ALGORITHMS, takes_any  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.nest import tree_map  # noqa: E402
 from tinymaml.pictures import style  # noqa: E402
-from tinymaml.pictures.compare import comparison, draw  # noqa: E402
+from tinymaml.pictures.compare import comparison, draw_comparison  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.adaptation import measured, task  # noqa: E402
-from tinymaml.runs.compare import SCRATCH, check, compare, facts, grouped, labels, table  # noqa: E402
-from tinymaml.runs.evaluate import evaluate, number  # noqa: E402
+from tinymaml.runs.compare import SCRATCH, check_comparable, compare, decisive_settings, grouped, labels, table  # noqa: E402
+from tinymaml.runs.evaluate import evaluate, in_unit  # noqa: E402
 from tinymaml.runs.loop import Learned, restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
@@ -136,7 +136,7 @@ def test_every_algorithm_can_be_compared(runs, tmp_path):
     result = compare([runs(algorithm=algorithm) for algorithm in every], tasks=3, steps=2)
     assert [line["label"] for line in result["lines"]] == every
     assert all(np.isfinite(line["mean"][0]) for line in result["lines"])
-    assert draw(result, tmp_path / "a" / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert draw_comparison(result, tmp_path / "a" / "all.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ── which runs are compared, and what they are called ───────────────────────────────────────────────────────────────
@@ -160,7 +160,7 @@ def test_labels_say_what_tells_the_lines_apart(changes, expected):
         tiny = {name: x for name, x in TINY.items() if name != "hidden" or network == "mlp"}
         return Config.default("sinusoid", network=network, **{**tiny, **settings})
 
-    assert labels([facts(made(**some)) for some in changes]) == expected
+    assert labels([decisive_settings(made(**some)) for some in changes]) == expected
 
 
 def learned(config: Config) -> Learned:
@@ -171,7 +171,7 @@ def test_runs_of_one_seed_and_the_same_settings_are_lines_of_their_own():
     one, again, other = (learned(config(seed=seed)) for seed in (0, 0, 1))
     lines = grouped({"a": one, "b": again, "c": other})
     assert [list(line) for line in lines] == [["a", "c"], ["b"]]
-    assert labels([facts(config()), facts(config())]) == ["maml, 1", "maml, 2"]
+    assert labels([decisive_settings(config()), decisive_settings(config())]) == ["maml, 1", "maml, 2"]
 
 
 def test_runs_on_other_tasks_are_refused_and_the_option_is_named(runs):
@@ -183,7 +183,7 @@ def test_runs_on_other_tasks_are_refused_and_the_option_is_named(runs):
 
 def test_where_the_data_lies_does_not_matter():
     one, two = (learned(Config.default("omniglot", data=data)) for data in ("/here", "/there"))
-    check(["a", "b"], {"a": one, "b": two})
+    check_comparable(["a", "b"], {"a": one, "b": two})
     assert len(grouped({"a": one, "b": two._replace(config=two.config.changed(seed=1))})) == 1
 
 
@@ -237,8 +237,8 @@ def test_accuracy_is_compared_in_percent_beside_chance_with_the_statistics_named
 
 
 def test_a_number_on_its_way_to_infinity_is_short():
-    assert number(4.4820667e17, {"scale": 1}) == "4.48e+17" and number(0.25, {"scale": 1}) == "0.250"
-    assert number(0.25, {"scale": 100}) == "25.00"
+    assert in_unit(4.4820667e17, {"scale": 1}) == "4.48e+17" and in_unit(0.25, {"scale": 1}) == "0.250"
+    assert in_unit(0.25, {"scale": 100}) == "25.00"
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ from tinymaml.networks import Network
 from tinymaml.networks.conv import conv
 from tinymaml.networks.mlp import mlp
 from tinymaml.programs import CompileWarning, compiled, lowering, record, runners
-from tinymaml.programs.fusion import Call
+from tinymaml.programs.fusion import KernelCall
 from tinymaml.programs.placement import lay_out
 from tinymaml.programs.task import whole
 from tinymaml.programs.views import Unsupported
@@ -462,7 +462,7 @@ def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatc
     for _ in range(2):
         agree(fast, f, problem.params(), problem.tasks())
     (runner,) = fast.runners.values()
-    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, Call)]
+    steps = [x for x in runner.layout.parts["query"].schedule.steps if isinstance(x, KernelCall)]
     assert any(x.numbers == [1] for x in steps if x.kernel == "matmul")
 
 

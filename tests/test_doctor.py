@@ -25,7 +25,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def report(small, own_cache):
-    return doctor.examine()
+    return doctor.findings()
 
 
 def test_it_says_what_a_report_needs(report):
@@ -98,7 +98,7 @@ def test_without_machine_code_it_says_why(monkeypatch):
         return g
 
     monkeypatch.setattr(doctor, "compile", uncompiled)
-    report = doctor.examine()
+    report = doctor.findings()
     assert report["healthy"] and report["meta_gradient"]["compiled_seconds"] is None
     assert report["meta_gradient"]["not_compiled"] == "CompileWarning: numba is not installed"
     assert "compiled  no, see the warning" in doctor.page(report)

@@ -10,7 +10,7 @@ import pytest
 import tinymaml as tm
 from tinymaml.cli import main
 from tinymaml.families import intents
-from tinymaml.families.intents import FILES, PARTS, IntentTasks, load, nearest, words
+from tinymaml.families.intents import FILES, PARTS, IntentTasks, cosines, load, words
 from tinymaml.nest import tree_map
 from tinymaml.runs import loop
 from tinymaml.runs.evaluate import evaluate
@@ -192,9 +192,9 @@ def test_the_baseline_is_the_largest_cosine(family):
 
     means = np.stack([dense(xs)[ys == k].mean(0) for k in range(ways)])
     cosine = dense(xq) @ means.T / np.linalg.norm(means, axis=1)
-    np.testing.assert_allclose(nearest(xs, ys, xq, ways), cosine, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(cosines(xs, ys, xq, ways), cosine, rtol=1e-6, atol=1e-9)
     assert family.loss(cosine, yq)[1] >= 0
-    assert not nearest(xs, np.zeros_like(ys), xq, ways)[:, 1:].any()
+    assert not cosines(xs, np.zeros_like(ys), xq, ways)[:, 1:].any()
 
 
 def test_protomaml_without_steps_nearly_is_the_baseline(family, options):
@@ -206,7 +206,7 @@ def test_protomaml_without_steps_nearly_is_the_baseline(family, options):
     for t in range(10):
         support, (xq, _) = tree_map(lambda x: x[0], learner.sample(rng(t), 1, "test"))
         theta = next(learner.algorithm.adapt(learner.loss, meta, support, learner.settings))
-        wanted = nearest(*support, xq, learner.family.ways)
+        wanted = cosines(*support, xq, learner.family.ways)
         surely = np.ptp(np.sort(wanted, 1)[:, -2:], 1) > 0.1
         same += (learner.predict(theta, xq).argmax(1) == wanted.argmax(1))[surely].tolist()
     assert all(same) and len(same) > 10
@@ -399,7 +399,7 @@ def test_clinc150_is_whole(clinc):
 def test_the_baseline_is_as_it_was_measured_elsewhere(clinc, ways, shots, wanted):
     family = IntentTasks(clinc, ways, shots)
     (xs, ys), (xq, yq) = family.sample(rng(), 300, "test")
-    right = [nearest(*tree_map(lambda x, t=t: x[t], (xs, ys, xq)), ways).argmax(1) == yq[t] for t in range(300)]
+    right = [cosines(*tree_map(lambda x, t=t: x[t], (xs, ys, xq)), ways).argmax(1) == yq[t] for t in range(300)]
     assert 100 * np.mean(right) == pytest.approx(wanted, abs=2)
 
 

@@ -130,7 +130,7 @@ def in_python(kernel: Kernel, x, *indices, **params) -> np.ndarray:
     step = kernel._step(x, indices, params)
     step[0].view(np.uint8).fill(255)
     with plain_python() as plain:
-        code = plain.load(direct.text(kernel.name, step))
+        code = plain.load(direct.kernel_source(kernel.name, step))
         numbers = np.array([0, 0, len(step) + 3, *(plain.address(n) if isinstance(n, np.ndarray) else n for n in step)])
         assert plain.invoke(code.address(0), 0, 0, plain.at("i8")(plain.address(numbers)).address) == 0
     return step[0]

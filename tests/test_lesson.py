@@ -308,7 +308,7 @@ def test_a_folder_is_no_page(tmp_path, capsys):
 def test_its_style_and_script_are_installed():
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
     assert all(f'"lessons/{name}"' in text for name in ("page.css", "page.js"))
-    assert commands.add
+    assert commands.add_commands
 
 
 # ── in a browser ──

@@ -644,7 +644,7 @@ def test_the_parts_in_their_order_give_one_task_s_gradient(memory):
     assert f.of_task.flat == (memory == "flat") and f.of_task.written is mlp and f.__name__ == "mlp"
     support, query = unstacked(mlp_tasks())[0]
     exact = meta_value_and_grad(mlp, inner_lr=ALPHA, inner_steps=3)(mlp_params(), [(support, query)])
-    parts = flat.run(f.of_task.parts(ALPHA), f.of_task.moves(), mlp_params(), support, query)
+    parts = flat.run_parts(f.of_task.parts(ALPHA), f.of_task.moves(), mlp_params(), support, query)
     for ours, wanted in zip(tree_leaves(parts), tree_leaves(exact), strict=True):
         np.testing.assert_allclose(ours, wanted, 1e-12, 1e-14)
 

@@ -16,7 +16,7 @@ import tinymaml as tm  # noqa: E402
 from tinymaml.algorithms import ALGORITHMS, joint, takes_any  # noqa: E402
 from tinymaml.families.common import masked_mean  # noqa: E402
 from tinymaml.nest import tree_items, tree_map  # noqa: E402
-from tinymaml.networks.embedding import embedding  # noqa: E402
+from tinymaml.networks.embedding import embedding_mlp  # noqa: E402
 from tinymaml.networks.mlp import mlp  # noqa: E402
 from tinymaml.programs.runners import Machine  # noqa: E402
 from tinymaml.runs.learner import make_loss  # noqa: E402
@@ -52,7 +52,7 @@ class Trained:
         self.words, settings = words, chosen.Settings(**options)
 
         def make(shape=(INPUTS,)):
-            return embedding(WORDS, 3, (4,), 1, features=1) if words else mlp(shape, (5,), 1)
+            return embedding_mlp(WORDS, 3, (4,), 1, features=1) if words else mlp(shape, (5,), 1)
 
         network = chosen.network(make, (INPUTS,), settings) if hasattr(chosen, "network") else make()
         self.meta = chosen.init(network.init(np.random.default_rng(0), np.float64), settings)

@@ -10,7 +10,7 @@ from tinymaml import nn
 from tinymaml.nest import tree_items, tree_leaves, tree_map
 from tinymaml.networks import NETWORKS, Network
 from tinymaml.networks.conv import conv
-from tinymaml.networks.embedding import embedding
+from tinymaml.networks.embedding import embedding_mlp
 from tinymaml.networks.mlp import mlp
 
 VECTORS = SimpleNamespace(input_shape=(3,), outputs=2)
@@ -300,9 +300,9 @@ class TestCompiled:
           for name in ("mlp", "linear", "conv")),
         (lambda: NETWORKS["embedding"].make(IMAGES, NETWORKS["embedding"].Settings()),
          r"embedding wants words .*; this family's input_shape is \(6, 5, 2\)"),
-        (lambda: embedding(0, 4, (), 5), "embedding: vocabulary is 0, wanted an integer of at least 1"),
-        (lambda: embedding(9, 4, (3, 0), 5), r"embedding: hidden\[1\] is 0, wanted"),
-        (lambda: embedding(9, 4, (), 5, features=-1), "embedding: features is -1, wanted"),
+        (lambda: embedding_mlp(0, 4, (), 5), "embedding: vocabulary is 0, wanted an integer of at least 1"),
+        (lambda: embedding_mlp(9, 4, (3, 0), 5), r"embedding: hidden\[1\] is 0, wanted"),
+        (lambda: embedding_mlp(9, 4, (), 5, features=-1), "embedding: features is -1, wanted"),
     ],
 )  # fmt: skip
 def test_a_misuse_says_what_was_seen_and_what_was_wanted(call, message):
@@ -432,7 +432,7 @@ def test_words_without_weight_are_padding():
 
 
 def test_an_embedding_begins_with_the_inner_products_of_bags_of_words():
-    network = embedding(500, 4096, (), 5)
+    network = embedding_mlp(500, 4096, (), 5)
     params, x = network.init(rng(), np.float64), examples("embedding", 8)
     bags = np.zeros((8, 500))
     np.add.at(bags, (np.arange(8)[:, None], x["ids"]), x["weights"])

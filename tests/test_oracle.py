@@ -60,7 +60,7 @@ def special() -> list:
         cases.draw("tanh 1-2-1 mse", 0, id="no-steps", **size | {"inner_steps": 0}),
         cases.draw("unused", 0, id="unused", **size),
     ]
-    return [references.solve(case) for case in drawn]
+    return [references.solve_case(case) for case in drawn]
 
 
 def honest(case) -> dict:
@@ -495,7 +495,7 @@ def tiny(case, by: float):
     small = lambda batches: [(x * by, y) for x, y in batches]  # noqa: E731
     case = dataclasses.replace(case, support=small(case.support), query=small(case.query),
                                inner_lr=case.inner_lr / by, outer_lr=case.outer_lr / by, answer=None)  # fmt: skip
-    return references.solve(case)
+    return references.solve_case(case)
 
 
 @pytest.mark.parametrize("mine", [

@@ -81,7 +81,7 @@ def test_a_switch_that_does_not_exist_is_refused(algorithm):
 def test_a_case_is_built_as_it_was_shipped():
     shipped = load("core", algorithm="anil")[0]
     seed = generate.json.loads(generate.SEEDS.read_text(encoding="utf-8"))[shipped.id]
-    built = generate.build(shipped.id, suites.draw("anil", "quadratic", seed))
+    built = generate.build_case(shipped.id, suites.draw("anil", "quadratic", seed))
     assert np.array_equal(flat(built.answer.meta_grad), flat(shipped.answer.meta_grad))
     assert built.answer.meta_loss == shipped.answer.meta_loss and built.answer.confirmed == shipped.answer.confirmed
 
@@ -97,7 +97,7 @@ def test_a_rung_that_disagrees_stops_the_build(monkeypatch, rung):
 
     monkeypatch.setattr(module, rung, planted)
     with pytest.raises(AssertionError, match="roundings from the balls"):
-        generate.build(case.id, dataclasses.replace(case, answer=None))
+        generate.build_case(case.id, dataclasses.replace(case, answer=None))
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_new_cases_depend_on_the_seed_alone(dtype):
     (a, b), (again, _), (other, _) = (suites.fresh("cavia", seed, 2, dtype) for seed in (5, 5, 6))
     assert np.array_equal(flat(a.params), flat(again.params)) and not np.array_equal(flat(a.params), flat(other.params))
     assert [a.id, b.id] == ["cavia/fresh-5-0", "cavia/fresh-5-1"] and dtype in a.dtypes
-    assert np.array_equal(flat(show.find("cavia/fresh-5-0").params), flat(a.params)) or dtype == "float32"
+    assert np.array_equal(flat(show.find_case("cavia/fresh-5-0").params), flat(a.params)) or dtype == "float32"
 
 
 # ── who is right, and who is wrong ──────────────────────────────────────────────────────────────────────────────────
@@ -232,7 +232,7 @@ def test_what_there_is_not_is_named(suite, name, said):
 
 
 def test_a_case_is_shown_with_its_algorithm_and_settings():
-    text = show.show(show.find("inner-momentum/quadratic"))
+    text = show.show_page(show.find_case("inner-momentum/quadratic"))
     assert "algorithm   inner-momentum: G is the mean over tasks of" in text and "momentum = 0.75: μ" in text
     assert "momentum_missing" in text and max(map(len, text.splitlines())) <= 120
 

@@ -22,7 +22,7 @@ from tinymaml.oracle.judge.guard import Guarded
 from tinymaml.oracle.judge.pytest_plugin import Judgement
 from tinymaml.oracle.mistakes.semantics import run
 from tinymaml.oracle.pages.report import Report
-from tinymaml.oracle.questions import Answered, chosen, questions
+from tinymaml.oracle.questions import Answered, questions, selected
 
 ROOT = Path(oracle.__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs processes of POSIX")
@@ -135,7 +135,7 @@ def test_a_patched_judge_is_the_candidates_own(folder):
         "theirs",
         """
 right_of = lambda *args: report.Report("CORRECT")
-protocol.conclude = protocol.examine = protocol.read = right_of
+protocol.conclude = protocol.examine = protocol.read_answers = right_of
 tolerance.TAU = tolerance.SEPARATION = float("inf")
 report.Report.exit_code = 0
 """,
@@ -392,7 +392,7 @@ def test_in_this_process(capsys):
 def test_cases_are_chosen_by_id_beginning_or_pattern():
     cases = load("core")
     ids = [c.id for c in cases]
-    named = lambda *only: [c.id for c in chosen(cases, only)]  # noqa: E731
+    named = lambda *only: [c.id for c in selected(cases, only)]  # noqa: E731
     assert named() == ids and named("tanh") == ["tanh"] and named("softm", "tanh") == ["tanh", "softmax"]
     assert named("*-1") == [i for i in ids if i.endswith("-1")]
     with pytest.raises(ValueError, match="no case 'softmaks' in this suite; is it softmax"):
@@ -464,7 +464,7 @@ def test_fields_of_an_answer(field, words):
     prefix = protocol.token("core", "float64", (), 0)
     grads = json.dumps({n: g.tolist() for n, g in question.case.answer.meta_grad.items()})
     line = f'{{"id": "{prefix}/tanh", "meta_grad": {grads}, {field}}}'
-    assert words in protocol.read([question], prefix, iter([line]))["tanh"].problem
+    assert words in protocol.read_answers([question], prefix, iter([line]))["tanh"].problem
 
 
 @pytest.mark.parametrize("verdict, more", [("CORRECT", False), ("KNOWN_BUG", False), ("WRONG_UNKNOWN", True)])

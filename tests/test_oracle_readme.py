@@ -109,7 +109,7 @@ def test_its_verdicts_are_all_there():
 
 def test_its_options_and_commands_exist():
     parser = argparse.ArgumentParser()
-    commands.add(parser)
+    commands.add_commands(parser)
     (action,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     options = {flag for sub in action.choices.values() for a in sub._actions for flag in a.option_strings}
     plugin = (Path(oracle.__file__).parent / "judge" / "pytest_plugin.py").read_text("utf-8")

@@ -261,7 +261,7 @@ def test_correct():
 
 
 def test_what_is_skipped_is_said_with_its_flag():
-    first_order = references.solve(draw("tanh 1-2-1 mse", 0, id="first-order", first_order=True))
+    first_order = references.solve_case(draw("tanh 1-2-1 mse", 0, id="first-order", first_order=True))
     text = written(oracle.check(in_numpy, [*ASKED, first_order]))
     in_order(text, "CORRECT\n", "skipped    1 case (--capability first_order)")
     assert "first_order" not in text.split("not asked")[1]
@@ -320,7 +320,9 @@ def test_a_report_needs_no_library():
 
 
 def program(case, library) -> str:
-    return snippet.program(Evidence(case, case.answer.meta_grad, case.answer.meta_grad, case.answer.meta_loss), library)
+    answer = case.answer
+    evidence = Evidence(case, answer.meta_grad, answer.meta_grad, answer.meta_loss)
+    return snippet.python_program(evidence, library)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -374,7 +376,7 @@ def test_every_layer_and_loss_can_be_written():
 
 def test_special_cases_as_programs():
     """α for each parameter, unequal tasks, float32, strides and paddings."""
-    case = references.solve(draw("tanh 1-2-1 mse", 0, id="special", per_parameter=True, unequal=True, tasks=2))
+    case = references.solve_case(draw("tanh 1-2-1 mse", 0, id="special", per_parameter=True, unequal=True, tasks=2))
     space: dict = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(program(case, "numpy"), space)
@@ -410,7 +412,7 @@ def test_other_algorithms(algorithm):
 
 
 def test_a_case_that_is_too_large_is_named_instead():
-    case = references.solve(draw("tanh 1-1-1 mse", 0, id="large", tasks=1, inner_steps=1, shots=999))
+    case = references.solve_case(draw("tanh 1-1-1 mse", 0, id="large", tasks=1, inner_steps=1, shots=999))
     zero = {n: p * 0 for n, p in case.params.items()}
     text = str(Report("WRONG_UNKNOWN", explanation="wrong", evidence=Evidence(case, zero, case.answer.meta_grad)))
     in_order(text, "The smallest case that fails is large; its ", "`tinymaml oracle show large`", "parameter  shape",

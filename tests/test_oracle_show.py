@@ -44,7 +44,7 @@ def row(lines: list[str], label: str) -> list[float]:
 def test_core_case(id):
     """Within 120 columns; every mistake is in the table with its distance, or in the line of the unseen."""
     case = CORE[id]
-    text = show.show(case)
+    text = show.show_page(case)
     assert text.startswith(id) and max(map(len, text.splitlines())) <= show.WIDTH
     assert not re.search(r"\bnan\b|-0 | \n", text)
     *_, answer, table = blocks(text)
@@ -71,7 +71,7 @@ def test_core_case(id):
 
 
 def test_points_stand_under_points():
-    table = blocks(show.show(CORE["tanh"]))[-1]
+    table = blocks(show.show_page(CORE["tanh"]))[-1]
     first = [
         line[52:].find(".")
         for line in table
@@ -86,7 +86,7 @@ def test_points_stand_under_points():
 
 def test_quartic_by_hand():
     """L_s = θ⁴/4: g = θ³, H = 3θ², every line by a formula; the answer as the fraction in the case's comment."""
-    text = show.show(CORE["quartic"])
+    text = show.show_page(CORE["quartic"])
     lines = blocks(text)[1]
     theta, alpha = [1.5], 0.125
     for k in range(2):
@@ -107,7 +107,7 @@ def test_quartic_by_hand():
 
 
 def test_integers_stay_integers():
-    text = show.show(CORE["integers-1"])
+    text = show.show_page(CORE["integers-1"])
     lines = blocks(text)[1]
     assert row(lines, "v ← g_q(θ₁)") == [-1260, -1575, -1890]
     assert row(lines, "v ← (I − αH₀) v") == [3780, 8505, 13230]
@@ -123,12 +123,12 @@ def test_integers_stay_integers():
 def test_steps_are_those_of_the_engine(id):
     """θₖ by `adapt`, rows of H₀ by `hvp`, and the last v of the tasks has the meta-gradient for its mean."""
     case = CORE[id]
-    text = show.show(case)
+    text = show.show_page(case)
     tasks = [b for b in blocks(text) if b[0].startswith("── task")]
     loss, params, _ = case.numpy()
     support = case.support[0]
     elements = show._elements(case)
-    by_row = [cases.split(e, params) for e in np.eye(len(elements))]
+    by_row = [cases.from_vector(e, params) for e in np.eye(len(elements))]
     h = [flat(tm.hvp(lambda p: loss(p, *support), params, e)) for e in by_row]
     start = next(i for i, x in enumerate(tasks[0]) if x.strip().startswith("H₀ "))
     for line, element, wanted in zip(tasks[0][start:], elements, h, strict=False):
@@ -149,12 +149,12 @@ def test_steps_are_those_of_the_engine(id):
 
 def test_larger_models_are_shortened():
     """More than 8 parameters: the Hessian's size and eigenvalues; more than 16: the rest is counted, not printed."""
-    case = references.solve(draw("tanh 2-3-3-1 mse", 0, id="large", inner_steps=1, tasks=1))
-    text = show.show(case)
+    case = references.solve_case(draw("tanh 2-3-3-1 mse", 0, id="large", inner_steps=1, tasks=1))
+    text = show.show_page(case)
     assert max(map(len, text.splitlines())) <= show.WIDTH
     loss, params, _ = case.numpy()
     count = sum(p.size for p in params.values())
-    h = [flat(tm.hvp(lambda p: loss(p, *case.support[0]), params, cases.split(e, params))) for e in np.eye(count)]
+    h = [flat(tm.hvp(lambda p: loss(p, *case.support[0]), params, cases.from_vector(e, params))) for e in np.eye(count)]
     low, high = re.search(r"H₀: 25 × 25, .*eigenvalues (\S+) … (\S+)", text).groups()
     np.testing.assert_allclose([float(low), float(high)], np.linalg.eigvalsh(h)[[0, -1]], rtol=1e-5)
     assert f"… and {count - 16} more" in text and re.search(r"… \d+ more\n", text)
@@ -164,7 +164,7 @@ def test_larger_models_are_shortened():
 
 def test_settings_in_words():
     def text(**settings):
-        return show.show(draw("tanh 1-2-1 mse", 1, id="x", **settings))  # no answer yet: it is computed
+        return show.show_page(draw("tanh 1-2-1 mse", 1, id="x", **settings))  # no answer yet: it is computed
 
     said = text(first_order=True)
     assert "first-order gradient wanted" in said and "no factors, v = g_q(θ₂)" in said and "I − αH" not in said
@@ -182,7 +182,7 @@ def test_unknown_values_are_listed():
     case = cases.dataclasses.replace(
         case, answer=cases.dataclasses.replace(case.answer, bugs=dict(case.answer.bugs) | {"reptile": None})
     )
-    table = show.show(case).split("what each classic mistake gives")[1]
+    table = show.show_page(case).split("what each classic mistake gives")[1]
     assert "not known reptile: diverges here" in re.sub(r" +", " ", table) and not re.search(r"\n  reptile ", table)
 
 
@@ -197,15 +197,15 @@ def test_fractions():
 
 
 def test_find(monkeypatch):
-    assert show.find("tanh").id == "tanh" and show.find("tanh").answer is not None
-    assert show.find("core:float64:17:first_order/quartic").id == "quartic"
-    drawn, wanted = show.find("fresh-7-1"), questions.fresh(7, 2)[1]
+    assert show.find_case("tanh").id == "tanh" and show.find_case("tanh").answer is not None
+    assert show.find_case("core:float64:17:first_order/quartic").id == "quartic"
+    drawn, wanted = show.find_case("fresh-7-1"), questions.fresh(7, 2)[1]
     assert drawn.id == "fresh-7-1" and np.array_equal(flat(drawn.answer.meta_grad), flat(wanted.answer.meta_grad))
     for wrong, near in (("integers", "integers-2, integers-1"), ("fresh-7-99", "fresh-7-15"), ("soft-max", "softmax")):
         with pytest.raises(ValueError, match=f"no case '{wrong}'; near it: .*{near}"):
-            show.find(wrong)
+            show.find_case(wrong)
     with pytest.raises(ValueError, match="no case 'zzz'; `tinymaml oracle show` lists"):
-        show.find("zzz")
+        show.find_case("zzz")
 
     core = cases.load
 
@@ -215,21 +215,21 @@ def test_find(monkeypatch):
         return core(suite, **more)
 
     monkeypatch.setattr(show, "load", without_full)
-    assert show.find("tied").id == "tied"
+    assert show.find_case("tied").id == "tied"
     with pytest.raises(ValueError, match=r"the suite full was not searched: pip install tinymaml\[oracle\]"):
-        show.find("tieed")
+        show.find_case("tieed")
 
     def tampered(suite="core", **more):
         raise Tampered("core.json has been changed")
 
     monkeypatch.setattr(show, "load", tampered)
     with pytest.raises(Tampered):
-        show.find("tied")
+        show.find_case("tied")
 
 
 def test_command(capsys):
     assert main(["oracle", "show", "quartic"]) == 0
-    assert capsys.readouterr().out == show.show(CORE["quartic"]) + "\n"
+    assert capsys.readouterr().out == show.show_page(CORE["quartic"]) + "\n"
     assert main(["oracle", "show", "quartics"]) == 1
     said = capsys.readouterr()
     assert said.out == "" and "near it: quartic" in said.err
@@ -256,7 +256,7 @@ def rows(text: str) -> list[str]:
 @pytest.mark.parametrize("id", CORE)
 def test_what_is_right_is_all_right(id):
     case = CORE[id]
-    text = diff.diff(case, answered(case))
+    text = diff.diff_page(case, answered(case))
     assert diff.agree(case, answered(case)) and "◀" not in text and max(map(len, text.splitlines())) <= diff.WIDTH
     count = case.tasks * (3 * case.inner_steps + 3) + 2
     assert f"All {count} quantities that came are right." in text
@@ -271,7 +271,7 @@ def test_what_is_right_is_all_right(id):
 def test_the_first_difference_is_marked(form, first):
     case = CORE["tanh"]
     answer = answered(case, form)
-    text = diff.diff(case, answer)
+    text = diff.diff_page(case, answer)
     marked = [line for line in text.splitlines() if "◀" in line]
     assert not diff.agree(case, answer) and max(map(len, text.splitlines())) <= diff.WIDTH
     assert marked[0].split()[0] == first and marked[0].endswith("◀ the first")
@@ -283,7 +283,7 @@ def test_the_first_difference_is_marked(form, first):
 
 def test_numbers_stand_beside_the_right_ones():
     case = CORE["quartic"]
-    text = diff.diff(case, answered(case, {"factors": "detached"}))
+    text = diff.diff_page(case, answered(case, {"factors": "detached"}))
     (line,) = [x for x in rows(text) if x.startswith("  meta_grad")]
     assert line.split()[1:5] == ["theta", "0.671479702", "0.05918646951", "0.0"]
     (line,) = [x for x in rows(text) if x.startswith("  θ₁")]
@@ -292,10 +292,10 @@ def test_numbers_stand_beside_the_right_ones():
 
 
 def test_of_a_large_tensor_the_worst_number_is_shown():
-    case = references.solve(draw("tanh 2-5-1 mse", 0, id="large", inner_steps=1, tasks=1))
+    case = references.solve_case(draw("tanh 2-5-1 mse", 0, id="large", inner_steps=1, tasks=1))
     grads = {n: np.array(g) for n, g in case.answer.meta_grad.items()}
     grads["w1"][1, 3] *= 1.01
-    text = diff.diff(case, answered(case, meta_grad=grads, trace=None))
+    text = diff.diff_page(case, answered(case, meta_grad=grads, trace=None))
     (line,) = [x for x in rows(text) if x.startswith("  meta_grad")]
     assert line.startswith("  meta_grad  w1[1, 3] (of 21)") and line.endswith("  2.0  ◀ the first")
 
@@ -308,15 +308,15 @@ def test_what_came_otherwise_is_compared_too():
     assert diff.agree(case, answered(case, trace=lists))
     answer = answered(case, trace=None)
     answer.adapted, answer.losses = [way["theta"][-1] for way in ways], [way["loss_s"] for way in ways]
-    text = diff.diff(case, answer)
+    text = diff.diff_page(case, answer)
     assert diff.agree(case, answer) and text.count("L_s(θ") == 9 and text.count("  θ₃") == 3
     answer.losses[1][2] *= 1.001
-    marked = [x for x in diff.diff(case, answer).splitlines() if "◀ the first" in x]
+    marked = [x for x in diff.diff_page(case, answer).splitlines() if "◀ the first" in x]
     assert [x.split()[0] for x in marked] == ["L_s(θ₂)"]
     for wrong, said in (([{"loss_s": [1.0]}] * 3, "it is missing: 1 entries came"), ([{"loss_q": "much"}] * 3, "dtype"),
                         ([{"theta": [[1, 2]] * 4}] * 3, "cannot be"), ([{"loss_q": [[1]]}] * 3, "shape"),
                         ([{"grad_s": ["x" * 200] * 9}] * 3, "9 entries came, wanted 3")):  # fmt: skip
-        text = diff.diff(case, answered(case, trace=wrong))
+        text = diff.diff_page(case, answered(case, trace=wrong))
         assert said in text and "◀" in text and max(map(len, text.splitlines())) <= diff.WIDTH
 
 
@@ -362,4 +362,4 @@ def test_command_with_a_candidate(tmp_path, monkeypatch, capsys):
 
 def test_models_are_in_words():
     for case in CORE.values():
-        assert models.in_words(case.model).split(" → ")[0][:40] in show.show(case)
+        assert models.in_words(case.model).split(" → ")[0][:40] in show.show_page(case)

@@ -170,7 +170,7 @@ def test_the_specification_is_one_page(capsys):
 
 
 def test_every_name_in_the_code_stands_in_the_specification():
-    page = spec.text()
+    page = spec.spec_page()
     assert spec.LAYERS.keys() == models._LAYERS.keys() and spec.LOSSES.keys() == models._LOSSES.keys()
     assert spec.POLICIES.keys() == models._POLICIES.keys()
     names = [*models._LAYERS, *models._LOSSES, *CAPABILITIES, *VERDICTS, *spec.algorithms()]

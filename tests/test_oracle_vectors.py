@@ -82,7 +82,7 @@ def test_a_value_is_computed_when_it_is_asked_for_and_kept(core, monkeypatch):
 def test_what_the_files_say_of_mistakes_is_so(core):
     """Seen: another gradient; unknown: depends on rounding; in neither: the right gradient."""
     for case in core:
-        again = references.solve(case).answer.bugs
+        again = references.solve_case(case).answer.bugs
         assert (again.seen, again.unknown) == (case.answer.bugs.seen, case.answer.bugs.unknown), case.id
 
 
@@ -92,22 +92,23 @@ def test_a_mistake_that_depends_on_rounding_is_unknown():
     case.params["b1"][...] = [tiny, 0.5]
     for x, _ in case.query:
         x[0] = 0
-    assert "query_before_adaptation" in references.solve(case).answer.bugs.unknown
+    assert "query_before_adaptation" in references.solve_case(case).answer.bugs.unknown
     with np.errstate(all="ignore"):  # steps that climb leap far, not always to infinity
-        climbing = [references.solve(draw("softplus 1-2-1 mse", i, inner_steps=5, inner_lr=0.5)) for i in range(3, 7)]
+        drawn = [draw("softplus 1-2-1 mse", i, inner_steps=5, inner_lr=0.5) for i in range(3, 7)]
+        climbing = [references.solve_case(case) for case in drawn]
         ends = [flat(run_form(c, CATALOGUE["inner_ascent"].forms[0]).meta_grad) for c in climbing]
     assert all("inner_ascent" in c.answer.bugs.unknown for c in climbing) and any(np.isfinite(g).all() for g in ends)
 
 
 def test_a_new_case_that_is_no_good_is_given_up_early(monkeypatch):
-    """And one that is good is solved as by `solve`."""
+    """And one that is good is solved as by `solve_case`."""
     good = questions.fresh(5, 1)[0]
-    same = references.solve(dataclasses.replace(good, answer=None))
+    same = references.solve_case(dataclasses.replace(good, answer=None))
     assert same.dtypes == good.dtypes and same.answer.distance == good.answer.distance
     assert same.answer.bugs.seen == good.answer.bugs.seen
     for settings, dtype in ((dict(inner_steps=0), "float64"), (dict(inner_lr=2.0**-27), "float32")):
         case = draw("tanh 1-2-1 mse", 1, **settings)
-        solved = references.solve(case)
+        solved = references.solve_case(case)
         is_good = dtype in solved.dtypes and references.healthy(solved)
         assert (references.solve_if_good(case, dtype) is not None) == is_good
 
@@ -126,7 +127,7 @@ def test_a_case_is_for_float32_only_if_float32_holds_its_numbers(core):
     assert "float32" in case.dtypes and case.exact_in("float32") and not case.exact_in("float16")
     for change in ({"inner_lr": 0.1}, {"params": case.params | {"w1": case.params["w1"] + 1e-9}},
                    {"query": [(x / 3, y) for x, y in case.query]}):  # fmt: skip
-        other = references.solve(dataclasses.replace(case, answer=None, **change))
+        other = references.solve_case(dataclasses.replace(case, answer=None, **change))
         assert other.dtypes == ("float64",), change
     assert all("float32" not in c.dtypes or c.exact_in("float32") for c in load("full"))
 
@@ -157,8 +158,8 @@ def test_a_core_case_is_rebuilt_to_the_byte(id):
     stored = json.loads((VECTORS / "core.json").read_text(encoding="utf-8"))
     row = next(c for c in stored["cases"] if c["id"] == id)
     seeds = json.loads((VECTORS / "seeds.json").read_text(encoding="utf-8"))
-    case = generate.by_hand().get(id) or generate.make(id, generate._core()[id], seeds[id])
-    rebuilt = generate.listing(generate.build(id, case), stored["mistakes"], True)
+    case = generate.by_hand().get(id) or generate.case_of(id, generate._core()[id], seeds[id])
+    rebuilt = generate.case_as_json(generate.build_case(id, case), stored["mistakes"], True)
     assert json.dumps(rebuilt) == json.dumps(row)
 
 
@@ -174,7 +175,7 @@ def test_a_rung_that_disagrees_stops_the_generator(rung, monkeypatch):
 
     monkeypatch.setattr(references, rung, off_by_a_little)
     with pytest.raises(AssertionError, match="integers-1"):
-        generate.build("integers-1", generate.by_hand()["integers-1"])
+        generate.build_case("integers-1", generate.by_hand()["integers-1"])
 
 
 def test_the_quartic_is_the_fraction_of_the_books(core):
@@ -201,7 +202,7 @@ def test_a_ball_around_a_kink_is_not_decided():
 def test_rungs_agree_on_new_cases_of_every_kind():
     pytest.importorskip("flint")
     for kind in ("tanh 1-2-1 mse", "softplus 1-2-1 mse", "batch norm 1", "linear 2-1 binary_cross_entropy", "tied 2"):
-        case = references.solve(generate.make(kind, dict(kind=kind, inner_steps=2, inner_lr=0.125), 99))
+        case = references.solve_case(generate.case_of(kind, dict(kind=kind, inner_steps=2, inner_lr=0.125), 99))
         scale = case.answer.scale
         certified = references.certified(case)
         assert references.differences(case)[0] == certified[0]
@@ -220,7 +221,7 @@ def test_the_catalogue_has_the_words_a_report_needs():
 
 
 def test_a_case_that_is_drawn_twice_is_the_same():
-    a, b = (generate.make("x", dict(kind="conv bn relu 1"), 5) for _ in range(2))
+    a, b = (generate.case_of("x", dict(kind="conv bn relu 1"), 5) for _ in range(2))
     assert json.dumps(a.to_json(to_hex)) == json.dumps(b.to_json(to_hex))
-    other = generate.make("x", dict(kind="conv bn relu 1"), 6)
+    other = generate.case_of("x", dict(kind="conv bn relu 1"), 6)
     assert json.dumps(a.to_json(to_hex)) != json.dumps(other.to_json(to_hex))

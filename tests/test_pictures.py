@@ -268,7 +268,7 @@ def test_tasks_are_drawn_with_frames_that_count_to_the_accuracy(omniglot):
 def test_a_name_in_any_script_is_written_with_letters_or_escapes_and_never_with_boxes(monkeypatch):
     def drawn(name: str) -> str:
         figure = style.new(3, 1)
-        text = figure.text(0, 0.5, **style.named(name))
+        text = figure.text(0, 0.5, **style.user_text(name))
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # "Glyph … missing from font"
             figure.canvas.draw()
@@ -279,13 +279,13 @@ def test_a_name_in_any_script_is_written_with_letters_or_escapes_and_never_with_
     assert drawn("Greek/alpha") == "Greek\nalpha"
     lines = drawn("a very long name of a class " * 5).split("\n")
     assert len(lines) == 2 and max(map(len, lines)) <= 28 and lines[1].endswith("…")
-    usual = style.named("猫")["family"][:1]
+    usual = style.user_text("猫")["family"][:1]
     manager = font_manager.fontManager
     two = [font for font in manager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]  # matplotlib brings both
     monkeypatch.setattr(manager, "ttflist", two)
-    assert drawn("猫 cat \udc80") == r"\u732b cat \udc80" and style.named("猫 cat")["family"] == usual
+    assert drawn("猫 cat \udc80") == r"\u732b cat \udc80" and style.user_text("猫 cat")["family"] == usual
     other = min(style._letters(font_of(manager, "STIXGeneral")) - style._letters(font_of(manager, "DejaVu Sans")))
-    assert drawn(f"a{other}") == f"a{other}" and style.named(other)["family"] == [*usual, "STIXGeneral"]
+    assert drawn(f"a{other}") == f"a{other}" and style.user_text(other)["family"] == [*usual, "STIXGeneral"]
 
 
 def font_of(manager, name: str) -> str:

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tinymaml.families.reading import inflated, kept, opened
+from tinymaml.families.reading import inflated, kept, open_data
 
 CONTENT = {"a/one.txt": b"1", "a/ü/two.txt": b"2", "three.txt": b"3"}
 
@@ -30,7 +30,7 @@ def archive(path):
 
 def test_a_folder_and_an_archive_hold_the_same(tmp_path):
     for place in (folder(tmp_path / "x"), archive(tmp_path / "y.ZIP"), archive(tmp_path / "z" / "z.zip").parent):
-        with opened(place) as source:
+        with open_data(place) as source:
             assert source.names == sorted(CONTENT)
             assert {name: source.read(name) for name in source.names} == CONTENT
 
@@ -38,37 +38,40 @@ def test_a_folder_and_an_archive_hold_the_same(tmp_path):
 def test_a_folder_that_holds_more_than_an_archive_is_a_folder(tmp_path):
     archive(tmp_path / "x" / "x.zip")
     (tmp_path / "x" / "LICENSE").write_text("free")
-    with opened(tmp_path / "x") as source:
+    with open_data(tmp_path / "x") as source:
         assert source.names == sorted(CONTENT)
     (tmp_path / "x" / "cat").mkdir()
-    with opened(tmp_path / "x") as source:
+    with open_data(tmp_path / "x") as source:
         assert source.names == ["LICENSE", "x.zip"]
 
 
 def test_a_file_is_alone_and_errors_call_it_by_its_path(tmp_path):
     (tmp_path / "x.csv").write_text("1")
-    with opened(tmp_path / "x.csv") as source:
+    with open_data(tmp_path / "x.csv") as source:
         assert source.names == ["x.csv"] and source.read("x.csv") == b"1" and source.files == [tmp_path / "x.csv"]
         assert source.where("x.csv") == str(tmp_path / "x.csv")
-    with opened(archive(tmp_path / "x.zip")) as source:
+    with open_data(archive(tmp_path / "x.zip")) as source:
         assert source.where("a/one.txt") == f"{tmp_path / 'x.zip'}: a/one.txt"
-    with opened(folder(tmp_path / "x")) as source:
+    with open_data(folder(tmp_path / "x")) as source:
         assert source.where("a/one.txt") == str(tmp_path / "x" / "a" / "one.txt")
 
 
 def test_what_is_missing_or_broken_is_named_with_advice(tmp_path):
     with pytest.raises(FileNotFoundError, match="no data at .*nowhere: no such file or folder; get it there"):
-        opened(tmp_path / "nowhere", "get it there").__enter__()
+        open_data(tmp_path / "nowhere", "get it there").__enter__()
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty: the folder is empty"):
-        opened(tmp_path / "empty").__enter__()
+        open_data(tmp_path / "empty").__enter__()
     (tmp_path / "x.zip").write_bytes(archive(tmp_path / "y.zip").read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"x\.zip is not a complete zip archive"):
-        opened(tmp_path / "x.zip").__enter__()
+        open_data(tmp_path / "x.zip").__enter__()
     data = bytearray((tmp_path / "y.zip").read_bytes())
     data[data.index(b"a/one.txt") + len("a/one.txt")] ^= 1  # the byte of its content
     (tmp_path / "y.zip").write_bytes(data)
-    with opened(tmp_path / "y.zip") as source, pytest.raises(ValueError, match=r"y\.zip: a/one.txt is damaged inside"):
+    with (
+        open_data(tmp_path / "y.zip") as source,
+        pytest.raises(ValueError, match=r"y\.zip: a/one.txt is damaged inside"),
+    ):
         source.read("a/one.txt")
 
 

@@ -20,7 +20,7 @@ import tinymaml as tm
 from tinymaml import nn
 from tinymaml.nest import tree_leaves
 from tinymaml.programs import RecordError, record
-from tinymaml.programs.program import split
+from tinymaml.programs.program import signature_and_inputs
 from tinymaml.programs.tracing import Recording
 
 X = np.array([3.0, 0.5, -5.0])
@@ -553,7 +553,7 @@ def test_integers_booleans_and_texts_are_fixed():
 
 
 def key(*args, **how):
-    return split(args, **how)[0]
+    return signature_and_inputs(args, **how)[0]
 
 
 def test_a_signature_tells_apart_what_a_program_is_recorded_for():
@@ -567,8 +567,8 @@ def test_a_signature_tells_apart_what_a_program_is_recorded_for():
     assert key(X, 1.0) == key(X * 2, 2.0) and hash(key(X, 1.0))
     assert key(X, 0.0, fixed_floats=True) != key(X, -0.0, fixed_floats=True) != key(X, 1.0, fixed_floats=True)
     assert key(X, float("nan"), fixed_floats=True) == key(X, float("nan"), fixed_floats=True)
-    assert [x.shape for x in split((X, 2, {"a": 0.5, "b": "c"}))[1]] == [(3,), ()]
-    assert [x.shape for x in split((X, 2, {"a": 0.5, "b": "c"}), fixed_floats=True)[1]] == [(3,)]
+    assert [x.shape for x in signature_and_inputs((X, 2, {"a": 0.5, "b": "c"}))[1]] == [(3,), ()]
+    assert [x.shape for x in signature_and_inputs((X, 2, {"a": 0.5, "b": "c"}), fixed_floats=True)[1]] == [(3,)]
 
 
 @pytest.mark.parametrize("x", [np.ma.array([1.0, 2], mask=[0, 1]), np.rec.array([1.0, 2]), np.array([1, None])])

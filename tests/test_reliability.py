@@ -27,7 +27,7 @@ import tinymaml as tm  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.families import omniglot  # noqa: E402
 from tinymaml.families.common import digest  # noqa: E402
-from tinymaml.families.reading import inflated, kept, opened  # noqa: E402
+from tinymaml.families.reading import inflated, kept, open_data  # noqa: E402
 from tinymaml.runs import Run, folder, loop  # noqa: E402
 from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
@@ -166,13 +166,17 @@ def test_what_is_no_data_is_named_and_not_waited_for(tmp_path, capsys, kind):
     if kind != "a folder":
         ODD[kind](tmp_path / "x.zip")
         with within(), pytest.raises(OSError, match=rf"x\.zip is not a regular file \({kind}\), wanted a zip archive"):
-            opened(tmp_path / "x.zip").__enter__()
+            open_data(tmp_path / "x.zip").__enter__()
         ODD[kind](tmp_path / "x.csv")
         with within(), pytest.raises(OSError, match=rf"x\.csv is not a regular file \({kind}\), wanted a folder, a"):
-            opened(tmp_path / "x.csv").__enter__()
+            open_data(tmp_path / "x.csv").__enter__()
         (tmp_path / "data").mkdir()
         ODD[kind](tmp_path / "data" / "0001_01.png")
-        with within(), opened(tmp_path / "data") as source, pytest.raises(OSError, match=rf"01\.png is .*\({kind}\)"):
+        with (
+            within(),
+            open_data(tmp_path / "data") as source,
+            pytest.raises(OSError, match=rf"01\.png is .*\({kind}\)"),
+        ):
             source.read("0001_01.png")
     (tmp_path / "answers").mkdir()
     ODD[kind](tmp_path / "answers" / "0000.json")
@@ -748,13 +752,14 @@ def test_a_user_that_there_is_not_is_named_by_every_function_that_takes_a_path(t
     pytest.importorskip("matplotlib")
     from tinymaml import pictures
     from tinymaml.families import fetch
-    from tinymaml.pictures.compare import check
+    from tinymaml.pictures.compare import picture_path
 
     settings = {family: small_data(family) | {"data": NOBODY} for family in ("digits", "images", "intents", "speech")}
     uses = [lambda f=f, s=s: Learner(Config.default(f, **s)).sample(np.random.default_rng(0), 1, "train")
             for f, s in settings.items()]  # fmt: skip
-    uses += [lambda: pictures.plot(trained, NOBODY), lambda: check(NOBODY + ".png"), lambda: omniglot.load(NOBODY),
-             lambda: opened(NOBODY).__enter__(), lambda: fetch.fetch(fetch.SETS["omniglot"], NOBODY)]  # fmt: skip
+    uses += [lambda: pictures.plot(trained, NOBODY), lambda: picture_path(NOBODY + ".png"),
+             lambda: omniglot.load(NOBODY), lambda: open_data(NOBODY).__enter__(),
+             lambda: fetch.fetch(fetch.SETS["omniglot"], NOBODY)]  # fmt: skip
     for use in uses:
         with pytest.raises(FileNotFoundError, match="there is no home folder for ~nosuchuser/x"):
             use()
@@ -1049,7 +1054,7 @@ def test_what_is_larger_than_any_data_is_refused_before_it_is_unpacked(tmp_path,
         with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("one.txt", bytes(size))
         packed = gzip.compress(bytes(size))
-        with opened(tmp_path / "x.zip") as source:
+        with open_data(tmp_path / "x.zip") as source:
             if size == 10_000:
                 assert source.read("one.txt") == inflated(packed, "x.gz") == bytes(size)
                 assert inflated(gzip.compress(b"1") + gzip.compress(b"2"), "x.gz") == b"12"

@@ -37,10 +37,10 @@ def processes(draw):
 def linear(theta, observations, actions):
     """A policy that is not tabular: logits Φθ, with features of state and action."""
     phi = np.random.default_rng(0).normal(size=(observations.shape[-1], 3, 2))
-    return tabular.softmax(np.sum(phi[..., : theta.shape[-1]] * theta[..., None, None, :], -1), observations, actions)
+    return tabular.log_pi(np.sum(phi[..., : theta.shape[-1]] * theta[..., None, None, :], -1), observations, actions)
 
 
-def J_of(mdp, policy=tabular.softmax):
+def J_of(mdp, policy=tabular.log_pi):
     return functools.partial(expected_return, mdp, policy=policy)
 
 
@@ -140,7 +140,7 @@ def test_what_the_likelihoods_hessian_lacks_is_the_sampling(baseline):
     batch, chance = every_trajectory(MDP3, baseline)
     p, C = chance * np.exp(log_probability(THETA, batch)), np.zeros((4, 4))
     for i, t in itertools.product(range(len(p)), range(3)):
-        score = lambda s, i=i: tm.grad(lambda th: tabular.softmax(  # noqa: E731
+        score = lambda s, i=i: tm.grad(lambda th: tabular.log_pi(  # noqa: E731
             th, batch["observations"][[i]], batch["actions"][[i]])[0, s])(THETA).ravel()  # fmt: skip
         S = sum(score(s) for s in range(t + 1))
         products = batch["rewards"][i, t] * np.outer(S, S) - batch["values"][i, t] * np.outer(score(t), score(t))
@@ -234,7 +234,7 @@ def test_with_two_steps_the_scores_of_both_make_it_unbiased():
     J, one = J_of(mdp), [{key: x[[i]] for key, x in batch.items()} for i in range(len(chance))]
 
     def stepped(theta, b):
-        S = lambda p: likelihood(tabular.softmax(p, b["observations"], b["actions"]), b, discount=mdp.discount)  # noqa: E731
+        S = lambda p: likelihood(tabular.log_pi(p, b["observations"], b["actions"]), b, discount=mdp.discount)  # noqa: E731
         return theta + 0.5 * tm.grad(S)(theta)
 
     def objective(theta):  # Σ P_θ₀(τ₀) Σ P_θ₁(τ₁) J(θ₂)
@@ -248,7 +248,7 @@ def test_with_two_steps_the_scores_of_both_make_it_unbiased():
     def estimate(theta, first, second, scores):
         middle = stepped(theta, first)
         value = J(stepped(middle, second))
-        logs = [tabular.softmax(at, b["observations"], b["actions"]) for at, b in ((theta, first), (middle, second))]
+        logs = [tabular.log_pi(at, b["observations"], b["actions"]) for at, b in ((theta, first), (middle, second))]
         pairs = list(zip(logs, (first, second), strict=True))[:scores]
         return value + sum(sampling_score(logp, b, value) for logp, b in pairs)
 
@@ -273,7 +273,7 @@ def test_the_meta_objective_is_the_expectation_of_the_return_after_a_step():
     mdp, theta = tabular.random(np.random.default_rng(2), horizon=2), THETA
 
     def after(batch):
-        step = tm.grad(lambda p: np.sum(likelihood(tabular.softmax(p, batch["observations"], batch["actions"]), batch,
+        step = tm.grad(lambda p: np.sum(likelihood(tabular.log_pi(p, batch["observations"], batch["actions"]), batch,
                                                    discount=mdp.discount)))(exact.copies_of(theta, batch))  # fmt: skip
         return expected_return(mdp, theta + 0.5 * step)
 

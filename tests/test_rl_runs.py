@@ -16,7 +16,7 @@ from tinymaml.rl.environments import WORLDS  # noqa: E402
 from tinymaml.rl.environments.point import Point  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.acting import Acting  # noqa: E402
-from tinymaml.runs.adaptation import measured, stacked  # noqa: E402
+from tinymaml.runs.adaptation import measured, stacked_tasks  # noqa: E402
 from tinymaml.runs.compare import compare  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
@@ -50,7 +50,7 @@ def test_it_learns_to_adapt(run):
 
 def test_what_is_measured_are_the_returns_along_the_path(run):
     learned = restore(run)
-    tasks = stacked(learned, "test", range(3))
+    tasks = stacked_tasks(learned, "test", range(3))
     found = measured(learned, tasks, 2)
     path = Acting(learned.learner, False).path(learned.meta, tasks)
     for k, (_, batch) in zip(range(3), path, strict=False):
@@ -120,7 +120,7 @@ def test_every_world_has_a_picture_of_where_policies_go(world, tmp_path):
 def test_tasks_whose_policy_collapses_are_nan_from_there_on(run):
     learned = restore(run, inner_lr=1e6)
     with np.errstate(all="ignore"):
-        found = measured(learned, stacked(learned, "test", range(4)), 3)
+        found = measured(learned, stacked_tasks(learned, "test", range(4)), 3)
     assert np.isfinite(found[:, 0]).all() and np.isnan(found[:, 1:]).all()
 
 

@@ -222,19 +222,19 @@ def test_the_baseline_finds_what_is_linear_in_its_features():
     rng = np.random.default_rng(0)
     observations, weights = rng.normal(size=(2, 3, 40, 6, 2)), rng.normal(size=(2, 3, 8))
     mask = 1.0 * (np.arange(6) < rng.integers(3, 7, (2, 3, 40, 1)))
-    targets = np.einsum("abnhf,abf->abnh", returns.features(observations), weights)
+    targets = np.einsum("abnhf,abf->abnh", returns.baseline_features(observations), weights)
     targets = np.where(mask > 0, targets, np.nan)  # what is outside has no part in the fit
     fitted = returns.fit(observations, targets, mask, ridge=1e-12)
-    predicted = returns.predict(fitted, observations)
+    predicted = returns.predicted_returns(fitted, observations)
     np.testing.assert_allclose(predicted[mask > 0], targets[mask > 0], atol=1e-3)
     alone = returns.fit(observations[1, 2], targets[1, 2], mask[1, 2], ridge=1e-12)
-    np.testing.assert_allclose(returns.predict(alone, observations[1, 2]), predicted[1, 2], atol=1e-6)
+    np.testing.assert_allclose(returns.predicted_returns(alone, observations[1, 2]), predicted[1, 2], atol=1e-6)
 
 
 def test_features_are_the_published_ones():
     o = np.array([[[0.5, -20.0], [1.0, 2.0]]])
     expected = [[[0.5, -10, 0.25, 100, 0, 0, 0, 1], [1, 2, 1, 4, 0.01, 0.0001, 0.000001, 1]]]
-    np.testing.assert_allclose(returns.features(o), expected)
+    np.testing.assert_allclose(returns.baseline_features(o), expected)
 
 
 def test_normalised_advantages_have_mean_0_and_deviation_1_per_task():
@@ -257,9 +257,9 @@ def test_a_baseline_fitted_on_other_trajectories_makes_no_bias_and_on_the_same_o
             use, of = ({key: x[:, [k]] for key, x in batch.items()} for k in (one, {"same": one, "other": other}[on]))
             targets = returns.discounted(of["rewards"], of["mask"], mdp.discount)
             fitted = returns.fit(of["observations"], targets, of["mask"], ridge=0.1)
-            values = returns.predict(fitted, use["observations"])
+            values = returns.predicted_returns(fitted, use["observations"])
             use["advantages"] = returns.gae(use["rewards"], values, use["mask"], mdp.discount)
-            logp = exact.of_batches(surrogates.likelihood, use, mdp, tabular.softmax)
+            logp = exact.of_batches(surrogates.likelihood, use, mdp, tabular.log_pi)
             total = total + tm.grad(logp)(exact.copies_of(theta, use)) / 2
         return total
 

@@ -208,26 +208,26 @@ def test_ridge_regression_is_the_minimiser_of_its_loss():
 
     found = optimize.minimize(loss, np.zeros(8), tol=1e-12).x
     wanted = x @ found[:6].reshape(3, 2) + found[6:]
-    np.testing.assert_allclose(robot.linear(x, y, x, 0.3), wanted, atol=1e-5)
+    np.testing.assert_allclose(robot.linear_regression(x, y, x, 0.3), wanted, atol=1e-5)
 
 
 def test_the_nearest_reading_is_found():
     xs, ys = np.array([[0.0, 0], [1, 1]]), np.array([[1.0, 2], [3, 4]])
-    np.testing.assert_array_equal(robot.nearest(xs, ys, np.array([[0.9, 0.8], [0.1, 0.2]])), ys[::-1])
+    np.testing.assert_array_equal(robot.nearest_reading(xs, ys, np.array([[0.9, 0.8], [0.1, 0.2]])), ys[::-1])
 
 
 def test_a_fitted_expert_finds_the_robot_and_an_average_one_does_not():
     (xs, ys), (xq, yq) = RobotTasks(10, 30, np.float64).sample(rng(), 20)
     error = {f: [np.mean((f(*task) - y) ** 2) for *task, y in zip(xs, ys, xq, yq, strict=True)]
-             for f in (robot.fitted, robot.average)}  # fmt: skip
-    assert np.median(error[robot.fitted]) < 1e-3 < 0.05 < np.mean(error[robot.average])
+             for f in (robot.fitted, robot.average_expert)}  # fmt: skip
+    assert np.median(error[robot.fitted]) < 1e-3 < 0.05 < np.mean(error[robot.average_expert])
 
 
 def test_the_average_robot_has_the_mean_speed():
     ranges = rng().uniform(0, FAR, (5, 10))
     c = rng(1).uniform(*rooms.CIRCUMFERENCE, 20000)
     each = [one_robot(side=side).expert(ranges[None])[0] for side in (1.0, -1.0)]
-    found = robot.average(None, None, robot.closeness(ranges))
+    found = robot.average_expert(None, None, robot.closeness(ranges))
     np.testing.assert_allclose(found, np.mean(each, 0) * np.mean(1 / c), rtol=0.01, atol=1e-9)
 
 

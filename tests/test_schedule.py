@@ -28,7 +28,7 @@ from tinymaml.programs.program import Var
 pytest.importorskip("numba")
 from tinymaml import blas  # noqa: E402
 from tinymaml.programs import compiled, loop, lowering, machine, runners, threads  # noqa: E402
-from tinymaml.programs.fusion import Call  # noqa: E402
+from tinymaml.programs.fusion import KernelCall  # noqa: E402
 from tinymaml.programs.passes import simplify  # noqa: E402
 from tinymaml.programs.placement import lay_out  # noqa: E402
 from tinymaml.programs.task import whole  # noqa: E402
@@ -552,7 +552,7 @@ def test_products_of_few_rows_in_pieces(rows, monkeypatch):
     f = lambda x, w: np.tanh(x @ w) @ (w.T @ np.ones((7, 1)))  # noqa: E731
     everything = lambda x, w: (f(x, w), tm.grad(lambda x, w: np.sum(f(x, w)), (0, 1))(x, w))  # noqa: E731
     plan = lay_out(whole(everything, arrays)).parts["query"].schedule
-    assert any(isinstance(x, Call) and x.kernel == "matmul" and x.numbers == [1] for x in plan.steps)
+    assert any(isinstance(x, KernelCall) and x.kernel == "matmul" and x.numbers == [1] for x in plan.steps)
     with plain_python(), spoiled_memory():
         examine(everything, arrays)
 
@@ -585,7 +585,7 @@ def test_products_of_patches_in_pieces(name, tile, monkeypatch):
         return f(x, w), tm.grad(loss, (0, 1))(x, w), tm.grad(slope, (0, 1))(x, w)
 
     plan = lay_out(whole(everything, arrays)).parts["query"].schedule
-    pieces = [x for x in plan.steps if isinstance(x, Call) and x.kernel == "matmul" and x.numbers]
+    pieces = [x for x in plan.steps if isinstance(x, KernelCall) and x.kernel == "matmul" and x.numbers]
     if "patches" not in name:  # which are all there then
         assert {tuple(x.numbers) for x in pieces} == ({(0,), (1,)} if tile < 1 << 20 else {(0,)})
     with plain_python(), spoiled_memory():

@@ -14,7 +14,7 @@ from tinymaml.families import FAMILIES
 from tinymaml.networks import NETWORKS
 from tinymaml.runs.learner import Learner
 from tinymaml.runs.outer import Settings as Outer
-from tinymaml.runs.settings import Config, Part, check, default_of, find, option, settings_of
+from tinymaml.runs.settings import Choice, Config, check_options, default_of, find_member, option, settings_of
 
 TABLES = {"family": FAMILIES, "network": NETWORKS, "algorithm": ALGORITHMS}
 
@@ -46,18 +46,18 @@ class Some:
 ])  # fmt: skip
 def test_a_value_that_cannot_be_is_named(name, value, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        check(Some(**{name: value}))
+        check_options(Some(**{name: value}))
 
 
 def test_values_that_can_be_are_accepted():
-    check(Some())
-    check(Some(count=1, rate=0, any_rate=-3.5, kind="square", widths=(), on=False, plain=1))
+    check_options(Some())
+    check_options(Some(count=1, rate=0, any_rate=-3.5, kind="square", widths=(), on=False, plain=1))
 
 
 @pytest.mark.parametrize("role, name", [(role, name) for role in TABLES for name in TABLES[role]])
 def test_every_option_of_the_tables_has_help_and_a_default_that_passes(role, name):
     settings = settings_of(TABLES[role][name])
-    check(settings())
+    check_options(settings())
     for f in fields(settings):
         assert len(f.metadata["help"]) > 5 and isinstance(default_of(f), (bool, int, float, str, tuple))
         names = {g.name for g in fields(settings)}
@@ -101,7 +101,7 @@ def test_an_option_that_no_part_has_is_named_with_the_parts_that_have_it(choice,
 def test_an_option_that_two_parts_have_is_named():
     parts = Config.default()
     with pytest.raises(ValueError, match=r"sinusoid \(family\) and mine \(algorithm\) both have an option shots"):
-        Config(parts.family, parts.network, Part("mine", parts.family.settings), parts.outer)
+        Config(parts.family, parts.network, Choice("mine", parts.family.settings), parts.outer)
 
 
 @pytest.mark.parametrize("role", TABLES)
@@ -255,7 +255,7 @@ def test_parts_are_modules_of_the_user_s(folder):
 ])  # fmt: skip
 def test_a_module_that_cannot_be_a_part_says_why(folder, role, name, error, message):
     with pytest.raises(error, match=message):
-        find(role, name)
+        find_member(role, name)
 
 
 def test_what_a_user_s_part_makes_is_looked_at(folder):

@@ -16,7 +16,7 @@ from tinymaml.families.common import accuracy, classification  # noqa: E402
 from tinymaml.pictures import figures, plot  # noqa: E402
 from tinymaml.pictures.compare import comparison  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
-from tinymaml.runs.adaptation import measured, stacked  # noqa: E402
+from tinymaml.runs.adaptation import measured, stacked_tasks  # noqa: E402
 from tinymaml.runs.compare import compare  # noqa: E402
 from tinymaml.runs.compare import table as compared  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
@@ -88,7 +88,7 @@ def by_hand(path, config, tasks, steps):
     learned = restore(path)
     moved = learned._replace(config=config, learner=Learner(config))
     with np.errstate(all="ignore"):
-        return measured(moved, stacked(moved, "test", range(tasks)), steps).mean(0)
+        return measured(moved, stacked_tasks(moved, "test", range(tasks)), steps).mean(0)
 
 
 # ── other options ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ from tinymaml.cli import main  # noqa: E402
 from tinymaml.nest import tree_items, tree_leaves  # noqa: E402
 from tinymaml.runs import Run  # noqa: E402
 from tinymaml.runs.adaptation import measured as measured_on  # noqa: E402
-from tinymaml.runs.adaptation import stacked, task  # noqa: E402
+from tinymaml.runs.adaptation import stacked_tasks, task  # noqa: E402
 from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.loop import restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
@@ -321,7 +321,7 @@ def test_what_is_loaded_adapts_and_predicts_as_evaluation_does(algorithm, tmp_pa
     learned, model = restore(path), tm.load(path)
     (xs, ys), (xq, yq) = task(learned, "test", 0)
     measured = [float(np.mean((model.adapt(xs, ys, steps).predict(xq) - yq) ** 2)) for steps in range(3)]
-    np.testing.assert_allclose(measured, measured_on(learned, stacked(learned, "test", [0]), 2)[0], rtol=1e-5)
+    np.testing.assert_allclose(measured, measured_on(learned, stacked_tasks(learned, "test", [0]), 2)[0], rtol=1e-5)
     assert model.adapt(xs, ys).steps == model.steps == learned.learner.steps
 
 
@@ -533,7 +533,7 @@ def test_predictions_take_the_statistics_that_evaluation_takes(normed, statistic
     learned, model = restore(path), tm.load(path)
     (xs, ys), (xq, yq) = task(learned, "test", 1)
     measured = [float(np.mean((model.adapt(xs, ys, steps).predict(xq) - yq) ** 2)) for steps in range(4)]
-    np.testing.assert_allclose(measured, measured_on(learned, stacked(learned, "test", [1]), 3)[0], rtol=1e-4)
+    np.testing.assert_allclose(measured, measured_on(learned, stacked_tasks(learned, "test", [1]), 3)[0], rtol=1e-4)
 
 
 def test_support_statistics_are_those_of_the_support_set(normed):

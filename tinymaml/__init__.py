@@ -1,19 +1,23 @@
 """tinymaml: exact second-order MAML in pure NumPy, small enough to read and proved right.
 
-Read in this order; the four after `nest` are the whole idea:
+Read in this order; the first sitting, after `nest`, is the whole idea, in less than 1,000 lines:
 
     nest         dicts, lists and tuples of arrays
     engine       Tensor, Primitive, grad, vjp, jvp, hvp             ┐
-    ops          the primitives, each with its rule                 │  the first sitting
-    nn           layers and losses, composed of them                │
-    maml         adapt, meta_loss, meta_value_and_grad              ┘
-    numpy_api/   NumPy's functions on tensors, by subject
+    primitives   the primitives of MAML's gradients, and the rules  │
+    nn           layers and losses, composed of them                │  the first sitting
+    maml         adapt, meta_loss, meta_value_and_grad              │
+    numpy_api/   … table: the way of np.tanh to a tensor            ┘
+
+    numpy_api/   NumPy's functions on tensors, by subject            ops        all primitives, conventions at kinks
     per_task     a function of one task, for all tasks               flat       memory that does not grow with K
     inputs       checks of the inputs of a function of tasks         optim      SGD, momentum, Adam
+    layers       pooling, embeddings, sigmoids                       normalise  batch norm and its kin, dropout
     check        checks of derivatives, at any order                 init       initialisers
     arrays       arrays of a user's values, or a refusal             diagnose   the origin of a NaN
-    normalise    batch norm and its kin, dropout
-    description  facts about a primitive for programs                kernels    NumPy twins of loops in machine code
+    modes        recording, and complex steps                        kernels    NumPy twins of loops in machine code
+    description  facts about a primitive for programs                axes       axes, as NumPy takes them
+    differentiable  checks of what is to be differentiated
 
     algorithms/  one file each, like its paper                       families/  sources of tasks: sine waves, …
     networks/    MLP, convolution                                    runs/      settings, outer loop, evaluation

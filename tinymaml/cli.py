@@ -146,14 +146,14 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
     oracle = commands.add_parser("oracle", help="check a meta-gradient, and name the mistake in it")
     if argv[:1] == ["oracle"]:  # the other commands need not import it
-        from .oracle.commands import add
+        from .oracle.commands import add_commands
 
-        add(oracle)
+        add_commands(oracle)
     lesson = commands.add_parser("lesson", help="write the lesson, a page that shows how a meta-gradient is made")
     if argv[:1] == ["lesson"]:
-        from .lessons.commands import add
+        from .lessons.commands import add_commands
 
-        add(lesson)
+        add_commands(lesson)
     return parser
 
 
@@ -208,7 +208,7 @@ def _add_train(commands, argv: list[str]) -> None:
     """
     family = argv[0] if argv and not argv[0].startswith("-") else None
     own = "or a module of your own: package.module, or module:name"
-    families, networks, algorithms = (", ".join(parts.table(role)) for role in parts.TABLES)
+    families, networks, algorithms = (", ".join(parts.members_of(role)) for role in parts.TABLES)
     choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choice.add_argument("--algorithm", metavar="NAME", default=argparse.SUPPRESS,
                         help=f"{algorithms}; {own} (default: maml, or the family's)")  # fmt: skip
@@ -246,8 +246,8 @@ def _groups(family: str, chosen: argparse.Namespace) -> list[tuple[str, list[tup
         run = Run.open(chosen.out)
         config = parts.Config.from_json(run.config, run.format)
         return [(called, [(f, getattr(s, f.name)) for f in dataclasses.fields(s)]) for called, s in config.parts()]
-    names, defaults = parts.choose(family, getattr(chosen, "algorithm", None), getattr(chosen, "network", None))
-    of_parts = {f"{name} ({role})": parts.settings_of(parts.find(role, name)) for role, name in names.items()}
+    names, defaults = parts.chosen_names(family, getattr(chosen, "algorithm", None), getattr(chosen, "network", None))
+    of_parts = {f"{name} ({role})": parts.settings_of(parts.find_member(role, name)) for role, name in names.items()}
     of_parts["the outer loop"] = parts.outer_settings()
     parts.check_names(of_parts)
     return [(called, [(f, defaults.get(f.name, parts.default_of(f))) for f in dataclasses.fields(settings)])
@@ -290,7 +290,7 @@ def _train(args: argparse.Namespace) -> int:
     changes: dict[str, Any] = {k: tuple(x) if isinstance(x, list) else x for k, x in given.items()}
     chosen: dict[str, Any] = {role: getattr(args, role) for role in parts.TABLES if hasattr(args, role)}
     config = resumed(args.out, {**chosen, **changes}) if args.resume else parts.Config.default(**chosen, **changes)
-    files = [name for name in parts.paths(config) & changes.keys() if changes[name]]
+    files = [name for name in parts.path_options(config) & changes.keys() if changes[name]]
     config = config.changed(**{name: str(Path(changes[name]).absolute()) for name in files})
     shown = {role: getattr(config, role).name for role in parts.TABLES} | config.used()
     _say("  ".join(f"{name}={value}" for name, value in shown.items()))
@@ -334,13 +334,13 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from .pictures.compare import check, draw
+    from .pictures.compare import draw_comparison, picture_path
     from .runs.compare import compare, table
 
     # beside the first run, if it is not said where; where the result is wanted as JSON, only if it is said
     to, without = args.to or (None if args.json else Path(args.runs[0]).parent / "compare.png"), ""
     try:
-        to = to and check(to)  # before the work
+        to = to and picture_path(to)  # before the work
     except ImportError as cause:  # the table is worth having
         if args.to:
             raise
@@ -351,7 +351,7 @@ def _compare(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(json.dumps(result) if args.json else table(result))
     if to or without:
-        _say(str(draw(result, to) if to else without))
+        _say(str(draw_comparison(result, to) if to else without))
     return 0
 
 
@@ -376,8 +376,8 @@ def _cache(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import examine, page
+    from .doctor import findings, page
 
-    report = examine()
+    report = findings()
     print(json.dumps(report, indent=2) if args.json else page(report))
     return 0 if report["healthy"] else 1

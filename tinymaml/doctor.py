@@ -44,7 +44,7 @@ ROUNDING = 1e-9  # the relative difference between engine and program, in float6
 REPEATS = 5  # of which the fastest is reported
 
 
-def examine() -> dict[str, Any]:
+def findings() -> dict[str, Any]:
     """Everything that the doctor knows; times in seconds, sizes in bytes.
 
     Returns:

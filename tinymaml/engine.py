@@ -32,57 +32,44 @@ The rules of the inner derivative got tensors and so made #4 to #8, because #0 i
 outer derivative, which must know how f′ was made. It goes back from #8 to #0. As nothing is older than #0, its rules
 get arrays and make no tensor; f″(1.3) = 2 cos 1.3 − 1.3 sin 1.3 comes out as an array.
 
-Read first `Tensor`, `Primitive`, `_vjp` and `between`; the other functions call these, or check what they are given.
-Read next: `ops`, the primitives and their rules.
+Read first `Tensor`, `Primitive`, `_vjp` and `between`; the other functions call these. What an argument or a result
+must be is checked in `differentiable`. Read next: `primitives`, which have the rules.
 """
 
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from .arrays import NUMBERS, plain, stacked, unchanging
+from .arrays import stacked, unchanging
 from .description import Description
+from .differentiable import as_differentiable, called, check_result, cotangent_like, in_tuple, positions, unit_cotangent
+from .modes import HasOperators, analytic, current_recording, evaluation, recorded, refusal  # noqa: F401
 from .nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
-
-if TYPE_CHECKING:  # operators are attached by `ops` and `numpy_api`, out of a type checker's sight
-    from typing import Any as _Anything
-else:
-    _Anything = object
 
 P = ParamSpec("P")  # the arguments of a function, which its gradient takes, too
 Value = TypeVar("Value")
 
 _index = itertools.count()
-# While a program is recorded, this is its recording, which makes all tensors in its own way (see `programs.tracing`).
-evaluation: ContextVar[Any] = ContextVar("evaluation", default=None)
-recorded: set[type] = set()  # the classes of the tensors that a recording makes
-# True in a complex step (see `check`): a complex number is then a real one that carries a derivative as imaginary part.
-analytic: ContextVar[bool] = ContextVar("analytic", default=False)
 
 
-class Tensor(_Anything):
+class Tensor(HasOperators):
     """An array and how it was made.
 
-    Operators on tensors (`x * y`) are attached by `ops`, NumPy functions (`np.tanh(x)`) by `numpy_api.table`; the head
-    of `ops` follows one such call.
+    Operators (`x * y`) are attached by `primitives`, NumPy's functions (`np.tanh(x)`) by `numpy_api.table`.
 
     Attributes:
         value: the array (or NumPy scalar). Reading it cuts the graph; do so only on purpose.
         primitive, inputs, params: the record; `None, (), {}` for a leaf.
         index: a number that is larger than that of every tensor made before.
 
-    Example:
-        >>> import numpy as np, tinymaml as tm
-        >>> x = tm.Tensor(np.array([1.0, 2.0]))
-        >>> x * 3
-        Tensor([3. 6.], float64, by multiply)
+    >>> x = tm.Tensor(np.array([1.0, 2.0]))
+    >>> x * 3
+    Tensor([3. 6.], float64, by multiply)
     """
 
     __slots__ = ("value", "primitive", "inputs", "params", "index")
@@ -116,11 +103,9 @@ class Primitive:
     A rule combines its arguments by operations and never branches on their values: a branch leaves no record, and so
     it would be missing from the next derivative. Python numbers are an exception: they are constants of the record.
 
-    Example:
-        >>> import tinymaml as tm
-        >>> cube = tm.Primitive("cube", lambda x: x**3, (lambda g, z, x: g * (3 * x * x),))
-        >>> tm.grad(tm.grad(cube))(2.0)
-        array(12.)
+    >>> cube = tm.Primitive("cube", lambda x: x**3, (lambda g, z, x: g * (3 * x * x),))
+    >>> tm.grad(tm.grad(cube))(2.0)
+    array(12.)
     """
 
     registry: dict[str, Primitive] = {}
@@ -137,7 +122,7 @@ class Primitive:
         kinds = {*map(type, inputs)}
         if not kinds <= _UNCHANGING:
             if not kinds.isdisjoint(recorded):
-                return _recording()(self, inputs, params)
+                return current_recording()(self, inputs, params)
             if Tensor in kinds:
                 inputs = tuple([unchanging(x) for x in inputs])
         if Tensor not in kinds:
@@ -165,28 +150,12 @@ stop_gradient.__doc__ = """The same array (of any shape and dtype), through whic
 
 First-order MAML is exact MAML with this around the inner gradient (Finn, Abbeel, Levine, 2017, section 5.2).
 
-Example:
-    >>> import tinymaml as tm
-    >>> tm.grad(lambda x: x * tm.stop_gradient(x))(3.0)
-    array(3.)
+>>> tm.grad(lambda x: x * tm.stop_gradient(x))(3.0)
+array(3.)
 """
 
 # Inputs of these types are neither copied nor handed to a recording: `Primitive.__call__` is quick for them.
 _UNCHANGING = {Tensor, float, int, bool, np.float64, np.float32}
-
-
-def _recording():
-    if (recording := evaluation.get()) is None:
-        raise TypeError("a value that a recording has made is used after it or in another thread")
-    return recording
-
-
-def refusal(error: Exception) -> Exception:
-    """The error itself, marked as ours, to be raised. A recording notes it, since a run might not meet it."""
-    if (recording := evaluation.get()) is not None:
-        recording.refused.append(error)
-    error.refused = True  # type: ignore
-    return error
 
 
 def vjp(f: Callable[..., Value], *args: Nest) -> tuple[Value, Callable[[Value], tuple]]:
@@ -197,21 +166,17 @@ def vjp(f: Callable[..., Value], *args: Nest) -> tuple[Value, Callable[[Value], 
         *args: nests of any shapes; all are differentiated (close over what is constant).
 
     Returns:
-        The value, and `pullback`, which may be called more than once: `pullback(u)` takes a nest with the shapes of the
-        value, and returns a tuple of nests with the shapes and dtypes of the arguments.
-
-    A cotangent z̄ of a complex array z says dL = Re Σ z̄ dz, as in JAX: of a real L it is ∂L/∂x − i ∂L/∂y, z = x + iy.
+        The value, and `pullback`, which may be called more than once: from a nest like the value to a tuple of nests
+        with the shapes and dtypes of the arguments. A cotangent z̄ of a complex array z says dL = Re Σ z̄ dz, as in JAX.
 
     Raises:
         TypeError: an argument holds integers, booleans or objects (the error names it), or u is complex and the value
             is real.
         ValueError: u does not have the nest, or the shapes, of the value (`pullback` raises it).
 
-    Example:
-        >>> import numpy as np, tinymaml as tm
-        >>> value, pullback = tm.vjp(lambda x: x * x, np.array([1.0, 2.0]))
-        >>> pullback(np.array([1.0, 10.0]))
-        (array([ 2., 40.]),)
+    >>> value, pullback = tm.vjp(lambda x: x * x, np.array([1.0, 2.0]))
+    >>> pullback(np.array([1.0, 10.0]))
+    (array([ 2., 40.]),)
     """
     return _vjp(f, args, range(len(args)))
 
@@ -231,12 +196,7 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable
     When a record's turn comes, its cotangent is complete, since everything made from it has a higher index.
     """
     leaves = [_leaf(x, f"args[{i}]{path}") for i, arg in zip(places, args, strict=True) for path, x in tree_items(arg)]
-    try:
-        value = tree_map(stacked, f(*tree_fill(args, leaves)))
-    except (ValueError, TypeError) as error:
-        if (clearer := _clearer(error)) is not None:
-            raise clearer from None
-        raise
+    value = tree_map(stacked, called(f, tree_fill(args, leaves)))
     outputs = [x for x in tree_leaves(value) if _is_tensor(x)]
     active, nested = between(leaves, outputs)
 
@@ -250,7 +210,7 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable
             cotangents[x.index] = cotangents[x.index] + g if x.index in cotangents else g
 
         # tree_map refuses a u that is not a nest like the value
-        tree_map(lambda x, g: accumulate(x, _like(g, x)) if isinstance(x, Tensor) else None, value, u)
+        tree_map(lambda x, g: accumulate(x, cotangent_like(x, g)) if isinstance(x, Tensor) else None, value, u)
         for index in sorted(active, reverse=True):  # from the last made to the first
             z = active[index]
             if index <= leaves[-1].index or index not in cotangents:
@@ -267,35 +227,14 @@ def _vjp(f: Callable, args: tuple, places: Iterable[int]) -> tuple[Any, Callable
     return (value if nested else tree_map(lambda x: _result(outside(x)), value)), pullback
 
 
-def _clearer(error: Exception) -> BaseException | None:
-    """The error to raise in place of NumPy's; None where NumPy's own is clear.
-
-    `c[0] = x` asks a tensor for a number: we refuse, and NumPy hides our error behind its own.
-    """
-    if getattr(error.__cause__, "refused", False):
-        return error.__cause__
-    if str(error).startswith("loop of ufunc does not support argument"):
-        return TypeError("np.array made an array of tensors and numbers, on which not every function of NumPy works:"
-                         " np.stack makes one tensor of both")  # fmt: skip
-    return None
-
-
 def _leaf(x, path: str) -> Tensor:
     """The leaf for x: of a tensor an alias, through which an outer derivative goes on; of an array a new tensor."""
-    unusual = x.dtype.hasobject if type(x) is np.ndarray else not isinstance(x, (Tensor, *NUMBERS))
-    if unusual:  # a list, an array of tensors, an array of another library
-        what = f"cannot differentiate with respect to {path},"
-        x = stacked(plain(x, what), f"{what} ")
+    x = as_differentiable(x, path)
     if _is_tensor(x):
         return alias(x)
-    x = x if isinstance(x, Tensor) else np.array(x)  # a copy, so the caller may write to x later
-    if x.dtype.kind not in "fc":
-        raise TypeError(
-            f"cannot differentiate with respect to {path}: its dtype is {x.dtype}, wanted a floating-point array"
-            " (convert with np.asarray(x, float), or close over what is constant)"
-        )
     if isinstance(x, Tensor):
-        return _recording().leaf(x)
+        return current_recording().leaf(x)
+    x = np.array(x)  # a copy, so the caller may write to x later
     x.setflags(write=False)
     return Tensor(x)
 
@@ -306,11 +245,11 @@ def between(leaves: list[Tensor], outputs: list[Tensor]) -> tuple[dict[int, Tens
     It is nested in another one if a tensor older than the leaves takes part, as `old` does here. The sine depends on no
     leaf, so it is not active; the leaf y is, although no output depends on it.
 
-    Example:
-        >>> old, x, y = (Tensor(np.array(number)) for number in (2.0, 3.0, 5.0))
-        >>> active, nested = between([x, y], [x * old + np.sin(old)])
-        >>> [t.primitive or "leaf" for t in active.values()], nested
-        (['leaf', 'leaf', Primitive(multiply), Primitive(add)], True)
+    >>> from tinymaml.engine import between
+    >>> old, x, y = (tm.Tensor(np.array(number)) for number in (2.0, 3.0, 5.0))
+    >>> active, nested = between([x, y], [x * old + np.sin(old)])
+    >>> [t.primitive or "leaf" for t in active.values()], nested
+    (['leaf', 'leaf', Primitive(multiply), Primitive(add)], True)
     """
     if not leaves:
         return {}, bool(outputs)
@@ -359,105 +298,42 @@ def _result(x):
     return np.array(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
-def _like(g, x: Tensor):
-    """g, after its shape and dtype were found to be those of a cotangent of the output x."""
-    if not isinstance(g, Tensor):
-        g = np.asarray(g, None if np.iscomplexobj(g) else x.dtype)
-    if g.dtype.kind == "c" and x.dtype.kind != "c" and not analytic.get():
-        raise TypeError(f"a cotangent of dtype {g.dtype} for an output of dtype {x.dtype}, which is real")
-    if g.shape != x.shape:
-        raise ValueError(f"a cotangent of shape {g.shape} for an output of shape {x.shape}")
-    return g
-
-
 def value_and_grad(
     f: Callable[P, Value], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
 ) -> Callable[P, tuple[Value, Nest]]:
-    """A function returning (f(*args), ∇f(*args)).
+    """A function of f's arguments that returns (f(*args), ∇f(*args)).
 
     Args:
-        f: returns a scalar (shape ()); with `has_aux`, a pair of that scalar and anything else.
+        f: returns a scalar (shape ()); with `has_aux`, a pair of that scalar and anything else, which is the value.
         argnums: the position of the argument to differentiate, or a tuple of positions; negative ones count from the
-            end. Each such argument is a nest of floating-point arrays of any shapes.
-        has_aux: the value is then the pair (scalar, aux).
-
-    Returns:
-        A function of f's arguments. The gradient has the nest, shapes and dtypes of its argument; for a tuple of
-        argnums it is a tuple of such nests.
+            end. Each such argument is a nest of floating-point arrays of any shapes. The gradient is a nest like it;
+            for a tuple it is a tuple of such nests.
 
     Raises:
         ValueError: f returns no scalar, or no pair with `has_aux`; argnums names no argument, or one of them twice.
-        TypeError: f returns a complex number, a boolean, or an integer (a Python integer, such as 0, is allowed); or
-            an argument holds integers or booleans. The function that is returned raises all of these.
+        TypeError: f returns a complex number, a boolean, or an integer other than a Python integer, such as 0; or an
+            argument holds integers or booleans. The function that is returned raises all of these.
 
-    Example:
-        >>> import numpy as np, tinymaml as tm
-        >>> tm.value_and_grad(lambda w, x: np.sum(w * x**2))(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
-        (array(41.), array([ 9., 16.]))
+    >>> tm.value_and_grad(lambda w, x: np.sum(w * x**2))(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    (array(41.), array([ 9., 16.]))
     """
     return partial(_value_and_grad, f, argnums, has_aux)
 
 
 def _value_and_grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
-    single = not isinstance(argnums, (tuple, list))
-    wanted = tuple(map(operator.index, (argnums,) if single else argnums))
-    if any(not -len(args) <= i < len(args) for i in wanted):
-        raise ValueError(f"argnums={argnums}, but {_name(f)} was called with {len(args)} positional arguments")
-    if len({i % len(args) for i in wanted}) < len(wanted):
-        raise ValueError(f"argnums={argnums} names an argument twice")
+    wanted = positions(f, argnums, args)
 
     def of_wanted(*chosen):
         full = list(args)
         for i, x in zip(wanted, chosen, strict=True):
             full[i] = x
         out = f(*full, **kwargs)
-        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-            raise ValueError(f"{_name(f)} must return a pair (scalar, aux), it returned a {type(out).__name__}")
-        check_scalar(_name(f), out[0] if has_aux else out)
+        check_result(f, out, has_aux)
         return out
 
-    out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), (i % len(args) for i in wanted))
-    # the cotangent of the scalar is 1, and that of aux is 0
-    grads = pullback((_one(out[0]), tree_map(_zero, out[1])) if has_aux else _one(out))
-    return out, grads[0] if single else grads
-
-
-def check_scalar(name: str, value) -> None:
-    """Refuse a result that has no gradient. One real floating-point number has one; so has a Python integer, such as 0.
-
-    Args:
-        name: of the function that returned `value`, for the error.
-
-    Raises:
-        ValueError: the value is no scalar (of shape ()).
-        TypeError: it is complex, a boolean or an integer.
-    """
-    value = stacked(value)
-    if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) or np.shape(value_of(value)) != ():
-        seen = f"shape {value.shape}" if hasattr(value, "shape") else type(value).__name__
-        raise ValueError(f"{name} must return a scalar to be differentiated, it returned {seen}")
-    dtype = np.result_type(value_of(value))
-    if dtype.kind not in ("fc" if analytic.get() else "f") and type(value) is not int:
-        of_complex, of_count = "which number is meant, np.real(z) or np.abs(z)?", "a count or a comparison has no slope"
-        why = of_complex if dtype.kind == "c" else of_count
-        raise TypeError(f"{name} must return a floating-point number to be differentiated, it returned {dtype}: {why}")
-
-
-def _one(x):
-    """The cotangent of a scalar by itself: 1, in the dtype of x."""
-    one = np.ones((), np.result_type(value_of(x)))
-    one.setflags(write=False)
-    return one
-
-
-def _zero(x):
-    """The cotangent of a leaf of aux."""
-    return np.zeros(x.shape, x.dtype) if isinstance(x, (Tensor, np.ndarray)) else 0
-
-
-def _name(f: Callable) -> str:
-    """The name by which errors call f; that of f in grad(f)."""
-    return _name(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
+    out, pullback = _vjp(of_wanted, tuple(args[i] for i in wanted), wanted)
+    grads = pullback(unit_cotangent(out, has_aux))
+    return out, grads if isinstance(argnums, (tuple, list)) else grads[0]
 
 
 def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Callable[P, Nest]:
@@ -465,10 +341,8 @@ def grad(f: Callable[P, Any], argnums: int | tuple[int, ...] = 0, has_aux: bool 
 
     Arguments, shapes and errors are those of `value_and_grad`.
 
-    Example:
-        >>> import numpy as np, tinymaml as tm
-        >>> tm.grad(lambda p: np.sum(p["w"] ** 2))({"w": np.array([1.0, 2.0])})
-        {'w': array([2., 4.])}
+    >>> tm.grad(lambda p: np.sum(p["w"] ** 2))({"w": np.array([1.0, 2.0])})
+    {'w': array([2., 4.])}
     """
     return partial(_grad, f, argnums, has_aux)
 
@@ -481,26 +355,22 @@ def _grad(f: Callable, argnums, has_aux: bool, /, *args, **kwargs):
 def jvp(f: Callable[..., Value], args: tuple, tangents: tuple) -> tuple[Value, Value]:
     """f(*args) and J v, the derivative of f along the tangents v: forward mode, from two reverse passes.
 
+    u ↦ uᵀJ is linear in u. Its own pullback, applied to v, is therefore Jv: exact, and without a second set of rules
+    (Townsend, "A new trick for calculating Jacobian vector products", 2017).
+
     Args:
-        f: from nests of floating-point arrays to a nest of arrays.
-        args: a tuple of positional arguments; all are differentiated.
-        tangents: a tuple of nests with the shapes of `args`.
+        f, args: as in `vjp`, with the arguments in a tuple.   tangents: a tuple of nests with the shapes of `args`.
 
     Returns:
         Two nests of the same shapes: the value, and J v.
 
-    u ↦ uᵀJ is linear in u. Its own pullback, applied to v, is therefore Jv: exact, and without a second set of rules
-    (Townsend, "A new trick for calculating Jacobian vector products", 2017).
-
     Raises:
         TypeError, ValueError: as `vjp`, for the arguments and for tangents that are not like them.
 
-    Example:
-        >>> import numpy as np, tinymaml as tm
-        >>> tm.jvp(np.sin, (np.array([0.0, np.pi]),), (np.array([1.0, 10.0]),))[1]
-        array([  1., -10.])
+    >>> tm.jvp(np.sin, (np.array([0.0, np.pi]),), (np.array([1.0, 10.0]),))[1]
+    array([  1., -10.])
     """
-    args, tangents = _as_args(args), _as_args(tangents)
+    args, tangents = in_tuple(args), in_tuple(tangents)
     out, pullback = vjp(f, *args)
     # `pullback` gives the rules the arrays of f's graph, but u is now a leaf, a tensor. Each rule multiplies by its g,
     # which is made from u; so all steps of `pullback` are recorded, and `pushforward` can go back through them to u.
@@ -510,33 +380,20 @@ def jvp(f: Callable[..., Value], args: tuple, tangents: tuple) -> tuple[Value, V
 
 
 def hvp(f: Callable, args: tuple, v: Nest) -> Nest:
-    """∇²f(*args) v, without forming the Hessian.
+    """∇²f(*args) v, without forming the Hessian, which is symmetric: so the pullback of ∇f is the product.
 
     Args:
-        f: returns a scalar.
-        args: a tuple of positional arguments.
+        f: returns a scalar.   args: a tuple of its arguments.
         v: a tuple of nests like `args` (the Hessian over all arguments), or a nest like `args[0]` (over the first).
-
-    Returns:
-        A nest with the shapes of v. The Hessian is symmetric, so the pullback of ∇f is the product.
+            The result has the shapes of v.
 
     Raises:
         TypeError, ValueError: as `value_and_grad`, for f and its arguments; v is like neither `args` nor `args[0]`.
 
-    Example:
-        >>> import numpy as np, tinymaml as tm
-        >>> tm.hvp(np.prod, (np.array([2.0, 3.0]),), np.array([1.0, 10.0]))  # the Hessian is [[0, 1], [1, 0]]
-        array([10.,  1.])
+    >>> tm.hvp(np.prod, (np.array([2.0, 3.0]),), np.array([1.0, 10.0]))  # the Hessian is [[0, 1], [1, 0]]
+    array([10.,  1.])
     """
-    args = _as_args(args)
-    if _paths(v) == _paths(args):  # v has a part for each argument
+    args = in_tuple(args)
+    if [path for path, _ in tree_items(v)] == [path for path, _ in tree_items(args)]:  # v has a part for each argument
         return vjp(grad(f, tuple(range(len(args)))), *args)[1](v)
     return vjp(lambda x: grad(f)(x, *args[1:]), args[0])[1](v)[0]
-
-
-def _paths(tree: Nest) -> list[str]:
-    return [path for path, _ in tree_items(tree)]
-
-
-def _as_args(args) -> tuple:
-    return args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)

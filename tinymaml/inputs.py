@@ -10,6 +10,7 @@ check_converging(value, what)      the check inside the loop: a loss that is not
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -155,6 +156,18 @@ def as_set(what: str, data: Nest) -> Nest:
 def arguments(data: Nest) -> tuple | list:
     """A loss's arguments beside the parameters, for `loss(params, *arguments(data))`: a dict or dataclass is one."""
     return data if isinstance(data, (tuple, list)) else (data,)
+
+
+def scalar_of(loss: Callable, has_aux: bool) -> Callable:
+    """The loss without what it returns beside its scalar; with its name, which errors give."""
+    if not has_aux:
+        return loss
+
+    @functools.wraps(loss)
+    def first(params, *data):
+        return loss(params, *data)[0]
+
+    return first
 
 
 def is_listed(tasks: tuple | list) -> bool:

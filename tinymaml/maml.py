@@ -17,28 +17,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
-from . import diagnose, flat
-from .engine import Tensor, hvp, stop_gradient, value_and_grad
-from .inputs import (
-    arguments,
-    as_learned,
-    as_set,
-    as_tasks,
-    check_arrays,
-    check_converging,
-    check_settings,
-    in_task,
-    rates_like,
-    read_only,
-)
+from . import diagnose, flat, inputs
+from .engine import Tensor, stop_gradient, value_and_grad
+from .inputs import arguments
 from .nest import Nest, tree_map
 from .numpy_api import as_array
-from .per_task import PerTask, over
+from .per_task import over
 
+Tasks = tuple | list  # (support, query), stacked; or a list of such pairs: see `inputs.as_tasks`
 _quietly = np.errstate(all="ignore")  # what diverges is an error below, and says where
 
 
@@ -69,16 +59,16 @@ def adapt(
     >>> tm.adapt(loss, np.array(0.0), (np.array([1.0]), np.array([2.0])), inner_lr=0.25, inner_steps=2)
     array(1.5)
     """
-    check_settings(inner_lr, inner_steps)
-    params, support = as_learned("params", params), as_set("the support set", support)
-    adapted = _adapt(loss, params, read_only(support), inner_lr, inner_steps, first_order)
-    check_arrays(adapted, f"after {inner_steps} inner steps, params")
+    inputs.check_settings(inner_lr, inner_steps)
+    params, support = inputs.as_learned("params", params), inputs.as_set("the support set", support)
+    adapted = _adapt(loss, params, inputs.read_only(support), inner_lr, inner_steps, first_order)
+    inputs.check_arrays(adapted, f"after {inner_steps} inner steps, params")
     return adapted
 
 
 def _adapt(loss, params, support, inner_lr, inner_steps, first_order):
     params = tree_map(lambda p: p if isinstance(p, Tensor) else np.array(p), params)
-    alpha = rates_like(inner_lr, params)
+    alpha = inputs.rates_like(inner_lr, params)
     for k in range(inner_steps):
         params = inner_step(loss, params, support, alpha, first_order, k)
     return params
@@ -88,8 +78,8 @@ def inner_step(loss, params, support, alpha, first_order, k):
     """θₖ₊₁ after θₖ; with `first_order`, the gradient in it is held constant."""
     value, grads = value_and_grad(diagnose.looked_at(loss))(params, *arguments(support))
     at = loss, params, *arguments(support)
-    check_converging(value, f"inner step {k}: the support loss", *at)
-    check_arrays(grads, f"inner step {k}: the gradient of the support loss in params", *at)
+    inputs.check_converging(value, f"inner step {k}: the support loss", *at)
+    inputs.check_arrays(grads, f"inner step {k}: the gradient of the support loss in params", *at)
     if first_order:
         grads = tree_map(stop_gradient, grads)
     # θₖ₊₁ = θₖ − α g_s(θₖ)
@@ -98,13 +88,7 @@ def inner_step(loss, params, support, alpha, first_order, k):
 
 @_quietly
 def meta_loss(
-    loss: Callable,
-    params: Nest,
-    tasks: tuple | list,
-    *,
-    inner_lr: Nest,
-    inner_steps: int = 1,
-    first_order: bool = False,
+    loss: Callable, params: Nest, tasks: Tasks, *, inner_lr: Nest, inner_steps: int = 1, first_order: bool = False
 ):
     """𝓛(θ) = 1/T Σₜ L_q(θ_K), a scalar to be differentiated with respect to anything: θ, α, the data.
 
@@ -115,27 +99,22 @@ def meta_loss(
     >>> of(0.25), tm.grad(of)(0.25)  # θ′ = 4α: (4α − 3)² and its slope 8 (4α − 3)
     (np.float64(4.0), array(-16.))
     """
-    check_settings(inner_lr, inner_steps)
-    params = as_learned("params", params)
+    inputs.check_settings(inner_lr, inner_steps)
+    params = inputs.as_learned("params", params)
     losses = []
-    for t, (support, query) in enumerate(map(read_only, as_tasks(tasks))):
-        with in_task(t):
+    for t, (support, query) in enumerate(map(inputs.read_only, inputs.as_tasks(tasks))):
+        with inputs.in_task(t):
             adapted = _adapt(loss, params, support, inner_lr, inner_steps, first_order)
             losses.append(diagnose.looked_at(loss)(adapted, *arguments(query)))
-            check_converging(losses[-1], "the query loss")
+            inputs.check_converging(losses[-1], "the query loss")
     # 1/T Σₜ L_q
     return functools.reduce(operator.add, losses) / len(losses)
 
 
 def meta_value_and_grad(
-    loss: Callable,
-    *,
-    inner_lr: Nest,
-    inner_steps: int = 1,
-    first_order: bool = False,
-    has_aux: bool = False,
+    loss: Callable, *, inner_lr: Nest, inner_steps: int = 1, first_order: bool = False, has_aux: bool = False,
     memory: str = "unrolled",
-) -> Callable[[Nest, tuple | list], tuple]:
+) -> Callable[[Nest, Tasks], tuple]:  # fmt: skip
     """A function `(params, tasks)` → (𝓛(θ), ∇𝓛(θ)).
 
     Args:
@@ -153,68 +132,30 @@ def meta_value_and_grad(
     >>> exact(np.array(0.0), tasks), fomaml(np.array(0.0), tasks)  # θ′ = 1: (1 − 2α) · 2 (1 − 3), and 2 (1 − 3)
     ((array(4.), array(-2.)), (array(4.), array(-4.)))
     """
-    if memory not in ("unrolled", "flat"):
-        raise ValueError(f'memory is {memory!r}, wanted "unrolled" or "flat"')
-    maml = MAML(loss, inner_steps, first_order, has_aux, memory)
-    return over(PerTask(
-        maml.of_task, gradient=True, bound=(inner_lr,), check=functools.partial(check_settings, inner_lr, inner_steps),
-        cheaper=None if first_order else dataclasses.replace(maml, first_order=True).of_task,
-        parts=maml.parts, moves=maml.moves, flat=memory == "flat", written=loss, called="params",
-    ))  # fmt: skip
+    unrolled = Unrolled(loss, inner_steps, first_order, has_aux)
+    return over(flat.per_task(unrolled, inner_step, inner_lr, memory))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MAML:
-    """What `meta_value_and_grad` does for one task: its arguments, and α with each call."""
+class Unrolled:
+    """What `meta_value_and_grad` does for one task: its settings; α comes with each call."""
 
     loss: Callable
     inner_steps: int
     first_order: bool
     has_aux: bool
-    memory: str
 
     def of_task(self, params, support, query, inner_lr):
         """L_q(θ_K) of one task (with `has_aux`, a pair) and its gradient ∏(I − αHₖ) g_q."""
-        if self.memory == "flat":
-            return flat.run(self.parts(inner_lr), self.moves(), params, support, query)
+        support_loss = inputs.scalar_of(self.loss, self.has_aux)
 
         @functools.wraps(self.loss)  # errors give its name
         def query_loss(params):
-            adapted = _adapt(self.support_loss, params, support, inner_lr, self.inner_steps, self.first_order)
+            adapted = _adapt(support_loss, params, support, inner_lr, self.inner_steps, self.first_order)
             return diagnose.looked_at(self.loss)(adapted, *arguments(query))
 
         value, grads = value_and_grad(query_loss, has_aux=self.has_aux)(params)
         of = dict(has_aux=self.has_aux)
-        check_converging(value[0] if self.has_aux else value, "the query loss", query_loss, params, **of)
-        check_arrays(grads, "the meta-gradient of params", query_loss, params, **of)
+        inputs.check_converging(value[0] if self.has_aux else value, "the query loss", query_loss, params, **of)
+        inputs.check_arrays(grads, "the meta-gradient of params", query_loss, params, **of)
         return value, grads
-
-    @property
-    def support_loss(self) -> Callable:
-        return _without_aux(self.loss) if self.has_aux else self.loss
-
-    def parts(self, inner_lr) -> flat.Parts:
-        def step(params, support, k):
-            return inner_step(self.support_loss, params, support, rates_like(inner_lr, params), True, k)
-
-        def query_value_and_grad(params, query):
-            return value_and_grad(self.loss, has_aux=self.has_aux)(params, *arguments(query))
-
-        def back(params, support, v):
-            # v ← v − Hₖ (α v): from v = g_q(θ_K) back to θ₀ this is the product ∏(I − αHₖ) g_q
-            av = tree_map(operator.mul, rates_like(inner_lr, params), v)
-            of_params = lambda theta: self.support_loss(theta, *arguments(support))  # noqa: E731
-            return tree_map(operator.sub, v, hvp(of_params, (params,), av))
-
-        return flat.Parts(step, query_value_and_grad, back)
-
-    def moves(self) -> Iterator[str]:
-        return flat.moves(self.inner_steps, self.first_order)
-
-
-def _without_aux(loss: Callable) -> Callable:
-    @functools.wraps(loss)
-    def first(params, *data):
-        return loss(params, *data)[0]
-
-    return first

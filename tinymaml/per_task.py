@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .differentiable import name_of
 from .engine import Tensor
 from .inputs import as_learned, as_shared, as_tasks, check_arrays, check_converging, in_task, read_only
 from .nest import Nest, tree_leaves, tree_map
@@ -123,7 +124,7 @@ class OverTasks:
     """A function over tasks. It can be pickled and copied if what is done for one task can be."""
 
     def __init__(self, per_task: PerTask):
-        self.of_task, self.__name__ = per_task, name_of(per_task)
+        self.of_task, self.__name__ = per_task, name_of(per_task.written or per_task.of_task)
 
     @_quietly
     def __call__(self, meta: Nest, tasks: tuple | list, *shared: Nest):
@@ -188,11 +189,6 @@ def as_wanted(result, meta: Nest) -> tuple:
         wanted = f"wanted one shaped like meta: {outlined(meta)}"
         raise TypeError(f"of_task returned the gradient {outlined(grads)}, {wanted}")
     return result
-
-
-def name_of(per_task: PerTask) -> str:
-    f = per_task.written or per_task.of_task
-    return getattr(f, "__name__", type(f).__name__)
 
 
 _WANTED = "(value, gradient) or ((value, aux), gradient), the value a scalar and the gradient a nest shaped like meta"

@@ -280,7 +280,7 @@ def shuffled(case, source: random.Random):
     def back(grads):
         out = {}
         for name, g in grads.items():
-            g = np.asarray(questions.as_array(g, name), np.float64)
+            g = np.asarray(questions.as_floats(g, name), np.float64)
             for axis, old in places.get(name, []):
                 g = np.take(g, old, axis)
             out[name] = g
@@ -329,7 +329,7 @@ def rho(case, answer: dict, back: Callable) -> float:
     """The error of an answer in roundings, of the gradient or of the loss."""
     right, unit = case.answer, tolerance.UNIT[case.dtype]
     worst = tolerance.error(back(answer["meta_grad"]), right.meta_grad, right.scale, unit)
-    loss = float(questions.as_array(answer["meta_loss"], "meta_loss"))
+    loss = float(questions.as_floats(answer["meta_loss"], "meta_loss"))
     return max(worst, float(tolerance.errors(loss, right.meta_loss, right.loss_scale, unit)))
 
 
@@ -362,7 +362,7 @@ def count(runs: int, implementations: dict, cases: dict, tell=lambda tally: None
 
 
 def back_as_is(grads: dict) -> dict:
-    return {n: np.asarray(questions.as_array(g, n), np.float64) for n, g in grads.items()}
+    return {n: np.asarray(questions.as_floats(g, n), np.float64) for n, g in grads.items()}
 
 
 def cases_for(suite: str, dtype: str, fresh: int, seed: int, algorithm: str = "maml") -> list:

@@ -60,7 +60,7 @@ class Target(NamedTuple):
 
 TARGETS = {
     "rules": Target(
-        ("tinymaml/ops.py",),
+        ("tinymaml/primitives.py", "tinymaml/ops.py", "tinymaml/axes.py"),
         (("tests/test_ops.py",), ("tests/test_check.py", "tests/test_nn.py", "tests/test_numpy_api.py")),
     ),
     "maml": Target(
@@ -68,8 +68,11 @@ TARGETS = {
         (("tests/test_maml.py",), ("tests/test_per_task.py",)),
         leave_out=("test_the_same_bits_from_run_to_run",),
     ),
-    "engine": Target(("tinymaml/engine.py",), (("tests/test_engine.py",), ("tests/test_maml.py", "tests/test_ops.py")),
-                     leave_out=("test_the_same_bits_from_run_to_run",)),
+    "engine": Target(
+        ("tinymaml/engine.py", "tinymaml/differentiable.py"),
+        (("tests/test_engine.py",), ("tests/test_maml.py", "tests/test_ops.py")),
+        leave_out=("test_the_same_bits_from_run_to_run",),
+    ),
     "checker": Target(
         ("tinymaml/oracle/tolerance.py", "tinymaml/oracle/questions.py", "tinymaml/oracle/judge/checking.py",
          "tinymaml/oracle/diagnosis.py"),
@@ -126,7 +129,8 @@ PLAIN_CALLS = {
     "isinstance", "hasattr", "getattr", "setattr", "zip", "len", "range", "enumerate", "iter", "next", "type", "super",
     "property", "Primitive", "elementwise", "NamedTuple",
 }  # fmt: skip
-MODULES = ("np", "ops", "operator", "functools", "kernels")  # which are no receivers
+# names of modules, which are no receivers
+MODULES = ("np", "ops", "operator", "functools", "kernels", "inputs", "diagnose", "flat", "layers")
 
 
 def mutations(source: str, file: str) -> list[Mutant]:
@@ -864,19 +868,14 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1, path: str | No
 # By file: (line as it stands, or its beginning and …; changes; why the changed program is as good)
 
 EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
-    "tinymaml/maml.py": [
-        ("return inner_step(self.support_loss, params, support, rates_like(inner_lr, params), True, k)",
+    "tinymaml/flat.py": [
+        ("return self.inner_step(support_loss, params, support, rates_like(inner_lr, params), True, k)",
          ("True → False",),
          "nothing is differentiated through a step of flat memory: whether its gradients are held makes no difference"),
     ],
-    "tinymaml/ops.py": [
+    "tinymaml/primitives.py": [
         ("if g.shape == shape:", ("g.shape == shape → False",),
          "a shortcut: a sum over no axis, reshaped to the same shape, is g"),
-        ("return power(x, y - not_equal(y, 0)) if constant …", ("y, 0 → 0, y",), "inequality is symmetric"),
-        ("log = np.log(np.where(np.equal(x, 0), 1, x).astype(z.dtype))", ("x, 0 → 0, x",), "equality is symmetric"),
-        ("return np.logaddexp(x, y)", ("x, y → y, x",), "log(eˣ + eʸ) is symmetric"),
-        ("m = np.where(np.real(x) > np.real(y), x, y)", ("> → >=",),
-         "m only keeps exp from overflowing; where the real parts are equal, either will do"),
         ('maximum = elementwise("maximum", lambda x, y, *, tie=0.5: np.maximum(x, y),',
          ("0.5 → 1.5", "0.5 → 0.0", "0.5 → (-0.5)"), "a tie is for the rules: the value does not depend on it"),
         ('maximum = elementwise("maximum", lambda x, y, *, tie=0.5: np.maximum(x, y),', ("x, y → y, x",),
@@ -885,32 +884,12 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "the product with g has g's precision; the shares 0, ½, 1 are exact in any, and x's cotangent is cast to x's"),
         ("lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=1 - tie, dtype=g.dtype),", ("g → z #2", "g → y #2"),
          "as for x: the shares are exact in any precision, and y's cotangent is cast to y's"),
-        ('minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),',
-         ("0.5 → 1.5", "0.5 → 0.0", "0.5 → (-0.5)"), "a tie is for the rules: the value does not depend on it"),
-        ('minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),', ("x, y → y, x",),
-         "the smaller of two is the same in either order"),
-        ("lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=tie, dtype=g.dtype),", ("g → z #2", "g → x #2"),
-         "as for the maximum: the shares are exact in any precision"),
-        ("lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=1 - tie, dtype=g.dtype),", ("g → z #2", "g → y #2"),
-         "as for the maximum: the shares are exact in any precision"),
         ("return step + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else step", ("x, y → y, x",),
          "equality is symmetric"),
         ("return step + np.equal(x, y) * np.dtype(dtype).type(tie) if tie else step",
          ("tie → True", "tie → dtype #2"), "a shortcut: with tie = 0, what it saves adds 0"),
-        ("flat = moved.reshape(*moved.shape[: -len(axis)], -1)", ("1 → 2",),
-         "NumPy infers a length from any negative number, -2 as well as -1"),
-        ("return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)", ("np.real → np.imag",),
-         "real and imaginary part have the same dtype"),
-        ("return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)", ("np.real(x) → x",),
-         "the shares are the same numbers with an imaginary part of 0, times a cotangent that is complex where x is"),
-        ("axis = range(ndim) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)",
-         ("tuple(axis) → axis",), "what is neither None nor an int is a tuple by contract"),
-        ("axes = tuple(sorted(int(a) % ndim for a in axis))", ("int(a) → a",),
-         "an integer of NumPy indexes, compares and prints as Python's does"),
         ("return _sum(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims))", ("bool(keepdims) → keepdims",),
          "keepdims is only asked for its truth, here and by NumPy"),
-        ("return _max(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims), ties=ties)",
-         ("bool(keepdims) → keepdims",), "keepdims is only asked for its truth, here and by NumPy"),
         ("return x if x.shape == shape else _broadcast_to(x, shape=shape)", ("x.shape == shape → False",),
          "a shortcut: broadcasting to the shape it has changes nothing"),
         ("return x if x.shape == shape else _reshape(x, shape=shape)", ("x.shape == shape → False",),
@@ -924,11 +903,40 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "a length may be an integer of NumPy"),
         ("return reshape(_matmul(reshape(x, (rows, x.shape[-1])), y), (*x.shape[:-1], y.shape[-1]))",
          ("-1 → (1) #3",), "y is a matrix here: its last axis is axis 1"),
-        ("return None if 0 in shape else _reduced(shape, **how)", ("0 in shape → True",),
-         "a recording then computes the reduction, and sees its shape"),
+    ],
+    "tinymaml/ops.py": [
+        ("return power(x, y - not_equal(y, 0)) if constant …", ("y, 0 → 0, y",), "inequality is symmetric"),
+        ("log_x = np.log(np.where(np.equal(x, 0), 1, x).astype(z.dtype))", ("x, 0 → 0, x",), "equality is symmetric"),
+        ("return np.logaddexp(x, y)", ("x, y → y, x",), "log(eˣ + eʸ) is symmetric"),
+        ("m = np.where(np.real(x) > np.real(y), x, y)", ("> → >=",),
+         "m only keeps exp from overflowing; where the real parts are equal, either will do"),
+        ('minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),',
+         ("0.5 → 1.5", "0.5 → 0.0", "0.5 → (-0.5)"), "a tie is for the rules: the value does not depend on it"),
+        ('minimum = elementwise("minimum", lambda x, y, *, tie=0.5: np.minimum(x, y),', ("x, y → y, x",),
+         "the smaller of two is the same in either order"),
+        ("lambda g, z, x, y, *, tie=0.5: g * above(y, x, tie=tie, dtype=g.dtype),", ("g → z #2", "g → x #2"),
+         "as for the maximum: the shares are exact in any precision"),
+        ("lambda g, z, x, y, *, tie=0.5: g * above(x, y, tie=1 - tie, dtype=g.dtype),", ("g → z #2", "g → y #2"),
+         "as for the maximum: the shares are exact in any precision"),
+        ("flat = moved.reshape(*moved.shape[: -len(axis)], -1)", ("1 → 2",),
+         "NumPy infers a length from any negative number, -2 as well as -1"),
+        ("return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)", ("np.real → np.imag",),
+         "real and imaginary part have the same dtype"),
+        ("return best / np.sum(best, axis, keepdims=True, dtype=np.real(x).dtype)", ("np.real(x) → x",),
+         "the shares are the same numbers with an imaginary part of 0, times a cotangent that is complex where x is"),
+        ("return _max(x, axis=normal_axes(axis, x.ndim), keepdims=bool(keepdims), ties=ties)",
+         ("bool(keepdims) → keepdims",), "keepdims is only asked for its truth, here and by NumPy"),
         ("return multiply(x, -1)", ("x, -1 → -1, x",), "a product is symmetric"),
         ("Tensor.astype = lambda x, dtype: astype(x, dtype=np.dtype(dtype))", ("np.dtype(dtype) → dtype",),
          "NumPy's astype takes any spelling of a dtype"),
+    ],
+    "tinymaml/axes.py": [
+        ("axis = range(ndim) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)",
+         ("tuple(axis) → axis",), "what is neither None nor an int is a tuple by contract"),
+        ("axes = tuple(sorted(int(a) % ndim for a in axis))", ("int(a) → a",),
+         "an integer of NumPy indexes, compares and prints as Python's does"),
+        ("return None if 0 in shape else reduced(shape, **how)", ("0 in shape → True",),
+         "a recording then computes the reduction, and sees its shape"),
     ],
     "tinymaml/engine.py": [
         ("if g.dtype != x.dtype and (g.dtype.kind == x.dtype.kind or not analytic.get()):",
@@ -944,10 +952,6 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "as above: what a leaf was made from is not gone into, and `nested` is known by then"),
         ("stack = list(outputs)", ("list(outputs) → outputs",),
          "the caller made this list for this call and does not look at it again, so it may be emptied"),
-        ("if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)) …", ("value_of(value) → value",),
-         "np.shape takes tensors, and gives their array's shape"),
-        ("return np.zeros(x.shape, x.dtype) if isinstance(x, (Tensor, np.ndarray)) else 0", ("0 → 1",),
-         "the cotangent of what is no tensor goes nowhere, whatever it is"),
         ("zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y), 0.0)), out)",
          ("np.zeros → np.ones",), "the pullback is linear: its derivative is the same at any point, at 1 as at 0"),
         ("zero = tree_map(lambda y: np.zeros(np.shape(value_of(y)), np.result_type(value_of(y), 0.0)), out)",
@@ -957,6 +961,10 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "`value_and_grad` makes a tuple of any argnums that is not an int"),
         ("return vjp(grad(f, tuple(range(len(args)))), *args)[1](v)", ("args → v",),
          "on this branch v has the paths of args, so as many parts"),
+    ],
+    "tinymaml/differentiable.py": [
+        ("return np.zeros(x.shape, x.dtype) if is_tensor(x) or isinstance(x, np.ndarray) else 0", ("0 → 1",),
+         "the cotangent of what is no tensor goes nowhere, whatever it is"),
         ("return args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)",
          ("tuple(args) → args",),
          "a list does all that is asked of a tuple of arguments: it is unpacked, indexed and sliced"),

@@ -112,7 +112,7 @@ def variances(processes: int = OF_HORIZON, acted: int = ACTED) -> dict[str, list
             right = derivative(partial(tabular.expected_return, mdp), theta, v)
             for name in names:
                 copies = exact.copies_of(theta, batch)
-                of_each = exact.of_batches(DERIVATIVES[name][0], batch, mdp, tabular.softmax)
+                of_each = exact.of_batches(DERIVATIVES[name][0], batch, mdp, tabular.log_pi)
                 products = derivative(of_each, copies, v)
                 each[name].append(float(products.var(0).sum() / np.sum(right**2)))
         for name in names:

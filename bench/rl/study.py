@@ -120,7 +120,7 @@ def stored() -> dict[str, dict[str, Any]]:
 
 def page(records: dict[str, dict[str, Any]]) -> str:
     """The table, in Markdown: mean ± 95 % over goals ± deviation between seeds."""
-    heads = ["", *(style.count(k, "step") for k in range(STEPS + 1)), "rate", "seconds", "command"]
+    heads = ["", *(style.in_number(k, "step") for k in range(STEPS + 1)), "rate", "seconds", "command"]
     rows = [heads, ["---", *["---:"] * (STEPS + 3), "---"]]
     for name, record in records.items():
         cells = [" ± ".join(f"{record[key][k]:.1f}" for key in ("mean", "ci95", "spread")) for k in range(STEPS + 1)]

@@ -212,7 +212,7 @@ def table(record: dict[str, Any]) -> str:
     rows.append(("ratio", f"{ratio['collecting']:.2f}", "", f"{ratio['meta-iteration']:.2f}"))
     said = f"{record['steps']:,} steps of the environment per meta-iteration, with one inner step in between"
     threads = record["PyTorch's threads"]
-    said += f"; PyTorch with {style.count(threads, 'thread')}"
+    said += f"; PyTorch with {style.in_number(threads, 'thread')}"
     return "\n".join([said, *timing.columns(rows)])
 
 

@@ -37,7 +37,7 @@ import numpy as np
 from ..engine import grad, hvp, stop_gradient
 from ..nest import tree_map
 from ..rl.collect import total
-from ..rl.returns import discounted, fit, gae, normalised, predict
+from ..rl.returns import discounted, fit, gae, normalised, predicted_returns
 from ..rl.surrogates import SURROGATES, WITH_SAMPLING_SCORE, per_step, sampling_score
 from ..runs.settings import option
 from . import inner
@@ -109,13 +109,13 @@ def baseline(observations: np.ndarray, returns: np.ndarray, mask: np.ndarray, ho
     if how == "none":
         return np.zeros_like(returns)
     if how == "same":
-        return predict(fit(observations, returns, mask), observations)
+        return predicted_returns(fit(observations, returns, mask), observations)
     half, values = returns.shape[1] // 2, np.zeros_like(returns)
     if not half:
         raise ValueError("the baseline of halves wants at least 2 trajectories")
     for mine, others in itertools.permutations((slice(half), slice(half, None))):
         weights = fit(observations[:, others], returns[:, others], mask[:, others])
-        values[:, mine] = predict(weights, observations[:, mine])
+        values[:, mine] = predicted_returns(weights, observations[:, mine])
     return values
 
 
@@ -202,12 +202,12 @@ def query_loss(policy, theta, support, query, settings):
         clipped = np.clip(ratio, 1 - settings.ratio_clip, 1 + settings.ratio_clip)
         gained = np.minimum(gained, clipped * query["advantages"])
     weights = np.asarray(weight(settings) ** np.arange(mask.shape[-1]), mask.dtype)
-    value = mean(weights * gained, mask)
+    value = mean_over_steps(weights * gained, mask)
     if settings.outer == "promp":
         # − η Σₖ mean KL(π_old,k ‖ π_θₖ)
         for theta_k, batch in zip(path, support, strict=False):
             divergence = policy.kl(batch["outputs"], theta_k, batch["observations"])
-            value = value - settings.kl_weight * mean(divergence, batch["mask"])
+            value = value - settings.kl_weight * mean_over_steps(divergence, batch["mask"])
     if settings.surrogate in WITH_SAMPLING_SCORE:
         # + Σₖ Σ_τ log π_θₖ(τₖ) (R(τ′) − R̄), on the scale of the rest
         gain = query["gain"] * query["scale"] * per_step(query)
@@ -217,7 +217,7 @@ def query_loss(policy, theta, support, query, settings):
     return -value
 
 
-def mean(x, mask):
+def mean_over_steps(x, mask):
     """The mean over the steps that an episode had."""
     return np.sum(np.where(mask > 0, x, 0)) / np.sum(mask)
 
@@ -308,4 +308,4 @@ def of_search(policy, settings):
 def adapted_kl(policy, theta, support, query, settings):
     """mean KL(π_old ‖ π_θ_K) over the states of the query, π_old being the policy that collected it."""
     adapted = nth(adapt(policy, theta, support, settings), settings.inner_steps)
-    return mean(policy.kl(query["outputs"], adapted, query["observations"]), query["mask"])
+    return mean_over_steps(policy.kl(query["outputs"], adapted, query["observations"]), query["mask"])

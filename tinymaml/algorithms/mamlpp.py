@@ -51,12 +51,12 @@ class Settings(inner.Steps):
     per_step_statistics: bool = option(True, "keep running statistics of batch norm per inner step")
 
 
-def rows(settings):
+def row_count(settings):
     return max(settings.inner_steps, 1)
 
 
 def norm_steps(settings):
-    return rows(settings) if settings.per_step_statistics else 1
+    return row_count(settings) if settings.per_step_statistics else 1
 
 
 def is_per_step(path, settings):
@@ -70,7 +70,7 @@ def row(p, k):
 
 def init(theta, settings):
     """{"theta": θ with γ and β of shape (K, C), "rates": {the path of a leaf that adapts: a, (K,)}}."""
-    K, leaves = rows(settings), [(path, p, is_per_step(path, settings)) for path, p in tree_items(theta)]
+    K, leaves = row_count(settings), [(path, p, is_per_step(path, settings)) for path, p in tree_items(theta)]
     meta = {"theta": tree_fill(theta, [np.stack([p] * K) if kept else p for _, p, kept in leaves])}
     if settings.learned_rates:
         meta["rates"] = {path: np.ones(K, p.dtype) for path, p, kept in leaves if not kept}
@@ -112,7 +112,7 @@ def loss_weights(epoch, settings):
     >>> [loss_weights(epoch, settings).round(3).tolist() for epoch in (0, 5, 10)]
     [[0.2, 0.2, 0.2, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1, 0.6], [1.0]]
     """
-    K, E = rows(settings), settings.multi_step_epochs
+    K, E = row_count(settings), settings.multi_step_epochs
     if epoch >= E or K == 1:
         return np.ones(1)
     # wₖ = max(1/K − e/KE, .03/K),   w_K = 1 − Σₖ wₖ

@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike
 from ..runs.settings import option
 from .common import accuracy, centroids, check_counts, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
-from .reading import Source, inflated, opened
+from .reading import DataSource, inflated, open_data
 
 SIDE, SCHEMES = 28, ("permuted", "held-out")
 ADVICE = "`tinymaml data mnist --to DIR` downloads MNIST"
@@ -168,7 +168,7 @@ def load(path: str, digits: str) -> tuple[np.ndarray, list[np.ndarray]]:
         ValueError: a file is no IDX file of the wanted kind, or is cut off; labels and images do not fit.
     """
     parts = {}
-    with opened(path, ADVICE) as source:
+    with open_data(path, ADVICE) as source:
         matches = {name: match for name in source.names if (match := _FILE.fullmatch(PurePosixPath(name).name))}
         if len(folders := {PurePosixPath(name).parent: name for name in matches}) > 1:
             raise ValueError(f"{source.path}: found {' and '.join(folders.values())}; wanted one data set")
@@ -198,7 +198,7 @@ def load(path: str, digits: str) -> tuple[np.ndarray, list[np.ndarray]]:
     return images, [cut[0] for cut in cuts] + [cut[1] for cut in cuts] + test
 
 
-def _idx(source: Source, name: str, dimensions: int) -> np.ndarray:
+def _idx(source: DataSource, name: str, dimensions: int) -> np.ndarray:
     """The bytes of an IDX file (a magic number 0, 0, type, dimensions; the sizes; the elements) as an array."""
     where = source.where(name)
     data = inflated(source.read(name), where)

@@ -39,7 +39,7 @@ from ..extras import require
 from ..runs.settings import option
 from .common import accuracy, by_hash, centroids, check_counts, check_dtype, classification, digest, shared_out
 from .episodes import LABELS, LABELS_HELP, Examples, Sampler
-from .reading import Source, kept, opened, read_one, size_of_png
+from .reading import DataSource, kept, open_data, read_one, size_of_png
 
 SHARES = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the classes
 LARGEST = 50_000_000  # pixels of an image; more are taken for an attack on the memory
@@ -234,7 +234,7 @@ def load(path: str, size: int, grey: bool = False, drop: Sequence[str] = ()) -> 
         FileNotFoundError: there is nothing, or no image.
         ValueError: a file is no image, or lies in no class; `drop` names no class.
     """
-    with opened(path, ADVICE) as source:
+    with open_data(path, ADVICE) as source:
         called = f"images-{size}{'-grey' * grey}"
         content = kept(called, _CACHE_VERSION, source.files, lambda: _read(source, size, grey))
     names = content["names"].tolist()
@@ -251,7 +251,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:5], *["…"] * (len(names) > 5)])
 
 
-def _read(source: Source, size: int, grey: bool) -> dict[str, np.ndarray]:
+def _read(source: DataSource, size: int, grey: bool) -> dict[str, np.ndarray]:
     tqdm, classes = require("tqdm", "train").tqdm, _classes(source)
     owners, files = zip(*((name, file) for name in sorted(classes) for file in classes[name]), strict=True)
     images, digests = np.empty((len(files), size, size, 1 if grey else 3), np.uint8), [b""] * len(files)
@@ -301,7 +301,7 @@ def _joined(names: Sequence[str], digests: Sequence[bytes]) -> dict[str, list[in
     return {name: sorted(some) for name, some in places.items()}
 
 
-def _classes(source: Source) -> dict[str, list[str]]:
+def _classes(source: DataSource) -> dict[str, list[str]]:
     """{class: its files}: the class is the path of the folder, below the folders that lie above all images."""
     images = [name for name in source.names if _IMAGE.fullmatch(name) and not _hidden(name)]
     if not images:
@@ -328,7 +328,7 @@ def _classes(source: Source) -> dict[str, list[str]]:
     return classes
 
 
-def _is_tiny(source: Source) -> bool:
+def _is_tiny(source: DataSource) -> bool:
     return any(_TINY.fullmatch(name) for name in source.names)
 
 
@@ -336,7 +336,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _table(source: Source, file: str) -> Iterator[tuple[str, str]]:
+def _table(source: DataSource, file: str) -> Iterator[tuple[str, str]]:
     """The first two columns of a file of Tiny-ImageNet, with a tab between; none, if there is no such file.
 
     `val_annotations.txt` gives the class of each validation image, and `words.txt` says what a class is in words.

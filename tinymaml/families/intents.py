@@ -40,7 +40,7 @@ from ..files import expanded
 from ..runs.settings import option
 from .common import accuracy, check_counts, check_draw, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
-from .reading import opened, read_one
+from .reading import open_data, read_one
 
 SCALE = 2  # of the features: the norm of a sentence's
 LENGTH = 32  # different words of a sentence; CLINC150 has at most 27
@@ -231,7 +231,7 @@ class IntentTasks:
         return digest(*self.content)
 
     def baselines(self) -> dict[str, Callable]:
-        return {"tf-idf centroids": partial(nearest, ways=self.ways)}
+        return {"tf-idf centroids": partial(cosines, ways=self.ways)}
 
 
 def words(text: str) -> list[str]:
@@ -239,7 +239,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def nearest(xs: dict, ys: np.ndarray, xq: dict, ways: int) -> np.ndarray:
+def cosines(xs: dict, ys: np.ndarray, xq: dict, ways: int) -> np.ndarray:
     """The cosine of each query and the sum of each class's sentences, as bags of words: (queries, ways)."""
     found, place = np.unique(np.concatenate([xs["ids"], xq["ids"]]), return_inverse=True)
     weights = np.concatenate([xs["weights"], xq["weights"]])
@@ -274,7 +274,7 @@ def load(path: str) -> Content:
     place = expanded(path)
     if place.suffix == ".json" and place.is_file():
         place = place.parent
-    with opened(place, ADVICE) as source:
+    with open_data(place, ADVICE) as source:
         found = {PurePosixPath(name).name: name for name in reversed(source.names)}
         if missing := [name for name in FILES if name not in found]:
             seen = ", ".join(source.names[:5]) + ", …" * (len(source.names) > 5)

@@ -29,7 +29,7 @@ from ..files import check_regular, expanded
 from ..runs.settings import option
 from .common import accuracy, by_hash, check_counts, check_dtype, classification, digest
 from .episodes import LABELS, LABELS_HELP, Episodes, Examples, Sampler
-from .reading import kept, opened, read_one, size_of_png
+from .reading import kept, open_data, read_one, size_of_png
 
 SETS = ("images_background", "images_evaluation")
 SCHEMES = ("1100/100/423", "official")
@@ -302,7 +302,7 @@ def _read(sources: dict[str, Path]) -> dict[str, np.ndarray]:
     with ExitStack() as stack:
         characters: dict[str, tuple] = {}  # name: (background?, source, members)
         for name, path in sources.items():
-            source = stack.enter_context(opened(path))
+            source = stack.enter_context(open_data(path))
             above = f"{name}/" if path.is_dir() else ""  # an extracted archive lacks its top folder
             drawings: dict[str, list[str]] = {}
             for member in source.names:

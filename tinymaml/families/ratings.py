@@ -56,7 +56,7 @@ from .common import (
     masked_mean,
     shared_out,
 )
-from .reading import inflated, opened
+from .reading import inflated, open_data
 
 SCALE, LIKED, FIRST = (0.5, 5.0), 4.0, 10  # of ratings; from where a film is liked; ratings before the query
 LENGTH, GENRES = 12, 32  # rows of the embedding that a film has at most, and that genres have
@@ -357,7 +357,7 @@ def load(path: str) -> Content:
         ValueError: a column is missing, a field is no number, a rating is outside of the scale, a film is unknown or
             rated twice by one user; the file and the line are named.
     """
-    with opened(path, ADVICE) as source:
+    with open_data(path, ADVICE) as source:
         films: dict[str, int] = {}
         kinds: dict[str, int] = {}
         genres, titles = [], []

@@ -34,7 +34,7 @@ _ESCAPING = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A folder, an archive or a file that is open for reading.
 
     Attributes:
@@ -55,7 +55,7 @@ class Source:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
+def open_data(path: str | os.PathLike[str], advice: str = "") -> Iterator[DataSource]:
     """Open a data set for reading.
 
     Args:
@@ -80,14 +80,16 @@ def opened(path: str | os.PathLike[str], advice: str = "") -> Iterator[Source]:
         names = sorted(file.relative_to(place).as_posix() for file in files)
         if not names:
             raise FileNotFoundError(f"no data at {place}: the folder is empty{advice}")
-        yield Source(place, names, lambda name: read_file(place / name, most=LARGEST), [place / name for name in names])
+        yield DataSource(
+            place, names, lambda name: read_file(place / name, most=LARGEST), [place / name for name in names]
+        )
     elif place.suffix.lower() == ".zip":
         with unpacked(place) as archive:
             members = {_in_utf8(member): member.filename for member in archive.infolist() if not member.is_dir()}
-            yield Source(place, sorted(members), lambda name: _of_zip(archive, place, members[name]), [place])
+            yield DataSource(place, sorted(members), lambda name: _of_zip(archive, place, members[name]), [place])
     else:
         check_regular(place, "a folder, a .zip or a file")
-        yield Source(place, [place.name], lambda name: read_file(place, most=LARGEST), [place])
+        yield DataSource(place, [place.name], lambda name: read_file(place, most=LARGEST), [place])
 
 
 @contextmanager

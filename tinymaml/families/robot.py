@@ -31,7 +31,7 @@ from numpy.typing import DTypeLike
 
 from ..runs.settings import option
 from .common import MSE, SPLITS, check_counts, check_draw, check_dtype, digest, regression
-from .reading import inflated, opened
+from .reading import inflated, open_data
 from .rooms import BEAMS, BIAS, CIRCUMFERENCE, FAR, Robots, Rooms
 
 Array = np.ndarray
@@ -112,7 +112,7 @@ class RobotTasks:
     def batch(self, scene: Scene) -> tuple:
         """The arrays of a chosen scene, as `sample` returns them."""
         ranges = scene.rooms.ranges(scene.poses)
-        return parted(self.shots, self.inputs(scene.robots, ranges), scene.robots.expert(ranges), self.dtype)
+        return support_and_query(self.shots, self.inputs(scene.robots, ranges), scene.robots.expert(ranges), self.dtype)
 
     def inputs(self, robots: Robots, ranges: Array) -> Array:
         """The inputs of a network, for true ranges of shape (tasks, N, 10), in metres."""
@@ -123,7 +123,7 @@ class RobotTasks:
         average robot, the other the robot whose expert errs least on the support."""
         return {
             **regressions(self.sample(np.random.default_rng(0), 500, "train")),
-            "expert of an average robot": average,
+            "expert of an average robot": average_expert,
             "expert, robot fitted to the support": fitted,
         }
 
@@ -168,7 +168,7 @@ class SonarTasks:
         """((xs, ys), (xq, yq)): support x (tasks, shots, 24) and y (tasks, shots, 2), and `queries` of each."""
         check_draw(tasks, split, SPLITS)
         robots, chosen = self.drawn(rng, tasks, split)
-        return parted(self.shots, *self.of(robots, split, chosen), self.dtype)
+        return support_and_query(self.shots, *self.of(robots, split, chosen), self.dtype)
 
     def drawn(self, rng: np.random.Generator, tasks: int, split: str) -> tuple[Robots, Array]:
         """Draw robots, and the rows of the split that each has: int64 (tasks, shots + queries)."""
@@ -209,7 +209,7 @@ def metres(x: Array) -> Array:
     return -NEAR * np.log(x)
 
 
-def parted(shots: int, x: Array, y: Array, dtype: np.dtype) -> tuple:
+def support_and_query(shots: int, x: Array, y: Array, dtype: np.dtype) -> tuple:
     """((xs, ys), (xq, yq)) of x and y, (tasks, shots + queries, …)."""
     x, y = x.astype(dtype), y.astype(dtype)
     return (x[:, :shots], y[:, :shots]), (x[:, shots:], y[:, shots:])
@@ -223,13 +223,16 @@ def regressions(tasks: tuple) -> dict[str, Callable]:
 
     def error(ridge: float) -> float:
         each = zip(*tasks[0], *tasks[1], strict=True)
-        return float(np.mean([(linear(xs, ys, xq, ridge) - yq) ** 2 for xs, ys, xq, yq in each]))
+        return float(np.mean([(linear_regression(xs, ys, xq, ridge) - yq) ** 2 for xs, ys, xq, yq in each]))
 
     ridge = min(RIDGES, key=error)
-    return {"ridge regression on the support": partial(linear, ridge=ridge), "nearest reading of the support": nearest}
+    return {
+        "ridge regression on the support": partial(linear_regression, ridge=ridge),
+        "nearest reading of the support": nearest_reading,
+    }
 
 
-def linear(xs: Array, ys: Array, xq: Array, ridge: float) -> Array:
+def linear_regression(xs: Array, ys: Array, xq: Array, ridge: float) -> Array:
     """The linear regression with the least Σ ‖y − W x − b‖² + ridge ‖W‖²."""
     mean, x = xs.mean(0), xs - xs.mean(0)
     # W = (xᵀx + ridge I)⁻¹ xᵀy, of x and y without their means
@@ -237,12 +240,12 @@ def linear(xs: Array, ys: Array, xq: Array, ridge: float) -> Array:
     return (xq - mean) @ w + ys.mean(0)
 
 
-def nearest(xs: Array, ys: Array, xq: Array) -> Array:
+def nearest_reading(xs: Array, ys: Array, xq: Array) -> Array:
     """The speeds of the support reading with the least Euclidean distance."""
     return ys[((xq[:, None] - xs) ** 2).sum(-1).argmin(1)]
 
 
-def average(xs: Array, ys: Array, xq: Array) -> Array:
+def average_expert(xs: Array, ys: Array, xq: Array) -> Array:
     """The mean of both sides' experts without a bias, for the mean of 1 / circumference."""
     low, high = CIRCUMFERENCE
     # E[1 / c] = ln(high / low) / (high − low)
@@ -276,7 +279,7 @@ def load(path: str) -> tuple[Array, Array]:
     Raises:
         FileNotFoundError: there is no such file.   ValueError: it is broken; the message names the line.
     """
-    with opened(path, ADVICE) as source:
+    with open_data(path, ADVICE) as source:
         names = [name for name in source.names if PurePosixPath(name).name.startswith("sensor_readings_24.data")]
         names = names or (source.names if len(source.names) == 1 and source.path.is_file() else [])
         if not names:

@@ -34,7 +34,7 @@ from ..extras import require
 from ..runs.settings import option
 from .common import SPLITS, accuracy, centroids, check_counts, check_draw, check_dtype, classification, digest
 from .episodes import Examples, draw
-from .reading import kept, opened, read_one
+from .reading import kept, open_data, read_one
 
 BANDS, FRAMES, DIGITS, TOP = 26, 16, 10, 4000.0  # mel bands, frames, classes, and the highest frequency in Hz
 TEMPO = 0.2  # deviation of the logarithm of `in_tempo`'s bend, for virtual speakers
@@ -222,7 +222,7 @@ class Voice(NamedTuple):
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """x (tasks, N, 26, 16): band b becomes what was at b / stretch."""
         at = np.clip(np.arange(BANDS) / self.stretch, 0, BANDS - 1)  # (tasks, 26)
-        return between(x, at[:, None], 2) + self.gains[:, None, :, None]
+        return interpolated(x, at[:, None], 2) + self.gains[:, None, :, None]
 
 
 def in_tempo(x: np.ndarray, bend: np.ndarray) -> np.ndarray:
@@ -230,10 +230,10 @@ def in_tempo(x: np.ndarray, bend: np.ndarray) -> np.ndarray:
 
     With a bend above 1, the beginning is slow and the end is fast.
     """
-    return between(x, (FRAMES - 1) * np.linspace(0, 1, FRAMES) ** bend[..., None], 3)
+    return interpolated(x, (FRAMES - 1) * np.linspace(0, 1, FRAMES) ** bend[..., None], 3)
 
 
-def between(x: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+def interpolated(x: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
     """x (tasks, N, 26, 16) at the places `at` (tasks, N or 1, places) of an axis, 2 or 3: linear interpolation."""
     at = np.expand_dims(at, 5 - axis)
     below = np.minimum(at.astype(int), x.shape[axis] - 2)
@@ -252,7 +252,7 @@ def load(path: str) -> Content:
         FileNotFoundError: there is nothing, or no such file.
         ValueError: a WAV file has another name, or is broken.
     """
-    with opened(path, ADVICE) as source:
+    with open_data(path, ADVICE) as source:
         content = kept("speech", _CACHE_VERSION, source.files, lambda: _read(source))
     digest_of_files = str(content.pop("digest_of_files"))
     names = tuple(content.pop("names").tolist())

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import check_regular, path_option, write_atomically
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_commands(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the lesson's options and commands."""
     parser.add_argument("--to", metavar="FILE", type=path_option("--to"), default="lesson.html",
                         help="where the page goes (lesson.html)")  # fmt: skip

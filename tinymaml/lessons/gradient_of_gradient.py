@@ -50,7 +50,8 @@ for t in records(z):
 # output of the primitive, and returns the derivative with respect to that input. These are the engine's own lines:
 
 # %% tags=["quiet"]
-show(listing("\n".join(statement(ops, name) for name in ("multiply", "sin", "cos")), title="from `tinymaml/ops.py`"))
+rules = "\n".join(statement(ops, name) for name in ("multiply", "sin", "cos"))
+show(listing(rules, title="from `tinymaml/primitives.py`"))
 
 # %% [markdown]
 # In `multiply`, the output is $z = x y$; its first rule says $g \cdot y$, and its second $g \cdot x$. In `sin`, the

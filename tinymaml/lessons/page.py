@@ -50,7 +50,7 @@ def cells(path: Path) -> Iterator[Cell]:
             yield Cell(kind, "\n".join(body).rstrip("\n"), start + 2)
 
 
-def run(name: str) -> str:
+def run_chapter(name: str) -> str:
     """Run a chapter, and return it as HTML."""
     path = HERE / f"{name}.py"
     space: dict[str, Any] = {"__name__": f"lesson {name}", "__file__": str(path)}
@@ -98,7 +98,7 @@ def build(chapters: Iterable[str] = CHAPTERS, progress: bool = False) -> str:
     for name in chapters:
         if progress:
             print(f"{name} …", file=sys.stderr, flush=True)
-        sections.append(run(name))
+        sections.append(run_chapter(name))
     titles = [re.search(r'id="(\w+)">\s*<h2>(.*?)</h2>', section).groups() for section in sections]  # type: ignore
     contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in titles)
     versions = f"tinymaml {__version__}, NumPy {np.__version__}, Python {sys.version.split()[0]}"

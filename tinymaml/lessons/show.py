@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import html
+import importlib
 import inspect
 import io
 import itertools
@@ -133,9 +134,12 @@ def _place(lines: list[str], begins: str, start: int) -> int:
 
 
 def statement(module: ModuleType, name: str) -> str:
-    """The statement of a module that assigns `name`, as it stands there."""
+    """The statement that assigns `name` in a module, or in that from which the module has it, as it stands there."""
     source = inspect.getsource(module)
     for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and node.level and name in {alias.name for alias in node.names}:
+            origin = importlib.import_module("." * node.level + (node.module or ""), module.__package__)
+            return statement(origin, name)
         if isinstance(node, ast.Assign) and any(getattr(t, "id", None) == name for t in node.targets):
             return ast.get_source_segment(source, node) or ""
     raise ValueError(f"{module.__name__} assigns no {name}")

@@ -26,7 +26,7 @@ class Settings:
 
 
 def make(family, settings: Settings) -> Network:
-    """The network of a family that has a `vocabulary`, and perhaps `features`; `embedding` without the settings.
+    """The network of a family that has a `vocabulary`, and perhaps `features`; `embedding_mlp` without the settings.
 
     Raises:
         ValueError: the family's examples are no words.
@@ -35,10 +35,10 @@ def make(family, settings: Settings) -> Network:
         raise ValueError(f"embedding wants words (a family with a vocabulary, whose x has ids and weights); this"
                          f" family's input_shape is {family.input_shape}")  # fmt: skip
     features = getattr(family, "features", 0)
-    return embedding(family.vocabulary, settings.embed, settings.hidden, family.outputs, features)
+    return embedding_mlp(family.vocabulary, settings.embed, settings.hidden, family.outputs, features)
 
 
-def embedding(vocabulary: int, embed: int, hidden: Sequence[int], outputs: int, features: int = 0) -> Network:
+def embedding_mlp(vocabulary: int, embed: int, hidden: Sequence[int], outputs: int, features: int = 0) -> Network:
     """The weighted sum of an example's vectors, and its features beside it, through linear layers with ReLU between.
 
         h = [Σₗ weightsₗ E[idsₗ], features]
@@ -56,8 +56,8 @@ def embedding(vocabulary: int, embed: int, hidden: Sequence[int], outputs: int, 
     Raises:
         ValueError: a width, or a count, is no integer of at least 1; `features` may be 0, too.
 
-    >>> from tinymaml.networks.embedding import embedding
-    >>> net = embedding(vocabulary=1000, embed=16, hidden=(8,), outputs=2)
+    >>> from tinymaml.networks.embedding import embedding_mlp
+    >>> net = embedding_mlp(vocabulary=1000, embed=16, hidden=(8,), outputs=2)
     >>> params = net.init(np.random.default_rng(0), np.float32)
     >>> x = {"ids": np.array([[7, 9, 0]]), "weights": np.array([[1, 1, 0]], np.float32)}  # words 7 and 9
     >>> net.apply(params, x).shape

@@ -35,7 +35,7 @@ class Network:
         last: the top-level keys of params that the head reads; the body reads the others.
         norms: the channels of each batch norm, by the name of its layer; {} if there are none. If there are some,
             `apply` and `body` take a third argument, `norm(name, x, gamma, beta)` → x, normalised, which they call
-            for each. By default it is `batch_statistics`.
+            for each. By default it is `batch_norm_of_batch`.
         policy: what acts and is differentiated, see `rl.policies`, of a network for tasks that are acted in.
     """
 
@@ -57,7 +57,7 @@ def joined(init: Callable, body: Callable, head: Callable, last: str, norms: Map
     return Network(init, apply, body, head, (last,), norms)
 
 
-def batch_statistics(name: str, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
+def batch_norm_of_batch(name: str, x: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
     """The batch norm of the layer `name`, by the statistics of the batch at hand."""
     return nn.batch_norm(x, gamma, beta)
 
@@ -74,7 +74,7 @@ def normalisation(kind: str, groups: int = 1) -> Callable:
         if kind == "none":
             return x
         if kind == "batch":
-            return (norm or batch_statistics)(name, x, layer["gamma"], layer["beta"])
+            return (norm or batch_norm_of_batch)(name, x, layer["gamma"], layer["beta"])
         return nn.group_norm(x, groups if kind == "group" else 1, layer["gamma"], layer["beta"])
 
     return normalise

@@ -16,6 +16,7 @@ write instead.
     complexes     real, imag, conj, angle               fft           Fourier transforms
     ufuncs        reduce, accumulate, outer, dtype=     special       scipy.special's ufuncs
     methods       methods of Tensor, and conversions    decompositions    the primitives of linalg
+    refused       what tensors refuse, in which words
 
 Read next: `nn`.
 """
@@ -46,7 +47,8 @@ from . import (  # noqa: F401
     ufuncs,
 )
 from .methods import placeholder
-from .table import ELSEWHERE, NUMPY, as_array, numpy_function, numpy_name, unsupported
+from .refused import numpy_name, unsupported
+from .table import ELSEWHERE, NUMPY, as_array, numpy_function
 
 __all__ = ["NUMPY", "as_array", "numpy_function", "numpy_name", "placeholder", "unsupported"]
 

@@ -7,11 +7,13 @@ import operator
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Tensor, value_of
 from .cumulative import products
-from .indexing import along, ravelled
+from .indexing import along_axis, ravelled
+from .refused import can_be_read, decide
 from .shapes import concatenate, moveaxis, stack
-from .table import as_array, decide, known, numpy_function, one_axis
+from .table import as_array, numpy_function
 
 # ── elements put in, or left out ────────────────────────────────────────────────────────────────────────────────────
 
@@ -30,7 +32,7 @@ def _places(obj, what: str):
 def delete(arr, obj, axis=None):
     arr = as_array(arr)
     arr, axis = (ravelled(arr), 0) if axis is None else (arr, one_axis(axis, arr.ndim))
-    return along(arr, axis, np.delete(np.arange(arr.shape[axis]), _places(obj, "the shape of np.delete")))
+    return along_axis(arr, axis, np.delete(np.arange(arr.shape[axis]), _places(obj, "the shape of np.delete")))
 
 
 @numpy_function(np.insert)
@@ -46,7 +48,7 @@ def insert(arr, obj, values, axis=None):
         many = values.shape[axis]
     values = np.broadcast_to(values, (*arr.shape[:axis], many, *arr.shape[axis + 1 :]))
     order = np.insert(np.arange(n), obj, n + np.arange(many))
-    return along(ops.concatenate(arr, values, axis=axis), axis, order)
+    return along_axis(ops.concatenate(arr, values, axis=axis), axis, order)
 
 
 @numpy_function(np.resize)
@@ -116,7 +118,7 @@ def linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis
     y = np.arange(num, dtype=computed).reshape(-1, *(1,) * delta.ndim)
     if div > 0:
         step = delta / div
-        vanishes = known(step) and np.any(value_of(step) == 0)  # of the least numbers
+        vanishes = can_be_read(step) and np.any(value_of(step) == 0)  # of the least numbers
         y = y / div * delta + start if vanishes else y * step + start
     else:
         step, y = np.nan, y * delta + start
@@ -144,7 +146,7 @@ def logspace(start, stop, num=50, endpoint=True, base=10.0, dtype=None, axis=0):
 def geomspace(start, stop, num=50, endpoint=True, dtype=None, axis=0):
     """sign · 10^(evenly between the logarithms of the ends)"""
     start, stop = _end(start), _end(stop)
-    if any(known(x) and np.any(value_of(x) == 0) for x in (start, stop)):
+    if any(can_be_read(x) and np.any(value_of(x) == 0) for x in (start, stop)):
         raise ValueError("Geometric sequence cannot include zero")
     computed = np.result_type(*(x if type(x) in (int, float, complex) else x.dtype for x in (start, stop)),
                               np.zeros((), dtype).dtype)  # fmt: skip

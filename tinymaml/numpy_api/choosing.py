@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Tensor
 from .indexing import getitem, ravelled, take_along_axis, taken
-from .table import as_array, decide, numpy_function, one_axis
+from .refused import decide
+from .table import as_array, numpy_function
 
 
 def truths(x, what: str) -> np.ndarray:

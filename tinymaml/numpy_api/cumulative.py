@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Primitive, stop_gradient
-from .indexing import along, ravelled
-from .table import as_array, numpy_function, one_axis
+from .indexing import along_axis, ravelled
+from .table import as_array, numpy_function
 
 
 def _recurrence(a, b):
@@ -101,8 +102,8 @@ def running(f, a, axis: int):
     """
     step = 1
     while step < a.shape[axis]:
-        later = f(along(a, axis, slice(None, -step)), along(a, axis, slice(step, None)))
-        a, step = ops.concatenate(along(a, axis, slice(step)), later, axis=axis), 2 * step
+        later = f(along_axis(a, axis, slice(None, -step)), along_axis(a, axis, slice(step, None)))
+        a, step = ops.concatenate(along_axis(a, axis, slice(step)), later, axis=axis), 2 * step
     return a
 
 
@@ -125,7 +126,7 @@ def diff(a, n=1, axis=-1, prepend=None, append=None):
     a = ops.concatenate(*parts, axis=axis) if len(parts) > 1 else a
     minus = ops.not_equal if a.dtype == bool else ops.subtract
     for _ in range(n):
-        a = minus(along(a, axis, slice(1, None)), along(a, axis, slice(None, -1)))
+        a = minus(along_axis(a, axis, slice(1, None)), along_axis(a, axis, slice(None, -1)))
     return a
 
 
@@ -178,7 +179,7 @@ def _slope_along(f, axis: int, d, edge_order: int):
     if f.shape[axis] < edge_order + 1:
         raise ValueError("Shape of array too small to calculate a numerical gradient, at least (edge_order + 1)"
                          " elements are required.")  # fmt: skip
-    at = lambda *index: along(f, axis, slice(*index))  # noqa: E731
+    at = lambda *index: along_axis(f, axis, slice(*index))  # noqa: E731
     last = f.shape[axis]
     if np.ndim(d) == 0:
         inside = (at(2, None) - at(None, -2)) / (2.0 * d)
@@ -212,7 +213,7 @@ def trapezoid(y, x=None, dx=1.0, axis=-1):
         x = as_array(x)
         d = diff(x, axis=axis if x.ndim > 1 else 0)
         d = ops.reshape(d, (len(d), *(1,) * (y.ndim - axis - 1))) if x.ndim == 1 else d
-    return np.sum(d * (along(y, axis, slice(1, None)) + along(y, axis, slice(None, -1))) / 2.0, axis)
+    return np.sum(d * (along_axis(y, axis, slice(1, None)) + along_axis(y, axis, slice(None, -1))) / 2.0, axis)
 
 
 @numpy_function(np.unwrap)
@@ -228,5 +229,5 @@ def unwrap(p, discont=None, axis=-1, *, period=2 * np.pi):
     if even:
         wrapped = ops.where((wrapped == -high) & (steps > 0), dtype.type(high), wrapped)
     jumps = ops.where(np.abs(steps) < (period / 2 if discont is None else discont), dtype.type(0), wrapped - steps)
-    later = along(p, axis, slice(1, None)) + stop_gradient(ops.cumsum(jumps, axis))
-    return ops.concatenate(*(ops.in_dtype(x, dtype) for x in (along(p, axis, slice(1)), later)), axis=axis)
+    later = along_axis(p, axis, slice(1, None)) + stop_gradient(ops.cumsum(jumps, axis))
+    return ops.concatenate(*(ops.in_dtype(x, dtype) for x in (along_axis(p, axis, slice(1)), later)), axis=axis)

@@ -9,8 +9,9 @@ from ..engine import value_of
 from .complexes import conjugate, of_complex
 from .indexing import getitem, ravelled
 from .reductions import double
+from .refused import can_be_read
 from .sorting import argsort, searchsorted
-from .table import as_array, known, numpy_function
+from .table import as_array, numpy_function
 
 
 @numpy_function(np.interp)
@@ -26,7 +27,7 @@ def interp(x, xp, fp, left=None, right=None, period=None):
     if not xp.size:
         raise ValueError("array of sample points is empty")
     if period is not None:
-        if known(period) and value_of(period) == 0:
+        if can_be_read(period) and value_of(period) == 0:
             raise ValueError("period must be a non-zero value")
         period, left, right = abs(period), None, None
         x, xp = np.mod(x, period), np.mod(xp, period)

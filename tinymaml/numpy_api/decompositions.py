@@ -49,7 +49,7 @@ def conj(x):
     return np.conj(x) if of_complex(x) else x
 
 
-def real(x):
+def made_real(x):
     """The real part, of what is not real in a complex step."""
     return np.real(x) if of_complex(x) else x
 
@@ -109,20 +109,20 @@ def computed_real(dtype: np.dtype) -> np.dtype:
     return np.zeros(0, computed(dtype)).real.dtype
 
 
-def square(shape) -> bool:
+def check_square(shape) -> bool:
     return len(shape) >= 2 and shape[-1] == shape[-2]
 
 
 def _of_square(shape):
     """A `shape=` of a description, where the input must be a square matrix: NumPy's own error otherwise."""
-    return lambda x, *others, **how: shape(x) if square(x) else None
+    return lambda x, *others, **how: shape(x) if check_square(x) else None
 
 
 # ── x = a⁻¹ b ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _solve_shape(a, b):
-    if not square(a) or b[-2] != a[-1]:
+    if not check_square(a) or b[-2] != a[-1]:
         return None
     return (*np.broadcast_shapes(a[:-2], b[:-2]), *b[-2:])
 
@@ -340,7 +340,7 @@ def _eigh_rule(g, z, a, *, uplo):
     # conj(ā) = V (diag(conj w̄) + F ∘ (Vᴴ conj V̄)) Vᴴ, made Hermitian
     v, w = eigh_parts(z, a)
     gv, gw = eigh_parts(conj(g), a)
-    w, gw = real(w), real(gw)
+    w, gw = made_real(w), made_real(gw)
     turn = over_gaps(without_phases(adjoint(v) @ gv, 0, EIGEN), w[..., :, None], w[..., None, :], of=EIGEN)
     return conj(hermitian_part(v @ (diagonal_matrix(gw) + turn) @ adjoint(v)))
 
@@ -381,7 +381,7 @@ def _eig_rule(g, z, a):
     # (Boeddeker et al., "On the computation of complex-valued gradients with application to statistically optimum
     # beamforming", 2017, eq. 4.77)
     (v, w), (gv, gw) = eigh_parts(z, a), eigh_parts(g, a)
-    gv = gv - conj(v) * real(np.sum(gv * v, -2, keepdims=True))
+    gv = gv - conj(v) * made_real(np.sum(gv * v, -2, keepdims=True))
     # V⁻ᵀ and V may cancel to a cotangent of 0, as at the identity: which says nothing of equal eigenvalues
     turn = without_phases(transposed(v) @ gv, 0, EIGEN)
     turn = over_gaps(turn, w[..., :, None], w[..., None, :], of=EIGEN, zero=False)
@@ -446,7 +446,7 @@ def _svd_rule(g, z, a, *, full):
     # Townsend, "Differentiating the singular value decomposition", 2016; in conj(ḡ), with X = Uᴴ gU, Y = Vᴴ gV:
     # gA = U ((F ∘ (X − Xᴴ)) S + S (F ∘ (Y − Yᴴ)) + diag gs) Vᴴ + (1 − U Uᴴ) gU S⁻¹ Vᴴ + U S⁻¹ gVᴴ (1 − V Vᴴ)
     (u, s, vh), (gu, gs, gvh) = svd_parts(z, a.shape, full), svd_parts(conj(g), a.shape, full)
-    s, gs, k = real(s), real(gs), s.shape[-1]
+    s, gs, k = made_real(s), made_real(gs), s.shape[-1]
     u, gu = completed(u, gu, k)
     v, gv = completed(adjoint(vh), adjoint(gvh), k)
     row, column = s[..., None, :], s[..., :, None]

@@ -23,7 +23,8 @@ from .. import ops
 from ..engine import Tensor, alias, value_of
 from ..ops import elementwise, in_dtype, stands_for_real
 from .complexes import direction, of_complex
-from .table import as_array, decide, numpy_function
+from .refused import decide
+from .table import as_array, numpy_function
 
 # ── primitives ──────────────────────────────────────────────────────────────────────────────────────────────────────
 # Functions that NumPy lacks for complex numbers, or that are not analytic there, are continued to a complex step.
@@ -101,8 +102,8 @@ def _logaddexp2(x, y):
 
 # z = log₂(2ˣ + 2ʸ):  ∂z/∂x = 2ˣ⁻ᶻ
 logaddexp2 = elementwise("logaddexp2", _continued(np.logaddexp2, _logaddexp2),
-                         lambda g, z, x, y: g * ops.share(exp2, x, y, z),
-                         lambda g, z, x, y: g * ops.share(exp2, y, x, z),
+                         lambda g, z, x, y: g * ops.logaddexp_share(exp2, x, y, z),
+                         lambda g, z, x, y: g * ops.logaddexp_share(exp2, y, x, z),
                          loop="{type}(machine.logaddexp2({}, {}))")
 
 # z = x − y ⌊x / y⌋, and x − y trunc(x / y)
@@ -471,13 +472,8 @@ def _decided(truths, name: str) -> bool:
 # ── operators ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _attach_operators() -> None:
-    binary = dict(mod=remainder, floordiv=floor_divide, divmod=divmod, lshift=left_shift, rshift=right_shift)
-    for name, f in binary.items():
-        setattr(Tensor, f"__{name}__", lambda x, y, f=f: f(x, y))
-        setattr(Tensor, f"__r{name}__", lambda x, y, f=f: f(y, x))
-    Tensor.__round__ = lambda x, n=None: round(x, n or 0)
-    Tensor.round = lambda x, decimals=0: round(x, decimals)
-
-
-_attach_operators()
+ops.attach_operators(
+    mod=remainder, floordiv=floor_divide, divmod=divmod, lshift=left_shift, rshift=right_shift,
+)  # fmt: skip
+Tensor.__round__ = lambda x, n=None: round(x, n or 0)
+Tensor.round = lambda x, decimals=0: round(x, decimals)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..axes import one_axis
 from ..engine import Primitive, analytic
-from .table import as_array, numpy_function, one_axis
+from .table import as_array, numpy_function
 
 
 def _transform(name: str, f, rule, shape, dtype) -> Primitive:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Tensor, value_of
-from .table import as_array, decide, numpy_function, one_axis
+from .refused import decide
+from .table import as_array, numpy_function
 
 
 def getitem(x, index):
@@ -66,7 +68,7 @@ def _truths_as_places(x, parts: list):
     return ops.expand_dims(x, tuple(axes)), places
 
 
-def along(a, axis: int, index):
+def along_axis(a, axis: int, index):
     return getitem(a, (slice(None),) * axis + (index,))
 
 
@@ -82,7 +84,7 @@ def taken(a, indices, axis: int):
     """a at indices along an axis; where nothing is taken from, they are not looked at."""
     if 0 in a.shape[:axis]:
         return ops.reshape(a, (*a.shape[:axis], *indices.shape, *a.shape[axis + 1 :]))
-    return along(a, axis, indices)
+    return along_axis(a, axis, indices)
 
 
 def _inside(indices, n: int, mode: str):

@@ -18,8 +18,9 @@ from .decompositions import inverse
 from .matrices import diagonal, trace
 from .products import dot, matmul, outer, tensordot
 from .reductions import floating, max, min
+from .refused import decide, unsupported
 from .shapes import moveaxis
-from .table import as_array, decide, numpy_function, unsupported
+from .table import as_array, numpy_function
 
 # NumPy's named tuples, of which it does not publish the names
 _EigResult, _EighResult, _SVDResult, _QRResult, _SlogdetResult = (
@@ -43,7 +44,7 @@ def _square(a):
 
 def _of_square_shape(a) -> None:
     """NumPy's own error for what is no square matrix."""
-    if not by.square(a.shape):
+    if not by.check_square(a.shape):
         np.linalg.inv(np.zeros(a.shape))
 
 
@@ -222,7 +223,7 @@ def eigh(a, UPLO="L"):
     """The cotangent of a is Hermitian; vectors of equal eigenvalues have no derivative."""
     a = _square(a)
     v, w = by.eigh_parts(by.eigh(a, uplo=_triangle(UPLO)), a)
-    return _EighResult(by.real(w), v)
+    return _EighResult(by.made_real(w), v)
 
 
 @numpy_function(np.linalg.eigvalsh)
@@ -269,7 +270,7 @@ def svd(a, full_matrices=True, compute_uv=True, hermitian=False):
         return by.svdvals(a)
     full = bool(full_matrices) and a.shape[-1] != a.shape[-2]
     u, s, vh = by.svd_parts(by.svd(a, full=full), a.shape, full)
-    return _SVDResult(u, by.real(s), vh)
+    return _SVDResult(u, by.made_real(s), vh)
 
 
 def _svd_of_hermitian(a, compute_uv):

@@ -14,18 +14,19 @@ from .reductions import (
     all_,
     chosen,
     degrees_of_freedom,
+    divided,
     max,
     mean,
     modulus_squared,
     number,
-    over,
     prod,
     root_of,
     sum,
     turned,
     var,
 )
-from .table import as_array, numpy_function, warn_where
+from .refused import warn_where
+from .table import as_array, numpy_function
 
 
 def without_nan(a, fill):
@@ -56,7 +57,7 @@ def nanmean(a, axis=None, dtype=None, out=None, keepdims=False, *, where=True):
     count = sum(chosen(~ops.isnan(a), where, False), axis, keepdims=keepdims)
     warn_where(count == 0, "Mean of empty slice")
     with np.errstate(invalid="ignore"):
-        return over(sum(without_nan(a, 0), axis, dtype, None, keepdims, where=where), count)
+        return divided(sum(without_nan(a, 0), axis, dtype, None, keepdims, where=where), count)
 
 
 @numpy_function(np.nanvar)
@@ -67,14 +68,14 @@ def nanvar(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=
     valid, full = ~ops.isnan(a), without_nan(a, 0)
     with np.errstate(invalid="ignore"):
         if mean is None:
-            mean = over(sum(full, axis, dtype, None, True, where=where),
+            mean = divided(sum(full, axis, dtype, None, True, where=where),
                          sum(chosen(valid, where, False), axis, keepdims=True))  # fmt: skip
         off = ops.in_dtype(ops.subtract(full, mean), a.dtype)
         squares = modulus_squared(ops.where(valid, off, a.dtype.type(0)))
         degrees = sum(chosen(valid, where, False), axis, keepdims=keepdims) - ddof
         warn_where(degrees <= 0, "Degrees of freedom <= 0 for slice.")
         total = sum(squares, axis, dtype, None, keepdims, where=where)
-        return ops.where(degrees > 0, over(total, ops.maximum(degrees, 1)), total.dtype.type(np.nan))
+        return ops.where(degrees > 0, divided(total, ops.maximum(degrees, 1)), total.dtype.type(np.nan))
 
 
 @numpy_function(np.nanstd)

@@ -9,11 +9,12 @@ import numpy as np
 from .. import ops
 from ..engine import Tensor
 from .building import linspace
-from .indexing import along
+from .indexing import along_axis
 from .quantiles import median
 from .reductions import max, mean, min
+from .refused import unsupported
 from .shapes import moveaxis
-from .table import as_array, numpy_function, unsupported
+from .table import as_array, numpy_function
 
 STATISTICS = {"maximum": max, "minimum": min, "mean": mean, "median": median}
 KEYWORDS = {
@@ -92,7 +93,7 @@ def _by_axis(array, widths, values, edge):
 
 def _ramp(array, axis: int, n: int, value, end: int):
     """From the value to the edge."""
-    edge = along(array, axis, 0 if end == 0 else array.shape[axis] - 1)
+    edge = along_axis(array, axis, 0 if end == 0 else array.shape[axis] - 1)
     ramp = moveaxis(linspace(value, edge, n, endpoint=False, dtype=array.dtype), 0, axis)
     return ramp if end == 0 else np.flip(ramp, axis)
 
@@ -106,7 +107,9 @@ def _statistic(reduce):
             raise ValueError("index can't contain negative values")
         if not count and reduce in (max, min):
             raise ValueError("stat_length of 0 yields no value for padding")
-        z = reduce(along(array, axis, slice(count) if end == 0 else slice(length - count, None)), axis, keepdims=True)
+        z = reduce(
+            along_axis(array, axis, slice(count) if end == 0 else slice(length - count, None)), axis, keepdims=True
+        )
         return np.rint(z) if array.dtype.kind in "iu" and z.dtype.kind == "f" else z
 
     return statistic
@@ -114,7 +117,7 @@ def _statistic(reduce):
 
 def _taken(array, axis: int, width, mode: Any):
     """Each element again, where NumPy puts its number."""
-    return along(array, axis, np.pad(np.arange(array.shape[axis]), width, mode))
+    return along_axis(array, axis, np.pad(np.arange(array.shape[axis]), width, mode))
 
 
 def _mirrored_at_the_edges(array, axis: int, width, mode: Any):
@@ -127,5 +130,5 @@ def _mirrored_at_the_edges(array, axis: int, width, mode: Any):
     most = int(np.max(np.count_nonzero(matrix, 1)))
     places = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
     weights = np.take_along_axis(matrix, places, 1).reshape(*places.shape, *(1,) * (array.ndim - axis - 1))
-    terms = ops.where(weights == 0, array.dtype.type(0), along(array, axis, places)) * weights.astype(array.dtype)
+    terms = ops.where(weights == 0, array.dtype.type(0), along_axis(array, axis, places)) * weights.astype(array.dtype)
     return ops.in_dtype(ops.sum(terms, axis + 1), array.dtype)

@@ -13,10 +13,11 @@ import string
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from .complexes import of_complex
 from .matrices import diagonal
 from .shapes import moveaxis, ravel
-from .table import as_array, numpy_function, one_axis
+from .table import as_array, numpy_function
 
 
 @numpy_function(np.matmul)

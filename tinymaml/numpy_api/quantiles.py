@@ -17,8 +17,9 @@ from ..engine import value_of
 from .complexes import of_complex
 from .indexing import getitem, take_along_axis
 from .reductions import double, sum, weights_like
+from .refused import can_be_read, warn_where
 from .sorting import argsort
-from .table import as_array, known, numpy_function, warn_where
+from .table import as_array, numpy_function
 
 
 class Sorted:
@@ -151,7 +152,7 @@ def _quantile(a, q, axis, method, keepdims, weights, skip_nan, whole: int):
         raise TypeError("a must be an array of real numbers")
     weak = type(q) in (int, float)  # which does not widen the result
     q = as_array(q) if whole == 1 else as_array(q) / whole
-    if known(q) and not np.all((value_of(q) >= 0) & (value_of(q) <= 1)):
+    if can_be_read(q) and not np.all((value_of(q) >= 0) & (value_of(q) <= 1)):
         name = "Quantiles" if whole == 1 else "Percentiles"
         raise ValueError(f"{name} must be in the range [0, {whole}]")
     if method not in BETWEEN and method not in ONE:
@@ -199,14 +200,14 @@ def _weighted(x: Sorted, a, q, axis, weights, method: str):
     w = as_array(weights)
     axes = axis if axis is None else tuple(ops.normal_axes(i, a.ndim)[0] for i in np.atleast_1d(axis))
     w = np.broadcast_to(weights_like(a, axes, w), a.shape)
-    if known(w) and np.any(value_of(w) < 0):
+    if can_be_read(w) and np.any(value_of(w) < 0):
         raise ValueError("Weights must be non-negative.")
     w = take_along_axis(Sorted.flat(w, x.axes), x.order, 0)
     if x.skip_nan:
         w = ops.where(ops.isnan(x.a), w.dtype.type(0), w)
     share = ops.cumsum(double(w), 0)
     share = share / share[-1]
-    if known(share) and np.any(np.isnan(value_of(share))) and not x.skip_nan:
+    if can_be_read(share) and np.any(np.isnan(value_of(share))) and not x.skip_nan:
         raise ValueError("Weights included NaN, inf or were all zero.")
     share = ops.in_dtype(share, q.dtype) if q.dtype.kind == "f" else share
     share = ops.where(share == 0, share.dtype.type(-1), share)

@@ -1,6 +1,6 @@
 """Reductions over all axes, one, or several: sums, means, products, the largest; covariances.
 
-Their signatures are NumPy's. `out=` is there for its position alone, and is refused by `table.refuse_out`.
+Their signatures are NumPy's. `out=` is there for its position alone, and is refused by `refused.refuse_out`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import builtins
 import numpy as np
 
 from .. import ops
+from ..axes import reduced
 from ..engine import stop_gradient, value_of
 from ..ops import normal_axes
 from .complexes import conjugate, imag, of_complex, real
 from .cumulative import products
-from .table import as_array, known, numpy_function, warn_where
+from .refused import can_be_read, warn_where
+from .table import as_array, numpy_function
 
 # ── sums, means, products ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -85,7 +87,7 @@ def _count(a, axis, where=True, keepdims=False):
     return sum(chosen(np.ones(a.shape, bool), where, False), axis, keepdims=keepdims)
 
 
-def over(total, count):
+def divided(total, count):
     """total / count in the dtype of the total; `count` is one number, or an array of integers."""
     return total / (count if isinstance(count, (int, float)) else ops.in_dtype(count, total.dtype))
 
@@ -100,7 +102,7 @@ def _dtypes(a, dtype) -> tuple[np.dtype, np.dtype]:
 def mean(a, axis=None, dtype=None, out=None, keepdims=False, *, where=True):
     a = as_array(a)
     computed, result = _dtypes(a, dtype)
-    z = over(sum(a, axis, computed, None, keepdims, where=where), _count(a, axis, where, keepdims))
+    z = divided(sum(a, axis, computed, None, keepdims, where=where), _count(a, axis, where, keepdims))
     return ops.in_dtype(z, result)
 
 
@@ -110,12 +112,12 @@ def var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, *, where=Tru
     dtype = np.dtype(np.float64) if dtype is None and a.dtype.kind in "iub" else dtype
     if mean is None:
         count = _count(a, axis, where, True)
-        mean = over(sum(a, axis, dtype, None, True, where=where), count)
+        mean = divided(sum(a, axis, dtype, None, True, where=where), count)
     count = _count(a, axis, where, keepdims)
     degrees = builtins.max(count - ddof, 0) if isinstance(count, int) else ops.maximum(count - ddof, 0)
     off = ops.subtract(a, mean)
     squares = modulus_squared(off) if of_complex(a) else off * off
-    return over(sum(squares, axis, dtype, None, keepdims, where=where), degrees)
+    return divided(sum(squares, axis, dtype, None, keepdims, where=where), degrees)
 
 
 def degrees_of_freedom(ddof, correction):
@@ -159,7 +161,7 @@ def average(a, axis=None, weights=None, returned=False, *, keepdims=False):
         w = weights_like(a, axes, as_array(weights))
         dtype = np.result_type(a.dtype, w.dtype, *([np.float64] if a.dtype.kind in "iub" else []))
         total = sum(w, axes, dtype, None, keepdims)
-        if known(total) and np.any(value_of(total) == 0):
+        if can_be_read(total) and np.any(value_of(total) == 0):
             raise ZeroDivisionError("Weights sum to zero, can't be normalized")
         z = sum(ops.in_dtype(a, dtype) * ops.in_dtype(w, dtype), axes, None, None, keepdims) / total
     return (z, np.broadcast_to(total, z.shape)) if returned else z
@@ -219,7 +221,7 @@ def max(a, axis=None, out=None, keepdims=False, initial=None, where=True):
         return ops.max(a, axis, keepdims)
     initial, a = number(initial, a.dtype), chosen(a, where, least(a.dtype))
     if not _count(a, axis):
-        return np.full(ops._reduced(a.shape, axis=axis, keepdims=keepdims), initial, a.dtype)
+        return np.full(reduced(a.shape, axis=axis, keepdims=keepdims), initial, a.dtype)
     return ops.maximum(ops.max(a, axis, keepdims), initial)
 
 
@@ -264,7 +266,7 @@ def cov(m, y=None, rowvar=True, bias=False, ddof=None, fweights=None, aweights=N
         return np.zeros((0, 0))
     ddof = ddof if ddof is not None else 0 if bias else 1
     frequency, share = _sample_weights(x, fweights, "fweights"), _sample_weights(x, aweights, "aweights")
-    if frequency is not None and known(frequency) and np.any(value_of(frequency) != np.rint(value_of(frequency))):
+    if frequency is not None and can_be_read(frequency) and np.any(value_of(frequency) != np.rint(value_of(frequency))):
         raise TypeError("fweights must be integer")
     w = frequency if share is None else share if frequency is None else frequency * share
     centre, total = average(x, 1, w, True)
@@ -295,7 +297,7 @@ def _sample_weights(x, w, name: str):
         raise RuntimeError(f"cannot handle multidimensional {name}")
     if w.shape[0] != x.shape[1]:
         raise RuntimeError(f"incompatible numbers of samples and {name}")
-    if known(w) and np.any(value_of(w) < 0):
+    if can_be_read(w) and np.any(value_of(w) < 0):
         raise ValueError(f"{name} cannot be negative")
     return w
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Tensor, alias
 from ..ops import normal_axes
-from .indexing import along
-from .table import as_array, numpy_function, one_axis, unsupported
+from .indexing import along_axis
+from .refused import unsupported
+from .table import as_array, numpy_function
 
 numpy_function(np.shape)(lambda a: a.shape)
 numpy_function(np.ndim)(lambda a: a.ndim)
@@ -246,7 +248,7 @@ def array_split(ary, indices_or_sections, axis=0):
 
 def _pieces(a, pieces: list, axis: int) -> list:
     """a at each run of consecutive places along `axis`."""
-    return [along(a, axis, slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0, 0)) for p in pieces]
+    return [along_axis(a, axis, slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0, 0)) for p in pieces]
 
 
 def _split_along(name: str, least: int, axis_of) -> None:
@@ -321,7 +323,7 @@ def roll(a, shift, axis=None):
         raise ValueError("roll: an array without axes has none to roll along")
     for by, i in zip(*np.broadcast_arrays(np.atleast_1d(shift), axis), strict=True):
         i = one_axis(i, a.ndim)
-        a = along(a, i, (np.arange(a.shape[i]) - int(by)) % a.shape[i]) if a.shape[i] else a
+        a = along_axis(a, i, (np.arange(a.shape[i]) - int(by)) % a.shape[i]) if a.shape[i] else a
     return a
 
 
@@ -331,7 +333,7 @@ def tile(A, reps):
     A = ops.reshape(A, (1,) * (len(reps) - A.ndim) + A.shape)
     for axis, n in enumerate((1,) * (A.ndim - len(reps)) + reps):
         if n != 1:
-            A = along(A, axis, np.tile(np.arange(A.shape[axis]), n))
+            A = along_axis(A, axis, np.tile(np.arange(A.shape[axis]), n))
     return A
 
 
@@ -340,4 +342,4 @@ def repeat(a, repeats, axis=None):
     if axis is None:
         return repeat(ravel(a), repeats, 0)
     axis = one_axis(axis, a.ndim)
-    return along(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))
+    return along_axis(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis
 from ..engine import Primitive, Tensor, value_of
 from .complexes import of_complex
 from .indexing import getitem, ravelled, take_along_axis
 from .reductions import double, max, min, sum
-from .table import as_array, decide, known, numpy_function, one_axis
+from .refused import can_be_read, decide
+from .table import as_array, numpy_function
 
 
 def _unordered(order) -> None:
@@ -155,7 +157,7 @@ def histogram(a, bins=10, range=None, density=None, weights=None):
         bins = len(np.histogram_bin_edges(_real(decide(a, "the number of bins")), bins, range)) - 1
     edges = as_array(bins)
     edges = _even_edges(a, int(bins), range) if edges.ndim == 0 else edges
-    if known(edges) and np.any(np.diff(value_of(edges)) < 0):
+    if can_be_read(edges) and np.any(np.diff(value_of(edges)) < 0):
         raise ValueError("`bins` must increase monotonically, when an array")
     count = edges.shape[0] - 1
     # bin k holds eₖ ≤ a < eₖ₊₁, and the last its right edge, too; what is outside, or NaN, goes to one more
@@ -175,11 +177,11 @@ def _even_edges(a, bins: int, range):
         raise ValueError("`bins` must be positive, when an integer")
     if range is None:
         low, high = (min(a), max(a)) if a.size else (0.0, 1.0)
-        if known(low) and not np.isfinite([value_of(low), value_of(high)]).all():
+        if can_be_read(low) and not np.isfinite([value_of(low), value_of(high)]).all():
             raise ValueError(f"autodetected range of [{value_of(low)}, {value_of(high)}] is not finite")
     else:
         low, high = range
-        if known(low) and known(high) and value_of(low) > value_of(high):
+        if can_be_read(low) and can_be_read(high) and value_of(low) > value_of(high):
             raise ValueError("max must be larger than min in range parameter.")
     if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
         return np.histogram_bin_edges(np.zeros(0, a.dtype), bins, (low, high))

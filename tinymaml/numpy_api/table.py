@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import operator
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..arrays import stacked
-from ..engine import Tensor, refusal, value_of
-from ..ops import normal_axes
+from ..engine import Tensor
+from .refused import call, numpy_name, refuse_out, unsupported
 
 NUMPY: dict[Callable, Callable] = {}  # NumPy's function → ours
 ELSEWHERE: list[Callable] = []  # what is asked for functions that are not NumPy's own
-
-INSTEAD = {  # what is not supported → the way round
-    "put_along_axis": "np.where with a mask", "place": "np.where", "putmask": "np.where", "put": "np.where",
-    "copyto": "np.where, or np.broadcast_to(x, shape) for an array that is full of x",
-    "fill_diagonal": "np.where(np.eye(n, dtype=bool), value, x)",
-    "add.at": "tm.ops.scatter_add", "trapz": "np.trapezoid", "in1d": "np.isin",
-}  # fmt: skip
+METHODS: dict[str, Callable] = {}  # of ufuncs: "reduce" → f(ufunc, *inputs, **kwargs); "__call__": with keywords
 
 
 def numpy_function(*functions: Callable | None) -> Callable[[Callable], Callable]:
@@ -35,16 +26,6 @@ def numpy_function(*functions: Callable | None) -> Callable[[Callable], Callable
     return register
 
 
-def numpy_name(f: Callable) -> str:
-    module = (getattr(f, "__module__", None) or "numpy").removeprefix("numpy").removeprefix(".")
-    return f"{module}.{f.__name__}" if module else f.__name__
-
-
-def unsupported(name: str, what: str = "") -> NotImplementedError:
-    instead = f"; instead: {INSTEAD[name]}" if name in INSTEAD else "; `tinymaml.numpy_api.NUMPY` lists what is"
-    return refusal(NotImplementedError(f"np.{name} on tensors {what or 'is not supported'}{instead}"))  # type: ignore
-
-
 def ours_for(f: Callable) -> Callable:
     """The function that does on tensors what f does on arrays."""
     ours = NUMPY.get(f) or next(filter(None, (find(f) for find in ELSEWHERE)), None)
@@ -54,6 +35,7 @@ def ours_for(f: Callable) -> Callable:
 
 
 def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
+    """What f(*args, **kwargs) is, where one of these is a tensor; `name` is that of f in errors."""
     ours = ours_for(f)
     if kwargs:
         kwargs = {k: v for k, v in kwargs.items() if v is not np._NoValue}
@@ -62,42 +44,8 @@ def _call(f: Callable, name: str, args: Sequence, kwargs: dict):
     return call(ours, name, args, kwargs)
 
 
-def call(ours: Callable, name: str, args: Sequence, kwargs: dict):
-    """ours(*args, **kwargs); where these do not fit, an error that calls it by NumPy's name."""
-    try:
-        return ours(*args, **kwargs)
-    except TypeError:
-        try:
-            accepted = inspect.signature(ours)
-            accepted.bind(*args, **kwargs)
-        except TypeError as misfit:
-            raise refusal(TypeError(f"np.{name} on tensors takes {accepted}: {misfit}")) from None
-        except ValueError:
-            pass
-        raise
-
-
-@functools.cache
-def _place_of_out(ours: Callable) -> int | None:
-    names = list(inspect.signature(ours).parameters)
-    return names.index("out") if "out" in names else None
-
-
-def refuse_out(ours: Callable, name: str, args: Sequence, kwargs: dict) -> None:
-    """Refuse out=, by name or at its position: our functions have it in their signature for the position alone."""
-    place = _place_of_out(ours)
-    if kwargs.get("out") is not None or (place is not None and len(args) > place and args[place] is not None):
-        raise refusal(TypeError(
-            f"np.{name} on tensors takes no out= (a tensor is never written to; write a = a + b, not a += b)"
-        ))  # fmt: skip
-    if place is None:
-        kwargs.pop("out", None)
-
-
-METHODS: dict[str, Callable] = {}  # of ufuncs: "reduce" → f(ufunc, *inputs, **kwargs); "__call__": with keywords
-
-
 def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
+    """What NumPy calls for np.tanh(x), with "__call__" as method; for np.add.reduce(x) the method is "reduce"."""
     inputs = [as_array(x) if isinstance(x, (list, tuple)) else x for x in inputs]
     if method == "__call__" and (not kwargs or ufunc.signature):  # products, as np.vecdot, take axis=
         return _call(ufunc, ufunc.__name__, inputs, kwargs)
@@ -109,29 +57,12 @@ def _array_ufunc(self, ufunc, method, *inputs, **kwargs):
 
 
 def _array_function(self, function, types, args, kwargs):
+    """What NumPy calls for np.sum(x), and for all its functions that are no ufuncs."""
     return _call(function, numpy_name(function), args, kwargs)
 
 
 Tensor.__array_ufunc__ = _array_ufunc
 Tensor.__array_function__ = _array_function
-
-
-def decide(x: Tensor, what: str, instead: str = "use np.where"):
-    """x.value, where it decides what is computed next: refused while a program is recorded."""
-    if type(x) is not Tensor:
-        raise refusal(TypeError(f"{what} depends on a value, and a program is recorded for any values: {instead}"))
-    return x.value
-
-
-def known(x) -> bool:
-    """Can the value be read? Not while a program is recorded. It may decide on a warning or an error of NumPy's."""
-    return not isinstance(x, Tensor) or type(x) is Tensor
-
-
-def warn_where(condition, message: str) -> None:
-    """NumPy's warning, if the condition is known to hold anywhere."""
-    if known(condition) and np.any(value_of(condition)):
-        warnings.warn(message, RuntimeWarning, stacklevel=6)
 
 
 def as_array(x):
@@ -143,8 +74,3 @@ def as_array(x):
 
 def _holds_tensor(x) -> bool:
     return isinstance(x, Tensor) or (isinstance(x, (list, tuple)) and any(map(_holds_tensor, x)))
-
-
-def one_axis(axis: int, ndim: int) -> int:
-    """One axis as a non-negative int; AxisError if the array lacks it."""
-    return normal_axes(operator.index(axis), ndim)[0]

@@ -11,12 +11,14 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import ops
+from ..axes import one_axis, reduced
 from .cumulative import cumprod, cumsum, running
-from .indexing import along
+from .indexing import along_axis
 from .quantiles import Sorted
 from .reductions import all_, any_, max, min, number, prod, sum, ufunc_axes
+from .refused import unsupported
 from .shapes import moveaxis
-from .table import METHODS, as_array, one_axis, ours_for, unsupported
+from .table import METHODS, as_array, ours_for
 
 REDUCE = {np.add: sum, np.multiply: prod}
 REDUCE_WITHOUT_DTYPE = {np.maximum: max, np.minimum: min}
@@ -69,7 +71,7 @@ def reduce(ufunc, array, axis=0, dtype=None, out=None, keepdims=False, initial=N
     array = _as_combined(ufunc, array, dtype)
     ufunc.reduce(np.ones((1,) * array.ndim, array.dtype).real, axis)  # NumPy's own error
     axes = ufunc_axes(axis, array.ndim)
-    shape = ops._reduced(array.shape, axis=axes, keepdims=keepdims)
+    shape = reduced(array.shape, axis=axes, keepdims=keepdims)
     rows = list(Sorted.flat(array, axes))
     if not rows and initial is None:
         return ufunc.reduce(np.zeros(array.shape, array.dtype), axis, keepdims=keepdims)  # the identity, or an error
@@ -94,7 +96,7 @@ def accumulate(ufunc, array, axis=0, dtype=None, out=None):
     array = _as_combined(ufunc, array, dtype)
     if ufunc in (np.maximum, np.minimum):
         return running(ours_for(ufunc), array, axis)
-    rows = [along(array, axis, i) for i in range(array.shape[axis])]
+    rows = [along_axis(array, axis, i) for i in range(array.shape[axis])]
     for i in range(1, len(rows)):
         rows[i] = ufunc(rows[i - 1], rows[i])
     return np.stack(rows, axis) if len(rows) > 1 else array
@@ -109,7 +111,9 @@ def reduceat(ufunc, array, indices, axis=0, dtype=None, out=None):
     if np.any((indices < 0) | (indices >= n)):
         raise IndexError(f"index out of bounds in {ufunc.__name__}.reduceat {indices.tolist()}, axis of length {n}")
     ends = [*indices[1:].tolist(), n]
-    parts = [along(array, axis, slice(i, j if j > i else i + 1)) for i, j in zip(indices.tolist(), ends, strict=True)]
+    parts = [
+        along_axis(array, axis, slice(i, j if j > i else i + 1)) for i, j in zip(indices.tolist(), ends, strict=True)
+    ]
     if ufunc in OURS:
         return np.stack([reduce(ufunc, part, axis, dtype) for part in parts], axis)
     parts = [_as_combined(ufunc, part, dtype) for part in parts]  # without the ufunc's identity

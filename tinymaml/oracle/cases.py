@@ -377,8 +377,8 @@ def _from_listing(data: dict, mistakes: list[str], arrays: dict) -> Case:
     grad, scale = arrays[case.id] if arrays else (decode(known["meta_grad"]), np.array(known["scale"]))
     seen, unknown = ([mistakes[i] for i in known[which]] for which in ("seen", "unknown"))
     answer = Answer(
-        meta_loss=float(decode(known["meta_loss"])), meta_grad=split(grad, case.params),
-        scale=split(scale, case.params), loss_scale=known["loss_scale"], bugs=Bugs(case, seen, unknown),
+        meta_loss=float(decode(known["meta_loss"])), meta_grad=from_vector(grad, case.params),
+        scale=from_vector(scale, case.params), loss_scale=known["loss_scale"], bugs=Bugs(case, seen, unknown),
         distance=_or_infinite(known["distance"]), margin=_or_infinite(known["margin"]),
         confirmed=known["confirmed"],
     )  # fmt: skip
@@ -389,7 +389,7 @@ def _or_infinite(x: float | None) -> float:
     return np.inf if x is None else x
 
 
-def split(vector: np.ndarray, like: dict) -> dict[str, np.ndarray]:
+def from_vector(vector: np.ndarray, like: dict) -> dict[str, np.ndarray]:
     """One vector of all numbers as {name: array}, the inverse of `catalogue.flat`."""
     ends = np.cumsum([p.size for p in like.values()])
     parts = np.split(np.asarray(vector), ends[:-1])

@@ -20,14 +20,14 @@ from .judge.checking import seconds
 from .judge.guard import signals_end
 from .judge.progress import Screen, Watch
 from .pages import badge, spec
-from .pages.diff import agree, ask_one, diff
+from .pages.diff import agree, ask_one, diff_page
 from .pages.report import Report
-from .pages.show import find, show
+from .pages.show import find_case, show_page
 from .questions import questions
 from .relations import relations
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_commands(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the oracle's commands."""
     commands = parser.add_subparsers(dest="oracle", required=True, metavar="COMMAND")
 
@@ -195,7 +195,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> int:
-    print(spec.as_json() if args.json else spec.algorithm(args.algorithm) if args.algorithm else spec.text())
+    print(spec.as_json() if args.json else spec.algorithm(args.algorithm) if args.algorithm else spec.spec_page())
     return 0
 
 
@@ -203,14 +203,14 @@ def _show(args: argparse.Namespace) -> int:
     if args.mine:
         if args.case is None:
             raise ValueError("--mine wants the id of a case, too; without --mine, all ids are listed")
-        case = find(args.case)
+        case = find_case(args.case)
         with _screen() as screen:
             answer = ask_one(args.mine, case, seconds(args.timeout), screen.echo)
-        print(diff(case, answer))
+        print(diff_page(case, answer))
         return 0 if agree(case, answer) else 1
     if args.case is None:
         for case in load("core", algorithm=args.algorithm):
             print(f"{case.id:16} {case.comment}")
     else:
-        print(show(find(args.case)))
+        print(show_page(find_case(args.case)))
     return 0

@@ -181,7 +181,7 @@ def _full() -> dict[str, dict]:
 # ── making a case ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make(id: str, spec: dict, seed: int) -> Case:
+def case_of(id: str, spec: dict, seed: int) -> Case:
     """The case of a specification, without its answer."""
     spec = dict(spec)
     head = spec.pop("adapt", None) == "head"
@@ -203,17 +203,17 @@ def make(id: str, spec: dict, seed: int) -> Case:
     return case
 
 
-def solved(id: str, spec: dict, seed: int) -> Case | None:
+def solved_case(id: str, spec: dict, seed: int) -> Case | None:
     """The case with its answer, if it does what it is for: it is well conditioned, and no mistake is hidden in its
     rounding."""
     extreme = any(word in id for word in _EXTREME)
     float64 = extreme or spec.get("precise") or "/" in id and (
         id.split("/")[-1] not in _PLAIN or any(word in id for word in ("conv", "image", "relu", "binary")))  # fmt: skip
     try:
-        case = make(id, spec, seed)
+        case = case_of(id, spec, seed)
         if not extreme:
             return references.solve_if_good(case, "float64" if float64 else "float32")
-        case = references.solve(case)
+        case = references.solve_case(case)
         grad = flat(case.answer.meta_grad)
         return case if case.dtypes and np.isfinite(grad).all() and np.any(grad) else None
     except (FloatingPointError, Uncertain):
@@ -226,10 +226,10 @@ _EXTREME = ("divergent", "rate-", "rates-", "extreme", "12-steps", "no-steps", "
 def search(id: str, known: tuple[dict, int | None]) -> int:
     """The first seed that makes a suitable case; the one that is known, if it still does."""
     spec, seed = known
-    if seed is not None and solved(id, spec, seed):
+    if seed is not None and solved_case(id, spec, seed):
         return seed
     for seed in range(400):
-        if solved(id, spec, seed):
+        if solved_case(id, spec, seed):
             return seed
     raise RuntimeError(f"no seed makes a suitable {id}")
 
@@ -238,13 +238,13 @@ def _search_family(id: str, of: list[str]) -> int:
     return suites.search(*of, dtype="float32")[0]
 
 
-def build(id: str, case: Case) -> Case:
+def build_case(id: str, case: Case) -> Case:
     """The case with its certified answer, confirmed by every rung that applies.
 
     Raises:
         AssertionError: two rungs disagree.
     """
-    case = references.solve(case, references.certified(case))
+    case = references.solve_case(case, references.certified(case))
     answer = case.answer
     confirmed = {"balls": "every bit"}
 
@@ -295,7 +295,7 @@ def _cost_of_differences(case: Case) -> float:
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def listing(case: Case, mistakes: list[str], with_numbers: bool) -> dict:
+def case_as_json(case: Case, mistakes: list[str], with_numbers: bool) -> dict:
     """The case as JSON, mistakes as their places in `mistakes`; with the numbers, or without (they are in the
     safetensors)."""
     answer = case.answer
@@ -317,10 +317,10 @@ def _short(x: float) -> float | None:
 def built(seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
     """Every case with its certified answer, by its id."""
     work = list(by_hand().items())
-    work += [(id, make(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
+    work += [(id, case_of(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
     work += _family(seeds)
     work.sort(key=lambda idcase: "omniglot" not in idcase[0])  # the long ones first
-    return dict(_in_parallel(build, work, jobs))
+    return dict(_in_parallel(build_case, work, jobs))
 
 
 def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
@@ -330,7 +330,7 @@ def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
 
 def family_files(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, bytes]:
     """The files of the other algorithms, with the manifest, which keeps what it says of MAML's."""
-    cases = dict(_in_parallel(build, _family(seeds), jobs))
+    cases = dict(_in_parallel(build_case, _family(seeds), jobs))
     family = _dump([cases[id] for id in suites.ids()], True)
     manifest = json.loads((folder / "MANIFEST.json").read_bytes())
     manifest = {"version": manifest.pop("version")} | dict(
@@ -339,7 +339,7 @@ def family_files(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str
     return {"family.json": family, "MANIFEST.json": (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
-def kept(folder: Path, jobs: int = 2) -> dict[str, Case]:
+def kept_cases(folder: Path, jobs: int = 2) -> dict[str, Case]:
     """Every case with the answer that is in the files, and the mistakes of today's catalogue."""
     cases = load("full", folder) + [case for name in ALGORITHMS for case in load("core", folder, name)]
     return dict(_in_parallel(_with_mistakes, [(case.id, case) for case in cases], jobs))
@@ -369,7 +369,7 @@ def files(cases: dict[str, Case]) -> dict[str, bytes]:
 def _dump(cases: list[Case], with_numbers: bool) -> bytes:
     possible = dict.fromkeys(name for c in cases for name in forms(c))
     names = [name for name in possible if CATALOGUE[name.split("/")[0]].classic]
-    rows = [json.dumps(listing(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
+    rows = [json.dumps(case_as_json(c, names, with_numbers), separators=(",", ":"), ensure_ascii=False) for c in cases]
     head = f'"format":"{VERSIONS["vectors"]}","mistakes":{json.dumps(names)}'
     return ("{" + head + ',"cases":[\n' + ",\n".join(rows) + "\n]}\n").encode()
 
@@ -405,7 +405,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.family:
         rebuilt = family_files(args.to, seeds, args.jobs)
     else:
-        rebuilt = files(kept(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
+        rebuilt = files(kept_cases(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
     if args.check:
         different = [name for name, data in rebuilt.items() if (args.to / name).read_bytes() != data]
         same = f"{len(rebuilt)} files rebuilt, byte for byte the same"

@@ -77,10 +77,10 @@ def questions(
         new = FRESH if suite == "fresh" else 2
         cases = shipped + (fresh(seed, new, dtype, algorithm) if _wants_new(only) else [])
     else:
-        cases = [c if c.answer else references.solve(c) for c in suite]
+        cases = [c if c.answer else references.solve_case(c) for c in suite]
     left_out: dict[str, int] = {}
     asked = []
-    for case in chosen(cases, only):
+    for case in selected(cases, only):
         missing = [need for need in case.needs if need not in capabilities]
         if dtype not in case.dtypes:
             missing = ["float64"]
@@ -102,7 +102,7 @@ def _wants_new(only: tuple[str, ...]) -> bool:
     return not only or any("fresh".startswith(p[:5]) or "/fresh" in p or set(p) & set("*?[") for p in only)
 
 
-def chosen(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
+def selected(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
     """The cases that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell.
 
     Raises:
@@ -287,7 +287,7 @@ def _losses(case: Case, given: Any) -> list[list[float]] | None:
     """The support losses per task, one per inner step."""
     if given is None:
         return None
-    rows = [row if isinstance(row, (list, tuple)) else np.ravel(as_array(row, f"losses[{t}]"))
+    rows = [row if isinstance(row, (list, tuple)) else np.ravel(as_floats(row, f"losses[{t}]"))
             for t, row in enumerate(_per_task(case, given, "losses"))]  # fmt: skip
     return [[_number(x, f"losses[{t}]") for x in row] for t, row in enumerate(rows)]
 
@@ -315,7 +315,7 @@ def _gradients(case: Case, given: Any, what: str = "meta_grad") -> tuple[dict, l
         if g is None:
             notes.append(f"{what}[{name!r}] is None, taken as 0")
             g = np.zeros(shape)
-        g = as_array(g, f"{what}[{name!r}]")
+        g = as_floats(g, f"{what}[{name!r}]")
         if g.shape != shape:
             transposed = " (another layout: transposed?)" if sorted(g.shape) == sorted(shape) else ""
             raise ValueError(f"{what}[{name!r}] has shape {g.shape}, wanted {shape}{transposed}")
@@ -325,7 +325,7 @@ def _gradients(case: Case, given: Any, what: str = "meta_grad") -> tuple[dict, l
     return grads, notes
 
 
-def as_array(x: Any, what: str) -> np.ndarray:
+def as_floats(x: Any, what: str) -> np.ndarray:
     """A tensor of any library, or nested lists, as an array of floats.
 
     Raises:
@@ -345,7 +345,7 @@ def as_array(x: Any, what: str) -> np.ndarray:
 
 
 def _number(x: Any, what: str = "meta_loss") -> float:
-    x = as_array(x, what)
+    x = as_floats(x, what)
     if x.size != 1:
         raise ValueError(f"{what} has shape {x.shape}, wanted a scalar")
     return float(x.reshape(()))

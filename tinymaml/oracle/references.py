@@ -29,7 +29,7 @@ from .models import Options, loss_and_grad
 # ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────
 
 
-def solve(case: Case, right: tuple | None = None) -> Case:
+def solve_case(case: Case, right: tuple | None = None) -> Case:
     """The case with its answer: the exact values, their scales, and which mistakes show.
 
     Args:

@@ -292,7 +292,7 @@ RELATIONS = [
 
 
 @dataclasses.dataclass
-class Row:
+class Outcome:
     """A relation in all cases: `verdict` is "holds", "broken", "no answer" or "not asked"; `off` the largest relative
     error, and `roundings` the same in roundings; `case` where it is; `count` cases."""
 
@@ -309,7 +309,7 @@ class Row:
 class Relations:
     """The outcome of each relation."""
 
-    rows: list[Row]
+    rows: list[Outcome]
     algorithm: str
     dtype: str
     problem: str = ""
@@ -375,7 +375,7 @@ def relations(
     algorithm = case.algorithm if case is not None else algorithm
     check_algorithm(algorithm, "core")
     cases = [c.with_dtype(dtype) for c in ([case] if case is not None else bases(algorithm))]
-    asked, rows, wanted = [], {r.name: Row(r) for r in RELATIONS}, []
+    asked, rows, wanted = [], {r.name: Outcome(r) for r in RELATIONS}, []
     for base in cases:
         asked.append(Question(base.id, base))
         for relation in RELATIONS:
@@ -399,7 +399,7 @@ def _ask(candidate, asked: list[Question], dtype: str, timeout: float, echo) -> 
     with Guarded(command, echo=echo) as program:
         feeder = threading.Thread(target=_feed, args=(program.stdin, asked, prefix), daemon=True)
         feeder.start()
-        answers = protocol.read(asked, prefix, protocol.lines_from(program.stdout, timeout), whole=False)
+        answers = protocol.read_answers(asked, prefix, protocol.lines_from(program.stdout, timeout), whole=False)
     return {q.id: answers.get(q.id, Answered(problem="no answer came")) for q in asked}
 
 
@@ -411,7 +411,7 @@ def _feed(stream, asked: list[Question], prefix: str) -> None:
         stream.close()
 
 
-def _compare(base: Case, row: Row, changed: Changed, answers: list[Answered], scale: float) -> None:
+def _compare(base: Case, row: Outcome, changed: Changed, answers: list[Answered], scale: float) -> None:
     problem = next((a.problem for a in answers if a.problem), "")
     row.count += 1
     if problem:

@@ -31,7 +31,7 @@ from ..runs.adaptation import rate_of
 from ..runs.folder import Run
 from ..runs.learner import Learner
 from ..runs.loop import Learned, restore
-from ..runs.settings import find
+from ..runs.settings import find_member
 from .learning import learning
 from .steps import after_steps
 from .style import STEPS, STYLE
@@ -75,7 +75,7 @@ def plot(
 
 def figures(learned: Learned, records: list[dict[str, Any]], tasks: int = 200) -> Iterator[tuple[str, Figure]]:
     """(name, figure) of each picture of a run, whose log has these records; curves are means over so many tasks."""
-    metric, member = learned.learner.metric, find("family", learned.config.family.name)
+    metric, member = learned.learner.metric, find_member("family", learned.config.family.name)
     if learned.source is None:
         yield "learning", learning(learned, records)
     learned = settled(learned)

@@ -116,7 +116,7 @@ def over_ratings(learned: Learned) -> Figure:
     figure.legend(loc="outside lower center", ncols=2)
     users = len(learned.learner.family.splits["test"])
     gain, half = (x.item() for x in interval(metric.scale * (values[RUN] - values[BIASES])[:, None]))
-    after = f"after {style.count(counts[-1], 'rating')}, user by user: {gain:+.2g} ± {half:.2g}{metric.unit}"
+    after = f"after {style.in_number(counts[-1], 'rating')}, user by user: {gain:+.2g} ± {half:.2g}{metric.unit}"
     note = f"mean over {users} test users, of the same queries; {name} − biases {after}"
     return style.titled(figure, learned, note)
 

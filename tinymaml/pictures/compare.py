@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(result: dict[str, Any], to: str | os.PathLike) -> Path:
+def draw_comparison(result: dict[str, Any], to: str | os.PathLike) -> Path:
     """Write the picture of a comparison as a PNG file.
 
     Raises:
         ImportError: Matplotlib is not installed.   OSError: `to` cannot be written.
     """
-    path = check(to)
+    path = picture_path(to)
     with require("matplotlib", "plot").rc_context(STYLE):
         save(comparison(result), path)
     return path
 
 
-def check(to: str | os.PathLike) -> Path:
+def picture_path(to: str | os.PathLike) -> Path:
     """The path of a picture; its folder is made.
 
     Raises:

@@ -48,7 +48,7 @@ def subjects(learned: Learned, family, most: int = 8, columns: int = 4) -> Figur
         draw(y[order], "o-", x[order], ms=2.5, lw=0.8, color="black", label="the subject's points")
         draw(mixed[:100], "--", lw=1.2, color=GREY, label=BASELINE)
         for k in sorted({0, len(curves) - 1}):
-            label = f"after {style.count(k, 'step')}" if k else "before adaptation"
+            label = f"after {style.in_number(k, 'step')}" if k else "before adaptation"
             draw(curves[k][:100], lw=1.4, color=SHADES[10 if k else 0], label=label)
         draw(ys["y"][:, 0], "o", xs[:, 0], ms=4.5, mec="white", mew=0.6, color=WRONG, label="support points")
         errors = error(curves[0]), error(curves[-1]), error(mixed)

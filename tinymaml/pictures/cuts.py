@@ -47,7 +47,7 @@ def boundaries(learned: Learned, truth: Callable, count: int = 4) -> Figure:
         axes = np.stack([n, across / max(np.linalg.norm(across), 1e-12)])  # (2, features)
         ticks = np.linspace(-SPAN, SPAN, 81)
         cut = (point + np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2) @ axes).astype(xq.dtype)
-        after = f"after {style.count(last, 'step')}{'' if last == STEPS else ', where it diverges'}"
+        after = f"after {style.in_number(last, 'step')}{'' if last == STEPS else ', where it diverges'}"
         for ax, k, when in zip(column, (0, last), ("before adaptation", after), strict=True):
             height = np.asarray(logits(cut, k)).reshape(81, 81)
             ax.contourf(ticks, ticks, height > 0, levels=[-0.5, 0.5, 1.5], colors=SIDES, alpha=0.15)

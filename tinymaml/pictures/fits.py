@@ -33,7 +33,7 @@ def predictions(learned: Learned, count: int = 8, columns: int = 4) -> Figure:
             predicted = np.ravel(learned.learner.predict(theta, asked))
             errors.append(np.mean((predicted - np.ravel(yq)) ** 2))
             if k in (0, STEPS):
-                label = f"after {style.count(k, 'step')}" if k else "before adaptation"
+                label = f"after {style.in_number(k, 'step')}" if k else "before adaptation"
                 ax.plot(np.ravel(yq), predicted, "o", ms=4.5, mew=0, color=WRONG if k == 0 else SHADES[10], label=label)
         ax.axline((0, 0), slope=1, lw=0.8, color=GREY, zorder=0)
         last = f"{errors[-1]:.2g}" if len(errors) > STEPS else "diverges"

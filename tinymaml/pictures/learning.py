@@ -29,8 +29,8 @@ def learning(learned: Learned, records: list[dict[str, Any]]) -> Figure:
         ax.plot(x, smooth(y, window) * shown.scale, lw=1.3, color=SHADES[10], label=name)
         key = f"validation_{shown.name}"
         if seen := [(r["iteration"], r[key] * shown.scale) for r in records if key in r]:
-            tasks = style.count(learned.config.outer.validation_tasks, "task")
-            name = f"validation, {tasks} after {style.count(learned.learner.steps, 'step')}"
+            tasks = style.in_number(learned.config.outer.validation_tasks, "task")
+            name = f"validation, {tasks} after {style.in_number(learned.learner.steps, 'step')}"
             ax.plot(*zip(*seen, strict=True), "o-", ms=3.5, lw=1, color=PALETTE[-1], label=name)
         style.metric_axis(ax, shown, what="query" if shown is metric else "training")
         ax.locator_params(axis="x", integer=True)

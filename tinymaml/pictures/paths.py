@@ -15,7 +15,7 @@ from ..families.rooms import RADIUS, TICK, Ride, Robots, Rooms, drive
 from ..nest import Nest, tree_map
 from ..per_task import over_tasks
 from ..programs import compile
-from ..runs.adaptation import path, stacked, task, tuned
+from ..runs.adaptation import path, stacked_tasks, task, tuned
 from ..runs.compare import untrained
 from ..runs.loop import TEST, Learned, generator
 from . import style
@@ -72,7 +72,7 @@ def rides(learned: Learned, where: Field, ticks: int = TICKS) -> dict[str, Ride]
 def steering(learned: Learned, robots: Robots, steps: int, *rate: float):
     """The policy of the networks that are adapted to the first test robots: ranges (T, 1, 10) → speeds (T, 1, 2)."""
     learner, norms, count = learned.learner, learned.state.norms, len(robots.side)
-    support, _ = stacked(learned, "test", range(count))
+    support, _ = stacked_tasks(learned, "test", range(count))
     thetas = [last(path(learned, tree_map(lambda x, t=t: x[t], support), steps, *rate)) for t in range(count)]
     thetas = tree_map(lambda *xs: np.stack(xs), *thetas)
 

@@ -37,7 +37,7 @@ def predictions(learned: Learned, tasks: int = 2) -> Figure:
         for k, theta in enumerate(path(learned, support, STEPS)):
             asked, _ = learned.learner.view(support, (xq, None), learned.state.norms, k)
             guesses.append(np.asarray(learned.learner.predict(theta, asked)).argmax(1))
-        last = style.count(len(guesses) - 1, "step") + ("" if len(guesses) > STEPS else ", where it diverges")
+        last = style.in_number(len(guesses) - 1, "step") + ("" if len(guesses) > STEPS else ", where it diverges")
         right = [f"{100 * np.mean(guess == yq):.0f} %" for guess in (guesses[0], guesses[-1])]
         shown = f" ({rows} of {family.ways} intents shown)" if rows < family.ways else ""
         ax.set_title(f"Test task {i + 1}{shown}: accuracy {right[0]} before adaptation, {right[1]} after {last}")

@@ -12,7 +12,7 @@ from ..extras import require
 from ..runs.adaptation import available, interval, on_split
 from ..runs.evaluate import of_baselines
 from ..runs.loop import Learned
-from ..runs.settings import Config, find
+from ..runs.settings import Config, find_member
 from . import style
 from .style import GREY, STEPS
 
@@ -31,7 +31,7 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
     with require("tqdm", "train").tqdm(total=total, desc="test tasks", disable=None, leave=False) as bar:
         found, beside = on_split(learned, "test", tasks, steps, baselines=baselines, each=bar.update)
     mean, ci = interval(metric.scale * found)
-    result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{metric.unit} after {style.count(steps, 'step')}"
+    result = f"{mean[-1]:.3g} ± {ci[-1]:.2g}{metric.unit} after {style.in_number(steps, 'step')}"
     top = style.diverged(mean[0]) if metric.better == "lower" else np.inf
     ci[~(mean <= top)] = np.nan
     ax.fill_between(x, mean - ci, mean + ci, color=colour, alpha=0.2, lw=0)
@@ -47,7 +47,7 @@ def after_steps(learned: Learned, tasks: int = 200, steps: int = STEPS) -> Figur
 
 def published(config: Config) -> list[tuple[str, dict[int, float]]]:
     """The numbers that papers report for the settings of the family: (label, {step: metric})."""
-    member = find("family", config.family.name)
+    member = find_member("family", config.family.name)
     return member.published(config.family.settings) if hasattr(member, "published") else []
 
 

@@ -22,7 +22,7 @@ from ..extras import require
 from ..families.common import Metric
 from ..runs.compare import WORK
 from ..runs.loop import Learned
-from ..runs.settings import TABLES, Config, choose, default_of, in_words, paths, table
+from ..runs.settings import TABLES, Config, chosen_names, default_of, in_words, members_of, path_options
 from ..runs.transfer import in_short
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def palette(count: int) -> list[str]:
 
 def colours(algorithms: Iterable[str]) -> list[str]:
     """A colour for each algorithm: its own; for one that is there again, or is a user's, the next one that is free."""
-    names, known = list(algorithms), list(table("algorithm"))
+    names, known = list(algorithms), list(members_of("algorithm"))
     colours = palette(len(known))
     own = [names.index(name) == i and name in known for i, name in enumerate(names)]
     chosen = [colours[known.index(name)] if is_own else "" for name, is_own in zip(names, own, strict=True)]
@@ -81,25 +81,25 @@ def titled(figure: Figure, learned: Learned, note: str = "", training: bool = Fa
     """
     config, learner = learned.config, learned.learner
     network = config.network.name + (f", batch norm: {learner.statistics}" if learner.statistics else "")
-    parts = [task_of(config), config.algorithm.name, network, f"seed {config.outer.seed}"]
+    parts = [tasks_in_words(config), config.algorithm.name, network, f"seed {config.outer.seed}"]
     tuned = " (tuned on validation tasks)" if not training and getattr(learner.algorithm, "tuned", False) else ""
     shown = {"inner_steps": "K = {}", "inner_lr": f"α = {{:g}}{tuned}", "meta_lr": "β = {:g}"}
     settings = [text.format(config[name]) for name, text in shown.items() if config.get(name) is not None]
     settings += [
-        count(config.outer.tasks, "task"),
+        in_number(config.outer.tasks, "task"),
         *changes(config, {*shown, "tasks", "seed", "statistics", *SAID, *WORK}),
     ]
-    lines = [" · ".join(parts), ", ".join(settings) + f" · after {count(learned.iteration, 'meta-iteration')}",
+    lines = [" · ".join(parts), ", ".join(settings) + f" · after {in_number(learned.iteration, 'meta-iteration')}",
              in_short(learned.source, config), note]  # fmt: skip
     width = int(15 * figure.get_figwidth())  # in letters
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines if line), x=0.01, ha="left")
     return figure
 
 
-SAID = {"ways", "shots"}  # by `task_of`
+SAID = {"ways", "shots"}  # by `tasks_in_words`
 
 
-def task_of(config: Config) -> str:
+def tasks_in_words(config: Config) -> str:
     """The family, with what decides how hard its tasks are: "omniglot, 5-way 1-shot"."""
     parts = [f"{config[name]}-{name[:-1]}" for name in ("ways", "shots") if config.get(name) is not None]
     return ", ".join(filter(None, [config.family.name, " ".join(parts)]))
@@ -107,18 +107,18 @@ def task_of(config: Config) -> str:
 
 def changes(config: Config, without: set[str]) -> list[str]:
     """The options that are not as they are by default, in words."""
-    _, defaults = choose(**{role: getattr(config, role).name for role in TABLES})
+    _, defaults = chosen_names(**{role: getattr(config, role).name for role in TABLES})
     fields = {f.name: f for _, settings in config.parts() for f in dataclasses.fields(settings)}
     usual = {name: defaults.get(name, default_of(field)) for name, field in fields.items()}
-    said = without | paths(config)
+    said = without | path_options(config)
     return [in_words(name, x) for name, x in config.used().items() if name not in said and x != usual[name]]
 
 
-def count(n: int, what: str) -> str:
+def in_number(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def named(name: str, width: int = 26) -> dict[str, Any]:
+def user_text(name: str, width: int = 26) -> dict[str, Any]:
     """Arguments of `ax.text` that write a name of a user's, in any script: {"s": text, "family": fonts, …}.
 
     Characters that the usual font lacks are written in an installed font that has them all; if there is none, each

@@ -46,7 +46,7 @@ def predictions(
         outputs = _outputs(learned, support, xq)
         after = outputs[-1]
         before = _outputs(beginner, support, xq, *rate)[-1] if scratch else outputs[0]
-        last = f"{style.count(len(outputs) - 1, 'step')}{'' if len(outputs) > STEPS else ', where it diverges'}"
+        last = f"{style.in_number(len(outputs) - 1, 'step')}{'' if len(outputs) > STEPS else ', where it diverges'}"
         first, second = "before adaptation", f"after {last}"
         if scratch:
             first, second = "learned from scratch", f"{learned.config.algorithm.name}, {second}"
@@ -56,7 +56,7 @@ def predictions(
         _tiles(ax, left[2], shown(xq), yq, rows, queries, after)
         for row in range(rows):
             ax.text(0, 1.4 * row + 0.5, row, va="center", weight="bold")
-            name = style.named(called[row])
+            name = style.user_text(called[row])
             ax.text(left[0] - 0.2, 1.4 * row + 0.5, **name, ha="right", va="center", fontsize=7)
         some = _part(queries, every[2])
         heads = f"support{_part(shots, every[1])}", f"queries{some}: {first}", f"queries{some}: {second}"
@@ -71,7 +71,7 @@ def predictions(
     if scratch:
         many = available(learned, "test", 200)
         by = f"{_over(learned, many)} by {learned.config.algorithm.name}, {_over(beginner, many, *rate)} from scratch"
-        note = f"{style.count(many, 'test task')}: {by} · {note}"
+        note = f"{style.in_number(many, 'test task')}: {by} · {note}"
     return style.titled(figure, learned, note)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..nest import tree_map
 from ..runs.acting import Acting
-from ..runs.adaptation import stacked
+from ..runs.adaptation import stacked_tasks
 from ..runs.loop import Learned
 from . import style
 from .style import SHADES, WRONG
@@ -31,7 +31,7 @@ def walks(learned: Learned, count: int = 8, columns: int = 4) -> Figure:
             one = tree_map(lambda x, t=t: x[t], batches[steps])
             for n in range(min(PATHS, len(one["mask"]))):
                 walked = one["observations"][n][one["mask"][n] > 0]
-                label = f"after {style.count(steps, 'step')}" if steps else "before adaptation"
+                label = f"after {style.in_number(steps, 'step')}" if steps else "before adaptation"
                 ax.plot(*walked.T[:2], lw=0.9, color=colour, alpha=0.8, label=None if n else label)
         ax.plot(*one["observations"][0, 0, :2], "o", ms=4, color="black", label="start", zorder=4)
         ax.plot(*tasks["goal"][t], "*", ms=11, mec="white", mew=0.8, color="black", label="goal", zorder=5)
@@ -69,7 +69,7 @@ def in_maze(learned: Learned, count: int = 5) -> Figure:
 
 def acted(learned: Learned, count: int) -> tuple[dict, list[dict], list[np.ndarray]]:
     """The first test tasks; what the policy did in them after 0 … 3 steps; and the returns, (count,) each."""
-    tasks = stacked(learned, "test", range(count))
+    tasks = stacked_tasks(learned, "test", range(count))
     batches = [batch for _, batch in islice(Acting(learned.learner).path(learned.meta, tasks), max(SHOWN) + 1)]
     return tasks, batches, [learned.learner.measure(batch) for batch in batches]
 

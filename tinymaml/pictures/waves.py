@@ -42,7 +42,7 @@ def adaptation(
         ax.plot(x, y, lw=1.6, color="black", label="truth")
         for steps, curve in enumerate(curves):
             if steps in SHADES:
-                label = f"after {style.count(steps, 'step')}" if steps else "before adaptation"
+                label = f"after {style.in_number(steps, 'step')}" if steps else "before adaptation"
                 ax.plot(x, np.clip(curve, -1e3, 1e3), lw=1.2, color=SHADES[steps], label=label)
         ax.plot(*map(np.ravel, support), "o", ms=4.5, mec="white", mew=0.6, color=WRONG, label="support points")
         diverged = len(curves) <= STEPS

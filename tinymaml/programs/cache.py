@@ -111,7 +111,7 @@ def _load(text: str, complaints: dict[str, str]) -> Code:
     source = path.with_suffix(".py")
     if store.read(source) != text.encode():
         _write(store, source, text.encode(), complaints)
-    objects = unpack(store.read(path), key)
+    objects = objects_in(store.read(path), key)
     code = objects and _link(objects)
     if code:
         with suppress(OSError):
@@ -119,7 +119,7 @@ def _load(text: str, complaints: dict[str, str]) -> Code:
         return code
     code, objects = _compile(text, str(source))
     if objects:
-        _write(store, path, pack(objects, key), complaints)
+        _write(store, path, object_file(objects, key), complaints)
     else:
         complaints["code"] = "this Numba does not show its machine code, so programs are compiled anew each time"
     return code
@@ -247,7 +247,7 @@ def _link(objects: Objects) -> Code | None:
 # ── a file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pack(objects: Objects, key: str) -> bytes:
+def object_file(objects: Objects, key: str) -> bytes:
     """The file of some object code."""
     header = {"key": key, **_surroundings(), "symbols": objects.symbols, "calls": objects.calls,
               "lengths": [*map(len, objects.codes)]}  # fmt: skip
@@ -256,7 +256,7 @@ def pack(objects: Objects, key: str) -> bytes:
     return MAGIC + hashlib.sha256(content).digest() + content
 
 
-def unpack(data: bytes | None, key: str) -> Objects | None:
+def objects_in(data: bytes | None, key: str) -> Objects | None:
     """The object code in a file; None if there is no file, or anything in it is not as it was written for this key."""
     start = len(MAGIC) + 32
     if data is None or data[: len(MAGIC)] != MAGIC or hashlib.sha256(data[start:]).digest() != data[len(MAGIC) : start]:

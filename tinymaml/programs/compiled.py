@@ -62,13 +62,14 @@ import numpy as np
 
 from .. import blas, flat
 from ..arrays import as_array_of
+from ..differentiable import name_of
 from ..engine import Tensor, recorded
 from ..inputs import as_learned, as_tasks, is_listed
 from ..kernels import in_a_hurry
 from ..nest import Nest, opened, tree_fill, tree_leaves, tree_map
 from ..per_task import PerTask
 from .guards import Outside
-from .program import RecordError, held, name_of, outline, split
+from .program import RecordError, held, outline, signature_and_inputs
 from .runners import Machine, Replay
 from .task import Fixed, Task, task_of, whole
 from .verify import (
@@ -82,7 +83,7 @@ from .verify import (
     at_worst,
     differs,
     explain,
-    products,
+    matmul_operations,
     unlike,
 )  # fmt: skip
 from .views import Unsupported
@@ -215,12 +216,12 @@ class Compiled:
     # ── any function ──
 
     def _any(self, args: tuple):
-        signature, leaves = split(args)
+        signature, leaves = signature_and_inputs(args)
         if not _TENSORS.isdisjoint(map(type, leaves)) or not {"raise", "call"}.isdisjoint(np.geterr().values()):
             return self.f(*args)
         v = self._variant(signature, lambda: whole(self.f, args))
         if v.runner and v.runner.task.parts["query"].program.fixed_floats:
-            signature, leaves = split(args, fixed_floats=True)
+            signature, leaves = signature_and_inputs(args, fixed_floats=True)
             v = self._variant(signature, lambda: whole(self.f, args))
         if v.runner is None:
             return self._as_it_is(signature, v, *args)
@@ -282,7 +283,7 @@ class Compiled:
         if apart is not None and not self.gradient and not all(np.isfinite(x).all() for x in results):
             return self.f(meta, tasks, *shared)  # an overflow is not worth a comparison: rounding may decide it
         if apart is not None:
-            compared = self._compared_later if products(v.runner.task) > LONG else self._compared
+            compared = self._compared_later if matmul_operations(v.runner.task) > LONG else self._compared
             try:
                 found = compared(v, call, results, apart)
             except Exception as cause:
@@ -390,7 +391,7 @@ class Compiled:
         p = self.per_task
         with np.errstate(all="ignore"):
             if p.parts:
-                result = flat.run(p.parts(*shared, *p.bound), p.moves(), meta, *task)
+                result = flat.run_parts(p.parts(*shared, *p.bound), p.moves(), meta, *task)
             else:
                 result = p.of_task(meta, *task, *shared, *p.bound)
         if not self.gradient:

@@ -21,7 +21,7 @@ from .views import Unsupported, code
 FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)  # kernel, memory, step
 
 
-def text(name: str, step: list) -> str:
+def kernel_source(name: str, step: list) -> str:
     """The source of a kernel for steps like this one: arrays for their places in memory, and numbers."""
     kinds = [code(x.dtype) for x in step if isinstance(x, np.ndarray)]
     return kernel_file(kernel_line(name, kinds, len(step) - len(kinds)))
@@ -31,7 +31,7 @@ def function(name: str, step: list) -> Callable | None:
     """The C function, None where Numba is missing, switched off, or refuses."""
     if os.environ.get("TINYMAML_NUMBA") != "0":
         with suppress(ImportError, Unsupported):
-            return FUNCTION(load(text(name, step)).address(0))
+            return FUNCTION(load(kernel_source(name, step)).address(0))
     return None
 
 

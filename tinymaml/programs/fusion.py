@@ -28,7 +28,7 @@ REACH = 60  # how many steps back a loop to join is looked for
 
 
 @dataclass(eq=False)
-class Call:
+class KernelCall:
     """A step that calls one kernel: its name, the views it reads and writes, and numbers."""
 
     kernel: str
@@ -102,10 +102,10 @@ class Fusion:
         pairs = [(x, e.primitive) for e in program.equations for x in e.inputs if isinstance(x, Var)]
         for x, user in [*pairs, *((x, None) for x in results)]:
             self.users.setdefault(x, set()).add(user)
-        self.steps: list[Call | Loop] = []
+        self.steps: list[KernelCall | Loop] = []
         self.views: dict[Var, View] = {}
         self.constants: dict[tuple, Buffer] = {}
-        self.later: dict[Buffer, Call] = {}
+        self.later: dict[Buffer, KernelCall] = {}
         self._made: dict[Var, tuple[Equation, list, int]] = {}  # by a loop: equation, operands, step
         self._root: dict[Buffer, Var] = {}
         self._ready: dict[Buffer, int] = {}  # the step that writes it
@@ -163,7 +163,7 @@ class Fusion:
             later: it is not done before its output is read; a step that needs less of it takes it out of `self.later`.
         """
         out = self.new(e)
-        step = Call(kernel, reads, [out], list(numbers))
+        step = KernelCall(kernel, reads, [out], list(numbers))
         if later:
             self._stored.update(x.buffer for x in (*reads, out))
             self.later[out.buffer] = step
@@ -171,7 +171,7 @@ class Fusion:
             self.do(step)
         return out
 
-    def do(self, step: Call) -> None:
+    def do(self, step: KernelCall) -> None:
         self._stored.update(x.buffer for x in (*step.reads, *step.writes))
         self._ready.update((x.buffer, len(self.steps)) for x in step.writes)
         self.steps.append(step)
@@ -291,7 +291,7 @@ class Fusion:
         wanted = set(outputs)
         for at in range(len(self.steps) - 1, -1, -1):
             step = self.steps[at]
-            if isinstance(step, Call):
+            if isinstance(step, KernelCall):
                 wanted.update(view.buffer for view in step.reads)
                 continue
             needed = set(step.stores)
@@ -316,7 +316,7 @@ class Fusion:
             views = [*step.sums.values(), *(step.values[x] for x in step.stores)]
             step.cuts = frozenset().union(*(_cuts(v.shape, [v]) for v in views))
             step.cuts = step.cuts.union(*(_cuts(_range_of(e), operands) for e, operands in step.equations))
-        self.steps = [s for s in self.steps if isinstance(s, Call) or s.equations]
+        self.steps = [s for s in self.steps if isinstance(s, KernelCall) or s.equations]
 
 
 def _range_of(e: Equation) -> tuple[int, ...]:

@@ -118,7 +118,7 @@ class _Nest:
 
         def rows(axis: int, indices: list) -> None:
             if axis < len(self.sizes) - 1:
-                repeat(self.builder, self.sizes[axis], [], lambda i, _: rows(axis + 1, [*indices, i]) or [])
+                counted_loop(self.builder, self.sizes[axis], [], lambda i, _: rows(axis + 1, [*indices, i]) or [])
                 return
             for x in (*operands, *targets):
                 x.enter(indices)
@@ -129,7 +129,7 @@ class _Nest:
                 totals = iter(totals)
                 return [y for x, v in zip(targets, values, strict=True) if (y := x.take(i, v, totals)) is not None]
 
-            totals = repeat(self.builder, self.sizes[axis], [ir.Constant(x.sum_type, 0) for x in sums], elements)
+            totals = counted_loop(self.builder, self.sizes[axis], [ir.Constant(x.sum_type, 0) for x in sums], elements)
             for x, total in zip(sums, totals, strict=True):
                 x.add(total)
 
@@ -143,7 +143,7 @@ class _Nest:
         return address, [self.number() for _ in range(len(self.sizes) - (not x.endswith("*")))]
 
 
-def repeat(builder: ir.IRBuilder, n: ir.Value, carried: list, body) -> list:
+def counted_loop(builder: ir.IRBuilder, n: ir.Value, carried: list, body) -> list:
     """for i in range(n): carried = body(i, carried), where n is at least 1."""
     before = builder.block
     block, after = builder.append_basic_block("loop"), builder.append_basic_block("after")

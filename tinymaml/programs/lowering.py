@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
-from .fusion import Call, Fusion, Loop
+from .fusion import Fusion, KernelCall, Loop
 from .program import Equation, Program, Var
 from .views import Buffer, Unsupported, View, volume
 
@@ -33,7 +33,7 @@ TILE = 1 << 19  # bytes of a piece of patches, at least one image
 class Schedule(NamedTuple):
     """Steps, the buffers that hold the outputs, those that must be finite, and those that hold constants."""
 
-    steps: list[Call | Loop]
+    steps: list[KernelCall | Loop]
     outputs: list[Buffer]
     checked: list[Buffer]
     constants: list[Buffer]
@@ -194,7 +194,7 @@ def _product_of_few_rows(f: Fusion, e: Equation, a: View, b: View) -> None:
     out = f.new(e)
     for i in range(pieces):
         part = slice(inner * i // pieces, inner * (i + 1) // pieces)
-        f.do(Call("matmul", [a.rows(part, 2), b.rows(part, 1)], [out], [int(i > 0)]))
+        f.do(KernelCall("matmul", [a.rows(part, 2), b.rows(part, 1)], [out], [int(i > 0)]))
 
 
 # ── patches ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -230,25 +230,25 @@ def _unpatches(f: Fusion, e: Equation) -> None:
         _kernel(f, e)
 
 
-def _product_of_patches(f: Fusion, e: Equation, patches: Call, transposed: bool) -> None:
+def _product_of_patches(f: Fusion, e: Equation, patches: KernelCall, transposed: bool) -> None:
     """P B or Pᵀ B, piece by piece: the patches of some images, then their rows of P B, or their summand of Pᵀ B."""
     b = _matrices(f, e.inputs[1], f.view(e.inputs[1]), ())
     out = f.new(e)
     for images, numbers, rows, tile in _pieces(patches.numbers, patches.writes[0].shape[-1], out.buffer.dtype):
-        f.do(Call("patches", [patches.reads[0].rows(images, 0)], [tile], numbers))
+        f.do(KernelCall("patches", [patches.reads[0].rows(images, 0)], [tile], numbers))
         if transposed:
-            f.do(Call("matmul", [tile.transpose((0, 2, 1)), b.rows(rows, 1)], [out], [int(images.start > 0)]))
+            f.do(KernelCall("matmul", [tile.transpose((0, 2, 1)), b.rows(rows, 1)], [out], [int(images.start > 0)]))
         else:
-            f.do(Call("matmul", [tile, b], [out.rows(rows, 0)]))
+            f.do(KernelCall("matmul", [tile, b], [out.rows(rows, 0)]))
 
 
-def _images_of_product(f: Fusion, e: Equation, product: Call, size: int) -> None:
+def _images_of_product(f: Fusion, e: Equation, product: KernelCall, size: int) -> None:
     """The images of the patches A B, piece by piece: some rows of A B, which are then added up to images."""
     a, b = product.reads
     out = f.new(e)
     for images, numbers, rows, tile in _pieces(_kernel_numbers(e), size, out.buffer.dtype):
-        f.do(Call("matmul", [a.rows(rows, 1), b], [tile]))
-        f.do(Call("unpatches", [tile], [out.rows(images, 0)], numbers))
+        f.do(KernelCall("matmul", [a.rows(rows, 1), b], [tile]))
+        f.do(KernelCall("unpatches", [tile], [out.rows(images, 0)], numbers))
 
 
 def _pieces(numbers: list[int], size: int, dtype: np.dtype) -> Iterator[tuple[slice, list[int], slice, View]]:

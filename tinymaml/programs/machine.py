@@ -23,7 +23,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic
 from numba.extending import register_jitable as jitable
 
-from .loop import compile_short, repeat
+from .loop import compile_short, counted_loop
 from .placement import ARRAYS, CHUNK, END, TASK
 
 # isort: off
@@ -143,7 +143,7 @@ def _gemm(number: types.Type):
                 builder.call(function, [of_b, of_a, n, m, k, one, b, ldb, a, lda, beta, c, ldc])
                 return []
 
-            repeat(builder, count, [], product)
+            counted_loop(builder, count, [], product)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.CPointer(types.int64)), codegen
@@ -695,7 +695,7 @@ def beside_caller(board):
 
 
 @scalars("int64(int64, int64, int64)")
-def take(slot, generation, joining):
+def take_chunk(slot, generation, joining):
     """Take a chunk: the ticket that names it, or −1 where none is left, or the job is another one by now."""
     while True:
         ticket = word(slot + 8 * TICKET)
@@ -736,7 +736,7 @@ def run_chunks(slot, arena, ticket, budget):
         if done == (word(slot + 8 * TICKET) >> 8) & 255 and exchanged(slot + 8 * WAITING, 0):
             call_with(step_at(s[BOARD])[RELEASE], s[LOCK])
         budget -= 1
-        ticket = take(slot, generation, 0) if budget > 0 else -1
+        ticket = take_chunk(slot, generation, 0) if budget > 0 else -1
 
 
 @scalars("void(int64)")
@@ -775,7 +775,7 @@ def work(slot, arena, first):
         step_at(s[BOARD])[CALLERS] = processor(s[BOARD])
         exchanged(slot + 8 * TICKET, s[OFFER])
         wake(s[BOARD], (s[OFFER] >> 16) & 255)
-    ticket = take(slot, word(slot + 8 * TICKET) >> 24, 0)
+    ticket = take_chunk(slot, word(slot + 8 * TICKET) >> 24, 0)
     if ticket >= 0:
         run_chunks(slot, arena, ticket, s[BUDGET])
     ticket = word(slot + 8 * TICKET)
@@ -837,7 +837,7 @@ def serve(helper, arena):
         nbytes = step_at(slot)[NBYTES]
         if nbytes > a[SIZE] and word(slot + 8 * TICKET) >> 24 == ticket >> 24:
             return nbytes
-        ticket = take(slot, ticket >> 24, 1)
+        ticket = take_chunk(slot, ticket >> 24, 1)
         if ticket >= 0:
             run_chunks(slot, arena, ticket, MOST_CHUNKS)
             looks, moved = HELPERS_LOOKS, False

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import ops
 from ..engine import Primitive, alias, stop_gradient
-from .program import Equation, Program, Var, key_of
+from .program import Equation, Program, Var, identity_of
 
 RULES: dict[Primitive, Callable] = {}
 
@@ -96,7 +96,7 @@ class Builder:
         rule = self.rules.get(primitive)
         if rule and (simpler := rule(self, inputs, params, like)) is not None:
             return simpler
-        key = (primitive, tuple(map(key_of, inputs)), key_of(params))
+        key = (primitive, tuple(map(identity_of, inputs)), identity_of(params))
         if key not in self.known:
             output = self.known[key] = Var(like.shape, like.dtype)
             self.made[output] = Equation(primitive, tuple(inputs), params, output)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .fusion import Call, Loop
+from .fusion import KernelCall, Loop
 from .lowering import Schedule, schedule
 from .task import Task
 from .views import Buffer
@@ -111,7 +111,7 @@ def lay_out(task: Task) -> Layout:
     )  # fmt: skip
 
 
-def _place(steps: list[Call | Loop], start: int) -> int:
+def _place(steps: list[KernelCall | Loop], start: int) -> int:
     """Find a place from `start` on for each buffer without one, by first fit in the order of time; returns the end."""
     first: dict[int, list[Buffer]] = {}  # the buffers that begin to live at a step
     last: dict[Buffer, int] = {}  # the last step that a buffer lives to see

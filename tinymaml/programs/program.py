@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..differentiable import name_of
 from ..engine import Primitive, Tensor, alias, stop_gradient, value_of
 from ..inputs import as_learned, as_tasks, watching
 from ..nest import Nest, opened, tree_fill, tree_items, tree_leaves, tree_map
@@ -105,7 +106,7 @@ class Program:
         given = tree_leaves(tree_map(lambda _, x: x, self.arguments, args))
         wanted = tree_leaves(self.arguments)
         for (path, x), fixed in zip(tree_items(args), wanted, strict=True):
-            if fixed is not INPUT and key_of(x) != key_of(fixed):
+            if fixed is not INPUT and identity_of(x) != identity_of(fixed):
                 raise ValueError(f"args{path} is {x!r}, the program was recorded for {fixed!r}")
         arrays = [np.asarray(x) for x, fixed in zip(given, wanted, strict=True) if fixed is INPUT]
         for name, var, x in zip(self.names, self.inputs, arrays, strict=True):
@@ -154,7 +155,7 @@ def outline(tree: Nest, leaves: list, fixed_floats: bool = False):
     return kind if kind is float or isinstance(tree, np.ndarray) and kind is not np.ndarray else None
 
 
-def split(args: tuple, fixed_floats: bool = False) -> tuple[tuple, list]:
+def signature_and_inputs(args: tuple, fixed_floats: bool = False) -> tuple[tuple, list]:
     """The signature of these arguments (`outline`, shapes, dtypes), and a program's inputs: arrays, in order.
 
     Where a program has `fixed_floats`, it is for the floats it was recorded with, whose key is `split(args, True)[0]`.
@@ -337,7 +338,7 @@ def held(tree: Nest) -> tuple:
     """The data of a nest besides its children, as a part of a signature: the static fields of a dataclass."""
     if isinstance(tree, (dict, list, tuple)):
         return ()
-    return tuple((f.name, key_of(getattr(tree, f.name))) for f in fields(tree) if f.metadata.get("static"))
+    return tuple((f.name, identity_of(getattr(tree, f.name))) for f in fields(tree) if f.metadata.get("static"))
 
 
 def _check_nest(tree: Nest, what: str) -> None:
@@ -350,17 +351,13 @@ def _check_nest(tree: Nest, what: str) -> None:
         _check_nest(child, what)
 
 
-def key_of(x):
+def identity_of(x):
     """Equal for what is the same: variables by identity, constants by value, with their dtype."""
     if isinstance(x, dict):
-        return tuple((k, key_of(v)) for k, v in sorted(x.items()))
+        return tuple((k, identity_of(v)) for k, v in sorted(x.items()))
     if isinstance(x, (np.ndarray, np.generic)):
         return (x.dtype.str, x.shape, x.tobytes())
     return (type(x).__name__, repr(x)) if not isinstance(x, Var) else x
-
-
-def name_of(f: Callable) -> str:
-    return name_of(f.args[0]) if isinstance(f, partial) and f.args else getattr(f, "__name__", type(f).__name__)
 
 
 def _shared(program: Program, other: Program) -> set[Var]:
@@ -370,11 +367,11 @@ def _shared(program: Program, other: Program) -> set[Var]:
     def number(p: Program) -> dict[Var, int]:
         of = {x: numbers.setdefault(("input", i), len(numbers)) for i, x in enumerate(p.inputs)}
         for e in p.equations:
-            inputs = tuple(of[x] if isinstance(x, Var) else key_of(x) for x in e.inputs)
+            inputs = tuple(of[x] if isinstance(x, Var) else identity_of(x) for x in e.inputs)
             if e.primitive in (alias, stop_gradient):
                 of[e.output] = inputs[0]
             else:
-                of[e.output] = numbers.setdefault((e.primitive, inputs, key_of(e.params)), len(numbers))
+                of[e.output] = numbers.setdefault((e.primitive, inputs, identity_of(e.params)), len(numbers))
         return of
 
     theirs = set(number(other).values())

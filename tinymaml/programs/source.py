@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import ops
-from .fusion import Call, Loop
+from .fusion import KernelCall, Loop
 from .placement import LaidPart, Layout
 from .program import Equation, Var
 from .views import Buffer, Unsupported, View, code
@@ -251,7 +251,7 @@ class _Writer:
         zeros = [self.base("zero", x.buffer.offset, x.buffer.nbytes) for x in loop.sums.values()]
         return [*zeros, [(0, number // PAGE), number, len(body.numbers) + 3, *body.numbers]]
 
-    def call(self, step: Call) -> list:
+    def call(self, step: KernelCall) -> list:
         out = step.writes[0].buffer
         if step.kernel == "zero":
             return self.base("zero", out.offset, out.nbytes)
@@ -288,7 +288,7 @@ def _base_of(dtype: np.dtype) -> dict[str, str]:
     }
 
 
-def _call(step: Call) -> tuple[str, list]:
+def _call(step: KernelCall) -> tuple[str, list]:
     """The line that calls a kernel, and the numbers of its step."""
     (out,) = step.writes
     item = out.buffer.dtype.itemsize
@@ -329,7 +329,7 @@ def _at(view: View) -> int:
     return view.buffer.offset + view.offset * view.buffer.dtype.itemsize
 
 
-def _product(step: Call) -> list:
+def _product(step: KernelCall) -> list:
     """BLAS's arguments; a matrix whose columns, not rows, lie in order is read as its transpose."""
     (a, b), (out,) = step.reads, step.writes
     dtype = out.buffer.dtype

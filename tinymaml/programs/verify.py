@@ -262,7 +262,7 @@ def unlike(data: list[np.ndarray], count: int, most: int = 8) -> list[int]:
     return chosen
 
 
-def products(task: Task) -> float:
+def matmul_operations(task: Task) -> float:
     """Multiplications and additions in the matrix products of a task."""
 
     def of(program: Program) -> float:

@@ -72,7 +72,7 @@ import numpy as np
 from ..engine import grad, stop_gradient
 from ..nest import Nest, tree_leaves, tree_map
 from .surrogates import likelihood, sampling_score
-from .tabular import MDP, Policy, every_trajectory, expected_return, log_probability, softmax
+from .tabular import MDP, Policy, every_trajectory, expected_return, log_pi, log_probability
 
 CHUNK = 2**15  # multisets of trajectories that are computed at a time
 
@@ -121,7 +121,7 @@ def multisets(m: int, n: int, size: int | None = CHUNK) -> Iterator[tuple[np.nda
 
 
 def expectation(
-    mdp: MDP, theta: Nest, f: Callable[[dict], Nest], n: int = 1, policy: Policy = softmax,
+    mdp: MDP, theta: Nest, f: Callable[[dict], Nest], n: int = 1, policy: Policy = log_pi,
     baseline: np.ndarray | None = None,
 ) -> Nest:  # fmt: skip
     """E f over n independent trajectories of π_θ, by enumeration.
@@ -149,7 +149,7 @@ def expectation(
 
 
 def expected_derivative(
-    mdp: MDP, theta: Nest, surrogate: Callable, *directions: Nest, n: int = 1, policy: Policy = softmax,
+    mdp: MDP, theta: Nest, surrogate: Callable, *directions: Nest, n: int = 1, policy: Policy = log_pi,
     baseline: np.ndarray | None = None,
 ) -> Nest:  # fmt: skip
     """E of a surrogate's derivative of order 1 + k, contracted with k directions: a nest like θ.
@@ -183,7 +183,12 @@ def copies_of(theta: Nest, batch: dict) -> Nest:
 
 
 def meta_objective(
-    mdp: MDP, theta: Nest, alpha: float, n: int | None, policy: Policy = softmax, baseline: np.ndarray | None = None
+    mdp: MDP,
+    theta: Nest,
+    alpha: float,
+    n: int | None,
+    policy: Policy = log_pi,
+    baseline: np.ndarray | None = None,
 ):
     """F_N(θ), the expected return after one inner step on n trajectories; F_∞(θ), where n is None.
 
@@ -214,7 +219,7 @@ def meta_objective(
 
 def expected_meta_gradient(
     mdp: MDP, theta: Nest, alpha: float, surrogate: Callable | None, n: int, *, score: bool = False,
-    gain_baseline: float = 0.0, policy: Policy = softmax, baseline: np.ndarray | None = None,
+    gain_baseline: float = 0.0, policy: Policy = log_pi, baseline: np.ndarray | None = None,
 ) -> Nest:  # fmt: skip
     """E of `meta_gradients` over n trajectories: a nest like θ.
 
@@ -234,7 +239,7 @@ def expected_meta_gradient(
 
 def meta_gradients(
     mdp: MDP, theta: Nest, alpha: float, surrogate: Callable | None, batch: dict, *, score: bool = False,
-    gain_baseline: float = 0.0, policy: Policy = softmax,
+    gain_baseline: float = 0.0, policy: Policy = log_pi,
 ) -> Nest:  # fmt: skip
     """∇ J(θ + α ∇ surrogate(θ; batch)) for each of T batches held fixed, as code with automatic differentiation has it.
 

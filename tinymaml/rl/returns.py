@@ -70,13 +70,13 @@ def _backwards(x: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-def features(observations: np.ndarray) -> np.ndarray:
+def baseline_features(observations: np.ndarray) -> np.ndarray:
     """(o, o², t, t², t³, 1) of each step (Duan et al., 2016): (…, H, d) → (…, H, 2d + 4).
 
     t is the number of the step / 100, and o is clipped to ± 10.
 
-    >>> from tinymaml.rl.returns import features
-    >>> features(np.array([[3.0], [-50.0]]))
+    >>> from tinymaml.rl.returns import baseline_features
+    >>> baseline_features(np.array([[3.0], [-50.0]]))
     array([[ 3.e+00,  9.e+00,  0.e+00,  0.e+00,  0.e+00,  1.e+00],
            [-1.e+01,  1.e+02,  1.e-02,  1.e-04,  1.e-06,  1.e+00]])
     """
@@ -101,27 +101,27 @@ def fit(observations: np.ndarray, returns: np.ndarray, mask: np.ndarray, ridge: 
     drawn towards the very G_t from which it is subtracted. The gradient is then too small by about the share of the
     variance of G that chance explains, 2d + 4 weights from N · H returns: a bias of order 1/N.
 
-    >>> from tinymaml.rl.returns import fit, predict
+    >>> from tinymaml.rl.returns import fit, predicted_returns
     >>> observations = np.random.default_rng(0).normal(size=(20, 5, 1))
     >>> returns = 2 * observations[..., 0] + 1
-    >>> np.allclose(predict(fit(observations, returns, np.ones((20, 5))), observations), returns, atol=1e-4)
+    >>> np.allclose(predicted_returns(fit(observations, returns, np.ones((20, 5))), observations), returns, atol=1e-4)
     True
     """
-    phi = np.where(mask[..., None] > 0, features(observations), 0).astype(float)
+    phi = np.where(mask[..., None] > 0, baseline_features(observations), 0).astype(float)
     phi, g = phi.reshape(*phi.shape[:-3], -1, phi.shape[-1]), _kept(returns, mask).astype(float)
     transposed = np.swapaxes(phi, -1, -2)
     gram = transposed @ phi + ridge * np.eye(phi.shape[-1])
     return np.linalg.solve(gram, transposed @ g.reshape(*g.shape[:-2], -1, 1))[..., 0]
 
 
-def predict(weights: np.ndarray, observations: np.ndarray) -> np.ndarray:
+def predicted_returns(weights: np.ndarray, observations: np.ndarray) -> np.ndarray:
     """b_t = w·φ(o_t, t): (…, 2d + 4) and (…, N, H, d) → (…, N, H), in the dtype of the observations.
 
-    >>> from tinymaml.rl.returns import predict
-    >>> predict(np.array([2.0, 0.0, 0.0, 0.0, 0.0, 1.0]), np.array([[[3.0], [4.0]]]))  # 2 o + 1
+    >>> from tinymaml.rl.returns import predicted_returns
+    >>> predicted_returns(np.array([2.0, 0.0, 0.0, 0.0, 0.0, 1.0]), np.array([[[3.0], [4.0]]]))  # 2 o + 1
     array([[7., 9.]])
     """
-    values = features(observations) @ weights[..., None, :, None]
+    values = baseline_features(observations) @ weights[..., None, :, None]
     return values[..., 0].astype(observations.dtype)
 
 

@@ -117,7 +117,7 @@ def loaded_dice(logp, batch: Batch, *, discount: float = 1.0, decay: float = 1.0
     (array(0.), array([[12.,  7.]]))
     """
     logp, mask, advantages = _masked(logp, batch, "advantages")
-    w = carried(logp, decay)
+    w = decayed_sums(logp, decay)
     # ☐(w_t) − ☐(λ w_{t−1}): what the action a_t adds to the probability of its past
     return _mean_return((box(w) - box(w - logp)) * advantages, mask, discount)
 
@@ -181,11 +181,11 @@ def box(x):
     return np.exp(x - stop_gradient(x))
 
 
-def carried(logp, decay: float = 1.0):
+def decayed_sums(logp, decay: float = 1.0):
     """w_t = λ w_{t−1} + log π_t = Σ_{s≤t} λ^{t−s} log π_s, along the last axis.
 
-    >>> from tinymaml.rl.surrogates import carried
-    >>> carried(np.array([1.0, 1.0, 1.0])), carried(np.array([1.0, 1.0, 1.0]), 0.5)
+    >>> from tinymaml.rl.surrogates import decayed_sums
+    >>> decayed_sums(np.array([1.0, 1.0, 1.0])), decayed_sums(np.array([1.0, 1.0, 1.0]), 0.5)
     (array([1., 2., 3.]), array([1.  , 1.5 , 1.75]))
     """
     if decay == 1:

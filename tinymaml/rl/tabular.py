@@ -9,7 +9,7 @@
 
 J is differentiable to any order: tm.grad(lambda theta: expected_return(mdp, theta))(theta). A policy is
 `policy(theta, observations, actions)` → log π(a|s), (…, N, H), from one-hot observations (…, N, H, states) and actions
-(…, N, H), whose leading axes are those of θ. `softmax` is the tabular one, `Categorical.logp` of `policies` another.
+(…, N, H), whose leading axes are those of θ. `log_pi` is the tabular one, `Categorical.logp` of `policies` another.
 Read next: `exact`.
 """
 
@@ -100,12 +100,12 @@ def random(rng: np.random.Generator, states: int = 2, actions: int = 2, horizon:
     return MDP(np.eye(states)[0], transition, rng.standard_normal((states, actions)), horizon, discount)
 
 
-def softmax(theta, observations, actions):
+def log_pi(theta, observations, actions):
     """log π(a|s) = θ_sa − log Σ_b exp θ_sb, of logits θ (…, S, A).
 
-    >>> from tinymaml.rl.tabular import softmax
+    >>> from tinymaml.rl.tabular import log_pi
     >>> theta = np.log([[1.0, 3.0], [1.0, 1.0]])  # logits of two actions in two states
-    >>> np.exp(softmax(theta, np.eye(2)[[0, 1]], np.array([1, 0]))).round(6)
+    >>> np.exp(log_pi(theta, np.eye(2)[[0, 1]], np.array([1, 0]))).round(6)
     array([[0.75, 0.5 ]])
     """
     logits = observations @ theta[..., None, :, :]
@@ -117,7 +117,7 @@ def softmax(theta, observations, actions):
 # ── J, in two ways ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def values(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...] = ()) -> list:
+def values(mdp: MDP, theta: Nest, policy: Policy = log_pi, lead: tuple[int, ...] = ()) -> list:
     """V_0, …, V_{H−1}, each (…, S): what is to come from a state on, at step t. `lead` are the leading axes of θ.
 
         V_H = 0,     V_t(s) = Σ_a π(a|s) [r(s, a) + γ Σ_s′ P(s′|s, a) V_{t+1}(s′)]                  (Bellman, 1957)
@@ -139,7 +139,7 @@ def values(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...
     return found
 
 
-def expected_return(mdp: MDP, theta: Nest, policy: Policy = softmax, lead: tuple[int, ...] = ()):
+def expected_return(mdp: MDP, theta: Nest, policy: Policy = log_pi, lead: tuple[int, ...] = ()):
     """J(θ) = E Σ_t γᵗ r_t = Σ_s start(s) V_0(s): a scalar, or of the shape `lead`, the leading axes of θ.
 
     >>> from tinymaml.rl import tabular
@@ -199,7 +199,7 @@ def batch_of(mdp: MDP, states: np.ndarray, actions: np.ndarray, baseline: np.nda
     )  # fmt: skip
 
 
-def log_probability(theta: Nest, batch: dict, policy: Policy = softmax):
+def log_probability(theta: Nest, batch: dict, policy: Policy = log_pi):
     """Σ_t log π(a_t|s_t) of each trajectory, (…, N).
 
     >>> from tinymaml.rl import tabular
@@ -222,7 +222,7 @@ def returns(mdp: MDP, batch: dict) -> np.ndarray:
 
 
 def sample(
-    mdp: MDP, rng: np.random.Generator, theta: Nest, count: int | tuple[int, ...], policy: Policy = softmax,
+    mdp: MDP, rng: np.random.Generator, theta: Nest, count: int | tuple[int, ...], policy: Policy = log_pi,
     baseline: np.ndarray | None = None,
 ) -> dict:  # fmt: skip
     """A batch of `count` trajectories, drawn from all of them by P(τ); a tuple gives leading axes.

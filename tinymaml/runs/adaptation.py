@@ -51,7 +51,7 @@ def task(learned: Learned, split: str, t: int, seed: int | None = None) -> tuple
     return tree_map(lambda x: x[t], every)
 
 
-def stacked(learned: Learned, split: str, numbers: Iterable[int], seed: int | None = None) -> Nest:
+def stacked_tasks(learned: Learned, split: str, numbers: Iterable[int], seed: int | None = None) -> Nest:
     """The tasks of these numbers, stacked on axis 0."""
     return tree_map(lambda *xs: np.stack(xs), *[task(learned, split, t, seed) for t in numbers])
 
@@ -90,7 +90,7 @@ def on_split(
     beside: dict[str, list[float]] = {label: [] for label in baselines or {}}
     for first in range(0, tasks, AT_ONCE):
         some = range(first, min(first + AT_ONCE, tasks))
-        drawn = stacked(learned, split, some, seed)
+        drawn = stacked_tasks(learned, split, some, seed)
         found.append(measure(drawn, each))
         for label, predict in (baselines or {}).items():
             for i, t in enumerate(some):

@@ -21,11 +21,11 @@ from ..blas import libraries, one_thread
 from ..extras import require
 from ..networks.network import STATISTICS
 from .adaptation import available, check_rate, interval, on_split, rate_of
-from .evaluate import baselines, number, of_baselines, plain
+from .evaluate import baselines, for_json, in_unit, of_baselines
 from .folder import Run
 from .learner import Learner
 from .loop import Learned, initial, restore
-from .settings import TABLES, Config, find, in_words, paths
+from .settings import TABLES, Config, find_member, in_words, path_options
 from .sizes import check_measured
 from .transfer import in_short
 
@@ -69,9 +69,9 @@ def compare(
     tqdm = require("tqdm", "train").tqdm
     moved: dict[str, Any] = {"data": data} if data else {}
     learned = {os.fspath(path): restore(path, on=on, **moved, **changes) for path in runs}
-    check(runs, learned)
+    check_comparable(runs, learned)
     lines = grouped(learned, on is not None)
-    trained = [facts(trained_with(next(iter(line.values()))), on is not None) for line in lines]
+    trained = [decisive_settings(trained_with(next(iter(line.values()))), on is not None) for line in lines]
     first = next(iter(learned.values()))
     tasks, beside = available(first, "test", tasks), first.learner.baselines()
     result, baseline_values = about(first, tasks, steps), {}
@@ -105,13 +105,13 @@ def compare(
             rows = [row(path, untrained(one.config), True) for path, one in lines[0].items()]
             line = _of_line(next(iter(lines[0].values())), rows, baseline_values)
             result["lines"].append({"label": SCRATCH, **line, "algorithm": None, "transfer": ""})
-    return plain(result)
+    return for_json(result)
 
 
 def about(learned: Learned, tasks: int, steps: int) -> dict[str, Any]:
     """The head of a comparison, about all its runs; no lines yet."""
     config, metric = learned.config, learned.learner.metric
-    member, settings = find("family", config.family.name), config.family.settings
+    member, settings = find_member("family", config.family.name), config.family.settings
     published = member.published(settings) if hasattr(member, "published") else []
     return {
         "family": config.family.name,
@@ -155,7 +155,7 @@ def untrained(config: Config) -> Learned:
 # ── which runs belong together ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def check(runs: list[str | os.PathLike], learned: dict[str, Learned]) -> None:
+def check_comparable(runs: list[str | os.PathLike], learned: dict[str, Learned]) -> None:
     """Raises: ValueError, as `compare` does."""
     if not runs:
         raise ValueError("there is nothing to compare: no run is given")
@@ -176,7 +176,7 @@ def check(runs: list[str | os.PathLike], learned: dict[str, Learned]) -> None:
 def not_of_tests(config: Config) -> set[str]:
     """The options of a family that do not change test tasks: where files lie, and what is of training alone."""
     fields = dataclasses.fields(config.family.settings)
-    return paths(config) | {f.name for f in fields if f.metadata.get("training")}
+    return path_options(config) | {f.name for f in fields if f.metadata.get("training")}
 
 
 def grouped(learned: dict[str, Learned], files: bool = False) -> list[dict[str, Learned]]:
@@ -184,7 +184,7 @@ def grouped(learned: dict[str, Learned], files: bool = False) -> list[dict[str, 
 
     Runs of the same seed, too, are lines of their own; with `files`, so are those that were trained on other files.
     """
-    trained = {path: facts(trained_with(one), files) for path, one in learned.items()}
+    trained = {path: decisive_settings(trained_with(one), files) for path, one in learned.items()}
     lines: list[dict[str, Learned]] = []
     for path, one in learned.items():
         for line in lines:
@@ -202,11 +202,11 @@ def trained_with(learned: Learned) -> Config:
     return learned.source or learned.config
 
 
-def facts(config: Config, files: bool = False) -> dict[str, Any]:
+def decisive_settings(config: Config, files: bool = False) -> dict[str, Any]:
     """All settings that decide what is learned, except the seed and the places of files; with `files`, their names."""
     names = {role: getattr(config, role).name for role in TABLES}
-    named = {name: Path(str(config[name])).name for name in paths(config)} if files else {}
-    return names | {name: x for name, x in config.used().items() if name not in {"seed", *paths(config)}} | named
+    named = {name: Path(str(config[name])).name for name in path_options(config)} if files else {}
+    return names | {name: x for name, x in config.used().items() if name not in {"seed", *path_options(config)}} | named
 
 
 def labels(every: list[dict[str, Any]]) -> list[str]:
@@ -241,7 +241,7 @@ def table(result: dict[str, Any]) -> str:
     heads = [f"{' '.join(parts)}: {result['label']} on {result['tasks']} {result['split']} tasks,"
              f" the same for all", how]  # fmt: skip
     if result["chance"] is not None:
-        heads.append(f"chance: {number(result['chance'], result)}{result['unit']}")
+        heads.append(f"chance: {in_unit(result['chance'], result)}{result['unit']}")
     if len(statistics) == 1:
         what = STATISTICS.get(statistics[0], "its own")
         heads.append(f"batch norm of queries by {statistics[0]} statistics: {what}")
@@ -277,7 +277,7 @@ def _cell(line: dict[str, Any], k: int, result: dict[str, Any]) -> str:
     if line["mean"][k] is None:
         return "diverges"
     parts = [line["mean"][k], line["ci95"][k], *([line["spread"][k]] if line["spread"] else [])]
-    return " ± ".join(number(x, result) for x in parts) + result["unit"]
+    return " ± ".join(in_unit(x, result) for x in parts) + result["unit"]
 
 
 def _notes(lines: list[dict[str, Any]]) -> list[str]:

@@ -69,7 +69,7 @@ def evaluate(
         with tqdm(total=tasks * (1 + len(baselines)), unit="task", disable=not progress, dynamic_ncols=True) as bar:
             found, beside = on_split(learned, split, tasks, steps, *rate, baselines=baselines, each=bar.update)
         check_adapted(learned, split, found, *rate)
-    mean, ci95 = map(plain, interval(found))
+    mean, ci95 = map(for_json, interval(found))
     metric = learner.metric
     return {
         "metric": metric.name,
@@ -125,18 +125,18 @@ def of_baselines(beside: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return [{"label": label, "mean": float(mean[0]), "ci95": float(ci95[0])} for label, (mean, ci95) in rows.items()]
 
 
-def plain(x: Any) -> Any:
+def for_json(x: Any) -> Any:
     """A nest as JSON has it: lists for arrays, and None for what is not finite."""
     if isinstance(x, dict):
-        return {str(key): plain(value) for key, value in x.items()}
+        return {str(key): for_json(value) for key, value in x.items()}
     if isinstance(x, (list, tuple, np.ndarray)):
-        return [plain(value) for value in x]
+        return [for_json(value) for value in x]
     if isinstance(x, (float, np.floating)):
         return float(x) if np.isfinite(x) else None
     return x
 
 
-def number(x: float, result: dict[str, Any]) -> str:
+def in_unit(x: float, result: dict[str, Any]) -> str:
     """A metric as a table has it, in its unit; what is on its way to infinity is written shortly."""
     x = x * result["scale"]
     return f"{x:.3g}" if abs(x) >= 1e5 else f"{x:.{2 if result['scale'] == 100 else 3}f}"
@@ -154,13 +154,13 @@ def table(result: dict[str, Any]) -> str:
     if result["tuned"]:
         how += f"; inner rate {result['inner_lr']:g}, tuned on validation tasks"
     if result["chance"] is not None:
-        how += f"; chance: {number(result['chance'], result)}{unit}"
+        how += f"; chance: {in_unit(result['chance'], result)}{unit}"
     heads = [f"{' '.join(filter(None, parts))} on {on}", how, *filter(None, [result["transfer"]])]
     lines = [*heads, "", f"steps   {result['metric'].replace('_', ' ')}"]
     for k, mean, ci, diverged in zip(*(result[x] for x in ("steps", "mean", "ci95", "diverged")), strict=True):
         shown = f"diverges: {diverged} of {result['tasks']} tasks"
         if mean is not None:
-            shown = f"{number(mean, result):>7} ± {number(ci, result)}{unit}"
+            shown = f"{in_unit(mean, result):>7} ± {in_unit(ci, result)}{unit}"
         lines.append(f"{k:5d}   {shown}")
     return "\n".join([*lines, *baselines(result)])
 
@@ -169,6 +169,6 @@ def baselines(result: dict[str, Any]) -> list[str]:
     """The lines of a table that give the baselines, below it."""
     found = result["baselines"]
     width = max((len(row["label"]) for row in found), default=0)
-    rows = [f"{row['label']:{width}}  {number(row['mean'], result):>7} ± {number(row['ci95'], result)}{result['unit']}"
-            for row in found]  # fmt: skip
+    rows = [f"{row['label']:{width}}  {in_unit(row['mean'], result):>7} ± {in_unit(row['ci95'], result)}"
+            f"{result['unit']}" for row in found]  # fmt: skip
     return ["", "baselines, on the same tasks", *rows] if rows else []

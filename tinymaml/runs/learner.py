@@ -33,7 +33,7 @@ from ..nest import Nest, tree_leaves, tree_map
 from ..networks.network import Network
 from ..per_task import outlined
 from ..rl.collect import total
-from .settings import Config, blaming, find, paths, table
+from .settings import Config, blaming, find_member, members_of, path_options
 from .sizes import bounded
 
 FAMILY = ("sample", "loss", "input_shape", "outputs", "metric")  # what `make` of a family must return
@@ -63,7 +63,7 @@ class Learner:
     def __init__(self, config: Config, network: Network | None = None):
         self.config = config
         with blaming(f"family {config.family.name}: make"):
-            self.family = find("family", config.family.name).make(config.family.settings)
+            self.family = find_member("family", config.family.name).make(config.family.settings)
         self.acts = hasattr(self.family, "collect")
         if missing := [name for name in (ACTED_IN if self.acts else FAMILY) if not hasattr(self.family, name)]:
             raise ValueError(f"family {config.family.name}: what make returns has no {', '.join(missing)}")
@@ -71,11 +71,13 @@ class Learner:
         if hasattr(self.family, "dtype"):
             self.family.dtype = self.dtype
         self.metric = as_metric(self.family.metric)
-        self.algorithm, self.settings = find("algorithm", config.algorithm.name), config.algorithm.settings
+        self.algorithm, self.settings = find_member("algorithm", config.algorithm.name), config.algorithm.settings
         self.steps = getattr(self.settings, "inner_steps", 1)
         if self.acts != (acts := getattr(self.algorithm, "acts", False)):
             names = (config.algorithm.name, config.family.name) if acts else (config.family.name, config.algorithm.name)
-            known = ", ".join(name for name, member in table("algorithm").items() if getattr(member, "acts", False))
+            known = ", ".join(
+                name for name, member in members_of("algorithm").items() if getattr(member, "acts", False)
+            )
             wanted = "wants tasks that are acted in" if acts else f"has tasks that are acted in, and wants {known}"
             raise ValueError(f"{names[0]} {wanted}; {names[1]} is not of this kind")
         if getattr(self.algorithm, "classes", False) and not ways(self):
@@ -92,7 +94,7 @@ class Learner:
         self._every: dict[str, tuple | None] = {}
 
     def _network(self):
-        member, settings = find("network", self.config.network.name), self.config.network.settings
+        member, settings = find_member("network", self.config.network.name), self.config.network.settings
 
         def make(input_shape=self.family.input_shape):
             same = tuple(input_shape) == tuple(self.family.input_shape)
@@ -168,7 +170,7 @@ class Learner:
         if hasattr(self.family, "fingerprint"):
             with blaming(f"family {self.config.family.name}: fingerprint"):
                 return str(self.family.fingerprint())
-        places = [Path(self.config[name]) for name in sorted(paths(self.config)) if self.config[name]]
+        places = [Path(self.config[name]) for name in sorted(path_options(self.config)) if self.config[name]]
         return of_files([place for place in places if place.exists()])
 
     def noise(self, rng: np.random.Generator, meta: Nest, tasks: tuple) -> Nest:

@@ -31,7 +31,7 @@ from . import outer
 from .acting import Acting
 from .folder import Run
 from .learner import Learner, averaged
-from .settings import TABLES, Config, paths
+from .settings import TABLES, Config, path_options
 from .sizes import check_drawn
 from .transfer import changed, check_changes, check_fits
 from .trial import Example, as_example, trial
@@ -98,7 +98,7 @@ def train(config: Config, out: str | os.PathLike, resume: bool = False, progress
             done, arrays, about = run.load()
             state, seconds = _unflatten(state, arrays, run.path), about.get("seconds", 0.0)
             if about.get("data", "") not in ("", data):
-                files = ", ".join(str(config[name]) for name in sorted(paths(config))) or "its data"
+                files = ", ".join(str(config[name]) for name in sorted(path_options(config))) or "its data"
                 raise ValueError(f"{run.path} was trained on other data than {files}: put those back, or start anew")
             if options.iterations < done:
                 raise ValueError(f"iterations is {options.iterations}, but {run.path} is at {done} already")
@@ -317,7 +317,7 @@ def resumed(out: str | os.PathLike, changes: dict[str, Any]) -> Config:
     config.require(options)
     for name, value in {**chosen, **options}.items():
         was = names[name] if name in names else config[name]
-        if value == was or name in paths(config):
+        if value == was or name in path_options(config):
             continue
         if name != "iterations":
             raise ValueError(f"--resume continues {out} as it was: its {name} is {was}, not {value}")
@@ -382,7 +382,7 @@ def restore(
     run = Run.open(path)
     config = configuration(run)
     check_changes(config, on, changes)
-    moved = {name: x for name, x in changes.items() if name in paths(config) and on is None}
+    moved = {name: x for name, x in changes.items() if name in path_options(config) and on is None}
     source = config.changed(**moved)
     learner = Learner(source)
     learned = Learned(source, learner, initial(learner), 0, 0.0)

@@ -22,11 +22,11 @@ from ..files import check_regular, in_bytes, memory, naming, open_regular, write
 from ..nest import Nest, tree_map
 from ..per_task import outlined
 from .model import Model, load
-from .settings import blaming, find
+from .settings import blaming, find_member
 from .trial import is_binary, ways
 
 
-class Examples(NamedTuple):
+class FileExamples(NamedTuple):
     """The content of a file or a folder. x: (N, *input_shape), or a nest; y: the targets, or None; names: of files."""
 
     x: Nest
@@ -72,7 +72,7 @@ def predict(
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _examples(model: Model, path: Path, is_support: bool) -> Examples:
+def _examples(model: Model, path: Path, is_support: bool) -> FileExamples:
     """The examples in a file or a folder, checked. Raises: ValueError, TypeError, OSError: the file is named."""
     if path.is_dir():
         found = _of_folder(model, path, is_support)
@@ -85,7 +85,7 @@ def _examples(model: Model, path: Path, is_support: bool) -> Examples:
     return found
 
 
-def _of_npz(path: Path, names: tuple[str, ...]) -> Examples:
+def _of_npz(path: Path, names: tuple[str, ...]) -> FileExamples:
     try:
         with open_regular(path, "an .npz") as stream, naming("read", path):
             if not zipfile.is_zipfile(stream):
@@ -104,12 +104,12 @@ def _of_npz(path: Path, names: tuple[str, ...]) -> Examples:
     except Exception as cause:  # a damaged file shows as BadZipFile, EOFError, zlib.error, ValueError, …
         raise ValueError(f"{path} cannot be used: {cause}") from None
     x, y = (*arrays, None)[:2]
-    return Examples(x, y, None, None)
+    return FileExamples(x, y, None, None)
 
 
-def _of_folder(model: Model, folder: Path, is_support: bool) -> Examples:
+def _of_folder(model: Model, folder: Path, is_support: bool) -> FileExamples:
     config = model.config
-    read = getattr(find("family", config.family.name), "read", None)
+    read = getattr(find_member("family", config.family.name), "read", None)
     if read is None:
         raise ValueError(f"{folder} is a folder, and {config.family.name} reads no example from a file; wanted an .npz")
     classes = _inside(folder, True, "a folder per class") if is_support else [folder]
@@ -131,7 +131,7 @@ def _of_folder(model: Model, folder: Path, is_support: bool) -> Examples:
     labels = np.array([label for _, label in files]) if is_support else None
     names = [file.name for file, _ in files]
     stacked = tree_map(lambda *arrays: np.stack(arrays), *x)
-    return Examples(stacked, labels, names, [place.name for place in classes] if is_support else None)
+    return FileExamples(stacked, labels, names, [place.name for place in classes] if is_support else None)
 
 
 def _inside(folder: Path, folders: bool, wanted: str) -> list[Path]:
@@ -148,7 +148,7 @@ def _inside(folder: Path, folders: bool, wanted: str) -> list[Path]:
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _columns(model: Model, given: Examples, asked: Examples, outputs: np.ndarray) -> dict[str, np.ndarray]:
+def _columns(model: Model, given: FileExamples, asked: FileExamples, outputs: np.ndarray) -> dict[str, np.ndarray]:
     """The cells of a CSV, by the heads of its columns."""
     key = {"example": np.arange(len(outputs)) if asked.names is None else np.array(asked.names)}
     if is_binary(model.learner):

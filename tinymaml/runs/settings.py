@@ -67,7 +67,7 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def check(settings: Any) -> None:
+def check_options(settings: Any) -> None:
     """Raises: ValueError: an option has a value of another type, or one that is not allowed."""
     for field in dataclasses.fields(settings):
         name, value, default = field.name, getattr(settings, field.name), default_of(field)
@@ -117,13 +117,13 @@ class NoSettings:
     """The settings of a member that declares none."""
 
 
-def table(role: str) -> dict[str, Any]:
+def members_of(role: str) -> dict[str, Any]:
     """The members that tinymaml brings, by name: of families, networks or algorithms."""
     module = importlib.import_module(f"..{TABLES[role]}", __package__)
     return getattr(module, TABLES[role].upper())
 
 
-def find(role: str, name: str) -> Any:
+def find_member(role: str, name: str) -> Any:
     """The family, network or algorithm of a name: one of its table's, or a module of the user's.
 
     `package.module` is imported; `package.module:thing` is something in it. For a network, and for a family, the thing
@@ -133,7 +133,7 @@ def find(role: str, name: str) -> Any:
         ValueError: there is nothing of this name; or it lacks something, which the message names.
         ImportError: the user's module cannot be imported; the message says why.
     """
-    if name in (known := table(role)):
+    if name in (known := members_of(role)):
         return known[name]
     module, _, thing = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -207,7 +207,7 @@ def outer_settings() -> type:
 # ── the choice of all of them ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class Part(NamedTuple):
+class Choice(NamedTuple):
     """A member that was chosen, and its settings."""
 
     name: str
@@ -227,14 +227,14 @@ class Config:
     (3, 'maml', True)
     """
 
-    family: Part
-    network: Part
-    algorithm: Part
+    family: Choice
+    network: Choice
+    algorithm: Choice
     outer: Any  # the settings of the outer loop, `outer.Settings`
 
     def __post_init__(self) -> None:
         for _, settings in self.parts():
-            check(settings)
+            check_options(settings)
         check_names(dict(self.parts()))
 
     def parts(self) -> Iterator[tuple[str, Any]]:
@@ -277,7 +277,7 @@ class Config:
         parts = {role: getattr(self, role) for role in TABLES}
         self.require(changes)
         for role, part in parts.items():
-            parts[role] = Part(part.name, _replaced(part.settings, changes))
+            parts[role] = Choice(part.name, _replaced(part.settings, changes))
         return Config(**parts, outer=_replaced(self.outer, changes))
 
     def require(self, names: Iterable[str]) -> None:
@@ -299,9 +299,11 @@ class Config:
         Raises:
             ValueError, ImportError: there is no such part; no part has such an option; a value is not allowed.
         """
-        names, defaults = choose(family, algorithm, network)
+        names, defaults = chosen_names(family, algorithm, network)
         values = {**defaults, **changes}
-        parts = {role: Part(name, made(settings_of(find(role, name)), values, name)) for role, name in names.items()}
+        parts = {
+            role: Choice(name, made(settings_of(find_member(role, name)), values, name)) for role, name in names.items()
+        }
         config = cls(**parts, outer=made(outer_settings(), values, "the outer loop"))
         config.require(changes)
         return config
@@ -331,7 +333,7 @@ class Config:
             name = given.pop("name", None)
             if not isinstance(name, str):
                 raise ValueError(f"the configuration of the run does not say which {role} it has")
-            parts[role] = Part(name, _read(settings_of(find(role, name)), given, f"{name} ({role})"))
+            parts[role] = Choice(name, _read(settings_of(find_member(role, name)), given, f"{name} ({role})"))
         return cls(**parts, outer=_read(outer_settings(), record["outer"], "the outer loop"))
 
 
@@ -345,27 +347,27 @@ def check_names(parts: dict[str, Any]) -> None:
             owners[field.name] = called
 
 
-def choose(
+def chosen_names(
     family: str, algorithm: str | None = None, network: str | None = None
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The names of the parts by their roles, and the defaults that family and algorithm put in the place of others.
 
     Raises:
-        ValueError, ImportError: as `find`.
+        ValueError, ImportError: as `find_member`.
     """
     if algorithm is None:
-        algorithm = getattr(find("family", family), "defaults", {}).get("algorithm", "maml")
-    members = find("family", family), find("algorithm", algorithm)
+        algorithm = getattr(find_member("family", family), "defaults", {}).get("algorithm", "maml")
+    members = find_member("family", family), find_member("algorithm", algorithm)
     pair = getattr(members[0], "defaults_for", {}).get(algorithm, {})
     defaults = {**getattr(members[0], "defaults", {}), **getattr(members[1], "defaults", {}), **pair}
     network = defaults.get("network", "mlp") if network is None else network
-    find("network", network)
+    find_member("network", network)
     return {"family": family, "network": network, "algorithm": algorithm}, defaults
 
 
 def no_option(name: str, parts: list[str]) -> str:
     """The error for an option that none of the chosen parts has: it names these, and others that have it."""
-    members = [(role, key, member) for role in TABLES for key, member in table(role).items()]
+    members = [(role, key, member) for role in TABLES for key, member in members_of(role).items()]
     have = [f"{key} ({role})" for role, key, member in members
             if name in {f.name for f in dataclasses.fields(settings_of(member))}]  # fmt: skip
     elsewhere = f"; it is an option of {', '.join(have)}" if have else ""
@@ -381,7 +383,7 @@ def made(settings: type, values: dict[str, Any], called: str) -> Any:
     return settings(**{f.name: values[f.name] for f in fields if f.name in values})
 
 
-def paths(config: Config) -> set[str]:
+def path_options(config: Config) -> set[str]:
     """The options that name files or folders."""
     fields = (f for _, settings in config.parts() for f in dataclasses.fields(settings))
     return {f.name for f in fields if f.metadata.get("path")}
@@ -424,8 +426,8 @@ def _of_format_1(record: dict[str, Any]) -> Config:
     record["schedule"] = "inverse"
     if network == "mlp":
         record["norm"] = "batch" if family == "omniglot" else "none"
-    members = [settings_of(find(*named)) for named in
+    members = [settings_of(find_member(*named)) for named in
                (("family", family), ("network", network), ("algorithm", "maml"))]  # fmt: skip
     values = [made(settings, record, "the run") for settings in (*members, outer_settings())]
     of_family, of_network, of_algorithm, outer = values
-    return Config(Part(family, of_family), Part(network, of_network), Part("maml", of_algorithm), outer)
+    return Config(Choice(family, of_family), Choice(network, of_network), Choice("maml", of_algorithm), outer)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..families.common import as_metric
-from .settings import Config, Part, choose, find, in_words, made, paths, settings_of
+from .settings import Choice, Config, chosen_names, find_member, in_words, made, path_options, settings_of
 
 # Options that the families share by name: another family takes those of the run, not its own defaults.
 SHARED = ("ways", "shots", "queries")
@@ -28,7 +28,7 @@ RATES = ("inner_lr", "later")
 
 def changeable(config: Config, on: str | None = None) -> dict[str, dataclasses.Field]:
     """The options that evaluation may change, by name: all of the family (`on`, or the run's), and the inner rates."""
-    family = settings_of(find("family", on)) if on else config.family.settings
+    family = settings_of(find_member("family", on)) if on else config.family.settings
     rates = [f for f in dataclasses.fields(config.algorithm.settings) if f.name in RATES]
     return {f.name: f for f in (*dataclasses.fields(family), *rates)}
 
@@ -44,10 +44,10 @@ def changed(config: Config, on: str | None, changes: dict[str, Any]) -> Config:
     check_changes(config, on, changes)
     if on is None or on == config.family.name:
         return config.changed(**changes)
-    _, defaults = choose(on, config.algorithm.name, config.network.name)
+    _, defaults = chosen_names(on, config.algorithm.name, config.network.name)
     shared = {name: config[name] for name in SHARED if config.get(name) is not None}
-    values, settings = {**defaults, **shared, **changes}, settings_of(find("family", on))
-    moved = dataclasses.replace(config, family=Part(on, made(settings, values, on)))
+    values, settings = {**defaults, **shared, **changes}, settings_of(find_member("family", on))
+    moved = dataclasses.replace(config, family=Choice(on, made(settings, values, on)))
     return moved.changed(**{name: x for name, x in changes.items() if name in RATES})
 
 
@@ -102,7 +102,7 @@ def in_short(source: Config | None, config: Config) -> str:
     rates = [name for name in RATES if source.get(name) is not None]
     ours, theirs = ({**dataclasses.asdict(c.family.settings), **{n: c[n] for n in rates}} for c in (source, config))
     differ = [name for name in ours if name in theirs and ours[name] != theirs[name]]
-    files = [name for name in differ if name in paths(source)]
+    files = [name for name in differ if name in path_options(source)]
     said = []
     if one.name != two.name:
         said.append(f"trained on {one.name}, adapted to {two.name}")

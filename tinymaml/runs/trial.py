@@ -17,7 +17,7 @@ from ..inputs import as_learned, as_tasks, check_finite
 from ..nest import Nest, tree_fill, tree_items, tree_leaves, tree_map
 from ..per_task import mean_over_tasks, outlined
 from .learner import Learner, ways
-from .settings import blaming, table, told
+from .settings import blaming, members_of, told
 from .sizes import bounded, check_run
 
 Example = dict[str, list]  # of "x" and of "y": the path, the dtype and the shape of each array of one example
@@ -45,7 +45,7 @@ def trial(learner: Learner, splits: tuple[str, ...] = ("train",)) -> Example | N
     task = tree_map(lambda x: x[0], (support, query))
     with np.errstate(all="ignore"):
         _judged(learner, rng, *task)
-        if config.algorithm.name not in table("algorithm"):
+        if config.algorithm.name not in members_of("algorithm"):
             _adapted(learner, rng, tree_map(lambda x: x[:1], (support, query)))
     return {name: [[path, x.dtype.name, list(x.shape[1:])] for path, x in tree_items(part)]
             for name, part in zip(("x", "y"), task[0], strict=True)}  # fmt: skip

@@ -25,7 +25,7 @@ from ..cases import Case
 from ..catalogue import flat, forms
 from ..mistakes.semantics import Calculus, run
 from ..models import Options
-from ..questions import Answered, as_array, direction
+from ..questions import Answered, as_floats, direction
 
 NOISE = {"float64": 1e-6, "float32": 1e-3}  # of a wrong gradient, relative, that proves nothing
 MATCH = 10 * tolerance.TAU  # to be taken for a mistake's value, whose own conditioning is not known as exactly
@@ -90,7 +90,7 @@ def _apart(got, right, what: str, unit: float) -> str:
         got = dict(zip(right, got, strict=True))
     size = max(float(np.max(np.abs(np.asarray(r, np.float64)), initial=0)) for r in right.values())
     for n, r in right.items():
-        g, r = as_array(got[n], what), np.asarray(r, np.float64)
+        g, r = as_floats(got[n], what), np.asarray(r, np.float64)
         if g.shape != r.shape:
             return f"{n} has shape {g.shape}, wanted {r.shape}"
         if not np.max(np.abs(g - r), initial=0) <= unit * size:

@@ -92,11 +92,11 @@ def closed_form(case):
 
 def by_algorithms(case):
     from ...algorithms import cavia
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     meta = {**case.params, "context": np.zeros(case.settings["context"])}
     settings = cavia.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr, context=case.settings["context"])
-    value, g = mean_over_tasks(case, cavia, meta, settings)
+    value, g = averaged_over_tasks(case, cavia, meta, settings)
     return value, {n: g[n] for n in case.params}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..mistakes.mistake import Free, Mistake
 from . import pulled
-from .procedure import basis, flat, split
+from .procedure import basis, flat, from_vector
 from .pulled import SETTINGS, descended, strength  # noqa: F401
 
 FORMULA = "λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
@@ -48,7 +48,7 @@ def gradient(at, theta, support, query):
     columns = [times(e) for e in basis(at, theta)]
     if at.s["operator"] == "diagonal":
         columns = [c * flat(e) for c, e in zip(columns, basis(at, theta), strict=True)]
-    return value, phi, split(_solution(at, columns, flat(g)), theta)
+    return value, phi, from_vector(_solution(at, columns, flat(g)), theta)
 
 
 def _operator(at, v, hv):

@@ -133,7 +133,7 @@ def closed_form(case):
 def by_algorithms(case):
     from ... import optim
     from ...engine import value_and_grad
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     s = case.settings
     opt = optim.adam(case.inner_lr, s["beta1"], s["beta2"], s["eps"], s["eps_root"])
@@ -148,7 +148,7 @@ def by_algorithms(case):
 
         return value_and_grad(query_loss, has_aux=True)(theta)
 
-    return mean_over_tasks(case, SimpleNamespace(of_task=of_task), case.params, None)
+    return averaged_over_tasks(case, SimpleNamespace(of_task=of_task), case.params, None)
 
 
 _NUMBERS = {"beta1": 0.75, "beta2": 0.875, "eps": 2.0**-5, "eps_root": 2.0**-7}

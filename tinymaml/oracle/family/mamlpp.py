@@ -130,13 +130,13 @@ def closed_form(case):
 
 def by_algorithms(case):
     from ...algorithms import mamlpp
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     theta = {n: p for n, p in case.params.items() if not n.startswith(PREFIX)}
     rates = {f"['{n}']": case.params[PREFIX + n] for n in case.adapt}
     settings = mamlpp.Settings(inner_steps=case.inner_steps, inner_lr=1.0)
     weights = np.array(case.settings["loss_weights"])
-    value, g = mean_over_tasks(case, mamlpp, {"theta": theta, "rates": rates}, settings, None, weights)
+    value, g = averaged_over_tasks(case, mamlpp, {"theta": theta, "rates": rates}, settings, None, weights)
     return value, {n: g["theta"][n] for n in theta} | {PREFIX + n: g["rates"][f"['{n}']"] for n in case.adapt}
 
 

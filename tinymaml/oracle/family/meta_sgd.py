@@ -115,11 +115,11 @@ def closed_form(case):
 
 def by_algorithms(case):
     from ...algorithms import meta_sgd
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     theta, alpha = parted(case.params)
     settings = meta_sgd.Settings(inner_steps=case.inner_steps)
-    value, g = mean_over_tasks(case, meta_sgd, {"theta": theta, "alpha": alpha}, settings)
+    value, g = averaged_over_tasks(case, meta_sgd, {"theta": theta, "alpha": alpha}, settings)
     return value, g["theta"] | {PREFIX + n: a for n, a in g["alpha"].items()}
 
 

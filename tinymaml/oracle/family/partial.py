@@ -81,7 +81,7 @@ def by_algorithms(case, algorithm):
     from types import SimpleNamespace
 
     from ..models import NumPy, loss_in
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     names = case.head()
     cut = next(i for i, m in enumerate(case.model["layers"]) if m.get("params") == names)
@@ -103,4 +103,4 @@ def by_algorithms(case, algorithm):
             return of_head(theta, features, y), None
 
     settings = SimpleNamespace(**vars(algorithm.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr)))
-    return mean_over_tasks(case, algorithm, case.params, settings, Loss())
+    return averaged_over_tasks(case, algorithm, case.params, settings, Loss())

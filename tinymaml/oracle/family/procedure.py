@@ -247,7 +247,7 @@ def flat(tree: dict):
     return np.concatenate([np.reshape(v, -1) for v in tree.values()])
 
 
-def split(vector, like: dict) -> dict:
+def from_vector(vector, like: dict) -> dict:
     """The inverse of `flat`, in the shapes of `like`."""
     ends = np.cumsum([np.size(p) for p in like.values()])
     return {n: np.reshape(vector[end - np.size(p) : end], np.shape(p))
@@ -257,7 +257,7 @@ def split(vector, like: dict) -> dict:
 def basis(at, like: dict) -> list[dict]:
     """The unit vectors, as trees."""
     size = sum(int(np.size(p)) for p in like.values())
-    return [split(at.number(row), like) for row in np.eye(size)]
+    return [from_vector(at.number(row), like) for row in np.eye(size)]
 
 
 def tasks_of(at) -> list[tuple]:

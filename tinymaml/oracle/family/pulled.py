@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..mistakes.mistake import Free, Mistake
-from .procedure import basis, descend, flat, split
+from .procedure import basis, descend, flat, from_vector
 
 SETTINGS = {"strength": "λ, strength of the pull to θ in the inner problem"}
 SWITCHES = {
@@ -59,7 +59,7 @@ def solved(at, theta: dict, support: tuple, times, far: int = 100, most: int = 5
             phi = at.map(lambda phi, g: phi - rate * g, phi, g)
             continue
         columns = [flat(at.along(phi, support, e)) + times * flat(e) for e in basis(at, theta)]
-        move = split(at.solve(columns, flat(g)), theta)
+        move = from_vector(at.solve(columns, flat(g)), theta)
         before, size = size, max(float(np.max(np.abs(m))) for m in move.values())
         if not size < before:  # it no longer converges: what moves is rounding
             break

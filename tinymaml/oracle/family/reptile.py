@@ -92,10 +92,10 @@ def closed_form(case):
 
 def by_algorithms(case):
     from ...algorithms import reptile
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     settings = reptile.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr)
-    return mean_over_tasks(case, reptile, case.params, settings)
+    return averaged_over_tasks(case, reptile, case.params, settings)
 
 
 CASES: dict[str, dict] = {

@@ -8,7 +8,7 @@ from ...nest import tree_map
 from ..models import NumPy, loss_in
 
 
-def mean_over_tasks(case, algorithm: Any, meta, settings, loss=None, *shared) -> tuple:
+def averaged_over_tasks(case, algorithm: Any, meta, settings, loss=None, *shared) -> tuple:
     """(𝓛, G), G shaped like `meta`, by `algorithm.of_task`.
 
     Args:
@@ -24,4 +24,4 @@ def mean_over_tasks(case, algorithm: Any, meta, settings, loss=None, *shared) ->
 def of_theta(case, algorithm: Any, **settings) -> tuple:
     """(𝓛, G) by an algorithm that learns θ alone, with the case's K and α and further settings."""
     given = algorithm.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr, **settings)
-    return mean_over_tasks(case, algorithm, case.params, given)
+    return averaged_over_tasks(case, algorithm, case.params, given)

@@ -98,12 +98,12 @@ def closed_form(case):
 
 def by_algorithms(case):
     from ...algorithms import perturbed
-    from .rungs import mean_over_tasks
+    from .rungs import averaged_over_tasks
 
     settings = perturbed.Settings(
         inner_steps=case.inner_steps, inner_lr=case.inner_lr, inner_sharpness=case.settings["radius"]
     )
-    return mean_over_tasks(case, perturbed, case.params, settings)
+    return averaged_over_tasks(case, perturbed, case.params, settings)
 
 
 CASES: dict[str, dict] = {

@@ -86,7 +86,9 @@ def check_answers(answers: Iterable[str], watch: Watch | None = None) -> Report:
     asked, left_out = questions(suite, dtype, capabilities, seed, (), algorithm)
     confirm(asked)
     answers = _chain(first, answers)
-    return examine(asked, left_out, lambda some: read(some, prefix, answers, watch), suite, dtype, (), watch, rounds=1)
+    return examine(
+        asked, left_out, lambda some: read_answers(some, prefix, answers, watch), suite, dtype, (), watch, rounds=1
+    )
 
 
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
@@ -108,7 +110,7 @@ def _understood(prefix: str) -> tuple[str, str, int, tuple[str, ...], str]:
     return suite, dtype, number, wanted, algorithm
 
 
-def read(
+def read_answers(
     asked: list[Question], prefix: str, answers: Iterator[str], watch: Watch | None = None,
     ending: Callable[[], str] = str, whole: bool = True,
 ) -> dict[str, Answered]:  # fmt: skip
@@ -307,7 +309,7 @@ def check_program(
 
         def ask(some: list[Question]) -> dict[str, Answered]:
             feed(some, close=rounds == 1)
-            came = read(some, prefix, answers, watch, lambda: _ending(program), whole=rounds == 1)
+            came = read_answers(some, prefix, answers, watch, lambda: _ending(program), whole=rounds == 1)
             confirmation.result()
             return came
 

@@ -1,6 +1,6 @@
 """A candidate's answer beside the right one, quantity after quantity, in the order in which they are computed.
 
-    print(diff(case, ask_one("module:fn", case)))        what `tinymaml oracle show CASE --mine module:fn` prints
+    print(diff_page(case, ask_one("module:fn", case)))        what `tinymaml oracle show CASE --mine module:fn` prints
 
 Every part of an answer is compared: the trace (θₖ, L_s, g_s of every step, L_q, g_q), `adapted`, `losses`, the
 meta-loss and the meta-gradient. The first that differs is marked; later differences follow from it.
@@ -22,8 +22,8 @@ from ..clues.match import fits, value_of
 from ..judge import protocol, worker
 from ..judge.guard import Guarded
 from ..mistakes.semantics import run
-from ..questions import Answered, Question, as_array
-from ..references import solve
+from ..questions import Answered, Question, as_floats
+from ..references import solve_case
 from .report import _beside, _digits, _one_line, _relative, _wrapped
 
 WIDTH = 100
@@ -45,9 +45,9 @@ class Quantity(NamedTuple):
     problem: str = ""
 
 
-def diff(case: Case, answer: Answered) -> str:
+def diff_page(case: Case, answer: Answered) -> str:
     """All of it as text, at most WIDTH columns wide."""
-    case = case if case.answer else solve(case)
+    case = case if case.answer else solve_case(case)
     blocks = [_heading(case)]
     if answer.problem:
         return _text([*blocks, _wrapped(f"Yours gave no answer: {answer.problem}", 2)])
@@ -74,12 +74,12 @@ def ask_one(
             program.stdin.close()
         answers = protocol.lines_from(program.stdout, timeout)
         ending = lambda: protocol._ending(program)  # noqa: E731
-        return protocol.read([question], prefix, answers, ending=ending, whole=False)[case.id]
+        return protocol.read_answers([question], prefix, answers, ending=ending, whole=False)[case.id]
 
 
 def agree(case: Case, answer: Answered) -> bool:
     """Whether all that came is right."""
-    return not answer.problem and all(q.same for q in quantities(case if case.answer else solve(case), answer))
+    return not answer.problem and all(q.same for q in quantities(case if case.answer else solve_case(case), answer))
 
 
 # ── what there is to compare ────────────────────────────────────────────────────────────────────────────────────────
@@ -143,7 +143,7 @@ def _quantity(case: Case, where: str, name: str, got, k: int | None, right) -> Q
         got = got if k is None else got[k]
         got = {"": got} if list(right) == [""] else got
         got = got if isinstance(got, dict) else dict(zip(right, got, strict=True))
-        yours = {n: as_array(got[n], name).astype(np.float64) for n in right}
+        yours = {n: as_floats(got[n], name).astype(np.float64) for n in right}
         for n, r in right.items():
             if yours[n].shape != r.shape:
                 raise ValueError(f"{n} has the shape {yours[n].shape}, wanted {r.shape}")

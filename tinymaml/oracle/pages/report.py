@@ -16,7 +16,7 @@ from ..clues.evidence import Evidence
 from ..clues.locate import element
 from ..tolerance import TAU
 from ..versions import VERSIONS
-from .snippet import Unwritable, program
+from .snippet import Unwritable, python_program
 
 WIDTH = 100
 SMALL = 12  # numbers of a case that are all compared; of a larger one, each parameter's worst
@@ -198,7 +198,7 @@ class Report:
         case = self.evidence.case
         lines = [f"# ── {case.id}, the smallest case that fails: paste this into a file, and run it ──"]
         try:
-            lines += program(self.evidence, self.framework or "numpy").split("\n") + ["# ──", ""]
+            lines += python_program(self.evidence, self.framework or "numpy").split("\n") + ["# ──", ""]
         except Unwritable as why:
             lines = _wrapped(f"The smallest case that fails is {case.id}; {why}. `tinymaml oracle show {case.id}` "
                              "lays it out.", 2) + [""]  # fmt: skip

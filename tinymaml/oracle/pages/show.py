@@ -1,6 +1,6 @@
 """A case laid out for a person: model, θ, each inner step, its Hessian, the product, and what mistakes would give.
 
-    print(show(find("quartic")))        find: an id of the core or the full set, or "fresh-SEED-I"
+    print(show_page(find_case("quartic")))        find_case: an id of the core or the full set, or "fresh-SEED-I"
 
 There is a column for each number of θ. In it stand, one below the other, θₖ, gradients, rows of Hessians and the v that
 goes back through the factors; and in the last block the exact gradient and what comes in its place. The answer itself
@@ -33,7 +33,7 @@ SPECTRUM = 400  # parameters, up to which its eigenvalues are computed
 _Rows = list[tuple[str, "np.ndarray | None"]]  # a label with one number for each parameter, or a line of text
 
 
-def find(name: str) -> Case:
+def find_case(name: str) -> Case:
     """The case of that id, with its answer. Ids as `gen` prints them, "suite:dtype:seed:/id", are understood too.
 
     Raises:
@@ -64,9 +64,9 @@ def find(name: str) -> Case:
     raise ValueError(f"there is no case {name!r}; {meant}{missing}")
 
 
-def show(case: Case) -> str:
+def show_page(case: Case) -> str:
     """All of it as text, at most 120 columns wide; the first task in full, the others in short."""
-    case = case if case.answer else references.solve(case)
+    case = case if case.answer else references.solve_case(case)
     with np.errstate(all="ignore"):  # some cases diverge
         ways = run(case).trace if case.algorithm == "maml" else []
         blocks = [_heading(case), *(_task(case, t, way) for t, way in enumerate(ways)), _answer(case), _mistakes(case)]

@@ -24,7 +24,7 @@ class Unwritable(ValueError):
     """A case that cannot be written as a program; the message says why."""
 
 
-def program(evidence, library: str = "numpy") -> str:
+def python_program(evidence, library: str = "numpy") -> str:
     """Lines of Python, at most WIDTH columns wide.
 
     Args:

@@ -182,7 +182,7 @@ def catalogue() -> str:
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def text() -> str:
+def spec_page() -> str:
     """The page for a person: lines of at most 100 columns."""
     parts = [_head(), _computed(), _lines_of_json(), _models(), _algorithms(), _capabilities(), _judged()]
     return "\n".join(line for part in parts for line in part)

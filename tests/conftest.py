@@ -1,5 +1,6 @@
-"""Where real data lies, and how long hypothesis may think."""
+"""Where real data lies, how long hypothesis may think, and what the garbage collector looks at."""
 
+import gc
 import os
 import warnings
 from functools import cache
@@ -92,6 +93,16 @@ def omniglot_data(small_data):
     """The path of small archives in Omniglot's layout, for scheme "official"."""
     pytest.importorskip("PIL.Image")
     return Path(small_data("omniglot")["data"])
+
+
+def pytest_collection() -> None:
+    """Thousands of tests are made, and none is thrown away: a quarter of the time would go into looking at them."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -8,8 +8,8 @@ pytest.importorskip("jax")
 from bench.oracle.blind import TABLE, run  # noqa: E402
 from bench.oracle.blind.entries import Entry  # noqa: E402
 
-WRONG = Entry("w", lambda case: {}, "torch", False, "ties and a sum", ("tie|share", "summed"), "seen")
-RIGHT = Entry("r", lambda case: {}, "torch", True, "by scan", (), "held")
+WRONG = Entry("w", lambda case: {}, "torch", False, "ties and a sum", ("tie|share", "summed"))
+RIGHT = Entry("r", lambda case: {}, "torch", True, "by scan", (), set="second")
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,14 @@ def test_a_person_overrules_with_a_reason():
         run.graded(WRONG, {"verdict": "CORRECT"}, {"w": ("passed", "…")})
 
 
-def test_every_wrong_one_has_a_diagnosis_and_both_halves_have_their_share():
+def test_every_wrong_one_has_a_diagnosis_and_both_sets_have_right_ones_too():
     wrong = [e for e in TABLE.values() if not e.right]
     assert all(e.truth and e.keywords for e in wrong)
     assert not any(e.keywords for e in TABLE.values() if e.right)
-    for right in (False, True):
-        halves = [e.half for e in TABLE.values() if e.right == right]
-        assert abs(halves.count("seen") - halves.count("held")) <= 1
+    for name in run.SETS:
+        assert sum(e.set == name for e in wrong) >= 60
+        assert sum(e.set == name and e.right for e in TABLE.values()) >= 10
+
+
+def test_a_diagnosis_matches_its_own_words():
+    assert [e.name for e in TABLE.values() if e.set == "second" and not run.explains(e, e.truth)] == []

@@ -10,6 +10,7 @@ import pytest
 
 from tinymaml import oracle
 from tinymaml.oracle import cases
+from tinymaml.oracle.arithmetic import Uncertain
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, run_form
 from tinymaml.oracle.mistakes.concerns import concerns
 from tinymaml.oracle.mistakes.data import rounded
@@ -143,7 +144,10 @@ def test_forms_are_what_balls_enclose(id):
     try:
         for name, form in forms(case).items():
             if name in NAMES:
-                wanted = np.array([float(x.mid()) for x in flat(run_form(case, form, flint.arb).meta_grad)])
+                try:
+                    wanted = np.array([float(x.mid()) for x in flat(run_form(case, form, flint.arb).meta_grad)])
+                except Uncertain:  # a tie of inputs that are not what the case has: the balls do not decide it
+                    continue
                 got = flat(run_form(case, form).meta_grad)
                 if np.isfinite(got).all():
                     assert np.max(np.abs(got - wanted)) <= 1e-9 * np.max(np.abs(wanted)), name

@@ -522,9 +522,11 @@ def _child(job: dict, writing: int) -> None:
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.path.insert(0, job["root"])
-        hook = Planted(job["file"], job["root"], job["source"], "mutated" if job["by"] == "oracle" else "")
+        package = "mutated" if job["by"] == "oracle" else ""
+        hook = Planted(job["file"], job["root"], job["source"], package)
         sys.meta_path.insert(0, hook)
-        job["module"], job["trace"] = hook.name, hook.name if job["trace"] else None
+        job["module"] = hook.name
+        job["trace"] = {Planted(file, job["root"], "", package).name: file for file in job["trace"]}
         result = {"tests": by_tests, "oracle": by_oracle}[job["by"]](job)
         if not hook.used and result["outcome"] == "survived":
             result = {"outcome": "error", "by": f"nothing imported {job['file']}"}
@@ -575,11 +577,13 @@ class Planted:
 
 
 class Watch:
-    """A pytest plugin: chooses tests, and records the first failure; with `trace`, what each test calls in a module."""
+    """A pytest plugin: chooses tests, and records the first failure; and what each test calls in the modules of
+    `trace`, {module: file}, as pairs of a file and a function's first line."""
 
-    def __init__(self, chosen: list[str] | None, leave_out: list[str], trace: str | None):
+    def __init__(self, chosen: list[str] | None, leave_out: list[str], trace: dict[str, str]):
         self.chosen, self.leave_out, self.trace = chosen, leave_out, trace
-        self.failure, self.calls, self.now = "", {"": set()}, ""
+        self.failure, self.now = "", ""
+        self.calls: dict[str, set[tuple[str, int]]] = {"": set()}
         self.seconds: dict[str, float] = {}
 
     def pytest_configure(self) -> None:
@@ -613,8 +617,9 @@ class Watch:
         self.now = ""
 
     def on_call(self, frame: Any, event: str, arg: Any) -> None:
-        if frame.f_globals.get("__name__") == self.trace:
-            self.calls[self.now].add(frame.f_code.co_firstlineno)
+        file = self.trace.get(frame.f_globals.get("__name__"))
+        if file:
+            self.calls[self.now].add((file, frame.f_code.co_firstlineno))
 
 
 def by_tests(job: dict) -> dict:
@@ -634,7 +639,7 @@ def by_tests(job: dict) -> dict:
     code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--rootdir", job["root"], *files], [watch])
     sys.settrace(None)
     if code == 0:
-        calls = {test: sorted(lines) for test, lines in watch.calls.items()} if job["trace"] else {}
+        calls = {test: sorted(these) for test, these in watch.calls.items()}
         return {"outcome": "survived", "by": "", "calls": calls, "durations": watch.seconds}
     if watch.failure or code == 2:
         return {"outcome": "killed", "by": watch.failure or "interrupted"}
@@ -686,7 +691,7 @@ def by_oracle(job: dict) -> dict:
     sys.settrace(None)
     watch.seconds[ORACLE] = time.perf_counter() - began
     if report.verdict == "CORRECT":
-        calls = {test: sorted(lines) for test, lines in watch.calls.items()}
+        calls = {test: sorted(these) for test, these in watch.calls.items()}
         return {"outcome": "survived", "by": "", "calls": calls, "durations": watch.seconds,
                 "answers": answers.hexdigest()}  # fmt: skip
     return {"outcome": "killed", "by": " ".join(filter(None, (report.verdict, report.bug)))}
@@ -726,34 +731,35 @@ class Nursery:
 
 
 class Known:
-    """What is known of the unmutated tests of a file in one stage: seconds of each, and which functions it calls."""
+    """What is known of the unmutated tests of one stage: seconds of each, and which functions it calls."""
 
-    def __init__(self, nursery: Nursery, target: Target, file: str, stage: int):
-        source, files = (target.root / file).read_text(encoding="utf-8"), target.stages[stage]
-        plain, traced = (nursery.run(_job(target, file, source, files, None, 1800.0, trace)) for trace in (False, True))
-        for result in (plain, traced):
-            if result["outcome"] != "survived":
-                said = nursery.output()[-3000:]
-                raise SystemExit(f"the tests of {file} fail without a mutant: {result['by']}\n{said}")
-        self.seconds, self.calls = plain["durations"], {test: set(lines) for test, lines in traced["calls"].items()}
-        self.startup = plain["seconds"] - sum(self.seconds.values())
-        self.answers = plain.get("answers")  # to the oracle
+    def __init__(self, nursery: Nursery, target: Target, stage: int):
+        file, files = target.files[0], target.stages[stage]
+        source = (target.root / file).read_text(encoding="utf-8")
+        result = nursery.run(_job(target, file, source, files, None, 3600.0, target.files))
+        if result["outcome"] != "survived":
+            said = nursery.output()[-3000:]
+            raise SystemExit(f"the tests fail without a mutant: {result['by']}\n{said}")
+        self.seconds = result["durations"]
+        self.calls = {test: {(file, line) for file, line in calls} for test, calls in result["calls"].items()}
+        self.startup = result["seconds"] - sum(self.seconds.values())
+        self.answers = result.get("answers")  # to the oracle
 
-    def tests(self, scope: int | None) -> list[str]:
+    def tests(self, file: str, scope: int | None) -> list[str]:
         """The tests that may see a change in a function, the quickest first."""
-        everything = scope is None or scope in self.calls[""]  # runs on import, or while the tests are collected
-        chosen = (t for t in self.seconds if everything or scope in self.calls[t])
+        everything = scope is None or (file, scope) in self.calls[""]  # on import, or while the tests are collected
+        chosen = (t for t in self.seconds if everything or (file, scope) in self.calls[t])
         return sorted(chosen, key=self.seconds.__getitem__)
 
 
 def _job(target: Target, file: str, source: str, test_files: tuple[str, ...], tests: list[str] | None, seconds: float,
-         trace: bool = False) -> dict:  # fmt: skip
+         trace: tuple[str, ...] = ()) -> dict:  # fmt: skip
     return {"root": str(target.root), "file": file, "source": source, "test_files": test_files, "tests": tests,
             "seconds": seconds, "trace": trace, "leave_out": target.leave_out,
             "by": "oracle" if test_files == (ORACLE,) else "tests"}  # fmt: skip
 
 
-def run_mutant(nursery: Nursery, target: Target, mutant: Mutant, known: Callable[[str, int], Known]) -> dict:
+def run_mutant(nursery: Nursery, target: Target, mutant: Mutant, known: Callable[[int], Known]) -> dict:
     """{"outcome": …, "by": what killed it, "seconds"}.
 
     The outcome is killed, timed out or survived; not called, if no test calls what is changed; no effect, if every
@@ -761,8 +767,8 @@ def run_mutant(nursery: Nursery, target: Target, mutant: Mutant, known: Callable
     """
     result, seconds = {"outcome": "not called", "by": ""}, 0.0
     for stage, files in enumerate(target.stages):
-        base = known(mutant.file, stage)
-        tests = base.tests(mutant.scope)
+        base = known(stage)
+        tests = base.tests(mutant.file, mutant.scope)
         if not tests:
             continue
         limit = PATIENCE + 5 * (base.startup + sum(base.seconds[t] for t in tests))
@@ -818,17 +824,17 @@ def run_all(target: Target, mutants: list[Mutant], jobs: int = 1, path: str | No
             waiting.put(i)
     nurseries = [Nursery() for _ in range(min(max(1, jobs), waiting.qsize()))]
     errors: list[BaseException] = []
-    baselines: dict[tuple[str, int], Known] = {}
+    baselines: dict[int, Known] = {}
     one_at_a_time = threading.Lock()
     try:
         with tqdm(total=waiting.qsize(), unit="mutant", mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
 
             def work(nursery: Nursery) -> None:
-                def known(file: str, stage: int) -> Known:
+                def known(stage: int) -> Known:
                     with one_at_a_time:
-                        if (file, stage) not in baselines:
-                            baselines[file, stage] = Known(nursery, target, file, stage)
-                        return baselines[file, stage]
+                        if stage not in baselines:
+                            baselines[stage] = Known(nursery, target, stage)
+                        return baselines[stage]
 
                 with contextlib.suppress(queue.Empty):
                     while not errors:

@@ -13,33 +13,19 @@ The oracle judges each one; its words are compared with the diagnosis written be
     unexplained   wrong, refused, and no cause is asserted
     passed, false alarm      of a correct one
 
-`TABLE` has every entry (see `entries.Entry`); half of them, drawn at random before the first run, were used to improve
-the diagnosis ("seen"). The others ("held") were for figures alone until version 2.2 of the catalogue had been measured
-by them, and have been open since.
+`TABLE` has every entry (see `entries.Entry`). The first set is open; with the second, only the figures count. When they
+have been taken for a version of the catalogue, it may be opened, and a third one is needed.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-
-from . import jax_ones, numpy_ones, torch_ones  # noqa: F401  (they register their entries)
+from . import first, second  # noqa: F401  (they register their entries)
 from .entries import ENTRIES, Entry
 from .run import main
 
 __all__ = ["JUDGED", "TABLE", "Entry", "main"]
 
-
-def _in_halves(entries: list[Entry]) -> dict[str, Entry]:
-    """Shuffled by a digest of the name, the wrong and the correct ones apart; every second one is seen."""
-    halves = {}
-    for right in (False, True):
-        drawn = sorted((e.name for e in entries if e.right == right), key=lambda n: hashlib.sha256(n.encode()).digest())
-        halves |= {name: ("seen", "held")[i % 2] for i, name in enumerate(drawn)}
-    return {e.name: dataclasses.replace(e, half=halves[e.name]) for e in entries}
-
-
-TABLE: dict[str, Entry] = _in_halves(list(ENTRIES.values()))
+TABLE: dict[str, Entry] = ENTRIES
 
 # name → (grade, reason): where a person read the oracle's words, and disagrees with a grade below "named"
 JUDGED: dict[str, tuple[str, str]] = {

@@ -18,7 +18,7 @@ class Entry:
         truth: of a wrong one, the diagnosis that was written before any run; of a correct one, its unusual form.
         keywords: for each mistake a regular expression; a right explanation has a match for every one.
         algorithm: whose gradient it is meant to be.
-        half: "seen" (the diagnosis may be improved with it), or "held" (only its figures are used).
+        set: "first" (open: the diagnosis may be improved with it), or "second" (closed: only its figures are used).
     """
 
     name: str
@@ -28,7 +28,7 @@ class Entry:
     truth: str
     keywords: tuple[str, ...] = ()
     algorithm: str = "maml"
-    half: str = ""
+    set: str = "first"
 
 
 ENTRIES: dict[str, Entry] = {}
@@ -52,9 +52,11 @@ def _register(function: Callable, right, truth, keywords, tells_loss, algorithm)
         answer = function(case)
         return answer if tells_loss else {"meta_grad": answer["meta_grad"]}
 
-    framework = function.__module__.rsplit(".", 1)[-1].removesuffix("_ones")
+    *_, of_set, module = function.__module__.split(".")
+    framework = module.removesuffix("_ones")
     name = f"{framework}-{function.__name__.replace('_', '-')}"
+    name = name if of_set == "first" else f"{of_set}/{name}"
     if name in ENTRIES:
         raise ValueError(f"two implementations are called {name}, wanted a name for each")
-    ENTRIES[name] = Entry(name, asked, framework, right, truth, tuple(keywords), algorithm)
+    ENTRIES[name] = Entry(name, asked, framework, right, truth, tuple(keywords), algorithm, of_set)
     return function

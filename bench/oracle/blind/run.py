@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import re
@@ -24,13 +25,14 @@ RIGHT = ("passed", "false alarm")
 FIGURES = ("accepted", "named", "pointed at", "misled", "false alarm")
 NAMING = ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION", "IMPRECISE", "NONDETERMINISTIC")
 ACCEPTING = ("CORRECT", "INCONCLUSIVE")
+SETS = ("first", "second")
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.oracle blind", description="the blind set")
     parser.add_argument("--only", action="append", metavar="NAME", help="this one; may be given several times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
-    parser.add_argument("--half", choices=("seen", "held"), help="this half alone")
+    parser.add_argument("--set", choices=SETS, help="this set alone")
     parser.add_argument("--suite", default="core", choices=("core", "full", "fresh"))
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1)")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one implementation")
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
     unknown = [name for name in args.only or () if name not in TABLE]
     if unknown:
         parser.error(f"no implementation is called {', '.join(unknown)}; they are: {', '.join(TABLE)}")
-    entries = [TABLE[name] for name in args.only or TABLE if args.half in (None, TABLE[name].half)]
+    entries = [TABLE[name] for name in args.only or TABLE if args.set in (None, TABLE[name].set)]
     reports = ask_all(entries, args.suite, args.json, args.jobs, args.timeout)
     rows = [graded(e, reports[e.name], JUDGED) for e in entries]
     print_table(rows)
@@ -56,7 +58,7 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
     """name → the oracle's report; what `path` has of this state of the code is not asked again."""
     from tqdm import tqdm
 
-    states = {e.name: digest(suite, e.framework) for e in entries}
+    states = {e.name: digest(suite, inspect.getsourcefile(inspect.unwrap(e.function))) for e in entries}
     reports = json.loads(files.read_file(path)) if path and path.exists() else {}
     waiting = [name for name, state in states.items() if reports.get(name, {}).get("state") != state]
     lock = threading.Lock()
@@ -94,9 +96,9 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
 
 
 @functools.cache
-def digest(suite: str, framework: str) -> str:
-    """Of the oracle and of the implementations in a framework: with another, results are old."""
-    sources = sorted(Path(oracle.__file__).parent.rglob("*.py")) + [Path(__file__).with_name(f"{framework}_ones.py")]
+def digest(suite: str, source: str) -> str:
+    """Of the oracle and of a file of implementations: with another, results are old."""
+    sources = [*sorted(Path(oracle.__file__).parent.rglob("*.py")), Path(source)]
     return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
 
 
@@ -166,7 +168,7 @@ def graded(entry: Entry, report: dict, judged: dict[str, tuple[str, str]]) -> di
     if final not in (RIGHT if entry.right else WRONG):
         raise ValueError(f"{entry.name} is judged {final!r}, wanted one of {RIGHT if entry.right else WRONG}")
     return {
-        "name": entry.name, "half": entry.half, "right": entry.right, "verdict": report["verdict"],
+        "name": entry.name, "set": entry.set, "right": entry.right, "verdict": report["verdict"],
         "said": said(report), "truth": entry.truth, "automatic": grade, "grade": final, "reason": reason,
     }  # fmt: skip
 
@@ -205,15 +207,15 @@ def print_table(rows: list[dict]) -> None:
     width = max((len(r["name"]) for r in rows), default=0)
     for r in rows:
         mark = "" if r["grade"] == r["automatic"] else f"  (by rule {r['automatic']}; {r['reason']})"
-        print(f"{r['name']:{width}}  {r['half']}  {r['grade']:11}  {r['verdict']}{mark}")
+        print(f"{r['name']:{width}}  {r['set']:6}  {r['grade']:11}  {r['verdict']}{mark}")
         print(f"{'':{width}}    said   {r['said'] or '–'}")
         print(f"{'':{width}}    truth  {r['truth']}")
 
 
 def print_figures(rows: list[dict]) -> None:
-    print(f"\n{'half':6}{'wrong':>8}{'correct':>9}" + "".join(f"{f:>13}" for f in (*FIGURES, "unexplained")))
-    for half in ("seen", "held", "both"):
-        here = [r for r in rows if half in (r["half"], "both")]
+    print(f"\n{'set':6}{'wrong':>8}{'correct':>9}" + "".join(f"{f:>13}" for f in (*FIGURES, "unexplained")))
+    for name in (*SETS, "both"):
+        here = [r for r in rows if name in (r["set"], "both")]
         count = Counter(r["grade"] for r in here)
         wrong = sum(not r["right"] for r in here)
-        print(f"{half:6}{wrong:8}{len(here) - wrong:9}" + "".join(f"{count[f]:13}" for f in (*FIGURES, "unexplained")))
+        print(f"{name:6}{wrong:8}{len(here) - wrong:9}" + "".join(f"{count[f]:13}" for f in (*FIGURES, "unexplained")))

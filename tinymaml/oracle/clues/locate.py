@@ -46,8 +46,9 @@ class Judged:
         return forms(self.case)
 
     @functools.cached_property
-    def solved(self) -> dict[str, list[float] | None]:
-        """Name of a form → the numbers with which it explains the answer, as far as they have been looked for."""
+    def solved(self) -> dict:
+        """Name of a form → the numbers with which it explains the answer, as far as they have been looked for; and
+        (name, "blind") → whether the case does not depend on the number."""
         return {}
 
     @property

@@ -137,6 +137,7 @@ def factors(case: Case) -> dict[str, float]:
     for name, n in sizes.items():
         out |= {name: float(n), f"1/{name}": 1 / n}
     rate = case.inner_lr if isinstance(case.inner_lr, float) and case.inner_lr else 1.0
+    out["T/(T − 1)"] = case.tasks / max(case.tasks - 1, 1)
     return out | {"α": rate, "1/α": 1 / rate, "β": case.outer_lr, "1/β": 1 / case.outer_lr, "2": 2.0, "1/2": 0.5,
                   "−1": -1.0, "−α": -rate, "−1/α": -1 / rate}  # fmt: skip
 
@@ -253,35 +254,40 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
     if not about or any(not j.passed and name not in j.forms for j in ordered):
         return None, False
     wrong = [j for j in ordered if not j.passed]
-    for j in about[:2]:  # the first may happen to be blind to the number
-        for c in _candidates(j, name, free):
-            if all(_explains(i, _form(i, name, free, c)) for i in wrong):
-                right = (_explains(i, _form(i, name, free, c)) for i in ordered if i.passed)
-                return c, all(right)
-        if j.solved[name] == []:  # the number acts here, and none fits
-            break
+    tried = next((j for j in about[:8] if not _blind(j, name, free)), None)
+    for c in () if tried is None else _candidates(tried, name, free):
+        if all(_explains(i, _form(i, name, free, c)) for i in wrong):
+            right = (_explains(i, _form(i, name, free, c)) for i in ordered if i.passed)
+            return c, all(right)
     return None, False
 
 
 def _candidates(j: Judged, name: str, free: Free) -> list[float]:
-    """The numbers with which the form explains the answer to one case. They are kept in `j.solved`; there, None says
-    that the case is blind to the number."""
+    """The numbers with which the form explains the answer to one case, which is not blind to them; kept in `j.solved`.
+
+    The usual numbers are tried as they are. Newton's method starts from them until it has failed three times.
+    """
     if name not in j.solved:
         found: list[float] = []
+        failed = 0
         for start in _starts(j, free):
             usual = free.integer or _explains(j, _form(j, name, free, start))
-            c = float(start) if usual else _solved(j, name, free, start)
+            c = float(start) if usual else _solved(j, name, free, start) if failed < 3 else None
+            failed += c is None
             near = () if c is None else dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c))
             found += [x for x in near if x not in found and _explains(j, _form(j, name, free, x))]
-        blind = not found and _blind(j, name, free)
-        j.solved[name] = None if blind else found
-    return j.solved[name] or []
+        j.solved[name] = found
+    return j.solved[name]
 
 
 def _blind(j: Judged, name: str, free: Free) -> bool:
-    """Whether two usual values of the number give the same on this case."""
-    values = [run_form(j.case, _form(j, name, free, c)).meta_grad for c in free.typical[:2]]
-    return bool(np.array_equal(flat(values[0]), flat(values[-1])))
+    """Whether two usual values of the number give the same on this case, to rounding. Of counts, all are tried."""
+    if free.integer:
+        return False
+    if (name, "blind") not in j.solved:
+        values = [run_form(j.case, _form(j, name, free, c)).meta_grad for c in free.typical[:2]]
+        j.solved[name, "blind"] = fits(j.case, values[0], values[1])
+    return j.solved[name, "blind"]
 
 
 def _starts(j: Judged, free: Free) -> Iterator[float]:
@@ -307,16 +313,19 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
         with np.errstate(all="ignore"):
             return flat(run_form(j.case, _form(j, name, free, c)).meta_grad) - got
 
+    def near(r: np.ndarray) -> bool:
+        return bool(np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got))
+
     try:
         r = residual(c)
         for _ in range(12):
-            h = 1e-6 * max(abs(c), 1e-4)
+            h = 1e-4 * max(abs(c), 1e-4)
             slope = (residual(c + h) - r) / h
             bend, size = float(slope @ slope), float(r @ r)
             if not np.isfinite(size) or not np.isfinite(bend) or bend == 0:
                 return None
             if float(slope @ r) ** 2 < 0.3 * bend * size:  # the number does not act in the direction of what is missing
-                return None
+                return c if near(r) else None  # or nothing is missing any more
             # c ← c − ⟨r, r′⟩ / ⟨r′, r′⟩
             after = c - float(slope @ r) / bend
             before, r = np.linalg.norm(r), residual(after)
@@ -324,7 +333,7 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
             if change <= 1e-13 * abs(c):
                 return c
             if not np.linalg.norm(r) < 0.5 * before:  # it converges faster, or another start is nearer
-                return c if np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got) else None
+                return c if near(r) else None
         return c
     except (ValueError, ZeroDivisionError, OverflowError, FloatingPointError):
         return None  # a number for which the mistake makes no sense
@@ -425,7 +434,7 @@ def nearest(judged: list[Judged]) -> str:
     wrong = [j for j in cheapest_first(judged) if j.error > tolerance.TAU]
     if not wrong:
         return ""
-    most = 0.4 * len(wrong)  # cases that a candidate may leave unexplained
+    most = 0.3 * len(wrong)  # cases that a candidate may leave unexplained
     best, left = "", len(wrong)
     for name in names:
         missed = 0

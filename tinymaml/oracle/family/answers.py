@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ... import engine, extras
-from ..arithmetic import Dual, as_numbers, side
+from ..arithmetic import Dual, as_numbers
 from ..mistakes.data import rounded as rounded_to
+from ..mistakes.outcome import finished
 from ..mistakes.semantics import Result
-from ..mistakes.updates import TORCH_MORE, clamped, clipped
 from ..models import Options
 from . import ALGORITHMS
-from .procedure import SWITCHES, ByEngine, ByHand, H, dot, tasks_of
+from .procedure import SWITCHES, ByEngine, ByHand, H, tasks_of
 
 
 def switches_of(case, given: dict) -> dict:
@@ -59,7 +59,9 @@ def run(case, number: Any = float, how: dict | None = None, rounded: str = "", *
     trace = [{"theta": [theta, end]} for end in ends]
     value, grads = _together(values, grads, s)
     finish = getattr(algorithm, "finish", None)
-    return Result(value, _finished(case, s, finish(s, case, grads) if finish else grads, theta), trace)
+    grads = finish(s, case, grads) if finish else grads
+    rates = lambda: dict.fromkeys(grads, case.inner_lr)  # noqa: E731
+    return Result(value, finished(s, grads, theta, case, rates), trace)
 
 
 def _sequential(case, number, how, switches) -> Result:
@@ -135,27 +137,6 @@ def _together(values, grads, s) -> tuple:
     if s["outer"] != "sum":
         value, total = value / len(values), tree(lambda g: g / len(grads), total)
     return value, total
-
-
-def _finished(case, s, grads: dict, theta: dict) -> dict:
-    """What the code at hand makes of the mean gradient."""
-    tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
-    for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
-        if s[switch]:
-            grads = tree(lambda g, p, term=term, c=s[switch]: g + term(p) * c, grads, theta)
-    zeroed = {"last parameter zero": list(grads)[-1:], "biases zero": case.biases()}.get(s["result"], ())
-    grads, more = {n: g * 0 if n in zeroed else g for n, g in grads.items()}, TORCH_MORE * (s["clip_like"] == "torch")
-    if s["clip"]:
-        grads = clipped(grads, s["clip"], more)
-    if s["clip_tensor"]:
-        grads = {n: clipped({n: g}, s["clip_tensor"], more)[n] for n, g in grads.items()}
-    if s["clamp"]:
-        grads = tree(lambda g: clamped(g, s["clamp"]), grads)
-    if s["result"] == "normalised":
-        size = np.sqrt(np.asarray(dot(grads, grads)))
-        return tree(lambda g: g / size, grads)
-    times = {"doubled": 2, "negative": -1, "times inner rate": case.inner_lr}.get(s["result"], 1)
-    return tree(lambda g: g * times, grads)
 
 
 def differences(case, bits: int = 1600) -> tuple:

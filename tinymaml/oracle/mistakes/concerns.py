@@ -21,7 +21,8 @@ def concerns(form: dict, case) -> bool:
 
 # Switches that change nothing by themselves.
 _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "threshold_like", "kept",
-              "running_momentum", "outer_rate"}  # fmt: skip
+              "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
+              "outer_times_of", "weights_like"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -85,11 +86,11 @@ def _about_data(case, value) -> bool:
         return "batch_norm" in layers(case)
     if value == "joint":
         return True
-    if "targets" in value:
-        return "mse" in case.model["loss"]
+    if value.startswith("targets") and "mse" not in case.model["loss"]:
+        return False
     if "one support set" in value or "mean of the support" in value:
         return case.tasks > 1
-    if "both sets" in value or "one batch" in value:
+    if "both sets" in value or "one batch" in value or "inner loop too" in value:
         return True
     with np.errstate(all="ignore"):
         before, after = case.batches(), DATA[value](case.batches())
@@ -118,6 +119,8 @@ _ABOUT = {
     "running": _has("batch_norm"),
     "support_rows": _examples("support", 1),
     "query_rows": _examples("query", 1),
+    "support_skipped": _examples("support", 1),
+    "query_skipped": _examples("query", 1),
     "support_batches": _examples("support", 2),
     "query_batches": _examples("query", 2),
     "support_chunks": _chunks("support"),
@@ -127,9 +130,12 @@ _ABOUT = {
     "adapts": lambda case, value: value != "no batch norm" or "batch_norm" in layers(case),
     "rate": lambda case, value: {
         "over steps": case.inner_steps > 1, "over each step": case.inner_steps > 1, "over tasks": case.tasks > 1,
+        "over the root of each step": case.inner_steps > 1, "linear fall": case.inner_steps > 1,
+        "linear rise": case.inner_steps > 1, "cosine": case.inner_steps > 1,
         "of the first task's size": _unequal(case.support),
     }.get(value, True),
     "rate_falls": _several_steps,
+    "step_limit": lambda case, value: case.inner_steps > value,
     "inner": lambda case, value: case.inner_steps > 1 if value.startswith("linearised") else len(case.params) > 1
     if value.startswith("one tensor after") else True,
     "iterates": lambda case, value: case.inner_steps > (value == "all but the first"),
@@ -141,6 +147,8 @@ _ABOUT = {
     "factors": lambda case, value: case.inner_steps > 1 or value != "one step early",
     "second_order": _several_tasks,
     "task_count": lambda case, value: case.tasks > value,
+    "tilt": _several_tasks,
+    "query_decay": _several_steps,
     # what becomes of it
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
     or value == "moved",

@@ -48,21 +48,70 @@ def _off_by(n: int) -> Callable:
     return off
 
 
-def _centred(z):
-    return z - np.sum(z, 0) / len(z)
+# ── what is done to an array: z, with the statistics of `of`, which is z or the support set's array ─────────────────
+
+EPS = 1e-8  # beside a standard deviation, where no number is given
 
 
-def _standardised(z):
-    off = _centred(z)
-    return off / (np.sqrt(np.asarray(np.sum(off * off, 0) / len(z))) + 1e-8)
+def _centred(z, of, eps):
+    return z - np.sum(of, 0) / len(of)
 
 
-def _targets(f: Callable) -> Callable:
-    return _each(lambda x, y: (x, y if _is_label(y) or not np.any(y) else f(y)))
+def _standardised(over=0, unbiased=False, root=False):
+    def standardised(z, of, eps):
+        n = len(of) if over == 0 else of.size
+        mean = np.sum(of, over) / n
+        variance = np.sum((of - mean) * (of - mean), over) / (n - 1 if unbiased and n > 1 else n)
+        return (z - mean) / (np.sqrt(np.asarray(variance + eps)) if root else np.sqrt(np.asarray(variance)) + eps)
+
+    return standardised
 
 
-def _inputs(f: Callable) -> Callable:
-    return _each(lambda x, y: (f(x), y))
+def _scaled(z, of, eps):
+    low, high = np.min(of), np.max(of)
+    return (z - low) / (high - low)
+
+
+def _of_length_1(z, of, eps):
+    norm = np.sqrt(np.asarray(np.sum(z * z, -1, keepdims=True)))
+    return z / np.where(np.asarray(norm == 0, bool), norm * 0 + 1, norm) if z.ndim > 1 else z
+
+
+_OWN, _ONE, _SHARED = ("",), ("in support", "in query"), ("by the support set",)
+_BOTH = ("inputs", "targets")
+
+# name → (what it is, of which arrays, of which set or by whose statistics)
+CHANGES: dict[str, tuple[Callable, tuple[str, ...], tuple[str, ...]]] = {
+    "centred": (_centred, _BOTH, _OWN + _ONE + _SHARED),
+    "standardised": (_standardised(), _BOTH, _OWN + _ONE + _SHARED),
+    "standardised, unbiased": (_standardised(unbiased=True), _BOTH, _OWN + _ONE + _SHARED),
+    "standardised, root": (_standardised(root=True), _BOTH, _OWN + _ONE[:1] + _SHARED),
+    "standardised together": (_standardised(over=None), _BOTH, _OWN + _ONE + _SHARED),
+    "scaled to 0 … 1": (_scaled, _BOTH, _OWN + _ONE + _SHARED),
+    "of length 1": (_of_length_1, ("inputs",), _OWN),
+    "in reverse order": (lambda z, of, eps: z[::-1], ("inputs",), _OWN + _ONE),
+}
+
+
+def _changed(arrays: str, change: str, where: str) -> Callable:
+    """The inputs or targets of both sets, of one, or of both by the support set's statistics."""
+    f, place = CHANGES[change][0], _BOTH.index(arrays)
+
+    def new(batch, of, eps):
+        z = batch[place]
+        unfit = arrays == "targets" and _is_label(z) or not np.any(z)
+        z = z if unfit else f(z, (batch if of is None else of)[place], eps)
+        return (z, batch[1]) if place == 0 else (batch[0], z)
+
+    def of_tasks(tasks: Tasks, eps=EPS) -> Tasks:
+        of = lambda support: support if where == "by the support set" else None  # noqa: E731
+        return [(s if where == "in query" else new(s, None, eps), q if where == "in support" else new(q, of(s), eps))
+                for s, q in tasks]  # fmt: skip
+
+    return of_tasks
+
+
+# ── whole sets ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _next(change: Callable) -> Callable[[Tasks], Tasks]:
@@ -85,14 +134,26 @@ def _labels_of(query, after):
     return (query[0], after[1]) if query[1].shape == after[1].shape else query
 
 
+def _mixed(support, query, what: str):
+    """A set with the inputs ("x") or labels ("y") of the other one, where their shapes are its own."""
+    pairs = zip("xy", support, query, strict=True)
+    return tuple(theirs if name in what and theirs.shape == own.shape else own for name, own, theirs in pairs)
+
+
 def _of_first(support: str, query: str) -> Callable[[Tasks], Tasks]:
     """Every task with the first task's inputs ("x"), labels ("y") or both ("xy"), where their shapes are its own."""
 
-    def taken(batch, first, what):
-        pairs = zip("xy", batch, first, strict=True)
-        return tuple(f if name in what and f.shape == own.shape else own for name, own, f in pairs)
+    return lambda tasks: [(_mixed(s, tasks[0][0], support), _mixed(q, tasks[0][1], query)) for s, q in tasks]
 
-    return lambda tasks: [(taken(s, tasks[0][0], support), taken(q, tasks[0][1], query)) for s, q in tasks]
+
+def _every_other(batch):
+    return batch[0][::2], batch[1][::2]
+
+
+def _half(batch, second: bool = False):
+    """The first or the second half of the examples; all, if there are fewer than two."""
+    n = len(batch[1]) // 2
+    return batch if n == 0 else (batch[0][n:], batch[1][n:]) if second else (batch[0][:n], batch[1][:n])
 
 
 def pieces(batch) -> list[tuple]:
@@ -118,6 +179,22 @@ def whole_batches(batch, n: int):
     if isinstance(batch, list):
         return [whole_batches(piece, n) for piece in batch]
     return first_rows(batch, len(batch[1]) // n * n)
+
+
+def rows_after(batch, n: int):
+    """All examples but the first n; all, if none would be left."""
+    if isinstance(batch, list):
+        return [rows_after(piece, n) for piece in batch]
+    x, y, *more = batch
+    return batch if more or len(x[n:]) == 0 else (x[n:], y[n:])
+
+
+def strided(batch, n: int) -> list[tuple]:
+    """The batch in n pieces, each of every n-th example."""
+    if isinstance(batch, list):
+        return [part for piece in batch for part in strided(piece, n)]
+    x, y, *more = batch
+    return [batch] if more else [(x[i::n], y[i::n]) for i in range(min(n, len(x)))]
 
 
 def chunks(batch, n: int) -> list[tuple]:
@@ -152,10 +229,12 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "labels renumbered": _each(_renumbered),
     "labels one up": _off_by(1),
     "labels one down": _off_by(-1),
-    "targets centred": _targets(_centred),
-    "targets standardised": _targets(_standardised),
-    "inputs centred": _inputs(_centred),
-    "inputs standardised": _inputs(_standardised),
+    **{
+        f"{arrays} {change}{', ' * bool(where)}{where}": _changed(arrays, change, where)
+        for change, (_, these, places) in CHANGES.items()
+        for arrays in these
+        for where in places
+    },
     "query of the next task": _next(lambda query, after: after),
     "query of the task before": _before,
     "support inputs rolled by 1": _rolled(1),
@@ -166,6 +245,16 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "one support set for all": lambda tasks: [(_all_together([s for s, _ in tasks]), q) for _, q in tasks],
     "mean of the support losses": lambda tasks: [([s for s, _ in tasks], q) for _, q in tasks],
     "first support set for all": lambda tasks: [(tasks[0][0], q) for _, q in tasks],
+    "last support set for all": lambda tasks: [(tasks[-1][0], q) for _, q in tasks],
+    "last query set for all": lambda tasks: [(s, tasks[-1][1]) for s, _ in tasks],
+    "query set in the inner loop too": _pairs(lambda s, q: (_all_together([s, q]), q)),
+    "query loss in the inner loop too": _pairs(lambda s, q: ([s, q], q)),
+    "every other support example": _pairs(lambda s, q: (_every_other(s), q)),
+    "every other query example": _pairs(lambda s, q: (s, _every_other(q))),
+    "first half of the support set": _pairs(lambda s, q: (_half(s), q)),
+    "second half of the support set": _pairs(lambda s, q: (_half(s, True), q)),
+    "first half of the query set": _pairs(lambda s, q: (s, _half(q))),
+    "second half of the query set": _pairs(lambda s, q: (s, _half(q, True))),
     "support labels of the first task": _of_first("y", ""),
     "query labels of the first task": _of_first("", "y"),
     "support inputs of the first task": _of_first("x", ""),

@@ -40,6 +40,20 @@ def _any_graph(*forms: dict) -> tuple[dict, ...]:
     return tuple(form | way for way in ways for form in forms)
 
 
+def _normalised(arrays: str) -> tuple[dict, ...]:
+    """Data that are normalised, each set by itself, one of them alone, or both by the support set's statistics."""
+    changes = ("centred", "standardised", "standardised, unbiased", "standardised together", "scaled to 0 … 1")
+    places = (", in support", ", in query", ", by the support set")
+    both = tuple({"data": f"{arrays} {change}"} for change in changes[2:])
+    return both + tuple({"data": f"{arrays} {change}{where}"} for change in changes for where in places)
+
+
+def _with_epsilon(arrays: str) -> tuple[dict, ...]:
+    changes = ("standardised", "standardised, root", "standardised, unbiased", "standardised together")
+    places = ("", ", in support", ", by the support set")
+    return tuple({"data": f"{arrays} {change}{where}", "data_eps": 1e-5} for where in places for change in changes)
+
+
 _PLACES = (1.0, 2.0, 3.0, 4.0, -1.0, -2.0)  # of a tensor among the parameters
 
 FURTHER: list[Mistake] = [
@@ -153,6 +167,48 @@ FURTHER: list[Mistake] = [
         ({"skip_below": 0.1},), free=Free("skip_below", "c", (0.1, 0.01, 0.05, 0.2, 1e-3, 0.5)),
     ),
     _further(
+        "part_first_order", "c ∏(I − αHₖ) g_q(θ_K) + (1 − c) g_q(θ_K)",
+        "the exact gradient and the first-order one (FOMAML) are mixed",
+        "one backward pass through all inner steps; no share of a detached copy",
+        "one gradient through all inner steps; no share under stop_gradient",
+        ({"second_order_share": 0.5},), free=Free("second_order_share", "c", (0.5, 0.9, 0.1, 0.25, 0.75, 0.99)),
+    ),
+    _further(
+        "gradient_flow", "exp(−αH₀) ⋯ exp(−αH_{K−1}) g_q(θ_K)",
+        "each factor is that of gradient flow, exp(−αH), and not that of a step of gradient descent, I − αH",
+        "v = v - lr * hvp(v): the derivative of the step that was made",
+        "v = v - lr * hvp(v), not jax.scipy.linalg.expm(-lr * h) @ v",
+        ({"product": "gradient flow"},),
+    ),
+    _further(
+        "implicit_steps", "(I + αH₀)⁻¹ ⋯ (I + αH_{K−1})⁻¹ g_q(θ_K)",
+        "each factor is an inverse, (I + αH)⁻¹, as of an implicit step; the steps were explicit ones",
+        "v = v - lr * hvp(v): no torch.linalg.solve",
+        "v = v - lr * hvp(v): no jnp.linalg.solve, no conjugate gradient",
+        ({"product": "implicit steps"},),
+    ),
+    _further(
+        "averaged_hessians", "(I − α H̄)ᴷ g_q(θ_K),  H̄ = 1/K Σ Hₖ",
+        "all factors have the mean of the steps' Hessians",
+        "the factor of step k has the Hessian at θₖ",
+        "the factor of step k has the Hessian at θₖ",
+        ({"product": "averaged Hessians"},),
+    ),
+    _further(
+        "definite_hessian", "∏(I − α Hₖ⁺) g_q(θ_K)",
+        "the Hessian is made positive: its negative eigenvalues are set to 0, or change their sign",
+        "torch.autograd.grad(g, params, grad_outputs=v) for H v; no eigenvalue is clamped",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1] for H v; no eigenvalue is clamped",
+        ({"curvature": "positive part"}, {"curvature": "absolute"}),
+    ),
+    _further(
+        "low_rank_hessian", "∏(I − α Hₖ′) g_q(θ_K), H′ of rank n (−n: without n of them)",
+        "only the n largest eigenvalues of the Hessian are kept (−n: all but the n smallest): a low-rank approximation",
+        "torch.autograd.grad(g, params, grad_outputs=v) for H v; no Lanczos or truncated eigh",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1] for H v; no Lanczos or truncated eigh",
+        ({"rank": 1},), free=Free("rank", "n", (1, -1, 2, 3, -2, 5, 10), integer=True),
+    ),
+    _further(
         "damped_hessian", "∏(I − α(Hₖ + λI)) g_q(θ_K)",
         "the Hessian is that of a regularised loss: λ is added to its diagonal",
         "the Hessian-vector product of the loss that the inner steps descend, without + lam * v",
@@ -258,7 +314,8 @@ FURTHER: list[Mistake] = [
         "torch.optim.SGD(…, momentum=0) inside, or fast = p - lr * g",
         "p - lr * g in the inner step; no optax.sgd(…, momentum=…), no optax.trace",
         _both_ways({"momentum": 0.9}, {"momentum": 0.9, "momentum_like": "averaged"},
-                   {"momentum": 0.9, "momentum_like": "nesterov"}),
+                   {"momentum": 0.9, "momentum_like": "nesterov"},
+                   {"momentum": 0.9, "momentum_like": "dampened after the first"}),
         free=Free("momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
     ),
     _further(
@@ -275,8 +332,9 @@ FURTHER: list[Mistake] = [
         "weight decay acts in the inner loop",
         "torch.optim.SGD(…, weight_decay=0) inside; no penalty in the support loss",
         "no optax.add_decayed_weights inside; no penalty in the support loss",
-        tuple({"decay": 5e-4} | like | cut for like in ({}, {"decay_like": "decoupled"})
-              for cut in ({}, _DETACHED, _UPDATES_DETACHED)),
+        (*({"decay": 5e-4} | like | cut for like in ({}, {"decay_like": "decoupled"})
+           for cut in ({}, _DETACHED, _UPDATES_DETACHED)),
+         {"decay": 5e-4, "decay_like": "without α"}, {"decay": 5e-4, "decay_of": "no biases"}),
         free=Free("decay", "λ", (5e-4, 1e-4, 1e-3, 1e-2, 0.1)),
     ),
     _further(
@@ -336,6 +394,43 @@ FURTHER: list[Mistake] = [
         _both_ways(*({"inner": f"one tensor after the other{order}"} for order in ("", ", by name", ", last first"))),
     ),
     _further(
+        "fast_weights_clamped", "θₖ₊₁ = clamp(θₖ − αg, −c, c)",
+        "the fast weights are clamped after each inner step",
+        "p - lr * g, without .clamp() of the parameters",
+        "p - lr * g, without jnp.clip of the parameters",
+        _both_ways({"fast_clamp": 1.0}), free=Free("fast_clamp", "c", (1.0, 0.5, 0.1, 2.0, 5.0, 0.25)),
+    ),
+    _further(
+        "gradient_centralised", "θ ← θ − α(g − ḡ)",
+        "inner gradients are centralised: the mean over each output's entries is subtracted",
+        "p - lr * g, not p - lr * (g - g.mean(0))",
+        "p - lr * g, no optax.centralize in the inner loop",
+        ({"inner": "centralised"},),
+    ),
+    _further(
+        "early_stop", "the inner loop ends where |g_s| < c",
+        "the inner loop stops early: where the gradient is shorter than a threshold, no further step is made",
+        "for _ in range(case.inner_steps), without break",
+        "lax.scan over all inner steps, not lax.while_loop with a tolerance",
+        _both_ways({"stop_below_norm": 0.1}),
+        free=Free("stop_below_norm", "c", (0.1, 0.01, 0.05, 0.5, 1.0, 0.2, 1e-3, 0.3, 2.0, 5.0, 1e-4)),
+    ),
+    _further(
+        "early_stop_by_loss", "the inner loop ends where L_s < c",
+        "the inner loop stops early: where the support loss is below a threshold, no further step is made",
+        "for _ in range(case.inner_steps), without break",
+        "lax.scan over all inner steps, not lax.while_loop with a tolerance",
+        _both_ways({"stop_below_loss": 0.1}),
+        free=Free("stop_below_loss", "c", (0.1, 0.01, 0.05, 0.5, 1.0, 0.2, 1e-3, 0.3, 0.7, 2.0)),
+    ),
+    _further(
+        "best_iterate", "L_q of the θₖ with the least loss",
+        "the query loss is that of the best inner iterate by one of the losses, and not that of the last one",
+        "judge the fast weights after the last step: no best_loss, no early stopping",
+        "judge the carry after the scan, not the argmin over its outputs",
+        ({"iterates": "best on support"}, {"iterates": "best on query"}),
+    ),
+    _further(
         "linearised_steps", "θₖ₊₁ = θₖ − α (g₀ + H₀ (θₖ − θ₀))",
         "every inner step is linearised at θ₀: it descends the quadratic that touches the loss there",
         "take the inner gradient at the current fast weights",
@@ -392,7 +487,8 @@ FURTHER: list[Mistake] = [
         "the inner loop is Adam; the case asks for plain gradient descent",
         "torch.optim.SGD inside, or fast = p - lr * g",
         "p - lr * g in the inner step, not optax.adam",
-        _both_ways({"inner": "adam", "adaptive_eps": 1e-8}, {"inner": "adam, biased", "adaptive_eps": 1e-8}),
+        _both_ways({"inner": "adam", "adaptive_eps": 1e-8}, {"inner": "adam, biased", "adaptive_eps": 1e-8},
+                   {"inner": "adam, ε inside", "adaptive_eps": 1e-8}),
         free=Free("adaptive_eps", "ε", (1e-8, 1e-7, 1e-5, 1e-3)),
     ),
     _further(
@@ -400,8 +496,31 @@ FURTHER: list[Mistake] = [
         "the inner loop is RMSprop or AdaGrad; the case asks for plain gradient descent",
         "torch.optim.SGD inside, or fast = p - lr * g",
         "p - lr * g in the inner step, not optax.rmsprop or optax.adagrad",
-        _both_ways({"inner": "rmsprop", "adaptive_eps": 1e-8}, {"inner": "adagrad", "adaptive_eps": 1e-8}),
+        _both_ways({"inner": "rmsprop", "adaptive_eps": 1e-8}, {"inner": "adagrad", "adaptive_eps": 1e-8},
+                   {"inner": "rmsprop, ε inside", "adaptive_eps": 1e-8}),
         free=Free("adaptive_eps", "ε", (1e-8, 1e-10, 1e-7, 1e-5, 1e-3)),
+    ),
+    _further(
+        "adam_inside_with_beta", "m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²",
+        "the inner loop is Adam, with a β₂ of its own; the case asks for plain gradient descent",
+        "torch.optim.SGD inside, or fast = p - lr * g",
+        "p - lr * g in the inner step, not optax.adam",
+        _both_ways({"inner": "adam", "adam_second": 0.99}), free=Free("adam_second", "β₂", (0.99, 0.9, 0.95, 0.5)),
+    ),
+    _further(
+        "adam_inside_with_first_beta", "m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²",
+        "the inner loop is Adam, with a β₁ of its own; the case asks for plain gradient descent",
+        "torch.optim.SGD inside, or fast = p - lr * g",
+        "p - lr * g in the inner step, not optax.adam",
+        _both_ways({"inner": "adam", "adam_first": 0.5}), free=Free("adam_first", "β₁", (0.5, 0.8, 0.99, 0.95)),
+    ),
+    _further(
+        "rmsprop_inside_with_decay", "v ← ρv + (1 − ρ)g²",
+        "the inner loop is RMSprop, with a decay of its own; the case asks for plain gradient descent",
+        "torch.optim.SGD inside, or fast = p - lr * g",
+        "p - lr * g in the inner step, not optax.rmsprop",
+        _both_ways({"inner": "rmsprop", "square_decay": 0.9}, {"inner": "rmsprop, ε inside", "square_decay": 0.9}),
+        free=Free("square_decay", "ρ", (0.9, 0.999, 0.95, 0.5)),
     ),
     # ── the inner loop: its rate and its length ─────────────────────────────────────────────────────────────────────
     _further(
@@ -424,6 +543,36 @@ FURTHER: list[Mistake] = [
         "the same lr in every inner step; no scheduler.step() there",
         "the same lr in every step of the scan; no optax.exponential_decay there",
         _both_ways({"rate_falls": 0.9}), free=Free("rate_falls", "γ", (0.9, 0.5, 0.99, 0.1, 0.95)),
+    ),
+    _further(
+        "alpha_scheduled", "α → α (1 − k/K), or the like",
+        "α follows a schedule over the inner steps: linear, cosine, warm-up or 1/√(k + 1)",
+        "the same lr in every inner step; no scheduler.step() there",
+        "the same lr in every step of the scan; no optax schedule there",
+        tuple({"rate": which} for which in ("linear fall", "cosine", "linear rise", "over the root of each step")),
+    ),
+    _further(
+        "alpha_of_first_step", "α → c α in the first step",
+        "the first inner step has another α than the others",
+        "the same lr in every inner step",
+        "the same lr in every step of the scan",
+        _both_ways({"rate_first": 0.5}), free=Free("rate_first", "c", (0.5, 0.1, 2.0, 10.0)),
+    ),
+    _further(
+        "alpha_of_group", "α → c α for some parameters",
+        "some parameters have another α in the inner loop: biases, weights, the head, the body or the first layer",
+        "p - case.inner_lr * g for every parameter; no parameter groups with an lr of their own",
+        "p - case.inner_lr * g for every leaf; no optax.multi_transform",
+        tuple({"rate_times": 2.0, "rate_times_of": of}
+              for of in ("biases", "head", "body", "first layer", "no biases")),
+        free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01)),
+    ),
+    _further(
+        "alpha_is_beta", "α → β",
+        "the outer learning rate is used in the inner loop",
+        "p - case.inner_lr * g",
+        "p - case.inner_lr * g",
+        ({"rate": "of the outer loop"},),
     ),
     _further(
         "alpha_times_c", "α → c α",
@@ -460,14 +609,23 @@ FURTHER: list[Mistake] = [
         "lax.scan(..., length=case.inner_steps)",
         _both_ways({"step_count": 5}), free=Free("step_count", "n", (5, 1, 2, 3, 10), integer=True),
     ),
+    _further(
+        "steps_limited", "min(K, n) inner steps",
+        "at most n inner steps are made",
+        "for _ in range(case.inner_steps)",
+        "lax.scan(..., length=case.inner_steps)",
+        _both_ways({"step_limit": 2}), free=Free("step_limit", "n", (2, 3, 1, 5, 10), integer=True),
+    ),
     # ── the tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
     _further(
         "shared_adaptation", "θ_K of all tasks' support sets together",
-        "all tasks share one inner loop, on all support sets (or on the first one); each task must have its own",
+        "all tasks share one inner loop, on all support sets, on the first one or on the last one (late binding); each "
+        "task must have its own",
         "the inner loop stands inside the loop over tasks: fast = adapt(params, xs[t], ys[t])",
         "vmap over tasks a function that adapts and judges; the mean over tasks comes after it",
         _both_ways({"data": "one support set for all"}, {"data": "mean of the support losses"},
-                   {"data": "first support set for all"}),
+                   {"data": "first support set for all"}) + (
+            {"data": "last support set for all"}, {"data": "last query set for all"}),
     ),
     _further(
         "adapted_weights_averaged", "θ̄_K = 1/T Σₜ θ_K, judged on every query set",
@@ -496,6 +654,49 @@ FURTHER: list[Mistake] = [
         "the same order for xs and ys; no torch.roll or shuffle of one of them",
         "the same order for xs and ys; no jnp.roll or permutation of one of them",
         _both_ways({"data": "support inputs rolled by 1"}, {"data": "support inputs rolled by -1"}),
+    ),
+    _further(
+        "order_reversed", "xᵢ with y_{N+1−i}",
+        "inputs stand in reverse order against their labels or targets",
+        "the same order for x and y; no flip or [::-1] of one of them",
+        "the same order for x and y; no jnp.flip or [::-1] of one of them",
+        ({"data": "inputs in reverse order, in support"}, {"data": "inputs in reverse order, in query"},
+         {"data": "inputs in reverse order"}),
+    ),
+    _further(
+        "query_in_inner_loop", "the inner loop descends ½ (L_s + L_q), or the loss of both sets",
+        "the query set is in the inner loop too: the support set alone should be learned from",
+        "the inner loop takes xs and ys alone; no torch.cat((xs, xq))",
+        "the inner loop takes xs and ys alone; no jnp.concatenate((xs, xq))",
+        _both_ways({"data": "query set in the inner loop too"}, {"data": "query loss in the inner loop too"}),
+    ),
+    _further(
+        "every_other_example", "x[::2], y[::2]",
+        "only every other example is used",
+        "all examples: x, not x[::2]",
+        "all examples: x, not x[::2]",
+        ({"data": "every other support example"}, {"data": "every other query example"}),
+    ),
+    _further(
+        "half_of_the_examples", "the first or second ⌊N/2⌋ examples",
+        "only one half of a set's examples is used",
+        "all examples: no second split of the support or query set",
+        "all examples: no second split of the support or query set",
+        tuple({"data": f"{half} half of the {of} set"} for of in ("support", "query") for half in ("first", "second")),
+    ),
+    _further(
+        "support_examples_skipped", "all support examples but the first n",
+        "the first support examples are not used",
+        "the whole of xs and ys in the support loss: not xs[n:]",
+        "the whole of xs and ys in the support loss: not xs[n:]",
+        ({"support_skipped": 1},), free=Free("support_skipped", "n", (1, 2, 3, 5), integer=True),
+    ),
+    _further(
+        "query_examples_skipped", "all query examples but the first n",
+        "the first query examples are not used",
+        "the whole of xq and yq in the query loss: not xq[n:]",
+        "the whole of xq and yq in the query loss: not xq[n:]",
+        ({"query_skipped": 1},), free=Free("query_skipped", "n", (1, 2, 3, 5), integer=True),
     ),
     _further(
         "data_of_first_task", "x or y of task t is that of task 1",
@@ -550,10 +751,11 @@ FURTHER: list[Mistake] = [
     ),
     _further(
         "minibatches_inside", "step k takes the k-th n support examples",
-        "each inner step takes a mini-batch of the support set, one after another",
+        "each inner step takes a mini-batch of the support set, one after another (or every n-th example)",
         "every inner step takes the whole support set; no DataLoader in the inner loop",
         "every step of the scan takes the whole support set",
-        _both_ways({"minibatch": 2}), free=Free("minibatch", "n", (2, 1, 3, 4, 5), integer=True),
+        _both_ways({"minibatch": 2}) + ({"minibatch": 2, "minibatch_like": "every n-th"},),
+        free=Free("minibatch", "n", (2, 1, 3, 4, 5), integer=True),
     ),
     _further(
         "support_chunk_means", "the mean of the means of chunks of n support examples",
@@ -577,6 +779,37 @@ FURTHER: list[Mistake] = [
         "loss(adapted, xq, yq) alone after the inner loop",
         _both_ways({"data": "query loss of both sets"}, {"data": "query and support in one batch"}),
     ),
+    _further(
+        "support_loss_added", "L_q(θ_K) + c L_s(θ_K)",
+        "the support loss of the adapted parameters is added to the outer loss",
+        "loss(fast, xq, yq) alone after the inner loop",
+        "loss(adapted, xq, yq) alone after the inner loop",
+        _both_ways({"support_weight": 0.1}), free=Free("support_weight", "c", (0.1, 1.0, 0.5, 0.01, -1.0)),
+    ),
+    _further(
+        "support_loss_before_added", "L_q(θ_K) + c L_s(θ)",
+        "the support loss before adaptation is added to the outer loss",
+        "loss(fast, xq, yq) alone after the inner loop",
+        "loss(adapted, xq, yq) alone after the inner loop",
+        _both_ways({"support_before_weight": 0.1}),
+        free=Free("support_before_weight", "c", (0.1, 1.0, 0.5, 0.01, -1.0)),
+    ),
+    _further(
+        "query_loss_before_added", "L_q(θ_K) + c L_q(θ)",
+        "the query loss before adaptation is added to the outer loss (or, with c = −1, subtracted: the improvement)",
+        "loss(fast, xq, yq) alone after the inner loop",
+        "loss(adapted, xq, yq) alone after the inner loop",
+        _both_ways({"query_before_weight": -1.0}),
+        free=Free("query_before_weight", "c", (-1.0, 1.0, 0.1, 0.5, 0.01)),
+    ),
+    _further(
+        "multi_step_weights", "Σₖ γ^{K−k} L_q(θₖ), k = 1 … K, or over the sum of the weights",
+        "the outer loss is a weighted sum of the query losses after every step, as in MAML++",
+        "the query loss of the fast weights after the last step only",
+        "the query loss of the carry after the scan only",
+        _both_ways({"query_decay": 0.5}, {"query_decay": 0.5, "weights_like": "from 1"}),
+        free=Free("query_decay", "γ", (0.5, 0.9, 0.99, 0.1, 0.25)),
+    ),
     # ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────
     _further(
         "labels_renumbered", "labels 0, 1, … for the classes that each set has",
@@ -593,18 +826,33 @@ FURTHER: list[Mistake] = [
         ({"data": "labels one down"}, {"data": "labels one up"}),
     ),
     _further(
-        "targets_standardised", "y → (y − ȳ)/σ, in each set by itself",
-        "targets are centred or standardised in each set by itself",
+        "targets_standardised", "y → (y − ȳ)/σ, or the like",
+        "targets are normalised (centred, standardised or scaled), by their own set or by the support set",
         "take y as it is given",
         "take y as it is given",
-        _both_ways({"data": "targets standardised"}, {"data": "targets centred"}),
+        _both_ways({"data": "targets standardised"}, {"data": "targets centred"}) + _normalised("targets"),
     ),
     _further(
-        "inputs_standardised", "x → (x − x̄)/σ, in each set by itself",
-        "inputs are centred or standardised in each set by itself",
+        "targets_standardised_with_epsilon", "y → (y − ȳ)/(σ + ε), or /√(σ² + ε)",
+        "targets are standardised",
+        "take y as it is given",
+        "take y as it is given",
+        _with_epsilon("targets"), free=Free("data_eps", "ε", (1e-5, 1e-6, 1e-12, 1e-7, 1e-3, 1e-10)),
+    ),
+    _further(
+        "inputs_standardised", "x → (x − x̄)/σ, or the like",
+        "inputs are normalised (centred, standardised, scaled or of length 1), by their own set or by the support set",
         "take x as it is given",
         "take x as it is given",
-        _both_ways({"data": "inputs standardised"}, {"data": "inputs centred"}),
+        _both_ways({"data": "inputs standardised"}, {"data": "inputs centred"}) + _normalised("inputs")
+        + ({"data": "inputs of length 1"},),
+    ),
+    _further(
+        "inputs_standardised_with_epsilon", "x → (x − x̄)/(σ + ε), or /√(σ² + ε)",
+        "inputs are standardised",
+        "take x as it is given",
+        "take x as it is given",
+        _with_epsilon("inputs"), free=Free("data_eps", "ε", (1e-5, 1e-6, 1e-12, 1e-7, 1e-3, 1e-10)),
     ),
     # ── the loss ────────────────────────────────────────────────────────────────────────────────────────────────────
     _further(
@@ -749,7 +997,7 @@ FURTHER: list[Mistake] = [
         "model.train() for the query pass too, or BatchNorm2d(track_running_stats=False)",
         "use_running_average=False for the query pass too",
         _both_ways({"running": "unbiased", "running_momentum": 0.1}, {"running": "biased", "running_momentum": 0.1}),
-        "cbfinn/maml #9, MAML++ #3 #24", free=Free("running_momentum", "m", (0.1, 0.01, 1.0, 0.9, 0.5)),
+        "cbfinn/maml #9, MAML++ #3 #24", free=Free("running_momentum", "m", (0.1, 0.5, 0.9, 0.01, 1.0)),
     ),
     _further(
         "running_statistics_leak", "the same, and r goes on into the next task",
@@ -758,7 +1006,7 @@ FURTHER: list[Mistake] = [
         "batch statistics in every pass; where running ones are wanted, fresh batch_stats for every task",
         tuple({"running": which, "running_momentum": 0.1, "kept": "running statistics"} | cut
               for which in ("unbiased", "biased") for cut in ({}, _DETACHED)),
-        "MAML++ #42, reptile #12", free=Free("running_momentum", "m", (0.1, 0.01, 1.0, 0.9, 0.5)),
+        "MAML++ #42, reptile #12", free=Free("running_momentum", "m", (0.1, 0.5, 0.9, 0.01, 1.0)),
     ),
     _further(
         "support_statistics_for_query", "batch norm's statistics of the query pass: the support set's, at θ_K",
@@ -968,6 +1216,72 @@ FURTHER: list[Mistake] = [
         "the plain mean over tasks; momentum belongs to the outer optimiser",
         "the plain mean over tasks; momentum belongs to the outer optimiser",
         _both_ways({"outer_momentum": 0.9}), free=Free("outer_momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
+    ),
+    _further(
+        "tasks_normalised", "1/T Σₜ Gₜ/|Gₜ|",
+        "each task's gradient is normalised to length 1 before the mean over tasks",
+        "average the losses, and differentiate the mean",
+        "average the losses, and differentiate the mean",
+        ({"outer": "each normalised"},),
+    ),
+    _further(
+        "tasks_clipped", "1/T Σₜ Gₜ · min(1, c/|Gₜ|)",
+        "each task's gradient is clipped to a norm before the mean over tasks",
+        "no clip_grad_norm_ in the loop over tasks",
+        "no clipping of each task's gradient (as in optax.differentially_private_aggregate)",
+        ({"clip_task": 1.0},), free=Free("clip_task", "c", (1.0, 0.5, 0.1, 10.0, 5.0, 0.25)),
+    ),
+    _further(
+        "losses_combined", "∇ 1/T Σ log Lₜ, or ∇ √(1/T Σ Lₜ²)",
+        "the tasks' losses are combined by their logarithms (a geometric mean) or their root mean square",
+        "torch.stack(losses).mean()",
+        "jnp.mean over tasks",
+        ({"outer": "log of each"}, {"outer": "root mean square"}),
+    ),
+    _further(
+        "losses_tilted", "Σₜ Gₜ exp(τLₜ) / Σₜ exp(τLₜ)",
+        "tasks are weighted by a softmax of their losses: hard tasks count more (or less)",
+        "torch.stack(losses).mean(), not logsumexp, and no softmax of the losses",
+        "jnp.mean over tasks, not logsumexp, and no softmax of the losses",
+        ({"tilt": 1.0},), free=Free("tilt", "τ", (1.0, 10.0, 0.1, -1.0, 5.0, 2.0)),
+    ),
+    _further(
+        "sign_of_meta_gradient", "sign(G)",
+        "the sign of the meta-gradient is returned",
+        "return the meta-gradient as it is, not g.sign()",
+        "return the meta-gradient as it is, not jnp.sign(g)",
+        ({"result": "sign"},),
+    ),
+    _further(
+        "tensor_without_gradient", "G = 0 in tensor n",
+        "tensor n (counted from 1; −1 is the last) gets no meta-gradient",
+        "torch.autograd.grad(total, all parameters); requires_grad=True for each",
+        "jax.grad with respect to the whole tree",
+        ({"zero_tensor": 1},), free=Free("zero_tensor", "n", _PLACES, integer=True),
+    ),
+    _further(
+        "one_tensor_with_gradient", "G ≠ 0 in tensor n alone",
+        "only tensor n (counted from 1; −1 is the last) gets a meta-gradient",
+        "torch.autograd.grad(total, all parameters); requires_grad=True for each",
+        "jax.grad with respect to the whole tree",
+        ({"only_result_tensor": 1},), free=Free("only_result_tensor", "n", _PLACES, integer=True),
+    ),
+    _further(
+        "part_without_gradient", "G = 0 in the head, or in the body",
+        "the head (the last layer) gets no meta-gradient, or it alone gets one",
+        "torch.autograd.grad(total, all parameters): no part of the network is frozen in the outer loop",
+        "jax.grad with respect to the whole tree: no part of it is frozen in the outer loop",
+        ({"result": "head zero"}, {"result": "body zero"}),
+    ),
+    _further(
+        "gradient_of_group_scaled", "c G in some parameters",
+        "the meta-gradient of some parameters is multiplied by a number: of biases, weights, the head, the body or the "
+        "first layer",
+        "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
+        "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
+        tuple({"outer_times": 0.1, "outer_times_of": of}
+              for of in ("biases", "head", "body", "first layer", "no biases")),
+        free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01)),
     ),
     _further(
         "query_before_and_after", "½ (L_q(θ) + L_q(θ_K))",

@@ -17,14 +17,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arithmetic import as_numbers, hold, side
 from ..models import Options, batch_statistics, loss_and_grad
-from .data import DATA, chunks, count, first_rows, pieces, rounded, whole_batches
-from .updates import TORCH_MORE, Update, clamped, clipped, dot, dual, slope
+from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches
+from .outcome import finished, group, named
+from .updates import Update, clipped, dot, dual, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
@@ -34,19 +36,24 @@ SWITCHES: dict[str, tuple] = {
     "rounded": ("nothing", *(f"{what} to {dtype}" for what in ("rate", "inputs", "data", "parameters", "everything")
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
-             "over each step", "over tasks", "of the first task's size"),
+             "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
+             "of the first task's size", "of the outer loop"),
+    "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer"),
     "loss": ("right", "query over examples"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
     # the inner loop
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
-              "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "rmsprop", "adagrad",
+              "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
+              "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
               "linearised", "linearised, with one Hessian"),
-    "momentum_like": ("heavy ball", "averaged", "nesterov"),
-    "decay_like": ("in the gradient", "decoupled"),
+    "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
+    "decay_like": ("in the gradient", "decoupled", "without α"),
+    "decay_of": ("all", "no biases"),
+    "minibatch_like": ("in turn", "every n-th"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
@@ -54,7 +61,8 @@ SWITCHES: dict[str, tuple] = {
     "start": ("right", "leaked", "leaked, detached"),
     "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
     "ends": ("own", "averaged"),  # θ_K
-    "iterates": ("last", "all", "all but the first", "all but the last"),  # those whose mean is judged
+    "iterates": ("last", "all", "all but the first", "all but the last",  # those whose mean is judged
+                 "best on support", "best on query"),
     # the derivative through it
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
@@ -62,18 +70,23 @@ SWITCHES: dict[str, tuple] = {
         "parameters detached", "updates detached",
     ),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
-              "g gᵀ", "g gᵀ per example", "identity"),
-    "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)"),
+              "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute"),
+    "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
+                "implicit steps", "averaged Hessians"),
     "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
     "second_order": ("every task", "first task", "last task"),
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
-              "sequential, Adam", "weighted by examples", "median", "lower median", "worst"),
+              "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
+              "log of each", "root mean square"),
+    "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer"),
+    "weights_like": ("summing to 1", "from 1"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "last accumulated", "doubled", "negative",
-        "zero", "last parameter zero", "biases zero", "times inner rate", "normalised", "accumulated over T",
+        "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
+        "accumulated over T", "sign",
     ),
 }  # fmt: skip
 
@@ -81,15 +94,22 @@ SWITCHES: dict[str, tuple] = {
 NUMBERS: dict[str, str] = {
     "support_rows": "the first n support examples; all but the last −n",
     "query_rows": "the first n query examples; all but the last −n",
+    "support_skipped": "all support examples but the first n",
+    "query_skipped": "all query examples but the first n",
     "support_chunks": "the support loss is the mean of the means of chunks of n examples",
     "query_chunks": "the query loss is the mean of the means of chunks of n examples",
     "support_batches": "the support examples that whole batches of n hold",
     "query_batches": "the query examples that whole batches of n hold",
     "minibatch": "each inner step takes the next n support examples",
+    "data_eps": "ε beside the standard deviation of standardised data (None: 1e-8)",
     "step_count": "n inner steps, whatever the case asks",
+    "step_limit": "at most n inner steps",
+    "stop_below_norm": "the inner loop ends where its gradient is shorter than this number",
+    "stop_below_loss": "the inner loop ends where its loss is below this number",
     "rate_is": "α is this number, whatever the case asks",
     "rate_times": "α times this number",
     "rate_falls": "α times γᵏ in step k",
+    "rate_first": "α times this number in the first step",
     "frozen_tensor": "the tensor in this place does not adapt",
     "only_tensor": "only the tensor in this place adapts",
     "momentum": "μ of momentum in the inner loop",
@@ -100,6 +120,10 @@ NUMBERS: dict[str, str] = {
     "clip_inner_value": "inner gradients are clamped to ± this number",
     "inner_threshold": "inner gradients whose size is below this number are 0",
     "iterate_decay": "μ of θ̄ ← μ θ̄ + (1 − μ) θₖ, which is judged in the place of θ_K",
+    "fast_clamp": "fast weights are clamped to ± this number after each step",
+    "adam_first": "β₁ of Adam in the inner loop (None: 0.9)",
+    "adam_second": "β₂ of Adam in the inner loop (None: 0.999)",
+    "square_decay": "the decay of RMSprop's mean of squares in the inner loop (None: 0.99)",
     "adaptive_eps": "ε of Adam and its like in the inner loop (None: 1e-8)",
     "running_momentum": "how much a batch counts in running statistics (None: 0.1)",
     "through_last": "only the last n steps have a factor",
@@ -107,10 +131,21 @@ NUMBERS: dict[str, str] = {
     "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
     "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
     "skip_below": "a product α H v that is shorter than this share of v is left out",
+    "rank": "only the n largest eigenvalues of H, by size; all but the smallest −n",
+    "second_order_share": "c of c · (the exact gradient) + (1 − c) · (the first-order one)",
+    "support_weight": "c of L_q + c L_s(θ_K)",
+    "support_before_weight": "c of L_q + c L_s(θ)",
+    "query_before_weight": "c of L_q + c L_q(θ)",
+    "query_decay": "the query losses of all steps, weighted by γ^(K − k)",
     "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
     "damping": "λ added to H",
     "hessian_times": "H times this number",
     "task_count": "only the first n tasks count",
+    "tilt": "τ of (1/τ) log mean exp(τ Lₜ), in the place of the mean over tasks",
+    "clip_task": "each task's gradient is clipped to this norm",
+    "outer_times": "G times this number",
+    "zero_tensor": "G is 0 in the tensor in this place",
+    "only_result_tensor": "G is 0 but in the tensor in this place",
     "outer_rate": "β of the steps between tasks",
     "outer_decay": "λ of λθ, added to G",
     "outer_shift": "λ of λ 1, added to G",
@@ -128,6 +163,12 @@ class Result(NamedTuple):
     meta_loss: Any
     meta_grad: dict[str, np.ndarray]
     trace: list[dict]
+
+
+def _largest(values: np.ndarray, n: int) -> np.ndarray:
+    """The n largest of the values, by size, or all but the smallest −n; 0 for the others."""
+    places = np.argsort(-np.abs(values), kind="stable")[:n]
+    return np.where(np.isin(np.arange(len(values)), places), values, 0)
 
 
 class Calculus:
@@ -192,6 +233,19 @@ class Calculus:
         product = (np.tril(matrix) if lower else np.triu(matrix)) @ np.concatenate([np.ravel(x) for x in v.values()])
         ends = np.cumsum([np.size(x) for x in v.values()])
         return {n: np.reshape(product[end - np.size(x) : end], np.shape(x))
+                for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
+
+    def of_eigenvalues(self, theta: dict, batch, v: dict, change: Callable) -> dict:
+        """H v with other eigenvalues, in floats."""
+        flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()]).astype(float)  # noqa: E731
+        matrix = np.stack([flat(c) for of_tensor in self.columns(theta, batch).values() for c in of_tensor], 1)
+        if not np.isfinite(matrix).all():
+            return _map(lambda x: x * np.nan, v)
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        product = vectors @ (change(values) * (vectors.T @ flat(v)))
+        ends = np.cumsum([np.size(x) for x in v.values()])
+        number = lambda x: as_numbers(x, self.number)  # noqa: E731
+        return {n: number(np.reshape(product[end - np.size(x) : end], np.shape(x)))
                 for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
 
     def blocks(self, theta: dict, batch, v: dict) -> dict:
@@ -259,8 +313,9 @@ def run(case, number=float, how: Options = Options(), **switches) -> Result:  # 
 
 
 _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
-           "minibatch", "step_count", "frozen_tensor",
-           "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor")  # fmt: skip
+           "support_skipped", "query_skipped", "minibatch", "step_count", "step_limit", "frozen_tensor",
+           "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank", "zero_tensor",
+           "only_result_tensor")  # fmt: skip
 
 
 class _Run:
@@ -274,7 +329,7 @@ class _Run:
         right = Calculus(case.model, Options(), number)
         self.calculus = Calculus(case.model, how, number) if self.s["on"] != "query" else right
         self.of_query = Calculus(case.model, how, number) if self.s["on"] != "support" else right
-        self.update = Update(self.s, number)
+        self.update = Update(self.s, number, case.biases())
         self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
         self.tasks = self.data(case.batches())
         self.detached = False
@@ -293,10 +348,12 @@ class _Run:
         change = self.s["data"]
         if change.startswith("targets") and "mse" not in self.case.model["loss"]:
             change = "right"
-        tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks])
+        eps = {"eps": self.s["data_eps"]} if self.s["data_eps"] and change != "right" else {}
+        tasks = DATA[change]([(numbers(*support), numbers(*query)) for support, query in tasks], **eps)
         for i, which in enumerate(("support", "query")):
-            for change in (first_rows, whole_batches, chunks):
-                n = self.s[f"{which}_{change.__name__.split('_')[-1]}"]
+            for what, change in (("rows", first_rows), ("skipped", rows_after), ("batches", whole_batches),
+                                 ("chunks", chunks)):  # fmt: skip
+                n = self.s[f"{which}_{what}"]
                 if n:
                     tasks = [(*task[:i], change(task[i], n), *task[i + 1 :]) for task in tasks]
         return tasks
@@ -311,32 +368,27 @@ class _Run:
             "of the first task's size": n / first,
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
-        return _map(lambda a: a * self.s["rate_times"], rates) if self.s["rate_times"] else rates
+        times = self.s["rate_times"] or 1
+        return {n: a * times if n in group(self.case, self.s["rate_times_of"]) else a for n, a in rates.items()}
 
     def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
         given = case.inner_lr if isinstance(case.inner_lr, dict) else dict.fromkeys(names, case.inner_lr)
         if self.s["rate"] == "first parameter's":
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
+        if self.s["rate"] == "of the outer loop":
+            given = dict.fromkeys(names, case.outer_lr)
         if self.s["rate_is"]:
             given = dict.fromkeys(names, float(self.s["rate_is"]))
-        layers = [m["params"] for m in case.model["layers"] if m.get("params")]
         normal = [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
-        adapted = {
-            "right": case.adapt or names, "all": names, "no biases": case.biases_left(), "head": case.head(),
-            "biases": case.biases(), "first layer": layers[0], "no batch norm": [n for n in names if n not in normal],
-        }[self.s["adapts"]]  # fmt: skip
-        adapted = [n for n in adapted if n != self.named("frozen_tensor")]
-        adapted = [n for n in adapted if n == self.named("only_tensor")] if self.s["only_tensor"] else adapted
+        own = {"right": case.adapt or names, "no batch norm": [n for n in names if n not in normal]}
+        adapted = own[self.s["adapts"]] if self.s["adapts"] in own else group(self.case, self.s["adapts"])
+        frozen, only = named(case, self.s["frozen_tensor"]), named(case, self.s["only_tensor"])
+        adapted = [n for n in adapted if n != frozen and (not self.s["only_tensor"] or n == only)]
         return {
             n: np.broadcast_to(self.rounded(np.asarray(given[n], float), "rate") * times * (n in adapted), np.shape(p))
             for n, p in case.params.items()
         }
-
-    def named(self, switch: str) -> str | None:
-        """The parameter whose place, counted from 1 or −1, the switch holds."""
-        names, place = list(self.case.params), self.s[switch]
-        return names[place - (place > 0)] if place and -len(names) <= place <= len(names) else None
 
     # ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -344,11 +396,14 @@ class _Run:
         """θ₀ … θ_K with each step's loss and gradient."""
         steps = max(self.s["step_count"] or self.case.inner_steps + self.s["steps"], 0)
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
+        steps = min(steps, self.s["step_limit"] or steps)
         alpha, steps = self.rates_on(support), steps * self.parts
         state = self.update.start(theta, kept)
         way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state]}
         for k in range(steps):
             value, g = self.gradient_of(way, k, support)
+            if self.stops(value, g):
+                break
             way["loss_s"].append(value)
             way["grad_s"].append(g)
             state = self.update.step(state, g, self.rate_of(k, alpha), k)
@@ -356,11 +411,16 @@ class _Run:
             way["state"].append(state)
         return way
 
+    def stops(self, value, g) -> bool:
+        """Whether the inner loop ends before this step."""
+        norm, loss = self.s["stop_below_norm"], self.s["stop_below_loss"]
+        return bool(norm and side(dot(g, g) - norm * norm) < 0 or loss and side(value - loss) < 0)
+
     def batch_of(self, k, support):
         """The part of the support set that step k takes."""
         if not self.s["minibatch"]:
             return support
-        parts = chunks(support, self.s["minibatch"])
+        parts = (strided if self.s["minibatch_like"] == "every n-th" else chunks)(support, self.s["minibatch"])
         return parts[k // self.parts % len(parts)]
 
     @property
@@ -385,8 +445,19 @@ class _Run:
             order = self.s["inner"].partition(", ")[2]
             names = {"": list(alpha), "last first": list(alpha)[::-1], "by name": sorted(alpha)}[order]
             alpha = {n: a * (n == names[place]) for n, a in alpha.items()}
-        if self.s["rate"] == "over each step":
-            alpha = _map(lambda a: a / (k + 1), alpha)
+        steps = max(self.case.inner_steps, 1)
+        times = {
+            "over each step": lambda: self.number(np.float64(1)) / (k + 1),
+            "over the root of each step": lambda: (k + 1) ** -0.5,
+            # 1 − k/K, (k + 1)/K, ½ (1 + cos πk/K)
+            "linear fall": lambda: self.number(np.float64(steps - k)) / steps,
+            "linear rise": lambda: self.number(np.float64(k + 1)) / steps,
+            "cosine": lambda: (1 + np.cos(np.pi * k / steps)) / 2,
+        }.get(self.s["rate"])  # fmt: skip
+        if times:
+            alpha = _map(lambda a: a * times(), alpha)
+        if self.s["rate_first"] and k == 0:
+            alpha = _map(lambda a: a * self.s["rate_first"], alpha)
         return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if self.s["rate_falls"] else alpha
 
     def pull_back(self, cotangent, k, way, support, query) -> dict:
@@ -431,9 +502,9 @@ class _Run:
             by["over examples"] = dict.fromkeys(u, self.number(np.float64(1)) / n)
             u = _map(np.multiply, u, by[of])
         if self.s["cut_tensor"]:
-            u = {n: x * (n != self.named("cut_tensor")) for n, x in u.items()}
+            u = {n: x * (n != named(self.case, self.s["cut_tensor"])) for n, x in u.items()}
         if self.s["through_tensor"]:
-            u = {n: x * (n == self.named("through_tensor")) for n, x in u.items()}
+            u = {n: x * (n == named(self.case, self.s["through_tensor"])) for n, x in u.items()}
         return u
 
     def curved(self, calculus, theta, batch, u) -> dict:
@@ -444,7 +515,11 @@ class _Run:
             "upper triangle": functools.partial(calculus.triangle, lower=False),
             "diagonal twice": calculus.transposed, "no diagonal": calculus.transposed, "g gᵀ": calculus.outer_product,
             "g gᵀ per example": calculus.outer_products, "identity": lambda theta, batch, u: u,
+            "positive part": functools.partial(calculus.of_eigenvalues, change=lambda values: np.maximum(values, 0)),
+            "absolute": functools.partial(calculus.of_eigenvalues, change=np.abs),
         }[self.s["curvature"]]  # fmt: skip
+        if self.s["rank"]:
+            product = functools.partial(calculus.of_eigenvalues, change=functools.partial(_largest, n=self.s["rank"]))
         h = (calculus.diagonal if self.s["factors"] == "diagonal" else product)(theta, batch, u)
         if self.s["curvature"] in ("diagonal twice", "no diagonal"):
             sign = 1 if self.s["curvature"] == "diagonal twice" else -1
@@ -480,12 +555,35 @@ class _Run:
             return total
         if self.detached or self.s["factors"] == "detached":
             return v
+        if self.s["product"] in ("gradient flow", "implicit steps", "averaged Hessians"):
+            for k in range(end - 1, -1, -1):
+                v = self.other_factor(v, k, end, way, support, query)
+            return v
         # (I + H/λ)⁻¹ v at θ_K
         one = _map(lambda a: a * 0 + 1, way["alpha"])
         times = 1 if self.s["product"] == "implicit, λ = 1/α" else end
         scale = _map(lambda a: a / self.s["implicit"], one) if self.s["implicit"] else _map(
             lambda a: a * times, way["alpha"])  # fmt: skip
         return self.calculus.solve(way["theta"][end], support, scale, v)
+
+    def other_factor(self, v, k, end, way, support, query) -> dict:
+        """What stands in the place of one factor I − Hₖ A."""
+        minus = lambda u, k: _map(np.subtract, self.pull_back({"theta": u}, k, way, support, query)["theta"], u)  # noqa: E731
+        if self.s["product"] == "averaged Hessians":
+            # v − 1/K Σⱼ Hⱼ A v
+            total = _map(lambda *hs: sum(hs[1:], hs[0]) / end, *(minus(v, j) for j in range(end)))
+            return _map(np.add, v, total)
+        if self.s["product"] == "implicit steps":
+            # (I + Hₖ A)⁻¹ v
+            return self.calculus.solve(way["theta"][k], support, self.rate_of(k, way["alpha"]), v)
+        # exp(−Hₖ A) v = v − Hₖ A v + (Hₖ A)² v / 2 − …
+        total, term = v, v
+        for n in range(1, 60):
+            term = _map(lambda x, n=n: x / n, minus(term, k))
+            total = _map(np.add, total, term)
+            if max(abs(float(np.max(np.abs(x)))) for x in term.values()) < 1e-18:
+                break
+        return total
 
     def task(self, theta, support, query, kept=None, statistics=None) -> tuple:
         """(L_q, the cotangents of the state at the start, the way)."""
@@ -497,24 +595,53 @@ class _Run:
             "before adaptation": [0], "every step": range(1, last + 1) if last else [0],
             "every step and before": range(last + 1), "before and after": [0, last],
         }.get(self.s["query"], [last])  # fmt: skip
+        self.best = self.best_of(way, support, query)
+        terms = [(calculus, query, end, weight) for end, weight in self.weighted(points)]
+        terms += [(c, batch, end, self.s[name]) for name, c, batch, end in (
+            ("support_weight", self.calculus, support, last), ("support_before_weight", self.calculus, support, 0),
+            ("query_before_weight", calculus, query, 0)) if self.s[name]]  # fmt: skip
         total, value = None, 0
-        for end in points:
+        for of, batch, end, weight in terms:
             at = max(end - 1, 0) if self.s["query"] == "one step early" else end
-            loss, v = calculus.loss_and_grad(self.judged(way["theta"], at), query)
-            if end == last:
+            loss, v = of.loss_and_grad(self.judged(way["theta"], at), batch)
+            if end == last and batch is query:
                 way |= {"loss_q": loss, "grad_q": v}
             cotangent = self.back(v, end, way, support, query)
+            if share := self.s["second_order_share"]:
+                cotangent["theta"] = _map(lambda x, y, c=share: x * c + y * (1 - c), cotangent["theta"], v)
+            cotangent = {n: _map(lambda x, w=weight: x * w, c) for n, c in cotangent.items()}
             total = cotangent if total is None else {n: _map(np.add, t, cotangent[n]) for n, t in total.items()}
-            value = value + loss
-        over = len(points) * (count(query) if self.s["loss"] == "query over examples" else 1)
+            value = value + loss * weight
+        over = count(query) if self.s["loss"] == "query over examples" else 1
         value, total = value / over, {n: _map(lambda x: x / over, t) for n, t in total.items()}
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
         return value, total, way
 
+    def weighted(self, points) -> list[tuple]:
+        """The steps after which the query loss is taken, each with its weight."""
+        one, gamma, points = self.number(np.float64(1)), self.s["query_decay"], list(points)
+        if not gamma:
+            return [(end, one / len(points)) for end in points]
+        # γ^(K − k) of step k = 1 … K, or that over their sum
+        last = points[-1]
+        weights = {end: one * gamma ** (last - end) for end in range(min(last, 1), last + 1)}
+        whole = sum(weights.values()) if self.s["weights_like"] == "summing to 1" else 1
+        return [(end, w / whole) for end, w in weights.items()]
+
+    def best_of(self, way, support, query) -> int:
+        """The step after which the loss of one of the sets is least."""
+        if not self.s["iterates"].startswith("best"):
+            return 0
+        of = (self.calculus, support) if self.s["iterates"] == "best on support" else (self.of_query, query)
+        losses = [float(hold(of[0].loss_and_grad(theta, of[1])[0])) for theta in way["theta"]]
+        return losses.index(min(losses))
+
     def shares(self, end: int) -> list | None:
         """How much of each of θ₀ … θ_end is in the parameters that are judged; None: these are θ_end."""
         which, mu, one = self.s["iterates"], self.s["iterate_decay"], self.number(np.float64(1))
+        if which.startswith("best"):
+            return [one * (k == self.best) for k in range(end + 1)]
         if mu:
             # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
             return [(one * mu**end if k == 0 else (one - mu) * mu ** (end - k)) for k in range(end + 1)]
@@ -636,6 +763,8 @@ class _Run:
         if self.s["task_count"]:
             values, gradients = values[: int(self.s["task_count"])], gradients[: int(self.s["task_count"])]
         count, outer = len(values), self.s["outer"]
+        if self.s["clip_task"]:
+            gradients = [clipped(g, self.s["clip_task"]) for g in gradients]
         add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
         total, value = _map(add, *gradients), sum(values[1:], values[0]) / count
         if self.s["outer_momentum"]:
@@ -652,6 +781,20 @@ class _Run:
         elif outer == "weighted by examples":
             sizes = [len(x) for x, _ in self.case.query]
             grads = _map(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
+        elif outer == "each normalised":
+            grads = _map(lambda *gs: add(*gs) / count, *(clipped(g, 1, always=True) for g in gradients))
+        elif outer == "log of each":
+            # ∇ 1/T Σ log Lₜ
+            grads = _map(lambda *gs: add(*(g / v for g, v in zip(gs, values, strict=True))) / count, *gradients)
+        elif outer == "root mean square":
+            # ∇ √(1/T Σ Lₜ²)
+            root = np.sqrt(np.asarray(sum(v * v for v in values) / count)) * count
+            grads = _map(lambda *gs: add(*(g * v for g, v in zip(gs, values, strict=True))) / root, *gradients)
+        elif self.s["tilt"]:
+            # ∇ (1/τ) log (1/T Σ exp τLₜ)
+            weights = [np.exp(np.asarray((v - values[0]) * self.s["tilt"])) for v in values]
+            whole = sum(weights)
+            grads = _map(lambda *gs: add(*(g * w for g, w in zip(gs, weights, strict=True))) / whole, *gradients)
         elif outer == "worst":
             grads = gradients[max(range(count), key=lambda t: float(hold(values[t])))]
         elif outer in ("median", "lower median"):
@@ -660,29 +803,8 @@ class _Run:
         else:
             # 1/T Σₜ
             grads = _map(lambda g: g / count, total)
-        return value, self.finish(grads)
-
-    def finish(self, grads):
-        s, what, names = self.s, self.s["result"], list(grads)
-        for switch, term in (("outer_decay", lambda p: p), ("outer_shift", lambda p: p * 0 + 1), ("outer_sign", side)):
-            if s[switch]:
-                grads = _map(lambda g, p, term=term, c=s[switch]: g + term(p) * c, grads, self.theta)
-        zeroed = {"zero": names, "last parameter zero": names[-1:], "biases zero": self.case.biases()}.get(what, [])
-        grads = {n: g * 0 if n in zeroed else g for n, g in grads.items()}
-        more = TORCH_MORE if s["clip_like"] == "torch" else 0
-        if s["clip"]:
-            grads = clipped(grads, s["clip"], more)
-        if s["clip_tensor"]:
-            grads = {n: clipped({n: g}, s["clip_tensor"], more)[n] for n, g in grads.items()}
-        if s["clamp"]:
-            grads = _map(lambda g: clamped(g, s["clamp"]), grads)
-        if what == "times inner rate":
-            return _map(lambda g, a: g * a, grads, self.rates_on(self.tasks[0][0]))
-        if what == "normalised":
-            norm = np.sqrt(np.asarray(dot(grads, grads)))
-            return _map(lambda g: g / norm, grads)
-        times = {"doubled": 2, "negative": -1}.get(what, 1)
-        return _map(lambda g: g * times, grads)
+        rates = lambda: self.rates_on(self.tasks[0][0])  # noqa: E731
+        return value, finished(self.s, grads, self.theta, self.case, rates)
 
 
 _NUMERIC_OPTIONS = ("unit", "smoothing", "temperature", "log_epsilon", "delta", "penalty", "leak", "eps",

@@ -10,7 +10,7 @@ symmetric. So the derivative forwards, along v, is the one backwards, too, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -55,14 +55,14 @@ TORCH_MORE = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
 class Update:
     """The rule of an inner step, for `switches` (see `semantics.SWITCHES` and `NUMBERS`)."""
 
-    def __init__(self, switches: dict, number=float):
-        self.s, self.exact = switches, number is not float
+    def __init__(self, switches: dict, number=float, biases: Collection[str] = ()):
+        self.s, self.exact, self.biases = switches, number is not float, biases
         own = ("decay", "proximal", "momentum", "clip_inner", "clip_inner_tensor", "clip_inner_value",
-               "inner_threshold")  # fmt: skip
+               "inner_threshold", "fast_clamp")  # fmt: skip
         plain = ("right", "restarted", "ascent", "one tensor after the other")
         self.plain = switches["inner"].partition(", ")[0] in plain and not any(switches[n] for n in own)
-        self.whole = any(switches[n] for n in own[3:]) or switches["inner"] in (
-            "summed", "sign", "normalised", "normalised, root", "tensors normalised", "over own size",
+        self.whole = any(switches[n] for n in own[3:-1]) or switches["inner"] in (
+            "summed", "sign", "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
         )  # fmt: skip
 
     def start(self, theta: Tree, kept: Tree | None = None) -> dict[str, Tree]:
@@ -121,6 +121,8 @@ class Update:
         size_of = lambda x: hold(norm(x)) if held else norm(x)  # noqa: E731
         if s["inner"] == "summed":
             g = map_trees(lambda x: x * 0 + np.sum(x), g)
+        if s["inner"] == "centralised":  # of each output: the mean over all axes but the last is 0
+            g = {n: x - np.mean(x, tuple(range(x.ndim - 1)), keepdims=True) if x.ndim > 1 else x for n, x in g.items()}
         if s["inner"] == "sign":
             g = map_trees(lambda x: side(x) + hold(x) * 0, g)
         if s["inner"] == "over own size":
@@ -147,32 +149,40 @@ class Update:
 
     def combine(self, state: dict[str, Tree], g: Tree, alpha: Tree, k: int) -> dict[str, Tree]:
         names = ("theta", "start", "m", "v")
-        per_tensor = {n: self.tensor(*(state[name][n] for name in names), g[n], alpha[n], k) for n in g}
+        per_tensor = {n: self.tensor(*(state[name][n] for name in names), g[n], alpha[n], k, self.decays(n)) for n in g}
         return {name: {n: np.asarray(new[i]) for n, new in per_tensor.items()} for i, name in enumerate(names)}
 
-    def tensor(self, theta, start, m, v, g, alpha, k) -> tuple:
+    def decays(self, name: str):
+        """λ of the weight decay of this tensor."""
+        return 0 if self.s["decay_of"] == "no biases" and name in self.biases else self.s["decay"]
+
+    def tensor(self, theta, start, m, v, g, alpha, k, decay) -> tuple:
         """(θ, θ₀, first moment, second moment) after the step, of one tensor."""
         inner, s = self.s["inner"], self.s
-        decoupled = s["decay_like"] == "decoupled"
-        if s["decay"] and not decoupled:
-            g = g + theta * s["decay"]
+        if decay and s["decay_like"] == "in the gradient":
+            g = g + theta * decay
         if s["proximal"]:
             g = g + (theta - start) * s["proximal"]
         step = g
         if s["momentum"]:
             # v ← μ v + g, or with (1 − μ) g
             like, mu = s["momentum_like"], s["momentum"]
-            m = m * mu + (g * (1 - mu) if like == "averaged" else g)
+            averaged = like == "averaged" or like == "dampened after the first" and k > 0
+            m = m * mu + (g * (1 - mu) if averaged else g)
             step = g + m * mu if like == "nesterov" else m
-        if inner in ("adam", "adam, biased"):
+        eps, inside = s["adaptive_eps"] or 1e-8, inner.endswith("ε inside")
+        over = lambda x: np.sqrt(x + eps) if inside else np.sqrt(x) + eps  # noqa: E731
+        if inner.startswith("adam"):
             # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   step = m̂ / (√v̂ + ε)
-            m, v = m * 0.9 + g * 0.1, v * 0.999 + g * g * 0.001
-            corrected = inner == "adam"
-            mean, square = (m / (1 - 0.9 ** (k + 1)), v / (1 - 0.999 ** (k + 1))) if corrected else (m, v)
-            step = mean / (np.sqrt(square) + (s["adaptive_eps"] or 1e-8))
-        if inner in ("rmsprop", "adagrad"):
-            v = v * 0.99 + g * g * 0.01 if inner == "rmsprop" else v + g * g
-            step = g / (np.sqrt(v) + (s["adaptive_eps"] or 1e-8))
+            one, two = s["adam_first"] or 0.9, s["adam_second"] or 0.999
+            m, v = m * one + g * (1 - one), v * two + g * g * (1 - two)
+            corrected = inner != "adam, biased"
+            mean, square = (m / (1 - one ** (k + 1)), v / (1 - two ** (k + 1))) if corrected else (m, v)
+            step = mean / over(square)
+        if inner.startswith(("rmsprop", "adagrad")):
+            keep = s["square_decay"] or 0.99
+            v = v * keep + g * g * (1 - keep) if inner.startswith("rmsprop") else v + g * g
+            step = g / over(v)
         if inner == "running sum":
             m = m + g
             step = m
@@ -180,9 +190,12 @@ class Update:
             m = g + m * 0 if k == 0 else m + g * 0
             step = m
         before = start if inner == "from start" else theta
-        if s["decay"] and decoupled:
-            before = before - before * alpha * s["decay"]
-        return before - alpha * step, start, m, v
+        if decay and s["decay_like"] == "decoupled":
+            before = before - before * alpha * decay
+        if decay and s["decay_like"] == "without α":
+            before = before - before * decay
+        new = before - alpha * step
+        return clamped(new, s["fast_clamp"]) if s["fast_clamp"] else new, start, m, v
 
 
 def norm(g: Tree):
@@ -190,10 +203,10 @@ def norm(g: Tree):
     return np.sqrt(np.asarray(dot(g, g)))
 
 
-def clipped(g: Tree, to, more: float = 0, held: bool = False) -> Tree:
+def clipped(g: Tree, to, more: float = 0, held: bool = False, always: bool = False) -> Tree:
     """g, scaled to the norm `to` where it is longer: g · to / (|g| + more); with `held`, by a constant."""
     size = (hold(norm(g)) if held else norm(g)) + more
-    return g if side(size - to) <= 0 else map_trees(lambda x: x * to / size, g)
+    return g if not always and side(size - to) <= 0 else map_trees(lambda x: x * to / size, g)
 
 
 def clamped(x, to):

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from tinymaml.oracle import models
 
-from .entries import correct, wrong
+from ..entries import correct, wrong
 
 tree_map = jax.tree_util.tree_map
 

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tinymaml.oracle import models
 
-from .entries import correct, wrong
+from ..entries import correct, wrong
 
 
 def given(case, layers=None):

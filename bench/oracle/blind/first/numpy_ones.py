@@ -10,7 +10,7 @@ import numpy as np
 import tinymaml
 from tinymaml.oracle import models
 
-from .entries import correct, wrong
+from ..entries import correct, wrong
 
 
 def step(params, grads, rate):

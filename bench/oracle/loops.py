@@ -1,0 +1,579 @@
+"""Mistakes in the data, in the two loops and in the derivative through them, made in code: those that came last.
+
+`mistakes` imports this after `further`, and has the register.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import tinymaml as tm
+from tinymaml import extras
+from tinymaml.oracle.catalogue import CATALOGUE
+
+from .further import Changing, Finishing, OfEach, norm_of
+from .mistakes import MAML, ByHand, OtherData, grad, makes
+
+torch = extras.require("torch", "peers")
+F = torch.nn.functional
+
+
+def named(cls: type, doc: str, **attributes) -> type:
+    """A variant of a class, with other attributes."""
+    return type(f"{cls.__name__}Variant", (cls,), attributes | {"__doc__": doc})
+
+
+def group(case, of: str) -> list[str]:
+    """The parameters of a group, as an optimiser's options have them."""
+    layers = [m["params"] for m in case.model["layers"] if m.get("params")]
+    bias = {n for m in case.model["layers"] if m["layer"] in ("linear", "batch_norm") for n in m["params"][1:][-1:]}
+    names = list(case.params)
+    return {
+        "biases": [n for n in names if n in bias], "no biases": [n for n in names if n not in bias],
+        "head": layers[-1], "body": [n for n in names if n not in layers[-1]], "first layer": layers[0],
+    }[of]  # fmt: skip
+
+
+# ── the derivative through the inner loop ───────────────────────────────────────────────────────────────────────────
+
+
+@makes("part_first_order")
+class HalfFirstOrder(MAML):
+    """½ (the exact gradient + that of FOMAML)"""
+
+    def task(self, support, query):
+        exact = super().task(support, query)
+        fast = self.theta
+        for k in range(self.steps):
+            g = {n: x.detach() for n, x in self.gradient(fast, support, k).items()}
+            fast = self.step(fast, g, k)
+        return 0.5 * exact + 0.5 * self.query_loss(fast, query)
+
+
+class Dense(ByHand):
+    """The Hessian as a matrix."""
+
+    def matrix(self, theta, batch):
+        return np.stack([self.flat(tm.hvp(self.loss, (theta, *batch), e)) for e in self.unit()], 1)
+
+    def unit(self):
+        sizes = [p.size for p in self.theta.values()]
+        for row in np.eye(sum(sizes)):
+            yield self.tree(row)
+
+    @staticmethod
+    def flat(tree):
+        return np.concatenate([np.ravel(x) for x in tree.values()])
+
+    def tree(self, vector):
+        parts = np.split(vector, np.cumsum([p.size for p in self.theta.values()])[:-1])
+        return {n: np.reshape(part, p.shape) for (n, p), part in zip(self.theta.items(), parts, strict=True)}
+
+    def rates(self):
+        return np.concatenate([np.ravel(np.broadcast_to(self.rate[n], p.shape)) for n, p in self.theta.items()])
+
+    def task(self, support, query):
+        thetas = [self.theta]
+        for _ in range(self.k):
+            g = tm.grad(self.loss)(thetas[-1], *support)
+            thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
+        value, v = tm.value_and_grad(self.loss)(thetas[-1], *query)
+        hessians = [self.matrix(theta, support) for theta in thetas[:-1]]
+        v = self.flat(v)
+        for h in reversed(self.other(hessians)):
+            v = self.factor(h) @ v
+        return value, self.tree(v)
+
+    def other(self, hessians):
+        return hessians
+
+    def factor(self, h):
+        return np.eye(len(h)) - self.changed(h) * self.rates()
+
+    def changed(self, h):
+        return h
+
+
+@makes("gradient_flow")
+class Flow(Dense):
+    """expm(−α H)"""
+
+    def factor(self, h):
+        return expm(-h * self.rates())
+
+
+def expm(a: np.ndarray) -> np.ndarray:
+    """By its series."""
+    total = term = np.eye(len(a))
+    for n in range(1, 80):
+        term = term @ a / n
+        total = total + term
+    return total
+
+
+@makes("implicit_steps")
+class Inverse(Dense):
+    """np.linalg.inv(I + α H)"""
+
+    def factor(self, h):
+        return np.linalg.inv(np.eye(len(h)) + h * self.rates())
+
+
+@makes("averaged_hessians")
+class MeanHessian(Dense):
+    """(I − α mean(H))ᴷ"""
+
+    def other(self, hessians):
+        return [sum(hessians) / len(hessians)] * len(hessians) if hessians else []
+
+
+@makes("definite_hessian")
+class Positive(Dense):
+    """eigenvalues.clip(0)"""
+
+    spectrum = staticmethod(lambda values: values.clip(0))
+
+    def changed(self, h):
+        values, vectors = np.linalg.eigh(h)
+        return vectors * self.spectrum(values) @ vectors.T
+
+
+makes("definite_hessian", 1)(named(Positive, "eigenvalues.abs()", spectrum=staticmethod(np.abs)))
+
+
+@makes("low_rank_hessian")
+class RankOne(Positive):
+    """the eigenvalue of largest size alone"""
+
+    spectrum = staticmethod(lambda values: np.where(np.abs(values) == np.abs(values).max(), values, 0))
+
+
+# ── the inner loop ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@makes("inner_momentum", {"momentum": 0.9, "momentum_like": "dampened after the first"})
+class Dampened(Changing):
+    """SGD(momentum=0.9, dampening=0.9): the first velocity is g"""
+
+    def changed(self, fast, g, k):
+        before = self.memory
+        self.memory = {n: 0.9 * before[n] + (1 - 0.9) * x if before else x for n, x in g.items()}
+        return self.memory
+
+
+@makes("inner_weight_decay", {"decay": 5e-4, "decay_like": "without α"})
+class DecayedByItself(MAML):
+    """p * (1 − 5e-4) − α g"""
+
+    def step(self, fast, g, k):
+        return {n: p * (1 - 5e-4) - self.rate[n] * g[n] for n, p in fast.items()}
+
+
+@makes("inner_weight_decay", {"decay": 5e-4, "decay_of": "no biases"})
+class WeightsDecayed(Changing):
+    """weight decay of all but the biases"""
+
+    def changed(self, fast, g, k):
+        free = group(self.case, "biases")
+        return {n: g[n] if n in free else g[n] + 5e-4 * p for n, p in fast.items()}
+
+
+@makes("fast_weights_clamped")
+class FastClamped(MAML):
+    """(p − α g).clamp(−1, 1)"""
+
+    def step(self, fast, g, k):
+        return {n: p.clamp(-1, 1) for n, p in super().step(fast, g, k).items()}
+
+
+@makes("gradient_centralised")
+class Centralised(Changing):
+    """g − the mean over all axes but the last"""
+
+    def changed(self, fast, g, k):
+        return {n: x - x.mean(tuple(range(x.ndim - 1)), keepdim=True) if x.ndim > 1 else x for n, x in g.items()}
+
+
+class Stopping(MAML):
+    """The inner loop has a break."""
+
+    def adapt(self, fast, batch):
+        for k in range(self.steps):
+            g = self.gradient(fast, batch, k)
+            if self.enough(fast, batch, g):
+                break
+            fast = self.step(fast, g, k)
+        return fast
+
+
+@makes("early_stop")
+class ShortGradient(Stopping):
+    """if |g| < 0.1: break"""
+
+    def enough(self, fast, batch, g):
+        return norm_of(g) < 0.1
+
+
+@makes("early_stop_by_loss")
+class SmallLoss(Stopping):
+    """if loss < 0.1: break"""
+
+    def enough(self, fast, batch, g):
+        return self.support_loss(fast, batch) < 0.1
+
+
+@makes("best_iterate")
+class BestOnSupport(MAML):
+    """min(iterates, key=support loss)"""
+
+    def task(self, support, query):
+        self.adapt(self.theta, support)
+        best = min(self.trace[-1]["theta"], key=lambda fast: self.judge(fast, support, query).item())
+        return self.query_loss(best, query)
+
+    def judge(self, fast, support, query):
+        return self.support_loss(fast, support)
+
+
+@makes("best_iterate", 1)
+class BestOnQuery(BestOnSupport):
+    """min(iterates, key=query loss)"""
+
+    def judge(self, fast, support, query):
+        return self.query_loss(fast, query)
+
+
+class AdamWith(Changing):
+    """Adam, written out"""
+
+    betas, inside = (0.9, 0.999), False
+
+    def changed(self, fast, g, k):
+        (one, two), (m, v) = self.betas, self.memory or ({n: 0 * x for n, x in g.items()},) * 2
+        m = {n: one * m[n] + (1 - one) * x for n, x in g.items()}
+        v = {n: two * v[n] + (1 - two) * x * x for n, x in g.items()}
+        self.memory = m, v
+        mean = {n: x / (1 - one ** (k + 1)) for n, x in m.items()}
+        square = {n: x / (1 - two ** (k + 1)) for n, x in v.items()}
+        if self.inside:
+            return {n: mean[n] / torch.sqrt(square[n] + 1e-8) for n in g}
+        return {n: mean[n] / (torch.sqrt(square[n]) + 1e-8) for n in g}
+
+
+makes("adam_inside", {"inner": "adam, ε inside", "adaptive_eps": 1e-8})(
+    named(AdamWith, "optax's eps_root", inside=True)
+)
+makes("adam_inside_with_beta")(named(AdamWith, "Adam with betas (0.9, 0.99)", betas=(0.9, 0.99)))
+makes("adam_inside_with_first_beta")(named(AdamWith, "Adam with betas (0.5, 0.999)", betas=(0.5, 0.999)))
+
+
+class RMSpropWith(Changing):
+    """RMSprop, written out"""
+
+    keep, inside = 0.99, False
+
+    def changed(self, fast, g, k):
+        self.memory = {n: self.keep * self.memory.get(n, 0) + (1 - self.keep) * x * x for n, x in g.items()}
+        if self.inside:
+            return {n: x / torch.sqrt(self.memory[n] + 1e-8) for n, x in g.items()}
+        return {n: x / (torch.sqrt(self.memory[n]) + 1e-8) for n, x in g.items()}
+
+
+makes("rmsprop_inside", {"inner": "rmsprop, ε inside", "adaptive_eps": 1e-8})(
+    named(RMSpropWith, "g · rsqrt(v + 1e-8)", inside=True)
+)
+makes("rmsprop_inside_with_decay")(named(RMSpropWith, "alpha=0.9", keep=0.9))
+makes("rmsprop_inside_with_decay", {"inner": "rmsprop, ε inside", "square_decay": 0.9})(
+    named(RMSpropWith, "optax.rmsprop, decay 0.9", keep=0.9, inside=True)
+)
+
+
+class Scheduled(MAML):
+    """α of step k"""
+
+    def step(self, fast, g, k):
+        return {n: p - self.rate[n] * self.times(k, self.steps) * g[n] for n, p in fast.items()}
+
+
+for _which, _times in {
+    "linear fall": lambda k, steps: 1 - k / steps,
+    "cosine": lambda k, steps: 0.5 * (1 + np.cos(np.pi * k / steps)),
+    "linear rise": lambda k, steps: (k + 1) / steps,
+    "over the root of each step": lambda k, steps: 1 / np.sqrt(k + 1),
+}.items():
+    makes("alpha_scheduled", {"rate": _which})(named(Scheduled, f"α: {_which}", times=staticmethod(_times)))
+makes("alpha_of_first_step")(
+    named(Scheduled, "α / 2 in the first step", times=staticmethod(lambda k, steps: 1 if k else 0.5))
+)
+
+
+class GroupRate(MAML):
+    """2 α for a group of parameters"""
+
+    of: str
+
+    def step(self, fast, g, k):
+        return {n: p - self.rate[n] * (2 if n in group(self.case, self.of) else 1) * g[n] for n, p in fast.items()}
+
+
+class GroupGradient(MAML):
+    """a tenth of the meta-gradient for a group of parameters"""
+
+    of: str
+
+    def finish(self, grads):
+        return {n: g * 0.1 if n in group(self.case, self.of) else g for n, g in grads.items()}
+
+
+for _of in ("biases", "head", "body", "first layer", "no biases"):
+    makes("alpha_of_group", {"rate_times": 2.0, "rate_times_of": _of})(named(GroupRate, f"2 α for {_of}", of=_of))
+    makes("gradient_of_group_scaled", {"outer_times": 0.1, "outer_times_of": _of})(
+        named(GroupGradient, f"G / 10 for {_of}", of=_of)
+    )
+
+
+@makes("alpha_is_beta")
+class OuterRate(MAML):
+    """p − β g"""
+
+    def step(self, fast, g, k):
+        return {n: p - self.case.outer_lr * (self.rate[n] != 0) * g[n] for n, p in fast.items()}
+
+
+@makes("steps_limited")
+class TwoSteps(MAML):
+    """min(K, 2)"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.steps = min(self.steps, 2)
+
+
+@makes("minibatches_inside", {"minibatch": 2, "minibatch_like": "every n-th"})
+class EveryOther(MAML):
+    """x[k % 2 :: 2]"""
+
+    def gradient(self, fast, batch, k):
+        x, y = batch
+        n = min(2, len(x))
+        return super().gradient(fast, (x[k % n :: 2], y[k % n :: 2]), k)
+
+
+# ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def other_data(id: str, change: str, doc: str, of_task, **more) -> None:
+    """Registers a change of each task's data."""
+    makes(id, {"data": change} | more)(named(OtherData, doc, data=lambda self, s, q: of_task(s, q)))
+
+
+both = lambda s, q: (torch.cat((s[0], q[0])), torch.cat((s[1], q[1])))  # noqa: E731
+flipped = lambda batch: (batch[0].flip(0), batch[1])  # noqa: E731
+half = lambda batch: len(batch[1]) // 2  # noqa: E731
+rows = lambda batch, at: (batch[0][at], batch[1][at]) if len(batch[1][at]) else batch  # noqa: E731
+
+other_data("order_reversed", "inputs in reverse order, in support", "xs.flip(0)", lambda s, q: (flipped(s), q))
+other_data("order_reversed", "inputs in reverse order, in query", "xq.flip(0)", lambda s, q: (s, flipped(q)))
+other_data("order_reversed", "inputs in reverse order", "x.flip(0)", lambda s, q: (flipped(s), flipped(q)))
+other_data("query_in_inner_loop", "query set in the inner loop too", "torch.cat((xs, xq)) inside",
+           lambda s, q: (both(s, q), q))  # fmt: skip
+other_data(
+    "every_other_example", "every other support example", "xs[::2]", lambda s, q: (rows(s, slice(None, None, 2)), q)
+)
+other_data(
+    "every_other_example", "every other query example", "xq[::2]", lambda s, q: (s, rows(q, slice(None, None, 2)))
+)
+for _set, _half in ((s, h) for s in ("support", "query") for h in ("first", "second")):
+    _at = (lambda b: slice(half(b))) if _half == "first" else lambda b: slice(half(b), None)
+    _of_task = (lambda s, q, at=_at: (rows(s, at(s)), q)) if _set == "support" else (
+        lambda s, q, at=_at: (s, rows(q, at(q))))  # fmt: skip
+    other_data(
+        "half_of_the_examples", f"{_half} half of the {_set} set", f"the {_half} half of the {_set} set", _of_task
+    )
+
+
+@makes("query_in_inner_loop", {"data": "query loss in the inner loop too"})
+class BothLossesInside(MAML):
+    """½ (L_s + L_q) in the inner loop"""
+
+    def task(self, support, query):
+        self.queries = query
+        return super().task(support, query)
+
+    def support_loss(self, fast, batch):
+        return 0.5 * (self.loss(fast, *batch) + self.loss(fast, *self.queries))
+
+
+@makes("shared_adaptation", {"data": "last support set for all"})
+class LateSupport(MAML):
+    """closures made in a loop see its last support set"""
+
+    def losses(self):
+        functions = []
+        for support, query in self.tasks:  # noqa: B007 (the mistake)
+            functions.append(lambda query=query: self.task(support, query))  # noqa: B023
+        return [f() for f in functions]
+
+
+@makes("shared_adaptation", {"data": "last query set for all"})
+class LateQuery(MAML):
+    """closures made in a loop see its last query set"""
+
+    def losses(self):
+        functions = []
+        for support, query in self.tasks:  # noqa: B007 (the mistake)
+            functions.append(lambda support=support: self.task(support, query))  # noqa: B023
+        return [f() for f in functions]
+
+
+makes("support_examples_skipped")(named(OtherData, "xs[1:]", data=lambda self, s, q: (rows(s, slice(1, None)), q)))
+makes("query_examples_skipped")(named(OtherData, "xq[1:]", data=lambda self, s, q: (s, rows(q, slice(1, None)))))
+
+
+# What normalises z, by the statistics of `of`; ε is beside σ, or under the root.
+def _standardised(z, of, eps=1e-8, unbiased=False, root=False, together=False):
+    over = tuple(range(of.ndim)) if together else 0
+    n = of.numel() if together else len(of)
+    variance = of.var(over, correction=1 if unbiased and n > 1 else 0)
+    return (z - of.mean(over)) / (torch.sqrt(variance + eps) if root else torch.sqrt(variance) + eps)
+
+
+_NORMALISED = {
+    "centred": lambda z, of, eps: z - of.mean(0),
+    "standardised": lambda z, of, eps: _standardised(z, of, eps),
+    "standardised, unbiased": lambda z, of, eps: _standardised(z, of, eps, unbiased=True),
+    "standardised, root": lambda z, of, eps: _standardised(z, of, eps, root=True),
+    "standardised together": lambda z, of, eps: _standardised(z, of, eps, together=True),
+    "scaled to 0 … 1": lambda z, of, eps: (z - of.min()) / (of.max() - of.min()),
+    "of length 1": lambda z, of, eps: F.normalize(z, dim=-1) if z.ndim > 1 else z,
+}
+
+
+def _normalising(place: int, change: str, where: str, eps: float):
+    def new(batch, of):
+        z = batch[place]
+        fits = z.dtype.is_floating_point and bool(z.any())
+        z = _NORMALISED[change](z, of[place], eps) if fits else z
+        return (z, batch[1]) if place == 0 else (batch[0], z)
+
+    def of_task(s, q):
+        of = s if where == ", by the support set" else q
+        return s if where == ", in query" else new(s, s), q if where == ", in support" else new(q, of)
+
+    return of_task
+
+
+class OtherTargets(OtherData):
+    """Targets are changed where there are any: of squared errors."""
+
+    def __init__(self, case):
+        MAML.__init__(self, case)
+        if "mse" in case.model["loss"]:
+            self.tasks = [self.data(*task) for task in self.tasks]
+
+
+for _place, _arrays in enumerate(("inputs", "targets")):
+    for _change in _NORMALISED:
+        for _where in ("", ", in support", ", in query", ", by the support set"):
+            for _id, _more in (
+                (f"{_arrays}_standardised", {}),
+                (f"{_arrays}_standardised_with_epsilon", {"data_eps": 1e-5}),
+            ):
+                _of_task = _normalising(_place, _change, _where, _more.get("data_eps", 1e-8))
+                _form = {"data": f"{_arrays} {_change}{_where}"} | _more
+                if _form in CATALOGUE[_id].forms:
+                    _base = OtherTargets if _place else OtherData
+                    _made = named(_base, f"{_change} {_arrays}{_where}", data=lambda self, s, q, f=_of_task: f(s, q))
+                    makes(_id, _form)(_made)
+
+
+# ── the outer loop ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Added(MAML):
+    """a further loss beside the query loss"""
+
+    def task(self, support, query):
+        fast = self.adapt(self.theta, support)
+        return self.query_loss(fast, query) + self.more(fast, support, query)
+
+
+makes("support_loss_added")(
+    named(Added, "+ 0.1 L_s(θ_K)", more=lambda self, fast, s, q: 0.1 * self.support_loss(fast, s))
+)
+makes("support_loss_before_added")(
+    named(Added, "+ 0.1 L_s(θ)", more=lambda self, fast, s, q: 0.1 * self.support_loss(self.theta, s))
+)
+makes("query_loss_before_added")(
+    named(Added, "L_q(θ_K) − L_q(θ)", more=lambda self, fast, s, q: -self.query_loss(self.theta, q))
+)
+
+
+class Weighted(MAML):
+    """the query loss after every step, weighted by ½^(K − k)"""
+
+    whole = True
+
+    def task(self, support, query):
+        self.adapt(self.theta, support)
+        points = self.trace[-1]["theta"]
+        points = points[1:] or points
+        weights = [0.5 ** (len(points) - k) for k in range(1, len(points) + 1)]
+        total = sum(w * self.query_loss(fast, query) for w, fast in zip(weights, points, strict=True))
+        return total / sum(weights) if self.whole else total
+
+
+makes("multi_step_weights")(Weighted)
+makes("multi_step_weights", {"query_decay": 0.5, "weights_like": "from 1"})(
+    named(Weighted, "the same, not over the sum of the weights", whole=False)
+)
+
+
+class EachTask(OfEach):
+    """Each task's gradient is changed as a whole."""
+
+    def __call__(self):
+        losses = self.losses()
+        each = [self.of_one(grad(loss, self.theta)) for loss in losses]
+        grads = {n: sum(g[n] for g in each) / len(each) for n in self.theta}
+        return {"meta_grad": grads, "meta_loss": self.together(losses).detach()}
+
+
+makes("tasks_normalised")(
+    named(EachTask, "G / |G| per task", of_one=lambda self, g: {n: x / norm_of(g) for n, x in g.items()})
+)
+makes("tasks_clipped")(
+    named(EachTask, "clip to 1 per task",
+          of_one=lambda self, g: {n: x * min(1.0, (1 / norm_of(g)).item()) for n, x in g.items()})
+)  # fmt: skip
+
+
+class Combined(MAML):
+    """The losses are combined otherwise."""
+
+
+for _id, _form, _doc, _together in (
+    ("losses_combined", {"outer": "log of each"}, "mean of log", lambda self, L: torch.stack(L).log().mean()),
+    ("losses_combined", {"outer": "root mean square"}, "root mean square",
+     lambda self, L: (torch.stack(L) ** 2).mean().sqrt()),
+    ("losses_tilted", {"tilt": 1.0}, "logsumexp", lambda self, L: torch.logsumexp(torch.stack(L), 0)),
+):  # fmt: skip
+    makes(_id, _form)(named(Combined, _doc, together=_together))
+
+makes("sign_of_meta_gradient")(named(Finishing, "g.sign()", finished=lambda self, g, p: g.sign()))
+
+
+class Silent(MAML):
+    """Some parameters get no meta-gradient."""
+
+    def finish(self, grads):
+        return {n: g if self.heard(n) else torch.zeros_like(g) for n, g in grads.items()}
+
+
+for _id, _form, _doc, _heard in (
+    ("tensor_without_gradient", 0, "the first is frozen", lambda self, n: n != next(iter(self.theta))),
+    ("one_tensor_with_gradient", 0, "all but the first are frozen", lambda self, n: n == next(iter(self.theta))),
+    ("part_without_gradient", 0, "the head is frozen", lambda self, n: n not in group(self.case, "head")),
+    ("part_without_gradient", 1, "the body is frozen", lambda self, n: n in group(self.case, "head")),
+):
+    makes(_id, _form)(named(Silent, _doc, heard=_heard))

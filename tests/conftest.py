@@ -1,12 +1,15 @@
-"""Where real data lies, and how long hypothesis may think."""
+"""Where real data lies, how long hypothesis may think, and what the garbage collector looks at."""
 
+import gc
 import os
 import warnings
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
 for _library in ("OPENBLAS", "OMP", "MKL"):  # tiny arrays want one thread a process
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # what JAX compiles here runs once or twice
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
@@ -58,6 +61,30 @@ def confirmed_once(monkeypatch, _confirmed):
 
 
 @pytest.fixture(scope="session")
+def _computed() -> dict:
+    return {}
+
+
+@pytest.fixture
+def computed_once(monkeypatch, _computed):
+    """What a mistake gives on a case is computed once for all tests, not anew where the cases are loaded again.
+
+    A case with other numbers is another case. Who is given the result may change it: the next one gets a copy, too.
+    """
+    from tinymaml.oracle.cases import Bugs
+
+    honest = Bugs._computed
+
+    def computed(bugs: Bugs, name: str) -> dict | None:
+        inputs = vars(bugs).get("inputs") or vars(bugs).setdefault("inputs", bugs.case.inputs())
+        if (inputs, name) not in _computed:
+            _computed[inputs, name] = honest(bugs, name)
+        return deepcopy(_computed[inputs, name])
+
+    monkeypatch.setattr(Bugs, "_computed", computed)
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data: $TINYMAML_DATA, or ../shared/data beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -92,6 +119,27 @@ def omniglot_data(small_data):
     """The path of small archives in Omniglot's layout, for scheme "official"."""
     pytest.importorskip("PIL.Image")
     return Path(small_data("omniglot")["data"])
+
+
+def pytest_collection() -> None:
+    """Thousands of tests are made, and none is thrown away: a quarter of the time would go into looking at them."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n 2` a whole file goes to one process: its tests use what one of them has made, loaded or compiled."""
+    if config.option.dist != "load":  # another way was asked for
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the order of `pytest_collection_modifyitems`
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

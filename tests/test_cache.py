@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_compile import RUN, result, start
+from test_compile import python, result, start
 
 import tinymaml as tm
 from tinymaml import cli, kernels
@@ -51,6 +51,32 @@ def kept(tmp_path_factory):
     out = result(start(folder))
     assert out.startswith("Machine")
     return folder, out
+
+
+# A program that loads the smallest text there is, and prints what it computes: for what is about the folder alone.
+LOADING = """
+import os, sys
+from ctypes import addressof, c_int64
+from tinymaml.programs import CacheWarning, cache, direct, source
+
+def fast():
+    step = (c_int64 * 4)(0, 0, 4, 5)
+    code = cache.load(source.kernel_file("failed = t[3] * 3"))
+    return direct.FUNCTION(code.address(0))(0, 0, addressof(step))
+"""
+PRINTING = "\nprint(fast())"
+
+
+def loading(folder, program=PRINTING, **how) -> subprocess.Popen:
+    return python(folder, LOADING + program, **how)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder in which that text is kept."""
+    folder = tmp_path_factory.mktemp("small")
+    assert result(loading(folder)) == "15"
+    return folder
 
 
 def text_of(factor: int, terms: int = 0) -> str:
@@ -118,13 +144,13 @@ def test_what_has_changed_is_compiled_to_files_of_its_own(kept):
     assert result(start(folder)) == out
 
 
-def test_two_kinds_of_processor_have_files_of_their_own(kept, tmp_path):
-    before = copied(kept[0], tmp_path)
+def test_two_kinds_of_processor_have_files_of_their_own(small, tmp_path):
+    before = copied(small, tmp_path)
     generic = dict(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
-    other = result(start(tmp_path, **generic))
+    assert result(loading(tmp_path, **generic)) == "15"
     after = files(tmp_path)
-    assert before.items() <= after.items() and len(after) == len(before) + 6
-    assert (result(start(tmp_path)), result(start(tmp_path, **generic))) == (kept[1], other)
+    assert before.items() <= after.items() and len(after) == len(before) + 2
+    assert (result(loading(tmp_path)), result(loading(tmp_path, **generic))) == ("15", "15")
     assert files(tmp_path) == after
 
 
@@ -136,10 +162,17 @@ def test_the_key_changes_with_all_that_the_code_depends_on(name, monkeypatch):
     assert key_of("text") != key
 
 
+@pytest.mark.slow
 def test_several_processes_may_begin_at_once(kept, tmp_path):
     several = [start(tmp_path) for _ in range(4)]
     assert [result(process) for process in several] == [kept[1]] * 4
     assert len(files(tmp_path)) == 6 and files(tmp_path).keys() <= files(kept[0]).keys()  # no temporary ones
+
+
+def test_several_processes_may_load_one_text_at_once(tmp_path):
+    several = [loading(tmp_path) for _ in range(3)]
+    assert [result(process) for process in several] == ["15"] * 3
+    assert len(files(tmp_path)) == 2  # no temporary ones
 
 
 def test_threads_may_each_load_first_what_others_load_first(tmp_path):
@@ -253,19 +286,34 @@ def damage(data: bytes, how: str) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-@pytest.mark.parametrize(
-    "how", ["cut", "zeros", "digest", "code",
-            *(pytest.param(how, marks=pytest.mark.slow) for how in ("scrambled", "empty", "magic", "length", "header"))]
-)  # fmt: skip
+def whole_again(folder, whole: dict[str, bytes]) -> list[str]:
+    """The files that are as they were; object code may be compiled to other bytes."""
+    again = files(folder)
+    return [name for name in whole if again[name] == whole[name] or name.endswith(".code") and objects_in(
+        again[name], Path(name).stem)]  # fmt: skip
+
+
+DAMAGES = ["cut", "zeros", "digest", "code",
+           *(pytest.param(how, marks=pytest.mark.slow) for how in ("scrambled", "empty", "magic", "length", "header"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_files_are_written_anew_and_what_is_computed_is_right(small, tmp_path, how):
+    whole = copied(small, tmp_path)
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(damage(data, how))
+    assert result(loading(tmp_path)) == "15"
+    assert whole_again(tmp_path, whole) == [*whole]
+
+
+@pytest.mark.parametrize("how", ["code", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "zeros"))])
 def test_damaged_files_are_written_anew_and_the_program_is_right(kept, tmp_path, how):
     whole = copied(kept[0], tmp_path)
     for name, data in whole.items():
         (tmp_path / name).write_bytes(damage(data, how))
     assert result(start(tmp_path)) == kept[1]
-    again = files(tmp_path)
-    right = [name for name in whole if again[name] == whole[name] or name.endswith(".code") and objects_in(
-        again[name], Path(name).stem)]  # fmt: skip
-    assert len(right) >= 4  # of the program's two texts
+    assert len(whole_again(tmp_path, whole)) >= 4  # of the program's two texts
 
 
 def test_one_bit_anywhere_is_found_before_anything_runs(fresh, tmp_path, monkeypatch):
@@ -294,20 +342,19 @@ def test_another_programs_file_under_this_name_is_refused(fresh, tmp_path, monke
     assert texts == [text_of(3)] and mine.read_bytes() != foreign == other.read_bytes()
 
 
-def test_python_planted_in_the_source_never_runs_and_is_overwritten(kept, tmp_path):
-    whole = copied(kept[0], tmp_path)
+def test_python_planted_in_the_source_never_runs_and_is_overwritten(small, tmp_path):
+    whole = copied(small, tmp_path)
     marker = tmp_path / "marker"
-    sources = [tmp_path / name for name in whole if name.endswith(".py")]
-    for path in sources:
-        path.write_text(f"open({str(marker)!r}, 'w')\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    assert result(start(tmp_path)) == kept[1]
+    (path,) = (tmp_path / name for name in whole if name.endswith(".py"))
+    path.write_text(f"open({str(marker)!r}, 'w')\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert result(loading(tmp_path)) == "15"
     for name in whole:  # and where it is compiled again
         if name.endswith(".code"):
             (tmp_path / name).unlink()
-    sources[0].write_text("syntax error (", encoding="utf-8")
-    assert result(start(tmp_path)) == kept[1]
+    path.write_text("syntax error (", encoding="utf-8")
+    assert result(loading(tmp_path)) == "15"
     assert not marker.exists()
-    assert sum(path.read_bytes() == whole[f"programs/{path.name}"] for path in sources) >= 2
+    assert path.read_bytes() == whole[f"programs/{path.name}"]
 
 
 class Planted:
@@ -318,8 +365,8 @@ class Planted:
         return open, (self.marker, "w")
 
 
-def test_pickles_planted_under_any_name_are_never_read(kept, tmp_path):
-    whole = copied(kept[0], tmp_path)
+def test_pickles_planted_under_any_name_are_never_read(small, tmp_path):
+    whole = copied(small, tmp_path)
     marker = str(tmp_path / "marker")
     planted = pickle.dumps(Planted(marker))
     former = tmp_path / "programs" / "__pycache__"
@@ -331,7 +378,7 @@ def test_pickles_planted_under_any_name_are_never_read(kept, tmp_path):
             (former / f"program_{stem[:16]}.page0-15.py311.{kind}").write_bytes(planted)
         if name.endswith(".code"):
             (tmp_path / name).write_bytes(planted)
-    assert result(start(tmp_path)) == kept[1]
+    assert result(loading(tmp_path)) == "15"
     assert not Path(marker).exists()
 
 
@@ -431,17 +478,17 @@ def test_a_file_of_another_user_is_not_used(fresh, tmp_path, monkeypatch):
     assert len(texts) == 1 and path.stat().st_uid == os.geteuid()
 
 
-def test_as_an_error_the_warning_is_all_that_is_raised_and_only_once(kept, tmp_path):
+def test_as_an_error_the_warning_is_all_that_is_raised_and_only_once(tmp_path):
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     program = f"""
 try:
-    fast(*args)
-except tm.CacheWarning as said:
+    fast()
+except CacheWarning as said:
     assert {str(tmp_path / "file")!r} + " is not a folder" in str(said)
 else:
     raise AssertionError("no warning")
-{RUN}"""
-    assert result(start(tmp_path / "file", program)) == kept[1]
+{PRINTING}"""
+    assert result(loading(tmp_path / "file", program)) == "15"
     assert (tmp_path / "file").read_text(encoding="utf-8") == "not a folder"
 
 
@@ -465,10 +512,10 @@ def test_where_there_is_no_folder_it_is_done_without_and_one_warning_says_so(fre
 
 
 @pytest.mark.skipif(os.name != "posix" or ROOT, reason="nothing is read-only for the superuser")
-def test_a_folder_that_is_read_only_is_done_without(kept, tmp_path):
+def test_a_folder_that_is_read_only_is_done_without(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        assert result(start(tmp_path, warn="ignore")) == kept[1]
+        assert result(loading(tmp_path, warn="ignore")) == "15"
         assert not files(tmp_path)
     finally:
         tmp_path.chmod(0o700)
@@ -487,21 +534,21 @@ def test_a_full_disk_is_done_without_and_one_warning_says_so(fresh, tmp_path, mo
 @POSIX
 @pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow), 2000,
                                   pytest.param(6000, marks=pytest.mark.slow)])  # fmt: skip
-def test_a_limit_of_file_sizes_is_done_without(kept, tmp_path, size):
+def test_a_limit_of_file_sizes_is_done_without(tmp_path, size):
     program = f"""
-import resource
+import resource, warnings
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
-with __import__("warnings").catch_warnings(record=True) as said:
-    __import__("warnings").simplefilter("always")
-    fast(*args)
-assert [x.category for x in said if x.category is tm.CacheWarning] == [tm.CacheWarning], said
-{RUN}"""
-    assert result(start(tmp_path, program)) == kept[1]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    fast()
+assert [x.category for x in said if x.category is CacheWarning] == [CacheWarning], said
+{PRINTING}"""
+    assert result(loading(tmp_path, program)) == "15"
     assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
 
 
 @pytest.mark.parametrize("folder", ["", "~nosuchuser/cache"])
-def test_without_a_home_or_a_user_name_it_is_done_without(kept, folder):
+def test_without_a_home_or_a_user_name_it_is_done_without(folder):
     program = f"""
 import warnings
 try:
@@ -512,18 +559,18 @@ except ImportError: pass
 for name in ("HOME", "USERPROFILE", "HOMEPATH"): os.environ.pop(name, None)
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    fast(*args)
+    fast()
 (one,) = said
-assert one.category is tm.CacheWarning and "there is no home folder" in str(one.message), one
-{RUN}"""
-    assert result(start(folder, program)) == kept[1]
+assert one.category is CacheWarning and "there is no home folder" in str(one.message), one
+{PRINTING}"""
+    assert result(loading(folder, program)) == "15"
 
 
-def test_nothing_is_left_in_the_folder_for_temporary_files(kept, tmp_path):
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path):
     file, temporary = tmp_path / "file", tmp_path / "temporary"
     file.write_text("", encoding="utf-8")
     temporary.mkdir()
-    result(start(file, warn="ignore", TMPDIR=str(temporary)))
+    assert result(loading(file, warn="ignore", TMPDIR=str(temporary))) == "15"
     assert not [*temporary.iterdir()]
 
 
@@ -687,7 +734,7 @@ def test_every_text_file_says_its_encoding(tmp_path):
     for command in (
         ["-c", compiling],  # first compiled, then loaded
         ["-c", compiling],
-        ["-m", "tinymaml", "train", "sinusoid", "--iterations", "2", "--out", run],
+        ["-m", "tinymaml", "train", "sinusoid", "--iterations", "2", "--no-compile", "--out", run],
         ["-m", "tinymaml", "eval", run, "--tasks", "2", "--steps", "1"],
         ["-m", "tinymaml", "oracle", "show"],
         ["-m", "tinymaml", "cache"],
@@ -703,6 +750,7 @@ def test_the_locales_encoding_does_not_matter(kept, tmp_path):
     ascii_only = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert result(start(tmp_path, **ascii_only)) == result(start(tmp_path)) == kept[1]
     env = os.environ | ascii_only | {"TINYMAML_CACHE": str(tmp_path)}
-    for command in (["train", "sinusoid", "--iterations", "2", "--out", str(tmp_path / "run")], ["cache"]):
+    train = ["train", "sinusoid", "--iterations", "2", "--no-compile", "--out", str(tmp_path / "run")]
+    for command in (train, ["cache"]):
         done = subprocess.run([sys.executable, "-m", "tinymaml", *command], env=env, capture_output=True)
         assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ OUTER = dict(tasks=2, iterations=2, save_every=1, validate_every=2, validation_t
 SMALL = {
     "mlp": dict(hidden=(4,)), "conv": dict(filters=2, blocks=1), "linear": {}, "embedding": dict(embed=4),
     "reptile": dict(inner_steps=2), "mamlpp": dict(inner_steps=2), "imaml": dict(inner_steps=1, solver_steps=2),
-    "proximal": dict(inner_steps=2), "policy": dict(hidden=(4,)),
+    "proximal": dict(inner_steps=2), "policy": dict(hidden=(4,)), "trpo": dict(solver_steps=2, searches=3),
 }  # fmt: skip
 # Pairs of a family, a network or an algorithm that cannot serve each other, and what the error says.
 UNFIT = {("sinusoid", "conv"): "conv wants images"}
@@ -68,7 +68,8 @@ COMBINATIONS = [(*named, {}) for named in EVERY if not any({*pair} <= {*named} f
 
 
 def by_default() -> list:
-    """Every family with its own network, every network and every algorithm, once at least; and a few of MORE.
+    """Every family with its own network, every network and every algorithm, once at least; and those of MORE that keep
+    something from iteration to iteration: a state, moments of the optimiser, noise that is drawn, statistics.
 
     The algorithm beside a family and network is the one that was chosen least before."""
     chosen: list = []
@@ -76,11 +77,18 @@ def by_default() -> list:
         fitting = [c for c in COMBINATIONS if c[:2] == pair]
         taken = [c[2] for c in chosen]
         chosen += sorted(fitting, key=lambda c: taken.count(c[2]))[:1]  # noqa: B023  (sorted at once)
-    return [*chosen, *(c for c in MORE if "statistics" not in c[3] or c[:3] == ("omniglot", "conv", "maml"))]
+    keeping = {"carry_state", "optimizer", "outer"}
+    return [*chosen, *(c for c in MORE if keeping & {*c[3]} or {*c[3]} >= {"gradient_noise", "robust"}), RUNNING]
 
 
+RUNNING = ("omniglot", "conv", "maml", dict(statistics="running"))
 DEFAULT = by_default()
-MARKED = [pytest.param(c, marks=() if c in DEFAULT else pytest.mark.slow) for c in [*COMBINATIONS, *MORE]]
+# Of these the numbers are compared with the reference's, most of them by default.
+COMPARED = [c for c in MORE if "statistics" not in c[3] or c[:3] == RUNNING[:3]]
+
+
+def marked(every: list, default: list) -> list:
+    return [pytest.param(c, marks=() if c in default else pytest.mark.slow) for c in every]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,8 @@ def small(small_data):
 
 
 def tiny(small, family: str, network: str, algorithm: str, **changes) -> Config:
-    parts = {name: x for part in (network, algorithm) for name, x in SMALL.get(part, {}).items()}
+    chosen = network, algorithm, changes.get("outer")
+    parts = {name: x for part in chosen for name, x in SMALL.get(part, {}).items()}
     return Config.default(
         family, algorithm=algorithm, network=network, **{**OUTER, **parts, **small(family), **changes}
     )
@@ -122,10 +131,11 @@ def stopped(config: Config, out: Path) -> None:
         trained(config, out)
 
 
-@pytest.mark.parametrize("combination", MARKED, ids=name)
+@pytest.mark.parametrize("combination", marked([*COMBINATIONS, *MORE], DEFAULT), ids=name)
 def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, small, combination):
     *named, changes = combination
-    config = tiny(small, *named, **changes)
+    dtype = dict(dtype="float64") if changes else {}  # the program is then the one that is compared with the reference
+    config = tiny(small, *named, **changes, **dtype)
     made, honest = [], loop.compile
     for module in (loop, acting):
         monkeypatch.setattr(module, "compile", lambda f: made.append(honest(f)) or made[-1])
@@ -162,7 +172,7 @@ def test_what_does_not_fit_is_named(small, pair, message):
         Learner(tiny(small, *unfit[0]))
 
 
-@pytest.mark.parametrize("combination", MARKED[len(COMBINATIONS) :], ids=name)
+@pytest.mark.parametrize("combination", marked(MORE, COMPARED), ids=name)
 def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, small, combination):
     *named, changes = combination
     logs = []

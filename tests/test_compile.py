@@ -87,14 +87,19 @@ def reason_against(f, args) -> str:
     return ""
 
 
-def supported(dtype, numba=True) -> list:
-    """(name, function, arguments) of what is compiled. In float32 Numba is given the primitives alone: of gradients and
-    NumPy's functions it sees the same loops, in float64; the source of all of them is run as Python."""
+def supported(which: str) -> list:
+    """(name, function, arguments) of what is compiled: "all", or "primitives" and their gradients, or in "float32".
+
+    Of NumPy's functions Numba sees the same loops as of the primitives that they are made of, and in float32 the same
+    as in float64; the source of all of them is run as Python, in float32.
+    """
     cases = [(name, f, args) for name, f, args, reason in functions() if not reason]
     assert len(cases) > 400
-    if dtype is np.float64:
+    if which == "all":
         return cases
-    return [(name, f, in_float32(args)) for name, f, args in cases if not numba or name in Primitive.registry]
+    if which == "float32":
+        return [(name, f, in_float32(args)) for name, f, args in cases]
+    return [case for case in cases if case[0].removeprefix("gradient of ") in Primitive.registry]
 
 
 def examine(cases) -> None:
@@ -110,13 +115,18 @@ def examine(cases) -> None:
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
 
-@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
-def test_every_case_that_is_supported_is_the_reference(dtype, strict):
-    examine(supported(dtype))
+@pytest.mark.parametrize("which", ["primitives", pytest.param("all", marks=pytest.mark.slow)])
+def test_every_case_that_is_supported_is_the_reference(which, strict):
+    examine(supported(which))
+
+
+@pytest.mark.slow
+def test_every_primitive_in_float32_is_the_reference(strict):
+    examine([case for case in supported("float32") if case[0] in Primitive.registry])
 
 
 def test_the_source_of_every_case_says_what_the_reference_says(strict):
-    cases = supported(np.float32, numba=False)
+    cases = supported("float32")
     with plain_python(), spoiled_memory(), np.errstate(all="ignore"):
         for start in range(0, len(cases), 50):
             examine(cases[start : start + 50])
@@ -375,9 +385,14 @@ def agree(fast, f, params, tasks) -> None:
     assert np.linalg.norm(flat(ours) - flat(wanted)) <= 100 * eps * np.linalg.norm(flat(wanted))
 
 
-@pytest.mark.parametrize(("memory", "dtype"), [("unrolled", np.float64), ("flat", np.float32)])
-@pytest.mark.parametrize("steps", [0, 1, 3])
-@pytest.mark.parametrize("net", NETS)
+REPLAYED_AS = [  # by default every K with the first net, and K = 0 and 3 with each
+    pytest.param(net, steps, *how, marks=() if net == "mlp" or (steps, *how) in (
+        (0, "unrolled", np.float64), (3, "unrolled", np.float64), (3, "flat", np.float32)) else pytest.mark.slow)
+    for net in NETS for steps in (0, 1, 3) for how in (("unrolled", np.float64), ("flat", np.float32))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("net", "steps", "memory", "dtype"), REPLAYED_AS)
 def test_a_replayed_meta_gradient_is_the_reference(net, steps, memory, dtype):
     problem = Problem(net, dtype)
     for how in (dict(inner_lr=0.05), dict(inner_lr=problem.rates()), dict(inner_lr=0.05, first_order=True)):
@@ -393,13 +408,13 @@ COMBINED = [  # each net with every K, memory, dtype, order and kind of α somew
     ("mlp", 1, "unrolled", np.float32, {"first_order": True}),
     ("mlp", 0, "flat", np.float64, {}),
     ("mlp with norm", 3, "flat", np.float64, {}),
-    ("mlp with norm", 1, "unrolled", np.float32, {}),
+    pytest.param("mlp with norm", 1, "unrolled", np.float32, {}, marks=pytest.mark.slow),
     ("convolution", 3, "unrolled", np.float64, {"rates": True}),
-    ("convolution", 3, "flat", np.float32, {}),
+    pytest.param("convolution", 3, "flat", np.float32, {}, marks=pytest.mark.slow),
     ("convolution and pooling", 3, "flat", np.float64, {"first_order": True}),
     ("convolution and pooling", 1, "unrolled", np.float32, {}),
     ("embedding", 3, "unrolled", np.float32, {"rates": True}),
-    ("embedding", 1, "flat", np.float64, {}),
+    pytest.param("embedding", 1, "flat", np.float64, {}, marks=pytest.mark.slow),
 ]
 
 
@@ -451,8 +466,11 @@ def test_aux_of_every_task_is_returned(backend, memory, listed, strict):
             assert {k: type(v) for k, v in a.items()} == {k: type(v) for k, v in b.items()}
 
 
-@pytest.mark.parametrize("net", ["convolution", "convolution and pooling"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("net", "dtype"), [
+    ("convolution", np.float32), ("convolution and pooling", np.float64),
+    *(pytest.param(*other, marks=pytest.mark.slow) for other in (
+        ("convolution", np.float64), ("convolution and pooling", np.float32))),
+])  # fmt: skip
 def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatch):
     monkeypatch.setattr(lowering, "LARGE", 0)
     monkeypatch.setattr(lowering, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
@@ -600,7 +618,7 @@ def test_what_diverges_is_named_as_by_the_reference(backend, memory):
     huge = np.full((3, 2), 1e200), np.ones(3)
     stacked = lambda *tasks: tree_map(lambda *x: np.stack(x), *tasks)  # noqa: E731
     w = np.ones(2)
-    f = tm.meta_value_and_grad(line, inner_lr=1.0, inner_steps=60, memory=memory)
+    f = tm.meta_value_and_grad(line, inner_lr=1.0, inner_steps=30, memory=memory)
     fast = tm.compile(f, backend=backend)
     for tasks, message in (
         (((tame, tame), (wild, wild)), r"task 1, inner step \d+: the support loss is (inf|nan)"),
@@ -688,7 +706,10 @@ print(type(*fast.runners.values()).__name__, value.tobytes().hex(), grads.tobyte
 
 
 def start(folder, program=RUN, tanh="tanh", how="", warn="error", **env) -> subprocess.Popen:
-    source = PROGRAM.format(tanh=tanh, how=how) + program
+    return python(folder, PROGRAM.format(tanh=tanh, how=how) + program, warn, **env)
+
+
+def python(folder, source: str, warn="error", **env) -> subprocess.Popen:
     env = os.environ | {"TINYMAML_CACHE": str(folder), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | env
     return subprocess.Popen([sys.executable, "-W", warn, "-c", source], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, encoding="utf-8", env=env)  # fmt: skip

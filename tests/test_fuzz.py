@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import random
 import re
 import signal
@@ -57,12 +56,12 @@ def drawn_by_hypothesis(count: int, judge) -> None:
     examples()
 
 
-@of_examples(80, 500)
+@of_examples(50, 500)
 def test_random_losses_replayed_are_what_numpy_computes(count):
     drawn_by_hypothesis(count, lambda decisions: agrees(fuzz.draw(decisions), "tensors", "record", "replay"))
 
 
-@of_examples(60, 300)
+@of_examples(40, 300)
 def test_random_losses_of_seeds_are_what_numpy_computes(count):
     """As by hand: more varied than what hypothesis tries, and made small by `fuzz.small`."""
     for seed in range(count):
@@ -86,7 +85,7 @@ def test_random_losses_compiled_are_what_numpy_computes(count):
     assert compiled > 0.85 * (len(outcomes) - bound) and bound < 0.35 * len(outcomes), Counter(left)
 
 
-@of_examples(8, 40)
+@of_examples(6, 40)
 def test_random_losses_and_gradients_are_those_of_jax(count):
     pytest.importorskip("jax")
     drawn_by_hypothesis(count, lambda decisions: agrees(fuzz.draw(decisions, jax=True), "jax"))
@@ -299,9 +298,10 @@ def test_a_program_that_crashes_or_hangs_is_told_and_the_others_run(action, said
         code = ("import os, sys, time\nfrom bench import fuzz\nprogram_of = fuzz.program_of\n"
                 f"def other(seed, jax=False):\n    {lines}\n"
                 "fuzz.program_of = other\nfuzz.main(sys.argv[1:])")  # fmt: skip
+        del how["cache"]  # a folder of its own: here, that of the tests will do
         return fuzz.subprocess.Popen(
             [fuzz.sys.executable, "-c", code, *arguments], cwd=fuzz.Path(fuzz.__file__).parents[1], text=True,
-            start_new_session=True, env=os.environ | {"TINYMAML_CACHE": how.pop("cache")}, **how,
+            start_new_session=True, **how,
         )  # fmt: skip
 
     monkeypatch.setattr(fuzz, "_child", child)

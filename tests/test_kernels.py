@@ -409,6 +409,7 @@ def test_where_numba_is_not_installed_numpy_gives_the_same_bits(without_numba, t
     assert python(GRADIENT, PYTHONPATH=path, TINYMAML_NUMBA="1")[0] == without_numba[0]
 
 
+@pytest.mark.slow  # `test_cache` does so with one kernel
 def test_a_cache_folder_that_cannot_be_written_is_done_without(without_numba, tmp_path):
     pytest.importorskip("numba")
     (tmp_path / "a file").touch()

@@ -128,7 +128,9 @@ def test_padded_tasks_have_the_gradient_of_the_tasks_as_they_are(algorithm, trai
     assert {type(runner) for runner in trained(algorithm).compiled.runners.values()} == {Machine}
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "anil", "meta-sgd", "reptile", "imaml", "joint"])
+@pytest.mark.parametrize("algorithm", ["maml", "reptile", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("anil", "meta-sgd", "imaml", "joint")
+)])  # fmt: skip
 def test_so_it_is_with_words(algorithm, trained):
     @settings(max_examples=10)
     @given(SIZES, st.integers(0, 99))

@@ -212,7 +212,9 @@ class TestCompiled:
         )
         compiled_is_the_reference(f, begun(case), [tasks_of(case, seed) for seed in (1, 2)])
 
-    @pytest.mark.parametrize("case", NORMED)
+    @pytest.mark.parametrize(
+        "case", [c if c != "conv, pool" else pytest.param(c, marks=pytest.mark.slow) for c in NORMED]
+    )
     def test_statistics_of_the_support_set(self, case):
         """The query holds the support's inputs, too; its loss is that of its own rows."""
         pytest.importorskip("numba")

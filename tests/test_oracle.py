@@ -27,7 +27,7 @@ from tinymaml.oracle.mistakes.semantics import SWITCHES, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 have_torch = importlib.util.find_spec("torch") is not None
-pytestmark = pytest.mark.usefixtures("confirmed_once")
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
 needs_torch = pytest.mark.skipif(not have_torch, reason="needs torch")
 SPECIAL = ("first_order_ignored", "one_rate_for_all", "all_adapted")  # which the core leaves out
 EVERYTHING = tuple(cases.CAPABILITIES)

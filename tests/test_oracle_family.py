@@ -18,7 +18,7 @@ from tinymaml.oracle.family import ALGORITHMS, suites
 from tinymaml.oracle.judge import protocol
 from tinymaml.oracle.pages import show, spec
 
-pytestmark = pytest.mark.usefixtures("confirmed_once")
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
 loops = pytest.importorskip("bench.oracle.family.loops", reason="PyTorch is not there")
 NAMES = list(loops.HONEST)
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from tinymaml.oracle.catalogue import flat, run_form
 from tinymaml.oracle.family import ALGORITHMS, pulled, suites
 from tinymaml.oracle.models import loss_and_grad
 
-pytestmark = pytest.mark.usefixtures("confirmed_once")
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
 made = pytest.importorskip("bench.oracle.family", reason="PyTorch is not there")
 NAMES = list(made.MODULES)
 

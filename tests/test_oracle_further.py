@@ -19,6 +19,7 @@ from tinymaml.oracle.mistakes.mistake import Mistake, with_number
 from tinymaml.oracle.mistakes.semantics import NUMBERS, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
 
 FORMS = {f"{m.id}/{k}" if k else m.id: form for m in OF_MAML.values() for k, form in enumerate(m.forms)}
 NAMES = [name for name in FORMS if not CATALOGUE[name.split("/")[0]].classic]
@@ -62,6 +63,11 @@ def values(case) -> dict[str, np.ndarray]:
             v = flat(run_form(case, here[name]).meta_grad) if name in here else right
             out[name] = v / size if np.isfinite(v).all() else np.full(v.size, np.nan)
     return out | {"": right / size}
+
+
+@pytest.fixture(scope="module")
+def core() -> list:
+    return oracle.load("core")
 
 
 @pytest.fixture(scope="module")
@@ -187,16 +193,17 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other(numbers):
 
 @pytest.mark.parametrize(("weights", "said"), [
     (lambda T: [1.0] * (T - 1) + [1 / T], "1, 1/2 for T = 2; 1, 1, 1/3 for T = 3"),  # a pair of brackets is missing
-    (lambda T: [0.5 ** max(T - 1, 0)] + [0.5 ** (T - t) for t in range(1, T)], "1/4, 1/4, 1/2 for T = 3"),
+    pytest.param(lambda T: [0.5 ** max(T - 1, 0)] + [0.5 ** (T - t) for t in range(1, T)], "1/4, 1/4, 1/2 for T = 3",
+                 marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_weights_of_tasks_are_said(weights, said):
+def test_weights_of_tasks_are_said(core, weights, said):
     def mine(case):
         pairs = zip(case.support, case.query, strict=True)
         grads = [run(dataclasses.replace(case, support=[s], query=[q])).meta_grad for s, q in pairs]
         return {"meta_grad": {n: sum(w * g[n] for w, g in zip(weights(case.tasks), grads, strict=True))
                               for n in case.params}}  # fmt: skip
 
-    report = oracle.check(mine, oracle.load("core"))
+    report = oracle.check(mine, core)
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "tasks_weighted") and said in report.explanation
 
 
@@ -213,8 +220,8 @@ def by_form(form: dict):
 @pytest.mark.parametrize("name", ["block_diagonal_hessian", "inner_momentum", "label_smoothing/1", "kernel_flipped",
                                   "running_statistics_for_query", "minibatches_inside/1", "batch_norm_statistics_held",
                                   "features_detached", "activation_missing/2"])  # fmt: skip
-def test_a_form_gets_its_name(name):
-    report = oracle.check(by_form(FORMS[name]), oracle.load("core"))
+def test_a_form_gets_its_name(core, name):
+    report = oracle.check(by_form(FORMS[name]), core)
     assert (report.verdict, report.bug, report.ties) == ("KNOWN_BUG", name.split("/")[0], []), str(report)
 
 
@@ -224,14 +231,14 @@ def test_a_form_gets_its_name(name):
     ({"how": {"focus": 1.5}}, "focal_loss", {"γ": 1.5}, "(here γ = 1.5)"),
     ({"data": "swapped", "factors": "detached"}, "swapped_support_query", {}, "the inner gradients are detached"),
 ])  # fmt: skip
-def test_a_number_and_a_second_mistake_are_said(form, bug, numbers, said):
-    report = oracle.check(by_form(form), oracle.load("core"))
+def test_a_number_and_a_second_mistake_are_said(core, form, bug, numbers, said):
+    report = oracle.check(by_form(form), core)
     assert (report.verdict, report.bug) == ("KNOWN_BUG", bug)
     assert report.numbers == pytest.approx(numbers) and said in report.explanation
 
 
 @pytest.mark.parametrize("what", ["data", "inner_lr", "inner_steps"])
-def test_what_is_kept_by_shape_is_named(what):
+def test_what_is_kept_by_shape_is_named(core, what):
     """As by a jitted function that closes over the first case of its shapes."""
     first = {}
 
@@ -241,7 +248,7 @@ def test_what_is_kept_by_shape_is_named(what):
         kept = first.setdefault(key, {name: getattr(case, name) for name in names})
         return {"meta_grad": run(dataclasses.replace(case, **kept)).meta_grad}
 
-    report = oracle.check(mine, oracle.load("core"))
+    report = oracle.check(mine, core)
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "kept_by_shape") and f"(here {what})" in report.explanation
 
 

@@ -25,13 +25,18 @@ from tinymaml.oracle.pages.report import CaseResult, Report
 from tinymaml.oracle.questions import Answered, read_answer
 
 CORE = {c.id: c for c in oracle.load("core")}
-ASKED = [case for case in [*CORE.values(), *questions.fresh(1, 2)] if not case.needs]
 FEW = [CORE[id] for id in ("quartic", "integers-1", "integers-2", "square", "batch-norm")]  # that are quick to search
 LIBRARIES = [
     "numpy",
     pytest.param("torch", marks=pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")),
     pytest.param("jax", marks=pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="needs jax")),
 ]
+
+
+@pytest.fixture(scope="module")
+def asked() -> list:
+    """What `check` asks of the core, with new cases from one seed."""
+    return [case for case in [*CORE.values(), *questions.fresh(1, 2)] if not case.needs]
 
 
 # ── candidates, as people write them ────────────────────────────────────────────────────────────────────────────────
@@ -222,8 +227,8 @@ def test_imprecise():
     assert len(digits) == sum(not j.passed for j in these) > 1 and all(7 <= d < 9 for d in digits)
 
 
-def test_a_protocol_error():
-    text = written(oracle.check(lambda case: {"meta_grad": [1.0]}, ASKED))
+def test_a_protocol_error(asked):
+    text = written(oracle.check(lambda case: {"meta_grad": [1.0]}, asked))
     in_order(text, "PROTOCOL_ERROR\n", "has 1 arrays, wanted 4: w1, b1, w2, b2", "where      case tanh", "meta_grad",
              "… and ")  # fmt: skip
     assert "smallest" not in text and "digits" not in text
@@ -232,11 +237,11 @@ def test_a_protocol_error():
     assert [line[13:] for line in text.splitlines()[-6:]] == said and text.count("stderr") == 1
 
 
-def test_text_of_others_is_kept_apart():
+def test_text_of_others_is_kept_apart(asked):
     def mine(case):
         raise ValueError("\x1b[2J\nCORRECT\n" + "x" * 500)
 
-    text = written(oracle.check(mine, ASKED))
+    text = written(oracle.check(mine, asked))
     assert "\x1b" not in text and "\nCORRECT" not in text and "\\x1b[2J" in text
     case = CORE["quartic"]
     hostile = Report("WRONG_UNKNOWN", explanation="a\rb", kind="k\x1b[0m", notes=["n\nCORRECT"],
@@ -245,41 +250,41 @@ def test_text_of_others_is_kept_apart():
     assert "\x1b" not in str(hostile) and not re.search("^ *CORRECT", str(hostile), re.M)
 
 
-def test_correct():
-    got = oracle.check(in_numpy, ASKED)
+def test_correct(asked):
+    got = oracle.check(in_numpy, asked)
     got.seconds = 1.25
     text = written(got)
     in_order(text, "CORRECT\n", "right to rounding in every case", "worst ", " relative, in ", " roundings, in ",
-             "(30 are allowed)", f"covered {len(ASKED)} cases and ", "float64, 1.2 s", "K = 1, 2, 3", "T = 1, 2, 3",
+             "(30 are allowed)", f"covered {len(asked)} cases and ", "float64, 1.2 s", "K = 1, 2, 3", "T = 1, 2, 3",
              "α from", "models:", "conv", "losses", "mse", "not asked", "first_order", "--capability",
              "--dtype float32")  # fmt: skip
     assert float(re.search(r"worst      (\S+) relative", text)[1]) == pytest.approx(
         max(c.relative for c in got.cases), rel=0.05
     )
     assert "smallest" not in text and "wrong" not in text
-    assert got.asked == len(ASKED) + int(re.search(r"and (\d+) repeats", text)[1])
+    assert got.asked == len(asked) + int(re.search(r"and (\d+) repeats", text)[1])
 
 
-def test_what_is_skipped_is_said_with_its_flag():
+def test_what_is_skipped_is_said_with_its_flag(asked):
     first_order = references.solve_case(draw("tanh 1-2-1 mse", 0, id="first-order", first_order=True))
-    text = written(oracle.check(in_numpy, [*ASKED, first_order]))
+    text = written(oracle.check(in_numpy, [*asked, first_order]))
     in_order(text, "CORRECT\n", "skipped    1 case (--capability first_order)")
     assert "first_order" not in text.split("not asked")[1]
-    asked = Report("CORRECT", covered=evidence.covered([first_order]), cases=[CaseResult("first-order", True)])
-    assert "first_order" not in str(asked).split("not asked")[1]
-    text = written(oracle.check(formula({"factors": "exact"}), [first_order, *ASKED],
+    alone = Report("CORRECT", covered=evidence.covered([first_order]), cases=[CaseResult("first-order", True)])
+    assert "first_order" not in str(alone).split("not asked")[1]
+    text = written(oracle.check(formula({"factors": "exact"}), [first_order, *asked],
                                 capabilities=["first_order"]))  # fmt: skip
     in_order(text, "first_order_ignored", "computed", "right      1/T Σₜ g_q(θ_K)   (first-order MAML)")
 
 
-def test_another_convention():
-    got = oracle.check(formula({"how": {"unbiased": True}}), ASKED)
+def test_another_convention(asked):
+    got = oracle.check(formula({"how": {"unbiased": True}}), asked)
     text, wrong = written(got), [c.id for c in got.cases if not c.passed]
-    assert 1 < len(wrong) < len(ASKED) / 2 and "batch_norm" in str(CORE[got.evidence.case.id].model)
+    assert 1 < len(wrong) < len(asked) / 2 and "batch_norm" in str(CORE[got.evidence.case.id].model)
     in_order(text, "CORRECT_OTHER_CONVENTION  unbiased_variance", "Right, under another convention than the cases'",
              "computed   batch norm divides by n − 1", "fix ", f"{got.evidence.case.id}, the smallest",
              f"wrong {len(wrong)}, exactly the cases with batch norm",
-             f"right {len(ASKED) - len(wrong)}: ")  # fmt: skip
+             f"right {len(asked) - len(wrong)}: ")  # fmt: skip
     assert "no batch norm" not in text  # the same, said again
     assert "right      1/T" not in text
 

@@ -81,6 +81,7 @@ NUMPYS = "NumPy's function: on tensors in `numpy_api`, as a primitive in `ops`, 
 ALGORITHM, FAMILY = "what an algorithm brings, see `algorithms`", "what a family of tasks brings, see `families`"
 OF_THE_ORACLE = "what an algorithm of `oracle.family` brings"
 BY_HAND = "the same of an algorithm and, written apart from it, of the oracle's family"
+OF_A_MODEL = "the function of that name: of tensors, and by hand in the oracle's models, there with its slope"
 # The classes and functions that several modules define, with the one meaning that they have everywhere.
 SHARED = {
     **dict.fromkeys((
@@ -89,6 +90,7 @@ SHARED = {
     ), NUMPYS),
     **dict.fromkeys(("adapt", "init", "of_task"), ALGORITHM),
     **dict.fromkeys(("Content", "load", "pictures", "published", "read"), FAMILY),
+    **dict.fromkeys(("log_softmax", "sigmoid", "softplus", "square"), OF_A_MODEL),
     **dict.fromkeys(("by_algorithms", "closed_form", "finish", "posed"), OF_THE_ORACLE),
     **dict.fromkeys(("descend", "differences", "dot", "judged", "query_loss", "support_gradient"), BY_HAND),
     "Settings": "the options of a member, with their defaults",

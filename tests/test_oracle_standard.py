@@ -74,6 +74,7 @@ SEALED = {
     "wire 2.1": "61f1bbd886cc",
     "catalogue 2.2": "db207e3f0526",
     "catalogue 2.3": "bb9ffbcfa72d",
+    "catalogue 2.4": "48c66f1b6842",
 }
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import warnings
 from copy import deepcopy
 from functools import cache
@@ -10,6 +11,8 @@ from pathlib import Path
 for _library in ("OPENBLAS", "OMP", "MKL"):  # tiny arrays want one thread a process
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # what JAX compiles here runs once or twice
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it, and so would what is started
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -769,18 +768,13 @@ assert status == 0, f"the child ended with {status}"
     assert first == second and first.startswith("Machine")
 
 
-def test_a_compiled_call_is_faster_than_its_reference(strict):
-    """By how much is measured in bench/; here, that it is machine code which runs."""
+def test_a_compiled_call_is_machine_code(strict):
+    """bench/ measures how much faster that is."""
     problem = Problem("mlp")
-    f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=3)
-    fast, params, tasks = tm.compile(f), problem.params(), problem.tasks(20)
-    fast(params, tasks)
-    seconds = {}
-    for name, call in (("reference", f), ("compiled", fast)):
-        start = time.perf_counter()
-        call(params, tasks)
-        seconds[name] = time.perf_counter() - start
-    assert seconds["compiled"] < seconds["reference"]
+    fast, params = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=3)), problem.params()
+    for _ in range(2):  # the second call is the program alone
+        fast(params, problem.tasks(20))
+    assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
 
 def test_the_page_in_the_docstring_is_what_is_printed():

@@ -2,7 +2,7 @@
 
     mistake      what an entry holds                      semantics    MAML by its formula, with switches
     classic      mistakes that every case must see        updates      the inner step, forwards and backwards
-    further      updates, losses, layers, data, digits    data         what is learned from, with a mistake in it
+    further/     by what goes wrong                       data         what is learned from, with a mistake in it
     concerns     whether a form is about anything that a case has
 
 `catalogue` puts them beside those of the family.

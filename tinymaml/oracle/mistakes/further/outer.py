@@ -1,0 +1,168 @@
+"""Mistakes in what becomes of the tasks' losses and of the meta-gradient."""
+
+from __future__ import annotations
+
+from ..mistake import Free, Mistake
+from .forms import PLACES, both_ways, further
+
+MISTAKES: list[Mistake] = [
+    further(
+        "clamped_gradient", "clamp(G, −c, c)",
+        "each element of the meta-gradient is clamped",
+        "no p.grad.data.clamp_() before the meta-gradient is read",
+        "no jnp.clip of the meta-gradient",
+        both_ways({"clamp": 10.0}), "MAML-Pytorch", free=Free("clamp", "c", (10.0, 1.0, 0.1, 5.0, 0.5)),
+    ),
+    further(
+        "normalised_gradient", "G / |G|",
+        "the meta-gradient is normalised to length 1",
+        "return the meta-gradient as it is, not g / g.norm()",
+        "return the meta-gradient as it is, not g / optax.global_norm(g)",
+        ({"result": "normalised"},),
+    ),
+    further(
+        "gradient_clipped_per_tensor", "G · min(1, c/|G|), for each tensor",
+        "each tensor of the meta-gradient is clipped to a norm by itself",
+        "call clip_grad_norm_ after the meta-gradient was read, once for all parameters, or not at all",
+        "no clipping leaf by leaf before the meta-gradient is read",
+        ({"clip_tensor": 1.0}, {"clip_tensor": 1.0, "clip_like": "torch"}),
+        free=Free("clip_tensor", "c", (1.0, 0.5, 0.1, 10.0, 5.0)),
+    ),
+    further(
+        "outer_weight_decay", "G + λθ",
+        "an L2 penalty or weight decay is in the meta-gradient: it belongs to the outer optimiser",
+        "no lam * sum(p.pow(2).sum()) in the meta-loss; weight_decay belongs to the outer optimiser",
+        "no penalty in the meta-loss; optax.add_decayed_weights in the outer optimiser",
+        both_ways({"outer_decay": 5e-4}), free=Free("outer_decay", "λ", (5e-4, 1e-4, 2e-4, 1e-3, 1e-2, 0.1)),
+    ),
+    further(
+        "outer_l1_penalty", "G + λ sign(θ)",
+        "an L1 penalty is in the meta-gradient",
+        "no lam * sum(p.abs().sum()) in the meta-loss",
+        "no lam * sum(jnp.abs(p).sum()) in the meta-loss",
+        both_ways({"outer_sign": 1e-4}), free=Free("outer_sign", "λ", (1e-4, 1e-3, 1e-2, 0.1)),
+    ),
+    further(
+        "outer_sum_penalty", "G + λ",
+        "the sum of the parameters is in the meta-loss: a penalty without its square",
+        "no lam * sum(p.sum()) in the meta-loss",
+        "no lam * sum(p.sum()) in the meta-loss",
+        both_ways({"outer_shift": 1e-4}), free=Free("outer_shift", "λ", (1e-4, 1e-3, 1e-2, 0.1)),
+    ),
+    further(
+        "stepped_between_tasks", "each task's G at the θ that the tasks before have moved by β",
+        "the outer optimiser steps after each task, so that later tasks see another θ",
+        "optimizer.step() after the loop over tasks, not in it",
+        "apply the mean of the gradients once, after all tasks",
+        both_ways({"outer": "sequential", "outer_rate": 0.001}, {"outer": "sequential, Adam", "outer_rate": 0.001}),
+        "tensorflow-maml #6", free=Free("outer_rate", "β", (0.001, 0.01, 0.1, 1.0, 1e-4)),
+    ),
+    further(
+        "tasks_left_out", "1/n Σₜ Gₜ, t ≤ n",
+        "only the first n tasks count; the others are left out",
+        "loop over all tasks: range(len(xs)), not range(n); no break",
+        "vmap over all tasks; no slice of the first n",
+        ({"task_count": 2},), free=Free("task_count", "n", (2.0, 3.0), integer=True),
+    ),
+    further(
+        "weighted_by_examples", "Σₜ Nₜ Gₜ / Σₜ Nₜ",
+        "tasks count by the number of their query examples: the case asks for the mean over tasks",
+        "a mean per task, then the mean over tasks; not one mean over all query examples",
+        "a mean per task, then the mean over tasks; not one mean over all query examples",
+        both_ways({"outer": "weighted by examples"}), special=True,
+    ),
+    further(
+        "median_over_tasks", "the median of the tasks' gradients",
+        "the tasks' gradients are combined by their median",
+        "torch.stack(losses).mean(), not median",
+        "jnp.mean over tasks, not jnp.median",
+        both_ways({"outer": "lower median"}, {"outer": "median"}),
+    ),
+    further(
+        "worst_task", "the gradient of the task with the largest loss",
+        "the tasks are combined by their largest loss, and not by their mean",
+        "torch.stack(losses).mean(), not .max()",
+        "jnp.mean over tasks, not jnp.max",
+        both_ways({"outer": "worst"}),
+    ),
+    further(
+        "running_mean_over_tasks", "m ← μm + (1 − μ) Gₜ",
+        "the tasks' gradients are combined by a running mean: the last tasks count most",
+        "the plain mean over tasks; momentum belongs to the outer optimiser",
+        "the plain mean over tasks; momentum belongs to the outer optimiser",
+        both_ways({"outer_momentum": 0.9}), free=Free("outer_momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
+    ),
+    further(
+        "tasks_normalised", "1/T Σₜ Gₜ/|Gₜ|",
+        "each task's gradient is normalised to length 1 before the mean over tasks",
+        "average the losses, and differentiate the mean",
+        "average the losses, and differentiate the mean",
+        ({"outer": "each normalised"},),
+    ),
+    further(
+        "tasks_clipped", "1/T Σₜ Gₜ · min(1, c/|Gₜ|)",
+        "each task's gradient is clipped to a norm before the mean over tasks",
+        "no clip_grad_norm_ in the loop over tasks",
+        "no clipping of each task's gradient (as in optax.differentially_private_aggregate)",
+        ({"clip_task": 1.0},), free=Free("clip_task", "c", (1.0, 0.5, 0.1, 10.0, 5.0, 0.25)),
+    ),
+    further(
+        "losses_combined", "∇ 1/T Σ log Lₜ, or ∇ √(1/T Σ Lₜ²)",
+        "the tasks' losses are combined by their logarithms (a geometric mean) or their root mean square",
+        "torch.stack(losses).mean()",
+        "jnp.mean over tasks",
+        ({"outer": "log of each"}, {"outer": "root mean square"}),
+    ),
+    further(
+        "losses_tilted", "Σₜ Gₜ exp(τLₜ) / Σₜ exp(τLₜ)",
+        "tasks are weighted by a softmax of their losses: hard tasks count more (or less)",
+        "torch.stack(losses).mean(), not logsumexp, and no softmax of the losses",
+        "jnp.mean over tasks, not logsumexp, and no softmax of the losses",
+        ({"tilt": 1.0},), free=Free("tilt", "τ", (1.0, 10.0, 0.1, -1.0, 5.0, 2.0)),
+    ),
+    further(
+        "sign_of_meta_gradient", "sign(G)",
+        "the sign of the meta-gradient is returned",
+        "return the meta-gradient as it is, not g.sign()",
+        "return the meta-gradient as it is, not jnp.sign(g)",
+        ({"result": "sign"},),
+    ),
+    further(
+        "tensor_without_gradient", "G = 0 in tensor n",
+        "tensor n (counted from 1; −1 is the last) gets no meta-gradient",
+        "torch.autograd.grad(total, all parameters); requires_grad=True for each",
+        "jax.grad with respect to the whole tree",
+        ({"zero_tensor": 1},), free=Free("zero_tensor", "n", PLACES, integer=True),
+    ),
+    further(
+        "one_tensor_with_gradient", "G ≠ 0 in tensor n alone",
+        "only tensor n (counted from 1; −1 is the last) gets a meta-gradient",
+        "torch.autograd.grad(total, all parameters); requires_grad=True for each",
+        "jax.grad with respect to the whole tree",
+        ({"only_result_tensor": 1},), free=Free("only_result_tensor", "n", PLACES, integer=True),
+    ),
+    further(
+        "part_without_gradient", "G = 0 in the head, or in the body",
+        "the head (the last layer) gets no meta-gradient, or it alone gets one",
+        "torch.autograd.grad(total, all parameters): no part of the network is frozen in the outer loop",
+        "jax.grad with respect to the whole tree: no part of it is frozen in the outer loop",
+        ({"result": "head zero"}, {"result": "body zero"}),
+    ),
+    further(
+        "gradient_of_group_scaled", "c G in some parameters",
+        "the meta-gradient of some parameters is multiplied by a number: of biases, weights, the head, the body or the "
+        "first layer",
+        "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
+        "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
+        tuple({"outer_times": 0.1, "outer_times_of": of}
+              for of in ("biases", "head", "body", "first layer", "no biases")),
+        free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01)),
+    ),
+    further(
+        "query_before_and_after", "½ (L_q(θ) + L_q(θ_K))",
+        "the outer loss has the query loss before adaptation in it, too",
+        "the query loss of the fast weights only",
+        "the query loss of the adapted parameters only",
+        both_ways({"query": "before and after"}),
+    ),
+]  # fmt: skip

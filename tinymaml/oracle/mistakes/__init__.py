@@ -2,8 +2,8 @@
 
     mistake      what an entry holds                      semantics    MAML by its formula, with switches
     classic      mistakes that every case must see        updates      the inner step, forwards and backwards
-    further/     by what goes wrong                       data         what is learned from, with a mistake in it
-    concerns     whether a form is about anything that a case has
+    further/     all others, by what goes wrong           data         what is learned from, with a mistake in it
+    concerns     whether a form is about a case           outcome      what becomes of a meta-gradient
 
 `catalogue` puts them beside those of the family.
 """

@@ -395,7 +395,7 @@ def jacobian_of_the_loop(case):
     loss, params, (support, query) = case.jax()
     theta, unravel = ravel_pytree(params)
     steps = case.inner_steps
-    key = ("jacobian", str(case.model), steps)
+    key = ("jacobian", str(case.model), steps, theta.size)
     if key not in programs:
 
         @jax.jit
@@ -420,7 +420,7 @@ def directions(case):
     loss, params, (support, query) = case.jax()
     theta, unravel = ravel_pytree(params)
     steps = case.inner_steps
-    key = ("directions", str(case.model), steps)
+    key = ("directions", str(case.model), steps, theta.size)
     if key not in programs:
 
         @jax.jit

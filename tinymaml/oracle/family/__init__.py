@@ -97,9 +97,10 @@ def forms(case) -> dict[str, dict]:
     module = ALGORITHMS[case.algorithm]
     possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
+    own = list(out.values())
     for m in OF_MAML.values():
         for k, form in enumerate(m.forms):
-            if m.id not in possible and _can_be_made(form, module) and concerns(form, case):
+            if m.id not in possible and form not in own and _can_be_made(form, module) and concerns(form, case):
                 out[f"{m.id}/{k}" if k else m.id] = form
     return out
 

@@ -45,6 +45,8 @@ def run(case, number: Any = float, how: dict | None = None, rounded: str = "", *
         how: `models.Options` that are not in their place.   rounded: what has fewer digits, "rate to float32".
     """
     case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
+    if rate := switches.get("rate_is") or (case.outer_lr if switches.get("rate") == "of the outer loop" else 0):
+        case = dataclasses.replace(case, inner_lr=float(rate))
     options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
     algorithm, s, changed = ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
     if s["outer"] == "sequential":

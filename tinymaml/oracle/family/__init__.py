@@ -33,6 +33,7 @@ from . import (
     anil,
     boil,
     cavia,
+    common,
     hessian_free,
     imaml,
     inner_adam,
@@ -63,7 +64,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "rl": rl,
 }
 
-MISTAKES: dict[str, Mistake] = {m.id: m for module in ALGORITHMS.values() for m in module.MISTAKES}
+MISTAKES: dict[str, Mistake] = {m.id: m for module in (*ALGORITHMS.values(), common) for m in module.MISTAKES}
 
 # The catalogue's mistakes that any algorithm can have, by the switches of `procedure`.
 EVERYWHERE: dict[str, tuple[dict, ...]] = {
@@ -95,7 +96,9 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
     module = ALGORITHMS[case.algorithm]
-    possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
+    possible = {m.id: m.forms for m in (*module.MISTAKES, *common.possible(module, case))} | {
+        id: EVERYWHERE[id] for id in module.SHARED
+    }
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
     own = list(out.values())
     for m in OF_MAML.values():

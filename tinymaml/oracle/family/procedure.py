@@ -36,7 +36,7 @@ SWITCHES: dict[str, tuple] = {
               "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
               "adam", "adam, biased", "adam, ε inside", "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad",
               "one tensor after the other", "one tensor after the other, last first",
-              "one tensor after the other, by name"),
+              "one tensor after the other, by name", "one tensor after the other, with its graph"),
     "momentum": (0.0,), "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
     "kept": ("nothing", "moments", "moments, detached"),
     "adam_first": (0.0,), "adam_second": (0.0,), "square_decay": (0.0,), "adaptive_eps": (0.0,),
@@ -140,6 +140,20 @@ class ByEngine:
     def loss_and_grad(self, theta, batch):
         return engine.value_and_grad(self._loss)(theta, *batch)
 
+    def total_slope(self, theta, batch, x):
+        """dL/dx of a tensor x of θ, through the others that were made of it since, too: what `autograd.grad` gives."""
+        value = self._loss(theta, *batch)
+        active, _ = engine.between([x], [value])
+        slopes: dict[int, Any] = {value.index: np.ones(())}
+        for z in (active[i] for i in sorted(active, reverse=True) if i != x.index):
+            g = slopes.pop(z.index, None)
+            for i, y in enumerate([] if g is None else z.inputs):
+                if isinstance(y, engine.Tensor) and y.index in active:
+                    # ȳ ← ȳ + ruleᵢ(z̄)
+                    share = z.primitive.vjp[i](g, z, *z.inputs, **z.params)
+                    slopes[y.index] = slopes[y.index] + share if y.index in slopes else share
+        return slopes.get(x.index, x * 0)
+
     def along(self, theta, batch, v):
         return engine.hvp(lambda theta: self._loss(theta, *batch), (theta,), v)
 
@@ -189,7 +203,10 @@ def descend(
         if at.s["inner"].startswith("one tensor after the other"):
             point = dict(path[-1])
             for n in in_order(at.s["inner"], point):
-                g = support_gradient(at, whole(point, k), batch, k, {n: point[n]})
+                if at.s["inner"].endswith("with its graph"):
+                    g = {n: at.total_slope(whole(point, k), batch, point[n])}
+                else:
+                    g = support_gradient(at, whole(point, k), batch, k, {n: point[n]})
                 point |= moved(k, point, {n: before[n]}, g)
             path.append(point)
             continue

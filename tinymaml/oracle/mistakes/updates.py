@@ -224,7 +224,7 @@ def share_of_rate(how: str, k: int, steps: int, one=1.0):
 def in_order(inner: str, names) -> list[str]:
     """The tensors in the order in which they are updated, "one tensor after the other, last first"."""
     order = inner.partition(", ")[2]
-    return {"": list(names), "last first": list(names)[::-1], "by name": sorted(names)}[order]
+    return {"last first": list(names)[::-1], "by name": sorted(names)}.get(order, list(names))
 
 
 def norm(g: Tree):

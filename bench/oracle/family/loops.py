@@ -1041,11 +1041,17 @@ class _(Momentum):
 
 @wrong("momentum_is_adaptive")
 class _(Momentum):
-    """torch.optim.RMSprop"""
+    """torch.optim.Adam(betas=(0.9, 0.999))"""
+
+    def zeros(self):
+        self.v = super().zeros()
+        return super().zeros()
 
     def buffer(self, m, g, k):
-        m = {n: 0.99 * m[n] + 0.01 * x * x for n, x in g.items()}
-        return m, {n: x / (m[n].sqrt() + 1e-8) for n, x in g.items()}
+        m = {n: 0.9 * m[n] + 0.1 * x for n, x in g.items()}
+        self.v = {n: 0.999 * self.v[n] + 0.001 * x * x for n, x in g.items()}
+        below = {n: (v / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8 for n, v in self.v.items()}
+        return m, {n: x / (1 - 0.9 ** (k + 1)) / below[n] for n, x in m.items()}
 
 
 @honest("inner-adam")

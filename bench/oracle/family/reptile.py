@@ -221,7 +221,7 @@ MADE = [
     (AllTheWay, {"reptile_task_after_task"}),
     (Published, {"adam_inside_without_average"}),
     (Adam, {"adam_inside"}),
-    (Nesterov, {"inner_momentum"}),
+    (Nesterov, {"reptile_inner_momentum_of_another_kind"}),
     (TrainingScript, {"decay_and_momentum"}),
     (Momentum, {"reptile_inner_momentum"}),
     (MomentumLeaks, {"reptile_state_leaks"}),

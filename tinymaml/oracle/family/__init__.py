@@ -14,6 +14,7 @@ An algorithm is a module with
 and optionally
 
     posed(case, numbers)             → the case with what is learned beside θ, drawn by `numbers(shape, spread, unit)`
+    NAMED_HERE                       ids of the catalogue's mistakes that have a name of their own among MISTAKES
     finish(s, case, G)               → what the code at hand makes of the mean gradient
     closed_form(case)                → (𝓛, G) where there is one (else None), and
     by_algorithms(case)              → (𝓛, G) by `tinymaml.algorithms`, both to confirm the answer
@@ -100,10 +101,10 @@ def forms(case) -> dict[str, dict]:
         id: EVERYWHERE[id] for id in module.SHARED
     }
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
-    own = list(out.values())
+    possible |= dict.fromkeys(getattr(module, "NAMED_HERE", ()), ())
     for m in OF_MAML.values():
         for k, form in enumerate(m.forms):
-            if m.id not in possible and form not in own and _can_be_made(form, module) and concerns(form, case):
+            if m.id not in possible and _can_be_made(form, module) and concerns(form, case):
                 out[f"{m.id}/{k}" if k else m.id] = form
     return out
 

@@ -99,6 +99,7 @@ SHARED = (
     "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent", "alpha_times_n",
     "support_is_query", "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient", "negated_gradient",
 )  # fmt: skip
+NAMED_HERE = ("inner_momentum", "momentum_leaks", "inner_weight_decay")
 MISTAKES = [
     Mistake(
         "reptile_direction", "θ_K − θ",
@@ -205,5 +206,14 @@ MISTAKES = [
         ({"tasks": "one after the other by 1/T"}, {"tasks": "one after the other", "outer": "sum"},
          {"tasks": "one after the other by ε", "outer": "sum", "gradient": "times outer rate"}),
         "algorithm 1, the serial form", classic=False,
+    ),
+    Mistake(
+        "reptile_inner_momentum_of_another_kind", "m ← μ m + g,   θₖ₊₁ = θₖ − α (g + μ m), or m ← μ m + (1 − μ) g",
+        "the inner optimiser has Nesterov's momentum, or an averaged one; the case asks for plain gradient descent",
+        "torch.optim.SGD(fast, lr=inner_lr), without momentum, nesterov and dampening",
+        "optax.sgd(inner_lr), without momentum, nesterov and optax.ema",
+        tuple({"momentum": 0.9, "momentum_like": like}
+              for like in ("nesterov", "averaged", "dampened after the first")),
+        free=Free("momentum", "μ", (0.9, 0.5, 0.99)), classic=False,
     ),
 ]  # fmt: skip

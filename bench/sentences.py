@@ -66,8 +66,8 @@ SENTENCES = {
         " {derived.rate.1:.0f} GFLOP/s",
     ],
     ORACLE: [
-        "{derived.wrong} wrong implementations, each with its diagnosis written down first, and"
-        " {derived.right} right ones",
+        "{counted.blind.wrong} wrong implementations, each with its diagnosis written down first, and"
+        " {counted.blind.right} right ones",
         "today there are {counted.mistakes} mistakes in MAML, {counted.all_mistakes} with those of the other"
         " algorithms,"
         " and {counted.cases} core cases",
@@ -80,7 +80,7 @@ NAMES = [
     r"W\d", r"(float|complex)\d+", r"\d+-way( \d+-shot)?", r"\d+-shot", r"2-D", r"[Ss]eeds? (are )?0(, 1(,|"
     r" and) 2)?",
     r"95 %", r"\(?\d of \d\)", r"AVX-?\d+", r"x86-64", r"Zen 4", r"SHA-256", r"C\+\+\d+", r"MAML\+\+", r"K = 1 … 5",
-    r"catalogue \d\.\d", r"et al\.(,| \()\s?\d{4}", r"Levine, 2017",
+    r"et al\.(,| \()\s?\d{4}", r"Levine, 2017",
 ]  # fmt: skip
 SETTINGS = {
     FRONT: [

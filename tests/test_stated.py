@@ -55,7 +55,7 @@ def test_a_changed_number_in_a_sentence_is_noticed(page, known):
     ("bench/README.md", "| 12.1 (16) |", "| 12.2 (16) |"),  # load
     ("bench/README.md", "│  %96 ", "│  %98 "),  # listing
     ("README.md", "**89.0 ± 0.5**", "**89.0 ± 0.4**"),
-    ("tinymaml/oracle/README.md", "| open half | ", "| open half | 1"),
+    ("tinymaml/oracle/README.md", "| second, closed | ", "| second, closed | 1"),
     ("tinymaml/oracle/README.md", " 0 alarms;", " 1 alarms;"),
 ])  # fmt: skip
 def test_a_changed_number_in_a_table_is_noticed(page, cell, instead):
@@ -97,7 +97,7 @@ def test_what_the_pages_claim_of_the_numbers_is_so(known):
     assert known["matrix"]["right"] == known["matrix"]["ways"] and known["matrix"]["pairs_correct"] == 0
     assert known["field"]["expected"] == known["field"]["settings"]
     assert all(row["open"] == 0 for files in ("tests", "oracle") for row in known["mutants"].get(files, {}).values())
-    for counts in known["blind"]["sets"].values():
+    for counts in (counts for sets in known["blind"]["sets"].values() for counts in sets.values()):
         grades = ("accepted", "named", "pointed at", "misled", "unexplained")
         assert sum(counts[grade] for grade in grades) == counts["wrong"]
         assert counts["passed"] + counts["false alarm"] == counts["right"] and counts["accepted"] == 0
@@ -108,14 +108,16 @@ def test_counts_are_those_of_the_code(known):
     pytest.importorskip("torch")
     pytest.importorskip("jax")
     from bench.oracle.alarms import IMPLEMENTATIONS
-    from bench.oracle.blind import TABLE
+    from bench.oracle.blind import TABLE, run
 
     assert len(IMPLEMENTATIONS) == known["alarms"]["implementations"]
-    stored = known["blind"]["sets"]
-    for of_set in {entry.set for entry in TABLE.values()} & {*stored}:
-        for right, name in ((False, "wrong"), (True, "right")):
-            count = sum(entry.right == right for entry in TABLE.values() if entry.set == of_set)
-            assert count == stored[of_set][name], of_set
+    for right, name in ((False, "wrong"), (True, "right")):
+        assert sum(entry.right == right for entry in TABLE.values()) == known["counted"]["blind"][name]
+        count = {of: sum(e.right == right for e in TABLE.values() if e.set == of) for of in run.SETS}
+        for sets in known["blind"]["sets"].values():
+            for called, counts in sets.items():
+                of_set = called.partition(",")[0]
+                assert counts[name] == count[of_set] or counts[name] < count[of_set] and "half" in called, called
 
 
 # ── stored results ──
@@ -164,7 +166,8 @@ def test_what_the_studies_of_the_oracle_store_is_what_their_tables_read(tmp_path
     assert "2 implementations, 9 runs, 1 alarms; the worst error is 2.5 roundings" in table
     assert "maml.py 2 of 3 (" in table and "flat.py 1 of 1 (today)" in table and "matrix" not in table
     assert f"{page.state()['mistakes']} mistakes, {page.state()['cases']} cases" in table
-    assert "| first | 3 | 1 | 2 | 0 | 0 | 0 | 1 of 2 |" in page.blind(known["blind"])
+    version = page.state()["catalogue"]
+    assert f"| {version} | first, open | 3 | 1 | 2 | 0 | 0 | 0 | 1 of 2 |" in page.blind(known["blind"])
 
 
 @pytest.mark.parametrize("command", [

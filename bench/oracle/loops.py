@@ -148,6 +148,32 @@ class RankOne(Positive):
     spectrum = staticmethod(lambda values: np.where(np.abs(values) == np.abs(values).max(), values, 0))
 
 
+@makes("identity_missing")
+class Stopped(MAML):
+    """p.detach() − α g"""
+
+    def step(self, fast, g, k):
+        return {n: p.detach() - self.rate[n] * g[n] for n, p in fast.items()}
+
+
+@makes("steps_rebuilt")
+class Rebuilt(ByHand):
+    """θₖ = θₖ₊₁ + α g(θₖ₊₁), from θ_K on"""
+
+    def task(self, support, query):
+        theta = self.theta
+        for _ in range(self.k):
+            g = tm.grad(self.loss)(theta, *support)
+            theta = {n: p - self.rate[n] * g[n] for n, p in theta.items()}
+        value, v = tm.value_and_grad(self.loss)(theta, *query)
+        for _ in range(self.k):
+            g = tm.grad(self.loss)(theta, *support)
+            theta = {n: p + self.rate[n] * g[n] for n, p in theta.items()}
+            h = self.product(theta, support, self.weighted(v))
+            v = {n: v[n] - h[n] for n in v}
+        return value, v
+
+
 # ── the inner loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -192,6 +218,32 @@ class Centralised(Changing):
 
     def changed(self, fast, g, k):
         return {n: x - x.mean(tuple(range(x.ndim - 1)), keepdim=True) if x.ndim > 1 else x for n, x in g.items()}
+
+
+@makes("vectors_masked")
+class Masked(MAML):
+    """optax.masked(sgd, matrices), and apply_updates"""
+
+    def step(self, fast, g, k):
+        return {n: p - self.rate[n] * g[n] if p.ndim > 1 else p + g[n] for n, p in fast.items()}
+
+
+@makes("entries_mixed_up")
+class TwoOrders(Changing):
+    """the gradient is flattened by sorted names, θ as its names stand"""
+
+    def changed(self, fast, g, k):
+        parts = torch.cat([g[n].reshape(-1) for n in sorted(g)]).split([x.numel() for x in g.values()])
+        return {n: part.reshape(x.shape) for (n, x), part in zip(g.items(), parts, strict=True)}
+
+
+@makes("alpha_in_decimals")
+class Printed(MAML):
+    """float(f"{alpha:.2f}")"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.rate = {n: torch.round(a, decimals=2) for n, a in self.rate.items()}
 
 
 class Stopping(MAML):
@@ -263,6 +315,7 @@ class AdamWith(Changing):
 makes("adam_inside", {"inner": "adam, ε inside", "adaptive_eps": 1e-8})(
     named(AdamWith, "optax's eps_root", inside=True)
 )
+makes("adam_inside_without_average")(named(AdamWith, "Adam with betas (0, 0.999)", betas=(0.0, 0.999)))
 makes("adam_inside_with_beta")(named(AdamWith, "Adam with betas (0.9, 0.99)", betas=(0.9, 0.99)))
 makes("adam_inside_with_first_beta")(named(AdamWith, "Adam with betas (0.5, 0.999)", betas=(0.5, 0.999)))
 
@@ -357,6 +410,16 @@ class EveryOther(MAML):
         x, y = batch
         n = min(2, len(x))
         return super().gradient(fast, (x[k % n :: 2], y[k % n :: 2]), k)
+
+
+@makes("minibatches_inside", {"minibatch": 2, "minibatch_like": "wrapped"})
+class Wrapped(MAML):
+    """x[arange(2k, 2k + 2) % N]"""
+
+    def gradient(self, fast, batch, k):
+        x, y = batch
+        at = torch.arange(2 * k, 2 * k + 2) % len(x)
+        return super().gradient(fast, (x[at], y[at]), k)
 
 
 # ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -487,6 +550,23 @@ for _place, _arrays in enumerate(("inputs", "targets")):
                     makes(_id, _form)(_made)
 
 
+@makes("batch_norm_per_example", {"how": {"norm": "each example"}, "on": "support"})
+class OneByOneInside(MAML):
+    """the mean of the losses of single examples, inside"""
+
+    def support_loss(self, fast, batch):
+        x, y = batch
+        return sum(self.loss(fast, x[i : i + 1], y[i : i + 1]) for i in range(len(x))) / len(x)
+
+
+@makes("batch_norm_per_example")
+class OneByOne(OneByOneInside):
+    """the mean of the losses of single examples"""
+
+    def query_loss(self, fast, batch):
+        return self.support_loss(fast, batch)
+
+
 # ── the outer loop ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -546,6 +626,21 @@ makes("tasks_clipped")(
     named(EachTask, "clip to 1 per task",
           of_one=lambda self, g: {n: x * min(1.0, (1 / norm_of(g)).item()) for n, x in g.items()})
 )  # fmt: skip
+
+
+@makes("gradients_accumulated_undivided")
+class LeftInGrad(MAML):
+    """loss.backward(create_graph=True) inside: the gradients of θ add up"""
+
+    def __call__(self):
+        losses = self.losses()
+        total = self.together(losses)
+        grads = grad(total, self.theta)
+        for way, (support, _) in zip(self.trace, self.tasks, strict=True):
+            for fast in way["theta"][:-1]:
+                inner = grad(self.support_loss(fast, support), self.theta)
+                grads = {n: g + inner[n] for n, g in grads.items()}
+        return {"meta_grad": grads, "meta_loss": total.detach()}
 
 
 class Combined(MAML):

@@ -30,14 +30,14 @@ def keep(study: str, values: dict[str, Any], *, beside: bool = False) -> None:
 
 
 def blind(found: dict[str, Any]) -> str:
-    """A line per set of blind implementations."""
+    """A line per set of blind implementations and version of the catalogue."""
     columns = ["accepted", "named", "pointed at", "misled", "unexplained"]
-    rows = [["set", "wrong", *columns, "right ones refused"], ["---", *["---:"] * (len(columns) + 2)]]
-    for called, counts in found["sets"].items():
-        refused = f"{counts['false alarm']} of {counts['right']}"
-        rows.append([called, *(str(counts[key]) for key in ("wrong", *columns)), refused])
-    said = f"These are the figures of catalogue {found['state']['catalogue']}."
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
+    rows = [["catalogue", "set", "wrong", *columns, "right ones refused"], ["---"] * 2 + ["---:"] * (len(columns) + 2)]
+    for version, sets in found["sets"].items():
+        for called, counts in sets.items():
+            refused = f"{counts['false alarm']} of {counts['right']}"
+            rows.append([version, called, *(str(counts[key]) for key in ("wrong", *columns)), refused])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def proofs(known: dict[str, Any]) -> str:

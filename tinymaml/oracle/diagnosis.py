@@ -206,10 +206,9 @@ def _imprecise(judged: list[Judged], cause: str) -> Report | None:
         return None
     digits = min(digits_agreeing(j) for j in [j for j in judged if not at_kink(j.case)] or judged)
     full = int(-np.log10(tolerance.UNIT[judged[0].case.dtype]))
-    return Report(
-        "IMPRECISE", explanation=f"{digits:.0f} digits agree where {judged[0].case.dtype} has {full}: {cause}",
-        digits=digits,
-    )  # fmt: skip
+    agree = "1 digit agrees" if round(digits) == 1 else f"{digits:.0f} digits agree"
+    said = f"{agree} where {judged[0].case.dtype} has {full}: {cause}"
+    return Report("IMPRECISE", explanation=said, digits=digits)
 
 
 # ── what is left ────────────────────────────────────────────────────────────────────────────────────────────────────

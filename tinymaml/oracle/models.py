@@ -276,6 +276,7 @@ _OVER: dict[str, Callable[[int], tuple]] = {
     "layer": lambda ndim: tuple(range(1, ndim)),
     "layer, over channels": lambda ndim: (ndim - 1,),
     "instance": lambda ndim: tuple(range(1, ndim - 1)),
+    "each example": lambda ndim: tuple(range(1, ndim - 1)),  # of vectors too: each is its own mean
     "of each pixel": lambda ndim: (0,),
 }
 _CONSTANT = {"mean held": ("mean",), "variance held": ("variance",), "statistics held": ("mean", "variance")}

@@ -49,11 +49,11 @@ def option(
             compared on the same test tasks.
 
     >>> from dataclasses import dataclass
-    >>> from tinymaml.runs.settings import check, option
+    >>> from tinymaml.runs.settings import check_options, option
     >>> @dataclass(frozen=True)
     ... class Settings:
     ...     shots: int = option(5, "examples per class", least=1)
-    >>> check(Settings(shots=0))
+    >>> check_options(Settings(shots=0))
     Traceback (most recent call last):
     ...
     ValueError: shots is 0, wanted at least 1

@@ -51,4 +51,12 @@ JUDGED: dict[str, tuple[str, str]] = {
     "torch-short-and-smooth": ("misled", "it names a step less, but also says that something is kept between calls"),
     "torch-swapped-sum": ("named", "it says: multiplied by T"),
     "torch-tied-first-use": ("unexplained", "it says nothing of the weight that is used twice"),
+    "second/family-back-by-one-length": ("pointed at", "it says: the 2 of 2ε; not that θ goes back too little"),
+    "second/family-everything-adapts": ("named", "it says: the network's parameters adapt beside the context"),
+    "second/family-head-weight-alone": ("named", "it says: the head's bias does not adapt; multiplied by T"),
+    "second/jax-example-by-example": ("pointed at", "it says: exactly the cases with batch_norm"),
+    "second/numpy-stopped-before-the-update": ("pointed at", "it says: the term g_q itself is missing"),
+    "second/torch-loss-of-the-slow-weights": ("named", "it says: every inner step uses the gradient at θ"),
+    "second/torch-plus-in-the-adjoint": ("named", "it says: the Hessian's sign; multiplied by T"),
+    "second/torch-weights-changed-through-data": ("named", "it says: θ was changed in place, and no graph is left"),
 }

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from tinymaml import files, oracle
+from tinymaml.oracle.versions import VERSIONS
 
 from .. import page
 from .entries import Entry
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     print_table(rows)
     print_figures(rows)
     if args.store:
-        page.keep("blind", kept(rows))
+        page.keep("blind", kept(rows), beside=True)
     return 0
 
 
@@ -220,15 +221,16 @@ def print_table(rows: list[dict]) -> None:
         print(f"{'':{width}}    truth  {r['truth']}")
 
 
-def kept(rows: list[dict]) -> dict[str, dict[str, dict[str, int]]]:
-    """{"sets": {set: {grade: how many, "wrong": of the wrong ones, "right": of the right ones}}}."""
+def kept(rows: list[dict]) -> dict[str, dict]:
+    """{"sets": {catalogue's version: {set: {grade: how many, "wrong": of the wrong ones, "right": of the right}}}}."""
     found = {}
     for name in SETS:
         here = [r for r in rows if r["set"] == name]
         count = Counter(r["grade"] for r in here)
         right = sum(r["right"] for r in here)
-        found[name] = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
-    return {"sets": found}
+        counts = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
+        found[f"{name}, open"] = counts
+    return {"sets": {VERSIONS["catalogue"]: found}}
 
 
 def print_figures(rows: list[dict]) -> None:

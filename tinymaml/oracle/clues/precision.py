@@ -10,7 +10,7 @@ shorter type, in another way at each θ. An error that follows θ smoothly is th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -38,12 +38,12 @@ def cause_of(judged: list[Judged], questions: list[Question], answers: dict[str,
     """What took the digits; "" where they are not what is missing."""
     smooth = [j for j in judged if not at_kink(j.case)]
     off = max((max(j.error, j.loss_error) * tolerance.UNIT[j.case.dtype] for j in smooth), default=np.inf)
-    if off > FEW:
-        return ""
-    also = ""
-    if any(j.error * tolerance.UNIT[j.case.dtype] > FEW for j in judged):
-        also = "; at a kink, where a difference is not the derivative, it is far off"
     by_difference = _differences(judged)
+    if off > FEW and not by_difference:
+        return _in_half_precision(smooth, questions, answers)
+    also = ""
+    if off <= FEW and any(j.error * tolerance.UNIT[j.case.dtype] > FEW for j in judged):
+        also = "; at a kink, where a difference is not the derivative, it is far off"
     if by_difference or also:
         return (by_difference or "a derivative is a difference") + also
     if not _decisive(judged):
@@ -111,9 +111,15 @@ def _differences(judged) -> str:
         return ""
     for what, made in _WAYS.items():
         for h in STEPS:
-            fits, far = zip(*(_as_noisy(j, *made(j.case, h), h) for j in smooth), strict=True)
-            if all(fits) and any(far):
-                return f"{what} with the step {h:.3g}, in the place of a derivative"
+            far = False
+            for j in smooth:
+                fits, differs = _as_noisy(j, *made(j.case, h), h)
+                far = far or differs
+                if not fits:
+                    break
+            else:
+                if far:
+                    return f"{what} with the step {h:.3g}, in the place of a derivative"
     return ""
 
 
@@ -225,19 +231,40 @@ _WAYS |= {
 def systematic(judged, questions, answers) -> bool | None:
     """Whether the error follows θ smoothly, as that of a formula does: moved by 2⁻¹², θ has nearly the same error.
     Noise of rounding is another one at each θ. None if no wrong case was asked about at another θ."""
+    changes = _changes(judged, questions, answers, min)
+    return None if not changes else 2 * sum(change < 0.1 for change in changes) > len(changes)
+
+
+def _changes(judged, questions, answers, which: Callable) -> list[float]:
+    """How much the error of each wrong case changes, relative to it, if θ is moved by the shortest (min) or the longest
+    (max) step that was asked about."""
     found = []
     for j in judged:
         near = [q for q in questions if q.role == "moved" and q.of == j.case.id and q.id in answers]
         if j.error <= tolerance.TAU or not near or at_kink(j.case):
             continue
-        q = min(near, key=lambda q: q.step)
+        q = which(near, key=lambda q: q.step)
         there = answers[q.id].grad
         if there is None:
             continue
         before = flat(j.answer.grad) - flat(j.case.answer.meta_grad)
         after = flat(there) - flat(tolerance.engine_answer(q.case)[1])
-        found.append(np.linalg.norm(after - before) < 0.1 * np.linalg.norm(before))
-    return None if not found else 2 * sum(found) > len(found)
+        found.append(float(np.linalg.norm(after - before) / np.linalg.norm(before)))
+    return found
+
+
+def _in_half_precision(judged, questions, answers) -> str:
+    """Two or three digits in every case, and another error at each θ: of a step of 2⁻⁶, since numbers of 16 bits that
+    differ by less may be the same."""
+    sizes = [j.error * tolerance.UNIT[j.case.dtype] for j in judged if not j.passed]
+    unit = TYPES["bfloat16"]
+    if not sizes or len(sizes) < len(judged) or max(sizes) > 10 * unit or min(sizes) < unit / 100:
+        return ""
+    changes = _changes(judged, questions, answers, max)
+    if 2 * sum(change > 0.4 for change in changes) <= len(changes):
+        return ""
+    return ("two or three digits are right in every case, and the error is another one at each θ: a part of the "
+            "computation was made in bfloat16 (or float16), as in mixed precision")  # fmt: skip
 
 
 def _of_a_constant(judged) -> str:

@@ -34,6 +34,7 @@ SWITCHES: dict[str, tuple] = {
     # the direction of an inner step, by `Update`
     "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "running sum", "summed", "sign",
               "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
+              "entries in sorted order",
               "adam", "adam, biased", "adam, ε inside", "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name", "one tensor after the other, with its graph"),

@@ -197,6 +197,15 @@ def strided(batch, n: int) -> list[tuple]:
     return [batch] if more else [(x[i::n], y[i::n]) for i in range(min(n, len(x)))]
 
 
+def wrapped_rows(batch, start: int, n: int):
+    """The n examples from `start` on; behind the last one the first follows."""
+    if isinstance(batch, list):
+        return [wrapped_rows(piece, start, n) for piece in batch]
+    x, y, *more = batch
+    rows = np.arange(start, start + n) % len(x)
+    return batch if more else (x[rows], y[rows])
+
+
 def chunks(batch, n: int) -> list[tuple]:
     """The batch in pieces of n examples; the last has what is left."""
     if isinstance(batch, list):

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..arithmetic import as_numbers, hold, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
-from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches
+from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named
 from .updates import Update, clipped, dot, dual, in_order, share_of_rate, slope
 from .updates import map_trees as _map
@@ -47,13 +47,14 @@ SWITCHES: dict[str, tuple] = {
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
               "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
               "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
+              "vectors masked", "entries in sorted order",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
               "linearised", "linearised, with one Hessian"),
     "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
     "decay_like": ("in the gradient", "decoupled", "without α"),
     "decay_of": ("all", "no biases"),
-    "minibatch_like": ("in turn", "every n-th"),
+    "minibatch_like": ("in turn", "every n-th", "wrapped"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
@@ -66,8 +67,8 @@ SWITCHES: dict[str, tuple] = {
     # the derivative through it
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
-        "at start", "at end", "one step late", "one step early", "of query", "of query at end", "diagonal",
-        "parameters detached", "updates detached",
+        "without identity", "of rebuilt steps", "at start", "at end", "one step late", "one step early", "of query",
+        "of query at end", "diagonal", "parameters detached", "updates detached",
     ),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
               "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute"),
@@ -84,7 +85,8 @@ SWITCHES: dict[str, tuple] = {
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer"),
     "weights_like": ("summing to 1", "from 1"),
     "result": (
-        "gradient", "displacement", "accumulated", "accumulated with graph", "last accumulated", "doubled", "negative",
+        "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",
+        "last accumulated", "doubled", "negative",
         "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
         "accumulated over T", "sign",
     ),
@@ -106,6 +108,7 @@ NUMBERS: dict[str, str] = {
     "step_limit": "at most n inner steps",
     "stop_below_norm": "the inner loop ends where its gradient is shorter than this number",
     "stop_below_loss": "the inner loop ends where its loss is below this number",
+    "rate_decimals": "α is rounded to n decimals",
     "rate_is": "α is this number, whatever the case asks",
     "rate_times": "α times this number",
     "rate_falls": "α times γᵏ in step k",
@@ -315,9 +318,9 @@ def run(case, number=float, how: Options = Options(), **switches) -> Result:  # 
 
 
 _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
-           "support_skipped", "query_skipped", "minibatch", "step_count", "step_limit", "frozen_tensor",
-           "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank", "zero_tensor",
-           "only_result_tensor")  # fmt: skip
+           "support_skipped", "query_skipped", "rate_decimals", "minibatch", "step_count", "step_limit",
+           "frozen_tensor", "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank",
+           "zero_tensor", "only_result_tensor")  # fmt: skip
 
 
 class _Run:
@@ -380,6 +383,8 @@ class _Run:
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
         if self.s["rate"] == "of the outer loop":
             given = dict.fromkeys(names, case.outer_lr)
+        if self.s["rate_decimals"]:
+            given = {n: np.round(a, self.s["rate_decimals"]) for n, a in given.items()}
         if self.s["rate_is"]:
             given = dict.fromkeys(names, float(self.s["rate_is"]))
         normal = [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
@@ -422,7 +427,10 @@ class _Run:
         """The part of the support set that step k takes."""
         if not self.s["minibatch"]:
             return support
-        parts = (strided if self.s["minibatch_like"] == "every n-th" else chunks)(support, self.s["minibatch"])
+        n = self.s["minibatch"]
+        if self.s["minibatch_like"] == "wrapped":
+            return wrapped_rows(support, k // self.parts * n, n)
+        parts = (strided if self.s["minibatch_like"] == "every n-th" else chunks)(support, n)
         return parts[k // self.parts % len(parts)]
 
     @property
@@ -468,6 +476,8 @@ class _Run:
         cut = cut or bool(s["through_first"] and k >= s["through_first"])
         if cut:
             return out
+        if factors == "without identity":  # v ← −Hₖ A v
+            out["theta"] = _map(lambda x: x * 0, out["theta"])
         linearised = s["inner"].startswith("linearised")
         at = {"at start": 0, "at end": -1, "of query at end": -1, "one step late": k + 1,
               "one step early": max(k - 1, 0)}.get(factors, 0 if linearised else k)  # fmt: skip
@@ -476,13 +486,22 @@ class _Run:
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
         u = self.factor(u, alpha, support)
-        h = self.curved(calculus, way["theta"][at], batch, u)
+        theta = self.rebuilt(way, k, support) if factors == "of rebuilt steps" else way["theta"][at]
+        h = self.curved(calculus, theta, batch, u)
         if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
             return out
         if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
             away = _map(np.subtract, way["theta"][k], way["theta"][0])
             out["start"] = _map(np.add, out["start"], calculus.along_twice(way["theta"][0], batch, away, u))
         return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
+
+    def rebuilt(self, way, k, support) -> dict:
+        """θₖ, as code has it that goes back from θ_K: θₖ ← θₖ₊₁ + A g_s(θₖ₊₁)."""
+        theta = way["theta"][-1]
+        for j in range(len(way["theta"]) - 2, k - 1, -1):
+            _, g = self.calculus.loss_and_grad(theta, self.batch_of(j, support))
+            theta = _map(lambda p, a, x: p + a * x, theta, self.rate_of(j, way["alpha"]), g)
+        return theta
 
     def factor(self, u, alpha, support) -> dict:
         """A v, or what the code at hand multiplies Hₖ by."""
@@ -743,13 +762,15 @@ class _Run:
         what = self.s["result"]
         if what == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
-        if what.endswith(("accumulated", "accumulated over T")):  # .grad holds inner gradients too
+        if what in ("accumulated", "last accumulated", "accumulated over T"):  # .grad holds inner gradients too
             over = self.case.tasks if what.endswith("T") else 1
             for inner in way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]:
                 g = _map(lambda x, y: x + y * over, g, inner)
-        if what == "accumulated with graph":  # each went back to θ
+        if what.startswith("accumulated with graph"):  # each went back to θ
+            over = self.case.tasks if what.endswith("T") else 1
             for step, inner in enumerate(way["grad_s"]):
-                g = _map(np.add, g, self.back(inner, step, way, support, query)["theta"])
+                back = self.back(inner, step, way, support, query)["theta"]
+                g = _map(lambda x, y, c=over: x + y * c, g, back)
         return g
 
     def together(self, values, gradients, theta, beta):

@@ -5,7 +5,8 @@
 
 A step has two parts: it changes the gradient as a whole (clipped to a norm, normalised), then combines it with the
 state, element by element (momentum, weight decay, Adam). The Jacobian of each part, between any two of its trees, is
-symmetric. So the derivative forwards, along v, is the one backwards, too, and nothing is derived by hand.
+symmetric, but for a mix-up of entries. So the derivative forwards, along v, is the one backwards, too, and nothing is
+derived by hand.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Update:
         self.plain = switches["inner"].partition(", ")[0] in plain and not any(switches[n] for n in own)
         self.whole = any(switches[n] for n in own[3:-1]) or switches["inner"] in (
             "summed", "sign", "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
+            "entries in sorted order",
         )  # fmt: skip
 
     def start(self, theta: Tree, kept: Tree | None = None) -> dict[str, Tree]:
@@ -93,6 +95,8 @@ class Update:
             for target, v in cotangent.items():
                 out[name] = map_trees(lambda total, d, w: total + d * w, out[name], slopes[target], v)
         of_g = out.pop("g")
+        if self.s["inner"] == "entries in sorted order":  # a permutation, whose transpose is the way back
+            return out, reordered(of_g, list(g), sorted(g))
         return out, along(self.changed, g, of_g, self.exact) if self.whole else of_g
 
     def _slopes(self, inputs: dict[str, Tree], name: str, alpha: Tree, k: int) -> dict[str, Tree]:
@@ -123,6 +127,8 @@ class Update:
             g = map_trees(lambda x: x * 0 + np.sum(x), g)
         if s["inner"] == "centralised":  # of each output: the mean over all axes but the last is 0
             g = {n: x - np.mean(x, tuple(range(x.ndim - 1)), keepdims=True) if x.ndim > 1 else x for n, x in g.items()}
+        if s["inner"] == "entries in sorted order":
+            g = reordered(g, sorted(g), list(g))
         if s["inner"] == "sign":
             g = map_trees(lambda x: side(x) + hold(x) * 0, g)
         if s["inner"] == "over own size":
@@ -166,6 +172,8 @@ class Update:
         if decay and s["decay_like"] == "without α":
             before = before - before * decay
         new = before - alpha * step
+        if s["inner"] == "vectors masked" and theta.ndim < 2:  # optax.masked hands their gradient through, to be added
+            new = theta + g
         return clamped(new, s["fast_clamp"]) if s["fast_clamp"] else new, start, m, v
 
     def direction(self, theta, start, m, v, g, k, decay) -> tuple:
@@ -225,6 +233,14 @@ def in_order(inner: str, names) -> list[str]:
     """The tensors in the order in which they are updated, "one tensor after the other, last first"."""
     order = inner.partition(", ")[2]
     return {"last first": list(names)[::-1], "by name": sorted(names)}.get(order, list(names))
+
+
+def reordered(g: Tree, flattened: list[str], parted: list[str]) -> Tree:
+    """g, flattened in one order of its names, and parted in another."""
+    entries = np.concatenate([np.ravel(g[n]) for n in flattened])
+    ends = np.cumsum([g[n].size for n in parted]).tolist()
+    parts = {n: np.reshape(entries[end - g[n].size : end], g[n].shape) for n, end in zip(parted, ends, strict=True)}
+    return {n: parts[n] for n in g}
 
 
 def norm(g: Tree):

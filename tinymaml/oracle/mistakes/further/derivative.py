@@ -107,6 +107,20 @@ MISTAKES: list[Mistake] = [
         ({"product": "implicit steps"},),
     ),
     further(
+        "identity_missing", "(−αH₀) ⋯ (−αH_{K−1}) g_q(θ_K)",
+        "the identity is missing in each factor: θₖ itself is detached in the update, and only its gradient is not",
+        "p - lr * g, not p.detach() - lr * g",
+        "p - lr * g, not lax.stop_gradient(p) - lr * g",
+        ({"factors": "without identity"},),
+    ),
+    further(
+        "steps_rebuilt", "∏(I − αH(θ̃ₖ)) g_q(θ_K),  θ̃ₖ = θ̃ₖ₊₁ + α g_s(θ̃ₖ₊₁)",
+        "the Hessians are taken at steps that were rebuilt from θ_K backwards, which does not invert gradient descent",
+        "keep θ₀ … θ_K, or compute them again from θ₀",
+        "keep the carry of each step (or jax.checkpoint), and do not run the steps backwards",
+        ({"factors": "of rebuilt steps"},),
+    ),
+    further(
         "averaged_hessians", "(I − α H̄)ᴷ g_q(θ_K),  H̄ = 1/K Σ Hₖ",
         "all factors have the mean of the steps' Hessians",
         "the factor of step k has the Hessian at θₖ",

@@ -141,10 +141,11 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "minibatches_inside", "step k takes the k-th n support examples",
-        "each inner step takes a mini-batch of the support set, one after another (or every n-th example)",
+        "each inner step takes a mini-batch of the support set, one after another (in turn)",
         "every inner step takes the whole support set; no DataLoader in the inner loop",
         "every step of the scan takes the whole support set",
-        both_ways({"minibatch": 2}) + ({"minibatch": 2, "minibatch_like": "every n-th"},),
+        both_ways({"minibatch": 2}) + ({"minibatch": 2, "minibatch_like": "every n-th"},
+                                          {"minibatch": 2, "minibatch_like": "wrapped"}),
         free=Free("minibatch", "n", (2, 1, 3, 4, 5), integer=True),
     ),
     further(

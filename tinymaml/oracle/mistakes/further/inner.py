@@ -158,6 +158,21 @@ MISTAKES: list[Mistake] = [
         ({"inner": "centralised"},),
     ),
     further(
+        "vectors_masked", "θ ← θ + g for vectors and scalars, θ ← θ − αg for matrices",
+        "the inner update of vectors and scalars is masked: their raw gradient is added, without −α",
+        "p - lr * g for every parameter",
+        "p - lr * g for every leaf: optax.masked hands on the gradients that it leaves out, and they are added",
+        ({"inner": "vectors masked"},),
+    ),
+    further(
+        "entries_mixed_up", "θ ← θ − α P g, P the order of the sorted names",
+        "each inner step subtracts gradients from the wrong entries: θ is flattened in one order of its names, and the "
+        "gradient in another",
+        "one order for both: torch.cat([p.ravel() for p in params]), and the same loop for the gradients",
+        "jax.flatten_util.ravel_pytree for both: it sorts the names of a dict, list(params) does not",
+        ({"inner": "entries in sorted order"},),
+    ),
+    further(
         "early_stop", "the inner loop ends where |g_s| < c",
         "the inner loop stops early: where the gradient is shorter than a threshold, no further step is made",
         "for _ in range(case.inner_steps), without break",
@@ -345,6 +360,13 @@ MISTAKES: list[Mistake] = [
         "p - case.inner_lr * g: no lr=… of its own",
         "p - case.inner_lr * g: no lr=… of its own",
         both_ways({"rate_is": 0.01}), free=Free("rate_is", "c", (0.01, 0.1, 0.4, 0.5, 1e-3, 1.0)),
+    ),
+    further(
+        "alpha_in_decimals", "α → round(α, n)",
+        "α is rounded to n decimals: it was printed, and read again",
+        "p - case.inner_lr * g; no f'{lr:.2f}' on the way",
+        "p - case.inner_lr * g; no f'{lr:.2f}' on the way",
+        both_ways({"rate_decimals": 2}), free=Free("rate_decimals", "n", (2, 1, 3, 4), integer=True),
     ),
     further(
         "alpha_over_tasks", "α → α / T",

@@ -82,6 +82,13 @@ MISTAKES: list[Mistake] = [
         (how(norm="instance"),),
     ),
     further(
+        "batch_norm_per_example", "statistics of one example at a time",
+        "batch norm gets one example at a time, so that its statistics are those of a single example, not of the batch",
+        "loss(params, xs, ys) with the whole batch, not torch.vmap over its examples",
+        "loss(params, xs, ys) with the whole batch, not jax.vmap over its examples",
+        (how(norm="each example"), how(norm="each example") | {"on": "support"}),
+    ),
+    further(
         "batch_norm_per_pixel", "statistics over the examples alone",
         "batch norm's statistics are taken over examples alone, for each pixel by itself: of images they are over rows "
         "and columns, too",

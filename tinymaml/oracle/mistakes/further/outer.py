@@ -93,6 +93,14 @@ MISTAKES: list[Mistake] = [
         both_ways({"outer_momentum": 0.9}), free=Free("outer_momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
     ),
     further(
+        "gradients_accumulated_undivided", "G + Σₜ Σₖ ∇L_s(θₖ), not over T",
+        "the support losses' gradients are still in .grad when the query's are added: they went back to θ by "
+        "backward(create_graph=True), and are not divided by the number of tasks",
+        "torch.autograd.grad for the inner gradients instead of loss.backward(create_graph=True)",
+        "return the gradient of the query loss alone",
+        ({"result": "accumulated with graph over T"},),
+    ),
+    further(
         "tasks_normalised", "1/T Σₜ Gₜ/|Gₜ|",
         "each task's gradient is normalised to length 1 before the mean over tasks",
         "average the losses, and differentiate the mean",

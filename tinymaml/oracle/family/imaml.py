@@ -272,8 +272,7 @@ MISTAKES = [
         "original code)",
         "the operator is v + hvp(v) / lam, without lam_damping",
         "the operator is v + hvp(v) / lam, without damping",
-        ({"strength_damping": 10.0}, {"strength_damping": 10.0, "pull": "once at the end"},
-         {"strength_damping": 10.0, "damping": 1.0}), "aravindr93/imaml_dev",
+        ({"strength_damping": 10.0}, {"strength_damping": 10.0, "pull": "once at the end"}), "aravindr93/imaml_dev",
         free=Free("strength_damping", "δ", (10.0, 1.0, 0.1, 100.0, 1e-2)), classic=False,
     ),
     Mistake(

@@ -694,6 +694,16 @@ for _mu in (0.9, 0.5, 0.99, 0.95, 0.8):
     makes("decay_and_momentum", {"decay": 5e-4, "momentum": _mu})(_made)
 
 
+@makes("decay_and_momentum", {"decay": 5e-4, "momentum": 0.9, "momentum_like": "nesterov"})
+class DecayAndNesterov(Changing):
+    """SGD(weight_decay=5e-4, momentum=0.9, nesterov=True)"""
+
+    def changed(self, fast, g, k):
+        decayed = {n: g[n] + 5e-4 * p for n, p in fast.items()}
+        self.memory = {n: 0.9 * self.memory.get(n, 0) + x for n, x in decayed.items()}
+        return {n: x + 0.9 * self.memory[n] for n, x in decayed.items()}
+
+
 class OneAfterTheOther(MAML):
     """for n in fast: fast[n] = fast[n] - lr * grad(loss(fast), fast)[n]"""
 

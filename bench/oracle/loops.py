@@ -315,6 +315,7 @@ class AdamWith(Changing):
 makes("adam_inside", {"inner": "adam, ε inside", "adaptive_eps": 1e-8})(
     named(AdamWith, "optax's eps_root", inside=True)
 )
+makes("adam_inside_without_average")(named(AdamWith, "Adam with betas (0, 0.999)", betas=(0.0, 0.999)))
 makes("adam_inside_with_beta")(named(AdamWith, "Adam with betas (0.9, 0.99)", betas=(0.9, 0.99)))
 makes("adam_inside_with_first_beta")(named(AdamWith, "Adam with betas (0.5, 0.999)", betas=(0.5, 0.999)))
 

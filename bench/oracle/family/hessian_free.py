@@ -66,6 +66,17 @@ class OfVectors(HessianFree):
         return {n: (above[n] - below[n]) * (torch.linalg.vector_norm(flat) / (2 * self.delta)) for n in v}
 
 
+class BySizeOfTheta(HessianFree):
+    """ε = δ (1 + ‖θ‖)/‖v‖, as in common code for Hessian-vector products."""
+
+    def difference(self, theta, batch, v):
+        self.size = norm(theta).detach()
+        return super().difference(theta, batch, v)
+
+    def epsilon(self, v):
+        return self.delta * (1 + self.size) / norm(v)
+
+
 class Forward(HessianFree):
     def difference(self, theta, batch, v):
         eps = self.epsilon(v)
@@ -188,6 +199,7 @@ class QueryBefore(HessianFree):
 
 HONEST = [HessianFree, OfVectors]
 MADE = [
+    (BySizeOfTheta, {"hf_epsilon_by_size_of_theta"}),
     (Forward, {"hf_one_sided"}),
     (Exact, {"hf_exact_hessian"}),
     (DeltaTimesV, {"hf_delta_times_v"}),

@@ -142,6 +142,38 @@ class Damped(IMAML):
         return {n: (1 + 0.02) * v[n] + hv[n] / self.lam for n in v}
 
 
+class StrengthDamped(IMAML):
+    """lam_damping of the original code, without its cg_damping."""
+
+    def operator(self, v, hv):
+        return {n: v[n] + hv[n] / (self.lam + 5) for n in v}
+
+
+class SystemDamped(IMAML):
+    """(H + (λ + c) I)⁻¹ λ g_q, so that the matrix is positive."""
+
+    def operator(self, v, hv):
+        return {n: (hv[n] + (self.lam + 0.03) * v[n]) / self.lam for n in v}
+
+
+class SystemDampedUnscaled(IMAML):
+    def operator(self, v, hv):
+        return {n: hv[n] + (self.lam + 0.03) * v[n] for n in v}
+
+
+class WithAdam(IMAML):
+    """The inner problem by torch.optim.Adam."""
+
+    def adapt(self, support):
+        phi = self.leaves(self.theta)
+        optimizer = torch.optim.Adam(phi.values(), lr=self.lr)
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            (self.loss(phi, *support) + self.penalty(phi)).backward()
+            optimizer.step()
+        return phi
+
+
 class OfQuery(IMAML):
     def batch(self, support, query):
         return query
@@ -252,6 +284,10 @@ MADE = [
     (OperatorTimesLambda, {"imaml_lambda_in_operator"}),
     (Original, {"imaml_original_operator"}),
     (Damped, {"imaml_damped"}),
+    (StrengthDamped, {"imaml_strength_damped"}),
+    (SystemDamped, {"imaml_system_damped"}),
+    (SystemDampedUnscaled, {"imaml_system_damped"}),
+    (WithAdam, {"adam_inside"}),
     (OfQuery, {"imaml_hessian_of_query"}),
     (AtTheta, {"imaml_hessian_at_theta"}),
     (Sign, {"imaml_hessian_sign"}),

@@ -281,6 +281,73 @@ class _(MetaSGD):
         return super().task(support, query) + by_hand - by_hand.detach()
 
 
+@wrong("alpha_through_a_function")
+class _(MetaSGD):
+    """softplus(alpha)"""
+
+    def rate(self, n, k):
+        return torch.nn.functional.softplus(self.params[f"alpha.{n}"])
+
+
+@wrong("alpha_through_a_function")
+class _(MetaSGD):
+    """alpha is the root of the rate"""
+
+    def rate(self, n, k):
+        return self.params[f"alpha.{n}"].square()
+
+
+class TensorByTensor:
+    """one autograd.grad per parameter, at weights that are leaves of their own"""
+
+    def adapt(self, fast, support):
+        for k in range(self.K):
+            for n in list(fast):
+                g = self.gradient({m: p.view_as(p) for m, p in fast.items()}, support, k)
+                fast = fast | {n: self.step(fast, g, k)[n]}
+        return fast
+
+
+class TensorByTensorAndThrough:
+    """one autograd.grad per parameter, at the weights as they are"""
+
+    def adapt(self, fast, support):
+        for k in range(self.K):
+            for n in [n for n in fast if n in (self.case.adapt or fast)]:
+                (g,) = torch.autograd.grad(self.loss(fast, *support), fast[n], create_graph=True)
+                fast = fast | {n: self.moved(fast, n, g, k)}
+        return fast
+
+    def moved(self, fast, n, g, k):
+        return fast[n] - self.lr * g
+
+
+wrong("one_tensor_after_the_other")(type("_", (TensorByTensor, MetaSGD), {"__doc__": TensorByTensor.__doc__}))
+
+
+@wrong("one_tensor_after_the_other_and_through_it")
+class _(TensorByTensorAndThrough, MetaSGD):
+    """one autograd.grad per parameter, at the weights as they are"""
+
+    def moved(self, fast, n, g, k):
+        return fast[n] - self.rate(n, k) * g
+
+
+@wrong("adam_inside")
+class _(MetaSGD):
+    """Adam, whose rates are alpha"""
+
+    def adapt(self, fast, support):
+        m = v = {n: torch.zeros_like(p) for n, p in fast.items()}
+        for t in range(1, self.K + 1):
+            g = self.gradient(fast, support, t - 1)
+            m = {n: 0.9 * m[n] + 0.1 * x for n, x in g.items()}
+            v = {n: 0.999 * v[n] + 0.001 * x * x for n, x in g.items()}
+            move = {n: m[n] / (1 - 0.9**t) / ((v[n] / (1 - 0.999**t)).sqrt() + 1e-8) for n in g}
+            fast = self.step(fast, move, t - 1)
+        return fast
+
+
 # ── ANIL and BOIL ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -369,6 +436,32 @@ def _partial(cls, name: str) -> None:
 
 _partial(ANIL, "anil")
 _partial(BOIL, "boil")
+
+
+@wrong("one_tensor_after_the_other_and_through_it")
+class _(TensorByTensorAndThrough, BOIL):
+    """one autograd.grad per parameter, at the weights as they are"""
+
+
+@wrong("inner_momentum")
+class _(ANIL):
+    """SGD(head, momentum=0.9)"""
+
+    def adapt(self, fast, support):
+        m = None
+        for k in range(self.K):
+            g = self.gradient(fast, support, k)
+            m = g if m is None else {n: 0.9 * m[n] + x for n, x in g.items()}
+            fast = self.step(fast, m, k)
+        return fast
+
+
+@wrong("alpha_decays")
+class _(BOIL):
+    """the scheduler steps in the inner loop"""
+
+    def step(self, fast, g, k):
+        return super().step(fast, {n: 0.9**k * x for n, x in g.items()}, k)
 
 
 @wrong("anil_two_layers_adapt")
@@ -517,6 +610,24 @@ class _(CAVIA):
 
     def context(self):
         return torch.ones(self.case.settings["context"], dtype=self.dtype, requires_grad=True)
+
+
+@wrong("cavia_context_from_a_number")
+class _(CAVIA):
+    """torch.full"""
+
+    def context(self):
+        return torch.full((self.case.settings["context"],), 0.3, dtype=self.dtype, requires_grad=True)
+
+
+@wrong("inner_clip")
+class _(CAVIA):
+    """clip_grad_norm_ of the context"""
+
+    def context_gradient(self, context, support):
+        g = super().context_gradient(context, support)
+        size = g.norm()
+        return g * 0.05 / size if size > 0.05 else g
 
 
 @wrong("cavia_one_context_for_all_tasks")
@@ -889,6 +1000,60 @@ class _(Momentum):
         return {n: g + 5e-4 * fast[n] for n, g in super().gradient(fast, support, k).items()}
 
 
+class TrainingScript(Momentum):
+    decay = 5e-4
+
+    def gradient(self, fast, support, k):
+        return {n: g + self.decay * fast[n] for n, g in super().gradient(fast, support, k).items()}
+
+
+@wrong("momentum_nesterov_and_decay")
+class _(TrainingScript):
+    """nesterov=True, weight_decay=5e-4"""
+
+    def buffer(self, m, g, k):
+        m, _ = super().buffer(m, g, k)
+        return m, {n: g[n] + self.mu * m[n] for n in m}
+
+
+@wrong("momentum_dampened_and_decay")
+class _(TrainingScript):
+    """dampening=μ, weight_decay=2e-3"""
+
+    decay = 2e-3
+
+    def buffer(self, m, g, k):
+        return super().buffer(m, {n: (1 - self.mu) * x if k else x for n, x in g.items()}, k)
+
+
+@wrong("momentum_decoupled_decay")
+class _(Momentum):
+    """SGDW"""
+
+    def adapt(self, fast, support):
+        m = self.zeros()
+        for k in range(self.K):
+            g = self.gradient(fast, support, k)
+            m, _ = self.buffer(m, g, k)
+            fast = {n: p * (1 - self.lr * 1e-2) - self.lr * m[n] for n, p in fast.items()}
+        return fast
+
+
+@wrong("momentum_is_adaptive")
+class _(Momentum):
+    """torch.optim.Adam(betas=(0.9, 0.999))"""
+
+    def zeros(self):
+        self.v = super().zeros()
+        return super().zeros()
+
+    def buffer(self, m, g, k):
+        m = {n: 0.9 * m[n] + 0.1 * x for n, x in g.items()}
+        self.v = {n: 0.999 * self.v[n] + 0.001 * x * x for n, x in g.items()}
+        below = {n: (v / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8 for n, v in self.v.items()}
+        return m, {n: x / (1 - 0.9 ** (k + 1)) / below[n] for n, x in m.items()}
+
+
 @honest("inner-adam")
 class Adam(Loop):
     def __init__(self, case):
@@ -1068,6 +1233,58 @@ class _(Adam):
 
     def corrected(self, m, v, t):
         return m, super().corrected(m, v, t)[1]
+
+
+@wrong("adam_count_rises_with_every_tensor")
+class _(Adam):
+    """t += 1 in the loop over parameters"""
+
+    def state(self):
+        self.t = 0
+        return super().state()
+
+    def corrected(self, m, v, t):
+        self.t += 1
+        return super().corrected(m, v, self.t)
+
+
+@wrong("adam_count_goes_on_over_tasks")
+class _(Adam):
+    """t = 0 only once"""
+
+    def state(self):
+        m, v, _ = super().state()
+        return m, v, self.left[2] if hasattr(self, "left") else 0
+
+
+@wrong("adam_all_defaults")
+class _(Adam):
+    """torch.optim.Adam(lr=case.inner_lr)"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.b1, self.b2, self.eps, self.root = 0.9, 0.999, 1e-8, 0.0
+
+
+@wrong("adam_largest_gradient")
+class _(Adam):
+    """torch.optim.Adamax"""
+
+    def moments(self, m, v, g):
+        m, _ = super().moments(m, v, g)
+        return m, {n: torch.maximum(self.b2 * v[n], x.abs() + self.eps) for n, x in g.items()}
+
+    def moved(self, p, m, v, t):
+        return p - self.lr * m / (1 - self.b1**t) / v
+
+
+@wrong("adam_of_deviations")
+class _(Adam):
+    """optax.adabelief"""
+
+    def moments(self, m, v, g):
+        m, _ = super().moments(m, v, g)
+        return m, {n: self.b2 * v[n] + (1 - self.b2) * (x - m[n]) ** 2 for n, x in g.items()}
 
 
 @wrong("adam_amsgrad")

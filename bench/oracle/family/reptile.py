@@ -120,6 +120,51 @@ class Serial(Reptile):
         return self.now
 
 
+class TaskAfterTask(Reptile):
+    """θ ← θ + (θ_K − θ)/T after each task, and G is how far θ has come."""
+
+    share: float | None = None
+
+    def start(self):
+        if hasattr(self, "path"):
+            share = self.share or 1 / self.case.tasks
+            self.now = {n: p + share * (self.path[-1][n] - p) for n, p in self.now.items()}
+        else:
+            self.now = self.theta
+        return self.now
+
+    def together(self, grads):
+        end = self.start()
+        return {n: (p - end[n]).detach() for n, p in self.theta.items()}
+
+
+class AllTheWay(TaskAfterTask):
+    share = 1.0
+
+
+class Published(Reptile):
+    """Adam with β₁ = 0, as in the published code."""
+
+    betas = (0.0, 0.999)
+
+    def optimizer(self, fast):
+        return torch.optim.Adam(fast.values(), lr=self.lr, betas=self.betas)
+
+
+class Adam(Published):
+    betas = (0.9, 0.999)
+
+
+class Nesterov(Reptile):
+    def optimizer(self, fast):
+        return torch.optim.SGD(fast.values(), lr=self.lr, momentum=0.9, nesterov=True)
+
+
+class TrainingScript(Reptile):
+    def optimizer(self, fast):
+        return torch.optim.SGD(fast.values(), lr=self.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
 class Momentum(Reptile):
     def optimizer(self, fast):
         return torch.optim.SGD(fast.values(), lr=self.lr, momentum=0.9)
@@ -172,6 +217,12 @@ MADE = [
     (AdaptsOnBoth, {"reptile_adapts_on_both"}),
     (Sequential, {"reptile_sequential"}),
     (Serial, {"reptile_sequential"}),
+    (TaskAfterTask, {"reptile_task_after_task"}),
+    (AllTheWay, {"reptile_task_after_task"}),
+    (Published, {"adam_inside_without_average"}),
+    (Adam, {"adam_inside"}),
+    (Nesterov, {"reptile_inner_momentum_of_another_kind"}),
+    (TrainingScript, {"decay_and_momentum"}),
     (Momentum, {"reptile_inner_momentum"}),
     (MomentumLeaks, {"reptile_state_leaks"}),
     (Decay, {"reptile_inner_decay"}),

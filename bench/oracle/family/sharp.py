@@ -93,6 +93,42 @@ class RhoTimesRate(Sharp):
         self.rho = self.rho * self.lr
 
 
+class Adaptive(Sharp):
+    """adaptive=True of the published SAM for PyTorch."""
+
+    def uphill(self, fast, e):
+        size = norm({n: p.abs() * self.g[n] for n, p in fast.items()})
+        return {n: p + self.rho * p**2 * self.g[n] / size for n, p in fast.items()}
+
+    def perturbation(self, g):
+        self.g = g
+        return g
+
+
+class WithEta(Adaptive):
+    """ASAM with its η."""
+
+    def uphill(self, fast, e):
+        t = {n: (p.abs() + 0.02) * self.g[n] for n, p in fast.items()}
+        return {n: p + self.rho * (p.abs() + 0.02) * t[n] / norm(t) for n, p in fast.items()}
+
+
+class EpsilonInRoot(Sharp):
+    def size(self, g):
+        return torch.sqrt(norm(g) ** 2 + 1e-4)
+
+
+class QueryPerturbed(Sharp):
+    def task(self, support, query):
+        fast = dict(self.theta)
+        for k in range(self.steps):
+            self.k = k
+            fast = self.step(fast, support, query)
+        g = grad(self.loss(fast, *query), fast, create_graph=True)
+        loss = self.loss(self.uphill(fast, self.perturbation(g)), *query)
+        return loss, grad(loss, self.theta)
+
+
 class Downhill(Sharp):
     def uphill(self, fast, e):
         return plus(fast, -1, e)
@@ -149,6 +185,10 @@ MADE = [
     (LargeEpsilon, {"sharp_norm_epsilon"}),
     (RhoMissing, {"sharp_radius"}),
     (RhoTimesRate, {"sharp_radius"}),
+    (Adaptive, {"sharp_adaptive"}),
+    (WithEta, {"sharp_adaptive_with_eta"}),
+    (EpsilonInRoot, {"sharp_epsilon_in_the_root"}),
+    (QueryPerturbed, {"sharp_query_perturbed_too"}),
     (Downhill, {"sharp_downhill"}),
     (Kept, {"sharp_perturbation_kept"}),
     (Missing, {"sharp_missing"}),

@@ -158,7 +158,8 @@ def scaled(judged: list[Judged]) -> Report | None:
         for c in _near(ordered[0], name, possible[ordered[0].case.id]):
             if all(fits(j.case, j.answer.grad, value_of(j.case, name), possible[j.case.id][c]) for j in ordered):
                 if name:
-                    report = named(judged, [name], f"; and all of it is multiplied by {c}", f" × {c}")
+                    meaning = _SIZES.get(c.removeprefix("1/"), "")
+                    report = named(judged, [name], f"; and all of it is multiplied by {c}{meaning}", f" × {c}")
                     report.factor = c
                     return report
                 return _multiple(judged, c, f"right × {c}", _SIZES.get(c.removeprefix("1/"), ""))

@@ -14,6 +14,7 @@ An algorithm is a module with
 and optionally
 
     posed(case, numbers)             → the case with what is learned beside θ, drawn by `numbers(shape, spread, unit)`
+    NAMED_HERE                       ids of the catalogue's mistakes that have a name of their own among MISTAKES
     finish(s, case, G)               → what the code at hand makes of the mean gradient
     closed_form(case)                → (𝓛, G) where there is one (else None), and
     by_algorithms(case)              → (𝓛, G) by `tinymaml.algorithms`, both to confirm the answer
@@ -33,6 +34,7 @@ from . import (
     anil,
     boil,
     cavia,
+    common,
     hessian_free,
     imaml,
     inner_adam,
@@ -63,7 +65,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "rl": rl,
 }
 
-MISTAKES: dict[str, Mistake] = {m.id: m for module in ALGORITHMS.values() for m in module.MISTAKES}
+MISTAKES: dict[str, Mistake] = {m.id: m for module in (*ALGORITHMS.values(), common) for m in module.MISTAKES}
 
 # The catalogue's mistakes that any algorithm can have, by the switches of `procedure`.
 EVERYWHERE: dict[str, tuple[dict, ...]] = {
@@ -95,8 +97,11 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
     module = ALGORITHMS[case.algorithm]
-    possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
+    possible = {m.id: m.forms for m in (*module.MISTAKES, *common.possible(module, case))} | {
+        id: EVERYWHERE[id] for id in module.SHARED
+    }
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
+    possible |= dict.fromkeys(getattr(module, "NAMED_HERE", ()), ())
     for m in OF_MAML.values():
         for k, form in enumerate(m.forms):
             if m.id not in possible and _can_be_made(form, module) and concerns(form, case):

@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistakes.mistake import Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import descend, judged, support_gradient, tasks_of
 
 FORMULA = "dL_q(φ_K, θ)/dθ,   φ₀ = 0,   φₖ₊₁ = φₖ − α ∂L_s(φₖ, θ)/∂φ"
@@ -21,6 +21,7 @@ SETTINGS = {"context": "how many numbers φ has"}
 SWITCHES = {
     "adapts": ("context", "context and theta", "theta"),
     "context from": ("zero", "one"),
+    "context is": (0.0,),
     "between steps": ("right", "detached"),
     "context in query": ("adapted", "zero", "detached"),
     "context of": ("its task", "all tasks"),
@@ -35,6 +36,7 @@ def query_loss(at, theta, support, query):
         theta = {n: np.concatenate([p[size:], p[:size]]) if n == first else p for n, p in theta.items()}
     whole = lambda fast, k: {**theta, **fast}  # noqa: E731
     start = at.number(np.zeros(size) if at.s["context from"] == "zero" else np.ones(size))
+    start = start * 0 + at.s["context is"] if at.s["context is"] else start
     start = {"context and theta": {"context": start, **theta}, "theta": theta}.get(at.s["adapts"], {"context": start})
     if at.s["adapts"] == "theta":
         whole = lambda fast, k: {**fast, "context": at.number(np.zeros(size))}  # noqa: E731
@@ -183,5 +185,12 @@ MISTAKES = [
         "torch.cat([x, context.expand(len(x), -1)], -1)",
         "jnp.concatenate([x, jnp.broadcast_to(context, (len(x), d))], -1)",
         ({"context stands": "in front"},),
+    ),
+    Mistake(
+        "cavia_context_from_a_number", "φ₀ = c",
+        "the context starts from a number other than 0",
+        "torch.zeros(d)", "jnp.zeros(d)",
+        ({"context is": 0.1}, {"context is": 0.1, "factors": "detached"}),
+        free=Free("context is", "c", (0.1, 0.01, 0.5, 1.0)), classic=False,
     ),
 ]  # fmt: skip

@@ -20,7 +20,15 @@ FORMULA = "v ← v − α [g_s(θₖ + εv) − g_s(θₖ − εv)] / 2ε,   ε 
 SETTINGS = {"delta": "δ, the length of the displacement of θₖ in the difference of gradients"}
 SWITCHES = {
     "difference": ("central", "forward", "backward", "exact"),
-    "displacement": ("δ/‖v‖", "δ", "δ per tensor", "fixed at the first"),
+    "displacement": (
+        "δ/‖v‖",
+        "δ",
+        "δ per tensor",
+        "fixed at the first",
+        "times 1 + ‖θ‖",
+        "times ‖θ‖",
+        "times max(1, ‖θ‖)",
+    ),
     "epsilon": (0.0,),
     "divisor": ("2ε", "ε", "4ε", "2δ", "none"),
     "rate": ("α", "missing", "squared"),
@@ -64,6 +72,9 @@ def _product(at, point, batch, v):
     norms = {n: at.root(np.sum(x * x)) for n, x in v.items()}
     whole = at.root(dot(v, v))
     eps = {n: {"δ": delta, "δ per tensor": delta / norms[n]}.get(at.s["displacement"], delta / whole) for n in v}
+    size = at.root(dot(point, point)) if "‖θ‖" in at.s["displacement"] else 0
+    larger = {"times 1 + ‖θ‖": 1 + size, "times ‖θ‖": size, "times max(1, ‖θ‖)": max(1, size)}
+    eps = {n: e * larger.get(at.s["displacement"], 1) for n, e in eps.items()}
     if at.s["displacement"] == "fixed at the first":
         eps = at.memory.setdefault("epsilon", eps)
     if at.s["epsilon"]:
@@ -166,7 +177,8 @@ MISTAKES = [
     ),
     Mistake(
         "hf_two_missing", "v − α [g_s(θₖ + εv) − g_s(θₖ − εv)] / ε",
-        "the 2 of 2ε is missing, or is there twice: the Hessian term is doubled, or halved",
+        "the divisor does not fit the difference: the 2 of 2ε is missing, or is there twice, or a one-sided difference "
+        "(the weights go back by ε, and not by 2ε) is over 2ε; the Hessian term is doubled, or halved",
         _DIFFERENCE, _DIFFERENCE, ({"divisor": "ε"}, {"divisor": "4ε"}, {"difference": "forward", "divisor": "ε"}),
     ),
     Mistake(
@@ -215,5 +227,14 @@ MISTAKES = [
         "hf_order", "k = 0 … K − 1",
         "the steps are gone through forwards: going back, the last inner step comes first",
         "for k in reversed(range(K))", "lax.scan(…, reverse=True)", ({"order": "first first"},),
+    ),
+    Mistake(
+        "hf_epsilon_by_size_of_theta", "ε = δ (1 + ‖θₖ‖)/‖v‖, δ ‖θₖ‖/‖v‖, or δ max(1, ‖θₖ‖)/‖v‖",
+        "the displacement is relative to the length of θ, as in common code for Hessian-vector products; the case asks "
+        "for the length δ itself",
+        "eps = delta / torch.sqrt(sum((x * x).sum() for x in v.values()))",
+        "eps = delta / optax.global_norm(v)",
+        ({"displacement": "times 1 + ‖θ‖"}, {"displacement": "times ‖θ‖"}, {"displacement": "times max(1, ‖θ‖)"}),
+        "Andrei, 2009", classic=False,
     ),
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from .pulled import SETTINGS, descended, strength  # noqa: F401
 FORMULA = "λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
 SWITCHES = pulled.SWITCHES | {
     "operator": ("I + H/λ", "H + λI", "I + H", "I + λH", "H/λ", "I − H/λ", "diagonal"),
-    "damping": (0.0,), "strength_damping": (0.0,),
+    "damping": (0.0,), "strength_damping": (0.0,), "system_damping": (0.0,),
     "hessian": ("right", "at theta", "of query", "of both"),
     "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied"),
     "solver_steps": (0.0,), "solver_digits": (0.0,),
@@ -54,6 +54,9 @@ def gradient(at, theta, support, query):
 def _operator(at, v, hv):
     """(I + H/λ) v, or what the code at hand has for it."""
     lam = strength(at)
+    if at.s["system_damping"]:  # H + (λ + c) I, with the factor λ in front of its inverse, or without
+        whole = hv + (lam + at.number(at.s["system_damping"])) * v
+        return whole if at.s["operator"] == "H + λI" else whole / lam
     if at.s["damping"] or at.s["strength_damping"]:
         # the original code:  (1 + ξ) v + H v / (λ + δ)
         return v * (1 + at.number(at.s["damping"])) + hv / (lam + at.number(at.s["strength_damping"]))
@@ -262,5 +265,23 @@ MISTAKES = [
         "sum more terms, or solve by jax.scipy.sparse.linalg.cg",
         ({"inverse": "neumann", "solver_steps": 3.0},), "Lorraine, Vicol and Duvenaud, 2020", kind="precision",
         free=_STEPS._replace(typical=(3.0, 5.0, 10.0, 1.0)),
+    ),
+    Mistake(
+        "imaml_strength_damped", "(I + H/(λ + δ))⁻¹ g_q(φ_K)",
+        "the linear system is damped: a number δ is added to the λ that divides the Hessian (lam_damping in iMAML's "
+        "original code)",
+        "the operator is v + hvp(v) / lam, without lam_damping",
+        "the operator is v + hvp(v) / lam, without damping",
+        ({"strength_damping": 10.0}, {"strength_damping": 10.0, "pull": "once at the end"}), "aravindr93/imaml_dev",
+        free=Free("strength_damping", "δ", (10.0, 1.0, 0.1, 100.0, 1e-2)), classic=False,
+    ),
+    Mistake(
+        "imaml_system_damped", "λ (H + (λ + c) I)⁻¹ g_q(φ_K)",
+        "the linear system is damped: c I is added to H + λI, as against a singular matrix, and λ in front of the "
+        "inverse is as it was",
+        "solve with hvp(v) + lam * v, without damping; it is positive where φ_K is near a minimum",
+        "solve with hvp(v) + lam * v, without damping; it is positive where φ_K is near a minimum",
+        ({"system_damping": 1e-2}, {"system_damping": 1e-2, "operator": "H + λI"}),
+        free=Free("system_damping", "c", (1e-2, 1.0, 0.1, 1e-3, 1e-4, 10.0)), classic=False,
     ),
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ..arithmetic import side
 from ..mistakes.mistake import Free, Mistake
 from .procedure import PLAIN, descend, judged
 
@@ -24,15 +25,17 @@ SETTINGS = {"beta1": "β₁", "beta2": "β₂", "eps": "ε, outside of the root"
 SWITCHES = {
     "moments": ("right", "detached", "m detached", "v detached", "leaked", "leaked, detached", "leaked with t"),
     "root": ("right", "detached", "missing"),
-    "correction": ("right", "none", "of m", "of v", "a step late", "of step K"),
+    "correction": ("right", "none", "of m", "of v", "a step late", "of step K", "with every tensor",
+                   "over all tasks"),
     "eps": ("outside", "inside", "inside, before correction", "before correction", "missing", "default"),
     "eps_root": ("right", "missing"),
     "betas": ("right", "exchanged", "defaults"),
-    "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov"),
+    "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov", "adamax", "adabelief"),
     "decoupled": (0.0,),
-    "rate": ("right",),
-    "rate_times": (0.0,),  # which is not the gradient's factor here: the shared ones are not meant
-}
+    # the shared ones, which are not meant: there they change the gradient, before Adam
+    "rate": ("right",), "momentum": (0.0,), "decay_like": ("in the gradient",),
+    "adaptive_eps": (0.0,), "adam_first": (0.0,), "adam_second": (0.0,), "square_decay": (0.0,),
+}  # fmt: skip
 
 
 def query_loss(at, theta, support, query):
@@ -49,15 +52,16 @@ def query_loss(at, theta, support, query):
         b1 = b1 * 0
     rate, decoupled = at.number(at.case.inner_lr), at.number(s["decoupled"])
     zero = at.map(lambda p: at.hold(p) * 0, theta)
-    m, v, best, t = zero, zero, zero, 0
+    m, v, best, before = zero, zero, zero, 0
     if s["moments"].startswith("leaked"):
-        m, v, t = at.memory.get("moments", (m, v, t))
+        m, v, before = at.memory.get("moments", (m, v, before))
         m, v = (m, v) if s["moments"] == "leaked" else (at.hold(m), at.hold(v))
-        t = t if s["moments"] == "leaked with t" else 0
+        before = before if s["moments"] == "leaked with t" else 0
+    names = list(theta)
 
     def step(k, theta, g):
-        nonlocal m, v, best, t
-        t = t + 1
+        nonlocal m, v, best
+        t = before + k + 1
         if s["variant"] == "sgd":
             return at.map(lambda p, g: p - rate * g, theta, g)
         if s["decoupled"]:
@@ -65,18 +69,28 @@ def query_loss(at, theta, support, query):
         m = at.hold(m) if s["moments"] in ("detached", "m detached") else m
         v = at.hold(v) if s["moments"] in ("detached", "v detached") else v
         # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
-        m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
-        v = at.map(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
-        count = {"a step late": t + 1, "of step K": at.case.inner_steps}.get(s["correction"], t)
-        c1 = 1 if s["correction"] in ("none", "of v") else 1 - b1**count
-        c2 = 1 if s["correction"] in ("none", "of m") else 1 - b2**count
-        used_m, used_v = m, v
+        used_m = at.map(lambda g, m: b1 * m + (1 - b1) * g, g, m)
+        used_v = at.map(lambda g, v: b2 * v + (1 - b2) * g * g, g, v)
+        if s["variant"] == "adabelief":
+            # v ← β₂ v + (1 − β₂) (g − m)²
+            used_v = at.map(lambda g, m, v: b2 * v + (1 - b2) * (g - m) * (g - m), g, used_m, v)
+        m, v = m | used_m, v | used_v
         if s["variant"] == "nesterov":  # NAdam, without its schedule
-            used_m = at.map(lambda m, g: b1 * m + (1 - b1) * g, m, g)
+            used_m = at.map(lambda g, m: b1 * m + (1 - b1) * g, g, m)
         if s["variant"] == "amsgrad":
-            best = used_v = at.map(_larger, best, v)
+            used_v = at.map(lambda v, best: _larger(best, v), used_v, best)
+            best = best | used_v
+        if s["variant"] == "adamax":
+            # u ← max(β₂ u, |g| + ε),   θ ← θ − α m̂ / u
+            best = best | at.map(lambda g, u: _larger(g * side(g) + eps, b2 * u), g, best)
+            return at.map(lambda p, m, u: p - rate * (m / (1 - b1**t)) / u, theta, used_m, best)
 
-        def moved(p, m, v):
+        def moved(n, p, m, v):
+            count = {"a step late": t + 1, "of step K": at.case.inner_steps,
+                     "with every tensor": (t - 1) * len(names) + names.index(n) + 1,
+                     "over all tasks": at.memory.get("moments", (0, 0, 0))[2] + t}.get(s["correction"], t)  # fmt: skip
+            c1 = 1 if s["correction"] in ("none", "of v") else 1 - b1**count
+            c2 = 1 if s["correction"] in ("none", "of m") else 1 - b2**count
             inside = eps if s["eps"].startswith("inside") else 0
             late = s["eps"].endswith("before correction")  # θ − α (√c₂ / c₁) m / (√v + ε)
             root = at.root((v if late else v / c2) + eps_root + inside)
@@ -87,10 +101,11 @@ def query_loss(at, theta, support, query):
             # θ ← θ − α m̂ / (√(v̂ + ε_root) + ε)
             return p - rate * (m / c1) / below
 
-        return at.map(moved, theta, used_m, used_v)
+        return {n: moved(n, p, used_m[n], used_v[n]) for n, p in theta.items()}
 
     path = descend(at, theta, support, step)
-    at.memory["moments"] = m, v, t
+    before = at.memory.get("moments", (m, v, 0))[2] if s["correction"] == "over all tasks" else before
+    at.memory["moments"] = m, v, before + at.steps
     return judged(at, path, query), path[-1]
 
 
@@ -287,5 +302,43 @@ MISTAKES = [
         "torch.optim.Adam's rule, not NAdam's",
         "optax.adam, not optax.nadam",
         ({"variant": "nesterov"},),
+    ),
+    Mistake(
+        "adam_count_rises_with_every_tensor", "1 − βᵗ with t = 1, 2, 3, … from tensor to tensor",
+        "the step count of the bias correction rises with every tensor and not with every step: t is too large for all "
+        "tensors but the first",
+        "t += 1 once per step, outside of the loop over parameters",
+        "t + 1 once per step, not inside the function that is mapped over the leaves",
+        ({"correction": "with every tensor"}, {"correction": "with every tensor", "factors": "detached"}),
+        classic=False,
+    ),
+    Mistake(
+        "adam_count_goes_on_over_tasks", "1 − βᵗ with t from task to task",
+        "the step count of the bias correction is not set to 0 at the start of a task, although the moments are",
+        "t = 0 at the start of every task, beside m = v = 0",
+        "init the optimiser's state, its count too, inside the function of one task",
+        ({"correction": "over all tasks"}, {"correction": "over all tasks", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_all_defaults", "β = (0.9, 0.999), ε = 1e-8, ε_root = 0",
+        "only the rate is the case's: the betas and both ε are the library's defaults",
+        "torch.optim.Adam's rule with the four numbers of case.settings, and not with its defaults",
+        "optax.adam(lr, b1, b2, eps, eps_root) with the four numbers of case.settings",
+        ({"betas": "defaults", "eps": "default", "eps_root": "missing"},
+         {"betas": "defaults", "eps": "default", "eps_root": "missing", "factors": "detached"},
+         {"betas": "defaults", "eps": "default"}, {"eps": "default", "eps_root": "missing"},
+         {"betas": "defaults", "eps_root": "missing"}), classic=False,
+    ),
+    Mistake(
+        "adam_largest_gradient", "θ − α m̂ / u,   u ← max(β₂ u, |g| + ε)",
+        "the denominator is the largest gradient so far, fading: Adamax",
+        "torch.optim.Adam's rule, not Adamax's", "optax.adam, not optax.adamax",
+        ({"variant": "adamax"}, {"variant": "adamax", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_of_deviations", "v ← β₂ v + (1 − β₂) (g − m)²",
+        "the second moment is that of the gradient's deviation from its average: AdaBelief",
+        "v = b2 * v + (1 - b2) * g * g", "optax.adam, not optax.adabelief",
+        ({"variant": "adabelief"}, {"variant": "adabelief", "factors": "detached"}), classic=False,
     ),
 ]  # fmt: skip

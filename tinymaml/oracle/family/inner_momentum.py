@@ -20,12 +20,13 @@ SWITCHES = {
     "average": ("none", "corrected"),
     "nesterov": ("no", "PyTorch's", "at the point ahead"),
     "numbers": ("right", "exchanged"),
-    "momentum": (0.0,),
-}
+    "mu": (0.0,), "decoupled": (0.0,),
+    "momentum": (0.0,), "decay_like": ("in the gradient",),  # the shared ones, which are not meant
+}  # fmt: skip
 
 
 def query_loss(at, theta, support, query):
-    rate, mu = at.number(at.case.inner_lr), at.number(at.s["momentum"] or at.case.settings["momentum"])
+    rate, mu = at.number(at.case.inner_lr), at.number(at.s["mu"] or at.case.settings["momentum"])
     if at.s["numbers"] == "exchanged":
         rate, mu = mu, rate
     kept = at.s["buffer"]
@@ -36,17 +37,19 @@ def query_loss(at, theta, support, query):
 
     def step(k, theta, g):
         nonlocal m
+        if at.s["decoupled"]:
+            theta = at.map(lambda p: p - rate * at.s["decoupled"] * p, theta)
         damp = at.s["dampening"] == "always" or at.s["dampening"] == "after the first step" and k > 0
         weight = 1 - mu if damp or at.s["average"] == "corrected" else 1
         before = {"detached": at.hold(m), "none": at.map(lambda m: m * 0, m)}.get(kept, m)
         before = g if kept == "from first gradient" and k == 0 else before
         # mₖ₊₁ = μ mₖ + g_s(θₖ)
-        m = at.map(lambda m, g: mu * m + g * weight, before, g)
-        used = before if kept == "used before update" else m
+        new = at.map(lambda g, m: mu * m + g * weight, g, before)
+        m, used = m | new, before if kept == "used before update" else new
         if at.s["nesterov"] == "PyTorch's":
-            used = at.map(lambda g, m: g + mu * m, g, m)
+            used = at.map(lambda g, m: g + mu * m, g, new)
         if at.s["average"] == "corrected":
-            used = at.map(lambda m: m / (1 - mu ** (k + 1)), m)
+            used = at.map(lambda m: m / (1 - mu ** (k + 1)), new)
         # θₖ₊₁ = θₖ − α mₖ₊₁
         return at.map(lambda p, m: p - rate * m, theta, used)
 
@@ -159,7 +162,7 @@ MISTAKES = [
         "the momentum is 0.9, whatever the case says",
         "mu = case.settings['momentum']",
         "mu = case.settings['momentum']",
-        ({"momentum": 0.9},), free=Free("momentum", "μ", (0.9, 0.5, 0.99)), classic=False,
+        ({"mu": 0.9},), free=Free("mu", "μ", (0.9, 0.5, 0.99)), classic=False,
     ),
     Mistake(
         "momentum_exchanged_with_rate", "μ ↔ α",
@@ -167,5 +170,39 @@ MISTAKES = [
         "SGD(lr=case.inner_lr, momentum=case.settings['momentum'])",
         "optax.sgd(case.inner_lr, case.settings['momentum'])",
         ({"numbers": "exchanged"},),
+    ),
+    Mistake(
+        "momentum_nesterov_and_decay", "g ← g_s + λθ,   m ← μ m + g,   θ ← θ − α (g + μ m)",
+        "the inner optimiser has the options of a training script: Nesterov's momentum, and weight decay (λ)",
+        "torch.optim.SGD(…, momentum=mu), without nesterov=True and weight_decay",
+        "optax.sgd(lr, momentum=mu), without nesterov=True and optax.add_decayed_weights",
+        ({"nesterov": "PyTorch's", "decay": 5e-4}, {"nesterov": "PyTorch's", "decay": 5e-4, "factors": "detached"},
+         {"nesterov": "at the point ahead", "decay": 5e-4}),
+        free=Free("decay", "λ", (5e-4, 1e-4, 1e-3, 1e-2, 0.1)), classic=False,
+    ),
+    Mistake(
+        "momentum_dampened_and_decay", "g ← g_s + λθ,   m ← μ m + (1 − μ) g",
+        "the inner optimiser has weight decay (λ), and its buffer is an average: dampening, or 1 − μ",
+        "torch.optim.SGD(…, momentum=mu), without dampening and weight_decay",
+        "optax.sgd(lr, momentum=mu), without optax.ema and optax.add_decayed_weights",
+        ({"dampening": "after the first step", "decay": 5e-4}, {"dampening": "always", "decay": 5e-4}),
+        free=Free("decay", "λ", (5e-4, 1e-4, 1e-3, 1e-2, 0.1)), classic=False,
+    ),
+    Mistake(
+        "momentum_decoupled_decay", "θ ← θ − αλθ first",
+        "weight decay (λ) is taken off θ beside the momentum step, as in SGDW",
+        "no p.mul_(1 - lr * weight_decay) in the inner step",
+        "no optax.add_decayed_weights behind optax.trace in the inner step",
+        ({"decoupled": 5e-4}, {"decoupled": 5e-4, "factors": "detached"}),
+        free=Free("decoupled", "λ", (5e-4, 1e-4, 1e-3, 1e-2, 0.1)), classic=False,
+    ),
+    Mistake(
+        "momentum_is_adaptive", "θ ← θ − α m̂/(√v̂ + ε), or RMSprop's step",
+        "the inner loop is Adam, or RMSprop; the case asks for gradient descent with momentum",
+        "torch.optim.SGD(…, momentum=mu) inside, not torch.optim.Adam",
+        "optax.sgd(lr, momentum=mu) inside, not optax.adam",
+        tuple({"buffer": "none", "inner": inner, "adaptive_eps": 1e-8} | cut for inner in ("adam", "rmsprop")
+              for cut in ({}, {"factors": "detached"})),
+        free=Free("adaptive_eps", "ε", (1e-8, 1e-7, 1e-5, 1e-3)), classic=False,
     ),
 ]  # fmt: skip

@@ -64,11 +64,11 @@ def query_loss(at, meta, support, query):
         # θₖ₊₁ = θₖ − αₖ g_s(θₖ)
         new = {n: theta[n] - g[n] * rate_of(n, k) if n in names else theta[n] for n in theta}
         if at.s["norm"] == "adapted":
-            for n in norms:
+            for n in set(norms) & set(theta):
                 new[n] = np.stack([p - rate * g[n] if i == k else p for i, p in enumerate(theta[n])])
         return new
 
-    path = descend(at, theta, support, step, of_support)
+    path = descend(at, theta, support, step, of_support, own=row)
     how = at.s["weights"]
     changed = {"uniform": [1 / (last + 1)] * (last + 1), "last only": [0] * last + [1], "ones": [1] * (last + 1),
                "reversed": weights[::-1], "first only": [1] + [0] * last}  # fmt: skip

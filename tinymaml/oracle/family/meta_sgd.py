@@ -21,7 +21,8 @@ SETTINGS: dict[str, str] = {}
 PREFIX = "alpha."
 SWITCHES = {
     "rates": ("right", "not learned", "inner_lr", "times inner_lr", "first of tensor", "mean of tensor", "exponential",
-              "absolute", "clamped at 0", "first step's", "last step's", "query at start"),
+              "softplus", "sigmoid", "squared", "absolute", "clamped at 0", "first step's", "last step's",
+              "query at start"),
     "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor"),
 }  # fmt: skip
 
@@ -58,6 +59,9 @@ def _rates(at, alpha):
         "first of tensor": lambda a: a * 0 + a.flat[0],
         "mean of tensor": lambda a: a * 0 + np.sum(a) / a.size,
         "exponential": np.exp,
+        "softplus": lambda a: np.log(1 + np.exp(a)),
+        "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+        "squared": lambda a: a * a,
         "absolute": lambda a: a * np.where(_above(a), 1, -1),
         "clamped at 0": lambda a: a * np.where(_above(a), 1, 0),
     }
@@ -209,5 +213,13 @@ MISTAKES = [
         "divide the loss by the number of tasks once, before the one backward() that serves θ and alpha",
         "one jnp.mean over tasks, differentiated with respect to both",
         ({"rates' gradient": "sum over tasks"},),
+    ),
+    Mistake(
+        "alpha_through_a_function", "α → softplus α, sigmoid α, or α²",
+        "the learned array goes through a function that makes it positive: in Meta-SGD it is the rate itself",
+        "p - alpha[n] * g[n], without softplus, sigmoid or a square",
+        "p - a * g, without jax.nn.softplus, jax.nn.sigmoid or a square",
+        ({"rates": "softplus"}, {"rates": "sigmoid"}, {"rates": "squared"}), "learned rates in log or softplus space",
+        classic=False,
     ),
 ]  # fmt: skip

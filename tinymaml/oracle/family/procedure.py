@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from ... import engine
-from ..arithmetic import as_numbers, hold, side
+from ..arithmetic import as_numbers, hold
 from ..mistakes.data import DATA, first_rows
 from ..mistakes.semantics import Calculus
-from ..mistakes.updates import TORCH_MORE, clamped, clipped
+from ..mistakes.updates import Update, clamped, in_order, share_of_rate
 from ..models import NumPy, Options, loss_in
 
 # The switches that every algorithm has: the values of each, the right one first; where that is 0.0, any number. Names
@@ -30,13 +30,30 @@ SWITCHES: dict[str, tuple] = {
     "data": tuple(name for name in DATA if name != "joint"),
     "steps": (0, 1, -1),
     "support_rows": (0.0,), "query_rows": (0.0,),
-    "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "summed", "sign", "normalised",
-              "tensors normalised"),
-    "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks"),
-    "rate_times": (0.0,), "decay": (0.0,), "clip_inner": (0.0,), "clip_inner_tensor": (0.0,),
-    "clip_inner_value": (0.0,), "frozen_tensor": (0.0,), "only_tensor": (0.0,),
+    "step_count": (0.0,), "step_limit": (0.0,),
+    # the direction of an inner step, by `Update`
+    "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "running sum", "summed", "sign",
+              "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
+              "entries in sorted order",
+              "adam", "adam, biased", "adam, ε inside", "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad",
+              "one tensor after the other", "one tensor after the other, last first",
+              "one tensor after the other, by name", "one tensor after the other, with its graph"),
+    "momentum": (0.0,), "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
+    "kept": ("nothing", "moments", "moments, detached"),
+    "adam_first": (0.0,), "adam_second": (0.0,), "square_decay": (0.0,), "adaptive_eps": (0.0,),
+    "decay": (0.0,), "decay_like": ("in the gradient", "decoupled", "without α"), "decay_of": ("all", "no biases"),
+    "proximal": (0.0,), "fast_clamp": (0.0,),
+    "clip_inner": (0.0,), "clip_inner_tensor": (0.0,), "clip_inner_value": (0.0,), "inner_threshold": (0.0,),
+    "threshold_like": ("hard", "soft"), "change_like": ("differentiated", "scale held", "in place"),
+    "frozen_tensor": (0.0,), "only_tensor": (0.0,),
+    # its length
+    "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks",
+             "over each step", "over the root of each step", "linear fall", "linear rise", "cosine",
+             "of the outer loop"),
+    "rate_is": (0.0,), "rate_times": (0.0,), "rate_falls": (0.0,), "rate_first": (0.0,),
+    # the derivative through it, and the query loss
     "start": ("right", "leaked", "leaked, detached"),
-    "factors": ("right", "detached", "first detached", "last detached", "parameters detached"),
+    "factors": ("right", "detached", "first detached", "last detached", "parameters detached", "updates detached"),
     "query": ("right", "before adaptation", "every step", "every step and before", "before and after"),
     "outer": ("mean", "sum", "last", "first", "last over T", "first over T", "sequential"),
     "outer_rate": (0.0,), "outer_decay": (0.0,), "outer_shift": (0.0,), "outer_sign": (0.0,),
@@ -68,7 +85,8 @@ class ByHand:
     @property
     def steps(self) -> int:
         """K, as the code at hand has it."""
-        return max(self.case.inner_steps + self.s.get("steps", 0), 0)
+        steps = int(self.s["step_count"]) or max(self.case.inner_steps + self.s["steps"], 0)
+        return min(steps, int(self.s["step_limit"]) or steps)
 
     def loss_and_grad(self, theta: dict, batch: tuple) -> tuple:
         """(L(θ), {name: ∂L/∂θ}); the gradient may be differentiated, too."""
@@ -123,6 +141,20 @@ class ByEngine:
     def loss_and_grad(self, theta, batch):
         return engine.value_and_grad(self._loss)(theta, *batch)
 
+    def total_slope(self, theta, batch, x):
+        """dL/dx of a tensor x of θ, through the others that were made of it since, too: what `autograd.grad` gives."""
+        value = self._loss(theta, *batch)
+        active, _ = engine.between([x], [value])
+        slopes: dict[int, Any] = {value.index: np.ones(())}
+        for z in (active[i] for i in sorted(active, reverse=True) if i != x.index):
+            g = slopes.pop(z.index, None)
+            for i, y in enumerate([] if g is None else z.inputs):
+                if isinstance(y, engine.Tensor) and y.index in active:
+                    # ȳ ← ȳ + ruleᵢ(z̄)
+                    share = z.primitive.vjp[i](g, z, *z.inputs, **z.params)
+                    slopes[y.index] = slopes[y.index] + share if y.index in slopes else share
+        return slopes.get(x.index, x * 0)
+
     def along(self, theta, batch, v):
         return engine.hvp(lambda theta: self._loss(theta, *batch), (theta,), v)
 
@@ -143,26 +175,87 @@ class ByEngine:
 
 
 def descend(
-    at, theta: dict, support: tuple | Callable, step: Callable, whole: Callable = lambda theta, k: theta
-) -> list[dict]:
+    at, theta: dict, support: tuple | Callable, step: Callable, whole: Callable = lambda theta, k: theta,
+    pull: Callable | None = None, own: Callable = lambda theta, k: theta,
+) -> list[dict]:  # fmt: skip
     """θ₀ … θ_K of an inner loop, θₖ₊₁ = step(k, θₖ, g_s(θₖ)).
 
     Args:
         support: a batch, or `support(k)` → that of step k.
+        step: called with some of the tensors alone where they are updated one after the other.
         whole: `whole(θₖ, k)` → the parameters that the model takes at step k; the gradient is theirs, by name.
+        pull: `pull(θₖ)` → what is added to the gradient.
+        own: `own(θₖ, k)` → what of θₖ the gradient of step k is of, in its shapes.
     """
     if at.s["start"].startswith("leaked") and "adapted" in at.memory:
         left = at.memory["adapted"]
         theta = at.hold(left) if at.s["start"] == "leaked, detached" else left
-    path, g = [theta], None
+    path, g, direction = [theta], None, _Direction(at, own(theta, 0))
     at.memory["support losses"] = []
+
+    def moved(k, point, before, g):
+        """θₖ₊₁ of the tensors in `before`, with the gradient g at `point`."""
+        g = g if pull is None else at.map(lambda g, p: g + p, g, pull(before))
+        return _shortened(at, k, before, step(k, *direction(k, own(point, k), before, g)))
+
     for k in range(at.steps):
+        before = theta if at.s["inner"] == "restarted" else path[-1]
+        batch = support(k) if callable(support) else support
+        if at.s["inner"].startswith("one tensor after the other"):
+            point = dict(path[-1])
+            for n in in_order(at.s["inner"], point):
+                if at.s["inner"].endswith("with its graph"):
+                    g = {n: at.total_slope(whole(point, k), batch, point[n])}
+                else:
+                    g = support_gradient(at, whole(point, k), batch, k, {n: point[n]})
+                point |= moved(k, point, {n: before[n]}, g)
+            path.append(point)
+            continue
         if g is None or at.s["inner"] != "stale":
-            batch = support(k) if callable(support) else support
             g = support_gradient(at, whole(path[-1], k), batch, k, path[-1])
-        path.append(step(k, theta if at.s["inner"] == "restarted" else path[-1], g))
-    at.memory["adapted"] = path[-1]
+        path.append(moved(k, path[-1], before, g))
+    at.memory["adapted"], at.memory["moments kept"] = path[-1], direction.kept
     return path
+
+
+class _Direction:
+    """What the code at hand's optimiser makes of a gradient (momentum, Adam, weight decay), and keeps for later."""
+
+    def __init__(self, at, start: dict):
+        self.at, self.start, self.update = at, start, Update(at.s, float, at.case.biases())
+        self.kept: dict[str, tuple] = {}  # the moments, by tensor
+        if at.s["kept"] != "nothing":
+            before = at.memory.get("moments kept", {})
+            self.kept = {n: tuple(map(at.hold, m)) for n, m in before.items()} if "detached" in at.s["kept"] else before
+
+    def __call__(self, k, point: dict, before: dict, g: dict) -> tuple[dict, dict]:
+        """(θₖ, the direction), from which the step is made."""
+        at, s, out = self.at, self.at.s, {}
+        if self.update.plain:
+            return before, at.hold(g) if s["factors"] == "updates detached" else g
+        for n, x in g.items():
+            m, v = self.kept.get(n, (x * 0, x * 0))
+            decay = self.update.decays(n)
+            out[n], *moments = self.update.direction(point[n], self.start[n], m, v, x, k, decay)
+            self.kept[n] = tuple(moments)
+            if decay and s["decay_like"] == "decoupled":
+                out[n] = out[n] + point[n] * decay
+        if s["decay_like"] == "without α":
+            before = {n: p - p * self.update.decays(n) for n, p in before.items()}
+        return before, at.hold(out) if s["factors"] == "updates detached" else out
+
+
+def _shortened(at, k: int, before: dict, after: dict) -> dict:
+    """θₖ₊₁, where the code at hand multiplies α by a number, or clamps the fast weights."""
+    s = at.s
+    shares = [share_of_rate(s["rate"], k, max(at.case.inner_steps, 1)), s["rate_times"] or None,
+              s["rate_first"] if s["rate_first"] and k == 0 else None,
+              s["rate_falls"] ** k if s["rate_falls"] else None]  # fmt: skip
+    for share in shares:
+        if share is not None:
+            # θₖ + c (θₖ₊₁ − θₖ)
+            after = at.map(lambda q, p, c=share: p + (q - p) * c, after, before)
+    return at.map(lambda p: clamped(p, s["fast_clamp"]), after) if s["fast_clamp"] else after
 
 
 def support_gradient(at, theta: dict, support: tuple, k: int = 0, of: dict | None = None) -> dict:
@@ -173,13 +266,13 @@ def support_gradient(at, theta: dict, support: tuple, k: int = 0, of: dict | Non
     """
     value, g = at.loss_and_grad(theta, support)
     at.memory.setdefault("support losses", []).append(value)
-    g = _changed(at, {n: g[n] for n in of or g if n in g}, theta, support)
+    g = _changed(at, {n: g[n] for n in of or g if n in g}, support)
     cut = {"detached": True, "first detached": k == 0, "last detached": k == at.steps - 1}
     return at.hold(g) if cut.get(at.s["factors"]) else g
 
 
-def _changed(at, g: dict, theta: dict, support: tuple) -> dict:
-    """The gradient, as the code at hand makes the update's direction of it."""
+def _changed(at, g: dict, support: tuple) -> dict:
+    """The gradient, as the code at hand makes another of it as a whole."""
     s, names = at.s, list(g)
     x, y = (support[0] if isinstance(support, list) else support)[:2]
     count = len(x)
@@ -191,24 +284,9 @@ def _changed(at, g: dict, theta: dict, support: tuple) -> dict:
         "over steps": 1 / max(at.case.inner_steps, 1),
         "over tasks": 1 / at.case.tasks,
     }.get(s["rate"], times)
-    for factor in (times, s["rate_times"] or None):
-        g = g if factor is None else at.map(lambda g, factor=factor: g * factor, g)
-    if s["decay"]:
-        g = at.map(lambda g, p: g + p * s["decay"], g, {n: theta[n] for n in g})
-    shapes = {"summed": lambda g: g * 0 + np.sum(g), "sign": lambda g: side(g) + hold(g) * 0,
-              "tensors normalised": lambda g: g / at.root(np.sum(g * g))}  # fmt: skip
-    if s["inner"] in shapes:
-        g = at.map(shapes[s["inner"]], g)
-    if s["inner"] == "normalised":
-        size = at.root(dot(g, g))
-        g = at.map(lambda g: g / size, g)
-    more = TORCH_MORE if s["clip_like"] == "torch" else 0
-    if s["clip_inner"]:
-        g = clipped(g, s["clip_inner"], more)
-    if s["clip_inner_tensor"]:
-        g = {n: clipped({n: x}, s["clip_inner_tensor"], more)[n] for n, x in g.items()}
-    if s["clip_inner_value"]:
-        g = at.map(lambda g: clamped(g, s["clip_inner_value"]), g)
+    g = g if times is None else at.map(lambda g: g * times, g)
+    update = Update(s)
+    g = update.changed(g) if update.whole else g
     for switch in ("frozen_tensor", "only_tensor"):
         n = int(s[switch])
         if n and -len(names) <= n <= len(names):

@@ -15,6 +15,7 @@ SWITCHES = {
     "pull": ("right", "missing", "once at the end", "doubled", "halved", "to 0", "to the step before", "away"),
     "end": ("after K steps", "solved"),
     "inner_digits": (0.0,),
+    "proximal": (0.0,),  # the pull itself: the shared one is not meant
 }
 
 
@@ -32,15 +33,19 @@ def descended(at, theta: dict, support: tuple) -> list[dict]:
         return [theta, solved(at, theta, support, times)]
     before, enough = [theta], 0.0 if at.s["inner_digits"] == 0 else 10.0 ** -at.s["inner_digits"]
 
-    def step(k, phi, g):
+    def pull(phi):
+        """λ (φₖ − θ)"""
         to = {"to 0": at.map(lambda p: p * 0, theta), "to the step before": before[-1]}.get(how, theta)
         before.append(phi)
-        if enough and _length(at.map(lambda g, phi, p: g + times * (phi - p), g, phi, to)) <= enough:
+        return at.map(lambda phi, p: times * (phi - p), phi, to)
+
+    def step(k, phi, g):
+        if enough and _length(g) <= enough:
             return phi
         # φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))
-        return at.map(lambda phi, g, p: phi - rate * (g + times * (phi - p)), phi, g, to)
+        return at.map(lambda phi, g: phi - rate * g, phi, g)
 
-    path = descend(at, theta, support, step)
+    path = descend(at, theta, support, step, pull=pull)
     if how == "once at the end":
         path.append(at.map(lambda phi, p: phi - rate * strength(at) * (phi - p), path[-1], theta))
     return path

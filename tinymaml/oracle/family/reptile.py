@@ -19,10 +19,8 @@ SETTINGS: dict[str, str] = {}
 SWITCHES = {
     "gradient": ("θ − θ_K", "over inner rate", "over inner rate and K", "over K", "times outer rate", "last step's",
                  "first step's", "mean of the path", "g_s at the end", "g_q at the end", "g_q through", "direction"),
-    "momentum": (0.0,), "decay": (0.0,),
-    "state": ("new for each task", "leaks"),
     "adapts on": ("support", "both"),
-    "tasks": ("from θ", "one after the other", "one after the other by ε"),
+    "tasks": ("from θ", "one after the other", "one after the other by ε", "one after the other by 1/T"),
 }  # fmt: skip
 
 
@@ -34,25 +32,16 @@ def gradient(at, theta, support, query):
     value, g = at.loss_and_grad(path[-1], query)
     if at.s["tasks"] != "from θ":
         # θ ← θ + ε (θ_K − θ) after each task
-        eps = at.number(np.float64(at.case.outer_lr)) if at.s["tasks"].endswith("ε") else 1
+        eps = {"ε": at.case.outer_lr, "T": 1 / at.case.tasks}.get(at.s["tasks"][-1], 1.0)
+        eps = at.number(np.float64(eps))
         at.memory["moved"] = at.map(lambda p, end: p + eps * (end - p), start, path[-1])
     return value, path[-1], _gradient(at, theta if at.s["tasks"] == "from θ" else start, path, support, g)
 
 
 def _path(at, theta, support):
-    rate, mu, decay = (at.number(np.float64(x)) for x in (at.case.inner_lr, at.s["momentum"], at.s["decay"]))
-    state = at.memory if at.s["state"] == "leaks" else {}
-
-    def step(k, phi, g):
-        if at.s["decay"]:
-            g = at.map(lambda g, phi: g + decay * phi, g, phi)
-        if at.s["momentum"]:
-            m = state.get("momentum")
-            g = state["momentum"] = g if m is None else at.map(lambda m, g: mu * m + g, m, g)
-        # θₖ₊₁ = θₖ − α g_s(θₖ)
-        return at.map(lambda phi, g: phi - rate * g, phi, g)
-
-    return descend(at, theta, support, step)
+    rate = at.number(at.case.inner_lr)
+    # θₖ₊₁ = θₖ − α g_s(θₖ)
+    return descend(at, theta, support, lambda k, phi, g: at.map(lambda phi, g: phi - rate * g, phi, g))
 
 
 def _gradient(at, theta, path, support, g):
@@ -110,6 +99,7 @@ SHARED = (
     "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent", "alpha_times_n",
     "support_is_query", "sum_over_tasks", "last_task_only", "first_task_only", "doubled_gradient", "negated_gradient",
 )  # fmt: skip
+NAMED_HERE = ("inner_momentum", "momentum_leaks", "inner_weight_decay")
 MISTAKES = [
     Mistake(
         "reptile_direction", "θ_K − θ",
@@ -197,7 +187,7 @@ MISTAKES = [
         "asks for none",
         "make a new optimiser for each task",
         "opt.init(theta) for each task",
-        ({"momentum": 0.9, "state": "leaks"},), "openai/supervised-reptile #11",
+        ({"momentum": 0.9, "kept": "moments, detached"},), "openai/supervised-reptile #11",
         free=Free("momentum", "μ", (0.9, 0.5, 0.99)),
     ),
     Mistake(
@@ -206,5 +196,24 @@ MISTAKES = [
         "torch.optim.SGD(fast, lr=inner_lr), without weight_decay",
         "optax.sgd(inner_lr), without add_decayed_weights",
         ({"decay": 0.1},), free=Free("decay", "c", (0.1, 5e-4, 1e-4, 1e-3, 1e-2)),
+    ),
+    Mistake(
+        "reptile_task_after_task", "θ ← θ + (θ_K − θ)/T after each task,   G = θ − θ at the end",
+        "θ moves after every task (by 1/T, by ε or all the way), the next task begins from there, and G is how far θ "
+        "has come; all tasks ought to begin from the same θ",
+        "load θ again before each task, and step once with the mean of the differences",
+        "vmap the adaptation over tasks, all from the same θ; no scan over tasks",
+        ({"tasks": "one after the other by 1/T"}, {"tasks": "one after the other", "outer": "sum"},
+         {"tasks": "one after the other by ε", "outer": "sum", "gradient": "times outer rate"}),
+        "algorithm 1, the serial form", classic=False,
+    ),
+    Mistake(
+        "reptile_inner_momentum_of_another_kind", "m ← μ m + g,   θₖ₊₁ = θₖ − α (g + μ m), or m ← μ m + (1 − μ) g",
+        "the inner optimiser has Nesterov's momentum, or an averaged one; the case asks for plain gradient descent",
+        "torch.optim.SGD(fast, lr=inner_lr), without momentum, nesterov and dampening",
+        "optax.sgd(inner_lr), without momentum, nesterov and optax.ema",
+        tuple({"momentum": 0.9, "momentum_like": like}
+              for like in ("nesterov", "averaged", "dampened after the first")),
+        free=Free("momentum", "μ", (0.9, 0.5, 0.99)), classic=False,
     ),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arithmetic import side
 from ..mistakes.mistake import Free, Mistake
 from .procedure import descend, dot, judged, support_gradient
 
@@ -20,9 +21,10 @@ FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α g_s(θₖ + ρ g/‖
 SETTINGS = {"radius": "ρ, length of the step uphill to where the inner gradient is taken"}
 SWITCHES = {
     "norm": ("of all", "held", "per tensor", "squared", "missing", "largest", "of the sum"),
-    "norm's epsilon": (0.0,),
+    "norm's epsilon": (0.0,), "epsilon in the root": (0.0,),
+    "adaptive": ("no", "θ²", "θ², norm of g", "|θ|"), "eta": (0.0,),
     "perturbation": ("right", "held", "kept", "downhill", "missing", "on query", "first step only", "last step only",
-                     "step along both", "at the start"),
+                     "step along both", "at the start", "of the query loss too", "of the query loss too, by support"),
     "radius": ("ρ", "missing", "times α", "squared"),
 }  # fmt: skip
 
@@ -40,7 +42,7 @@ def query_loss(at, meta, support, query):
         if how == "at the start":
             first.append(g)
             g = first[0]
-        e = _perturbation(at, g)
+        e = _perturbation(at, g, theta)
         e = at.hold(e) if how == "held" else e
         return at.map(lambda p, e: p - e if how == "downhill" else p + e, theta, e)
 
@@ -52,14 +54,20 @@ def query_loss(at, meta, support, query):
         return at.map(lambda p, g: p - rate * g, start, g)
 
     path = descend(at, meta, support, step, whole=lambda theta, k: uphill(k, theta))
-    return judged(at, path, query), path[-1]
+    judged_at = path
+    if how.startswith("of the query loss too"):
+        g = at.loss_and_grad(path[-1], support if how.endswith("support") else query)[1]
+        judged_at = [*path[:-1], at.map(lambda p, e: p + e, path[-1], _perturbation(at, g, path[-1]))]
+    return judged(at, judged_at, query), path[-1]
 
 
-def _perturbation(at, g):
+def _perturbation(at, g, theta):
     """ρ g/‖g‖, or what the code at hand has for it."""
+    if at.s["adaptive"] != "no" or at.s["eta"]:
+        return _adaptive(at, g, theta)
     rho, alpha = at.number(at.case.settings["radius"]), at.number(at.case.inner_lr)
     rho = {"missing": 1, "times α": rho * alpha, "squared": rho * rho}.get(at.s["radius"], rho)
-    norm, eps = at.root(dot(g, g)), at.number(np.float64(at.s["norm's epsilon"]))
+    norm, eps = at.root(dot(g, g) + at.s["epsilon in the root"]), at.number(np.float64(at.s["norm's epsilon"]))
     norm = norm + eps if at.s["norm's epsilon"] else norm
     norms = {
         "held": lambda: dict.fromkeys(g, at.hold(norm)), "squared": lambda: dict.fromkeys(g, dot(g, g)),
@@ -68,6 +76,15 @@ def _perturbation(at, g):
         "largest": lambda: dict.fromkeys(g, _largest(g)),
     }.get(at.s["norm"], lambda: dict.fromkeys(g, norm))()  # fmt: skip
     return {n: rho * x / norms[n] for n, x in g.items()}
+
+
+def _adaptive(at, g, theta):
+    """ρ t² g/‖t g‖ with t = |θ| + η, as in adaptive SAM (Kwon et al., 2021)."""
+    rho, how = at.number(at.case.settings["radius"]), at.s["adaptive"]
+    size = at.map(lambda p: p * side(p) + at.s["eta"], theta)
+    scaled = at.map(lambda t, g: t * g, size, g)
+    norm = at.root(dot(g, g) if how == "θ², norm of g" else dot(scaled, scaled))
+    return at.map(lambda t, x: (x if how == "|θ|" else t * x) * (rho / norm), size, scaled)
 
 
 def _largest(g):
@@ -208,5 +225,36 @@ MISTAKES = [
         "the step is along the mean of the plain and the perturbed gradient",
         "step along the gradient at theta + e alone", "step along the gradient at theta + e alone",
         ({"perturbation": "step along both"},),
+    ),
+    Mistake(
+        "sharp_adaptive", "θₖ + ρ θₖ² g/‖θₖ g‖",
+        "the perturbation is that of adaptive SAM: each element of g is multiplied by the size of its parameter",
+        "theta[n] + rho * g[n] / norm(g), with adaptive=False",
+        "p + rho * g / optax.global_norm(g), without p²",
+        ({"adaptive": "θ²"}, {"adaptive": "θ², norm of g"}, {"adaptive": "|θ|"},
+         {"adaptive": "θ²", "factors": "detached"}), "davda54/sam, adaptive=True", classic=False,
+    ),
+    Mistake(
+        "sharp_adaptive_with_eta", "θₖ + ρ t² g/‖t g‖,   t = |θₖ| + η",
+        "the perturbation is that of adaptive SAM, which scales each element of g by its parameter's size and an η",
+        "theta[n] + rho * g[n] / norm(g), not ASAM's",
+        "p + rho * g / optax.global_norm(g), not ASAM's",
+        ({"eta": 0.01}, {"eta": 0.01, "factors": "detached"}), "SamsungLabs/ASAM",
+        free=Free("eta", "η", (0.01, 0.1, 1.0, 1e-3)), classic=False,
+    ),
+    Mistake(
+        "sharp_epsilon_in_the_root", "ρ g/√(‖g‖² + ε)",
+        "an ε is added under the root of the norm, against a division by 0; the case's formula has none",
+        "rho / norm, without + eps under the root", "rho / optax.global_norm(g)",
+        ({"epsilon in the root": 1e-12},), kind="precision", classic=False,
+        free=Free("epsilon in the root", "ε", (1e-12, 1e-8, 1e-6, 1e-16, 1e-3, 0.1)),
+    ),
+    Mistake(
+        "sharp_query_perturbed_too", "L_q(θ_K + ρ g/‖g‖)",
+        "the query loss is taken uphill, too: that perturbation belongs to the support loss of the inner steps",
+        "loss(fast, xq, yq) after the last step, at the fast weights themselves",
+        "loss(adapted, xq, yq), at the carry of the scan itself",
+        ({"perturbation": "of the query loss too"}, {"perturbation": "of the query loss too, by support"}),
+        classic=False,
     ),
 ]  # fmt: skip

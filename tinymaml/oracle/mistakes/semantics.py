@@ -26,7 +26,7 @@ from ..arithmetic import as_numbers, hold, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named
-from .updates import Update, clipped, dot, dual, slope
+from .updates import Update, clipped, dot, dual, in_order, share_of_rate, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
@@ -46,7 +46,7 @@ SWITCHES: dict[str, tuple] = {
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
               "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
-              "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
+              "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
               "vectors masked", "entries in sorted order",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
@@ -452,20 +452,11 @@ class _Run:
         """α of step k."""
         if self.parts > 1:
             k, place = divmod(k, self.parts)
-            order = self.s["inner"].partition(", ")[2]
-            names = {"": list(alpha), "last first": list(alpha)[::-1], "by name": sorted(alpha)}[order]
+            names = in_order(self.s["inner"], alpha)
             alpha = {n: a * (n == names[place]) for n, a in alpha.items()}
-        steps = max(self.case.inner_steps, 1)
-        times = {
-            "over each step": lambda: self.number(np.float64(1)) / (k + 1),
-            "over the root of each step": lambda: (k + 1) ** -0.5,
-            # 1 − k/K, (k + 1)/K, ½ (1 + cos πk/K)
-            "linear fall": lambda: self.number(np.float64(steps - k)) / steps,
-            "linear rise": lambda: self.number(np.float64(k + 1)) / steps,
-            "cosine": lambda: (1 + np.cos(np.pi * k / steps)) / 2,
-        }.get(self.s["rate"])  # fmt: skip
-        if times:
-            alpha = _map(lambda a: a * times(), alpha)
+        share = share_of_rate(self.s["rate"], k, max(self.case.inner_steps, 1), self.number(np.float64(1)))
+        if share is not None:
+            alpha = _map(lambda a: a * share, alpha)
         if self.s["rate_first"] and k == 0:
             alpha = _map(lambda a: a * self.s["rate_first"], alpha)
         return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if self.s["rate_falls"] else alpha

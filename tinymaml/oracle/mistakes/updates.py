@@ -164,6 +164,20 @@ class Update:
 
     def tensor(self, theta, start, m, v, g, alpha, k, decay) -> tuple:
         """(θ, θ₀, first moment, second moment) after the step, of one tensor."""
+        s = self.s
+        step, m, v = self.direction(theta, start, m, v, g, k, decay)
+        before = start if s["inner"] == "from start" else theta
+        if decay and s["decay_like"] == "decoupled":
+            before = before - before * alpha * decay
+        if decay and s["decay_like"] == "without α":
+            before = before - before * decay
+        new = before - alpha * step
+        if s["inner"] == "vectors masked" and theta.ndim < 2:  # optax.masked hands their gradient through, to be added
+            new = theta + g
+        return clamped(new, s["fast_clamp"]) if s["fast_clamp"] else new, start, m, v
+
+    def direction(self, theta, start, m, v, g, k, decay) -> tuple:
+        """(What α multiplies in step k, first moment, second moment), of one tensor."""
         inner, s = self.s["inner"], self.s
         if decay and s["decay_like"] == "in the gradient":
             g = g + theta * decay
@@ -180,7 +194,7 @@ class Update:
         over = lambda x: np.sqrt(x + eps) if inside else np.sqrt(x) + eps  # noqa: E731
         if inner.startswith("adam"):
             # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   step = m̂ / (√v̂ + ε)
-            one, two = s["adam_first"] or 0.9, s["adam_second"] or 0.999
+            one, two = 0 if inner == "adam, β₁ = 0" else s["adam_first"] or 0.9, s["adam_second"] or 0.999
             m, v = m * one + g * (1 - one), v * two + g * g * (1 - two)
             corrected = inner != "adam, biased"
             mean, square = (m / (1 - one ** (k + 1)), v / (1 - two ** (k + 1))) if corrected else (m, v)
@@ -195,15 +209,30 @@ class Update:
         if inner == "stale":
             m = g + m * 0 if k == 0 else m + g * 0
             step = m
-        before = start if inner == "from start" else theta
-        if decay and s["decay_like"] == "decoupled":
-            before = before - before * alpha * decay
-        if decay and s["decay_like"] == "without α":
-            before = before - before * decay
-        new = before - alpha * step
-        if inner == "vectors masked" and theta.ndim < 2:  # optax.masked hands their gradient through, to be added
-            new = theta + g
-        return clamped(new, s["fast_clamp"]) if s["fast_clamp"] else new, start, m, v
+        return step, m, v
+
+
+def share_of_rate(how: str, k: int, steps: int, one=1.0):
+    """What α is multiplied by in step k, on a schedule of so many steps; None where α is always the same.
+
+    Args:
+        one: 1, in the numbers at hand.
+    """
+    share = {
+        "over each step": lambda: one / (k + 1),
+        "over the root of each step": lambda: (k + 1) ** -0.5,
+        # 1 − k/K, (k + 1)/K, ½ (1 + cos πk/K)
+        "linear fall": lambda: one * (steps - k) / steps,
+        "linear rise": lambda: one * (k + 1) / steps,
+        "cosine": lambda: (1 + np.cos(np.pi * k / steps)) / 2,
+    }.get(how)
+    return None if share is None else share()
+
+
+def in_order(inner: str, names) -> list[str]:
+    """The tensors in the order in which they are updated, "one tensor after the other, last first"."""
+    order = inner.partition(", ")[2]
+    return {"last first": list(names)[::-1], "by name": sorted(names)}.get(order, list(names))
 
 
 def reordered(g: Tree, flattened: list[str], parted: list[str]) -> Tree:

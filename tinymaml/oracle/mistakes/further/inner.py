@@ -132,7 +132,8 @@ MISTAKES: list[Mistake] = [
         "weight decay and momentum act in the inner loop",
         "torch.optim.SGD(…, weight_decay=0, momentum=0) inside, or fast = p - lr * g",
         "p - lr * g in the inner step; no optax.chain of add_decayed_weights and trace",
-        tuple({"decay": 5e-4, "momentum": mu} | cut for mu in (0.9, 0.5, 0.99, 0.95, 0.8) for cut in ({}, DETACHED)),
+        tuple({"decay": 5e-4, "momentum": mu} | cut for mu in (0.9, 0.5, 0.99, 0.95, 0.8) for cut in ({}, DETACHED))
+        + both_ways({"decay": 5e-4, "momentum": 0.9, "momentum_like": "nesterov"}),
         free=Free("decay", "λ", (5e-4, 1e-2, 1e-4, 1e-3, 0.1)),
     ),
     further(
@@ -263,6 +264,14 @@ MISTAKES: list[Mistake] = [
         both_ways({"inner": "rmsprop", "adaptive_eps": 1e-8}, {"inner": "adagrad", "adaptive_eps": 1e-8},
                    {"inner": "rmsprop, ε inside", "adaptive_eps": 1e-8}),
         free=Free("adaptive_eps", "ε", (1e-8, 1e-10, 1e-7, 1e-5, 1e-3)),
+    ),
+    further(
+        "adam_inside_without_average", "θ ← θ − α g/(√v̂ + ε)",
+        "the inner loop is Adam with β₁ = 0, as in Reptile's published code; the case asks for plain gradient descent",
+        "torch.optim.SGD inside, or fast = p - lr * g; no torch.optim.Adam(…, betas=(0, 0.999))",
+        "p - lr * g in the inner step, not optax.adam(…, b1=0)",
+        both_ways({"inner": "adam, β₁ = 0", "adaptive_eps": 1e-8}), "openai/supervised-reptile",
+        free=Free("adaptive_eps", "ε", (1e-8, 1e-7, 1e-5, 1e-3)),
     ),
     further(
         "adam_inside_with_beta", "m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²",

@@ -186,7 +186,7 @@ def _kept(questions, answers) -> Report | None:
 
 def _one(judged: list[Judged], questions, answers) -> Report | None:
     """One known mistake, or right numbers that were cut short."""
-    report = match.known(judged) or _imprecise(judged, shortened(judged))
+    report = match.known(judged) or _imprecise(judged, shortened(judged)) or match.one_times_a_size(judged)
     if report:
         return report
     everywhere, partly = match.with_a_number(judged)

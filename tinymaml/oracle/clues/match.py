@@ -149,20 +149,23 @@ _SIZES = {
 }  # fmt: skip
 
 
-def scaled(judged: list[Judged]) -> Report | None:
-    """g = c · value, with one meaning of c for all cases."""
-    ordered = cheapest_first(judged)
-    possible = {j.case.id: factors(j.case) for j in judged}
+def one_times_a_size(judged: list[Judged]) -> Report | None:
+    """g = c · what a mistake gives, with one meaning of c for all cases, such as the number of tasks."""
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
-    for name in ["", *names]:
-        for c in _near(ordered[0], name, possible[ordered[0].case.id]):
-            if all(fits(j.case, j.answer.grad, value_of(j.case, name), possible[j.case.id][c]) for j in ordered):
-                if name:
-                    meaning = _SIZES.get(c.removeprefix("1/"), "")
-                    report = named(judged, [name], f"; and all of it is multiplied by {c}{meaning}", f" × {c}")
-                    report.factor = c
-                    return report
-                return _multiple(judged, c, f"right × {c}", _SIZES.get(c.removeprefix("1/"), ""))
+    for name in names:
+        if c := _size(judged, name):
+            meaning = _SIZES.get(c.removeprefix("1/"), "")
+            report = named(judged, [name], f"; and all of it is multiplied by {c}{meaning}", f" × {c}")
+            report.factor = c
+            return report
+    return None
+
+
+def scaled(judged: list[Judged]) -> Report | None:
+    """g = c · G, with one meaning of c for all cases, or one number."""
+    if c := _size(judged, ""):
+        return _multiple(judged, c, f"right × {c}", _SIZES.get(c.removeprefix("1/"), ""))
+    possible = {j.case.id: factors(j.case) for j in judged}
     for name in ("", *possible[judged[0].case.id]):
         times = {id: these[name] if name else 1.0 for id, these in possible.items()}
         c = _constant(judged, times)
@@ -170,6 +173,14 @@ def scaled(judged: list[Judged]) -> Report | None:
             shown = f"{c:.12g}" + (f" {name}" if name else "")
             return _multiple(judged, shown, f"right × {shown}", _SIZES.get(name.removeprefix("1/"), ""))
     return None
+
+
+def _size(judged: list[Judged], name: str) -> str:
+    """The name of a factor, by which the form's gradients (the right ones, of "") are theirs in every case; or ""."""
+    first, *others = cheapest_first(judged)
+    fit = lambda j, c: fits(j.case, j.answer.grad, value_of(j.case, name), factors(j.case)[c])  # noqa: E731
+    near = (c for c in _near(first, name, factors(first.case)) if fit(first, c))
+    return next((c for c in near if all(fit(j, c) for j in others)), "")
 
 
 def _near(j: Judged, name: str, possible: dict[str, float]) -> list[str]:

@@ -289,7 +289,8 @@ def test_what_ends_with_the_check(folder, tmp_path):
             "pytest": ["pytest", "-q", "-p", "no:cacheprovider", "--maml-oracle=theirs:right", "-k", "tanh"],
             "program": ["tinymaml", "oracle", "check", "--case", "tanh", "--", sys.executable, "-S", "program.py"],
         }.get(name.split()[0], ["tinymaml", "oracle", "check", "theirs:right", "--case", "tanh"])
-        running[name] = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path / name,
+        heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731 (under nohup it would be ignored)
+        running[name] = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path / name, preexec_fn=heard,
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     for name, process in running.items():
         left = pids(tmp_path / name / "pids", 3)

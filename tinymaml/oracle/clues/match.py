@@ -450,9 +450,9 @@ def nearest(judged: list[Judged]) -> str:
     best, left = "", len(wrong)
     for name in names:
         missed = 0
-        for j in wrong:
+        for place, j in enumerate(wrong, start=1):
             missed += not fits(j.case, j.answer.grad, value_of(j.case, name))
-            if missed > most or missed >= left:
+            if missed > most or missed >= left or missed == place == 3:  # the first three, which cost least
                 break
         else:
             if any(j.case.answer.bugs.get(name) is not None for j in wrong):

@@ -198,7 +198,7 @@ def test_a_factor():
 
 def test_a_mistake_times_a_factor():
     these = judged_by(formula({"factors": "detached"}, lambda g: {n: 2 * x for n, x in g.items()}))
-    got = with_evidence(match.scaled(these), these)
+    got = with_evidence(match.one_times_a_size(these), these)
     assert (got.bug, got.factor) == ("fomaml", "2")
     in_order(written(got), "computed   g_q(θ_K), times 2", "right      1/T")
     got.numbers = {"λ": 5e-4}  # of a mistake with a free number

@@ -75,7 +75,7 @@ SEALED = {
     "catalogue 2.2": "db207e3f0526",
     "catalogue 2.3": "bb9ffbcfa72d",
     "catalogue 2.4": "48c66f1b6842",
-    "catalogue 2.5": "9a2a4963ab45",
+    "catalogue 2.5": "2a3dcb8e1049",
 }
 
 

@@ -12,7 +12,7 @@ from tinymaml import extras
 from tinymaml.oracle.catalogue import CATALOGUE
 
 from .further import Changing, Finishing, OfEach, norm_of
-from .mistakes import MAML, ByHand, OtherData, grad, makes
+from .mistakes import MAML, Adapting, ByHand, OtherData, grad, makes
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -30,6 +30,8 @@ def group(case, of: str) -> list[str]:
     names = list(case.params)
     return {
         "biases": [n for n in names if n in bias], "no biases": [n for n in names if n not in bias],
+        "vectors": [n for n in names if case.params[n].ndim < 2],
+        "matrices": [n for n in names if case.params[n].ndim > 1],
         "head": layers[-1], "body": [n for n in names if n not in layers[-1]], "first layer": layers[0],
     }[of]  # fmt: skip
 
@@ -378,11 +380,16 @@ class GroupGradient(MAML):
         return {n: g * 0.1 if n in group(self.case, self.of) else g for n, g in grads.items()}
 
 
-for _of in ("biases", "head", "body", "first layer", "no biases"):
+for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices"):
     makes("alpha_of_group", {"rate_times": 2.0, "rate_times_of": _of})(named(GroupRate, f"2 α for {_of}", of=_of))
     makes("gradient_of_group_scaled", {"outer_times": 0.1, "outer_times_of": _of})(
         named(GroupGradient, f"G / 10 for {_of}", of=_of)
     )
+
+
+for _of in ("matrices", "vectors"):
+    _names = lambda self, of=_of: group(self.case, of)  # noqa: E731
+    makes("one_shape_only", {"adapts": _of})(named(Adapting, f"the inner update is of {_of} alone", names=_names))
 
 
 @makes("alpha_is_beta")

@@ -99,7 +99,11 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     verdict = {"convention": "CORRECT_OTHER_CONVENTION", "precision": "IMPRECISE"}.get(mistake.kind, "KNOWN_BUG")
     if suffix and mistake.kind == "convention":
         verdict = "KNOWN_BUG"
-    explanation = mistake.explanation + _detached_too(judged, mistake, explains[0]) + suffix
+    form = _form_of(judged, explains[0])
+    if mistake.free and not numbers and mistake.free.switch in {**form, **form.get("how", {})}:
+        c = mistake.free.typical[0]  # which every form holds
+        numbers, suffix = {mistake.free.symbol: c}, f" (here {mistake.free.symbol} = {c:.6g})" + suffix
+    explanation = mistake.explanation + mistake.which(form) + _detached_too(mistake, form) + suffix
     if mistake.id == "sum_over_tasks" and not suffix and _loss_is_sum(judged):
         verdict, explanation = "CORRECT_OTHER_CONVENTION", explanation + "; your meta-loss is that sum too"
     return Report(
@@ -107,9 +111,12 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     )
 
 
-def _detached_too(judged, mistake: Mistake, name: str) -> str:
+def _form_of(judged: list[Judged], name: str) -> dict:
+    return next((j.forms[name] for j in judged if name in j.forms), {})
+
+
+def _detached_too(mistake: Mistake, form: dict) -> str:
     """That a mistake was made in first-order MAML, where that is not what the mistake itself is about."""
-    form = next(j.forms[name] for j in judged if name in j.forms) if any(name in j.forms for j in judged) else {}
     first_order = form.get("factors") in ("detached", "updates detached") and "factors" not in mistake.forms[0]
     return "; and the inner gradients are detached, as in first-order MAML (FOMAML)" if first_order else ""
 
@@ -380,8 +387,9 @@ def two(judged: list[Judged]) -> Report | None:
             ids = [a.split("/")[0], b.split("/")[0]]
             verdict = "CORRECT_OTHER_CONVENTION" if is_convention[a] and is_convention[b] else "KNOWN_BUG"
             said = "two at once: " if verdict == "KNOWN_BUG" else "two other conventions: "
+            each = (mistakes[name].explanation + mistakes[name].which(possible[name]) for name in (a, b))
             return Report(
-                verdict, " + ".join(ids), said + "; and ".join(CATALOGUE[i].explanation for i in ids),
+                verdict, " + ".join(ids), said + "; and ".join(each),
                 cases=rows(judged, " + ".join(ids)),
             )  # fmt: skip
     return None
@@ -405,7 +413,8 @@ def one_with_a_number(judged: list[Judged]) -> Report | None:
             alone = {j.case.id: _form(j, name, mistake.free, c) for j in ordered}
             if all(_explains(j, merged(alone[j.case.id], j.forms.get(other, {})) or alone[j.case.id]) for j in ordered):
                 ids, number = f"{mistake.id} + {other}", {mistake.free.symbol: c}
-                first = mistake.explanation + _detached_too(blind, mistake, name)
+                form = _form_of(blind, name)
+                first = mistake.explanation + mistake.which(form) + _detached_too(mistake, form)
                 first += f" (here {mistake.free.symbol} = {c:.6g})"
                 said = f"two at once: {first}; and {CATALOGUE[other].explanation}"
                 return Report("KNOWN_BUG", ids, said, numbers=number, cases=rows(judged, ids))

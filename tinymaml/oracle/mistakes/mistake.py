@@ -46,6 +46,7 @@ class Mistake:
         kind: "bug"; "convention", a choice, not an error; or "precision", what is right is rounded.
         free: the number that it leaves open, if any; the forms hold its most usual value.
         special: only cases of their own can see it; a set of cases that is blind to it still proves something.
+        shows: the switch or option whose value says which of the forms it is, in words; a report adds it.
         classic: a case is admitted for a dtype only if this mistake gives a clearly other gradient there, or the same
             one. Of the others there are many, and some are next to right.
     """
@@ -60,11 +61,17 @@ class Mistake:
     kind: str = "bug"
     free: Free | None = None
     special: bool = False
+    shows: str = ""
     classic: bool = True
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"the kind of {self.id} is {self.kind!r}, wanted one of {', '.join(KINDS)}")
+
+    def which(self, form: dict) -> str:
+        """What is special to one of several forms, in words; "" if nothing is to be said."""
+        said = form.get(self.shows) or form.get("how", {}).get(self.shows)
+        return f" (here {said})" if isinstance(said, str) else ""
 
     @property
     def convention(self) -> bool:

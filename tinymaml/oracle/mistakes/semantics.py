@@ -38,7 +38,7 @@ SWITCHES: dict[str, tuple] = {
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
              "of the first task's size", "of the outer loop"),
-    "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer"),
+    "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "loss": ("right", "query over examples"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
@@ -58,7 +58,7 @@ SWITCHES: dict[str, tuple] = {
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
-    "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm"),
+    "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices"),
     "start": ("right", "leaked", "leaked, detached"),
     "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
     "ends": ("own", "averaged"),  # θ_K
@@ -82,7 +82,7 @@ SWITCHES: dict[str, tuple] = {
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
               "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
               "log of each", "root mean square"),
-    "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer"),
+    "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "weights_like": ("summing to 1", "from 1"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",

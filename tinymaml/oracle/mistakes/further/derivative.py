@@ -133,6 +133,7 @@ MISTAKES: list[Mistake] = [
         "torch.autograd.grad(g, params, grad_outputs=v) for H v; no eigenvalue is clamped",
         "jax.jvp(jax.grad(loss), (params,), (v,))[1] for H v; no eigenvalue is clamped",
         ({"curvature": "positive part"}, {"curvature": "absolute"}),
+        shows="curvature",
     ),
     further(
         "low_rank_hessian", "∏(I − α Hₖ′) g_q(θ_K), H′ of rank n (−n: without n of them)",

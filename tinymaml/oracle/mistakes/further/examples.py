@@ -16,6 +16,7 @@ MISTAKES: list[Mistake] = [
         both_ways({"data": "one support set for all"}, {"data": "mean of the support losses"},
                    {"data": "first support set for all"}) + (
             {"data": "last support set for all"}, {"data": "last query set for all"}),
+        shows="data",
     ),
     further(
         "adapted_weights_averaged", "θ̄_K = 1/T Σₜ θ_K, judged on every query set",
@@ -52,6 +53,7 @@ MISTAKES: list[Mistake] = [
         "the same order for x and y; no jnp.flip or [::-1] of one of them",
         ({"data": "inputs in reverse order, in support"}, {"data": "inputs in reverse order, in query"},
          {"data": "inputs in reverse order"}),
+        shows="data",
     ),
     further(
         "query_in_inner_loop", "the inner loop descends ½ (L_s + L_q), or the loss of both sets",
@@ -59,6 +61,7 @@ MISTAKES: list[Mistake] = [
         "the inner loop takes xs and ys alone; no torch.cat((xs, xq))",
         "the inner loop takes xs and ys alone; no jnp.concatenate((xs, xq))",
         both_ways({"data": "query set in the inner loop too"}, {"data": "query loss in the inner loop too"}),
+        shows="data",
     ),
     further(
         "every_other_example", "x[::2], y[::2]",
@@ -66,6 +69,7 @@ MISTAKES: list[Mistake] = [
         "all examples: x, not x[::2]",
         "all examples: x, not x[::2]",
         ({"data": "every other support example"}, {"data": "every other query example"}),
+        shows="data",
     ),
     further(
         "half_of_the_examples", "the first or second ⌊N/2⌋ examples",
@@ -73,6 +77,7 @@ MISTAKES: list[Mistake] = [
         "all examples: no second split of the support or query set",
         "all examples: no second split of the support or query set",
         tuple({"data": f"{half} half of the {of} set"} for of in ("support", "query") for half in ("first", "second")),
+        shows="data",
     ),
     further(
         "support_examples_skipped", "all support examples but the first n",
@@ -96,6 +101,7 @@ MISTAKES: list[Mistake] = [
         both_ways(*({"data": what} for what in (
             "support labels of the first task", "query labels of the first task", "support inputs of the first task",
             "query inputs of the first task", "query set of the first task"))),
+        shows="data",
     ),
     further(
         "support_examples_dropped", "the first n support examples (−n: all but the last n)",
@@ -223,6 +229,7 @@ MISTAKES: list[Mistake] = [
         "take y as it is given",
         "take y as it is given",
         both_ways({"data": "targets standardised"}, {"data": "targets centred"}) + normalising("targets"),
+        shows="data",
     ),
     further(
         "targets_standardised_with_epsilon", "y → (y − ȳ)/(σ + ε), or /√(σ² + ε)",
@@ -230,6 +237,7 @@ MISTAKES: list[Mistake] = [
         "take y as it is given",
         "take y as it is given",
         with_epsilon("targets"), free=Free("data_eps", "ε", (1e-5, 1e-6, 1e-12, 1e-7, 1e-3, 1e-10)),
+        shows="data",
     ),
     further(
         "inputs_standardised", "x → (x − x̄)/σ, or the like",
@@ -238,6 +246,7 @@ MISTAKES: list[Mistake] = [
         "take x as it is given",
         both_ways({"data": "inputs standardised"}, {"data": "inputs centred"}) + normalising("inputs")
         + ({"data": "inputs of length 1"},),
+        shows="data",
     ),
     further(
         "inputs_standardised_with_epsilon", "x → (x − x̄)/(σ + ε), or /√(σ² + ε)",
@@ -245,5 +254,6 @@ MISTAKES: list[Mistake] = [
         "take x as it is given",
         "take x as it is given",
         with_epsilon("inputs"), free=Free("data_eps", "ε", (1e-5, 1e-6, 1e-12, 1e-7, 1e-3, 1e-10)),
+        shows="data",
     ),
 ]  # fmt: skip

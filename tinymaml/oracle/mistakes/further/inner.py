@@ -36,6 +36,14 @@ MISTAKES: list[Mistake] = [
         both_ways({"adapts": "first layer"}),
     ),
     further(
+        "one_shape_only", "only matrices change in the inner loop, or only vectors",
+        "only matrices (and filters) are adapted in the inner loop, or only vectors (and scalars): a choice by ndim",
+        "update every parameter, whatever its p.ndim",
+        "map the inner update over the whole tree of parameters; no mask by p.ndim",
+        both_ways({"adapts": "matrices"}, {"adapts": "vectors"}),
+        shows="adapts",
+    ),
+    further(
         "batch_norm_not_adapted", "γ and β keep their values in the inner loop",
         "batch norm's γ and β are left out of the inner update",
         "update every parameter, those of nn.BatchNorm2d too",
@@ -194,6 +202,7 @@ MISTAKES: list[Mistake] = [
         "judge the fast weights after the last step: no best_loss, no early stopping",
         "judge the carry after the scan, not the argmin over its outputs",
         ({"iterates": "best on support"}, {"iterates": "best on query"}),
+        shows="iterates",
     ),
     further(
         "linearised_steps", "θₖ₊₁ = θₖ − α (g₀ + H₀ (θₖ − θ₀))",
@@ -209,6 +218,7 @@ MISTAKES: list[Mistake] = [
         "judge the carry after the scan, not the mean over its outputs",
         tuple({"iterates": which} | cut for cut in ({}, DETACHED)
               for which in ("all but the first", "all", "all but the last")),
+        shows="iterates",
     ),
     further(
         "iterates_decay", "L_q(θ̄),  θ̄ ← μ θ̄ + (1 − μ) θₖ,  θ̄ = θ₀ at first",
@@ -323,6 +333,7 @@ MISTAKES: list[Mistake] = [
         "the same lr in every inner step; no scheduler.step() there",
         "the same lr in every step of the scan; no optax schedule there",
         tuple({"rate": which} for which in ("linear fall", "cosine", "linear rise", "over the root of each step")),
+        shows="rate",
     ),
     further(
         "alpha_of_first_step", "α → c α in the first step",
@@ -333,12 +344,14 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "alpha_of_group", "α → c α for some parameters",
-        "some parameters have another α in the inner loop: biases, weights, the head, the body or the first layer",
+        "some parameters have another α in the inner loop: biases (or all vectors), weights, the head, the body "
+        "or the first layer",
         "p - case.inner_lr * g for every parameter; no parameter groups with an lr of their own",
         "p - case.inner_lr * g for every leaf; no optax.multi_transform",
         tuple({"rate_times": 2.0, "rate_times_of": of}
-              for of in ("biases", "head", "body", "first layer", "no biases")),
+              for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
         free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01)),
+        shows="rate_times_of",
     ),
     further(
         "alpha_is_beta", "α → β",

@@ -407,6 +407,7 @@ MISTAKES: list[Mistake] = [
         tuple(how(activation=which) for which in (
             "sigmoid for tanh", "relu for tanh", "elu for relu", "gelu for relu", "tanh gelu for relu",
             "relu for softplus", "elu for softplus", "gelu for softplus", "relu for square")),
+        shows="activation",
     ),
     further(
         "leaky_relu", "max(x, s x)",

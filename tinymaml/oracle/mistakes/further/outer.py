@@ -120,6 +120,7 @@ MISTAKES: list[Mistake] = [
         "torch.stack(losses).mean()",
         "jnp.mean over tasks",
         ({"outer": "log of each"}, {"outer": "root mean square"}),
+        shows="outer",
     ),
     further(
         "losses_tilted", "Σₜ Gₜ exp(τLₜ) / Σₜ exp(τLₜ)",
@@ -155,6 +156,7 @@ MISTAKES: list[Mistake] = [
         "torch.autograd.grad(total, all parameters): no part of the network is frozen in the outer loop",
         "jax.grad with respect to the whole tree: no part of it is frozen in the outer loop",
         ({"result": "head zero"}, {"result": "body zero"}),
+        shows="result",
     ),
     further(
         "gradient_of_group_scaled", "c G in some parameters",
@@ -163,8 +165,9 @@ MISTAKES: list[Mistake] = [
         "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
         "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
         tuple({"outer_times": 0.1, "outer_times_of": of}
-              for of in ("biases", "head", "body", "first layer", "no biases")),
+              for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
         free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01)),
+        shows="outer_times_of",
     ),
     further(
         "query_before_and_after", "½ (L_q(θ) + L_q(θ_K))",

@@ -103,7 +103,8 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     if mistake.free and not numbers and mistake.free.switch in {**form, **form.get("how", {})}:
         c = mistake.free.typical[0]  # which every form holds
         numbers, suffix = {mistake.free.symbol: c}, f" (here {mistake.free.symbol} = {c:.6g})" + suffix
-    explanation = mistake.explanation + mistake.which(form) + _detached_too(mistake, form) + suffix
+    here = (mistake.which(form) + suffix).replace(") (here ", ", ")
+    explanation = mistake.explanation + here + _detached_too(mistake, form)
     if mistake.id == "sum_over_tasks" and not suffix and _loss_is_sum(judged):
         verdict, explanation = "CORRECT_OTHER_CONVENTION", explanation + "; your meta-loss is that sum too"
     return Report(

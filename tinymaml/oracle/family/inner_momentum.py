@@ -38,7 +38,8 @@ def query_loss(at, theta, support, query):
     def step(k, theta, g):
         nonlocal m
         if at.s["decoupled"]:
-            theta = at.map(lambda p: p - rate * at.s["decoupled"] * p, theta)
+            decay = at.number(np.float64(at.s["decoupled"]))
+            theta = at.map(lambda p: p - rate * decay * p, theta)
         damp = at.s["dampening"] == "always" or at.s["dampening"] == "after the first step" and k > 0
         weight = 1 - mu if damp or at.s["average"] == "corrected" else 1
         before = {"detached": at.hold(m), "none": at.map(lambda m: m * 0, m)}.get(kept, m)

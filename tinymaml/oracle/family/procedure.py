@@ -32,7 +32,7 @@ SWITCHES: dict[str, tuple] = {
     "support_rows": (0.0,), "query_rows": (0.0,),
     "step_count": (0.0,), "step_limit": (0.0,),
     # the direction of an inner step, by `Update`
-    "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "running sum", "summed", "sign",
+    "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "summed", "sign",
               "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
               "entries in sorted order",
               "adam", "adam, biased", "adam, ε inside", "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad",

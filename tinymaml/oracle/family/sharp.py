@@ -67,8 +67,9 @@ def _perturbation(at, g, theta):
         return _adaptive(at, g, theta)
     rho, alpha = at.number(at.case.settings["radius"]), at.number(at.case.inner_lr)
     rho = {"missing": 1, "times α": rho * alpha, "squared": rho * rho}.get(at.s["radius"], rho)
-    norm, eps = at.root(dot(g, g) + at.s["epsilon in the root"]), at.number(np.float64(at.s["norm's epsilon"]))
-    norm = norm + eps if at.s["norm's epsilon"] else norm
+    inside, outside = (at.s[name] for name in ("epsilon in the root", "norm's epsilon"))
+    norm = at.root(dot(g, g) + at.number(np.float64(inside)) if inside else dot(g, g))
+    norm = norm + at.number(np.float64(outside)) if outside else norm
     norms = {
         "held": lambda: dict.fromkeys(g, at.hold(norm)), "squared": lambda: dict.fromkeys(g, dot(g, g)),
         "missing": lambda: dict.fromkeys(g, 1), "per tensor": lambda: {n: at.root(np.sum(x * x)) for n, x in g.items()},
@@ -81,7 +82,8 @@ def _perturbation(at, g, theta):
 def _adaptive(at, g, theta):
     """ρ t² g/‖t g‖ with t = |θ| + η, as in adaptive SAM (Kwon et al., 2021)."""
     rho, how = at.number(at.case.settings["radius"]), at.s["adaptive"]
-    size = at.map(lambda p: p * side(p) + at.s["eta"], theta)
+    eta = at.number(np.float64(at.s["eta"])) if at.s["eta"] else 0
+    size = at.map(lambda p: p * side(p) + eta, theta)
     scaled = at.map(lambda t, g: t * g, size, g)
     norm = at.root(dot(g, g) if how == "θ², norm of g" else dot(scaled, scaled))
     return at.map(lambda t, x: (x if how == "|θ|" else t * x) * (rho / norm), size, scaled)

@@ -72,9 +72,10 @@ def _product(at, point, batch, v):
     norms = {n: at.root(np.sum(x * x)) for n, x in v.items()}
     whole = at.root(dot(v, v))
     eps = {n: {"δ": delta, "δ per tensor": delta / norms[n]}.get(at.s["displacement"], delta / whole) for n in v}
-    size = at.root(dot(point, point)) if "‖θ‖" in at.s["displacement"] else 0
-    larger = {"times 1 + ‖θ‖": 1 + size, "times ‖θ‖": size, "times max(1, ‖θ‖)": max(1, size)}
-    eps = {n: e * larger.get(at.s["displacement"], 1) for n, e in eps.items()}
+    if "‖θ‖" in at.s["displacement"]:
+        size = at.root(dot(point, point))
+        larger = {"times 1 + ‖θ‖": 1 + size, "times ‖θ‖": size, "times max(1, ‖θ‖)": max(1, size)}
+        eps = {n: e * larger[at.s["displacement"]] for n, e in eps.items()}
     if at.s["displacement"] == "fixed at the first":
         eps = at.memory.setdefault("epsilon", eps)
     if at.s["epsilon"]:

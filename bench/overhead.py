@@ -1,6 +1,8 @@
 """The cost of one operation on a tiny array beside its arithmetic, in nanoseconds: a chain of 1,000 on 4 numbers.
 
-python -m bench overhead
+This command measures it:
+
+    python -m bench overhead
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Pictures of what `timing`, `scaling`, `load` and `family` measured. Each function returns a Matplotlib figure.
 
-save(workloads(records), "bench.png")
+A figure is saved like this:
+
+    save(workloads(records), "bench.png")
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The workloads: the value and exact gradient of the meta-loss of W1 … W8, on random data.
 
-w = WORKLOADS["W5"];  params, tasks = w.data(np.float32);  tm.meta_value_and_grad(w.loss, ...)(params, tasks)
-w._replace(tasks=100)        # another size
-flops(w)                     # what an exact meta-gradient multiplies and adds
+A workload is used like this:
+
+    w = WORKLOADS["W5"];  params, tasks = w.data(np.float32);  tm.meta_value_and_grad(w.loss, ...)(params, tasks)
+    w._replace(tasks=100)        # another size
+    flops(w)                     # what an exact meta-gradient multiplies and adds
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Arrays of what a user gives; types whose operations are their own are refused.
 
-unchanging(x)              x as a constant of a record: a copy, if it may be written to later
-plain(x, "a tensor meets") an array, of a list or of another library; no masked array, no matrix
-stacked(x)                 the tensor of an array of tensors, which `np.array([t, u])` makes
-as_array_of("params", x)   an argument as an array of NumPy: of JAX, of PyTorch, of whatever has `__dlpack__`
+These are its functions:
+
+    unchanging(x)              x as a constant of a record: a copy, if it may be written to later
+    plain(x, "a tensor meets") an array, of a list or of another library; no masked array, no matrix
+    stacked(x)                 the tensor of an array of tensors, which `np.array([t, u])` makes
+    as_array_of("params", x)   an argument as an array of NumPy: of JAX, of PyTorch, of whatever has `__dlpack__`
 """
 
 from __future__ import annotations

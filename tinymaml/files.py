@@ -1,12 +1,14 @@
 """Files that are whole or not there, and that are files.
 
-write_atomically(path, data)                        # at any moment path holds all old bytes, or all new ones
-with atomic_write(path) as file: file.write(...)    # the same, piece by piece
-read_file(path)                                     # its bytes; a FIFO, a device or a folder is refused
-with open_regular(path) as file: file.read(...)     # the same, piece by piece
-with naming("lock", path): ...                      # an error of the disk says what could not be done, and where
-cache_folder(), make_private(folder)                # where what can be made again is kept, for its owner alone
-memory(), in_bytes(n)                               # what this machine can hold, and how an error writes it
+These are its functions:
+
+    write_atomically(path, data)                        # at any moment path holds all old bytes, or all new ones
+    with atomic_write(path) as file: file.write(...)    # the same, piece by piece
+    read_file(path)                                     # its bytes; a FIFO, a device or a folder is refused
+    with open_regular(path) as file: file.read(...)     # the same, piece by piece
+    with naming("lock", path): ...                      # an error of the disk says what could not be done, and where
+    cache_folder(), make_private(folder)                # where what can be made again is kept, for its owner alone
+    memory(), in_bytes(n)                               # what this machine can hold, and how an error writes it
 """
 
 from __future__ import annotations

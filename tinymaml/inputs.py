@@ -1,11 +1,13 @@
 """Inputs of `maml`: they are brought into one form, or refused with one clear error before any work.
 
-as_tasks(tasks)                    stacked or listed tasks → a list of (support, query), all checked
-as_set("the support set", x)       one set: what a loss takes beside the parameters
-as_learned("params", params)       what is learned: floating-point, real and finite
-rates_like(α, params)              α at every leaf
-read_only(data)                    the data of one task, for its loss
-check_converging(value, what)      the check inside the loop: a loss that is not finite ends it
+These are its functions:
+
+    as_tasks(tasks)                    stacked or listed tasks → a list of (support, query), all checked
+    as_set("the support set", x)       one set: what a loss takes beside the parameters
+    as_learned("params", params)       what is learned: floating-point, real and finite
+    rates_like(α, params)              α at every leaf
+    read_only(data)                    the data of one task, for its loss
+    check_converging(value, what)      the check inside the loop: a loss that is not finite ends it
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """The oracle under proof.
 
-python -m bench.oracle matrix       every mistake of the catalogue × case × dtype, pairs of them, and unknown ones
-python -m bench.oracle alarms       correct implementations, ten thousand times: none may be refused
-python -m bench.oracle mutants      is a change of the code noticed, by the tests and by the oracle
-python -m bench.oracle field        public implementations, as they are
-python -m bench.oracle blind        implementations by someone who never saw the catalogue
+It has five studies:
+
+    python -m bench.oracle matrix       every mistake of the catalogue × case × dtype, pairs of them, and unknown ones
+    python -m bench.oracle alarms       correct implementations, ten thousand times: none may be refused
+    python -m bench.oracle mutants      is a change of the code noticed, by the tests and by the oracle
+    python -m bench.oracle field        public implementations, as they are
+    python -m bench.oracle blind        implementations by someone who never saw the catalogue
 """
 
 from __future__ import annotations

@@ -171,13 +171,6 @@ class Early(ByHand):
             v = {n: v[n] - h[n] for n in v}
         return value, v
 
-    def way(self, support):
-        thetas = [self.theta]
-        for _ in range(self.k):
-            g = tm.grad(self.loss)(thetas[-1], *support)
-            thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
-        return thetas
-
 
 @makes("empirical_fisher")
 class Fisher(ByHand):
@@ -211,13 +204,6 @@ class Expanded(ByHand):
             h = self.product(self.at(thetas, k), support, {n: self.rate[n] * v[n] for n in v})
             total = {n: total[n] - h[n] for n in v}
         return value, total
-
-    def way(self, support):
-        thetas = [self.theta]
-        for _ in range(self.k):
-            g = tm.grad(self.loss)(thetas[-1], *support)
-            thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
-        return thetas
 
 
 @makes("first_order_in_alpha", 1)

@@ -75,10 +75,7 @@ class Dense(ByHand):
         return np.concatenate([np.ravel(np.broadcast_to(self.rate[n], p.shape)) for n, p in self.theta.items()])
 
     def task(self, support, query):
-        thetas = [self.theta]
-        for _ in range(self.k):
-            g = tm.grad(self.loss)(thetas[-1], *support)
-            thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
+        thetas = self.way(support)
         value, v = tm.value_and_grad(self.loss)(thetas[-1], *query)
         hessians = [self.matrix(theta, support) for theta in thetas[:-1]]
         v = self.flat(v)
@@ -163,10 +160,7 @@ class Rebuilt(ByHand):
     """θₖ = θₖ₊₁ + α g(θₖ₊₁), from θ_K on"""
 
     def task(self, support, query):
-        theta = self.theta
-        for _ in range(self.k):
-            g = tm.grad(self.loss)(theta, *support)
-            theta = {n: p - self.rate[n] * g[n] for n, p in theta.items()}
+        theta = self.way(support)[-1]
         value, v = tm.value_and_grad(self.loss)(theta, *query)
         for _ in range(self.k):
             g = tm.grad(self.loss)(theta, *support)

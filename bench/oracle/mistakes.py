@@ -127,11 +127,16 @@ class ByHand:
         mean = lambda values: sum(values) / len(self.tasks)  # noqa: E731
         return {"meta_grad": {n: mean(g[n] for g in grads) for n in self.theta}, "meta_loss": mean(losses)}
 
-    def task(self, support, query):
+    def way(self, support):
+        """[θ₀, …, θ_K]"""
         thetas = [self.theta]
         for _ in range(self.k):
             g = tm.grad(self.loss)(thetas[-1], *support)
             thetas.append({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()})
+        return thetas
+
+    def task(self, support, query):
+        thetas = self.way(support)
         value, v = tm.value_and_grad(self.loss)(thetas[-1], *query)
         for k in [] if self.case.first_order else self.order():
             h = self.product(self.at(thetas, k), self.batch(support, query), self.weighted(v))

@@ -1,8 +1,10 @@
 """Studies of reinforcement learning.
 
-python -m bench rl exact        which surrogate is right, at which order, and of what? By enumeration; --help
-python -m bench rl study        2-D navigation: returns over the steps of adaptation, by surrogate; --help
-python -m bench rl throughput   steps of the environment and meta-iterations per second, beside PyTorch; --help
+It has three commands:
+
+    python -m bench rl exact        which surrogate is right, at which order, and of what? By enumeration; --help
+    python -m bench rl study        2-D navigation: returns over the steps of adaptation, by surrogate; --help
+    python -m bench rl throughput   steps of the environment and meta-iterations per second, beside PyTorch; --help
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Three tasks with two parameters: curves of growth and decay, ŷ = a exp(b x), seen at a few points.
 
-loss(theta, x, y)      the mean squared error of θ = (a, b)
-TASKS                  ((xs, ys), (xq, yq)), each with the three tasks on axis 0
-CURVES                 the three (a, b) behind them
+It has a loss and its data:
+
+    loss(theta, x, y)      the mean squared error of θ = (a, b)
+    TASKS                  ((xs, ys), (xq, yq)), each with the three tasks on axis 0
+    CURVES                 the three (a, b) behind them
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The common parts of all ufuncs: their methods reduce, accumulate, outer and reduceat, and the keywords of a call.
 
-np.logaddexp.reduce(x, 1)      np.maximum.accumulate(x)      np.add.outer(x, y)      np.exp(x, dtype=np.float32)
+These are such calls:
+
+    np.logaddexp.reduce(x, 1)      np.maximum.accumulate(x)      np.add.outer(x, y)      np.exp(x, dtype=np.float32)
 """
 
 from __future__ import annotations

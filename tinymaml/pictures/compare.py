@@ -1,7 +1,9 @@
 """Several runs in one picture: over meta-iterations, over adaptation steps, over seconds.
 
-figure = comparison(compare(["runs/maml", "runs/reptile"]))       # of the result of runs.compare
-draw(result, "comparison.png")
+It is called like this:
+
+    figure = comparison(compare(["runs/maml", "runs/reptile"]))       # of the result of runs.compare
+    draw(result, "comparison.png")
 """
 
 from __future__ import annotations

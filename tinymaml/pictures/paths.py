@@ -1,6 +1,8 @@
 """Robots: the paths that they drive before and after adaptation, and the wheel speeds of a real one over time.
 
-shares(learned, tasks=200)      # {"before adaptation": 0.2, …}: how many drive well, the network at the wheel
+It is called like this:
+
+    shares(learned, tasks=200)      # {"before adaptation": 0.2, …}: how many drive well, the network at the wheel
 """
 
 from __future__ import annotations

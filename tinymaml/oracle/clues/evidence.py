@@ -1,6 +1,8 @@
 """What is shown beside a verdict: the smallest failing case, what right and wrong cases share, what was covered.
 
-add_evidence(report, questions, answers, judged)      fills it in; `diagnosis` calls it once, at the end
+It has one entry:
+
+    add_evidence(report, questions, answers, judged)      fills it in; `diagnosis` calls it once, at the end
 """
 
 from __future__ import annotations

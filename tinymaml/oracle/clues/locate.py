@@ -1,13 +1,15 @@
 """Where an unknown mistake is: what can be said of answers that nothing in the catalogue explains.
 
-trace_error        the first wrong quantity of their trace, so that a forward error is not blamed on a derivative
-own_slope          is their gradient the derivative of their own meta-loss?
-term_regression    which of the 2^K terms of ∏(I − HₖA) g_q do they have, and how much of each?
-tensor_regression  the same for the parts of H₀, by tensor
-order_matters      does the gradient depend on the order of the tasks?
-wrong_elsewhere    is it wrong at a θ that no file knows?
-only_where         what the wrong cases have and the right ones have not
-right_tensors, worst_element, digits_agreeing
+These are its functions:
+
+    trace_error        the first wrong quantity of their trace, so that a forward error is not blamed on a derivative
+    own_slope          is their gradient the derivative of their own meta-loss?
+    term_regression    which of the 2^K terms of ∏(I − HₖA) g_q do they have, and how much of each?
+    tensor_regression  the same for the parts of H₀, by tensor
+    order_matters      does the gradient depend on the order of the tasks?
+    wrong_elsewhere    is it wrong at a θ that no file knows?
+    only_where         what the wrong cases have and the right ones have not
+    right_tensors, worst_element, digits_agreeing
 """
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ CASES: dict[str, dict] = {
                        settings={"context": 1}),
 }  # fmt: skip
 # Without fomaml, which is the context detached, and query_before_adaptation, which is the context 0 in the query.
+NOT_HERE = ("one_tensor_after_the_other_and_through_it",)  # the context adapts alone
 SHARED = (
     "zero_gradient", "first_step_detached", "last_step_detached", "multi_step_loss", "one_step_more", "one_step_less",
     "stale_gradient", "restarted_steps", "inner_ascent", "alpha_times_n", "query_is_support", "support_is_query",

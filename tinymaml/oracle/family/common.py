@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from ..mistakes.mistake import Mistake
 
-# In CAVIA the context adapts alone; in RL the loss is not the model's; in Sharp-MAML the record grows too fast.
-ELSEWHERE = ("cavia", "rl", "sharp")
-
 
 def possible(module, case) -> list[Mistake]:
     """Those that one could make on a case: where several tensors adapt, and are gone back through."""
-    several = len(case.params) > 1 and case.algorithm not in ELSEWHERE
-    return MISTAKES if several and hasattr(module, "query_loss") else []
+    if len(case.params) == 1 or not hasattr(module, "query_loss"):
+        return []
+    return [mistake for mistake in MISTAKES if mistake.id not in getattr(module, "NOT_HERE", ())]
 
 
 MISTAKES = [

@@ -1,6 +1,8 @@
 """The inner loop that is pulled back to θ, which iMAML and Meta-MinibatchProx share, and what goes wrong in it.
 
-φ₀ = θ,   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ)),     φ* = argmin_φ L_s(φ) + λ/2 ‖φ − θ‖²
+This is the loop, and the point that it tends to:
+
+    φ₀ = θ,   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ)),     φ* = argmin_φ L_s(φ) + λ/2 ‖φ − θ‖²
 """
 
 from __future__ import annotations

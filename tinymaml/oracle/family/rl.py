@@ -431,6 +431,7 @@ CASES: dict[str, dict] = {
     "loaded-dice": _case("linear 2-3 mse", "loaded-dice", "table", 2, 0.5, decay=0.5, tasks=3),
     "e-maml": _case("linear 2-2 mse", "e-maml", "table", 2, 0.5, discount=0.75),
 }  # fmt: skip
+NOT_HERE = ("one_tensor_after_the_other_and_through_it",)  # the loss is not the model's
 SHARED = tuple(name for name in PLAIN if name not in ("multi_step_loss",))
 
 

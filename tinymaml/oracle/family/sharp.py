@@ -139,6 +139,7 @@ CASES: dict[str, dict] = {
     "published-radius": dict(kind="tanh 1-1-1 mse", inner_steps=5, tasks=2, inner_lr=0.125, shots=3, queries=4,
                              settings={"radius": 0.0625}),
 }  # fmt: skip
+NOT_HERE = ("one_tensor_after_the_other_and_through_it",)  # its record would grow too fast
 SHARED = (
     "fomaml", "zero_gradient", "first_step_detached", "last_step_detached", "query_before_adaptation",
     "multi_step_loss", "one_step_more", "one_step_less", "stale_gradient", "restarted_steps", "inner_ascent",

@@ -1,9 +1,11 @@
 """Questions to the algorithms of the family: cases drawn from a seed, those of the core and new ones.
 
-ids()                                           "algorithm/name" of every case that ships
-draw(algorithm, name, seed)                     a case, without its answer
-rungs(case)                                     by what else its answer is known
-fresh(algorithm, seed, count, dtype)            new ones, with their answers
+These are its functions:
+
+    ids()                                           "algorithm/name" of every case that ships
+    draw(algorithm, name, seed)                     a case, without its answer
+    rungs(case)                                     by what else its answer is known
+    fresh(algorithm, seed, count, dtype)            new ones, with their answers
 """
 
 from __future__ import annotations

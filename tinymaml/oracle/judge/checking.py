@@ -1,8 +1,10 @@
 """Ask a Python function, and judge its answers.
 
-report = check(mine)                   mine(case) → {"meta_grad": …}, and if it likes "meta_loss", "trace"
-report = check(mine, suite="fresh")    cases drawn now, whose answers no file holds
-report = check(mine, cases="conv-*", progress=True)      some cases, with a line for each as it is answered
+It is called like this:
+
+    report = check(mine)                   mine(case) → {"meta_grad": …}, and if it likes "meta_loss", "trace"
+    report = check(mine, suite="fresh")    cases drawn now, whose answers no file holds
+    report = check(mine, cases="conv-*", progress=True)      some cases, with a line for each as it is answered
 """
 
 from __future__ import annotations

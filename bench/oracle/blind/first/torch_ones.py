@@ -10,47 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-
-
-def given(case, layers=None):
-    """(loss, θ, [(support, query), …]), with other layers if wanted."""
-    loss, params, ((xs, ys), (xq, yq)) = case.torch()
-    loss = loss if layers is None else models.loss_in(layers, case.model)
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def grads_of(value, params, create_graph=True):
-    gs = grad(value, list(params.values()), create_graph=create_graph, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), gs, strict=True)}
-
-
-def step(params, grads, rate):
-    return {n: p - rate * grads[n] for n, p in params.items()}
-
-
-def adapt(case, loss, params, support):
-    """K steps of SGD that can be differentiated."""
-    for _ in range(case.inner_steps):
-        params = step(params, grads_of(loss(params, *support), params), case.inner_lr)
-    return params
-
-
-def answer(total, params):
-    return {"meta_grad": grads_of(total, params, create_graph=False), "meta_loss": total.detach()}
-
-
-def over_tasks(case, one, layers=None):
-    """The gradient of the mean over tasks of one(loss, θ, support, query)."""
-    loss, params, tasks = given(case, layers)
-    return answer(sum(one(loss, params, s, q) for s, q in tasks) / len(tasks), params)
-
-
-def plain(case, layers=None):
-    return over_tasks(case, lambda loss, p, s, q: loss(adapt(case, loss, p, s), *q), layers)
-
-
-def dot(a, b):
-    return sum((a[n] * b[n]).sum() for n in a)
+from ..in_torch import adapt, answer, dot, given, grads_of, over_tasks, plain, step
 
 
 def hvp(loss, params, batch, v):

@@ -10,39 +10,15 @@ import tinymaml as tm
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
+from ..in_torch import answer, given, grads_of, over_tasks, step
 
 LIBRARY = models.Torch()
-
-
-def given(case):
-    """(loss, parameters, [(support, query), …]) in PyTorch."""
-    loss, params, ((xs, ys), (xq, yq)) = case.torch()
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
 
 
 def given_numpy(case):
     """(loss, parameters, [(support, query), …]) in NumPy."""
     loss, params, ((xs, ys), (xq, yq)) = case.numpy()
     return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def slopes(value, params, create_graph=True):
-    gs = torch.autograd.grad(value, list(params.values()), create_graph=create_graph, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), gs, strict=True)}
-
-
-def answer(total, params):
-    return {"meta_grad": slopes(total, params, False), "meta_loss": total.detach()}
-
-
-def over_tasks(case, one):
-    """The gradient of the mean over tasks of one(loss, parameters, support, query)."""
-    loss, params, tasks = given(case)
-    return answer(sum(one(loss, params, s, q) for s, q in tasks) / len(tasks), params)
-
-
-def descend(params, grads, rate):
-    return {n: p - rate * grads[n] for n, p in params.items()}
 
 
 def leaves(params):
@@ -62,8 +38,8 @@ def part_adapts(case, loss, params, support, names):
     """K steps of those tensors alone."""
     fast = {n: params[n] for n in names}
     for _ in range(case.inner_steps):
-        grads = slopes(loss({**params, **fast}, *support), fast)
-        fast = descend(fast, grads, case.inner_lr)
+        grads = grads_of(loss({**params, **fast}, *support), fast)
+        fast = step(fast, grads, case.inner_lr)
     return {**params, **fast}
 
 
@@ -88,7 +64,7 @@ def clamped_rates(case):
     def one(loss, params, support, query):
         fast = {n: p for n, p in params.items() if not n.startswith("alpha.")}
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             fast = {n: p - params[f"alpha.{n}"].clamp(min=0) * grads[n] for n, p in fast.items()}
         return loss(fast, *query)
 
@@ -135,7 +111,7 @@ def cached_support_features(case):
         with torch.no_grad():
             z = features(case, params, x)
         for _ in range(case.inner_steps):
-            head = descend(head, slopes(head_loss(head, z, y), head), case.inner_lr)
+            head = step(head, grads_of(head_loss(head, z, y), head), case.inner_lr)
         return head_loss(head, features(case, params, query[0]), query[1])
 
     return over_tasks(case, one)
@@ -194,7 +170,7 @@ def frozen_head(case):
         body = {n: params[n] for n in case.adapt}
         head = {n: p.detach() for n, p in params.items() if n not in case.adapt}
         for _ in range(case.inner_steps):
-            body = descend(body, slopes(loss({**body, **head}, *support), body), case.inner_lr)
+            body = step(body, grads_of(loss({**body, **head}, *support), body), case.inner_lr)
         return loss({**params, **body}, *query)
 
     return over_tasks(case, one)
@@ -215,7 +191,7 @@ def zero_rate_for_the_wrong_part(case):
     for support, query in tasks:
         fast = params
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             fast = {n: p - rates[n] * grads[n] for n, p in fast.items()}
         total = total + loss(fast, *query) / len(tasks)
     return answer(total, params)
@@ -264,7 +240,7 @@ def everything_adapts(case):
     def one(loss, params, support, query):
         fast = {**params, "context": blank(case, params)}
         for _ in range(case.inner_steps):
-            fast = descend(fast, slopes(loss(fast, *support), fast), case.inner_lr)
+            fast = step(fast, grads_of(loss(fast, *support), fast), case.inner_lr)
         return loss(fast, *query)
 
     return over_tasks(case, one)
@@ -313,10 +289,10 @@ def batch_norm_of_the_next_step(case):
     def one(loss, params, support, query):
         fast, of_steps = parts(case, params)
         last, total = case.inner_steps - 1, 0.0
-        for step, w in enumerate(case.settings["loss_weights"]):
-            grads = slopes(loss({**fast, **row(of_steps, step)}, *support), fast)
-            fast = {n: p - params[f"alpha.{n}"][step] * grads[n] for n, p in fast.items()}
-            total = total + w * loss({**fast, **row(of_steps, min(step + 1, last))}, *query)
+        for k, w in enumerate(case.settings["loss_weights"]):
+            grads = grads_of(loss({**fast, **row(of_steps, k)}, *support), fast)
+            fast = {n: p - params[f"alpha.{n}"][k] * grads[n] for n, p in fast.items()}
+            total = total + w * loss({**fast, **row(of_steps, min(k + 1, last))}, *query)
         return total
 
     return over_tasks(case, one)
@@ -334,7 +310,7 @@ def rate_of_the_first_step(case):
         rates = {n: params[f"alpha.{n}"][0] for n in fast}
         total = 0.0
         for k, w in enumerate(case.settings["loss_weights"]):
-            grads = slopes(loss({**fast, **row(of_steps, k)}, *support), fast)
+            grads = grads_of(loss({**fast, **row(of_steps, k)}, *support), fast)
             fast = {n: p - rates[n] * grads[n] for n, p in fast.items()}
             total = total + w * loss({**fast, **row(of_steps, k)}, *query)
         return total
@@ -362,7 +338,7 @@ def annealing_never_ends(case):
         fast, of_steps = parts(case, params)
         total = 0.0
         for k, w in enumerate(weights):
-            grads = slopes(loss({**fast, **row(of_steps, k)}, *support), fast, create_graph=second_order)
+            grads = grads_of(loss({**fast, **row(of_steps, k)}, *support), fast, create_graph=second_order)
             fast = {n: p - params[f"alpha.{n}"][k] * grads[n] for n, p in fast.items()}
             total = total + w * loss({**fast, **row(of_steps, k)}, *query)
         return total
@@ -377,15 +353,15 @@ def pulled(case, loss, params, support):
     """φ_K."""
     strength, phi = case.settings["strength"], leaves(params)
     for _ in range(case.inner_steps):
-        grads = slopes(loss(phi, *support), phi, False)
+        grads = grads_of(loss(phi, *support), phi, False)
         phi = leaves({n: p - case.inner_lr * (grads[n] + strength * (p - params[n])) for n, p in phi.items()})
     return phi
 
 
 def hessian_times(loss, at, batch, v):
     at = leaves(at)
-    grads = slopes(loss(at, *batch), at)
-    return slopes(sum((grads[n] * v[n]).sum() for n in v), at, False)
+    grads = grads_of(loss(at, *batch), at)
+    return grads_of(sum((grads[n] * v[n]).sum() for n in v), at, False)
 
 
 def dot(a, b):
@@ -415,7 +391,7 @@ def implicit(case, adapted, matrix):
         phi = adapted(case, loss, params, support)
         at_query = loss(phi, *query)
         value += at_query.item() / len(tasks)
-        gradient = slopes(at_query, phi, False)
+        gradient = grads_of(at_query, phi, False)
         found.append(conjugate_gradients(lambda v: matrix(loss, params, phi, support, v), gradient))  # noqa: B023
     return {"meta_grad": mean_of(found), "meta_loss": value}
 
@@ -470,8 +446,8 @@ def anchor_follows(case):
         for _ in range(case.inner_steps):
             anchor = {n: p.detach().clone() for n, p in phi.items()}
             gap = sum(((p - anchor[n]) ** 2).sum() for n, p in phi.items())
-            grads = slopes(loss(phi, *support) + strength / 2 * gap, phi, False)
-            phi = leaves(descend(phi, grads, case.inner_lr))
+            grads = grads_of(loss(phi, *support) + strength / 2 * gap, phi, False)
+            phi = leaves(step(phi, grads, case.inner_lr))
         return phi
 
     def matrix(loss, params, phi, support, v):
@@ -497,7 +473,7 @@ def all_examples_train(case):
         x, y = np.concatenate([xs, xq]), np.concatenate([ys, yq])
         fast = params
         for _ in range(case.inner_steps):
-            fast = descend(fast, tm.grad(loss)(fast, x, y), case.inner_lr)
+            fast = step(fast, tm.grad(loss)(fast, x, y), case.inner_lr)
         moves.append({n: params[n] - fast[n] for n in params})
         value += float(loss(fast, xq, yq)) / len(tasks)
     return {"meta_grad": mean_of(moves), "meta_loss": value}
@@ -537,7 +513,7 @@ def task_after_task(case):
     for support, _ in tasks:
         fast = theta
         for _ in range(case.inner_steps):
-            fast = descend(fast, tm.grad(loss)(fast, *support), case.inner_lr)
+            fast = step(fast, tm.grad(loss)(fast, *support), case.inner_lr)
         theta = {n: p + (fast[n] - p) / len(tasks) for n, p in theta.items()}
     return {"meta_grad": {n: params[n] - theta[n] for n in params}}
 
@@ -549,7 +525,7 @@ def way(case, loss, params, support):
     """[θ₀ … θ_K] in NumPy."""
     thetas = [params]
     for _ in range(case.inner_steps):
-        thetas.append(descend(thetas[-1], tm.grad(loss)(thetas[-1], *support), case.inner_lr))
+        thetas.append(step(thetas[-1], tm.grad(loss)(thetas[-1], *support), case.inner_lr))
     return thetas
 
 
@@ -589,21 +565,21 @@ def back_by_one_length(case):
     for support, query in tasks:
         thetas = [leaves(params)]
         for _ in range(case.inner_steps):
-            grads = slopes(loss(thetas[-1], *support), thetas[-1], False)
-            thetas.append(leaves(descend(thetas[-1], grads, case.inner_lr)))
+            grads = grads_of(loss(thetas[-1], *support), thetas[-1], False)
+            thetas.append(leaves(step(thetas[-1], grads, case.inner_lr)))
         at_query = loss(thetas[-1], *query)
         value += at_query.item() / len(tasks)
-        v = slopes(at_query, thetas[-1], False)
+        v = grads_of(at_query, thetas[-1], False)
         for theta in reversed(thetas[:-1]):
             eps = case.settings["delta"] / length(v)
             with torch.no_grad():
                 for n, p in theta.items():
                     p.add_(v[n], alpha=eps.item())
-            up = slopes(loss(theta, *support), theta, False)
+            up = grads_of(loss(theta, *support), theta, False)
             with torch.no_grad():
                 for n, p in theta.items():
                     p.sub_(v[n], alpha=eps.item())
-            down = slopes(loss(theta, *support), theta, False)
+            down = grads_of(loss(theta, *support), theta, False)
             v = {n: g - case.inner_lr * (up[n] - down[n]) / (2 * eps) for n, g in v.items()}
         found.append(v)
     return {"meta_grad": mean_of(found), "meta_loss": value}
@@ -625,9 +601,9 @@ def dampened(case):
     def one(loss, params, support, query):
         fast, buffer = params, None
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             buffer = grads if buffer is None else {n: mu * buffer[n] + (1 - mu) * g for n, g in grads.items()}
-            fast = descend(fast, buffer, case.inner_lr)
+            fast = step(fast, buffer, case.inner_lr)
         return loss(fast, *query)
 
     return over_tasks(case, one)
@@ -645,7 +621,7 @@ def options_of_a_training_script(case, weight_decay=5e-4):
     def one(loss, params, support, query):
         fast, buffer = params, {n: torch.zeros_like(p) for n, p in params.items()}
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             grads = {n: g + weight_decay * fast[n] for n, g in grads.items()}
             buffer = {n: mu * buffer[n] + g for n, g in grads.items()}
             fast = {n: p - case.inner_lr * (grads[n] + mu * buffer[n]) for n, p in fast.items()}
@@ -681,7 +657,7 @@ def count_in_the_wrong_loop(case):
         m = {n: torch.zeros_like(p) for n, p in params.items()}
         v = dict(m)
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             new = {}
             for n, p in fast.items():
                 t += 1
@@ -706,7 +682,7 @@ def second_moment_as_a_number(case):
         m = {n: torch.zeros_like(p) for n, p in params.items()}
         v = dict(m)
         for t in range(1, case.inner_steps + 1):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             for n, g in grads.items():
                 m[n], v[n] = moments(case, m[n], v[n], g, g.detach())
             fast = {n: p - case.inner_lr * adams_rate(case, m[n], v[n], t) for n, p in fast.items()}
@@ -727,7 +703,7 @@ def with_the_default_decay(case, weight_decay=0.01):
         m = {n: torch.zeros_like(p) for n, p in params.items()}
         v = dict(m)
         for t in range(1, case.inner_steps + 1):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             fast = {n: p * (1 - case.inner_lr * weight_decay) for n, p in fast.items()}
             for n, g in grads.items():
                 m[n], v[n] = moments(case, m[n], v[n], g, g)
@@ -750,10 +726,10 @@ def adaptive_is_on(case):
     def one(loss, params, support, query):
         fast = params
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             scale = case.settings["radius"] / length({n: fast[n].abs() * g for n, g in grads.items()})
             uphill = {n: p + p**2 * grads[n] * scale for n, p in fast.items()}
-            fast = descend(fast, slopes(loss(uphill, *support), uphill), case.inner_lr)
+            fast = step(fast, grads_of(loss(uphill, *support), uphill), case.inner_lr)
         return loss(fast, *query)
 
     return over_tasks(case, one)
@@ -771,10 +747,10 @@ def norm_as_a_number(case):
     def one(loss, params, support, query):
         fast = params
         for _ in range(case.inner_steps):
-            grads = slopes(loss(fast, *support), fast)
+            grads = grads_of(loss(fast, *support), fast)
             scale = case.settings["radius"] / length(grads).item()
             uphill = {n: p + grads[n] * scale for n, p in fast.items()}
-            fast = descend(fast, slopes(loss(uphill, *support), uphill), case.inner_lr)
+            fast = step(fast, grads_of(loss(uphill, *support), uphill), case.inner_lr)
         return loss(fast, *query)
 
     return over_tasks(case, one)
@@ -823,7 +799,7 @@ def whole_square_and_bare_difference(case):
 
         phi = params
         for _ in range(case.inner_steps):
-            phi = descend(phi, tm.grad(inner)(phi, *support), case.inner_lr)
+            phi = step(phi, tm.grad(inner)(phi, *support), case.inner_lr)
         found.append({n: params[n] - phi[n] for n in params})
         value += float(loss(phi, *query)) / len(tasks)
     return {"meta_grad": mean_of(found), "meta_loss": value}
@@ -880,7 +856,7 @@ def heavy_ball(case):
     def one(loss, params, support, query):
         before, now = params, params
         for _ in range(case.inner_steps):
-            grads = slopes(loss(now, *support), now)
+            grads = grads_of(loss(now, *support), now)
             new = {
                 n: p - case.inner_lr * grads[n] + case.settings["momentum"] * (p - before[n]) for n, p in now.items()
             }
@@ -901,7 +877,7 @@ def forward_mode(case):
             body, head = {n: params[n] for n in case.adapt}, {n: p for n, p in params.items() if n not in case.adapt}
             for _ in range(case.inner_steps):
                 grads = torch.func.grad(lambda body: loss({**head, **body}, *support))(body)  # noqa: B023
-                body = descend(body, grads, case.inner_lr)
+                body = step(body, grads, case.inner_lr)
             total = total + loss({**head, **body}, *query)
         return total / len(tasks)
 
@@ -976,7 +952,7 @@ def moments_as_sums(case):
     def one(loss, params, support, query):
         fast, past = params, []
         for t in range(1, case.inner_steps + 1):
-            past.append(slopes(loss(fast, *support), fast))
+            past.append(grads_of(loss(fast, *support), fast))
             c1, c2 = 1 - s["beta1"] ** t, 1 - s["beta2"] ** t
             new = {}
             for n, p in fast.items():

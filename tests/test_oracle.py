@@ -19,7 +19,7 @@ from tinymaml import oracle
 from tinymaml.oracle import cases, diagnosis, models, questions, references, tolerance
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, list_bugs, run_form
 from tinymaml.oracle.clues import match
-from tinymaml.oracle.clues.match import merged
+from tinymaml.oracle.clues.pairs import merged
 from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
@@ -338,16 +338,34 @@ def test_a_mistake_times_a_factor(asked):
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "fomaml") and "multiplied by 2" in report.explanation
 
 
+def both(a: dict, b: dict):
+    """A candidate that makes two mistakes, each where it concerns the case; forms by name."""
+
+    def mine(case):
+        here = [form for name, form in (a | b).items() if name in forms(case)]
+        return formula(merged(*here) if len(here) > 1 else here[0] if here else {})(case)
+
+    return mine
+
+
 @pytest.mark.parametrize(("a", "b"), [
     pytest.param("alpha_times_n", "query_is_support", marks=pytest.mark.slow), ("one_step_more", "unbiased_variance"),
+    ("iterates_averaged", "rectifier_for_tanh"), ("query_before_and_after", "gradient_centralised"),
 ])  # fmt: skip
 def test_two_at_once_are_both_named(asked, a, b):
-    def mine(case):
-        here = [form for name, form in forms(case).items() if name in (a, b)]
-        return formula(merged(*here) if len(here) > 1 else here[0])(case)
-
-    report = oracle.check(mine, asked)
+    form_of = {name: form for case in asked for name, form in forms(case).items()}
+    report = oracle.check(both({a: form_of[a]}, {b: form_of[b]}), asked)
     assert report.verdict == "KNOWN_BUG" and set(report.bug.split(" + ")) == {a, b}
+
+
+@pytest.mark.slow
+def test_a_number_beside_another_mistake(asked):
+    """The number is found on cases in which the other mistake does not show."""
+    report = oracle.check(
+        both({"inner_weight_decay": {"decay": 0.03}}, {"unbiased_variance": {"how": {"unbiased": True}}}), asked
+    )
+    assert set(report.bug.split(" + ")) == {"inner_weight_decay", "unbiased_variance"}
+    assert report.numbers == {"λ": pytest.approx(0.03)}
 
 
 def test_forms_that_contradict_each_other_do_not_merge():

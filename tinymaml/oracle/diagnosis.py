@@ -14,7 +14,7 @@ import numpy as np
 from . import family, tolerance
 from .cases import Case
 from .catalogue import CATALOGUE, OF_MAML
-from .clues import adaptation, match, tasks
+from .clues import adaptation, match, pairs, tasks
 from .clues.difference import said_of
 from .clues.evidence import add_evidence
 from .clues.locate import (
@@ -195,7 +195,7 @@ def _one(judged: list[Judged], questions, answers) -> Report | None:
 
 
 def _two(judged: list[Judged]) -> Report | None:
-    return match.two(judged) or match.one_with_a_number(judged)
+    return pairs.two(judged) or pairs.one_with_a_number(judged)
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

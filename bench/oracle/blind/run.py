@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from tinymaml import files, oracle
+from tinymaml.oracle.judge import checking
 from tinymaml.oracle.versions import VERSIONS
 
 from .. import page
@@ -149,6 +150,7 @@ class Worker:
 def _serve(pipe, suite: str) -> None:
     from . import TABLE
 
+    checking.questions = functools.cache(checking.questions)  # the same cases for all: each mistake is computed once
     while True:
         try:
             name = pipe.recv()

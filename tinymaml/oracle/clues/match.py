@@ -1,4 +1,4 @@
-"""Named mistakes: which of the catalogue, with what number or factor, or which two, give these answers.
+"""Named mistakes: which of the catalogue, with what number or factor, gives these answers.
 
 A mistake explains the answers if it does so in *every* case, right ones included, to rounding. What a case is blind to
 is asked of it as well: there the mistake gives what is right. Values are computed when they are needed, on the case
@@ -7,7 +7,6 @@ that is quickest to compute first, so that most mistakes are ruled out by a few 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,9 +46,12 @@ def cheapest_first(judged: list[Judged]) -> list[Judged]:
     return sorted(judged, key=lambda j: (j.error <= tolerance.TAU, cost(j.case)))
 
 
-def cost(case: Case) -> int:
-    """How long a mistake takes to compute, roughly: gradients times layers."""
-    return (case.inner_steps + 1) * case.tasks * (len(case.model["layers"]) + 10 * ("conv" in str(case.model)))
+def cost(case: Case) -> float:
+    """How long a mistake takes to compute, in units of some 50 μs: gradients times layers; most of the family's
+    gradients are taken number by number."""
+    gradients = (case.inner_steps + 1) * case.tasks * (len(case.model["layers"]) + 10 * ("conv" in str(case.model)))
+    numbers = sum(p.size for p in case.params.values()) if case.algorithm != "maml" else 0
+    return 4 + gradients * max(numbers / 2, 1)
 
 
 def rows(judged: list[Judged], hypothesis: str) -> list[CaseResult]:
@@ -63,11 +65,11 @@ def known(judged: list[Judged]) -> Report | None:
     """One mistake, as it stands in the catalogue."""
     ordered = cheapest_first(judged)
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
-    explains = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
-    explains = [n for n in explains if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
+    found = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
+    found = [n for n in found if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
     possible = {name: form for j in judged for name, form in j.forms.items()}
-    explains = [n for n in explains if not any(_is_part(possible[m], possible[n]) for m in explains)]
-    return named(judged, explains) if explains else None
+    found = [n for n in found if not any(_is_part(possible[m], possible[n]) for m in found)]
+    return named(judged, found) if found else None
 
 
 def partly_known(judged: list[Judged]) -> Report | None:
@@ -99,12 +101,12 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     verdict = {"convention": "CORRECT_OTHER_CONVENTION", "precision": "IMPRECISE"}.get(mistake.kind, "KNOWN_BUG")
     if suffix and mistake.kind == "convention":
         verdict = "KNOWN_BUG"
-    form = _form_of(judged, explains[0])
+    form = form_of(judged, explains[0])
     if mistake.free and not numbers and mistake.free.switch in {**form, **form.get("how", {})}:
         c = mistake.free.typical[0]  # which every form holds
         numbers, suffix = {mistake.free.symbol: c}, f" (here {mistake.free.symbol} = {c:.6g})" + suffix
     here = (mistake.which(form) + suffix).replace(") (here ", ", ")
-    explanation = mistake.explanation + here + _detached_too(mistake, form)
+    explanation = mistake.explanation + here + detached_too(mistake, form)
     if mistake.id == "sum_over_tasks" and not suffix and _loss_is_sum(judged):
         verdict, explanation = "CORRECT_OTHER_CONVENTION", explanation + "; your meta-loss is that sum too"
     return Report(
@@ -112,11 +114,11 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     )
 
 
-def _form_of(judged: list[Judged], name: str) -> dict:
+def form_of(judged: list[Judged], name: str) -> dict:
     return next((j.forms[name] for j in judged if name in j.forms), {})
 
 
-def _detached_too(mistake: Mistake, form: dict) -> str:
+def detached_too(mistake: Mistake, form: dict) -> str:
     """That a mistake was made in first-order MAML, where that is not what the mistake itself is about."""
     first_order = form.get("factors") in ("detached", "updates detached") and "factors" not in mistake.forms[0]
     return "; and the inner gradients are detached, as in first-order MAML (FOMAML)" if first_order else ""
@@ -274,15 +276,15 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
     if not about or any(not j.passed and name not in j.forms for j in ordered):
         return None, False
     wrong = [j for j in ordered if not j.passed]
-    tried = next((j for j in about[:8] if not _blind(j, name, free)), None)
-    for c in () if tried is None else _candidates(tried, name, free):
-        if all(_explains(i, _form(i, name, free, c)) for i in wrong):
-            right = (_explains(i, _form(i, name, free, c)) for i in ordered if i.passed)
+    tried = next((j for j in about[:8] if not blind(j, name, free)), None)
+    for c in () if tried is None else candidates(tried, name, free):
+        if all(explains(i, form_with(i, name, free, c)) for i in wrong):
+            right = (explains(i, form_with(i, name, free, c)) for i in ordered if i.passed)
             return c, all(right)
     return None, False
 
 
-def _candidates(j: Judged, name: str, free: Free) -> list[float]:
+def candidates(j: Judged, name: str, free: Free) -> list[float]:
     """The numbers with which the form explains the answer to one case, which is not blind to them; kept in `j.solved`.
 
     The usual numbers are tried as they are. Newton's method starts from them until it has failed three times.
@@ -291,21 +293,21 @@ def _candidates(j: Judged, name: str, free: Free) -> list[float]:
         found: list[float] = []
         failed = 0
         for start in _starts(j, free):
-            usual = free.integer or _explains(j, _form(j, name, free, start))
+            usual = free.integer or explains(j, form_with(j, name, free, start))
             c = float(start) if usual else _solved(j, name, free, start) if failed < 3 else None
             failed += c is None
             near = () if c is None else dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c))
-            found += [x for x in near if x not in found and _explains(j, _form(j, name, free, x))]
+            found += [x for x in near if x not in found and explains(j, form_with(j, name, free, x))]
         j.solved[name] = found
     return j.solved[name]
 
 
-def _blind(j: Judged, name: str, free: Free) -> bool:
+def blind(j: Judged, name: str, free: Free) -> bool:
     """Whether two usual values of the number give the same on this case, to rounding. Of counts, all are tried."""
     if free.integer:
         return False
     if (name, "blind") not in j.solved:
-        values = [run_form(j.case, _form(j, name, free, c)).meta_grad for c in free.typical[:2]]
+        values = [run_form(j.case, form_with(j, name, free, c)).meta_grad for c in free.typical[:2]]
         j.solved[name, "blind"] = fits(j.case, values[0], values[1])
     return j.solved[name, "blind"]
 
@@ -319,7 +321,7 @@ def _starts(j: Judged, free: Free) -> Iterator[float]:
         yield from (float(np.max(np.abs(got))), float(np.linalg.norm(got)))
 
 
-def _form(j: Judged, name: str, free: Free, c: float) -> dict:
+def form_with(j: Judged, name: str, free: Free, c: float) -> dict:
     """The form with that number; {} where it does not concern the case."""
     form = j.forms.get(name)
     return {} if form is None else with_number(form, free, int(c) if free.integer else c)
@@ -331,7 +333,7 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
 
     def residual(c: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return flat(run_form(j.case, _form(j, name, free, c)).meta_grad) - got
+            return flat(run_form(j.case, form_with(j, name, free, c)).meta_grad) - got
 
     def near(r: np.ndarray) -> bool:
         return bool(np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got))
@@ -359,90 +361,12 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
         return None  # a number for which the mistake makes no sense
 
 
-# ── two at once ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def two(judged: list[Judged]) -> Report | None:
-    """Two mistakes at once: looked for on the wrong case that is computed fastest, confirmed on the others. Conventions
-    come first: two of them are no mistake."""
-    ordered = cheapest_first(judged)
-    here = {j.case.id: j.forms for j in ordered}
-    possible = {name: form for these in here.values() for name, form in these.items()}
-    mistakes = {name: CATALOGUE[name.split("/")[0]] for name in possible}
-    is_convention = {name: mistake.kind == "convention" for name, mistake in mistakes.items()}
-    # Both show in the first case; or one of them alone explains it, and the other does not show there.
-    first, right = ordered[0], ordered[0].case.answer.meta_grad
-    shows = {n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)}
-    alone = {n for n in shows if fits(first.case, first.answer.grad, value_of(first.case, n))}
-    pairs = [
-        (a, b)
-        for a, b in itertools.combinations(possible, 2)
-        if {a, b} <= shows or {a, b} & alone and not {a, b} <= shows
-    ]
-    for a, b in sorted(pairs, key=lambda ab: -is_convention[ab[0]] - is_convention[ab[1]]):
-        if not (mistakes[a].classic and mistakes[b].classic or {mistakes[a].id, mistakes[b].id} & set(COMMON)):
-            continue
-        if merged(possible[a], possible[b]) is None or mistakes[a] is mistakes[b]:
-            continue
-        if all(_explains(j, together(here[j.case.id], a, b)) for j in ordered):
-            ids = [a.split("/")[0], b.split("/")[0]]
-            verdict = "CORRECT_OTHER_CONVENTION" if is_convention[a] and is_convention[b] else "KNOWN_BUG"
-            said = "two at once: " if verdict == "KNOWN_BUG" else "two other conventions: "
-            each = (mistakes[name].explanation + mistakes[name].which(possible[name]) for name in (a, b))
-            return Report(
-                verdict, " + ".join(ids), said + "; and ".join(each),
-                cases=rows(judged, " + ".join(ids)),
-            )  # fmt: skip
-    return None
-
-
-# Mistakes that are made beside any other; the rest is paired among the classic ones alone.
-COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
-
-
-def one_with_a_number(judged: list[Judged]) -> Report | None:
-    """Two mistakes at once, one with a free number: the number is solved for on wrong cases that are blind to the
-    other mistake, such as those with one task if that is a sum over tasks."""
-    ordered = cheapest_first(judged)
-    for other in COMMON:
-        blind = [j for j in ordered if other not in j.case.answer.bugs.seen]
-        for name in dict.fromkeys(name for j in blind if not j.passed for name in j.forms):
-            mistake = CATALOGUE[name.split("/")[0]]
-            c, everywhere = number_of(blind, name, mistake.free) if mistake.free else (None, False)
-            if c is None or not everywhere:
-                continue
-            alone = {j.case.id: _form(j, name, mistake.free, c) for j in ordered}
-            if all(_explains(j, merged(alone[j.case.id], j.forms.get(other, {})) or alone[j.case.id]) for j in ordered):
-                ids, number = f"{mistake.id} + {other}", {mistake.free.symbol: c}
-                form = _form_of(blind, name)
-                first = mistake.explanation + mistake.which(form) + _detached_too(mistake, form)
-                first += f" (here {mistake.free.symbol} = {c:.6g})"
-                said = f"two at once: {first}; and {CATALOGUE[other].explanation}"
-                return Report("KNOWN_BUG", ids, said, numbers=number, cases=rows(judged, ids))
-    return None
-
-
-def together(possible: dict[str, dict], a: str, b: str) -> dict:
-    """The form of two of the `possible` mistakes on a case; a mistake in a layer the model lacks has no effect."""
-    return merged(possible.get(a, {}), possible.get(b, {})) or possible.get(a) or possible.get(b) or {}
-
-
-def merged(a: dict, b: dict) -> dict | None:
-    """Both forms' settings together; None where they contradict each other, or are the same."""
-    shared = (a.keys() & b.keys()) - {"how"}
-    how = {**a.get("how", {}), **b.get("how", {})}
-    clash = any(a[k] != b[k] for k in shared) or any(
-        a["how"][k] != b["how"][k] for k in a.get("how", {}).keys() & b.get("how", {}).keys()
-    )
-    both = {**a, **b} | ({"how": how} if how else {})
-    return None if clash or both in (a, b) else both
-
-
-def _explains(j: Judged, form: dict) -> bool:
+def explains(j: Judged, form: dict) -> bool:
+    """Whether the form gives the answer to this case."""
     with np.errstate(all="ignore"):
         try:
             grads = run_form(j.case, form).meta_grad
-        except (ZeroDivisionError, OverflowError, FloatingPointError):
+        except (ArithmeticError, LookupError, ValueError):  # two mistakes may make no sense together
             return False
     return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)
 

@@ -56,7 +56,7 @@ def _rates(at, alpha):
     changed = {
         "inner_lr": lambda a: a * 0 + rate,
         "times inner_lr": lambda a: a * rate,
-        "first of tensor": lambda a: a * 0 + a.flat[0],
+        "first of tensor": lambda a: a * 0 + np.ravel(a)[0],
         "mean of tensor": lambda a: a * 0 + np.sum(a) / a.size,
         "exponential": np.exp,
         "softplus": lambda a: np.log(1 + np.exp(a)),

@@ -1,0 +1,175 @@
+"""Two mistakes at once, which together give the answers in every case.
+
+There are too many pairs to try them all. So one of the two is found first, by the wrong cases that it explains alone,
+because the other one does not show there; then the other, on a case that the first does not explain. Where both show in
+the same cases, all pairs are tried on the wrong case that is computed fastest, as far as time allows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from ..catalogue import CATALOGUE, flat
+from ..mistakes.mistake import Mistake
+from ..pages.report import Report
+from .locate import Judged
+from .match import (
+    blind,
+    candidates,
+    cheapest_first,
+    cost,
+    detached_too,
+    explains,
+    fits,
+    form_of,
+    form_with,
+    number_of,
+    rows,
+    value_of,
+)
+
+# Mistakes that are made beside any other.
+COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
+
+# What a search may cost, in units of `match.cost`: some 5 seconds each.
+LIMIT = 100_000
+
+
+def two(judged: list[Judged]) -> Report | None:
+    """Two mistakes as they stand in the catalogue. Two conventions are no mistake, and are tried first."""
+    ordered = cheapest_first(judged)
+    for a, b in itertools.chain(_one_stands_alone(ordered), _both_show(ordered)):
+        if all(explains(j, together(j.forms, a, b)) for j in ordered):
+            return _report(judged, a, b)
+    return None
+
+
+def _report(judged: list[Judged], a: str, b: str) -> Report:
+    a, b = sorted((a, b), key=lambda n: list(CATALOGUE).index(n.split("/")[0]))
+    mistakes = [_mistake(a), _mistake(b)]
+    conventions = all(m.convention for m in mistakes)
+    each = (m.explanation + m.which(form_of(judged, n)) for m, n in zip(mistakes, (a, b), strict=True))
+    ids = " + ".join(m.id for m in mistakes)
+    return Report(
+        "CORRECT_OTHER_CONVENTION" if conventions else "KNOWN_BUG", ids,
+        ("two other conventions: " if conventions else "two at once: ") + "; and ".join(each), cases=rows(judged, ids),
+    )  # fmt: skip
+
+
+def _mistake(name: str) -> Mistake:
+    """The mistake that a form's name belongs to."""
+    return CATALOGUE[name.split("/")[0]]
+
+
+def _likely(*names: str) -> int:
+    """For an order: conventions, then classic and common mistakes, then the others."""
+    return sum(-1000 if m.convention else -(m.classic or m.id in COMMON) for m in map(_mistake, names))
+
+
+def _forms(judged: list[Judged]) -> dict[str, dict]:
+    return {name: form for j in judged for name, form in j.forms.items()}
+
+
+def _fit_together(forms: dict[str, dict], a: str, b: str) -> bool:
+    return _mistake(a) is not _mistake(b) and merged(forms[a], forms[b]) is not None
+
+
+def _one_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
+    """Pairs of which one gives some of the wrong answers, and both together the first of the other ones."""
+    forms, wrong = _forms(ordered), [j for j in ordered if not j.passed]
+    tried = _affordable(wrong, 1)
+    explained = {name: sum(_stands_alone(j, name) for j in tried) for name in forms}
+    spent = 0.0
+    for a in sorted((n for n in forms if explained[n]), key=lambda n: (-explained[n], _likely(n))):
+        left = next((j for j in wrong if not _stands_alone(j, a)), None)
+        for b in sorted(left.forms, key=_likely) if left else ():
+            if _fit_together(forms, a, b) and explains(left, together(left.forms, a, b)):
+                yield a, b
+        spent += cost(left.case) * len(left.forms) if left else 0
+        if spent > LIMIT:
+            return
+
+
+def _affordable(wrong: list[Judged], evaluations: int) -> list[Judged]:
+    """As many of the cases as each form can be computed on so many times, within the limit; at least one."""
+    spent = list(itertools.accumulate(cost(j.case) * len(j.forms) * evaluations for j in wrong))
+    return [j for j, total in zip(wrong, spent, strict=True) if total <= LIMIT] or wrong[:1]
+
+
+def _stands_alone(j: Judged, name: str) -> bool:
+    return name in j.forms and fits(j.case, j.answer.grad, value_of(j.case, name))
+
+
+def _both_show(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
+    """Pairs of which both show in the first case: those with a classic or common mistake, and as many more as can be
+    tried in some seconds."""
+    first = ordered[0]
+    right = first.case.answer.meta_grad
+    shows = [n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)]
+    pairs = [(a, b) for a, b in itertools.combinations(shows, 2) if _fit_together(first.forms, a, b)]
+    pairs.sort(key=lambda ab: _likely(*ab))
+    usual = sum(_likely(a, b) < -1 or bool({_mistake(a).id, _mistake(b).id} & set(COMMON)) for a, b in pairs)
+    yield from pairs[: max(usual, int(LIMIT / cost(first.case)))]
+
+
+def one_with_a_number(judged: list[Judged]) -> Report | None:
+    """Two mistakes, of which one has a free number: it is solved for where the other one does not show, such as on
+    cases with one task if that is a sum over tasks."""
+    ordered = cheapest_first(judged)
+    for name, c, other in itertools.chain(_beside_common(ordered), _number_stands_alone(ordered)):
+        free = _mistake(name).free
+        alone = {j.case.id: form_with(j, name, free, c) for j in ordered}
+        if all(explains(j, merged(alone[j.case.id], j.forms.get(other, {})) or alone[j.case.id]) for j in ordered):
+            return _report_with_number(judged, name, c, other)
+    return None
+
+
+def _report_with_number(judged: list[Judged], name: str, c: float, other: str) -> Report:
+    mistake, second, form = _mistake(name), _mistake(other), form_of(judged, name)
+    ids, number = f"{mistake.id} + {second.id}", {mistake.free.symbol: c}
+    first = mistake.explanation + mistake.which(form) + detached_too(mistake, form)
+    first += f" (here {mistake.free.symbol} = {c:.6g})"
+    said = f"two at once: {first}; and {second.explanation}{second.which(form_of(judged, other))}"
+    return Report("KNOWN_BUG", ids, said, numbers=number, cases=rows(judged, ids))
+
+
+def _beside_common(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
+    """(Form, its number, a common mistake): the number explains all cases that are blind to the common mistake."""
+    for other in COMMON:
+        blind = [j for j in ordered if other not in j.case.answer.bugs.seen]
+        for name in dict.fromkeys(name for j in blind if not j.passed for name in j.forms):
+            free = _mistake(name).free
+            c, everywhere = number_of(blind, name, free) if free else (None, False)
+            if c is not None and everywhere:
+                yield name, c, other
+
+
+def _number_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
+    """(Form, its number, another form): the number explains a wrong case, and both together one that it does not."""
+    wrong = [j for j in ordered if not j.passed and len(flat(j.answer.grad)) > 1]
+    numbered = [(j, name, free) for j in _affordable(wrong, 5) for name in j.forms if (free := _mistake(name).free)]
+    found = [(name, c) for j, name, free in numbered if not blind(j, name, free) for c in candidates(j, name, free)]
+    for name, c in dict.fromkeys(found):
+        free = _mistake(name).free
+        left = next((j for j in wrong if not explains(j, form_with(j, name, free, c))), None)
+        for other in sorted(left.forms, key=_likely) if left else ():
+            both = merged(form_with(left, name, free, c), left.forms[other])
+            if both and _mistake(other) is not _mistake(name) and explains(left, both):
+                yield name, c, other
+
+
+def together(possible: dict[str, dict], a: str, b: str) -> dict:
+    """The form of two of the `possible` mistakes on a case; a mistake in a layer the model lacks has no effect."""
+    return merged(possible.get(a, {}), possible.get(b, {})) or possible.get(a) or possible.get(b) or {}
+
+
+def merged(a: dict, b: dict) -> dict | None:
+    """Both forms' settings together; None where they contradict each other, or are the same."""
+    shared = (a.keys() & b.keys()) - {"how"}
+    how = {**a.get("how", {}), **b.get("how", {})}
+    clash = any(a[k] != b[k] for k in shared) or any(
+        a["how"][k] != b["how"][k] for k in a.get("how", {}).keys() & b.get("how", {}).keys()
+    )
+    both = {**a, **b} | ({"how": how} if how else {})
+    return None if clash or both in (a, b) else both

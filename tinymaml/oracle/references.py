@@ -3,7 +3,7 @@
     solve(case)                       at once, in float64: complex steps through the hand-written gradients
     certified(case)                   rung 3, in balls, rounded once to float64             (python-flint)
     exact(case)                       rung 1, in rationals, for polynomial models
-    differences(case)                 rung 2, no calculus at all: nested differences at 400 digits   (python-flint)
+    differences(case)                 rung 2, no calculus at all: nested differences at 200 digits   (python-flint)
     complex_step(case)                rung 4, first-order code only
     by_engine, by_torch, by_jax       rung 5, automatic differentiation
 
@@ -152,13 +152,13 @@ def exact(case: Case, form: dict | None = None) -> tuple:
 # ── rung 2: no calculus ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def differences(case: Case, digits: int = 400) -> tuple:
+def differences(case: Case, digits: int = 200) -> tuple:
     """(𝓛, G) by differences of differences; needs nothing but the loss.
 
         g_i = (L(θ + h eᵢ) − L(θ)) / h,   error h,   h = 10^(−digits/2) inside, 10^(−digits/4) outside
 
-    At 400 digits the inner gradients are right to 200, by their error as by cancellation; of these the outer
-    difference loses 100 to cancellation, and its own error leaves as many: a hundred remain.
+    At 200 digits the inner gradients are right to 100, by their error as by cancellation; of these the outer
+    difference loses 50 to cancellation, and its own error leaves as many: fifty remain, where float64 has 16.
     """
     flint = extras.require("flint", "test")
     with precision(flint, int(digits * 3.33)):

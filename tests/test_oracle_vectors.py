@@ -100,6 +100,21 @@ def test_a_mistake_that_depends_on_rounding_is_unknown():
     assert all("inner_ascent" in c.answer.bugs.unknown for c in climbing) and any(np.isfinite(g).all() for g in ends)
 
 
+@pytest.mark.parametrize("id", ["relu-at-zero", "tied", "boil/quadratic", "imaml/quadratic"])
+def test_what_forms_share_is_what_each_computes_alone(id):
+    """To the last bit, with the kinks: of every mistake, at two points."""
+    algorithm = id.split("/")[0] if "/" in id else "maml"
+    case = next(c for c in load("core", algorithm=algorithm) if c.id == id)
+    nearby, known = case.at({n: p * (1 + 2.0**-50) for n, p in case.params.items()}), {}
+    with np.errstate(all="ignore"):
+        for name, form in forms(case).items():
+            for c in (case, nearby):
+                (alone, margin), (shared, same) = (references._watched(c, form, k) for k in (None, known))
+                np.testing.assert_array_equal(flat(shared.meta_grad), flat(alone.meta_grad), err_msg=name)
+                np.testing.assert_array_equal([shared.meta_loss, same], [alone.meta_loss, margin], err_msg=name)
+    assert known
+
+
 def test_a_new_case_that_is_no_good_is_given_up_early(monkeypatch):
     """And one that is good is solved as by `solve_case`."""
     good = questions.fresh(5, 1)[0]

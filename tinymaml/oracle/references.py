@@ -84,26 +84,27 @@ def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
     answer, unit = case.answer, tolerance.UNIT["float64"]
     signs = (1 - 2 * (np.arange(p.size) % 2).reshape(p.shape) for p in case.params.values())
     nearby = case.at({n: p * (1 + 2 * unit * sign) for (n, p), sign in zip(case.params.items(), signs, strict=True)})
+    known: dict = {}  # much is the same in many of them, at either point
     for name, form in forms(case).items():
         if not CATALOGUE[name.split("/")[0]].classic:
             continue
-        value, margin = _watched(case, form)
+        value, margin = _watched(case, form, known)
         if not np.isfinite(flat(value.meta_grad)).all():
             yield name, None
             continue
         far = tolerance.error(value.meta_grad, answer.meta_grad, answer.scale, unit)
         if far > tolerance.TAU:  # θ by one rounding: it must not make a difference
-            again, margin_ = _watched(nearby, form)
+            again, margin_ = _watched(nearby, form, known)
             moved = tolerance.errors(flat(again.meta_grad), flat(value.meta_grad), _allowed(answer, value), unit)
             if min(margin, margin_) < KINK or np.max(moved) > tolerance.TAU:
                 far = None
         yield name, far
 
 
-def _watched(case: Case, form: dict) -> tuple:
+def _watched(case: Case, form: dict, known: dict | None = None) -> tuple:
     """The result of the form, and how near it comes to a kink."""
     out: list = []
-    margin, _ = margin_of(lambda: out.append(run_form(case, form)))
+    margin, _ = margin_of(lambda: out.append(run_form(case, form, known=known)))
     return out[0], margin
 
 

@@ -14,7 +14,7 @@ no Hessian, 5 neither): a mistake in one of them shows beside the others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -29,19 +29,25 @@ from .models import Options, loss_and_grad
 # ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────
 
 
-def solve_case(case: Case, right: tuple | None = None) -> Case:
+def solve_case(case: Case, right: tuple | None = None, before: Collection[str] | None = None) -> Case:
     """The case with its answer: the exact values, their scales, and which mistakes show.
 
     Args:
         right: (𝓛, G), float64. By default computed in float64.
+        before: that of `with_mistakes`.
     """
-    return with_mistakes(_with_right_answer(case, right))
+    return with_mistakes(_with_right_answer(case, right), before)
 
 
-def with_mistakes(case: Case) -> Case:
-    """The case, whose right answer is there, with the mistakes that show decided anew."""
+def with_mistakes(case: Case, before: Collection[str] | None = None) -> Case:
+    """The case, whose right answer is there, with the mistakes that show decided anew.
+
+    Args:
+        before: the mistakes whose values another machine did not know (`Bugs.unknown`). Where roundings alone decide,
+            and so the kernels of a BLAS, that is kept.
+    """
     with np.errstate(all="ignore"):  # a mistake may diverge
-        return _with_mistakes(case, dict(_distances(case)))
+        return _with_mistakes(case, dict(_distances(case, before)))
 
 
 def solve_if_good(case: Case, dtype: str) -> Case | None:
@@ -77,7 +83,7 @@ def _with_mistakes(case: Case, distances: dict[str, float | None]) -> Case:
     return dataclasses.replace(case, dtypes=admitted(case))
 
 
-def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
+def _distances(case: Case, before: Collection[str] | None = None) -> Iterator[tuple[str, float | None]]:
     """How far each form of a classic mistake is from right, in roundings of float64; None where its value is not known:
     it is not finite, or depends on rounding, at a kink or because it is badly conditioned. A case must tell these from
     right clearly; there are many others, and some are next to right."""
@@ -96,9 +102,14 @@ def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
         if far > tolerance.TAU:  # θ by one rounding: it must not make a difference
             again, margin_ = _watched(nearby, form, known)
             moved = tolerance.errors(flat(again.meta_grad), flat(value.meta_grad), _allowed(answer, value), unit)
-            if min(margin, margin_) < KINK or np.max(moved) > tolerance.TAU:
+            by_rounding = before is not None and 1 / DOUBT < np.max(moved) / tolerance.TAU < DOUBT
+            badly_conditioned = name in before if by_rounding else np.max(moved) > tolerance.TAU
+            if min(margin, margin_) < KINK or badly_conditioned:
                 far = None
         yield name, far
+
+
+DOUBT = 10  # a factor: nearer to the limit than this, another BLAS may decide otherwise
 
 
 def _watched(case: Case, form: dict, known: dict | None = None) -> tuple:

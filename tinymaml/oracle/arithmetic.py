@@ -97,14 +97,16 @@ def sign(x: np.ndarray) -> np.ndarray:
     return np.asarray(_likely_sign(x), np.int64) if x.dtype == object else np.sign(x.real).astype(np.int64)
 
 
-_watched: list[np.ndarray] | None = None  # what decided branches, while `margin_of` watches
+_watched: list[tuple] | None = None  # how near a kink each array was that decided branches, while `margin_of` watches
 
 
 def side(x: np.ndarray) -> np.ndarray:
     """The sign where it decides a branch of ReLU or max: certain, or `Uncertain` is raised. `margin_of` takes note."""
     x = np.asarray(x)
     if _watched is not None:
-        _watched.append(np.abs(np.asarray(hold(x), np.float64)))
+        size = np.abs(np.asarray(hold(x), np.float64))
+        near = np.min(size[size > 0], initial=np.inf) / max(np.max(size, initial=0), 1e-300)
+        _watched.append((near, bool(np.any(size == 0))))
     return np.asarray(_certain_sign(x), np.int64) if x.dtype == object else sign(x)
 
 
@@ -115,10 +117,27 @@ def margin_of(f) -> tuple[float, bool]:
     _watched = []
     try:
         f()
-        near = [np.min(x[x > 0], initial=np.inf) / max(np.max(x, initial=0), 1e-300) for x in _watched]
-        return float(min(near, default=np.inf)), any(np.any(x == 0) for x in _watched)
+        return float(min((near for near, _ in _watched), default=np.inf)), any(hit for _, hit in _watched)
     finally:
         _watched = None
+
+
+def remembered(known: dict, key, f):
+    """f(), or what it gave before under the same key in `known`; `margin_of` takes note of its kinks each time."""
+    if key in known:
+        value, decided = known[key]
+        if _watched is not None:
+            _watched.extend(decided)
+        return value
+    before = len(_watched or ())
+    value = f()
+    known[key] = value, (_watched or [])[before:]
+    return value
+
+
+def bits_of(*arrays: np.ndarray) -> tuple:
+    """A key for float or complex arrays, which only arrays of the very same numbers have."""
+    return tuple((x.shape, x.dtype.char, x.tobytes()) for x in arrays)
 
 
 def hold(x: np.ndarray) -> np.ndarray:

@@ -31,14 +31,18 @@ def forms(case) -> dict[str, dict]:
             for k, form in enumerate(m.forms) if concerns(form, case)}  # fmt: skip
 
 
-def run_form(case, form: dict, number=float) -> Result:
-    """The meta-gradient under `form`, a dict of switches and, under "how", of Options."""
+def run_form(case, form: dict, number=float, known: dict | None = None) -> Result:
+    """The meta-gradient under `form`, a dict of switches and, under "how", of Options.
+
+    Args:
+        known: what other forms have computed of this case, in floats, and this one need not compute again; {} at first.
+    """
     if case.algorithm != "maml":
-        return answers.run(case, number, **form)
+        return answers.run(case, number, known=known, **form)
     options = dict(form.get("how", {}))
     if "frozen" in options:
         options["frozen"] = frozenset(options["frozen"])
-    return run(case, number, Options(**options), **{k: v for k, v in form.items() if k != "how"})
+    return run(case, number, Options(**options), known, **{k: v for k, v in form.items() if k != "how"})
 
 
 CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES

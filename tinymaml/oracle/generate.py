@@ -7,8 +7,9 @@
     python -m tinymaml.oracle.generate --family    build the cases of the other algorithms alone, and keep MAML's
 
 Every answer is certified: computed in balls until one float64 is left. Then every rung of the ladder that applies must
-agree, or nothing is written: exact rationals and nested differences to the last bit, the others to rounding. Needs
-python-flint and PyTorch, `pip install "tinymaml[test,peers]"`.
+agree, or nothing is written: exact rationals and nested differences to the last bit, the others to rounding. Which
+mistakes are too badly conditioned to be known is decided in float64; where another BLAS may decide otherwise, that is
+taken from the files that are there. Needs python-flint and PyTorch, `pip install "tinymaml[test,peers]"`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -238,13 +239,16 @@ def _search_family(id: str, of: list[str]) -> int:
     return suites.search(*of, dtype="float32")[0]
 
 
-def build_case(id: str, case: Case) -> Case:
+def build_case(id: str, case: Case, before: Collection[str] | None = None) -> Case:
     """The case with its certified answer, confirmed by every rung that applies.
+
+    Args:
+        before: that of `references.with_mistakes`.
 
     Raises:
         AssertionError: two rungs disagree.
     """
-    case = references.solve_case(case, references.certified(case))
+    case = references.solve_case(case, references.certified(case), before)
     answer = case.answer
     confirmed = {"balls": "every bit"}
 
@@ -314,13 +318,27 @@ def _short(x: float) -> float | None:
     return float(f"{x:.2e}") if np.isfinite(x) else None
 
 
-def built(seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
+def built(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, Case]:
     """Every case with its certified answer, by its id."""
     work = list(by_hand().items())
     work += [(id, case_of(id, spec, seeds[id])) for id, spec in (_core() | _full()).items()]
     work += _family(seeds)
     work.sort(key=lambda idcase: "omniglot" not in idcase[0])  # the long ones first
-    return dict(_in_parallel(build_case, work, jobs))
+    return _certified(work, folder, jobs)
+
+
+def _certified(work: list[tuple[str, Case]], folder: Path, jobs: int) -> dict[str, Case]:
+    before = unknown_before(folder)
+    return dict(_in_parallel(build_case, [(id, case, before.get(id)) for id, case in work], jobs))
+
+
+def unknown_before(folder: Path) -> dict[str, set[str]]:
+    """Id of each case in the files → the mistakes whose values were not known when they were written."""
+    files = [
+        json.loads(f.read_bytes()) for name in ("core", "full", "family") if (f := folder / f"{name}.json").exists()
+    ]
+    return {case["id"]: {file["mistakes"][i] for i in case["answer"]["unknown"]}
+            for file in files for case in file["cases"]}  # fmt: skip
 
 
 def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
@@ -330,7 +348,7 @@ def _family(seeds: dict[str, int]) -> list[tuple[str, Case]]:
 
 def family_files(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str, bytes]:
     """The files of the other algorithms, with the manifest, which keeps what it says of MAML's."""
-    cases = dict(_in_parallel(build_case, _family(seeds), jobs))
+    cases = _certified(_family(seeds), folder, jobs)
     family = _dump([cases[id] for id in suites.ids()], True)
     manifest = json.loads((folder / "MANIFEST.json").read_bytes())
     manifest = {"version": manifest.pop("version")} | dict(
@@ -342,11 +360,11 @@ def family_files(folder: Path, seeds: dict[str, int], jobs: int = 2) -> dict[str
 def kept_cases(folder: Path, jobs: int = 2) -> dict[str, Case]:
     """Every case with the answer that is in the files, and the mistakes of today's catalogue."""
     cases = load("full", folder) + [case for name in ALGORITHMS for case in load("core", folder, name)]
-    return dict(_in_parallel(_with_mistakes, [(case.id, case) for case in cases], jobs))
+    return dict(_in_parallel(_with_mistakes, [(case.id, case, case.answer.bugs.unknown) for case in cases], jobs))
 
 
-def _with_mistakes(id: str, case: Case) -> Case:
-    return references.with_mistakes(case)
+def _with_mistakes(id: str, case: Case, before: Collection[str]) -> Case:
+    return references.with_mistakes(case, before)
 
 
 def files(cases: dict[str, Case]) -> dict[str, bytes]:
@@ -377,7 +395,7 @@ def _dump(cases: list[Case], with_numbers: bool) -> bytes:
 def _in_parallel(f, work: list[tuple], jobs: int) -> Iterator[tuple]:
     tqdm = extras.require("tqdm", "train").tqdm
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-        futures = [(id, pool.submit(f, id, x)) for id, x in work]
+        futures = [(id, pool.submit(f, id, *given)) for id, *given in work]
         for id, future in tqdm(futures, unit="case", mininterval=5):
             yield id, future.result()
 
@@ -405,7 +423,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.family:
         rebuilt = family_files(args.to, seeds, args.jobs)
     else:
-        rebuilt = files(kept_cases(args.to, args.jobs) if args.mistakes else built(seeds, args.jobs))
+        rebuilt = files(kept_cases(args.to, args.jobs) if args.mistakes else built(args.to, seeds, args.jobs))
     if args.check:
         different = [name for name, data in rebuilt.items() if (args.to / name).read_bytes() != data]
         same = f"{len(rebuilt)} files rebuilt, byte for byte the same"

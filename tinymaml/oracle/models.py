@@ -238,7 +238,10 @@ def _padded(x, above: tuple, beside: tuple, how: str) -> tuple:
     """Images with zeros around them, or with their own pixels; and the way back."""
     (_, rows, columns, _), (top, left) = x.shape, (above[0], beside[0])
     if how not in PIXELS_AROUND:
-        return np.pad(x, ((0, 0), above, beside, (0, 0))), lambda g: g[:, top : top + rows, left : left + columns]
+        inside = (slice(None), slice(top, top + rows), slice(left, left + columns))
+        padded = np.zeros((len(x), rows + sum(above), columns + sum(beside), x.shape[3]), x.dtype)
+        padded[inside] = x
+        return padded, lambda g: g[inside]
     at = np.ix_(np.pad(np.arange(rows), above, how), np.pad(np.arange(columns), beside, how))  # type: ignore[call-overload]
 
     def unpad(g):
@@ -357,22 +360,22 @@ def _max_pool(x, *, held, how, size):
 def _windows(x, size: int, stride: int, over_the_edge: bool) -> tuple:
     """The windows of images, (n, rows, columns, c, size²); which of their places lie inside the image; and the way
     back, which adds windows' cotangents up in their places."""
-    n, h, w, c = x.shape
-    starts = [range(0, at if over_the_edge else at - size + 1, stride) for at in (h, w)]
-    rows, columns = (np.array(list(s), int) for s in starts)
-    places = [(i, j) for i in range(size) for j in range(size)]
-    inside = [np.ix_(rows + i < h, columns + j < w) for i, j in places]
-    at = [np.ix_(rows[rows + i < h] + i, columns[columns + j < w] + j) for i, j in places]
-    windows = np.zeros((n, len(rows), len(columns), c, size * size), x.dtype)
-    there = np.zeros((len(rows), len(columns), 1, size * size), bool)
-    for k, (to, of) in enumerate(zip(inside, at, strict=True)):
-        windows[..., k][:, to[0], to[1]] = x[:, of[0], of[1]]
-        there[..., k][to] = True
+    (n, h, w, c), places = x.shape, [(i, j) for i in range(size) for j in range(size)]
+    rows, columns = (len(range(0, length if over_the_edge else length - size + 1, stride)) for length in (h, w))
+    windows = np.zeros((n, rows, columns, c, size * size), x.dtype)
+    there = np.zeros((rows, columns, 1, size * size), bool)
+    at = []  # of each place, over all windows: where it is in the image, and of which windows that lies inside
+    for k, (i, j) in enumerate(places):
+        of = (slice(None), slice(i, i + stride * rows, stride), slice(j, j + stride * columns, stride))
+        inside = x[of].shape[1:3]
+        at.append((of, (slice(None), *map(slice, inside))))
+        windows[..., k][at[k][1]] = x[of]
+        there[..., k][at[k][1][1:]] = True
 
     def back(g):
         gx = np.zeros(x.shape, g.dtype)
-        for k, (to, of) in enumerate(zip(inside, at, strict=True)):
-            gx[:, of[0], of[1]] = gx[:, of[0], of[1]] + g[..., k][:, to[0], to[1]]
+        for k, (of, to) in enumerate(at):
+            gx[of] = gx[of] + g[..., k][to]
         return gx
 
     return windows, there, back

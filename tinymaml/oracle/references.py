@@ -3,7 +3,7 @@
     solve(case)                       at once, in float64: complex steps through the hand-written gradients
     certified(case)                   rung 3, in balls, rounded once to float64             (python-flint)
     exact(case)                       rung 1, in rationals, for polynomial models
-    differences(case)                 rung 2, no calculus at all: nested differences at 400 digits   (python-flint)
+    differences(case)                 rung 2, no calculus at all: nested differences at 200 digits   (python-flint)
     complex_step(case)                rung 4, first-order code only
     by_engine, by_torch, by_jax       rung 5, automatic differentiation
 
@@ -14,7 +14,7 @@ no Hessian, 5 neither): a mistake in one of them shows beside the others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -29,19 +29,25 @@ from .models import Options, loss_and_grad
 # ── the answer, and which mistakes show ─────────────────────────────────────────────────────────────────────────────
 
 
-def solve_case(case: Case, right: tuple | None = None) -> Case:
+def solve_case(case: Case, right: tuple | None = None, before: Collection[str] | None = None) -> Case:
     """The case with its answer: the exact values, their scales, and which mistakes show.
 
     Args:
         right: (𝓛, G), float64. By default computed in float64.
+        before: that of `with_mistakes`.
     """
-    return with_mistakes(_with_right_answer(case, right))
+    return with_mistakes(_with_right_answer(case, right), before)
 
 
-def with_mistakes(case: Case) -> Case:
-    """The case, whose right answer is there, with the mistakes that show decided anew."""
+def with_mistakes(case: Case, before: Collection[str] | None = None) -> Case:
+    """The case, whose right answer is there, with the mistakes that show decided anew.
+
+    Args:
+        before: the mistakes whose values another machine did not know (`Bugs.unknown`). Where roundings alone decide,
+            and so the kernels of a BLAS, that is kept.
+    """
     with np.errstate(all="ignore"):  # a mistake may diverge
-        return _with_mistakes(case, dict(_distances(case)))
+        return _with_mistakes(case, dict(_distances(case, before)))
 
 
 def solve_if_good(case: Case, dtype: str) -> Case | None:
@@ -77,33 +83,39 @@ def _with_mistakes(case: Case, distances: dict[str, float | None]) -> Case:
     return dataclasses.replace(case, dtypes=admitted(case))
 
 
-def _distances(case: Case) -> Iterator[tuple[str, float | None]]:
+def _distances(case: Case, before: Collection[str] | None = None) -> Iterator[tuple[str, float | None]]:
     """How far each form of a classic mistake is from right, in roundings of float64; None where its value is not known:
     it is not finite, or depends on rounding, at a kink or because it is badly conditioned. A case must tell these from
     right clearly; there are many others, and some are next to right."""
     answer, unit = case.answer, tolerance.UNIT["float64"]
     signs = (1 - 2 * (np.arange(p.size) % 2).reshape(p.shape) for p in case.params.values())
     nearby = case.at({n: p * (1 + 2 * unit * sign) for (n, p), sign in zip(case.params.items(), signs, strict=True)})
+    known: dict = {}  # much is the same in many of them, at either point
     for name, form in forms(case).items():
         if not CATALOGUE[name.split("/")[0]].classic:
             continue
-        value, margin = _watched(case, form)
+        value, margin = _watched(case, form, known)
         if not np.isfinite(flat(value.meta_grad)).all():
             yield name, None
             continue
         far = tolerance.error(value.meta_grad, answer.meta_grad, answer.scale, unit)
         if far > tolerance.TAU:  # θ by one rounding: it must not make a difference
-            again, margin_ = _watched(nearby, form)
+            again, margin_ = _watched(nearby, form, known)
             moved = tolerance.errors(flat(again.meta_grad), flat(value.meta_grad), _allowed(answer, value), unit)
-            if min(margin, margin_) < KINK or np.max(moved) > tolerance.TAU:
+            by_rounding = before is not None and 1 / DOUBT < np.max(moved) / tolerance.TAU < DOUBT
+            badly_conditioned = name in before if by_rounding else np.max(moved) > tolerance.TAU
+            if min(margin, margin_) < KINK or badly_conditioned:
                 far = None
         yield name, far
 
 
-def _watched(case: Case, form: dict) -> tuple:
+DOUBT = 10  # a factor: nearer to the limit than this, another BLAS may decide otherwise
+
+
+def _watched(case: Case, form: dict, known: dict | None = None) -> tuple:
     """The result of the form, and how near it comes to a kink."""
     out: list = []
-    margin, _ = margin_of(lambda: out.append(run_form(case, form)))
+    margin, _ = margin_of(lambda: out.append(run_form(case, form, known=known)))
     return out[0], margin
 
 
@@ -152,36 +164,33 @@ def exact(case: Case, form: dict | None = None) -> tuple:
 # ── rung 2: no calculus ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def differences(case: Case, digits: int = 400) -> tuple:
-    """(𝓛, G) by central differences of central differences; needs nothing but the loss.
+def differences(case: Case, digits: int = 200) -> tuple:
+    """(𝓛, G) by differences of differences; needs nothing but the loss.
 
-        g_i = (L(θ + h eᵢ) − L(θ − h eᵢ)) / 2h,   h = 10^(−digits/4),   error h² = 10^(−digits/2)
+        g_i = (L(θ + h eᵢ) − L(θ)) / h,   error h,   h = 10^(−digits/2) inside, 10^(−digits/4) outside
 
-    outside and inside. At 400 digits the outer difference loses 100 to cancellation, and the inner gradients 200 to
-    their error, so that more than a hundred remain.
+    At 200 digits the inner gradients are right to 100, by their error as by cancellation; of these the outer
+    difference loses 50 to cancellation, and its own error leaves as many: fifty remain, where float64 has 16.
     """
     flint = extras.require("flint", "test")
     with precision(flint, int(digits * 3.33)):
-        h = flint.arb(10) ** (-digits // 4)
-        h_inner = flint.arb(10) ** (-digits // 2)
+        h, h_inner = (flint.arb(10) ** (-digits // k) for k in (4, 2))
         middle = np.frompyfunc(lambda x: x.mid() if isinstance(x, flint.arb) else x, 1, 1)  # no balls here
 
         def loss(theta, batch):
             value, _ = loss_and_grad(case.model, theta, *batch, Options(), gradient=False)
             return value.mid()
 
-        def gradient(f, theta, step):
-            out = {}
+        def value_and_gradient(f, theta, step):
+            value, out = f(theta), {}
             for n, p in theta.items():
                 g = np.empty(p.size, object)
                 for i in range(p.size):
-                    up, down = ({m: np.array(q) for m, q in theta.items()} for _ in "ab")
-                    up[n].flat[i] += step
-                    down[n].flat[i] -= step
-                    g[i] = (f(up) - f(down)) / (2 * step)
-                out[n] = middle(np.reshape(g, p.shape))
-                out[n] = np.asarray(out[n], object)
-            return out
+                    moved = np.array(p)
+                    moved.flat[i] += step
+                    g[i] = (f(theta | {n: moved}) - value) / step
+                out[n] = np.asarray(middle(np.reshape(g, p.shape)), object)
+            return value, out
 
         number = lambda x: as_numbers(x, flint.arb)  # noqa: E731
         alpha = {n: number(a) for n, a in tolerance.rates(case).items()}
@@ -192,13 +201,12 @@ def differences(case: Case, digits: int = 400) -> tuple:
             for support, query in tasks:
                 adapted = theta
                 for _ in range(case.inner_steps):
-                    g = gradient(lambda p, support=support: loss(p, support), adapted, h_inner)
+                    _, g = value_and_gradient(lambda p, support=support: loss(p, support), adapted, h_inner)
                     adapted = {n: np.asarray(middle(p - alpha[n] * g[n]), object) for n, p in adapted.items()}
                 total = total + loss(adapted, query)
             return total / len(tasks)
 
-        theta = {n: number(p) for n, p in case.params.items()}
-        value, grads = meta_loss(theta), gradient(meta_loss, theta, h)
+        value, grads = value_and_gradient(meta_loss, {n: number(p) for n, p in case.params.items()}, h)
         return _to_float(value), {n: _floats(g) for n, g in grads.items()}
 
 

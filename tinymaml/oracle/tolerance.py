@@ -80,7 +80,8 @@ def scales(case) -> tuple[float, dict]:
     """
     params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
     value, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
-    return float(_sensitivities(value)), {n: _sensitivities(g) for n, g in grads.items()}
+    steps: dict[int, _Step] = {}
+    return float(_sensitivities(value, steps)), {n: _sensitivities(g, steps) for n, g in grads.items()}
 
 
 def scale_of_sum(case) -> float:
@@ -89,7 +90,7 @@ def scale_of_sum(case) -> float:
     _, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
     signs = {n: np.reshape([1.0 if (i * i + i // 3) % 3 else -1.0 for i in range(g.size)], g.shape)
              for n, g in grads.items()}  # fmt: skip
-    return float(_sensitivities(sum(np.sum(signs[n] * g) for n, g in grads.items())))
+    return float(_sensitivities(sum(np.sum(signs[n] * g) for n, g in grads.items()), {}))
 
 
 def _fomaml(case, params: dict[str, Tensor]) -> tuple:
@@ -104,11 +105,15 @@ def _fomaml(case, params: dict[str, Tensor]) -> tuple:
     return total, grads
 
 
-def _sensitivities(out) -> np.ndarray:
-    """s of every element of `out`; 0 for an array, which depends on nothing."""
+def _sensitivities(out, known: dict[int, _Step]) -> np.ndarray:
+    """s of every element of `out`; 0 for an array, which depends on nothing. `known`: the steps so far, by index."""
     if not isinstance(out, Tensor):
         return np.zeros(out.shape)
-    steps = [_Step.of(z) for z in _made_from(out)]
+    steps = []
+    for z in _made_from(out):
+        if z.index not in known:
+            known[z.index] = _Step.of(z)
+        steps.append(known[z.index])
     return _rounded(np.reshape([_sensitivity(out, i, steps) for i in range(out.size)], out.shape))
 
 

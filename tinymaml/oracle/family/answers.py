@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ... import engine, extras
-from ..arithmetic import Dual, as_numbers
+from ..arithmetic import Dual, as_numbers, bits_of, remembered
 from ..mistakes.data import rounded as rounded_to
 from ..mistakes.outcome import finished
-from ..mistakes.semantics import Result
+from ..mistakes.semantics import AFTER_THE_TASKS, Result
 from ..models import Options
 from . import ALGORITHMS
 from .procedure import SWITCHES, ByEngine, ByHand, H, tasks_of
@@ -40,11 +40,14 @@ def switches_of(case, given: dict) -> dict:
     return {name: values[0] for name, values in possible.items()} | given
 
 
-def run(case, number: Any = float, how: dict | None = None, rounded: str = "", **switches) -> Result:
+def run(
+    case, number: Any = float, how: dict | None = None, rounded: str = "", known: dict | None = None, **switches
+) -> Result:
     """The meta-gradient of a case of the family, over numbers made by `number`, with `switches` not in their place.
 
     Args:
         how: `models.Options` that are not in their place.   rounded: what has fewer digits, "rate to float32".
+        known: that of `catalogue.run_form`.
     """
     case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
     if rate := switches.get("rate_is") or (case.outer_lr if switches.get("rate") == "of the outer loop" else 0):
@@ -52,16 +55,26 @@ def run(case, number: Any = float, how: dict | None = None, rounded: str = "", *
     options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
     algorithm, s, changed = ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
     if s["outer"] == "sequential":
-        return _sequential(case, number, how, switches)
+        return _sequential(case, number, how, known, switches)
     theta = {n: as_numbers(p, number) for n, p in case.params.items()}
-    if hasattr(algorithm, "gradient"):
-        at = ByHand(case, number, s, changed)
-        done = [algorithm.gradient(at, theta, *task) for task in tasks_of(at)]
-        values, ends, grads = (list(x) for x in zip(*done, strict=True))
-    elif s["inner"].endswith("with its graph"):
-        values, ends, grads = _recorded(case, algorithm, s)
+
+    def of_tasks() -> tuple:
+        """Losses, θ_K and gradients of all tasks."""
+        if hasattr(algorithm, "gradient"):
+            at = ByHand(case, number, s, changed, known)
+            done = [algorithm.gradient(at, theta, *task) for task in tasks_of(at)]
+            return tuple(list(x) for x in zip(*done, strict=True))
+        if s["inner"].endswith("with its graph"):
+            return _recorded(case, algorithm, s)
+        return _differentiated(case, algorithm, number, s, changed, known, theta)
+
+    if known is None:
+        values, ends, grads = of_tasks()
     else:
-        values, ends, grads = _differentiated(case, algorithm, number, s, changed, theta)
+        inside = [x for n, x in s.items() if n not in AFTER_THE_TASKS or x == "accumulated"]
+        data = [array for task in case.batches() for batch in task for array in batch]
+        key = (changed, rounded, *inside, *bits_of(*theta.values(), *data))
+        values, ends, grads = remembered(known, key, of_tasks)
     trace = [{"theta": [theta, end]} for end in ends]
     value, grads = _together(values, grads, s)
     finish = getattr(algorithm, "finish", None)
@@ -70,12 +83,12 @@ def run(case, number: Any = float, how: dict | None = None, rounded: str = "", *
     return Result(value, finished(s, grads, theta, case, rates), trace)
 
 
-def _sequential(case, number, how, switches) -> Result:
+def _sequential(case, number, how, known, switches) -> Result:
     """θ ← θ − β Gₜ after each task; the mean of these Gₜ."""
     beta, params, done = switches.get("outer_rate") or case.outer_lr, case.params, []
     for support, query in case.batches():
         one = dataclasses.replace(case, support=[support], query=[query], params=params)
-        done.append(run(one, number, how, **switches | {"outer": "mean"}))
+        done.append(run(one, number, how, known=known, **switches | {"outer": "mean"}))
         params = {n: p - beta * done[-1].meta_grad[n] for n, p in params.items()}
     grads = {n: sum(r.meta_grad[n] for r in done) / len(done) for n in params}
     return Result(sum(r.meta_loss for r in done) / len(done), grads, [way for r in done for way in r.trace])
@@ -95,11 +108,11 @@ def _with_fewer_digits(case, what: str, dtype: str):
     return case
 
 
-def _differentiated(case, algorithm, number, s, how, theta) -> tuple:
+def _differentiated(case, algorithm, number, s, how, known, theta) -> tuple:
     """The losses, θ_K and gradients of all tasks: one run per number of θ, which carries the derivative along it."""
 
     def losses(meta):
-        at = ByHand(case, number, s, how)
+        at = ByHand(case, number, s, how, known)
         if s["factors"] == "parameters detached":
             meta = at.hold(meta)
         return [algorithm.query_loss(at, meta, *task) for task in tasks_of(at)]
@@ -165,18 +178,19 @@ def _together(values, grads, s) -> tuple:
     return value, total
 
 
-def differences(case, bits: int = 1600) -> tuple:
-    """(𝓛, G) by central differences of 𝓛, at so many bits: the loss's code alone, with no derivative of it.
+def differences(case, bits: int = 800) -> tuple:
+    """(𝓛, G) by differences of 𝓛, at so many bits: the loss's code alone, with no derivative of it.
 
-        g_i = (𝓛(θ + h eᵢ) − 𝓛(θ − h eᵢ)) / 2h,   h = 2^(−bits/4),   error h²
+        g_i = (𝓛(θ + h eᵢ) − 𝓛(θ)) / h,   h = 2^(−bits/2),   error h
 
-    What the algorithm holds constant (⊥) is taken at θ, and stays that at θ ± h eᵢ.
+    Cancellation loses one half of the bits, so that the other half remains. What the algorithm holds constant (⊥) is
+    taken at θ, and stays that at θ + h eᵢ.
     """
     flint = extras.require("flint", "test")
     algorithm, s, before = ALGORITHMS[case.algorithm], switches_of(case, {}), flint.ctx.prec
     flint.ctx.prec = bits
     try:
-        theta, h = {n: as_numbers(p, flint.arb) for n, p in case.params.items()}, flint.arb(2) ** (-bits // 4)
+        theta, h = {n: as_numbers(p, flint.arb) for n, p in case.params.items()}, flint.arb(2) ** (-bits // 2)
 
         held: list = []
 
@@ -189,14 +203,14 @@ def differences(case, bits: int = 1600) -> tuple:
             held.append(value)
             return value
 
-        def moved(n, i, by):
+        def moved(n, i):
             new, again = np.array(theta[n]), iter(held)
-            new.flat[i] += by
+            new.flat[i] += h
             return loss(theta | {n: new}, lambda value: next(again))
 
         value = loss(theta, noted)
-        grads = {n: np.reshape([float(((moved(n, i, h) - moved(n, i, -h)) / (2 * h)).mid()) for i in range(p.size)],
-                               p.shape) for n, p in theta.items()}  # fmt: skip
+        grads = {n: np.reshape([float(((moved(n, i) - value) / h).mid()) for i in range(p.size)], p.shape)
+                 for n, p in theta.items()}  # fmt: skip
         return float(value.mid()), grads
     finally:
         flint.ctx.prec = before

@@ -76,11 +76,14 @@ H = 1e-100  # of the complex step; its square is 0
 class ByHand:
     """Losses, gradients and Hessian-vector products of a case's model by hand, over numbers made by `number`."""
 
-    def __init__(self, case, number: Any = float, switches: dict | None = None, how: Options = Options()):  # noqa: B008
+    def __init__(
+        self, case, number: Any = float, switches: dict | None = None, how: Options = Options(),  # noqa: B008
+        known: dict | None = None,
+    ):  # fmt: skip
         self.case, self.s, self.memory, self.how = case, switches or {}, {}, how
         self.number = lambda x: as_numbers(x, number)
         self.holding = lambda value: value  # what becomes of a value that is held; see `answers.differences`
-        self._calculus = Calculus(case.model, how, number)
+        self._calculus = Calculus(case.model, how, number, known)
 
     @property
     def steps(self) -> int:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arithmetic import as_numbers, hold, side
+from ..arithmetic import as_numbers, bits_of, hold, remembered, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named
@@ -177,11 +177,12 @@ def _largest(values: np.ndarray, n: int) -> np.ndarray:
 class Calculus:
     """Loss, gradient and the gradient's derivative along v, of one model over one kind of number.
 
-    A batch is (x, y), or more; see `data`.
+    A batch is (x, y), or more; see `data`. `known` is for what is computed once for all that have the same `known`.
     """
 
-    def __init__(self, model: dict, how: Options, number=float):
+    def __init__(self, model: dict, how: Options, number=float, known: dict | None = None):
         self.model, self.how, self.number = model, how, number
+        self.known = None if known is None else known.setdefault(how, {})
 
     def loss_and_grad(self, theta: dict, batch) -> tuple:
         if isinstance(batch, list):  # the mean over its pieces
@@ -189,6 +190,9 @@ class Calculus:
             mean = lambda *xs: sum(xs[1:], xs[0]) / len(xs)  # noqa: E731
             return mean(*values), _map(mean, *grads)
         x, y, *more = batch
+        if self.known is not None and not more:
+            key = bits_of(*theta.values(), x, y)
+            return remembered(self.known, key, lambda: loss_and_grad(self.model, theta, x, y, self.how))
         rows, measured = more or (None, None)
         how = self.how if measured is None else dataclasses.replace(self.how, measured=measured)
         return loss_and_grad(self.model, theta, x, y, how, rows=rows)
@@ -299,9 +303,9 @@ class Calculus:
         return {m: np.reshape(part, x.shape) for (m, x), part in zip(v.items(), parts, strict=True)}
 
 
-def run(case, number=float, how: Options = Options(), **switches) -> Result:  # noqa: B008 (frozen)
+def run(case, number=float, how: Options = Options(), known: dict | None = None, **switches) -> Result:  # noqa: B008 (frozen)
     """The meta-gradient of `case`, over numbers made by `number`, with `switches` not in their place: see SWITCHES for
-    the values they can take, and NUMBERS for those that take any number.
+    the values they can take, and NUMBERS for those that take any number. `known` is that of `catalogue.run_form`.
 
     Raises:
         ValueError: no such value of a switch, or something else than a finite number.   KeyError: no such switch.
@@ -314,7 +318,7 @@ def run(case, number=float, how: Options = Options(), **switches) -> Result:  # 
     s = {name: values[0] for name, values in SWITCHES.items()} | dict.fromkeys(NUMBERS) | switches
     if case.first_order and s["factors"] == "right":
         s["factors"] = "detached"
-    return _Run(case, number, how, s).result()
+    return _Run(case, number, how, s, known).result()
 
 
 _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
@@ -323,17 +327,29 @@ _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "su
            "zero_tensor", "only_result_tensor")  # fmt: skip
 
 
+# Switches that are about what follows the tasks' gradients, so that these are the same for every value.
+AFTER_THE_TASKS = {
+    "second_order", "task_count", "tilt", "outer", "outer_times", "outer_times_of", "outer_rate", "outer_decay",
+    "outer_shift", "outer_sign", "outer_momentum", "result", "clip_task", "clip", "clip_tensor", "clamp",
+    "zero_tensor", "only_result_tensor",
+}  # fmt: skip
+
+
 class _Run:
-    def __init__(self, case, number, how, switches):
+    def __init__(self, case, number, how, switches, known):
         exact = (lambda x: x) if number is float else (lambda x: number(float(x)))
         numeric = {f.name: exact(getattr(how, f.name)) for f in dataclasses.fields(how)
                    if f.name in _NUMERIC_OPTIONS and getattr(how, f.name)}  # fmt: skip
         how = dataclasses.replace(how, **numeric)
         self.s = {n: (int(x) if n in _COUNTS else exact(x)) if n in NUMBERS and x else x for n, x in switches.items()}
         self.case, self.number = case, lambda x: as_numbers(x, number)
-        right = Calculus(case.model, Options(), number)
-        self.calculus = Calculus(case.model, how, number) if self.s["on"] != "query" else right
-        self.of_query = Calculus(case.model, how, number) if self.s["on"] != "support" else right
+        right, changed = (Calculus(case.model, options, number, known) for options in (Options(), how))
+        self.calculus = changed if self.s["on"] != "query" else right
+        self.of_query = changed if self.s["on"] != "support" else right
+        self.known = known
+        if known is not None:
+            inside = tuple(x for n, x in self.s.items() if n not in AFTER_THE_TASKS)
+            self.known = known.setdefault((how, inside), {})
         self.update = Update(self.s, number, case.biases())
         self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
         self.tasks = self.data(case.batches())
@@ -373,8 +389,8 @@ class _Run:
             "of the first task's size": n / first,
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
-        times = self.s["rate_times"] or 1
-        return {n: a * times if n in group(self.case, self.s["rate_times_of"]) else a for n, a in rates.items()}
+        times, these = self.s["rate_times"] or 1, group(self.case, self.s["rate_times_of"])
+        return {n: a * times if n in these else a for n, a in rates.items()}
 
     def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
@@ -545,7 +561,7 @@ class _Run:
         if self.s["product"] != "all of it" or self.s["implicit"]:
             return {"theta": self.approximated(v, end, way, support, query)}
         zeros = {n: _map(lambda x: x * 0, tree) for n, tree in way["state"][end].items()}
-        shares = self.shares(end)
+        shares = self.shares(way, end)
         of = lambda k: v if shares is None else _map(lambda x: x * shares[k], v)  # noqa: E731
         cotangent = zeros | {"theta": of(end)}
         for k in range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1):
@@ -607,7 +623,7 @@ class _Run:
             "before adaptation": [0], "every step": range(1, last + 1) if last else [0],
             "every step and before": range(last + 1), "before and after": [0, last],
         }.get(self.s["query"], [last])  # fmt: skip
-        self.best = self.best_of(way, support, query)
+        way["best"] = self.best_of(way, support, query)
         terms = [(calculus, query, end, weight) for end, weight in self.weighted(points)]
         terms += [(c, batch, end, self.s[name]) for name, c, batch, end in (
             ("support_weight", self.calculus, support, last), ("support_before_weight", self.calculus, support, 0),
@@ -615,7 +631,7 @@ class _Run:
         total, value = None, 0
         for of, batch, end, weight in terms:
             at = max(end - 1, 0) if self.s["query"] == "one step early" else end
-            loss, v = of.loss_and_grad(self.judged(way["theta"], at), batch)
+            loss, v = of.loss_and_grad(self.judged(way, at), batch)
             if end == last and batch is query:
                 way |= {"loss_q": loss, "grad_q": v}
             cotangent = self.back(v, end, way, support, query)
@@ -649,11 +665,11 @@ class _Run:
         losses = [float(hold(of[0].loss_and_grad(theta, of[1])[0])) for theta in way["theta"]]
         return losses.index(min(losses))
 
-    def shares(self, end: int) -> list | None:
+    def shares(self, way, end: int) -> list | None:
         """How much of each of θ₀ … θ_end is in the parameters that are judged; None: these are θ_end."""
         which, mu, one = self.s["iterates"], self.s["iterate_decay"], self.number(np.float64(1))
         if which.startswith("best"):
-            return [one * (k == self.best) for k in range(end + 1)]
+            return [one * (k == way["best"]) for k in range(end + 1)]
         if mu:
             # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
             return [(one * mu**end if k == 0 else (one - mu) * mu ** (end - k)) for k in range(end + 1)]
@@ -662,9 +678,9 @@ class _Run:
         first, stop = which == "all but the first", end + (which != "all but the last")
         return [one / (stop - first) * (first <= k < stop) for k in range(end + 1)]
 
-    def judged(self, thetas: list, end: int) -> dict:
+    def judged(self, way, end: int) -> dict:
         """θ_end, or the mean of the iterates that stands in its place."""
-        shares = self.shares(end)
+        shares, thetas = self.shares(way, end), way["theta"]
         if shares is None:
             return thetas[end]
         return _map(lambda *ps: sum(p * c for p, c in zip(ps, shares, strict=True)), *thetas[: end + 1])
@@ -695,8 +711,11 @@ class _Run:
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
             self.detached = t != {"first task": 0, "last task": len(self.tasks) - 1}.get(self.s["second_order"], t)
-            value, cotangent, way = self.joint(theta, support, query) or self.task(
-                theta, support, query, kept, statistics)  # fmt: skip
+            of_one = functools.partial(self.of_one, theta, support, query, kept, statistics)
+            if self.known is None or kept or statistics:
+                value, cotangent, way = of_one()
+            else:
+                value, cotangent, way = remembered(self.known, (t, self.detached, *bits_of(*theta.values())), of_one)
             g = self.of_task(cotangent["theta"], way, support, query)
             g = self.through_tasks_before(g, cotangent, ways)
             values.append(value)
@@ -749,6 +768,10 @@ class _Run:
         back = [self.back(v, len(way["theta"]) - 1, way, *task)["theta"]
                 for way, task in zip(ways, self.tasks, strict=True)]  # fmt: skip
         return Result(*self.together(list(values), back, self.theta, self.number(np.float64(1))), ways)
+
+    def of_one(self, theta, support, query, kept, statistics) -> tuple:
+        """What `task` gives, or no inner loop at all."""
+        return self.joint(theta, support, query) or self.task(theta, support, query, kept, statistics)
 
     def joint(self, theta, support, query):
         """No inner loop: the gradient of both losses."""

@@ -21,7 +21,7 @@ Tree = dict[str, np.ndarray]
 
 
 def map_trees(f: Callable, *trees: Tree) -> Tree:
-    return {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}
+    return {n: np.asarray(f(*[t[n] for t in trees])) for n in trees[0]}
 
 
 def dot(a: Tree, b: Tree):

@@ -32,8 +32,8 @@ from .match import (
 # Mistakes that are made beside any other.
 COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
 
-# What a search may cost, in units of `match.cost`: some 5 seconds each.
-LIMIT = 100_000
+# What each search may cost, in units of `match.cost`: some two seconds.
+LIMIT = 40_000
 
 
 def two(judged: list[Judged]) -> Report | None:

@@ -31,6 +31,30 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_code():
+    """Machine code without the passes of LLVM that make it fast: it is there sooner, and runs for an instant.
+
+    What is about the machine code itself does without this fixture, and meets the code that users run.
+    """
+    pytest.importorskip("numba")
+    from numba.core.registry import cpu_target
+
+    from tinymaml import kernels
+    from tinymaml.programs import cache, threads
+
+    _ = cpu_target.target_context, threads.crew()  # are made once in a process, and as users have them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_OPT", "0")  # it is part of the key of what is kept
+        patch.setattr(cache, "_loaded", {})
+        for kernel in vars(kernels).values():
+            if isinstance(kernel, kernels.Kernel):
+                patch.setattr(kernel, "functions", {})
+        cache._surroundings.cache_clear()
+        yield
+    cache._surroundings.cache_clear()
+
+
 @pytest.fixture
 def strict():
     """A function that is not compiled says so in a warning; here that is an error."""

@@ -169,6 +169,10 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log)
 
 
+# What takes longest begins first, so that no process has to wait for another in the end.
+LONG = ["bench_blind", "bench", "oracle_hostile", "oracle_judge", "compile", "combinations", "cache", "dtypes"]
+
+
 def pytest_collection_modifyitems(items: list) -> None:
-    """The peers last: JAX starts threads, and the tests of `runs` fork, which after that could deadlock."""
-    items.sort(key=lambda item: item.path.name in ("test_bench.py", "test_peers.py", "test_field.py"))
+    first = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.name, len(LONG)))

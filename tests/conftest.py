@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import warnings
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
@@ -56,6 +57,18 @@ def quick_code():
         cache._surroundings.cache_clear()
         yield
     cache._surroundings.cache_clear()
+
+
+@pytest.fixture(params=["plain Python", pytest.param("machine code", marks=pytest.mark.slow)])
+def either_way(request):
+    """What is compiled runs its generated source as Python, which is there at once; in the slow run also as compiled.
+
+    It is for small arrays, and for what has a case in machine code besides.
+    """
+    from test_schedule import plain_python
+
+    with plain_python() if request.param == "plain Python" else nullcontext():
+        yield
 
 
 @pytest.fixture

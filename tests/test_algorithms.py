@@ -339,7 +339,7 @@ def test_every_inner_optimiser_with_clipping_and_decay_is_exact(optimizer, clip_
     assert_exact(Case("maml", seed=seed, **options))
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
 @pytest.mark.parametrize("optimizer", OPTIMISERS)
 def test_every_inner_optimiser_compiles(optimizer):
     options = dict(inner_optimizer=optimizer, inner_clip_norm=0.5, inner_clip_value=0.4, inner_decay=0.01)

@@ -186,7 +186,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 # What takes longest begins first, so that no process has to wait for another in the end.
-LONG = ["bench_blind", "bench", "oracle_hostile", "oracle_judge", "compile", "combinations", "cache", "dtypes"]
+LONG = [
+    "bench_blind", "bench", "oracle_hostile", "oracle_judge", "reliability", "compile", "cache", "combinations",
+    "pictures", "dtypes", "train", "ops", "fuzz", "networks", "threads", "programs",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -11,8 +11,6 @@ from tinymaml.families.growth import PARTS, TABLES, Curve, GrowthTasks, powers, 
 from tinymaml.nest import tree_leaves, tree_map  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_code")
-
 every_table = pytest.mark.parametrize("table", TABLES)
 
 

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from tinymaml.families import images
 from tinymaml.families.images import Content, ImageTasks, Settings, decoded, load, make, read, split
 
-pytestmark = pytest.mark.usefixtures("quick_code")
-
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 

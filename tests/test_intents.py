@@ -16,8 +16,6 @@ from tinymaml.runs import loop
 from tinymaml.runs.evaluate import evaluate
 from tinymaml.runs.settings import Config
 
-pytestmark = pytest.mark.usefixtures("quick_code")
-
 SPLITS = ("train", "val", "test")
 
 

@@ -4,8 +4,10 @@ import gc
 import os
 import signal
 import warnings
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 for _library in ("OPENBLAS", "OMP", "MKL"):  # tiny arrays want one thread a process
@@ -28,6 +30,44 @@ def own_cache(tmp_path_factory):
     """A cache folder of the module's own: nothing that an earlier run has compiled is used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYMAML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_code():
+    """Machine code without the passes of LLVM that make it fast: it is there sooner, and runs for an instant.
+
+    What is about the machine code itself does without this fixture, and meets the code that users run.
+    """
+    if not find_spec("numba"):
+        yield
+        return
+    from numba.core.registry import cpu_target
+
+    from tinymaml import kernels
+    from tinymaml.programs import cache, threads
+
+    _ = cpu_target.target_context, threads.crew()  # are made once in a process, and as users have them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_OPT", "0")  # it is part of the key of what is kept
+        patch.setattr(cache, "_loaded", {})
+        for kernel in vars(kernels).values():
+            if isinstance(kernel, kernels.Kernel):
+                patch.setattr(kernel, "functions", {})
+        cache._surroundings.cache_clear()
+        yield
+    cache._surroundings.cache_clear()
+
+
+@pytest.fixture(params=["plain Python", pytest.param("machine code", marks=pytest.mark.slow)])
+def either_way(request):
+    """What is compiled runs its generated source as Python, which is there at once; in the slow run also as compiled.
+
+    It is for small arrays, and for what has a case in machine code besides.
+    """
+    from test_schedule import plain_python
+
+    with plain_python() if request.param == "plain Python" else nullcontext():
         yield
 
 
@@ -145,6 +185,13 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log)
 
 
+# What takes longest begins first, so that no process has to wait for another in the end.
+LONG = [
+    "bench_blind", "bench", "oracle_hostile", "oracle_judge", "reliability", "compile", "cache", "combinations",
+    "pictures", "dtypes", "train", "ops", "fuzz", "networks", "threads", "programs",
+]  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list) -> None:
-    """The peers last: JAX starts threads, and the tests of `runs` fork, which after that could deadlock."""
-    items.sort(key=lambda item: item.path.name in ("test_bench.py", "test_peers.py", "test_field.py"))
+    first = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.name, len(LONG)))

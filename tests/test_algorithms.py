@@ -303,7 +303,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_task_and_step(name):
             case.adapt(2)
 
 
-@pytest.mark.usefixtures("own_cache", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_it_is_machine_code_with_the_numbers_of_the_reference(name):
     assert_compiled(Case(name))
@@ -339,7 +339,7 @@ def test_every_inner_optimiser_with_clipping_and_decay_is_exact(optimizer, clip_
     assert_exact(Case("maml", seed=seed, **options))
 
 
-@pytest.mark.usefixtures("own_cache", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
 @pytest.mark.parametrize("optimizer", OPTIMISERS)
 def test_every_inner_optimiser_compiles(optimizer):
     options = dict(inner_optimizer=optimizer, inner_clip_norm=0.5, inner_clip_value=0.4, inner_decay=0.01)
@@ -504,7 +504,7 @@ def test_a_carried_state_goes_on_where_the_last_task_ended():
     assert {x.dtype.kind for x in tree_leaves(case.hooks["carried"])} == {"f"}  # whose mean over tasks is taken
 
 
-@pytest.mark.usefixtures("own_cache", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
 def test_a_carried_state_and_batches_compile():
     case = Case("reptile", carry_state=True, inner_optimizer="adam", inner_batch=2, inner_steps=3, inner_eps=1e-3)
     start = case.hooks.pop("carried")
@@ -670,7 +670,7 @@ def stop_gradient_of(nest):
     return tree_map(stop_gradient, nest)
 
 
-@pytest.mark.usefixtures("own_cache", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
 def test_protomaml_moves_the_head_alone_if_that_is_asked_for():
     case = Case("protomaml", inner_steps=2, adapts="head")
     assert_exact(case)

@@ -23,6 +23,8 @@ from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.loop import restore  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 SMALL = ["--tasks", "2", "--hidden", "6", "--iterations", "4", "--validation-tasks", "2", "--validate-every", "4",
          "--save-every", "2"]  # fmt: skip
 

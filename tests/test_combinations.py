@@ -3,6 +3,7 @@
 import itertools
 import signal
 import warnings
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from small_data import ACTED_IN
 
 for library in ("safetensors", "filelock", "tqdm", "threadpoolctl", "numba"):
     pytest.importorskip(library)
+
+from test_schedule import plain_python  # noqa: E402
 
 from tinymaml.algorithms import ALGORITHMS  # noqa: E402
 from tinymaml.families import FAMILIES, omniglot  # noqa: E402
@@ -23,6 +26,8 @@ from tinymaml.runs import Run, acting, loop  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
 from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("quick_code")
 
 OUTER = dict(tasks=2, iterations=2, save_every=1, validate_every=2, validation_tasks=2)
 SMALL = {
@@ -87,8 +92,20 @@ DEFAULT = by_default()
 COMPARED = [c for c in MORE if "statistics" not in c[3] or c[:3] == RUNNING[:3]]
 
 
-def marked(every: list, default: list) -> list:
-    return [pytest.param(c, marks=() if c in default else pytest.mark.slow) for c in every]
+# Families whose arrays are so small that Python runs the source of a program sooner than Numba compiles it.
+SMALL_ARRAYS = {"sinusoid", "lines", "separators", "robot", "growth", "ratings", "navigation", "control"}
+
+
+def ways(every: list, default: list) -> list:
+    """Every combination in machine code; by default those of small arrays, but for the first, as Python alone."""
+    plain = [c for c in default if c[0] in SMALL_ARRAYS and c[:3] != ("sinusoid", "mlp", "maml")]
+    code = [c for c in default if c not in plain]
+    return [*(pytest.param(c, "machine code", marks=() if c in code else pytest.mark.slow) for c in every),
+            *(pytest.param(c, "plain Python") for c in plain)]  # fmt: skip
+
+
+def by(way: str):
+    return plain_python() if way == "plain Python" else nullcontext()
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +124,9 @@ def tiny(small, family: str, network: str, algorithm: str, **changes) -> Config:
     )
 
 
-def name(combination: tuple) -> str:
+def name(combination: tuple | str) -> str:
+    if isinstance(combination, str):  # a way
+        return combination
     family, network, algorithm, changes = combination
     return "-".join([family, network, algorithm, *map(str, changes.values())])
 
@@ -131,8 +150,13 @@ def stopped(config: Config, out: Path) -> None:
         trained(config, out)
 
 
-@pytest.mark.parametrize("combination", marked([*COMBINATIONS, *MORE], DEFAULT), ids=name)
-def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, small, combination):
+@pytest.mark.parametrize("combination, way", ways([*COMBINATIONS, *MORE], DEFAULT), ids=name)
+def test_it_is_compiled_resumed_bit_for_bit_and_evaluated(tmp_path, monkeypatch, small, combination, way):
+    with by(way):
+        compiled_resumed_and_evaluated(tmp_path, monkeypatch, small, *combination)
+
+
+def compiled_resumed_and_evaluated(tmp_path, monkeypatch, small, *combination):
     *named, changes = combination
     dtype = dict(dtype="float64") if changes else {}  # the program is then the one that is compared with the reference
     config = tiny(small, *named, **changes, **dtype)
@@ -172,12 +196,13 @@ def test_what_does_not_fit_is_named(small, pair, message):
         Learner(tiny(small, *unfit[0]))
 
 
-@pytest.mark.parametrize("combination", marked(MORE, COMPARED), ids=name)
-def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, small, combination):
+@pytest.mark.parametrize("combination, way", ways(MORE, COMPARED), ids=name)
+def test_options_of_the_loop_are_the_same_by_the_reference(tmp_path, small, combination, way):
     *named, changes = combination
     logs = []
     for compiled in (True, False):
-        run = trained(tiny(small, *named, **changes, dtype="float64", compile=compiled), tmp_path / f"{compiled}")
+        with by(way):
+            run = trained(tiny(small, *named, **changes, dtype="float64", compile=compiled), tmp_path / f"{compiled}")
         logs.append([[*record.values()] for record in run.read_log()])
     np.testing.assert_allclose(logs[0][0], logs[1][0], rtol=1e-9)
     np.testing.assert_allclose(logs[0][1][1], logs[1][1][1], rtol=1e-6)

@@ -23,6 +23,8 @@ from tinymaml.runs.evaluate import evaluate, in_unit  # noqa: E402
 from tinymaml.runs.loop import Learned, restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 TINY = dict(
     iterations=6, tasks=2, hidden=(6,), save_every=3, validate_every=2, validation_tasks=2, compile=False, inner_lr=0.01
 )

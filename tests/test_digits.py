@@ -10,6 +10,8 @@ from small_data import idx
 from tinymaml.families import digits
 from tinymaml.families.digits import HELD_OUT, SCHEMES, DigitTasks
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 TRAIN, TEST = 120, 50  # images, numbered in their first pixels: training from 0 on, test from TRAIN on
 
 

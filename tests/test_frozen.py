@@ -33,7 +33,7 @@ V = tm.value_and_grad
 BACKENDS = ["numba", "replay"]
 
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "quick_code")
 
 
 def same(ours, wanted) -> None:

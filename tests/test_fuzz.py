@@ -73,7 +73,7 @@ def test_random_losses_of_seeds_are_what_numpy_computes(count):
 HAS_NO_CODE = re.compile("an array of length|dtype float16|depends on a value")
 
 
-@of_examples(60, 120)
+@of_examples(25, 120)
 def test_random_losses_compiled_are_what_numpy_computes(count):
     """And most are compiled: on those that are not, the message is about."""
     pytest.importorskip("numba")

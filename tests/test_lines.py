@@ -11,6 +11,8 @@ from tinymaml.families.lines import LineTasks, minimiser, quadratic, with_one
 from tinymaml.nest import tree_map
 from tinymaml.runs.settings import Config
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 counts = st.integers(1, 6)
 
 

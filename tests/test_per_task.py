@@ -14,6 +14,8 @@ from tinymaml.inputs import check_converging
 from tinymaml.per_task import over_tasks
 from tinymaml.programs.runners import Machine, Replay
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 BACKENDS = ["numba", "replay"]
 
 

@@ -11,6 +11,8 @@ from tinymaml.families import FAMILIES, ratings
 from tinymaml.families.ratings import FILM, FIRST, GENRES, OWN, PRIOR, RatingTasks, load
 from tinymaml.nest import tree_leaves, tree_map
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 USERS, FILMS = 30, 15
 MOVIES = "movieId,title,genres"
 RATINGS = "userId,movieId,rating,timestamp"

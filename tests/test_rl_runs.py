@@ -23,6 +23,8 @@ from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.loop import restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 SMALL = dict(hidden=(16,), activation="tanh", trajectories=8, horizon=15, tasks=8, iterations=25, meta_lr=0.03,
              inner_lr=0.5, save_every=25, validate_every=25, validation_tasks=8, dtype="float64")  # fmt: skip
 

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from kills import arrays_of
 
 pytest.importorskip("safetensors")
 pytest.importorskip("filelock")
@@ -27,11 +27,6 @@ from tinymaml.runs.folder import KEEP, Run, write_atomically  # noqa: E402
 
 posix = pytest.mark.skipif(os.name != "posix", reason="fork, SIGKILL and limits are POSIX")
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def arrays_of(iteration: int, size: int = 1000) -> dict[str, np.ndarray]:
-    """Arrays that tell the iteration they belong to, in every element."""
-    return {"theta": np.full(size, iteration, np.float32), "step": np.array(iteration)}
 
 
 def assert_consistent(checkpoint: runs.Checkpoint, size: int = 1000) -> None:
@@ -570,80 +565,38 @@ def test_a_kill_at_a_random_moment_leaves_a_whole_run(tmp_path):
     assert reached == sorted(reached) and reached[-1] > 1
 
 
-def killed_at(step: int, work) -> bool:
-    """Do `work` in a fork that SIGKILLs itself before the line of runs.py it would run as number `step`."""
-    pid = os.fork()
-    if pid == 0:
-        code, lines = 1, 0
-
-        def trace(frame, event, _):
-            nonlocal lines
-            if frame.f_code.co_filename != runs.__file__:
-                return None
-            lines += event == "line"
-            if lines == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        try:
-            sys.settrace(trace)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def save_and_prune(path):
-    run = Run.open(path)
-    with run.lock():
-        run.log({"iteration": 4})
-        run.save(4, arrays_of(4), {"at": 4})
-
-
-def save_again(path):
-    run = Run.open(path)
-    with run.lock():
-        run.save(3, arrays_of(3), {"at": 3})
-
-
-def rewind(path):
-    run = Run.open(path)
-    with run.lock():
-        run.rewind(1)
+def killed_at_every_line(work: str, folder: Path, base: str = "") -> list[Path]:
+    """The folders in which `kills.py` has done the work, each time killed one line later."""
+    folder.mkdir()
+    program = Path(__file__).with_name("kills.py")
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, program, work, folder, base]
+    out = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, stdout=subprocess.PIPE).stdout
+    return [folder / str(step) for step in range(1, int(out) + 1)]
 
 
 @posix
-@pytest.mark.parametrize("work", [save_and_prune, save_again, rewind])
-def test_a_kill_at_any_line_leaves_a_whole_run(tmp_path, work):
-    run_with(tmp_path / "base", [1, 2, 3])
-    step, killed, reached = 0, True, set()
-    while killed:
-        step += 1
-        path = tmp_path / str(step)
-        shutil.copytree(tmp_path / "base", path)
-        killed = killed_at(step, lambda path=path: work(path))
+@pytest.mark.parametrize("work, wanted", [("save_and_prune", {3, 4}), ("save_again", {3}), ("rewind", {1, 2, 3})])
+def test_a_kill_at_any_line_leaves_a_whole_run(tmp_path, work, wanted):
+    base = run_with(tmp_path / "base", [1, 2, 3]).path
+    reached = set()
+    paths = killed_at_every_line(work, tmp_path / "killed", str(base))
+    for path in paths:
         reached.add(Run.open(path).load().iteration)
         assert_whole(path)
-        shutil.rmtree(path)
-    assert step > 50
-    assert reached == {save_and_prune: {3, 4}, save_again: {3}, rewind: {1, 2, 3}}[work]
+    assert len(paths) > 50
+    assert reached == wanted
 
 
 @posix
 def test_a_kill_while_creating_leaves_a_run_or_a_folder_for_one(tmp_path):
-    step, killed = 0, True
-    while killed:
-        step += 1
-        path = tmp_path / str(step)
-        killed = killed_at(step, lambda path=path: Run.create(path, {"a": 1}))
+    paths = killed_at_every_line("create", tmp_path / "killed")
+    for path in paths:
         if not (path / "config.json").exists():
             Run.create(path, {"a": 1})
         assert Run.open(path).config == {"a": 1}
         assert not list(path.glob(".*"))
-    assert step > 20
+    assert len(paths) > 20
 
 
 # Disks

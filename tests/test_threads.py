@@ -297,8 +297,10 @@ def test_the_interpreter_ends_with_helpers_asleep_or_at_work():
 
 
 @FORKS
-def test_a_fork_while_other_threads_are_inside_calls():
-    out = run("""
+@pytest.mark.parametrize("forks", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_a_fork_while_other_threads_are_inside_calls(forks):
+    out = run(
+        """
         stop = []
         def call_on():
             while not stop:
@@ -306,7 +308,7 @@ def test_a_fork_while_other_threads_are_inside_calls():
         callers = [threading.Thread(target=call_on) for _ in "ab"]
         for caller in callers:
             caller.start()
-        for _ in range(12):
+        for _ in range(FORKS):
             child = os.fork()
             if not child:
                 ok = all(bits(fast(w, tasks)) == wanted for _ in range(3))
@@ -319,8 +321,9 @@ def test_a_fork_while_other_threads_are_inside_calls():
             if not done[0]:
                 os.kill(child, signal.SIGKILL)
         stop.append(True)
-    """)
-    assert out.stdout.split("\n")[:-1] == ["status 0"] * 12
+    """.replace("FORKS", str(forks))
+    )
+    assert out.stdout.split("\n")[:-1] == ["status 0"] * forks
 
 
 @FORKS

@@ -39,6 +39,8 @@ from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.loop import INIT, TEST, TRAIN, VALIDATE, generator, restore, resumed, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 posix = pytest.mark.skipif(os.name != "posix", reason="these signals are POSIX")
 SMALL = dict(
     tasks=2, hidden=(6,), iterations=12, save_every=4, validate_every=5, validation_tasks=2, decay=0,

@@ -24,6 +24,8 @@ from tinymaml.runs.learner import Learner  # noqa: E402
 from tinymaml.runs.loop import restore, train  # noqa: E402
 from tinymaml.runs.settings import Config, option  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_code")
+
 TINY = dict(iterations=4, tasks=2, hidden=(6,), save_every=2, validate_every=2, validation_tasks=2, compile=False)
 
 

@@ -24,7 +24,7 @@ from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.loop import restore, train  # noqa: E402
 from tinymaml.runs.settings import Config  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "quick_code")
 SMALL = dict(tasks=2, iterations=4, save_every=2, validate_every=2, validation_tasks=2, queries=4)
 WORDS = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import tolerance
 from ..cases import Case
-from ..catalogue import CATALOGUE, flat, run_form
+from ..catalogue import CATALOGUE, flat
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
 from .locate import MATCH, Judged, features
@@ -27,12 +27,11 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
     right = case.answer
     assert right is not None
     wanted = flat(value) * factor
-    scale, size = flat(right.scale), np.max(np.abs(flat(right.meta_grad)))
     with np.errstate(all="ignore"):
-        larger = max(1.0, np.max(np.abs(wanted)) / size) if size else 1.0
+        larger = max(1.0, np.max(np.abs(wanted)) / right.size) if right.size else 1.0
     if not np.isfinite(larger):
         return False
-    scale = np.maximum(scale, np.median(scale)) * larger
+    scale = right.usual_scale * larger
     return float(np.max(tolerance.errors(flat(grad), wanted, scale, tolerance.UNIT[case.dtype]))) <= MATCH
 
 
@@ -305,7 +304,7 @@ def _blind(j: Judged, name: str, free: Free) -> bool:
     if free.integer:
         return False
     if (name, "blind") not in j.solved:
-        values = [run_form(j.case, _form(j, name, free, c)).meta_grad for c in free.typical[:2]]
+        values = [j.gives(_form(j, name, free, c)) for c in free.typical[:2]]
         j.solved[name, "blind"] = fits(j.case, values[0], values[1])
     return j.solved[name, "blind"]
 
@@ -331,7 +330,7 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
 
     def residual(c: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return flat(run_form(j.case, _form(j, name, free, c)).meta_grad) - got
+            return flat(j.gives(_form(j, name, free, c))) - got
 
     def near(r: np.ndarray) -> bool:
         return bool(np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got))
@@ -441,7 +440,7 @@ def merged(a: dict, b: dict) -> dict | None:
 def _explains(j: Judged, form: dict) -> bool:
     with np.errstate(all="ignore"):
         try:
-            grads = run_form(j.case, form).meta_grad
+            grads = j.gives(form)
         except (ZeroDivisionError, OverflowError, FloatingPointError):
             return False
     return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)

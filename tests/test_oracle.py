@@ -24,6 +24,7 @@ from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
 from tinymaml.oracle.mistakes.semantics import SWITCHES, run
+from tinymaml.oracle.questions import fresh as drawn_anew  # which no fixture keeps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 have_torch = importlib.util.find_spec("torch") is not None
@@ -101,7 +102,7 @@ def changed(by):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_engine_is_correct_on_the_core(dtype):
-    report = oracle.check(honest, dtype=dtype, seed=1)
+    report = oracle.check(honest, dtype=dtype, seed=0)
     assert (report.verdict, report.bug, report.exit_code) == ("CORRECT", None, 0), str(report)
     assert report.suite == "core" and report.dtype == dtype
     assert len(report.cases) >= 12 and all(c.passed and c.error <= 5 for c in report.cases)
@@ -125,7 +126,7 @@ def test_the_engine_is_correct_on_the_full_suite(dtype):
 
 
 def test_new_cases_depend_on_the_seed_alone():
-    one, same, other = (questions.fresh(seed, 1)[0] for seed in (3, 3, 19))  # the kinds come in turn, sixteen of them
+    one, same, other = (drawn_anew(seed, 1)[0] for seed in (3, 3, 19))  # the kinds come in turn, sixteen of them
     assert one.id == same.id and np.array_equal(flat(one.params), flat(same.params)) and one.inner_lr == same.inner_lr
     assert one.model == other.model and not np.array_equal(flat(one.params), flat(other.params))
 

@@ -17,6 +17,7 @@ from tinymaml.oracle.diagnosis import must_see
 from tinymaml.oracle.family import ALGORITHMS, suites
 from tinymaml.oracle.judge import protocol
 from tinymaml.oracle.pages import show, spec
+from tinymaml.oracle.questions import fresh as drawn_anew  # which no fixture keeps
 
 pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
 loops = pytest.importorskip("bench.oracle.family.loops", reason="PyTorch is not there")
@@ -116,7 +117,7 @@ def test_the_cases_tell_every_pair_of_an_algorithms_mistakes_apart(algorithm):
 
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_new_cases_depend_on_the_seed_alone(dtype):
-    (a, b), (again, _), (other, _) = (suites.fresh("cavia", seed, 2, dtype) for seed in (5, 5, 6))
+    (a, b), (again, _), (other, _) = (drawn_anew(seed, 2, dtype, "cavia") for seed in (5, 5, 6))
     assert np.array_equal(flat(a.params), flat(again.params)) and not np.array_equal(flat(a.params), flat(other.params))
     assert [a.id, b.id] == ["cavia/fresh-5-0", "cavia/fresh-5-1"] and dtype in a.dtypes
     assert np.array_equal(flat(show.find_case("cavia/fresh-5-0").params), flat(a.params)) or dtype == "float32"

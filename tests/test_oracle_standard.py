@@ -248,6 +248,9 @@ def test_the_specification_as_json(capsys):
 # ── programs in other languages ─────────────────────────────────────────────────────────────────────────────────────
 
 
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
+
+
 @functools.cache
 def _asked(capabilities: tuple[str, ...] = ()) -> tuple:
     return tuple(questions.questions("core", "float64", capabilities, 0)[0])

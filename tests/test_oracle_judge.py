@@ -141,7 +141,7 @@ tolerance.TAU = tolerance.SEPARATION = float("inf")
 report.Report.exit_code = 0
 """,
     )
-    report = protocol.check_function("theirs:fomaml", cases=["tanh"])
+    report = protocol.check_function("theirs:fomaml", cases=["quartic"])
     assert report.verdict == "KNOWN_BUG" and "fomaml" in report.bug and report.exit_code == 1
 
 
@@ -207,7 +207,7 @@ def judged(target: str, **options) -> Judgement:
              "--maml-oracle-timeout": 60, "--maml-oracle-algorithm": "maml", "--maml-oracle-capability": [],
              "capture": "fd"} | options  # fmt: skip
     judgement = Judgement(SimpleNamespace(getoption=given.get))
-    judgement._judge(["tanh"], fail_fast=False)
+    judgement._judge(["quartic"], fail_fast=False)
     return judgement
 
 

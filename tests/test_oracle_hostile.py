@@ -870,10 +870,10 @@ def test_functions_in_a_process_of_their_own(name, module):
 
 
 @pytest.mark.parametrize("args, stdin, words", [
-    (["check", "theirs:leaves"], "", "the answer is missing"),
-    (["check", "theirs:none"], "", "theirs has no function 'none'"),
-    (["check", "--", "./no-such-program"], "", "no-such-program"),
-    (["check", "--", sys.executable, "-S", "-c", "print('CORRECT')"], "", "a line is not JSON"),
+    (["check", "theirs:leaves", "--case", "tanh"], "", "the answer is missing"),
+    (["check", "theirs:none", "--case", "tanh"], "", "theirs has no function 'none'"),
+    (["check", "--case", "tanh", "--", "./no-such-program"], "", "no-such-program"),
+    (["check", "--case", "tanh", "--", sys.executable, "-S", "-c", "print('CORRECT')"], "", "a line is not JSON"),
     (["check"], "", "no answer came"),
     (["check"], "CORRECT\n", "a line is not JSON"),
     (["check", "--json"], "CORRECT\n", '"verdict": "PROTOCOL_ERROR"'),

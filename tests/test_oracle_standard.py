@@ -257,7 +257,7 @@ def _asked(capabilities: tuple[str, ...] = ()) -> tuple:
 
 
 BUILD = {
-    "client.cpp": ("g++", ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]),
+    "client.cpp": ("g++", ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror"]),
     "client.rs": ("rustc", ["rustc", "--edition", "2021", "-D", "warnings", "-C", "opt-level=1"]),
     "client.mjs": ("node", None),
 }

@@ -154,7 +154,7 @@ def _every_wrong_one():
     for name in NAMES:
         assert len(loops.WRONG[name]) >= 10
         for i, made in enumerate(loops.WRONG[name]):
-            quick = i % 9 == 0 and made.id != "mamlpp_norm_rows_added"  # seen by its slowest case alone
+            quick = i % 18 == 0 and made.id != "mamlpp_norm_rows_added"  # seen by its slowest case alone
             marks = [] if quick else [pytest.mark.slow]
             yield pytest.param(name, made, marks=marks, id=f"{name}-{i}-{made.id}")
 

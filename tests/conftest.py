@@ -110,21 +110,34 @@ def _computed() -> dict:
 
 @pytest.fixture
 def computed_once(monkeypatch, _computed):
-    """What a mistake gives on a case is computed once for all tests, not anew where the cases are loaded again.
+    """What a mistake gives on a case is computed once for all tests, not anew where the cases are loaded again; and so
+    are which mistakes concern it, what the search for one has computed, and the new cases of a seed.
 
     A case with other numbers is another case. Who is given the result may change it: the next one gets a copy, too.
     """
+    from tinymaml.oracle import questions
     from tinymaml.oracle.cases import Bugs
+    from tinymaml.oracle.clues.locate import Judged
 
-    honest = Bugs._computed
+    def once(honest, of):
+        def kept(*args):
+            key = (honest.__qualname__, *of(*args))
+            if key not in _computed:
+                _computed[key] = honest(*args)
+            return _computed[key]
 
-    def computed(bugs: Bugs, name: str) -> dict | None:
-        inputs = vars(bugs).get("inputs") or vars(bugs).setdefault("inputs", bugs.case.inputs())
-        if (inputs, name) not in _computed:
-            _computed[inputs, name] = honest(bugs, name)
-        return deepcopy(_computed[inputs, name])
+        return kept
 
-    monkeypatch.setattr(Bugs, "_computed", computed)
+    def inputs(bugs: Bugs) -> str:
+        return vars(bugs).get("inputs") or vars(bugs).setdefault("inputs", bugs.case.inputs())
+
+    computed = once(Bugs._computed, lambda bugs, name: (inputs(bugs), name))
+    fresh = once(questions.fresh, lambda *args: args)
+    monkeypatch.setattr(Bugs, "_computed", lambda bugs, name: deepcopy(computed(bugs, name)))
+    monkeypatch.setattr(Bugs, "forms", once(Bugs.forms, lambda bugs, dtype: (inputs(bugs), dtype)))
+    monkeypatch.setattr(questions, "fresh", lambda *args: deepcopy(fresh(*args)))
+    given = once(Judged.given.func, lambda j: (j.case.inputs(),))
+    monkeypatch.setattr(Judged.given, "func", given)
 
 
 @pytest.fixture(scope="session")

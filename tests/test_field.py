@@ -49,6 +49,7 @@ INSTALLED = {
     "optax": ("optax", "inner sgd", {"inner sgd after scale(-1)": "inner_ascent"}),
     "jax-meta": ("jax_meta", "MAML.batch_outer_loss", {}),
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
 QUICK = ("PyTorch, by hand", "torch.func", "oscarknagg/few-shot")
 REPRODUCED = [name for name, library in field.LIBRARIES.items() if not library.install]
 

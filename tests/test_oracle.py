@@ -24,6 +24,7 @@ from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
 from tinymaml.oracle.mistakes.semantics import SWITCHES, run
+from tinymaml.oracle.questions import fresh as drawn_anew  # which no fixture keeps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 have_torch = importlib.util.find_spec("torch") is not None
@@ -42,10 +43,16 @@ def mistakes():
     return mistakes
 
 
-@pytest.fixture(scope="module")
-def asked() -> list:
-    """What `check` asks of the core, with new cases from one seed: a list, so that nothing is drawn for each test."""
-    return oracle.load("core") + questions.fresh(0, 2)
+# Of the core, the cases that see every classic mistake, and tell it from every other one, in least time.
+TELLING = ("tied", "batch-norm", "logistic", "relu-at-zero", "pool-tie", "strided-conv", "integers-1")
+
+
+@pytest.fixture(scope="module", params=["telling", pytest.param("all", marks=pytest.mark.slow)])
+def asked(request) -> list:
+    """The cases that tell most; or all that `check` asks of the core, with new ones from one seed: a list, so that
+    nothing is drawn for each test."""
+    core = oracle.load("core")
+    return [c for c in core if c.id in TELLING] if request.param == "telling" else core + questions.fresh(0, 2)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +108,7 @@ def changed(by):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_engine_is_correct_on_the_core(dtype):
-    report = oracle.check(honest, dtype=dtype, seed=1)
+    report = oracle.check(honest, dtype=dtype, seed=0)
     assert (report.verdict, report.bug, report.exit_code) == ("CORRECT", None, 0), str(report)
     assert report.suite == "core" and report.dtype == dtype
     assert len(report.cases) >= 12 and all(c.passed and c.error <= 5 for c in report.cases)
@@ -125,7 +132,7 @@ def test_the_engine_is_correct_on_the_full_suite(dtype):
 
 
 def test_new_cases_depend_on_the_seed_alone():
-    one, same, other = (questions.fresh(seed, 1)[0] for seed in (3, 3, 19))  # the kinds come in turn, sixteen of them
+    one, same, other = (drawn_anew(seed, 1)[0] for seed in (3, 3, 19))  # the kinds come in turn, sixteen of them
     assert one.id == same.id and np.array_equal(flat(one.params), flat(same.params)) and one.inner_lr == same.inner_lr
     assert one.model == other.model and not np.array_equal(flat(one.params), flat(other.params))
 
@@ -217,8 +224,10 @@ def test_the_catalogue_is_complete():
     assert not unused
 
 
+@pytest.mark.slow
 def test_the_core_tells_every_two_mistakes_apart():
-    """For every two forms of classic mistakes there is a case in which they differ, and one that sees each."""
+    """Clearly, and not only beyond rounding, as `test_oracle_vectors` sees to: for every two forms of classic mistakes
+    there is a case in which they differ, and one that sees each."""
     core = oracle.load("core")
     names = [n for n in forms(core[0]) if n not in SPECIAL and CATALOGUE[n.split("/")[0]].classic]
     assert all(any(n in c.answer.bugs for c in core) for n in names)
@@ -403,12 +412,12 @@ def test_noise_in_one_element_of_one_case_is_located(asked):
     def mine(case):
         answer = honest(case)
         grads = {n: np.array(g) for n, g in answer["meta_grad"].items()}
-        if case.id == "tied":
-            grads["w"][0, 1] += 1e-3 * abs(grads["w"][0, 1])
+        if case.id == "integers-1":
+            grads["w"][1, 0] += 1e-3 * abs(grads["w"][1, 0])
         return {"meta_grad": grads}
 
     report = oracle.check(mine, asked)
-    assert not report.verdict.startswith("CORRECT") and "case tied, w[0, 1]" in report.location
+    assert not report.verdict.startswith("CORRECT") and "case integers-1, w[1, 0]" in report.location
 
 
 def judged(asked, mine) -> tuple:
@@ -472,7 +481,7 @@ def test_the_first_wrong_quantity_of_a_trace(asked, spoil, first):
 # ── precision, randomness, scale ────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("digits", [5, 7, 9, 11])
+@pytest.mark.parametrize("digits", [5, *(pytest.param(d, marks=pytest.mark.slow) for d in (7, 9)), 11])
 def test_digits_that_are_missing_are_counted(asked, digits):
     def rounded(case, g):
         return {n: np.vectorize(lambda v: float(f"{v:.{digits - 1}e}"))(np.asarray(x)) for n, x in g.items()}

@@ -164,7 +164,7 @@ def _every_wrong_one():
     for name in NAMES:
         assert len(made.MADE[name]) >= 10
         for i, (wrong, ids) in enumerate(made.MADE[name]):
-            marks = [] if i % 8 == 1 else [pytest.mark.slow]
+            marks = [] if i % 16 == 1 else [pytest.mark.slow]
             rows.append(pytest.param(name, wrong, ids, marks=marks, id=f"{name}-{wrong.__name__}"))
     return rows
 

@@ -248,16 +248,25 @@ def test_the_specification_as_json(capsys):
 # ── programs in other languages ─────────────────────────────────────────────────────────────────────────────────────
 
 
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
+
+
 @functools.cache
 def _asked(capabilities: tuple[str, ...] = ()) -> tuple:
     return tuple(questions.questions("core", "float64", capabilities, 0)[0])
 
 
 BUILD = {
-    "client.cpp": ("g++", ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]),
+    "client.cpp": ("g++", ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror"]),
     "client.rs": ("rustc", ["rustc", "--edition", "2021", "-D", "warnings", "-C", "opt-level=1"]),
     "client.mjs": ("node", None),
 }
+
+
+# That in Rust takes seconds to build.
+clients = pytest.mark.parametrize("client", [
+    pytest.param(name, marks=pytest.mark.slow) if name == "client.rs" else name for name in BUILD
+])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +367,7 @@ def unusual() -> list[questions.Question]:
     return [questions.Question(case.id, case) for case in awkward()]
 
 
-@pytest.mark.parametrize("client", BUILD)
+@clients
 def test_a_program_written_from_the_specification_is_correct(client, built, monkeypatch):
     monkeypatch.setattr(protocol, "questions", lambda *args: (list(_asked()), {}))
     report = protocol.check_program(list(built(client)), seed=0)
@@ -367,7 +376,7 @@ def test_a_program_written_from_the_specification_is_correct(client, built, monk
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "fomaml"), str(report)
 
 
-@pytest.mark.parametrize("client", BUILD)
+@clients
 def test_such_a_program_knows_what_no_suite_holds(client, built, unusual):
     assert worst(built(client), unusual) < tolerance.TAU
     exact = [q for q in _asked() if q.role == "case"][:4]
@@ -381,7 +390,7 @@ def test_the_unusual_cases_have_every_layer_and_loss(unusual):
     assert {q.case.model["loss"] for q in every} == spec.LOSSES.keys()
 
 
-@pytest.mark.parametrize("client", BUILD)
+@clients
 def test_such_a_program_says_what_it_does_not_know(client, built):
     line = json.loads(next(protocol.lines([q for q in _asked() if q.id == "tanh"], "x")))
     gelu, hinge = line["model"] | {"layers": [{"layer": "gelu"}]}, line["model"] | {"loss": "hinge"}
@@ -394,7 +403,7 @@ def test_such_a_program_says_what_it_does_not_know(client, built):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", tolerance.UNIT)
-@pytest.mark.parametrize("client", BUILD)
+@clients
 def test_such_a_program_is_correct_on_the_full_suite(client, dtype, built):
     pytest.importorskip("safetensors")
     report = protocol.check_program(list(built(client)), "full", dtype, tuple(CAPABILITIES), timeout=600)

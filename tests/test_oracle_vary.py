@@ -185,6 +185,7 @@ def test_it_shows_only_where_the_table_says(what, row):
 # ── new cases ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("computed_once")
 def test_new_cases_vary_too():
     """In what a table of the core's answers, or a shortcut that fits the core, would not know."""
     drawn = [questions.fresh(seed, 1)[0] for seed in (0, 1, 3, 8)]

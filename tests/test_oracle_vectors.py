@@ -39,6 +39,7 @@ def test_every_full_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit(
         assert len(confirmed) >= 3 and "every bit" in confirmed.values(), case.id
 
 
+@pytest.mark.usefixtures("computed_once")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_core_tells_every_pair_of_mistakes_apart(core, dtype):
     these = [c.with_dtype(dtype) for c in core if dtype in c.dtypes]
@@ -57,6 +58,7 @@ def test_the_core_tells_every_pair_of_mistakes_apart(core, dtype):
     assert [p for p in pairs if not apart(*p)] == []
 
 
+@pytest.mark.usefixtures("computed_once")
 def test_every_mistake_that_shows_is_far_from_right(core):
     for case in core:
         for name, grads in case.answer.bugs.items():
@@ -79,9 +81,13 @@ def test_a_value_is_computed_when_it_is_asked_for_and_kept(core, monkeypatch):
         bugs["hessian_sign"]  # which the case is blind to
 
 
-def test_what_the_files_say_of_mistakes_is_so(core):
+QUICK = ("tied", "unsorted", "square", "quadratic", "relu-at-zero", "integers-1", "integers-2", "quartic")
+
+
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_what_the_files_say_of_mistakes_is_so(core, quick):
     """Seen: another gradient; unknown: depends on rounding; in neither: the right gradient."""
-    for case in core:
+    for case in (c for c in core if (c.id in QUICK) == quick):
         again = references.solve_case(case, before=case.answer.bugs.unknown).answer.bugs
         assert (again.seen, again.unknown) == (case.answer.bugs.seen, case.answer.bugs.unknown), case.id
 

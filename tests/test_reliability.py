@@ -235,6 +235,7 @@ def test_one_example_of_a_users_that_is_no_file_is_named(tmp_path, kind, family,
 @posix
 @odd
 @pytest.mark.parametrize("command", ["adapt", "plot", "compare", "train", "data", "oracle gen"])
+@pytest.mark.usefixtures("computed_once")
 def test_where_nothing_can_be_written_is_named(run, tmp_path, capsys, command, kind):
     to = tmp_path / "to.png"
     ODD[kind](to)
@@ -249,7 +250,7 @@ def test_where_nothing_can_be_written_is_named(run, tmp_path, capsys, command, k
         "compare": ["compare", run, "--tasks", 2, "--steps", 1, "--json", "--to", to],
         "train": ["train", "sinusoid", "--out", to],
         "data": ["data", "omniglot", "--to", to],
-        "oracle gen": ["oracle", "gen", "--to", to],
+        "oracle gen": ["oracle", "gen", "--seed", "0", "--to", to],
     }
     if command in ("plot", "compare"):
         pytest.importorskip("matplotlib")
@@ -768,11 +769,11 @@ def test_a_user_that_there_is_not_is_named_by_every_function_that_takes_a_path(t
 @pytest.mark.parametrize("timeout", ["1e10", pytest.param("1e300", marks=pytest.mark.slow), "inf"])
 def test_a_long_time_out_is_as_long_as_can_be(tmp_path, timeout):
     (tmp_path / "mine.py").write_text("def f(case):\n    return {}\n", encoding="utf-8")
-    done = tinymaml("oracle", "check", "mine:f", "--timeout", timeout, cwd=tmp_path)
+    done = tinymaml("oracle", "check", "mine:f", "--timeout", timeout, "--case", "tanh", cwd=tmp_path)
     assert done.returncode != 0 and "Traceback" not in done.stderr.partition("stderr:")[0]
     assert "meta_grad" in done.stdout
     with within():
-        assert tm.oracle.check(lambda case: {}, timeout=float(timeout)).verdict == "PROTOCOL_ERROR"
+        assert tm.oracle.check(lambda case: {}, timeout=float(timeout), cases="tanh").verdict == "PROTOCOL_ERROR"
 
 
 ODD_ANSWERS = """
@@ -801,14 +802,17 @@ def late(case): import nosuchmodule
     ("text", "meta_grad['w1'] has dtype <U3, wanted floating-point numbers"),
     ("late", "ModuleNotFoundError: No module named 'nosuchmodule'"), ("none", "ValueError: odd has no function 'none'"),
 ])  # fmt: skip
-def test_the_cause_of_an_answer_that_is_none_is_the_value_and_its_type(tmp_path, name, cause):
+def test_the_cause_of_an_answer_that_is_none_is_the_value_and_its_type(tmp_path, monkeypatch, capsys, name, cause):
     (tmp_path / "odd.py").write_text(ODD_ANSWERS, encoding="utf-8")
-    report = json.loads(tinymaml("oracle", "check", f"odd:{name}", "--json", cwd=tmp_path).stdout)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(tm.__file__).parents[1]))
+    assert main(["oracle", "check", f"odd:{name}", "--case", "tanh", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
     assert report["verdict"] == "PROTOCOL_ERROR" and cause in report["explanation"]
 
 
 def test_a_module_that_cannot_be_imported_is_the_cause(tmp_path):
-    report = json.loads(tinymaml("oracle", "check", "nosuchmodule:f", "--json", cwd=tmp_path).stdout)
+    report = json.loads(tinymaml("oracle", "check", "nosuchmodule:f", "--case", "tanh", "--json", cwd=tmp_path).stdout)
     assert "there is no module 'nosuchmodule' here" in report["explanation"]
 
 
@@ -816,7 +820,7 @@ def test_a_module_that_cannot_be_imported_is_the_cause(tmp_path):
 def test_a_child_that_a_candidate_leaves_behind_ends_with_the_check(tmp_path):
     program = "import subprocess\ndef f(case):\n    subprocess.Popen(['sleep', '1234.5'])\n    return {}\n"
     (tmp_path / "mine.py").write_text(program, encoding="utf-8")
-    tinymaml("oracle", "check", "mine:f", cwd=tmp_path)
+    tinymaml("oracle", "check", "mine:f", "--case", "tanh", cwd=tmp_path)
     until = loop.time.monotonic() + 10
     while (left := _running("1234.5")) and loop.time.monotonic() < until:
         loop.time.sleep(0.1)

@@ -26,7 +26,7 @@ from .. import extras
 from ..files import read_file
 from . import models
 from .arithmetic import margin_of
-from .catalogue import CATALOGUE, forms, run_form
+from .catalogue import CATALOGUE, flat, forms, run_form
 from .family import ALGORITHMS
 from .versions import misfit
 
@@ -58,10 +58,13 @@ class Bugs(Mapping):
         self.case, self.seen, self.unknown = case, tuple(seen), tuple(unknown)
         self._names = frozenset(self.seen)
         self._values: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(self.unknown)
+        self._forms: dict[str, dict[str, dict]] = {}
 
-    @functools.cached_property
-    def _forms(self) -> dict[str, dict]:
-        return forms(self.case)
+    def forms(self, dtype: str) -> dict[str, dict]:
+        """Name → form, of every mistake that concerns the case in this dtype; looked for once."""
+        if dtype not in self._forms:
+            self._forms[dtype] = forms(self.case.with_dtype(dtype))
+        return self._forms[dtype]
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray] | None:
         if name not in self._values:
@@ -72,14 +75,15 @@ class Bugs(Mapping):
 
     def _computed(self, name: str) -> dict[str, np.ndarray] | None:
         found: list = []
+        form = self.forms(self.case.dtype)[name]
         with np.errstate(all="ignore"):
-            margin, _ = margin_of(lambda: found.append(run_form(self.case, self._forms[name]).meta_grad))
+            margin, _ = margin_of(lambda: found.append(run_form(self.case, form).meta_grad))
         known = margin >= KINK and all(np.isfinite(g).all() for g in found[0].values())
         return found[0] if known else None
 
     def __contains__(self, name) -> bool:
         return name in self._names or name in self._values or (
-            name in self._forms and not CATALOGUE[name.split("/")[0]].classic
+            name in self.forms(self.case.dtype) and not CATALOGUE[name.split("/")[0]].classic
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[str]:
@@ -114,6 +118,17 @@ class Answer:
     distance: float = np.inf
     margin: float = np.inf
     confirmed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def size(self) -> float:
+        """The largest number of the gradient."""
+        return float(np.max(np.abs(flat(self.meta_grad))))
+
+    @functools.cached_property
+    def usual_scale(self) -> np.ndarray:
+        """The scales as one vector, none of them below their median: of what is not known as exactly as the answer."""
+        scale = flat(self.scale)
+        return np.maximum(scale, np.median(scale))
 
 
 @dataclasses.dataclass(frozen=True)

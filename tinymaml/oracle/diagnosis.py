@@ -9,6 +9,8 @@ own meta-loss, the tensor.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from . import family, tolerance
@@ -74,7 +76,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
         report = (
             _unstable(questions, answers, further)
             or _right(judged, questions, answers)
-            or (_one(judged, questions, answers) if before is None or before.bug or before.factor else None)
+            or (_one(judged, questions, answers) if before is None else _again(before))
             or _imprecise(judged, cause_of(judged, questions, answers))
             or (_two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or _unknown(judged, questions, answers)
@@ -192,6 +194,11 @@ def _one(judged: list[Judged], questions, answers) -> Report | None:
     everywhere, partly = match.with_a_number(judged)
     found = everywhere or match.scaled(judged) or match.clipped(judged) or _kept(questions, answers)
     return found or tasks.weighted(judged) or match.partly_known(judged) or partly
+
+
+def _again(before: Report) -> Report | None:
+    """What one known mistake explained in the round before: the cases are the same."""
+    return dataclasses.replace(before, notes=[], framework="") if before.bug or before.factor else None
 
 
 def _two(judged: list[Judged]) -> Report | None:

@@ -65,30 +65,51 @@ def questions(
     Raises:
         ValueError: an unknown suite, algorithm, dtype or capability, or no case at all.
     """
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f"dtype is {dtype!r}, wanted 'float64' or 'float32'")
-    unknown = set(capabilities) - set(CAPABILITIES)
-    if unknown:
-        raise ValueError(f"unknown capability {', '.join(sorted(unknown))}; wanted some of {', '.join(CAPABILITIES)}")
+    _check(dtype, capabilities)
     seed = seed_for(only, seed)
     if isinstance(suite, str):
-        check_algorithm(algorithm, suite)
-        shipped = [] if suite == "fresh" else load(suite, algorithm=algorithm)
-        new = FRESH if suite == "fresh" else 2
-        cases = shipped + (fresh(seed, new, dtype, algorithm) if _wants_new(only) else [])
+        cases = _shipped(suite, algorithm)
+        cases += fresh(seed, _new(suite), dtype, algorithm) if _wants_new(only) else []
     else:
         cases = [c if c.answer else references.solve_case(c) for c in suite]
     left_out: dict[str, int] = {}
     asked = []
     for case in selected(cases, only):
-        missing = [need for need in case.needs if need not in capabilities]
-        if dtype not in case.dtypes:
-            missing = ["float64"]
+        missing = _missing(case, dtype, capabilities)
         for need in missing[:1]:
             left_out[need] = left_out.get(need, 0) + 1
         if not missing:
             asked.append(Question(case.id, case.with_dtype(dtype)))
     return _with_further(asked), left_out
+
+
+def ids(suite: str, dtype: str, capabilities: tuple[str, ...], seed: int, algorithm: str) -> list[str]:
+    """The ids of the cases that `questions` asks. No new case is drawn for it, which takes seconds.
+
+    Raises:
+        ValueError: as `questions`.
+    """
+    _check(dtype, capabilities)
+    shipped = [case.id for case in _shipped(suite, algorithm) if not _missing(case, dtype, capabilities)]
+    return shipped + fresh_ids(seed, _new(suite), algorithm)
+
+
+def _check(dtype: str, capabilities: tuple[str, ...]) -> None:
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype is {dtype!r}, wanted 'float64' or 'float32'")
+    unknown = set(capabilities) - set(CAPABILITIES)
+    if unknown:
+        raise ValueError(f"unknown capability {', '.join(sorted(unknown))}; wanted some of {', '.join(CAPABILITIES)}")
+
+
+def _shipped(suite: str, algorithm: str) -> list[Case]:
+    check_algorithm(algorithm, suite)
+    return [] if suite == "fresh" else load(suite, algorithm=algorithm)
+
+
+def _missing(case: Case, dtype: str, capabilities: tuple[str, ...]) -> list[str]:
+    """What an implementation has not, and the case needs."""
+    return [need for need in case.needs if need not in capabilities] if dtype in case.dtypes else ["float64"]
 
 
 def seed_for(only: tuple[str, ...], seed: int | None) -> int:
@@ -171,6 +192,17 @@ def direction(case: Case) -> dict[str, np.ndarray]:
 
 FRESH = 16  # cases in the suite "fresh"
 
+
+def _new(suite: str) -> int:
+    """How many new cases are asked with a suite."""
+    return FRESH if suite == "fresh" else 2
+
+
+def fresh_ids(seed: int, count: int, algorithm: str = "maml") -> list[str]:
+    """The ids of the cases that `fresh` draws, which need no capability."""
+    return [("" if algorithm == "maml" else f"{algorithm}/") + f"fresh-{seed}-{i}" for i in range(count)]
+
+
 # Every layer and loss of the models once, in sizes that are drawn: {} stands for a number from 2 to 3.
 _FRESH_KINDS = (
     "tanh {}-{}-1 mse", "tanh {}-{}-3 cross_entropy", "image 3x5x2 c2x{}x2 bn softplus pool 3", "square {}-{}-1 mse",
@@ -187,10 +219,11 @@ _STEEP = ("square", "quadratic", "linear")  # kinds of which a small α is a lar
 
 def fresh(seed: int, count: int, dtype: str = "float64", algorithm: str = "maml") -> list[Case]:
     """`count` cases that depend on `seed` alone, with answers computed here: in no file, and the same everywhere."""
+    names = fresh_ids(seed, count, algorithm)
     if algorithm != "maml":
-        return suites.fresh(algorithm, seed, count, dtype)
+        return suites.fresh(algorithm, seed, names, dtype)
     kinds = _FRESH_KINDS if dtype == "float64" else _FRESH_KINDS_FLOAT32
-    return [_fresh(f"fresh-{seed}-{i}", kinds[(seed + i) % len(kinds)], seed, i, dtype) for i in range(count)]
+    return [_fresh(name, kinds[(seed + i) % len(kinds)], seed, i, dtype) for i, name in enumerate(names)]
 
 
 def _fresh(id: str, kind: str, seed: int, i: int, dtype: str) -> Case:

@@ -24,7 +24,7 @@ import numpy as np
 from .. import tolerance
 from ..arithmetic import as_numbers
 from ..cases import Case
-from ..catalogue import flat, forms
+from ..catalogue import flat, run_form
 from ..mistakes.semantics import Calculus, run
 from ..models import Options
 from ..questions import Answered, as_floats, direction
@@ -42,16 +42,28 @@ class Judged:
     error: float
     loss_error: float
 
-    @functools.cached_property
+    @property
     def forms(self) -> dict[str, dict]:
         """Name → form, of every mistake that concerns the case."""
-        return forms(self.case)
+        return self.case.answer.bugs.forms(self.case.dtype)
 
     @functools.cached_property
     def solved(self) -> dict:
         """Name of a form → the numbers with which it explains the answer, as far as they have been looked for; and
         (name, "blind") → whether the case does not depend on the number."""
         return {}
+
+    @functools.cached_property
+    def given(self) -> dict[str, dict]:
+        """A form, as text → what it `gives`, as far as that has been asked for."""
+        return {}
+
+    def gives(self, form: dict) -> dict[str, np.ndarray]:
+        """The gradient of a form on the case; computed once."""
+        key = repr(form)
+        if key not in self.given:
+            self.given[key] = run_form(self.case, form).meta_grad
+        return self.given[key]
 
     @property
     def passed(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import tolerance
 from ..cases import Case
-from ..catalogue import CATALOGUE, flat, run_form
+from ..catalogue import CATALOGUE, flat
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
 from .locate import MATCH, Judged, features
@@ -26,12 +26,11 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
     right = case.answer
     assert right is not None
     wanted = flat(value) * factor
-    scale, size = flat(right.scale), np.max(np.abs(flat(right.meta_grad)))
     with np.errstate(all="ignore"):
-        larger = max(1.0, np.max(np.abs(wanted)) / size) if size else 1.0
+        larger = max(1.0, np.max(np.abs(wanted)) / right.size) if right.size else 1.0
     if not np.isfinite(larger):
         return False
-    scale = np.maximum(scale, np.median(scale)) * larger
+    scale = right.usual_scale * larger
     return float(np.max(tolerance.errors(flat(grad), wanted, scale, tolerance.UNIT[case.dtype]))) <= MATCH
 
 
@@ -307,7 +306,7 @@ def blind(j: Judged, name: str, free: Free) -> bool:
     if free.integer:
         return False
     if (name, "blind") not in j.solved:
-        values = [run_form(j.case, form_with(j, name, free, c)).meta_grad for c in free.typical[:2]]
+        values = [j.gives(form_with(j, name, free, c)) for c in free.typical[:2]]
         j.solved[name, "blind"] = fits(j.case, values[0], values[1])
     return j.solved[name, "blind"]
 
@@ -333,7 +332,7 @@ def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
 
     def residual(c: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return flat(run_form(j.case, form_with(j, name, free, c)).meta_grad) - got
+            return flat(j.gives(form_with(j, name, free, c))) - got
 
     def near(r: np.ndarray) -> bool:
         return bool(np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got))
@@ -365,7 +364,7 @@ def explains(j: Judged, form: dict) -> bool:
     """Whether the form gives the answer to this case."""
     with np.errstate(all="ignore"):
         try:
-            grads = run_form(j.case, form).meta_grad
+            grads = j.gives(form)
         except (ArithmeticError, LookupError, ValueError):  # two mistakes may make no sense together
             return False
     return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)

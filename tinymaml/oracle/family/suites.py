@@ -5,7 +5,7 @@ These are its functions:
     ids()                                           "algorithm/name" of every case that ships
     draw(algorithm, name, seed)                     a case, without its answer
     rungs(case)                                     by what else its answer is known
-    fresh(algorithm, seed, count, dtype)            new ones, with their answers
+    fresh(algorithm, seed, ids, dtype)              new ones, with their answers
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def _is_rational(case: cases.Case) -> bool:
     return True
 
 
-def fresh(algorithm: str, seed: int, count: int, dtype: str = "float64") -> list[cases.Case]:
-    """`count` cases that depend on `seed` alone, with answers computed here."""
+def fresh(algorithm: str, seed: int, ids: list[str], dtype: str = "float64") -> list[cases.Case]:
+    """Cases of these ids that depend on `seed` alone, with answers computed here."""
     names = [n for n, spec in ALGORITHMS[algorithm].CASES.items() if dtype == "float64" or not spec.get("fine")]
-    ids = [f"{algorithm}/fresh-{seed}-{i}" for i in range(count)]
     return [search(algorithm, names[i % len(names)], (seed * 1000 + i) * 1000, dtype, id)[1]
             for i, id in enumerate(ids)]  # fmt: skip

@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(session, config, items):
     target = config.getoption("--maml-oracle")
     if not target:
         return
-    from ..questions import questions
+    from ..questions import ids
     from .worker import command
 
     judgement = Judgement(config)
@@ -67,10 +67,9 @@ def pytest_collection_modifyitems(session, config, items):
     )
     try:
         command(target)
-        asked, _ = questions(suite, dtype, tuple(capabilities), seed, (), algorithm)
+        judgement.all = ids(suite, dtype, tuple(capabilities), seed, algorithm)
     except (ValueError, ImportError) as error:
         raise pytest.UsageError(f"--maml-oracle: {error}") from None
-    judgement.all = [q.case.id for q in asked if q.role == "case"]
     rows = [(f"oracle[{id}]", id) for id in judgement.all] + [("oracle verdict", None)]
     items += [OracleItem.from_parent(session, name=name, case=c, judgement=judgement) for name, c in rows]
 

@@ -13,13 +13,13 @@ The oracle judges each one; its words are compared with the diagnosis written be
     unexplained   wrong, refused, and no cause is asserted
     passed, false alarm      of a correct one
 
-`TABLE` has every entry (see `entries.Entry`). The first set is open; with the second, only the figures count. When they
-have been taken for a version of the catalogue, it may be opened, and a third one is needed.
+`TABLE` has every entry (see `entries.Entry`). The first two sets are open; of the third only the figures count. When
+they have been taken for a version of the catalogue, it may be opened, and another one is needed.
 """
 
 from __future__ import annotations
 
-from . import first, second  # noqa: F401  (they register their entries)
+from . import first, second, third  # noqa: F401  (they register their entries)
 from .entries import ENTRIES, Entry
 from .run import main
 

@@ -28,7 +28,8 @@ RIGHT = ("passed", "false alarm")
 FIGURES = ("accepted", "named", "pointed at", "misled", "false alarm")
 NAMING = ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION", "IMPRECISE", "NONDETERMINISTIC")
 ACCEPTING = ("CORRECT", "INCONCLUSIVE")
-SETS = ("first", "second")
+SETS = ("first", "second", "third")
+CLOSED = ("third",)  # of which only the figures are used
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
     if args.store and (args.only or args.set):
-        parser.error("--store is given with --only or --set, wanted both sets")
+        parser.error("--store is given with --only or --set, wanted every set")
 
     from . import JUDGED, TABLE
 
@@ -232,14 +233,14 @@ def kept(rows: list[dict]) -> dict[str, dict]:
         count = Counter(r["grade"] for r in here)
         right = sum(r["right"] for r in here)
         counts = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
-        found[f"{name}, open"] = counts
+        found[f"{name}, {'closed' if name in CLOSED else 'open'}"] = counts
     return {"sets": {VERSIONS["catalogue"]: found}}
 
 
 def print_figures(rows: list[dict]) -> None:
     print(f"\n{'set':6}{'wrong':>8}{'correct':>9}" + "".join(f"{f:>13}" for f in (*FIGURES, "unexplained")))
-    for name in (*SETS, "both"):
-        here = [r for r in rows if name in (r["set"], "both")]
+    for name in (*SETS, "all"):
+        here = [r for r in rows if name in (r["set"], "all")]
         count = Counter(r["grade"] for r in here)
         wrong = sum(not r["right"] for r in here)
         print(f"{name:6}{wrong:8}{len(here) - wrong:9}" + "".join(f"{count[f]:13}" for f in (*FIGURES, "unexplained")))

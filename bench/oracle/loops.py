@@ -12,7 +12,7 @@ from tinymaml import extras
 from tinymaml.oracle.catalogue import CATALOGUE
 
 from .further import Changing, Finishing, OfEach, norm_of
-from .mistakes import MAML, Adapting, ByHand, OtherData, grad, makes
+from .mistakes import MAML, Adapting, ByHand, OtherData, create_graph_where, grad, makes
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -673,3 +673,432 @@ for _id, _form, _doc, _heard in (
     ("part_without_gradient", 1, "the body is frozen", lambda self, n: n in group(self.case, "head")),
 ):
     makes(_id, _form)(named(Silent, _doc, heard=_heard))
+
+
+# ── entries laid out by columns ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def by_columns(x):
+    """x.t().reshape(-1), read as rows: torch has no order="F"."""
+    return x.permute(*reversed(range(x.ndim))).reshape(-1).reshape(x.shape)
+
+
+def into_columns(x):
+    """x.reshape(-1), written down the columns."""
+    return x.reshape(*reversed(x.shape)).permute(*reversed(range(x.ndim)))
+
+
+for _laid, _by in (("flattened by columns", by_columns), ("cut by columns", into_columns)):
+    makes("gradient_laid_out_by_columns", {"inner": _laid})(
+        named(Changing, _by.__doc__, changed=lambda self, fast, g, k, by=_by: {n: by(x) for n, x in g.items()})
+    )
+    makes("result_laid_out_by_columns", {"result": _laid})(
+        named(MAML, _by.__doc__, finish=lambda self, grads, by=_by: {n: by(g) for n, g in grads.items()})
+    )
+
+
+@makes("product_laid_out_by_columns")
+class ProductByColumns(ByHand):
+    """np.ravel(h, "F") read as rows"""
+
+    def product(self, theta, batch, v):
+        h = super().product(theta, batch, v)
+        return {n: np.transpose(x).ravel().reshape(x.shape) for n, x in h.items()}
+
+
+@makes("product_laid_out_by_columns", 1)
+class ProductIntoColumns(ByHand):
+    """np.ravel(h) written down the columns"""
+
+    def product(self, theta, batch, v):
+        h = super().product(theta, batch, v)
+        return {n: np.transpose(x.ravel().reshape(x.shape[::-1])) for n, x in h.items()}
+
+
+# ── what the Hessian is applied to, and where it is taken ───────────────────────────────────────────────────────────
+
+
+class OtherVector(ByHand):
+    """v − Hₖ A w"""
+
+    def task(self, support, query):
+        thetas = self.way(support)
+        value, v = tm.value_and_grad(self.loss)(thetas[-1], *query)
+        for k in [] if self.case.first_order else self.order():
+            h = self.product(thetas[k], support, self.weighted(self.vector(thetas, k, support, query)))
+            v = {n: v[n] - h[n] for n in v}
+        return value, v
+
+
+for _which, _vector in {
+    "own support gradient": lambda self, thetas, k, s, q: tm.grad(self.loss)(thetas[k], *s),
+    "last support gradient": lambda self, thetas, k, s, q: tm.grad(self.loss)(thetas[-2], *s),
+    "query gradient at its step": lambda self, thetas, k, s, q: tm.grad(self.loss)(thetas[k], *q),
+    "query gradient at start": lambda self, thetas, k, s, q: tm.grad(self.loss)(thetas[0], *q),
+    "displacement": lambda self, thetas, k, s, q: {n: p - thetas[-1][n] for n, p in thetas[0].items()},
+    "ones": lambda self, thetas, k, s, q: {n: np.ones_like(p) for n, p in thetas[0].items()},
+}.items():
+    makes("hessian_of_own_gradient", {"vector": _which})(named(OtherVector, f"v − Hₖ A w: {_which}", vector=_vector))
+
+
+@makes("hessian_of_halfway")
+class Halfway(ByHand):
+    """the Hessian at (thetas[k] + thetas[k + 1]) / 2"""
+
+    def at(self, thetas, k):
+        return {n: 0.5 * (p + thetas[k + 1][n]) for n, p in thetas[k].items()}
+
+
+@makes("hessian_row_sums")
+class RowSums(ByHand):
+    """grad(g.sum()) * v"""
+
+    def product(self, theta, batch, v):
+        sums = tm.hvp(self.loss, (theta, *batch), {n: np.ones_like(x) for n, x in v.items()})
+        return {n: x * v[n] for n, x in sums.items()}
+
+
+class Differences(ByHand):
+    """(g(θ + hv) − g(θ)) / h, times α"""
+
+    h, central, over_norm = 0.01, False, False
+
+    def weighted(self, v):  # α comes after the difference, if there is one α
+        self.largest = max(float(np.max(a)) for a in self.rate.values())
+        return {n: self.rate[n] / self.largest * x for n, x in v.items()}
+
+    def product(self, theta, batch, v):
+        h = self.h / np.sqrt(sum(np.sum(x * x) for x in v.values())) if self.over_norm else self.h
+        g = lambda by: tm.grad(self.loss)({n: p + by * v[n] for n, p in theta.items()}, *batch)  # noqa: E731
+        up, down, width = g(h), g(-h) if self.central else g(0.0), 2 * h if self.central else h
+        return {n: self.largest * (up[n] - down[n]) / width for n in v}
+
+
+@makes("hessian_by_differences", {"difference": 0.01, "difference_like": "one-sided, along α v"})
+class DifferencesOfStep(ByHand):
+    """(g(θ + h α v) − g(θ)) / h"""
+
+    def product(self, theta, batch, v):
+        up = tm.grad(self.loss)({n: p + 0.01 * v[n] for n, p in theta.items()}, *batch)
+        return {n: (up[n] - g) / 0.01 for n, g in tm.grad(self.loss)(theta, *batch).items()}
+
+
+for _like, _more in {
+    "one-sided": {}, "central": {"central": True}, "one-sided, over |v|": {"over_norm": True},
+    "central, over |v|": {"central": True, "over_norm": True},
+}.items():  # fmt: skip
+    makes("hessian_by_differences", {"difference": 0.01, "difference_like": _like})(
+        named(Differences, f"differences, {_like}", **_more)
+    )
+
+makes("every_other_step_detached")(
+    named(MAML, "create_graph = k % 2 == 0", gradient=create_graph_where(lambda k, steps: k % 2 == 0))
+)
+makes("every_other_step_detached", 1)(
+    named(MAML, "create_graph = k % 2 == 1", gradient=create_graph_where(lambda k, steps: k % 2 == 1))
+)
+makes("first_steps_detached")(
+    named(MAML, "create_graph = k >= 2", gradient=create_graph_where(lambda k, steps: k >= 2))
+)
+
+
+# ── the inner loop: its gradients, its sets, its end ────────────────────────────────────────────────────────────────
+
+
+@makes("gradient_of_step_before", {"inner": "one step behind"})
+class Behind(Changing):
+    """the step before computed this step's gradient"""
+
+    def changed(self, fast, g, k):
+        before, self.memory = self.memory, g
+        return before or g
+
+
+@makes("gradient_of_step_before", {"inner": "averaged with the one before"})
+class MeanOfTwo(Changing):
+    """(g + the gradient before) / 2"""
+
+    def changed(self, fast, g, k):
+        before, self.memory = self.memory or g, g
+        return {n: (x + before[n]) / 2 for n, x in g.items()}
+
+
+def _without(x, first):
+    out = x.clone()
+    if x.ndim > 1:
+        out[first] = 0
+    return out
+
+
+makes("entries_held", {"inner": "first row held"})(
+    named(Changing, "g[0] = 0", changed=lambda self, fast, g, k: {n: _without(x, 0) for n, x in g.items()})
+)
+makes("entries_held", {"inner": "first column held"})(
+    named(Changing, "g[..., 0] = 0", changed=lambda self, fast, g, k: {n: _without(x, (..., 0)) for n, x in g.items()})
+)
+makes("entries_held", {"inner": "0 where θ < 0"})(
+    named(Changing, "g * (p >= 0)", changed=lambda self, fast, g, k: {n: x * (fast[n] >= 0) for n, x in g.items()})
+)
+
+
+def of_kind(case, of: str) -> list[str]:
+    """`group`, with batch norm's parameters, or the first tensor."""
+    if of == "batch norm":
+        return [n for m in case.model["layers"] if m["layer"] == of.replace(" ", "_") for n in m["params"]]
+    return list(case.params)[:1] if of == "first tensor" else group(case, of)
+
+
+class PassOfStart(MAML):
+    """functional_call without some parameters: the pass takes the model's own"""
+
+    of: str
+
+    def mixed(self, fast):
+        # · 1: a tensor of its own, so that its gradient has no part of what reaches θ through the fast weights
+        return {n: self.theta[n] * 1 if n in of_kind(self.case, self.of) else p for n, p in fast.items()}
+
+
+class QueryPassOfStart(PassOfStart):
+    """the query pass takes some of the model's own parameters"""
+
+    def query_loss(self, fast, batch):
+        return super().query_loss(self.mixed(fast), batch)
+
+
+class InnerPassOfStart(PassOfStart):
+    """the inner passes take some of the model's own parameters"""
+
+    def gradient(self, fast, batch, k):
+        return super().gradient(self.mixed(fast), batch, k)
+
+
+for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices", "batch norm"):
+    makes("query_pass_of_start", {"query_start_of": _of})(named(QueryPassOfStart, f"{_of} of θ", of=_of))
+    makes("inner_pass_of_start", {"inner_start_of": _of})(named(InnerPassOfStart, f"{_of} of θ", of=_of))
+makes("query_pass_of_start_in_tensor")(named(QueryPassOfStart, "the first tensor of θ", of="first tensor"))
+makes("inner_pass_of_start_in_tensor")(named(InnerPassOfStart, "the first tensor of θ", of="first tensor"))
+
+
+class OtherSets(MAML):
+    """Some inner steps take the query set."""
+
+    def task(self, support, query):
+        self.queries = query
+        return super().task(support, query)
+
+    def adapt(self, fast, batch):
+        for k in range(self.steps):
+            fast = self.step(fast, self.gradient(fast, self.queries if self.on_query(k) else batch, k), k)
+        return fast
+
+
+for _which, _when in {
+    "query from the second on": lambda self, k: k >= 1, "query in the last": lambda self, k: k + 1 == self.steps,
+    "query in every other": lambda self, k: bool(k % 2), "query in the first": lambda self, k: not k,
+}.items():  # fmt: skip
+    makes("steps_on_query", {"steps_on": _which})(named(OtherSets, f"loss(fast, xq, yq): {_which}", on_query=_when))
+
+
+@makes("steps_accumulated")
+class Accumulated(MAML):
+    """.grad adds up, and every second step updates"""
+
+    over = 1
+
+    def adapt(self, fast, batch):
+        held = {n: 0.0 for n in fast}
+        for k in range(self.steps):
+            held = {n: held[n] + g / self.over for n, g in self.gradient(fast, batch, k).items()}
+            if k % 2:
+                fast, held = self.step(fast, held, k), {n: 0.0 for n in fast}
+        return fast
+
+
+makes("steps_accumulated", {"accumulate": 2, "accumulate_like": "averaged"})(
+    named(Accumulated, "optax.MultiSteps(…, 2)", over=2)
+)
+
+
+class OfGroup(Changing):
+    """The gradient of a group of parameters is changed."""
+
+    of: str
+
+    def changed(self, fast, g, k):
+        these = {n: g[n] for n in group(self.case, self.of) if n in g}
+        return g | self.of_these(fast, these)
+
+
+class GroupMomentum(OfGroup):
+    """momentum 0.9 in one param_group"""
+
+    def of_these(self, fast, g):
+        self.memory = {n: 0.9 * self.memory.get(n, 0) + x for n, x in g.items()}
+        return self.memory
+
+
+class GroupClip(OfGroup):
+    """clip_grad_norm_ of one group, to 1"""
+
+    def of_these(self, fast, g):
+        return g if not g or norm_of(g) <= 1 else {n: x / norm_of(g) for n, x in g.items()}
+
+
+class GroupDecay(OfGroup):
+    """weight_decay=5e-4 in one param_group"""
+
+    def of_these(self, fast, g):
+        return {n: x + 5e-4 * fast[n] for n, x in g.items()}
+
+
+for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices"):
+    makes("momentum_of_group", {"momentum": 0.9, "momentum_of": _of})(named(GroupMomentum, f"μ = 0.9: {_of}", of=_of))
+    makes("inner_clip_of_group", {"clip_inner": 1.0, "clip_of": _of})(named(GroupClip, f"clipped: {_of}", of=_of))
+    if _of != "no biases":
+        makes("decay_of_group", {"decay": 5e-4, "decay_of": _of})(named(GroupDecay, f"λ = 5e-4: {_of}", of=_of))
+
+
+@makes("early_stop_by_gain")
+class LittleGain(MAML):
+    """if before - loss < 0.1 * before: break"""
+
+    relative = True
+
+    def adapt(self, fast, batch):
+        before = None
+        for k in range(self.steps):
+            loss = self.support_loss(fast, batch).item()
+            if before is not None and before - loss < 0.1 * (before if self.relative else 1):
+                break
+            before, fast = loss, self.step(fast, self.gradient(fast, batch, k), k)
+        return fast
+
+
+makes("early_stop_by_gain", {"stop_gain": 0.1, "gain_like": "absolute"})(
+    named(LittleGain, "if before - loss < 0.1: break", relative=False)
+)
+
+
+@makes("rises_refused", {"on_a_rise": "ends"})
+class Risen(MAML):
+    """if loss > before: break"""
+
+    def adapt(self, fast, batch):
+        losses = []
+        for k in range(self.steps):
+            losses.append(self.support_loss(fast, batch).item())
+            if losses[-1] > losses[0 if k == 0 else -2]:
+                break
+            fast = self.step(fast, self.gradient(fast, batch, k), k)
+        return fast
+
+
+@makes("rises_refused", {"on_a_rise": "ends before it"})
+class Rejected(MAML):
+    """a step that raises the loss is not taken"""
+
+    def adapt(self, fast, batch):
+        for k in range(self.steps):
+            new = self.step(fast, self.gradient(fast, batch, k), k)
+            if self.support_loss(new, batch) <= self.support_loss(fast, batch):
+                fast = new
+        return fast
+
+
+@makes("rises_refused", {"on_a_rise": "α halved until lower"})
+class LineSearch(MAML):
+    """α is halved, ten times at most, until the loss does not rise"""
+
+    def adapt(self, fast, batch):
+        for k in range(self.steps):
+            g, loss = self.gradient(fast, batch, k), self.support_loss(fast, batch)
+            for halvings in range(11):
+                new = self.step(fast, {n: x * 0.5**halvings for n, x in g.items()}, k)
+                if self.support_loss(new, batch) <= loss:
+                    break
+            fast = new
+        return fast
+
+
+@makes("rises_refused", {"on_a_rise": "α halved from then on"})
+class BoldDriver(MAML):
+    """α is halved whenever the loss has risen"""
+
+    def adapt(self, fast, batch):
+        share, before = 1.0, float("inf")
+        for k in range(self.steps):
+            loss = self.support_loss(fast, batch).item()
+            share, before = share / 2 if loss > before else share, loss
+            fast = self.step(fast, {n: share * x for n, x in self.gradient(fast, batch, k).items()}, k)
+        return fast
+
+
+makes("alpha_of_last_step")(
+    named(Scheduled, "α / 2 in the last step", times=staticmethod(lambda k, steps: 0.5 if k == steps - 1 else 1))
+)
+
+
+@makes("alpha_by_depth")
+class LayerwiseDecay(MAML):
+    """α / 2 per layer below the head"""
+
+    def step(self, fast, g, k):
+        used = [m["params"] for m in self.case.model["layers"] if m.get("params")]
+        depth: dict[str, int] = {}
+        for i, names in enumerate(self.ordered(used)):
+            for n in names:
+                depth.setdefault(n, i)
+        return {n: p - 0.5 ** depth.get(n, 0) * self.rate[n] * g[n] for n, p in fast.items()}
+
+    def ordered(self, used):
+        return reversed(used)
+
+
+makes("alpha_by_depth", {"rate_depth": 0.5, "depth_like": "from the first layer"})(
+    named(LayerwiseDecay, "α / 2 per layer above the first", ordered=lambda self, used: used)
+)
+
+
+class OverOneLess(MAML):
+    """sum / (N − 1)"""
+
+    sides = ("support", "query")
+
+    def more(self, side, batch):
+        n = len(batch[1])
+        return n / (n - 1) if side in self.sides and n > 1 else 1
+
+    def support_loss(self, fast, batch):
+        return super().support_loss(fast, batch) * self.more("support", batch)
+
+    def query_loss(self, fast, batch):
+        return super().query_loss(fast, batch) * self.more("query", batch)
+
+
+makes("alpha_over_one_less")(named(OverOneLess, "the support's sum / (N − 1)", sides=("support",)))
+makes("alpha_over_one_less", {"rate": "over one less", "loss": "query over one less"})(OverOneLess)
+makes("query_over_one_less")(named(OverOneLess, "the query's sum / (N − 1)", sides=("query",)))
+
+
+# ── what the outer loss has beside the query loss ───────────────────────────────────────────────────────────────────
+
+
+class OnTheWay(MAML):
+    """the query loss + a tenth of the inner losses"""
+
+    mean = False
+
+    def task(self, support, query):
+        total = super().task(support, query)
+        losses = [self.support_loss(fast, support) for fast in self.trace[-1]["theta"][:-1]]
+        return total + 0.1 * sum(losses) / (len(losses) if self.mean and losses else 1)
+
+
+makes("support_losses_on_the_way_added")(OnTheWay)
+makes("support_losses_on_the_way_added", {"support_way_weight": 0.1, "support_way_like": "averaged"})(
+    named(OnTheWay, "the query loss + a tenth of the inner losses' mean", mean=True)
+)
+makes("outer_proximal_term")(
+    named(Added, "+ ½ |θ_K − θ|²",
+          more=lambda self, fast, s, q: 0.5 * sum(((p - self.theta[n]) ** 2).sum() for n, p in fast.items()))
+)  # fmt: skip

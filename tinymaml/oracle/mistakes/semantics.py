@@ -26,10 +26,11 @@ from ..arithmetic import as_numbers, bits_of, hold, remembered, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named
-from .updates import Update, clipped, dot, dual, in_order, share_of_rate, slope
+from .updates import BY_COLUMNS, Update, clipped, dot, dual, in_order, norm, relaid, share_of_rate, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
+_GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
 SWITCHES: dict[str, tuple] = {
     # what is learned from
     "data": tuple(DATA),
@@ -37,9 +38,9 @@ SWITCHES: dict[str, tuple] = {
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
-             "of the first task's size", "of the outer loop"),
+             "of the first task's size", "of the outer loop", "over one less"),
     "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
-    "loss": ("right", "query over examples"),
+    "loss": ("right", "query over examples", "query over one less"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
     # the inner loop
@@ -47,13 +48,24 @@ SWITCHES: dict[str, tuple] = {
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
               "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
               "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
-              "vectors masked", "entries in sorted order",
+              "vectors masked", "entries in sorted order", "flattened by columns", "cut by columns",
+              "one step behind", "averaged with the one before", "0 where θ < 0", "first row held", "first column held",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
               "linearised", "linearised, with one Hessian"),
     "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
     "decay_like": ("in the gradient", "decoupled", "without α"),
-    "decay_of": ("all", "no biases"),
+    "decay_of": ("all", "no biases", *_GROUPS),  # the tensors that are decayed, have momentum, are clipped
+    "momentum_of": ("all", "no biases", *_GROUPS),
+    "clip_of": ("all", "no biases", *_GROUPS),
+    "depth_like": ("from the head", "from the first layer"),  # where α is as the case has it
+    "steps_on": ("support", "query from the second on", "query in the last", "query in every other",
+                 "query in the first"),
+    "accumulate_like": ("summed", "averaged"),
+    "on_a_rise": ("nothing", "ends", "ends before it", "α halved until lower", "α halved from then on"),
+    "gain_like": ("relative", "absolute"),
+    "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
+    "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
     "minibatch_like": ("in turn", "every n-th", "wrapped"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
@@ -68,10 +80,16 @@ SWITCHES: dict[str, tuple] = {
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
         "without identity", "of rebuilt steps", "at start", "at end", "one step late", "one step early", "of query",
-        "of query at end", "diagonal", "parameters detached", "updates detached",
+        "of query at end", "diagonal", "parameters detached", "updates detached", "halfway", "odd detached",
+        "even detached",
     ),
+    # what each Hessian is applied to
+    "vector": ("what comes back", "own support gradient", "last support gradient", "query gradient at its step",
+               "query gradient at start", "displacement", "ones"),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
-              "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute"),
+              "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
+                  "flattened by columns", "cut by columns"),
+    "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
                 "implicit steps", "averaged Hessians"),
     "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
@@ -84,11 +102,12 @@ SWITCHES: dict[str, tuple] = {
               "log of each", "root mean square"),
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "weights_like": ("summing to 1", "from 1"),
+    "support_way_like": ("summed", "averaged"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",
         "last accumulated", "doubled", "negative",
         "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
-        "accumulated over T", "sign",
+        "accumulated over T", "sign", "flattened by columns", "cut by columns",
     ),
 }  # fmt: skip
 
@@ -113,6 +132,12 @@ NUMBERS: dict[str, str] = {
     "rate_times": "α times this number",
     "rate_falls": "α times γᵏ in step k",
     "rate_first": "α times this number in the first step",
+    "rate_last": "α times this number in the last step",
+    "rate_depth": "α times cⁿ, n the number of layers to the one from which depth is counted",
+    "accumulate": "the inner loop updates once every n steps, by the gradients since",
+    "stop_gain": "the inner loop ends where a step has not lowered the loss by this number, or this share of it",
+    "inner_start_tensor": "inner gradients are taken at θ's value of the tensor in this place",
+    "query_start_tensor": "the query loss takes θ's value of the tensor in this place",
     "frozen_tensor": "the tensor in this place does not adapt",
     "only_tensor": "only the tensor in this place adapts",
     "momentum": "μ of momentum in the inner loop",
@@ -131,6 +156,8 @@ NUMBERS: dict[str, str] = {
     "running_momentum": "how much a batch counts in running statistics (None: 0.1)",
     "through_last": "only the last n steps have a factor",
     "through_first": "only the first n steps have a factor",
+    "through_from": "the first n steps have no factor",
+    "difference": "h of differences of gradients, in the place of the product with the Hessian",
     "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
     "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
     "skip_below": "a product α H v that is shorter than this share of v is left out",
@@ -139,6 +166,8 @@ NUMBERS: dict[str, str] = {
     "support_weight": "c of L_q + c L_s(θ_K)",
     "support_before_weight": "c of L_q + c L_s(θ)",
     "query_before_weight": "c of L_q + c L_q(θ)",
+    "support_way_weight": "c of L_q + c Σₖ L_s(θₖ), k < K, or the mean",
+    "outer_proximal": "λ of L_q + ½ λ |θ_K − θ|²",
     "query_decay": "the query losses of all steps, weighted by γ^(K − k)",
     "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
     "damping": "λ added to H",
@@ -158,6 +187,9 @@ NUMBERS: dict[str, str] = {
     "clip_tensor": "each tensor of G is clipped to this norm",
     "clamp": "G is clamped to ± this number",
 }
+
+
+MOST_HALVINGS = 10  # of α in one step, by a line search
 
 
 class Result(NamedTuple):
@@ -262,6 +294,20 @@ class Calculus:
         alone = lambda n: {m: x if m == n else x * 0 for m, x in v.items()}  # noqa: E731
         return {n: self.along(theta, batch, alone(n))[n] for n in v}
 
+    def row_sums(self, theta: dict, batch, v: dict) -> dict:
+        """(H 1) v, element by element."""
+        return _map(np.multiply, self.along(theta, batch, _map(lambda x: x * 0 + 1, v)), v)
+
+    def by_columns(self, theta: dict, batch, v: dict, change: str) -> dict:
+        """H v, each tensor of it with its entries in another order."""
+        return _map(functools.partial(relaid, change=change), self.transposed(theta, batch, v))
+
+    def difference(self, theta: dict, batch, v: dict, h, central: bool) -> dict:
+        """(g(θ + hv) − g(θ)) / h, or (g(θ + hv) − g(θ − hv)) / 2h."""
+        at = lambda step: self.loss_and_grad(_map(lambda p, x: p + x * step, theta, v), batch)[1]  # noqa: E731
+        low, over = (at(-h), h * 2) if central else (self.loss_and_grad(theta, batch)[1], h)
+        return _map(lambda a, b: (a - b) / over, at(h), low)
+
     def outer_product(self, theta: dict, batch, v: dict) -> dict:
         """g gᵀ v."""
         _, g = self.loss_and_grad(theta, batch)
@@ -324,7 +370,8 @@ def run(case, number=float, how: Options = Options(), known: dict | None = None,
 _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
            "support_skipped", "query_skipped", "rate_decimals", "minibatch", "step_count", "step_limit",
            "frozen_tensor", "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank",
-           "zero_tensor", "only_result_tensor")  # fmt: skip
+           "zero_tensor", "only_result_tensor", "accumulate", "inner_start_tensor", "query_start_tensor",
+           "through_from")  # fmt: skip
 
 
 # Switches that are about what follows the tasks' gradients, so that these are the same for every value.
@@ -350,7 +397,7 @@ class _Run:
         if known is not None:
             inside = tuple(x for n, x in self.s.items() if n not in AFTER_THE_TASKS)
             self.known = known.setdefault((how, inside), {})
-        self.update = Update(self.s, number, case.biases())
+        self.update = Update(self.s, number, functools.partial(group, case))
         self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
         self.tasks = self.data(case.batches())
         self.detached = False
@@ -386,11 +433,20 @@ class _Run:
         times = {
             "times examples": n, "times elements": y.size if "mse" in self.case.model["loss"] else n,
             "over examples": 1 / n, "over steps": 1 / steps, "over tasks": 1 / self.case.tasks,
-            "of the first task's size": n / first,
+            "of the first task's size": n / first, "over one less": n / max(n - 1, 1),
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
         times, these = self.s["rate_times"] or 1, group(self.case, self.s["rate_times_of"])
-        return {n: a * times if n in these else a for n, a in rates.items()}
+        rates = {n: a * times if n in these else a for n, a in rates.items()}
+        return self.by_depth(rates) if self.s["rate_depth"] else rates
+
+    def by_depth(self, rates) -> dict:
+        """α cⁿ, n the number of layers with parameters between a tensor's and the head or the first layer."""
+        used = [m["params"] for m in self.case.model["layers"] if m.get("params")]
+        if self.s["depth_like"] == "from the head":
+            used = used[::-1]
+        depth = {n: i for i, names in reversed(list(enumerate(used))) for n in names}
+        return {n: a * self.s["rate_depth"] ** depth.get(n, 0) for n, a in rates.items()}
 
     def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
@@ -415,32 +471,71 @@ class _Run:
 
     # ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def adapt(self, theta, support, kept=None) -> dict:
+    def adapt(self, theta, support, query, kept=None) -> dict:
         """θ₀ … θ_K with each step's loss and gradient."""
         steps = max(self.s["step_count"] or self.case.inner_steps + self.s["steps"], 0)
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
         steps = min(steps, self.s["step_limit"] or steps)
+        steps = steps // (self.s["accumulate"] or 1)
         alpha, steps = self.rates_on(support), steps * self.parts
         state = self.update.start(theta, kept)
-        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state]}
+        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state], "query": query,
+                     "steps": steps, "halvings": []}  # fmt: skip
         for k in range(steps):
             value, g = self.gradient_of(way, k, support)
-            if self.stops(value, g):
+            if self.stops(value, g, way):
                 break
             way["loss_s"].append(value)
             way["grad_s"].append(g)
-            state = self.update.step(state, g, self.rate_of(k, alpha), k)
+            state = self.stepped(way, k, support)
+            if state is None:
+                way["loss_s"].pop(), way["grad_s"].pop()
+                break
             way["theta"].append(state["theta"])
             way["state"].append(state)
         return way
 
-    def stops(self, value, g) -> bool:
-        """Whether the inner loop ends before this step."""
-        norm, loss = self.s["stop_below_norm"], self.s["stop_below_loss"]
-        return bool(norm and side(dot(g, g) - norm * norm) < 0 or loss and side(value - loss) < 0)
+    def stepped(self, way, k, support):
+        """The state after step k; None if the step is not made."""
+        state, g, on_a_rise = way["state"][-1], way["grad_s"][-1], self.s["on_a_rise"]
+        after = lambda: self.update.step(state, g, self.rate_in(way, k), k)  # noqa: E731
+        if on_a_rise in ("nothing", "ends"):
+            return after()
+        rises = lambda new: side(self.loss_on(new["theta"], way, k, support) - way["loss_s"][-1]) > 0  # noqa: E731
+        halvings = way["halvings"]
+        halvings.append(halvings[-1] if halvings and on_a_rise.endswith("from then on") else 0)
+        if on_a_rise == "α halved from then on":
+            halvings[-1] += bool(k > 0 and side(way["loss_s"][-1] - way["loss_s"][-2]) > 0)
+        new = after()
+        if on_a_rise == "ends before it" and rises(new):
+            return None
+        while on_a_rise == "α halved until lower" and halvings[-1] < MOST_HALVINGS and rises(new):
+            halvings[-1] += 1
+            new = after()
+        return new
 
-    def batch_of(self, k, support):
-        """The part of the support set that step k takes."""
+    def loss_on(self, theta, way, k, support):
+        """The loss of step k's batch, at θ."""
+        return self.calculus.loss_and_grad(theta, self.batch_of(way, k, support))[0]
+
+    def stops(self, value, g, way) -> bool:
+        """Whether the inner loop ends before this step."""
+        norm, loss, gain = self.s["stop_below_norm"], self.s["stop_below_loss"], self.s["stop_gain"]
+        if norm and side(dot(g, g) - norm * norm) < 0 or loss and side(value - loss) < 0:
+            return True
+        if not way["loss_s"] or not gain and self.s["on_a_rise"] != "ends":
+            return False
+        before = way["loss_s"][-1]
+        if gain:
+            return bool(side(before - value - gain * (1 if self.s["gain_like"] == "absolute" else before)) < 0)
+        return bool(side(value - before) > 0)
+
+    def batch_of(self, way, k, support):
+        """The part of the support set that step k takes, or another set in its place."""
+        if self.s["steps_on"] != "support":
+            of_query = {"query from the second on": k > 0, "query in the last": k == way["steps"] - 1,
+                        "query in every other": k % 2 == 1, "query in the first": k == 0}  # fmt: skip
+            return way["query"] if of_query[self.s["steps_on"]] else support
         if not self.s["minibatch"]:
             return support
         n = self.s["minibatch"]
@@ -456,13 +551,41 @@ class _Run:
 
     def gradient_of(self, way, k, support) -> tuple:
         """(loss, gradient) that step k descends."""
-        theta, batch = way["theta"][-1], self.batch_of(k, support)
+        theta, batch = self.mixed(way, len(way["theta"]) - 1, "inner"), self.batch_of(way, k, support)
         if not self.s["inner"].startswith("linearised"):
             return self.calculus.loss_and_grad(theta, batch)
         # g₀ + H₀ (θₖ − θ₀)
         start = way["theta"][0]
         value, g = self.calculus.loss_and_grad(start, batch)
         return value, _map(np.add, g, self.calculus.along(start, batch, _map(np.subtract, theta, start)))
+
+    def held_names(self, which: str) -> list[str]:
+        """The tensors of which the passes of the inner loop, or of the query loss, take θ's values."""
+        of, place = self.s[f"{which}_start_of"], self.s[f"{which}_start_tensor"]
+        return [*(group(self.case, of) if of != "nothing" else []), *([named(self.case, place)] if place else [])]
+
+    def mixed(self, way, k, which: str) -> dict:
+        """θₖ, or what a pass takes in its place."""
+        held = self.held_names(which)
+        return {n: way["theta"][0 if n in held else k][n] for n in way["theta"][k]} if held else way["theta"][k]
+
+    def parted(self, v, which: str) -> tuple:
+        """(What flows back to the adapted values, what flows back to θ itself; None if nothing does)."""
+        held = self.held_names(which)
+        if not held:
+            return v, None
+        return tuple({n: x if (n in held) == direct else x * 0 for n, x in v.items()} for direct in (False, True))
+
+    def rate_in(self, way, k) -> dict:
+        """α of step k, on this way."""
+        alpha = self.rate_of(k, way["alpha"])
+        if self.s["rate_last"] and k == way["steps"] - 1:
+            alpha = _map(lambda a: a * self.s["rate_last"], alpha)
+        if self.s["accumulate"] and self.s["accumulate_like"] == "summed":
+            alpha = _map(lambda a: a * self.s["accumulate"], alpha)
+        if way["halvings"] and way["halvings"][k]:
+            alpha = _map(lambda a: a / 2 ** way["halvings"][k], alpha)
+        return alpha
 
     def rate_of(self, k, alpha) -> dict:
         """α of step k."""
@@ -480,16 +603,17 @@ class _Run:
     def pull_back(self, cotangent, k, way, support, query) -> dict:
         """The cotangents of the state before step k: v − Hₖ A v of θ, or what the code at hand makes of it."""
         last, factors, s = len(way["theta"]) - 2, self.s["factors"], self.s
-        alpha = self.rate_of(k, way["alpha"])
+        alpha = self.rate_in(way, k)
         if factors == "updates detached":  # not even weight decay is differentiated
             return cotangent
         out, u = self.update.back(cotangent, way["state"][k], way["grad_s"][k], alpha, k)
         cut = self.detached or {
             "detached": True, "parameters detached": True, "first detached": k == 0, "last detached": k == last,
-            "middle detached": 0 < k < last,
+            "middle detached": 0 < k < last, "odd detached": k % 2 == 1, "even detached": k % 2 == 0,
         }.get(factors, False)  # fmt: skip
         cut = cut or bool(s["through_last"] and k <= last - s["through_last"])
         cut = cut or bool(s["through_first"] and k >= s["through_first"])
+        cut = cut or bool(s["through_from"] and k < s["through_from"])
         if cut:
             return out
         if factors == "without identity":  # v ← −Hₖ A v
@@ -498,25 +622,46 @@ class _Run:
         at = {"at start": 0, "at end": -1, "of query at end": -1, "one step late": k + 1,
               "one step early": max(k - 1, 0)}.get(factors, 0 if linearised else k)  # fmt: skip
         of_query = factors in ("of query", "of query at end")
-        batch = query if of_query else self.batch_of(k, support)
+        batch = query if of_query else self.batch_of(way, k, support)
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
+        if s["vector"] != "what comes back":
+            other = cotangent | {"theta": self.other_vector(k, way, query)}
+            _, u = self.update.back(other, way["state"][k], way["grad_s"][k], alpha, k)
         u = self.factor(u, alpha, support)
-        theta = self.rebuilt(way, k, support) if factors == "of rebuilt steps" else way["theta"][at]
-        h = self.curved(calculus, theta, batch, u)
+        theta = self.mixed(way, at, "inner")
+        if factors == "of rebuilt steps":
+            theta = self.rebuilt(way, k, support)
+        if factors == "halfway":
+            theta = _map(lambda p, q: (p + q) / 2, way["theta"][k], way["theta"][k + 1])
+        h = self.curved(calculus, theta, batch, u, alpha)
         if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
             return out
         if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
             away = _map(np.subtract, way["theta"][k], way["theta"][0])
             out["start"] = _map(np.add, out["start"], calculus.along_twice(way["theta"][0], batch, away, u))
+        h, of_start = self.parted(h, "inner")
+        if of_start is not None:
+            out["start"] = _map(np.add, out["start"], of_start)
         return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
+
+    def other_vector(self, k, way, query) -> dict:
+        """What code multiplies the Hessian of step k by, in the place of what comes back from the steps behind it."""
+        which = self.s["vector"]
+        if which.endswith("support gradient"):
+            return way["grad_s"][k if which.startswith("own") else -1]
+        if which == "displacement":
+            return _map(np.subtract, way["theta"][0], way["theta"][-1])
+        if which == "ones":
+            return _map(lambda p: p * 0 + 1, way["theta"][0])
+        return self.of_query.loss_and_grad(way["theta"][k if which.endswith("its step") else 0], query)[1]
 
     def rebuilt(self, way, k, support) -> dict:
         """θₖ, as code has it that goes back from θ_K: θₖ ← θₖ₊₁ + A g_s(θₖ₊₁)."""
         theta = way["theta"][-1]
         for j in range(len(way["theta"]) - 2, k - 1, -1):
-            _, g = self.calculus.loss_and_grad(theta, self.batch_of(j, support))
-            theta = _map(lambda p, a, x: p + a * x, theta, self.rate_of(j, way["alpha"]), g)
+            _, g = self.calculus.loss_and_grad(theta, self.batch_of(way, j, support))
+            theta = _map(lambda p, a, x: p + a * x, theta, self.rate_in(way, j), g)
         return theta
 
     def factor(self, u, alpha, support) -> dict:
@@ -535,8 +680,10 @@ class _Run:
             u = {n: x * (n == named(self.case, self.s["through_tensor"])) for n, x in u.items()}
         return u
 
-    def curved(self, calculus, theta, batch, u) -> dict:
+    def curved(self, calculus, theta, batch, u, alpha) -> dict:
         """H u, or what the code at hand has for it."""
+        if self.s["difference"]:
+            return self.differences(calculus, theta, batch, u, alpha)
         product = {
             "Hessian": calculus.transposed, "block diagonal": calculus.blocks,
             "lower triangle": functools.partial(calculus.triangle, lower=True),
@@ -544,7 +691,8 @@ class _Run:
             "diagonal twice": calculus.transposed, "no diagonal": calculus.transposed, "g gᵀ": calculus.outer_product,
             "g gᵀ per example": calculus.outer_products, "identity": lambda theta, batch, u: u,
             "positive part": functools.partial(calculus.of_eigenvalues, change=lambda values: np.maximum(values, 0)),
-            "absolute": functools.partial(calculus.of_eigenvalues, change=np.abs),
+            "absolute": functools.partial(calculus.of_eigenvalues, change=np.abs), "row sums": calculus.row_sums,
+            **{change: functools.partial(calculus.by_columns, change=change) for change in BY_COLUMNS},
         }[self.s["curvature"]]  # fmt: skip
         if self.s["rank"]:
             product = functools.partial(calculus.of_eigenvalues, change=functools.partial(_largest, n=self.s["rank"]))
@@ -555,6 +703,17 @@ class _Run:
         if self.s["hessian_times"]:
             h = _map(lambda x: x * self.s["hessian_times"], h)
         return _map(lambda x, y: x + y * self.s["damping"], h, u) if self.s["damping"] else h
+
+    def differences(self, calculus, theta, batch, u, alpha) -> dict:
+        """H u, u = −A v, by differences of gradients along v."""
+        like, h = self.s["difference_like"], self.s["difference"]
+        largest = max((np.max(hold(a)) for a in alpha.values()), default=0)
+        scale = -1 if like.endswith("along α v") or not largest else -largest
+        along = _map(lambda x: x / scale, u)
+        if like.endswith("over |v|"):
+            size = norm(along)
+            h = h / size if side(size) else h
+        return _map(lambda x: x * scale, calculus.difference(theta, batch, along, h, like.startswith("central")))
 
     def back(self, v, end, way, support, query) -> dict:
         """The state's cotangents at the start, from v, that of θ after `end` steps: (I − H₀A) ⋯ (I − H_{end−1}A) v."""
@@ -603,7 +762,7 @@ class _Run:
             return _map(np.add, v, total)
         if self.s["product"] == "implicit steps":
             # (I + Hₖ A)⁻¹ v
-            return self.calculus.solve(way["theta"][k], support, self.rate_of(k, way["alpha"]), v)
+            return self.calculus.solve(way["theta"][k], support, self.rate_in(way, k), v)
         # exp(−Hₖ A) v = v − Hₖ A v + (Hₖ A)² v / 2 − …
         total, term = v, v
         for n in range(1, 60):
@@ -615,7 +774,7 @@ class _Run:
 
     def task(self, theta, support, query, kept=None, statistics=None) -> tuple:
         """(L_q, the cotangents of the state at the start, the way)."""
-        way = self.adapt(theta, support, kept)
+        way = self.adapt(theta, support, query, kept)
         last, calculus = len(way["theta"]) - 1, self.of_query
         if self.s["running"] != "nothing":
             calculus = self.with_statistics(way, support, statistics)
@@ -628,19 +787,33 @@ class _Run:
         terms += [(c, batch, end, self.s[name]) for name, c, batch, end in (
             ("support_weight", self.calculus, support, last), ("support_before_weight", self.calculus, support, 0),
             ("query_before_weight", calculus, query, 0)) if self.s[name]]  # fmt: skip
+        if c := self.s["support_way_weight"]:
+            over = max(last, 1) if self.s["support_way_like"] == "averaged" else 1
+            terms += [(self.calculus, support, end, c / over) for end in range(last)]
         total, value = None, 0
         for of, batch, end, weight in terms:
             at = max(end - 1, 0) if self.s["query"] == "one step early" else end
             loss, v = of.loss_and_grad(self.judged(way, at), batch)
             if end == last and batch is query:
                 way |= {"loss_q": loss, "grad_q": v}
-            cotangent = self.back(v, end, way, support, query)
+            adapted, of_start = self.parted(v, "query")
+            cotangent = self.back(adapted, end, way, support, query)
+            if of_start is not None:
+                cotangent["theta"] = _map(np.add, cotangent["theta"], of_start)
             if share := self.s["second_order_share"]:
                 cotangent["theta"] = _map(lambda x, y, c=share: x * c + y * (1 - c), cotangent["theta"], v)
             cotangent = {n: _map(lambda x, w=weight: x * w, c) for n, c in cotangent.items()}
             total = cotangent if total is None else {n: _map(np.add, t, cotangent[n]) for n, t in total.items()}
             value = value + loss * weight
-        over = count(query) if self.s["loss"] == "query over examples" else 1
+        if c := self.s["outer_proximal"]:
+            # ½ λ |θ_K − θ|²
+            away = _map(np.subtract, way["theta"][last], theta)
+            through = self.back(away, last, way, support, query)["theta"]
+            total["theta"] = _map(lambda t, x, y: t + (x - y) * c, total["theta"], through, away)
+            value = value + dot(away, away) * c / 2
+        n, over = count(query), 1
+        if self.s["loss"] != "right":
+            over = n if self.s["loss"] == "query over examples" else self.number(np.float64(max(n - 1, 1))) / n
         value, total = value / over, {n: _map(lambda x: x / over, t) for n, t in total.items()}
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
@@ -682,7 +855,7 @@ class _Run:
         """θ_end, or the mean of the iterates that stands in its place."""
         shares, thetas = self.shares(way, end), way["theta"]
         if shares is None:
-            return thetas[end]
+            return self.mixed(way, end, "query")
         return _map(lambda *ps: sum(p * c for p, c in zip(ps, shares, strict=True)), *thetas[: end + 1])
 
     def with_statistics(self, way, support, before):
@@ -760,7 +933,7 @@ class _Run:
 
     def averaged(self) -> Result:
         """θ_K averaged over the tasks, and each task's query loss of that."""
-        ways = [self.adapt(self.theta, support) for support, _ in self.tasks]
+        ways = [self.adapt(self.theta, *task) for task in self.tasks]
         count = len(ways)
         middle = _map(lambda *ps: sum(ps[1:], ps[0]) / count, *(way["theta"][-1] for way in ways))
         values, grads = zip(*(self.of_query.loss_and_grad(middle, q) for _, q in self.tasks), strict=True)

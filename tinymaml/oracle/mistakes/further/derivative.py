@@ -191,4 +191,62 @@ MISTAKES: list[Mistake] = [
         "no stop_gradient in any task",
         ({"second_order": "last task"}, {"second_order": "first task"}),
     ),
+    further(
+        "hessian_of_own_gradient", "g_q − α Σₖ Hₖ g_s(θₖ), or the like",
+        "the Hessians are applied to another vector than the one that comes back from the query loss: to the support "
+        "gradient (the derivative of ½|g_s|²), to another query gradient, to θ − θ_K or to 1",
+        "torch.autograd.grad(g, params, grad_outputs=v) with v the query gradient, changed from step to step",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1] with v the query gradient, carried from step to step",
+        tuple({"vector": which} for which in (
+            "own support gradient", "last support gradient", "query gradient at its step", "query gradient at start",
+            "displacement", "ones")),
+        shows="vector",
+    ),
+    further(
+        "hessian_of_halfway", "∏(I − α H((θₖ + θₖ₊₁)/2)) g_q(θ_K)",
+        "each Hessian is taken halfway between the parameters before its step and those after it",
+        "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁",
+        "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁",
+        ({"factors": "halfway"},),
+    ),
+    further(
+        "hessian_by_differences", "Hv ≈ (g(θ + hv) − g(θ − hv)) / 2h, or one-sided",
+        "the products with the Hessian are differences of gradients, whose step h is not small (or is divided by |v|)",
+        "torch.autograd.grad(g, params, grad_outputs=v): exact, and no more work",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1]: exact, and no more work",
+        tuple({"difference": 0.01, "difference_like": like} for like in (
+            "one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v")),
+        free=Free("difference", "h", (0.01, 1e-3, 0.1, 1e-4, 1.0, 1e-5, 1e-6)),
+        shows="difference_like",
+    ),
+    further(
+        "hessian_row_sums", "v ← v − α (Hₖ 1) v, element by element",
+        "the sums of the Hessian's rows stand in the place of the Hessian: the gradient of g.sum(), times v",
+        "torch.autograd.grad(g, params, grad_outputs=v), not grad(sum(x.sum() for x in g), params) * v",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1], not the gradient of the sum of g, times v",
+        ({"curvature": "row sums"},),
+    ),
+    further(
+        "product_laid_out_by_columns", "∏(I − α P Hₖ) g_q(θ_K), P between row-major and column-major order",
+        "each product with the Hessian is flattened by columns and cut up by rows, or the other way round: the entries "
+        "of matrices and filters are mixed up",
+        "one order for both: .reshape(-1) and .reshape(p.shape), without .t() between them",
+        "one order for both: jnp.ravel(h) and jnp.reshape(h, p.shape), neither or both with order='F'",
+        ({"curvature": "flattened by columns"}, {"curvature": "cut by columns"}),
+    ),
+    further(
+        "every_other_step_detached", "the factors of every other step are missing",
+        "the graph of every other inner step is cut",
+        "create_graph=True in every step, not only where k % 2 == 0",
+        "no stop_gradient in every other step",
+        ({"factors": "odd detached"}, {"factors": "even detached"}),
+        shows="factors",
+    ),
+    further(
+        "first_steps_detached", "(I − αH_n) ⋯ (I − αH_{K−1}) g_q(θ_K)",
+        "the graphs of the first n inner steps are cut",
+        "create_graph=True in every step, not only from k >= n on",
+        "no stop_gradient in the first n steps",
+        ({"through_from": 2},), free=Free("through_from", "n", (2, 1, 3, 4, 5), integer=True),
+    ),
 ]  # fmt: skip

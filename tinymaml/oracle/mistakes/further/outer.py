@@ -176,4 +176,34 @@ MISTAKES: list[Mistake] = [
         "the query loss of the adapted parameters only",
         both_ways({"query": "before and after"}),
     ),
+    further(
+        "query_over_one_less", "G N/(N − 1), N the query examples",
+        "the query loss is divided by N − 1, not by N",
+        "the mean over examples: / len(xq), not / (len(xq) - 1)",
+        "jnp.mean over examples, not jnp.sum(…) / (n - 1)",
+        both_ways({"loss": "query over one less"}),
+    ),
+    further(
+        "support_losses_on_the_way_added", "L_q(θ_K) + c Σₖ L_s(θₖ), k < K, or their mean",
+        "the support losses of the inner steps are in the outer loss",
+        "loss(fast, xq, yq) alone after the inner loop: no total that the inner losses were added to",
+        "loss(adapted, xq, yq) alone after the inner loop, without the losses that the scan returns",
+        both_ways({"support_way_weight": 0.1}, {"support_way_weight": 0.1, "support_way_like": "averaged"}),
+        free=Free("support_way_weight", "c", (0.1, 1.0, 0.5, 0.01)),
+    ),
+    further(
+        "outer_proximal_term", "L_q(θ_K) + ½ λ |θ_K − θ|²",
+        "the distance between θ and θ_K is in the outer loss",
+        "loss(fast, xq, yq) alone after the inner loop",
+        "loss(adapted, xq, yq) alone after the inner loop",
+        ({"outer_proximal": 1.0},), free=Free("outer_proximal", "λ", (1.0, 0.1, 0.01, 2.0, 0.5, 1e-3)),
+    ),
+    further(
+        "result_laid_out_by_columns", "P G, P between row-major and column-major order",
+        "the meta-gradients of matrices and filters are flattened by columns and cut up by rows, or the other way "
+        "round",
+        "one order for both: g.reshape(-1) and .reshape(p.shape), without .t() between them",
+        "one order for both: jnp.ravel(g) and jnp.reshape(g, p.shape), neither or both with order='F'",
+        both_ways({"result": "flattened by columns"}, {"result": "cut by columns"}),
+    ),
 ]  # fmt: skip

@@ -203,8 +203,8 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other():
 @pytest.mark.parametrize(("weights", "said", "asked"), [
     (lambda T: [1.0] * (T - 1) + [1 / T], "1, 1/2 for T = 2; 1, 1, 1/3 for T = 3",  # a pair of brackets is missing
      ("quadratic", "tied", "tanh")),
-    pytest.param(lambda T: [0.5 ** max(T - 1, 0)] + [0.5 ** (T - t) for t in range(1, T)], "1/4, 1/4, 1/2 for T = 3",
-                 (), marks=pytest.mark.slow),
+    pytest.param(lambda T: [(t + 1) / (2 * T) for t in range(T)], "1/6, 1/3, 1/2 for T = 3", (),
+                 marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_weights_of_tasks_are_said(weights, said, asked):
     def mine(case):

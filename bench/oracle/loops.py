@@ -9,10 +9,11 @@ import numpy as np
 
 import tinymaml as tm
 from tinymaml import extras
+from tinymaml.oracle import models
 from tinymaml.oracle.catalogue import CATALOGUE
 
 from .further import Changing, Finishing, OfEach, norm_of
-from .mistakes import MAML, Adapting, ByHand, OtherData, create_graph_where, grad, makes
+from .mistakes import MADE, MAML, Adapting, ByHand, OtherData, create_graph_where, grad, makes, outputs
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -1102,3 +1103,242 @@ makes("outer_proximal_term")(
     named(Added, "+ ½ |θ_K − θ|²",
           more=lambda self, fast, s, q: 0.5 * sum(((p - self.theta[n]) ** 2).sum() for n, p in fast.items()))
 )  # fmt: skip
+
+
+# ── the way back ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class GroupDetached(MAML):
+    """the inner gradients of some parameters are detached"""
+
+    of: str
+
+    def gradient(self, fast, batch, k):
+        these = group(self.case, self.of)
+        return {n: g.detach() if n in these else g for n, g in super().gradient(fast, batch, k).items()}
+
+
+class GroupBlind(ByHand):
+    """the inner gradients do not depend on some parameters, as if these were detached"""
+
+    of: str
+
+    def product(self, theta, batch, v):
+        h = super().product(theta, batch, v)
+        return {n: 0 * x if n in group(self.case, self.of) else x for n, x in h.items()}
+
+
+for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices"):
+    makes("group_detached", {"cut_of": _of})(named(GroupDetached, f"detached gradients: {_of}", of=_of))
+    makes("group_detached", {"blind_of": _of})(named(GroupBlind, f"detached values: {_of}", of=_of))
+
+
+@makes("layer_blocks_of_hessian")
+class LayerBlocks(ByHand):
+    """one product per layer"""
+
+    def product(self, theta, batch, v):
+        left, out = list(v), {}
+        for layer in [*self.case.model["layers"], *({"params": [n]} for n in v)]:
+            these = [n for n in layer.get("params", []) if n in left]
+            left = [n for n in left if n not in these]
+            if these:
+                h = super().product(theta, batch, {n: x if n in these else 0 * x for n, x in v.items()})
+                out |= {n: h[n] for n in these}
+        return {n: out[n] for n in v}
+
+
+class OtherExamples(ByHand):
+    """The Hessian of other examples."""
+
+    def batch(self, support, query):
+        return self.examples(support, query)
+
+
+makes("hessian_of_other_examples", {"hessian_on": "support of the first task"})(
+    named(OtherExamples, "xs[0], ys[0]", examples=lambda self, s, q: self.tasks[0][0])
+)
+makes("hessian_of_other_examples", {"hessian_on": "support of the last task"})(
+    named(OtherExamples, "closures see the loop's last xs and ys", examples=lambda self, s, q: self.tasks[-1][0])
+)
+makes("hessian_of_some_examples")(
+    named(OtherExamples, "xs[:1], ys[:1]", examples=lambda self, s, q: (s[0][:1], s[1][:1]))
+)
+
+
+@makes("hessian_of_other_examples", {"hessian_on": "both sets"})
+class HessianOfBoth(ByHand):
+    """the Hessian of ½ (L_s + L_q)"""
+
+    def batch(self, support, query):
+        return support, query
+
+    def product(self, theta, batch, v):
+        h, other = (super(HessianOfBoth, self).product(theta, part, v) for part in batch)
+        return {n: (x + other[n]) / 2 for n, x in h.items()}
+
+
+@makes("second_order_in_one_task", {"second_order": "every other task"})
+class EveryOtherTask(MAML):
+    """create_graph = t % 2 == 0"""
+
+    def gradient(self, fast, batch, k):
+        number = next(t for t, (support, _) in enumerate(self.tasks) if support is batch)
+        return grad(self.support_loss(fast, batch), fast, create_graph=number % 2 == 0 and not self.case.first_order)
+
+
+class Hooked(ByHand):
+    """a hook on the fast weights"""
+
+    def weighted(self, v):
+        for n, x in self.hook(dict(v)).items():
+            v[n] = x
+        return super().weighted(v)
+
+
+makes("scaled_on_the_way_back")(named(Hooked, "v / 2", hook=lambda self, v: {n: x / 2 for n, x in v.items()}))
+makes("clamped_on_the_way_back")(
+    named(Hooked, "v.clip(−0.1, 0.1)", hook=lambda self, v: {n: np.clip(x, -0.1, 0.1) for n, x in v.items()})
+)
+makes("clipped_on_the_way_back")(
+    named(Hooked, "v / max(1, |v|)",
+          hook=lambda self, v: {n: x / max(1.0, np.sqrt(sum(np.sum(y * y) for y in v.values()))) for n, x in v.items()})
+)  # fmt: skip
+
+
+# ── the last of the loops ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@makes("alpha_squared")
+class Squared(MAML):
+    """p − α (α g)"""
+
+    def step(self, fast, g, k):
+        return super().step(fast, {n: self.rate[n] * x for n, x in g.items()}, k)
+
+
+@makes("part_of_the_way")
+class Between(MAML):
+    """torch.lerp(θ, θ_K, ½)"""
+
+    def query_loss(self, fast, batch):
+        return super().query_loss({n: (p + self.theta[n]) / 2 for n, p in fast.items()}, batch)
+
+
+@makes("running_mean_over_tasks", {"outer_momentum": 0.9, "outer_momentum_like": "from the first"})
+class RunningMeanFromTheFirst(OfEach):
+    """m = the first; m = 0.9 m + 0.1 g"""
+
+    def combined(self, grads):
+        mean = grads[0]
+        for g in grads[1:]:
+            mean = 0.9 * mean + (1 - 0.9) * g
+        return mean
+
+
+@makes("divided_in_the_loop", {"outer": "over T in turn"})
+class IndentedTooFar(MAML):
+    """total = (total + loss) / T in the loop"""
+
+    def together(self, losses):
+        total = 0.0
+        for loss in losses:
+            total = (total + loss) / len(losses)
+        return total
+
+
+@makes("divided_in_the_loop", {"outer": "over its number"})
+class OverItsNumber(MAML):
+    """total += loss / (t + 1)"""
+
+    def together(self, losses):
+        return sum(loss / (t + 1) for t, loss in enumerate(losses))
+
+
+makes("gradient_over_k")(
+    named(MAML, "g / K", finish=lambda self, grads: {n: g / max(self.steps, 1) for n, g in grads.items()})
+)
+makes("mean_over_tasks_twice")(
+    named(MAML, "mean(losses) / T", together=lambda self, losses: torch.stack(losses).mean() / len(losses))
+)
+makes("gradient_over_alpha")(
+    named(MAML, "g / α",
+          finish=lambda self, grads: {n: torch.where(self.rate[n] == 0, g, g / self.rate[n]) for n, g in grads.items()})
+)  # fmt: skip
+
+
+class InnerReturned(MAML):
+    """the gradients of the inner steps"""
+
+    def __call__(self):
+        total, out = self.together(self.losses()), {n: torch.zeros_like(p) for n, p in self.theta.items()}
+        for way, (support, _) in zip(self.trace, self.tasks, strict=True):
+            for g in self.chosen([grad(self.support_loss(fast, support), fast) for fast in way["theta"][:-1]]):
+                out = {n: x + g[n] / len(self.tasks) for n, x in out.items()}
+        return {"meta_grad": out, "meta_loss": total.detach()}
+
+
+for _which, _chosen in {
+    "sum of support gradients": lambda self, gs: gs,
+    "mean of support gradients": lambda self, gs: [{n: x / len(gs) for n, x in g.items()} for g in gs],
+    "last support gradient": lambda self, gs: gs[-1:],
+}.items():
+    makes("support_gradients_returned", {"result": _which})(named(InnerReturned, _which, chosen=_chosen))
+
+for _of in ("first layer", "no biases", "vectors", "matrices"):
+    makes("part_without_gradient", {"result": f"{_of} zero"})(
+        named(Silent, f"frozen: {_of}", heard=lambda self, n, of=_of: n not in group(self.case, of))
+    )
+
+
+# ── one of the two passes ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OneForward(MAML):
+    """torch.cat((xs, xq)) goes through the network in the passes of one set"""
+
+    of: str
+
+    def task(self, support, query):
+        self.sets = support, query
+        return super().task(support, query)
+
+    def of_part(self, fast, part):
+        (xs, _), (xq, _) = self.sets
+        library, name = self.framework(), self.case.model["loss"]
+        o = outputs(library, self.case.model, fast, torch.cat((xs, xq)))[part]
+        return library.mean(o) if name == "mean" else getattr(library, name)(o, self.sets[self.of == "query"][1])
+
+    def support_loss(self, fast, batch):
+        return self.of_part(fast, slice(len(batch[0]))) if self.of == "support" else super().support_loss(fast, batch)
+
+    def query_loss(self, fast, batch):
+        rows = slice(len(self.sets[0][0]), None)
+        return self.of_part(fast, rows) if self.of == "query" else super().query_loss(fast, batch)
+
+
+for _of in ("support", "query"):
+    makes("one_forward_for_both", {"data": f"one forward for both sets, in {_of}"})(
+        named(OneForward, f"torch.cat((xs, xq)) in the {_of} passes", of=_of)
+    )
+
+
+def in_one_pass(id: str, of: str, form: int | dict, to: str) -> None:
+    """Registers the code that makes a mistake `form` of `of` in both losses, with an honest pass in one of them."""
+    place = form if isinstance(form, int) else CATALOGUE[of].forms.index(form)
+    made = next(m.mine.__wrapped__ for m in MADE[of] if m.form == place and hasattr(m.mine, "__wrapped__"))
+    passes = {"support": "query_loss", "query": "support_loss"}  # the pass that is honest
+
+    def honest(self, fast, batch):
+        return models.loss_in(models.Torch(), self.case.model)(fast, *batch)
+
+    makes(id, CATALOGUE[of].forms[place] | {"on": to})(
+        named(made, f"{(made.__doc__ or of).strip()}, in the {to} pass alone", **{passes[to]: honest})
+    )
+
+
+for _to in ("support", "query"):
+    in_one_pass("batch_norm_otherwise_once", "unbiased_variance", 0, _to)
+    in_one_pass("batch_norm_otherwise_once", "running_statistics", 0, _to)
+    for _place in range(3):
+        in_one_pass("activation_missing_once", "activation_missing", _place, _to)

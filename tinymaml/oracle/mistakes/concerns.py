@@ -26,7 +26,8 @@ def concerns(form: dict, case) -> bool:
 _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "threshold_like", "kept",
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
               "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
-              "depth_like", "accumulate_like", "difference_like", "support_way_like"}  # fmt: skip
+              "depth_like", "accumulate_like", "difference_like", "support_way_like",
+              "outer_momentum_like"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -116,7 +117,7 @@ def _mixed(layer: str):
 
 def _about_data(case, value) -> bool:
     """Whether the data that the loss sees are others; of shared statistics, whether there are any."""
-    if value in ("one forward for both sets", "statistics of the support set"):
+    if value.startswith("one forward for both sets") or value == "statistics of the support set":
         return "batch_norm" in layers(case)
     if value == "joint":
         return True
@@ -209,6 +210,9 @@ _ABOUT = {
     "factors": lambda case, value: case.inner_steps > 1 or value not in ("one step early", "odd detached"),
     "vector": lambda case, value: case.inner_steps > 0,
     "difference": lambda case, value: case.inner_steps > 0,
+    "hessian_on": lambda case, value: case.tasks > 1 or value == "both sets",
+    "hessian_rows": _examples("support", 1),
+    "judged_share": lambda case, value: case.inner_steps > 0,
     "curvature": lambda case, value: _columns(case, value) if value.endswith("by columns") else True,
     "second_order": _several_tasks,
     "task_count": lambda case, value: case.tasks > value,
@@ -216,7 +220,8 @@ _ABOUT = {
     "query_decay": _several_steps,
     "support_way_weight": lambda case, value: case.inner_steps > 0,
     "outer_proximal": lambda case, value: case.inner_steps > 0,
-    "result": lambda case, value: _columns(case, value) if value.endswith("by columns") else True,
+    "result": lambda case, value: _columns(case, value) if value.endswith("by columns") else {
+        "over steps": case.inner_steps > 1, "over tasks": case.tasks > 1}.get(value, True),
     # what becomes of it
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
     or value == "moved",

@@ -7,6 +7,8 @@ named(case, −1)                                    the parameter in a place
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..arithmetic import hold, side
 from .updates import BY_COLUMNS, TORCH_MORE, Tree, clamped, clipped, map_trees, norm, relaid
 
@@ -40,6 +42,11 @@ def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:
     if s["result"] == "normalised":
         size = norm(grads)
         return map_trees(lambda g: g / size, grads)
+    if s["result"] == "over inner rate":
+        return map_trees(lambda g, a: g / np.where(hold(a) == 0, 1, a), grads, rates())
+    over = {"over steps": case.inner_steps, "over tasks": case.tasks}.get(s["result"])
+    if over:
+        return map_trees(lambda g: g / over, grads)
     times = {"doubled": 2, "negative": -1}.get(s["result"], 1)
     return map_trees(lambda g: g * times, grads)
 

@@ -26,7 +26,7 @@ from ..arithmetic import as_numbers, bits_of, hold, remembered, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named
-from .updates import BY_COLUMNS, Update, clipped, dot, dual, in_order, norm, relaid, share_of_rate, slope
+from .updates import BY_COLUMNS, Update, clamped, clipped, dot, dual, in_order, norm, relaid, share_of_rate, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
@@ -38,7 +38,7 @@ SWITCHES: dict[str, tuple] = {
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
-             "of the first task's size", "of the outer loop", "over one less"),
+             "of the first task's size", "of the outer loop", "over one less", "squared"),
     "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "loss": ("right", "query over examples", "query over one less"),
     "on": ("both", "support", "query"),  # which losses the Options are about
@@ -64,6 +64,8 @@ SWITCHES: dict[str, tuple] = {
     "accumulate_like": ("summed", "averaged"),
     "on_a_rise": ("nothing", "ends", "ends before it", "α halved until lower", "α halved from then on"),
     "gain_like": ("relative", "absolute"),
+    "cut_of": ("nothing", "no biases", *_GROUPS),  # no derivative flows through the inner updates of these tensors,
+    "blind_of": ("nothing", "no biases", *_GROUPS),  # or by the part that these have in the inner gradients
     "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
     "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
     "minibatch_like": ("in turn", "every n-th", "wrapped"),
@@ -84,22 +86,25 @@ SWITCHES: dict[str, tuple] = {
         "even detached",
     ),
     # what each Hessian is applied to
+    # the examples that it is taken on
+    "hessian_on": ("support", "support of the first task", "support of the last task", "both sets"),
     "vector": ("what comes back", "own support gradient", "last support gradient", "query gradient at its step",
                "query gradient at start", "displacement", "ones"),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
               "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
-                  "flattened by columns", "cut by columns"),
+                  "flattened by columns", "cut by columns", "blocks of layers"),
     "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
                 "implicit steps", "averaged Hessians"),
     "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
-    "second_order": ("every task", "first task", "last task"),
+    "second_order": ("every task", "first task", "last task", "every other task"),
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
               "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
-              "log of each", "root mean square"),
+              "log of each", "root mean square", "over T in turn", "over its number"),
+    "outer_momentum_like": ("from 0", "from the first"),
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "weights_like": ("summing to 1", "from 1"),
     "support_way_like": ("summed", "averaged"),
@@ -107,7 +112,9 @@ SWITCHES: dict[str, tuple] = {
         "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",
         "last accumulated", "doubled", "negative",
         "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
-        "accumulated over T", "sign", "flattened by columns", "cut by columns",
+        "accumulated over T", "sign", "flattened by columns", "cut by columns", "over steps", "over tasks",
+        "over inner rate", "first layer zero", "no biases zero", "vectors zero", "matrices zero",
+        "sum of support gradients", "mean of support gradients", "last support gradient",
     ),
 }  # fmt: skip
 
@@ -148,6 +155,7 @@ NUMBERS: dict[str, str] = {
     "clip_inner_value": "inner gradients are clamped to ± this number",
     "inner_threshold": "inner gradients whose size is below this number are 0",
     "iterate_decay": "μ of θ̄ ← μ θ̄ + (1 − μ) θₖ, which is judged in the place of θ_K",
+    "judged_share": "c of θ + c (θ_K − θ), which is judged in the place of θ_K",
     "fast_clamp": "fast weights are clamped to ± this number after each step",
     "adam_first": "β₁ of Adam in the inner loop (None: 0.9)",
     "adam_second": "β₂ of Adam in the inner loop (None: 0.999)",
@@ -157,6 +165,10 @@ NUMBERS: dict[str, str] = {
     "through_last": "only the last n steps have a factor",
     "through_first": "only the first n steps have a factor",
     "through_from": "the first n steps have no factor",
+    "hessian_rows": "each Hessian is that of the first n support examples; of all but the last −n",
+    "back_times": "what comes back is multiplied by this number before each step's factor",
+    "back_clip": "what comes back is clipped to this norm before each step's factor",
+    "back_clamp": "what comes back is clamped to ± this number before each step's factor",
     "difference": "h of differences of gradients, in the place of the product with the Hessian",
     "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
     "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
@@ -289,10 +301,15 @@ class Calculus:
         return {n: number(np.reshape(product[end - np.size(x) : end], np.shape(x)))
                 for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
 
-    def blocks(self, theta: dict, batch, v: dict) -> dict:
-        """H v without the blocks between tensors."""
-        alone = lambda n: {m: x if m == n else x * 0 for m, x in v.items()}  # noqa: E731
-        return {n: self.along(theta, batch, alone(n))[n] for n in v}
+    def blocks(self, theta: dict, batch, v: dict, layers: bool = False) -> dict:
+        """H v without the blocks between tensors, or between layers."""
+        own = {n: n for n in v}  # the tensor or layer of each
+        if layers:
+            used = [layer.get("params", []) for layer in self.model["layers"]]
+            own |= {n: i for i, names in reversed(list(enumerate(used))) for n in names}
+        alone = lambda block: {m: x if own[m] == block else x * 0 for m, x in v.items()}  # noqa: E731
+        products = {block: self.along(theta, batch, alone(block)) for block in own.values()}
+        return {n: products[own[n]][n] for n in v}
 
     def row_sums(self, theta: dict, batch, v: dict) -> dict:
         """(H 1) v, element by element."""
@@ -371,12 +388,13 @@ _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "su
            "support_skipped", "query_skipped", "rate_decimals", "minibatch", "step_count", "step_limit",
            "frozen_tensor", "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank",
            "zero_tensor", "only_result_tensor", "accumulate", "inner_start_tensor", "query_start_tensor",
-           "through_from")  # fmt: skip
+           "through_from", "hessian_rows")  # fmt: skip
 
 
 # Switches that are about what follows the tasks' gradients, so that these are the same for every value.
 AFTER_THE_TASKS = {
-    "second_order", "task_count", "tilt", "outer", "outer_times", "outer_times_of", "outer_rate", "outer_decay",
+    "second_order", "task_count", "tilt", "outer", "outer_momentum_like", "outer_times", "outer_times_of", "outer_rate",
+    "outer_decay",
     "outer_shift", "outer_sign", "outer_momentum", "result", "clip_task", "clip", "clip_tensor", "clamp",
     "zero_tensor", "only_result_tensor",
 }  # fmt: skip
@@ -455,6 +473,8 @@ class _Run:
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
         if self.s["rate"] == "of the outer loop":
             given = dict.fromkeys(names, case.outer_lr)
+        if self.s["rate"] == "squared":
+            given = {n: np.square(a) for n, a in given.items()}
         if self.s["rate_decimals"]:
             given = {n: np.round(a, self.s["rate_decimals"]) for n, a in given.items()}
         if self.s["rate_is"]:
@@ -623,6 +643,12 @@ class _Run:
               "one step early": max(k - 1, 0)}.get(factors, 0 if linearised else k)  # fmt: skip
         of_query = factors in ("of query", "of query at end")
         batch = query if of_query else self.batch_of(way, k, support)
+        if s["hessian_on"] != "support":
+            batch = {"support of the first task": lambda: self.tasks[0][0], "both sets": lambda: [
+                *pieces(batch), *pieces(query)], "support of the last task": lambda: self.tasks[-1][0],
+            }[s["hessian_on"]]()  # fmt: skip
+        if s["hessian_rows"]:
+            batch = first_rows(batch, s["hessian_rows"])
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
         if s["vector"] != "what comes back":
@@ -640,6 +666,8 @@ class _Run:
         if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
             away = _map(np.subtract, way["theta"][k], way["theta"][0])
             out["start"] = _map(np.add, out["start"], calculus.along_twice(way["theta"][0], batch, away, u))
+        if s["blind_of"] != "nothing":
+            h = {n: x * (n not in group(self.case, s["blind_of"])) for n, x in h.items()}
         h, of_start = self.parted(h, "inner")
         if of_start is not None:
             out["start"] = _map(np.add, out["start"], of_start)
@@ -678,6 +706,8 @@ class _Run:
             u = {n: x * (n != named(self.case, self.s["cut_tensor"])) for n, x in u.items()}
         if self.s["through_tensor"]:
             u = {n: x * (n == named(self.case, self.s["through_tensor"])) for n, x in u.items()}
+        if self.s["cut_of"] != "nothing":
+            u = {n: x * (n not in group(self.case, self.s["cut_of"])) for n, x in u.items()}
         return u
 
     def curved(self, calculus, theta, batch, u, alpha) -> dict:
@@ -686,6 +716,7 @@ class _Run:
             return self.differences(calculus, theta, batch, u, alpha)
         product = {
             "Hessian": calculus.transposed, "block diagonal": calculus.blocks,
+            "blocks of layers": functools.partial(calculus.blocks, layers=True),
             "lower triangle": functools.partial(calculus.triangle, lower=True),
             "upper triangle": functools.partial(calculus.triangle, lower=False),
             "diagonal twice": calculus.transposed, "no diagonal": calculus.transposed, "g gᵀ": calculus.outer_product,
@@ -724,12 +755,21 @@ class _Run:
         of = lambda k: v if shares is None else _map(lambda x: x * shares[k], v)  # noqa: E731
         cotangent = zeros | {"theta": of(end)}
         for k in range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1):
+            cotangent["theta"] = self.on_the_way_back(cotangent["theta"])
             cotangent = self.pull_back(cotangent, k, way, support, query)
             if shares is not None:
                 cotangent["theta"] = _map(np.add, cotangent["theta"], of(k))
         if "start" in cotangent:  # θ₀ is remembered
             cotangent["theta"] = _map(np.add, cotangent["theta"], cotangent["start"])
         return cotangent
+
+    def on_the_way_back(self, v) -> dict:
+        """v, as a hook on the fast weights leaves it."""
+        if self.s["back_times"]:
+            v = _map(lambda x: x * self.s["back_times"], v)
+        if self.s["back_clip"]:
+            v = clipped(v, self.s["back_clip"])
+        return _map(lambda x: clamped(x, self.s["back_clamp"]), v) if self.s["back_clamp"] else v
 
     def approximated(self, v, end, way, support, query) -> dict:
         """What stands in the place of the product."""
@@ -843,6 +883,8 @@ class _Run:
         which, mu, one = self.s["iterates"], self.s["iterate_decay"], self.number(np.float64(1))
         if which.startswith("best"):
             return [one * (k == way["best"]) for k in range(end + 1)]
+        if (c := self.s["judged_share"]) and end:
+            return [one - c, *[one * 0] * (end - 1), one * c]
         if mu:
             # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
             return [(one * mu**end if k == 0 else (one - mu) * mu ** (end - k)) for k in range(end + 1)]
@@ -883,7 +925,8 @@ class _Run:
         beta = self.s["outer_rate"] or beta
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
-            self.detached = t != {"first task": 0, "last task": len(self.tasks) - 1}.get(self.s["second_order"], t)
+            self.detached = not {"first task": t == 0, "last task": t == len(self.tasks) - 1,
+                                 "every other task": t % 2 == 0}.get(self.s["second_order"], True)  # fmt: skip
             of_one = functools.partial(self.of_one, theta, support, query, kept, statistics)
             if self.known is None or kept or statistics:
                 value, cotangent, way = of_one()
@@ -958,6 +1001,10 @@ class _Run:
         what = self.s["result"]
         if what == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
+        if what.endswith(("support gradient", "support gradients")):
+            grads = way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]
+            over = max(len(grads), 1) if what.startswith("mean") else 1
+            return _map(lambda x, *gs: sum(gs, x * 0) / over, g, *grads)
         if what in ("accumulated", "last accumulated", "accumulated over T"):  # .grad holds inner gradients too
             over = self.case.tasks if what.endswith("T") else 1
             for inner in way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]:
@@ -978,8 +1025,9 @@ class _Run:
         add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
         total, value = _map(add, *gradients), sum(values[1:], values[0]) / count
         if self.s["outer_momentum"]:
-            mu, grads = self.s["outer_momentum"], _map(lambda g: g * 0, total)
-            for g in gradients:
+            mu, from_0 = self.s["outer_momentum"], self.s["outer_momentum_like"] == "from 0"
+            grads = _map(lambda g: g * 0, total) if from_0 else gradients[0]
+            for g in gradients if from_0 else gradients[1:]:
                 grads = _map(lambda m, x: m * mu + x * (1 - mu), grads, g)
         elif outer == "sum":
             value, grads = value * count, total
@@ -991,6 +1039,12 @@ class _Run:
         elif outer == "weighted by examples":
             sizes = [len(x) for x, _ in self.case.query]
             grads = _map(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
+        elif outer in ("over T in turn", "over its number"):
+            # (⋯ ((0 + G₁)/T + G₂)/T ⋯)/T, or Σ Gₜ/t
+            one, n = self.number(np.float64(1)), count
+            shares = [one / n ** (n - t) if outer == "over T in turn" else one / (t + 1) for t in range(n)]
+            value = sum(v * c for v, c in zip(values, shares, strict=True))
+            grads = _map(lambda *gs: add(*(g * c for g, c in zip(gs, shares, strict=True))), *gradients)
         elif outer == "each normalised":
             grads = _map(lambda *gs: add(*gs) / count, *(clipped(g, 1, always=True) for g in gradients))
         elif outer == "log of each":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import PLACES, further
+from .forms import GROUPS, PLACES, further
 
 MISTAKES: list[Mistake] = [
     further(
@@ -186,10 +186,10 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "second_order_in_one_task", "∏(I − αHₖ) g_q(θ_K) in one task, g_q(θ_K) in the others",
-        "only the first or only the last task is differentiated through; the others are first order",
+        "only the first, only the last or only every other task is differentiated through; the others are first order",
         "create_graph=True in every task",
         "no stop_gradient in any task",
-        ({"second_order": "last task"}, {"second_order": "first task"}),
+        ({"second_order": "last task"}, {"second_order": "first task"}, {"second_order": "every other task"}),
     ),
     further(
         "hessian_of_own_gradient", "g_q − α Σₖ Hₖ g_s(θₖ), or the like",
@@ -248,5 +248,56 @@ MISTAKES: list[Mistake] = [
         "create_graph=True in every step, not only from k >= n on",
         "no stop_gradient in the first n steps",
         ({"through_from": 2},), free=Free("through_from", "n", (2, 1, 3, 4, 5), integer=True),
+    ),
+    further(
+        "group_detached", "∏(I − Hₖ A′) g_q(θ_K), A′ without some parameters; or ∏(I − H′ₖ A) …",
+        "no derivative flows through the inner updates of some parameters, or by the part that they have in the inner "
+        "gradients of all",
+        "no .detach() on the inner gradients or on the fast weights of a part of the network",
+        "no stop_gradient on the inner gradients or on a part of the parameters",
+        tuple({what: of} for what in ("cut_of", "blind_of") for of in GROUPS),
+    ),
+    further(
+        "layer_blocks_of_hessian", "∏(I − α blocks(Hₖ)) g_q(θ_K), a block per layer",
+        "the Hessian's blocks between layers are missing",
+        "one torch.autograd.grad(loss, all parameters, create_graph=True); not one per layer",
+        "jax.grad over the whole tree; not one layer at a time with the others under stop_gradient",
+        ({"curvature": "blocks of layers"},),
+    ),
+    further(
+        "hessian_of_other_examples", "∏(I − α H′ₖ) g_q(θ_K), H′ of another support set, or of both sets",
+        "the Hessians are taken on another task's support set (the first or the last), or on both sets",
+        "the product of loss(fast, xs[t], ys[t]): closures that are made in a loop see its last xs and ys",
+        "the product of loss(params, xs[t], ys[t]): functions that are made in a loop see its last xs and ys",
+        tuple({"hessian_on": on} for on in ("support of the first task", "support of the last task", "both sets")),
+        shows="hessian_on",
+    ),
+    further(
+        "hessian_of_some_examples", "∏(I − α H′ₖ) g_q(θ_K), H′ of the first n support examples",
+        "the Hessians are those of some support examples (−n: of all but the last n)",
+        "the product of the whole support loss: loss(fast, xs, ys)",
+        "the product of the whole support loss: loss(params, xs, ys)",
+        ({"hessian_rows": 1},), free=Free("hessian_rows", "n", (1, -1, 2, 3, 4, 5, -2), integer=True),
+    ),
+    further(
+        "scaled_on_the_way_back", "∏ c (I − αHₖ) g_q(θ_K)",
+        "what comes back is multiplied by a number in each step",
+        "v = v - lr * hvp(v); no register_hook on the fast weights",
+        "v = v - lr * hvp(v); no custom_vjp of the identity on the carry",
+        ({"back_times": 0.5},), free=Free("back_times", "c", (0.5, 0.9, 0.99, 2.0, 0.1)),
+    ),
+    further(
+        "clipped_on_the_way_back", "v ← (I − αHₖ) (v · min(1, c/|v|))",
+        "what comes back is clipped to a norm before each step's factor",
+        "v = v - lr * hvp(v); no register_hook with a clip on the fast weights",
+        "v = v - lr * hvp(v); no custom_vjp with a clip on the carry",
+        ({"back_clip": 1.0},), free=Free("back_clip", "c", (1.0, 0.5, 0.1, 10.0, 5.0, 0.25)),
+    ),
+    further(
+        "clamped_on_the_way_back", "v ← (I − αHₖ) clamp(v, −c, c)",
+        "each element of what comes back is clamped before each step's factor",
+        "v = v - lr * hvp(v); no register_hook(lambda g: g.clamp(-c, c)) on the fast weights",
+        "v = v - lr * hvp(v); no custom_vjp with jnp.clip on the carry",
+        ({"back_clamp": 0.1},), free=Free("back_clamp", "c", (0.1, 1.0, 0.5, 10.0, 5.0, 0.01)),
     ),
 ]  # fmt: skip

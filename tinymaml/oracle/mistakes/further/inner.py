@@ -345,6 +345,13 @@ MISTAKES: list[Mistake] = [
         both_ways({"iterate_decay": 0.9}), free=Free("iterate_decay", "μ", (0.9, 0.5, 0.99, 0.999, 0.1)),
     ),
     further(
+        "part_of_the_way", "L_q(θ + c (θ_K − θ))",
+        "the query loss is that of a point between θ and θ_K (or beyond it)",
+        "judge the fast weights after the last step; no torch.lerp of them and the parameters",
+        "judge the carry after the scan; no interpolation between it and the parameters",
+        both_ways({"judged_share": 0.5}), free=Free("judged_share", "c", (0.5, 0.9, 0.1, 2.0, 0.25, 0.75)),
+    ),
+    further(
         "sign_of_gradient", "θ ← θ − α sign(g)",
         "the inner steps go along the sign of the gradient",
         "p - lr * g, not p - lr * g.sign()",
@@ -465,6 +472,13 @@ MISTAKES: list[Mistake] = [
         "the same lr in every inner step",
         "the same lr in every step of the scan",
         both_ways({"rate_last": 0.5}), free=Free("rate_last", "c", (0.5, 0.1, 2.0, 10.0)),
+    ),
+    further(
+        "alpha_squared", "α → α²",
+        "α is there twice: the gradient was multiplied by it already",
+        "p - lr * g, where g is the gradient itself",
+        "p - lr * g, where g is the gradient itself",
+        both_ways({"rate": "squared"}),
     ),
     further(
         "alpha_by_depth", "α → α cⁿ, n layers from the head, or from the first layer",

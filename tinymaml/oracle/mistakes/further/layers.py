@@ -36,7 +36,16 @@ MISTAKES: list[Mistake] = [
         "support and query go through the network in one batch, so that they share batch norm's statistics",
         "one forward pass for the support set and another for the query set; no torch.cat((xs, xq))",
         "one forward pass for the support set and another for the query set; no jnp.concatenate((xs, xq))",
-        both_ways({"data": "one forward for both sets"}),
+        both_ways({"data": "one forward for both sets"}) + (
+            {"data": "one forward for both sets, in support"}, {"data": "one forward for both sets, in query"}),
+    ),
+    further(
+        "batch_norm_otherwise_once", "1/√(σ² N/(N − 1) + ε), or statistics 0 and 1, in one of the two losses",
+        "batch norm has the unbiased variance, or a fresh network's running statistics, in one of the two losses: the "
+        "inner or the outer one",
+        "the batch's own statistics, with the biased variance, in both passes: no model.eval() between them",
+        "the batch's own statistics, with ddof=0, in both passes: use_running_average=False",
+        on_each(how(unbiased=True))[1:] + on_each(how(running_statistics=True))[1:],
     ),
     further(
         "batch_norm_epsilon", "1/√(σ² + ε′)",
@@ -299,6 +308,14 @@ MISTAKES: list[Mistake] = [
         "call torch.tanh (F.relu, …) wherever the case has an activation, behind the last hidden layer too",
         "call jnp.tanh (jax.nn.relu, …) wherever the case has an activation, behind the last hidden layer too",
         tuple(how(network=f"{which} missing") for which in ("activations", "first activation", "last activation")),
+    ),
+    further(
+        "activation_missing_once", "the identity in the place of activations, in one of the two losses",
+        "the forward pass of one of the two losses (the inner or the outer one) lacks an activation",
+        "one forward pass for both losses",
+        "one forward pass for both losses",
+        tuple(form for which in ("activations", "first activation", "last activation")
+              for form in on_each(how(network=f"{which} missing"))[1:]),
     ),
     further(
         "activation_twice", "f(f(x))",

@@ -41,7 +41,7 @@ def channels() -> cases.Case:
 
 def special() -> list:
     """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels, a stride
-    before a mean over pixels, steps that raise the loss."""
+    before a mean over pixels, steps that raise the loss, an α for each element."""
     uneven = cases.draw("tanh 1-2-1 mse", 7, id="uneven", tasks=3, unequal=True)
     inexact = dataclasses.replace(
         uneven, id="inexact", inner_lr=0.1, params={n: p / 3 for n, p in uneven.params.items()},
@@ -52,7 +52,8 @@ def special() -> list:
     lacking = dataclasses.replace(classes, support=[(x, np.where(y == 0, 1, y)), *others])
     strided = cases.draw("image 4x4x1 c2x2x2s2 tanh 2", 3, id="strided", shots=4)
     rising = cases.draw("tanh 1-2-1 mse", 4, id="rising", inner_steps=4, inner_lr=0.5)
-    return [uneven, inexact, lacking, channels(), strided, rising]
+    rates = cases.draw("tanh 1-2-1 mse", 0, id="rates", per_parameter=True)
+    return [uneven, inexact, lacking, channels(), strided, rising, rates]
 
 
 def values(case, names: list[str]) -> tuple[np.ndarray, np.ndarray]:

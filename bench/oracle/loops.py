@@ -13,7 +13,7 @@ from tinymaml.oracle import models
 from tinymaml.oracle.catalogue import CATALOGUE
 
 from .further import Changing, Finishing, OfEach, norm_of
-from .mistakes import MADE, MAML, Adapting, ByHand, OtherData, create_graph_where, grad, makes, outputs
+from .mistakes import MADE, MAML, Adapting, ByHand, Layers, OtherData, create_graph_where, grad, makes, outputs
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -762,7 +762,7 @@ class RowSums(ByHand):
 class Differences(ByHand):
     """(g(θ + hv) − g(θ)) / h, times α"""
 
-    h, central, over_norm = 0.01, False, False
+    h, central, over_norm, times = 0.01, False, False, 1
 
     def weighted(self, v):  # α comes after the difference, if there is one α
         self.largest = max(float(np.max(a)) for a in self.rate.values())
@@ -772,7 +772,7 @@ class Differences(ByHand):
         h = self.h / np.sqrt(sum(np.sum(x * x) for x in v.values())) if self.over_norm else self.h
         g = lambda by: tm.grad(self.loss)({n: p + by * v[n] for n, p in theta.items()}, *batch)  # noqa: E731
         up, down, width = g(h), g(-h) if self.central else g(0.0), 2 * h if self.central else h
-        return {n: self.largest * (up[n] - down[n]) / width for n in v}
+        return {n: self.times * self.largest * (up[n] - down[n]) / width for n in v}
 
 
 @makes("hessian_by_differences", {"difference": 0.01, "difference_like": "one-sided, along α v"})
@@ -963,20 +963,25 @@ for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "ma
 class LittleGain(MAML):
     """if before - loss < 0.1 * before: break"""
 
-    relative = True
+    share = staticmethod(lambda before: before)
 
     def adapt(self, fast, batch):
         before = None
         for k in range(self.steps):
             loss = self.support_loss(fast, batch).item()
-            if before is not None and before - loss < 0.1 * (before if self.relative else 1):
+            if before is not None and before - loss < 0.1 * self.share(before):
                 break
             before, fast = loss, self.step(fast, self.gradient(fast, batch, k), k)
         return fast
 
 
 makes("early_stop_by_gain", {"stop_gain": 0.1, "gain_like": "absolute"})(
-    named(LittleGain, "if before - loss < 0.1: break", relative=False)
+    named(LittleGain, "if before - loss < 0.1: break", share=staticmethod(lambda before: 1))
+)
+
+
+makes("early_stop_by_gain", {"stop_gain": 0.1, "gain_like": "of its size"})(
+    named(LittleGain, "if loss > before - 0.1 * abs(before): break", share=staticmethod(abs))
 )
 
 
@@ -1342,3 +1347,107 @@ for _to in ("support", "query"):
     in_one_pass("batch_norm_otherwise_once", "running_statistics", 0, _to)
     for _place in range(3):
         in_one_pass("activation_missing_once", "activation_missing", _place, _to)
+
+
+# ── counts, rates and statistics of the other set ───────────────────────────────────────────────────────────────────
+
+
+class OtherCount(MAML):
+    """the sum over one set, divided by the number of the other one's examples"""
+
+    of = "query"
+
+    def task(self, support, query):
+        self.counts = {"support": len(support[1]), "query": len(query[1])}
+        return super().task(support, query)
+
+    def support_loss(self, fast, batch):
+        more = self.counts["support"] / self.counts["query"] if self.of == "support" else 1
+        return super().support_loss(fast, batch) * more
+
+    def query_loss(self, fast, batch):
+        more = self.counts["query"] / self.counts["support"] if self.of == "query" else 1
+        return super().query_loss(fast, batch) * more
+
+
+makes("query_over_support_count")(OtherCount)
+makes("alpha_over_query_count")(named(OtherCount, "the support loss over the query's number", of="support"))
+
+
+@makes("rate_outside_of_hessian")
+class RateOutside(ByHand):
+    """v − α (H v)"""
+
+    def weighted(self, v):
+        return v
+
+    def product(self, theta, batch, v):
+        return {n: self.rate[n] * h for n, h in super().product(theta, batch, v).items()}
+
+
+for _like, _more in {
+    "central, undivided": {"central": True, "times": 2}, "one-sided, halved": {"times": 0.5},
+    "central, undivided, over |v|": {"central": True, "over_norm": True, "times": 2},
+}.items():  # fmt: skip
+    makes("hessian_by_differences", {"difference": 0.01, "difference_like": _like})(
+        named(Differences, f"differences, {_like}", **_more)
+    )
+
+
+class KeptStatistics(MAML):
+    """The query set is normalised by what a pass over the support set has kept."""
+
+    at_end, unbiased, held = False, False, False
+
+    def task(self, support, query):
+        library, over = Layers(), lambda x: tuple(range(x.ndim - 1))
+
+        def batch_norm(x, gamma, beta):
+            place = len(self.used)
+            mean, variance = x.mean(over(x)), x.var(over(x), unbiased=False)
+            constant = (mean.detach(), variance.detach())
+            self.used.append((mean, x.var(over(x), unbiased=self.unbiased and x.numel() > x.shape[-1])))
+            if self.evaluating:
+                mean, variance = self.kept[place]
+            elif self.held:
+                mean, variance = constant
+            return (x - mean) / torch.sqrt(variance + models.EPS) * gamma + beta
+
+        library.batch_norm = batch_norm
+        honest, self.used, self.kept, self.evaluating = models.loss_in(library, self.case.model), [], [], False
+
+        def loss(params, x, y):
+            self.used.clear()
+            value = honest(params, x, y)
+            if not self.evaluating:
+                self.kept = [self.of_support(*pair) for pair in self.used]
+            return value
+
+        self.loss = loss
+        fast = self.adapt(self.theta, support)
+        if self.at_end:
+            self.loss(fast, *support)
+        self.evaluating = bool(self.kept)
+        return self.query_loss(fast, query)
+
+    def of_support(self, mean, variance):
+        return mean.detach(), variance.detach()
+
+
+for _which in ("biased", "unbiased"):
+    _form = {"running": _which, "running_momentum": 1.0}
+    makes("last_statistics_for_query", _form)(
+        named(KeptStatistics, f"{_which} statistics of the last inner step", unbiased=_which == "unbiased")
+    )
+    makes("last_statistics_for_query", _form | {"how": {"norm": "statistics held"}})(
+        named(KeptStatistics, f"{_which} statistics, detached in every pass", unbiased=_which == "unbiased", held=True)
+    )
+makes("support_statistics_for_query",
+      {"data": "statistics of the support set", "on": "query", "how": {"norm": "statistics held"}})(
+    named(KeptStatistics, "the support set's statistics, detached", at_end=True)
+)  # fmt: skip
+makes("support_statistics_for_query",
+      {"data": "statistics of the support set", "on": "query", "how": {"unbiased": True}})(
+    named(KeptStatistics, "the support set's statistics, unbiased", at_end=True, unbiased=True,
+          of_support=lambda self, mean, variance: (mean, variance))
+)  # fmt: skip

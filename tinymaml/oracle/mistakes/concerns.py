@@ -208,6 +208,7 @@ _ABOUT = {
     "through_first": _several_steps,
     "through_from": lambda case, value: case.inner_steps > 0,
     "factors": lambda case, value: case.inner_steps > 1 or value not in ("one step early", "odd detached"),
+    "factor_rate": lambda case, value: value != "outside" or isinstance(case.inner_lr, dict) or case.adapt is not None,
     "vector": lambda case, value: case.inner_steps > 0,
     "difference": lambda case, value: case.inner_steps > 0,
     "hessian_on": lambda case, value: case.tasks > 1 or value == "both sets",

@@ -38,9 +38,9 @@ SWITCHES: dict[str, tuple] = {
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
-             "of the first task's size", "of the outer loop", "over one less", "squared"),
+             "of the first task's size", "of the outer loop", "over one less", "over query count", "squared"),
     "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
-    "loss": ("right", "query over examples", "query over one less"),
+    "loss": ("right", "query over examples", "query over one less", "query over support count"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
     # the inner loop
@@ -63,7 +63,7 @@ SWITCHES: dict[str, tuple] = {
                  "query in the first"),
     "accumulate_like": ("summed", "averaged"),
     "on_a_rise": ("nothing", "ends", "ends before it", "α halved until lower", "α halved from then on"),
-    "gain_like": ("relative", "absolute"),
+    "gain_like": ("relative", "absolute", "of its size"),
     "cut_of": ("nothing", "no biases", *_GROUPS),  # no derivative flows through the inner updates of these tensors,
     "blind_of": ("nothing", "no biases", *_GROUPS),  # or by the part that these have in the inner gradients
     "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
@@ -93,10 +93,11 @@ SWITCHES: dict[str, tuple] = {
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
               "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
                   "flattened by columns", "cut by columns", "blocks of layers"),
-    "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v"),
+    "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v",
+                        "central, undivided", "central, undivided, over |v|", "one-sided, halved"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
                 "implicit steps", "averaged Hessians"),
-    "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
+    "factor_rate": ("α", "missing", "squared", "times examples", "over examples", "outside"),
     "second_order": ("every task", "first task", "last task", "every other task"),
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
@@ -319,10 +320,12 @@ class Calculus:
         """H v, each tensor of it with its entries in another order."""
         return _map(functools.partial(relaid, change=change), self.transposed(theta, batch, v))
 
-    def difference(self, theta: dict, batch, v: dict, h, central: bool) -> dict:
-        """(g(θ + hv) − g(θ)) / h, or (g(θ + hv) − g(θ − hv)) / 2h."""
+    def difference(self, theta: dict, batch, v: dict, h, like: str) -> dict:
+        """(g(θ + hv) − g(θ)) / h, or (g(θ + hv) − g(θ − hv)) / 2h; "undivided", over h; "halved", over 2h."""
+        central = like.startswith("central")
         at = lambda step: self.loss_and_grad(_map(lambda p, x: p + x * step, theta, v), batch)[1]  # noqa: E731
-        low, over = (at(-h), h * 2) if central else (self.loss_and_grad(theta, batch)[1], h)
+        low = at(-h) if central else self.loss_and_grad(theta, batch)[1]
+        over = h * 2 if central and "undivided" not in like or like.endswith("halved") else h
         return _map(lambda a, b: (a - b) / over, at(h), low)
 
     def outer_product(self, theta: dict, batch, v: dict) -> dict:
@@ -444,14 +447,15 @@ class _Run:
                     tasks = [(*task[:i], change(task[i], n), *task[i + 1 :]) for task in tasks]
         return tasks
 
-    def rates_on(self, support) -> dict:
-        """α, as the code at hand has it for a task with this support set."""
+    def rates_on(self, support, query) -> dict:
+        """α, as the code at hand has it for a task with these sets."""
         y, n = pieces(support)[0][1], count(support)
         first, steps = len(self.case.support[0][0]), max(self.case.inner_steps, 1)
         times = {
             "times examples": n, "times elements": y.size if "mse" in self.case.model["loss"] else n,
             "over examples": 1 / n, "over steps": 1 / steps, "over tasks": 1 / self.case.tasks,
             "of the first task's size": n / first, "over one less": n / max(n - 1, 1),
+            "over query count": n / count(query),
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
         times, these = self.s["rate_times"] or 1, group(self.case, self.s["rate_times_of"])
@@ -497,7 +501,7 @@ class _Run:
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
         steps = min(steps, self.s["step_limit"] or steps)
         steps = steps // (self.s["accumulate"] or 1)
-        alpha, steps = self.rates_on(support), steps * self.parts
+        alpha, steps = self.rates_on(support, query), steps * self.parts
         state = self.update.start(theta, kept)
         way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state], "query": query,
                      "steps": steps, "halvings": []}  # fmt: skip
@@ -547,7 +551,9 @@ class _Run:
             return False
         before = way["loss_s"][-1]
         if gain:
-            return bool(side(before - value - gain * (1 if self.s["gain_like"] == "absolute" else before)) < 0)
+            like = self.s["gain_like"]
+            of = 1 if like == "absolute" else before * side(before) if like == "of its size" else before
+            return bool(side(before - value - gain * of) < 0)
         return bool(side(value - before) > 0)
 
     def batch_of(self, way, k, support):
@@ -660,7 +666,11 @@ class _Run:
             theta = self.rebuilt(way, k, support)
         if factors == "halfway":
             theta = _map(lambda p, q: (p + q) / 2, way["theta"][k], way["theta"][k + 1])
-        h = self.curved(calculus, theta, batch, u, alpha)
+        if s["factor_rate"] == "outside":  # A Hₖ v
+            h = self.curved(calculus, theta, batch, _map(lambda x: x * -1, cotangent["theta"]), alpha)
+            h = _map(np.multiply, h, alpha)
+        else:
+            h = self.curved(calculus, theta, batch, u, alpha)
         if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
             return out
         if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
@@ -698,7 +708,7 @@ class _Run:
         if of == "missing":
             # Hₖ v; what does not adapt has no part in it
             u = _map(lambda x, a: np.where(hold(a) == 0, x, x / np.where(hold(a) == 0, 1, a)), u, alpha)
-        elif of != "α":
+        elif of not in ("α", "outside"):
             by = {"squared": alpha, "times examples": dict.fromkeys(u, n)}
             by["over examples"] = dict.fromkeys(u, self.number(np.float64(1)) / n)
             u = _map(np.multiply, u, by[of])
@@ -744,7 +754,7 @@ class _Run:
         if like.endswith("over |v|"):
             size = norm(along)
             h = h / size if side(size) else h
-        return _map(lambda x: x * scale, calculus.difference(theta, batch, along, h, like.startswith("central")))
+        return _map(lambda x: x * scale, calculus.difference(theta, batch, along, h, like))
 
     def back(self, v, end, way, support, query) -> dict:
         """The state's cotangents at the start, from v, that of θ after `end` steps: (I − H₀A) ⋯ (I − H_{end−1}A) v."""
@@ -853,7 +863,8 @@ class _Run:
             value = value + dot(away, away) * c / 2
         n, over = count(query), 1
         if self.s["loss"] != "right":
-            over = n if self.s["loss"] == "query over examples" else self.number(np.float64(max(n - 1, 1))) / n
+            of = {"examples": n * n, "one less": max(n - 1, 1), "support count": count(support)}
+            over = self.number(np.float64(of[self.s["loss"].removeprefix("query over ")])) / n
         value, total = value / over, {n: _map(lambda x: x / over, t) for n, t in total.items()}
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
@@ -1067,7 +1078,7 @@ class _Run:
         else:
             # 1/T Σₜ
             grads = _map(lambda g: g / count, total)
-        rates = lambda: self.rates_on(self.tasks[0][0])  # noqa: E731
+        rates = lambda: self.rates_on(*self.tasks[0])  # noqa: E731
         return value, finished(self.s, grads, self.theta, self.case, rates)
 
 

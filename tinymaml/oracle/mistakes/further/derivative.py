@@ -171,6 +171,14 @@ MISTAKES: list[Mistake] = [
         ({"factor_rate": "missing"},),
     ),
     further(
+        "rate_outside_of_hessian", "∏(I − A Hₖ) g_q(θ_K)",
+        "each parameter has its own α, and it is multiplied behind the Hessian: the transpose of I − HA is needed, and "
+        "the product taken from the other side",
+        "v = v - hvp({n: lr[n] * v[n]}): α before the Hessian, not lr[n] * hvp(v)[n]",
+        "v = v - hvp(lr * v): α before the Hessian, not lr * hvp(v)",
+        ({"factor_rate": "outside"},), special=True,
+    ),
+    further(
         "rate_squared_in_factor", "∏(I − α²Hₖ) g_q(θ_K)",
         "α is there twice in the Hessian term",
         "v = v - lr * hvp(v), where hvp has no lr of its own",
@@ -211,11 +219,13 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "hessian_by_differences", "Hv ≈ (g(θ + hv) − g(θ − hv)) / 2h, or one-sided",
-        "the products with the Hessian are differences of gradients, whose step h is not small (or is divided by |v|)",
+        "the products with the Hessian are differences of gradients, whose step h is not small (or is divided by |v|), "
+        "or that are divided by another number than their width",
         "torch.autograd.grad(g, params, grad_outputs=v): exact, and no more work",
         "jax.jvp(jax.grad(loss), (params,), (v,))[1]: exact, and no more work",
         tuple({"difference": 0.01, "difference_like": like} for like in (
-            "one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v")),
+            "one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v",
+            "central, undivided", "central, undivided, over |v|", "one-sided, halved")),
         free=Free("difference", "h", (0.01, 1e-3, 0.1, 1e-4, 1.0, 1e-5, 1e-6)),
         shows="difference_like",
     ),

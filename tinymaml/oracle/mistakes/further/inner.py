@@ -281,11 +281,12 @@ MISTAKES: list[Mistake] = [
         shows="decay_of",
     ),
     further(
-        "early_stop_by_gain", "the inner loop ends where L_s(θₖ₋₁) − L_s(θₖ) < c, or c L_s(θₖ₋₁)",
+        "early_stop_by_gain", "the inner loop ends where L_s(θₖ₋₁) − L_s(θₖ) < c, c L_s(θₖ₋₁) or c |L_s(θₖ₋₁)|",
         "the inner loop stops early: where a step has not lowered the support loss by enough, no further step is made",
         "for _ in range(case.inner_steps), without break",
         "lax.scan over all inner steps, not lax.while_loop with a tolerance",
-        both_ways({"stop_gain": 0.1}, {"stop_gain": 0.1, "gain_like": "absolute"}),
+        both_ways({"stop_gain": 0.1}, {"stop_gain": 0.1, "gain_like": "absolute"},
+                   {"stop_gain": 0.1, "gain_like": "of its size"}),
         free=Free("stop_gain", "c", (0.1, 0.01, 1e-3, 1e-4, 0.05, 0.5, 0.2, 1e-5, 1e-6)),
     ),
     further(
@@ -472,6 +473,13 @@ MISTAKES: list[Mistake] = [
         "the same lr in every inner step",
         "the same lr in every step of the scan",
         both_ways({"rate_last": 0.5}), free=Free("rate_last", "c", (0.5, 0.1, 2.0, 10.0)),
+    ),
+    further(
+        "alpha_over_query_count", "α → α N_s / N_q",
+        "the support loss is divided by the number of query examples",
+        "/ len(xs) in the support loss, not / len(xq)",
+        "/ len(xs) in the support loss, not / len(xq)",
+        both_ways({"rate": "over query count"}),
     ),
     further(
         "alpha_squared", "α → α²",

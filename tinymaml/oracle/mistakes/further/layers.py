@@ -29,7 +29,17 @@ MISTAKES: list[Mistake] = [
         "the query set is normalised by the statistics of the support set",
         "normalise each batch by its own statistics",
         "normalise each batch by its own statistics",
-        both_ways({"data": "statistics of the support set"}),
+        both_ways({"data": "statistics of the support set"})
+        + tuple({"data": "statistics of the support set", "on": "query"} | how(**more)
+                for more in ({"norm": "statistics held"}, {"unbiased": True})),
+    ),
+    further(
+        "last_statistics_for_query", "batch norm's statistics of the query pass: those of the last inner step",
+        "the query set is normalised by the statistics that the last inner step has left, as constants",
+        "normalise each batch by its own statistics: no model.eval(), no statistics that are kept",
+        "normalise each batch by its own statistics: no use_running_average=True, no batch_stats that are kept",
+        tuple({"running": which, "running_momentum": 1.0} | more for which in ("biased", "unbiased")
+              for more in ({}, DETACHED, how(norm="statistics held"))),
     ),
     further(
         "one_forward_for_both", "batch norm's statistics of support and query together",

@@ -187,6 +187,13 @@ MISTAKES: list[Mistake] = [
         both_ways({"loss": "query over one less"}),
     ),
     further(
+        "query_over_support_count", "G N_q / N_s",
+        "the query loss is divided by the number of support examples",
+        "/ len(xq) in the query loss, not / len(xs)",
+        "/ len(xq) in the query loss, not / len(xs)",
+        both_ways({"loss": "query over support count"}),
+    ),
+    further(
         "support_losses_on_the_way_added", "L_q(θ_K) + c Σₖ L_s(θₖ), k < K, or their mean",
         "the support losses of the inner steps are in the outer loss",
         "loss(fast, xq, yq) alone after the inner loop: no total that the inner losses were added to",

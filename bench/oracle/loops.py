@@ -13,7 +13,18 @@ from tinymaml.oracle import models
 from tinymaml.oracle.catalogue import CATALOGUE
 
 from .further import Changing, Finishing, OfEach, norm_of
-from .mistakes import MADE, MAML, Adapting, ByHand, Layers, OtherData, create_graph_where, grad, makes, outputs
+from .mistakes import (
+    MADE,
+    MAML,
+    Adapting,
+    ByHand,
+    Layers,
+    OtherData,
+    create_graph_where,
+    grad,
+    makes,
+    outputs,
+)
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -1451,3 +1462,65 @@ makes("support_statistics_for_query",
     named(KeptStatistics, "the support set's statistics, unbiased", at_end=True, unbiased=True,
           of_support=lambda self, mean, variance: (mean, variance))
 )  # fmt: skip
+
+
+# ── from one task to the next ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class GroupLeaks(MAML):
+    """p.data.copy_(fast): some parameters start where the task before has left them"""
+
+    of: str
+
+    def losses(self):
+        out, start = [], self.theta
+        for support, query in self.tasks:
+            fast = self.adapt(start, support)
+            out.append(self.query_loss(fast, query))
+            # the same leaf with another value: what is added is a constant
+            moved = {n: p + (fast[n] - p).detach() for n, p in self.theta.items()}
+            start = {n: moved[n] if n in of_kind(self.case, self.of) else p for n, p in start.items()}
+        return out
+
+
+for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices", "batch norm"):
+    makes("group_leaks", {"start": "leaked, detached", "start_of": _of})(named(GroupLeaks, f"in place: {_of}", of=_of))
+
+
+class TaskByTask(MAML):
+    """What a task does depends on its place."""
+
+    place = -1
+
+    def task(self, support, query):
+        self.place += 1
+        self.steps = self.count(self.case.inner_steps)
+        return super().task(support, query)
+
+    def count(self, steps):
+        return steps
+
+
+for _which, _count in {
+    "the first task": lambda self, steps: 0 if self.place else steps,
+    "all but the first": lambda self, steps: steps if self.place else 0,
+    "the last task": lambda self, steps: steps if self.place == len(self.tasks) - 1 else 0,
+    "a step more per task": lambda self, steps: steps + self.place,
+}.items():
+    makes("steps_in_some_tasks", {"steps_in": _which})(named(TaskByTask, f"steps in {_which}", count=_count))
+
+
+class Fading(TaskByTask):
+    """scheduler.step() in every inner step, and never reset"""
+
+    def step(self, fast, g, k):
+        return super().step(fast, {n: 0.9 ** self.exponent(k) * x for n, x in g.items()}, k)
+
+    def exponent(self, k):
+        return self.place * self.steps + k
+
+
+makes("alpha_falls_through_tasks")(Fading)
+makes("alpha_falls_through_tasks", {"rate_falls": 0.9, "falls_like": "from task to task"})(
+    named(Fading, "scheduler.step() after every task", exponent=lambda self, k: self.place)
+)

@@ -27,7 +27,7 @@ _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
               "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
               "depth_like", "accumulate_like", "difference_like", "support_way_like",
-              "outer_momentum_like"}  # fmt: skip
+              "outer_momentum_like", "start_of", "falls_like"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -197,7 +197,8 @@ _ABOUT = {
     "inner_start_of": lambda case, value: case.inner_steps > 1 and _held(case, value),
     "inner_start_tensor": _several_steps,
     "query_start_of": _held,
-    "rate_falls": _several_steps,
+    "rate_falls": lambda case, value: case.inner_steps > 1 or case.tasks > 1 and case.inner_steps > 0,
+    "steps_in": _several_tasks,
     "step_limit": lambda case, value: case.inner_steps > value,
     "inner": _inner,
     "iterates": lambda case, value: case.inner_steps > (value == "all but the first"),

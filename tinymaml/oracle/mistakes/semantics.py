@@ -74,6 +74,9 @@ SWITCHES: dict[str, tuple] = {
     "threshold_like": ("hard", "soft"),
     "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices"),
     "start": ("right", "leaked", "leaked, detached"),
+    "start_of": ("all", "no biases", *_GROUPS, "batch norm"),  # what leaks
+    "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
+    "falls_like": ("in each task", "through all tasks", "from task to task"),  # which steps γᵏ counts
     "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
     "ends": ("own", "averaged"),  # θ_K
     "iterates": ("last", "all", "all but the first", "all but the last",  # those whose mean is judged
@@ -421,7 +424,7 @@ class _Run:
         self.update = Update(self.s, number, functools.partial(group, case))
         self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
         self.tasks = self.data(case.batches())
-        self.detached = False
+        self.detached, self.place = False, 0  # which task is at hand
 
     # ── what is learned from ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -501,10 +504,16 @@ class _Run:
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
         steps = min(steps, self.s["step_limit"] or steps)
         steps = steps // (self.s["accumulate"] or 1)
+        t, last = self.place, len(self.tasks) - 1
+        if self.s["steps_in"] == "a step more per task":
+            steps += t
+        elif not {"the first task": t == 0, "all but the first": t > 0, "the last task": t == last}.get(
+            self.s["steps_in"], True):  # fmt: skip
+            steps = 0
         alpha, steps = self.rates_on(support, query), steps * self.parts
         state = self.update.start(theta, kept)
         way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state], "query": query,
-                     "steps": steps, "halvings": []}  # fmt: skip
+                     "steps": steps, "halvings": [], "place": t}  # fmt: skip
         for k in range(steps):
             value, g = self.gradient_of(way, k, support)
             if self.stops(value, g, way):
@@ -605,6 +614,9 @@ class _Run:
     def rate_in(self, way, k) -> dict:
         """α of step k, on this way."""
         alpha = self.rate_of(k, way["alpha"])
+        if (gamma := self.s["rate_falls"]) and self.s["falls_like"] != "in each task":
+            before = way["place"] * (way["steps"] if self.s["falls_like"] == "through all tasks" else 1)
+            alpha = _map(lambda a: a * gamma**before, alpha)
         if self.s["rate_last"] and k == way["steps"] - 1:
             alpha = _map(lambda a: a * self.s["rate_last"], alpha)
         if self.s["accumulate"] and self.s["accumulate_like"] == "summed":
@@ -624,7 +636,8 @@ class _Run:
             alpha = _map(lambda a: a * share, alpha)
         if self.s["rate_first"] and k == 0:
             alpha = _map(lambda a: a * self.s["rate_first"], alpha)
-        return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if self.s["rate_falls"] else alpha
+        falls = self.s["rate_falls"] and self.s["falls_like"] != "from task to task"
+        return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if falls else alpha
 
     def pull_back(self, cotangent, k, way, support, query) -> dict:
         """The cotangents of the state before step k: v − Hₖ A v of θ, or what the code at hand makes of it."""
@@ -936,6 +949,7 @@ class _Run:
         beta = self.s["outer_rate"] or beta
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
+            self.place = t
             self.detached = not {"first task": t == 0, "last task": t == len(self.tasks) - 1,
                                  "every other task": t % 2 == 0}.get(self.s["second_order"], True)  # fmt: skip
             of_one = functools.partial(self.of_one, theta, support, query, kept, statistics)
@@ -953,7 +967,8 @@ class _Run:
             if self.s["kept"] == "running statistics":
                 statistics = way.get("running")
             if self.s["start"] != "right" or self.s["outer"] == "moved":
-                theta = _map(hold, way["theta"][-1])
+                leaks = group(self.case, self.s["start_of"])
+                theta = {n: hold(x) if n in leaks else theta[n] for n, x in way["theta"][-1].items()}
             if self.s["outer"] in ("sequential", "moved"):
                 # θ ← θ − β Gₜ
                 theta = _map(lambda p, x: p - x * beta, theta, g)

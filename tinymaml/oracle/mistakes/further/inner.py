@@ -246,6 +246,34 @@ MISTAKES: list[Mistake] = [
         shows="steps_on",
     ),
     further(
+        "group_leaks", "the next task starts with some parameters' adapted values",
+        "some parameters are changed in place: the next task starts with the values that the task before has left",
+        "fast = dict(params) at the start of every task; no p.data.copy_ of a part of the network",
+        "start every task's inner loop from params, not from a part of the carry of the task before",
+        both_ways(*({"start": "leaked, detached", "start_of": of} for of in (*GROUPS, "batch norm"))),
+        shows="start_of",
+    ),
+    further(
+        "steps_in_some_tasks", "0 inner steps in some tasks, or K + t in task t",
+        "some tasks make no inner step: only the first one does, the last one, or all but the first; or each task "
+        "makes one step more than the one before",
+        "for _ in range(case.inner_steps) in every task: an iterator or counter that is shared is used up by the first",
+        "for _ in range(case.inner_steps) in every task: an iterator that is shared is used up by the first",
+        both_ways(*({"steps_in": which} for which in (
+            "the first task", "all but the first", "the last task", "a step more per task"))),
+        shows="steps_in",
+    ),
+    further(
+        "alpha_falls_through_tasks", "α → α γⁿ, n the steps of all tasks before, or the tasks before",
+        "α falls from task to task: a schedule goes on from one task to the next",
+        "the same lr in every task; no scheduler.step() that goes on",
+        "the same lr in every task; no schedule whose count is in a carry over tasks",
+        both_ways({"rate_falls": 0.9, "falls_like": "through all tasks"},
+                   {"rate_falls": 0.9, "falls_like": "from task to task"}),
+        free=Free("rate_falls", "γ", (0.9, 0.5, 0.99, 0.1, 0.95)),
+        shows="falls_like",
+    ),
+    further(
         "steps_accumulated", "one inner update per n steps, by the sum or the mean of their gradients",
         "inner gradients are accumulated: only every n-th step updates the fast weights",
         "fast = p - lr * g in every inner step: no `if (k + 1) % n == 0`",
@@ -511,7 +539,7 @@ MISTAKES: list[Mistake] = [
         "p - case.inner_lr * g for every leaf; no optax.multi_transform",
         tuple({"rate_times": 2.0, "rate_times_of": of}
               for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
-        free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01)),
+        free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01, -1.0)),
         shows="rate_times_of",
     ),
     further(

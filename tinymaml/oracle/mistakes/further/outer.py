@@ -169,7 +169,7 @@ MISTAKES: list[Mistake] = [
         "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
         tuple({"outer_times": 0.1, "outer_times_of": of}
               for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
-        free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01)),
+        free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01, -1.0)),
         shows="outer_times_of",
     ),
     further(

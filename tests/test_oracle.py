@@ -377,6 +377,35 @@ def test_a_number_beside_another_mistake(asked):
     assert report.numbers == {"λ": pytest.approx(0.03)}
 
 
+def test_a_penalty_beside_another_mistake(asked):
+    """Both show in every case; what is left of the answer beside the other mistake is a multiple of θ."""
+    mine = formula({"product": "implicit steps", "outer_decay": 0.03})
+    report = oracle.check(mine, asked)
+    assert (report.bug, report.numbers) == ("outer_weight_decay + implicit_steps", {"λ": 0.03})
+
+
+@pytest.mark.parametrize(("digits", "number"), [(6, 2.0), (5, 0.1)])
+def test_a_mistake_that_is_computed_with_few_digits(asked, digits, number):
+    """No value is met to rounding; the mistake is named if it explains far more than what is right does."""
+
+    def mine(case):
+        grads = formula({"hessian_times": number})(case)["meta_grad"]
+        size = max(np.max(np.abs(g)) for g in grads.values())
+        return {"meta_grad": {n: g + size * 10.0**-digits * np.sin(1e3 * g) for n, g in grads.items()}}
+
+    report = oracle.check(mine, asked)
+    assert (report.bug, report.numbers) == ("scaled_hessian", {"c": number})
+    assert f"{digits} digits agree with that" in report.explanation
+
+
+def test_what_is_next_to_no_mistake_is_not_called_one(asked):
+    def mine(case):
+        grads = formula({"hessian_times": 2.0})(case)["meta_grad"]
+        return {"meta_grad": {n: g * (1 + 0.01 * np.sin(np.arange(g.size)).reshape(g.shape)) for n, g in grads.items()}}
+
+    assert not oracle.check(mine, asked).bug
+
+
 def test_forms_that_contradict_each_other_do_not_merge():
     assert merged({"inner": "stale"}, {"inner": "ascent"}) is None
     assert merged({"how": {"unit": 0.5}}, {"how": {"unbiased": True}}) == {"how": {"unit": 0.5, "unbiased": True}}

@@ -13,8 +13,9 @@ import pytest
 from tinymaml.cli import main
 from tinymaml.oracle import CATALOGUE, check, generate, load, questions
 from tinymaml.oracle.catalogue import flat, forms, run_form
+from tinymaml.oracle.clues import precision
 from tinymaml.oracle.clues.match import fits, value_of
-from tinymaml.oracle.diagnosis import must_see
+from tinymaml.oracle.diagnosis import judge, must_see
 from tinymaml.oracle.family import ALGORITHMS, suites
 from tinymaml.oracle.judge import protocol
 from tinymaml.oracle.pages import show, spec
@@ -157,6 +158,23 @@ def _every_wrong_one():
             quick = i % 18 == 0 and made.id != "mamlpp_norm_rows_added"  # seen by its slowest case alone
             marks = [] if quick else [pytest.mark.slow]
             yield pytest.param(name, made, marks=marks, id=f"{name}-{i}-{made.id}")
+
+
+def test_differences_of_mamls_gradient_are_not_looked_for_in_another():
+    """CAVIA's parameters lack the context, which its model needs."""
+    cases, answers, asked = load("core", algorithm="cavia")[:2], {}, []
+    for case in cases:
+        asked.append(questions.Question(case.id, case))
+        answers[case.id] = questions.Answered({n: g + 1e-5 * np.sin(g) for n, g in case.answer.meta_grad.items()})
+    assert "difference" not in precision.cause_of([judge(case, answers[case.id]) for case in cases], asked, answers)
+
+
+@pytest.mark.slow
+def test_what_has_no_name_is_refused_all_the_same(algorithm):
+    few = load("core", algorithm=algorithm)[:2]
+    smooth = {case.id: {n: g + 0.3 * np.sin(g) for n, g in case.answer.meta_grad.items()} for case in few}
+    report = check(lambda case: {"meta_grad": smooth[case.id]}, few)
+    assert (report.verdict, report.bug) == ("WRONG_UNKNOWN", None), str(report)
 
 
 @pytest.mark.parametrize(("name", "made"), list(_every_wrong_one()))

@@ -22,6 +22,7 @@ from .clues.evidence import add_evidence
 from .clues.locate import (
     MATCH,
     Judged,
+    at_kink,
     digits_agreeing,
     first_difference,
     kept_by_shape,
@@ -35,7 +36,7 @@ from .clues.locate import (
     worst_element,
     wrong_elsewhere,
 )  # fmt: skip
-from .clues.precision import at_kink, cause_of, shortened, systematic
+from .clues.precision import cause_of, shortened, systematic
 from .pages.report import CaseResult, Report
 from .questions import Answered, Question, hint
 
@@ -79,6 +80,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
             or (_one(judged, questions, answers) if before is None else _again(before))
             or _imprecise(judged, cause_of(judged, questions, answers))
             or (_two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
+            or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or _unknown(judged, questions, answers)
         )
     report.cases = report.cases or match.rows(judged, "")

@@ -128,6 +128,11 @@ def own_slope(questions, answers, wrong: set[str]) -> float | None:
 AT_KINKS = {"relu_slope_one_at_zero", "relu_slope_half_at_zero", "pool_tie_last", "pool_tie_split"}
 
 
+def at_kink(case: Case) -> bool:
+    """Whether the case stands exactly at a kink, where only a convention says what the derivative is."""
+    return any(name in case.answer.bugs for name in AT_KINKS)
+
+
 def _slope_of(moved, answers) -> float | None:
     if any(answers[q.id].meta_loss is None for q in moved) or answers[moved[0].of].meta_loss is None:
         return None

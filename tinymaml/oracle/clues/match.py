@@ -7,6 +7,7 @@ that is quickest to compute first, so that most mistakes are ruled out by a few 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..cases import Case
 from ..catalogue import CATALOGUE, flat
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
-from .locate import MATCH, Judged, features
+from .locate import MATCH, Judged, at_kink, features
 
 
 def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> bool:
@@ -146,7 +147,7 @@ def factors(case: Case) -> dict[str, float]:
     for name, n in sizes.items():
         out |= {name: float(n), f"1/{name}": 1 / n}
     rate = case.inner_lr if isinstance(case.inner_lr, float) and case.inner_lr else 1.0
-    out["T/(T − 1)"] = case.tasks / max(case.tasks - 1, 1)
+    out |= {"T/(T − 1)": case.tasks / max(case.tasks - 1, 1), "N_q/N": query / support, "N/N_q": support / query}
     return out | {"α": rate, "1/α": 1 / rate, "β": case.outer_lr, "1/β": 1 / case.outer_lr, "2": 2.0, "1/2": 0.5,
                   "−1": -1.0, "−α": -rate, "−1/α": -1 / rate}  # fmt: skip
 
@@ -368,6 +369,55 @@ def explains(j: Judged, form: dict) -> bool:
         except (ArithmeticError, LookupError, ValueError):  # two mistakes may make no sense together
             return False
     return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)
+
+
+# ── with few digits ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+ROUGHLY = 1e-3  # of an answer, as much as a difference in the place of a derivative may be off
+
+
+def roughly(judged: list[Judged]) -> Report | None:
+    """One mistake, with its usual numbers, that explains all but the last digits, and far more than what is right does:
+    it is computed with differences, or in a short type."""
+    ordered = [j for j in cheapest_first(judged) if not at_kink(j.case)]
+    wrong = [j for j in ordered if not j.passed]
+    right = [_apart(j, j.case.answer.meta_grad) for j in wrong]
+    best: tuple = ()
+    for name, c in _with_usual_numbers(ordered):
+        limit, worst = best[0] if best else ROUGHLY, 0.0
+        for j in ordered:
+            worst = max(worst, _apart(j, _given(j, name, c)))
+            if worst >= limit:
+                break
+        else:
+            best = (worst, name, c)
+    if not best or sorted(right)[len(right) // 2] < 100 * best[0]:
+        return None
+    off, name, c = best
+    free = CATALOGUE[name.split("/")[0]].free
+    said, numbers = ("", {}) if c is None else (f" (here {free.symbol} = {c:.6g})", {free.symbol: c})
+    said += f"; {-math.log10(off):.0f} digits agree with that: derivatives are differences, or a part has a short type"
+    return named(judged, [name], said, numbers=numbers)
+
+
+def _with_usual_numbers(ordered: list[Judged]) -> Iterator[tuple[str, float | None]]:
+    for name in dict.fromkeys(name for j in ordered for name in j.forms):
+        free = CATALOGUE[name.split("/")[0]].free
+        yield from ((name, c) for c in (free.typical if free else (None,)))
+
+
+def _given(j: Judged, name: str, c: float | None) -> dict:
+    """What the form gives on the case with its number; what is right, where it does not concern the case."""
+    if c is None or name not in j.forms:
+        return value_of(j.case, name) or j.case.answer.meta_grad
+    return j.gives(form_with(j, name, CATALOGUE[name.split("/")[0]].free, c))
+
+
+def _apart(j: Judged, value: dict) -> float:
+    """How far the answer is from a value, of its largest number."""
+    with np.errstate(all="ignore"):
+        off = np.max(np.abs(flat(j.answer.grad) - flat(value))) / np.max(np.abs(flat(j.answer.grad)))
+    return float(off) if np.isfinite(off) else np.inf
 
 
 # ── nearly ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..catalogue import CATALOGUE, flat
 from ..mistakes.mistake import Mistake
 from ..pages.report import Report
@@ -117,7 +119,7 @@ def one_with_a_number(judged: list[Judged]) -> Report | None:
     """Two mistakes, of which one has a free number: it is solved for where the other one does not show, such as on
     cases with one task if that is a sum over tasks."""
     ordered = cheapest_first(judged)
-    for name, c, other in itertools.chain(_beside_common(ordered), _number_stands_alone(ordered)):
+    for name, c, other in itertools.chain(_beside_common(ordered), _penalty(ordered), _number_stands_alone(ordered)):
         free = _mistake(name).free
         alone = {j.case.id: form_with(j, name, free, c) for j in ordered}
         if all(explains(j, merged(alone[j.case.id], j.forms.get(other, {})) or alone[j.case.id]) for j in ordered):
@@ -143,6 +145,26 @@ def _beside_common(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
             c, everywhere = number_of(blind, name, free) if free else (None, False)
             if c is not None and everywhere:
                 yield name, c, other
+
+
+# What is added to a meta-gradient, times a number, by the mistake that does so.
+PENALTIES = {
+    "outer_weight_decay": lambda theta: theta, "outer_l1_penalty": np.sign,
+    "outer_sum_penalty": np.ones_like,
+}  # fmt: skip
+
+
+def _penalty(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
+    """(A penalty, its number, another form): the answer less what the form gives is λθ, or the like."""
+    first = next((j for j in ordered if not j.passed and len(flat(j.answer.grad)) > 1), ordered[0])
+    terms = {name: of(flat(first.case.params)) for name, of in PENALTIES.items() if name in first.forms}
+    for other in first.forms if terms else ():
+        value = value_of(first.case, other)
+        left = flat(first.answer.grad) - flat(value or first.answer.grad)
+        for name, term in terms.items():
+            c = float(left @ term / (term @ term))
+            if c and np.max(np.abs(left - c * term)) <= 1e-6 * np.max(np.abs(left)):
+                yield from ((name, number, other) for number in (float(f"{c:.3g}"), c))
 
 
 def _number_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:

@@ -22,7 +22,7 @@ from ..mistakes.data import rounded
 from ..mistakes.semantics import Calculus, run
 from ..models import Options, loss_and_grad
 from ..questions import Answered, Question
-from .locate import AT_KINKS, MATCH, Judged
+from .locate import MATCH, Judged, at_kink
 
 # Types by their unit roundoff, the shortest first.
 TYPES = {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float32": 2.0**-24}
@@ -51,11 +51,6 @@ def cause_of(judged: list[Judged], questions: list[Question], answers: dict[str,
     if systematic(judged, questions, answers):
         return _of_a_constant(judged)
     return _by_size(judged, off)
-
-
-def at_kink(case: Case) -> bool:
-    """Whether the case stands exactly at a kink, where only a convention says what the derivative is."""
-    return any(name in case.answer.bugs for name in AT_KINKS)
 
 
 def _decisive(judged) -> bool:
@@ -107,8 +102,8 @@ def _differences(judged) -> str:
     """Which derivative was a difference, with which step."""
     wrong = sorted((j for j in judged if not j.passed), key=lambda j: flat(j.answer.grad).size * j.case.inner_steps)
     smooth = [j for j in wrong if j.case.answer.margin > 1e-2 and not j.case.first_order and not at_kink(j.case)][:6]
-    if not smooth:
-        return ""
+    if not smooth or any(j.case.algorithm != "maml" for j in smooth):
+        return ""  # the ways are those of MAML's gradient
     for what, made in _WAYS.items():
         for h in STEPS:
             far = False

@@ -20,9 +20,7 @@ from ..mistakes.outcome import finished
 from ..mistakes.semantics import AFTER_THE_TASKS, Result
 from ..models import Options
 from . import ALGORITHMS
-from .procedure import SWITCHES, ByEngine, ByHand, H, tasks_of
-
-AFFORDABLE = 10  # updates of tensors, each of which goes back through those before it
+from .procedure import SWITCHES, ByEngine, ByHand, H, Unaffordable, tasks_of
 
 
 def switches_of(case, given: dict) -> dict:
@@ -130,20 +128,20 @@ def _differentiated(case, algorithm, number, s, how, known, theta) -> tuple:
 def _recorded(case, algorithm, s) -> tuple:
     """The losses, θ_K and gradients of all tasks by the engine, for code whose mistake is about its graph.
 
-    That grows some threefold with every update. Where there are many, the result is not known: NaN.
+    Where there are too many updates, the result is not known: NaN.
     """
-    adapting = [n for n in case.adapt or case.params if not n.startswith("alpha.")]
-    if case.inner_steps * len(adapting) > AFFORDABLE:
-        nothing = {n: np.full(p.shape, np.nan) for n, p in case.params.items()}
-        return [np.nan] * case.tasks, [nothing] * case.tasks, [nothing] * case.tasks
 
     def loss(meta, t):
         at = ByEngine(case, s)
         value, end = [algorithm.query_loss(at, meta, *task) for task in tasks_of(at)][t]
         return value, {n: engine.value_of(p) for n, p in end.items()}
 
-    done = [engine.value_and_grad(lambda meta, t=t: loss(meta, t), has_aux=True)(case.params)
-            for t in range(case.tasks)]  # fmt: skip
+    try:
+        done = [engine.value_and_grad(lambda meta, t=t: loss(meta, t), has_aux=True)(case.params)
+                for t in range(case.tasks)]  # fmt: skip
+    except Unaffordable:
+        nothing = {n: np.full(p.shape, np.nan) for n, p in case.params.items()}
+        done = [((np.nan, nothing), nothing)] * case.tasks
     return [value for (value, _), _ in done], [end for (_, end), _ in done], [g for _, g in done]
 
 

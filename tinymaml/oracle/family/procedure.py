@@ -176,6 +176,13 @@ class ByEngine:
         return np.linalg.solve(np.stack(columns, 1), b)
 
 
+AFFORDABLE = 10  # updates of tensors, each of which goes back through those before it: some threefold work for each
+
+
+class Unaffordable(Exception):
+    """There are too many updates."""
+
+
 # ── what algorithms are made of ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -210,6 +217,8 @@ def descend(
             point = dict(path[-1])
             for n in in_order(at.s["inner"], point):
                 if at.s["inner"].endswith("with its graph"):
+                    if at.steps * len(point) > AFFORDABLE:
+                        raise Unaffordable
                     g = {n: at.total_slope(whole(point, k), batch, point[n])}
                 else:
                     g = support_gradient(at, whole(point, k), batch, k, {n: point[n]})

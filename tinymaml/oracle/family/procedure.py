@@ -12,6 +12,7 @@ mistakes are a `hold` too many, or another line chosen by a switch, `at.s[name]`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from ... import engine
 from ..arithmetic import as_numbers, hold
 from ..mistakes.data import DATA, first_rows
+from ..mistakes.outcome import group
 from ..mistakes.semantics import Calculus
 from ..mistakes.updates import Update, clamped, in_order, share_of_rate
 from ..models import NumPy, Options, loss_in
@@ -234,7 +236,7 @@ class _Direction:
     """What the code at hand's optimiser makes of a gradient (momentum, Adam, weight decay), and keeps for later."""
 
     def __init__(self, at, start: dict):
-        self.at, self.start, self.update = at, start, Update(at.s, float, at.case.biases())
+        self.at, self.start, self.update = at, start, Update(at.s, float, functools.partial(group, at.case))
         self.kept: dict[str, tuple] = {}  # the moments, by tensor
         if at.s["kept"] != "nothing":
             before = at.memory.get("moments kept", {})

@@ -144,6 +144,152 @@ class QueryBefore:
         return self.query_loss(self.start(), query)
 
 
+class BackwardInTheFirstStep:
+    """loss.backward(create_graph=True) in the first step, and no zero_grad() before the query's"""
+
+    def gradient(self, fast, support, k):
+        if k == 0:
+            self.loss(self.start(), *support).backward()
+        return super().gradient(fast, support, k)
+
+    def finish(self, grads):
+        return {n: g if self.params[n].grad is None else g + self.params[n].grad for n, g in grads.items()}
+
+
+class BackwardInEveryStep(FirstOrder):
+    """loss.backward() in every step on θ itself, which moves in place, with gradients divided by T at the end"""
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        self.left = [*getattr(self, "left", []), g]
+        return g
+
+    def finish(self, grads):
+        whole = lambda n: sum(g[n] for g in self.left if n in g)  # noqa: E731
+        return {n: g + whole(n) / len(self.tasks) for n, g in grads.items()}
+
+
+class GraphOfEveryStep:
+    """loss.backward(create_graph=True) in every step, and the query loss alone divided by T"""
+
+    def gradient(self, fast, support, k):
+        self.inner = [*getattr(self, "inner", []), self.loss(fast, *support)]
+        return super().gradient(fast, support, k)
+
+    def finish(self, grads):
+        more = grad(sum(self.inner), self.params, False)
+        return {n: g + more[n] for n, g in grads.items()}
+
+
+class HalfErrorInside:
+    """the inner gradient of the squared error by hand, without its 2"""
+
+    def gradient(self, fast, support, k):
+        times = 0.5 if self.case.model["loss"] == "mse" else 1
+        return {n: g * times for n, g in super().gradient(fast, support, k).items()}
+
+
+class QueryOverExamples:
+    """the mean of the query losses over len(xq)"""
+
+    def query_loss(self, fast, query):
+        return super().query_loss(fast, query) / len(query[0])
+
+
+class HeadAdapts:
+    """only the last layer's tensors have an inner gradient"""
+
+    def gradient(self, fast, support, k):
+        return {n: g * (n in self.case.head()) for n, g in super().gradient(fast, support, k).items()}
+
+
+class SignOfTheHessian:
+    """v + lr * hvp(v)"""
+
+    def gradient(self, fast, support, k):
+        return {n: 2 * g.detach() - g for n, g in super().gradient(fast, support, k).items()}
+
+
+class InPairs:
+    """each inner step takes the next two support examples"""
+
+    def gradient(self, fast, support, k):
+        parts = [part for part in zip(*(x.split(2) for x in support), strict=True)]
+        return super().gradient(fast, parts[k % len(parts)], k)
+
+
+class Worst:
+    """the worst task's loss alone"""
+
+    def together(self, losses):
+        return max(losses)
+
+
+class FirstTaskThrough:
+    """only the first task's inner steps have a graph"""
+
+    def task(self, support, query):
+        self.through = not hasattr(self, "through")
+        return super().task(support, query)
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        return g if self.through else {n: x.detach() for n, x in g.items()}
+
+
+class QueryAndSupport:
+    """a tenth of the support loss at the adapted weights beside the query loss"""
+
+    def task(self, support, query):
+        fast = self.adapt(self.start(), support)
+        return self.query_loss(fast, query) + 0.1 * self.loss(fast, *support)
+
+
+class MeanOfIterates:
+    """the query loss is that of the mean of θ₁ … θ_K"""
+
+    def adapt(self, fast, support):
+        path = []
+        for k in range(self.K):
+            fast = self.step(fast, self.gradient(fast, support, k), k)
+            path.append(fast)
+        return {n: sum(p[n] for p in path) / len(path) for n in fast}
+
+
+class CutInOneTensor:
+    """the last tensor's inner gradient is detached"""
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        last = list(g)[-1]
+        return g | {last: g[last].detach()}
+
+
+# Those of `family.common`, and those of MAML that the family shares by a switch of its own.
+SHARED = (
+    ("inner_gradient_left_in_grad", BackwardInTheFirstStep),
+    ("inner_gradient_left_in_grad", BackwardInEveryStep),
+    ("inner_gradient_left_in_grad", GraphOfEveryStep),
+    ("half_squared_error_once", HalfErrorInside),
+    ("query_loss_over_examples", QueryOverExamples),
+    ("inner_loop_of_one_group", HeadAdapts),
+    ("inner_hessian_sign", SignOfTheHessian),
+    ("minibatches_inside", InPairs),
+    ("worst_task", Worst),
+    ("second_order_in_one_task", FirstTaskThrough),
+    ("support_loss_added", QueryAndSupport),
+    ("iterates_averaged", MeanOfIterates),
+    ("one_tensor_detached", CutInOneTensor),
+)
+
+
+def shared(cls, but: tuple = ()) -> None:
+    """The shared mistakes, made in an algorithm."""
+    for id, mixin in SHARED:
+        if mixin not in but:
+            wrong(id, mixin.__doc__)(type(mixin.__name__, (mixin, cls), {}))
+
+
 def everywhere(cls, *but: str) -> None:
     """The mistakes of the loop, made in an algorithm."""
     for id, mixin in (("fomaml", FirstOrder), ("sum_over_tasks", SumOfTasks), ("one_step_less", OneStepLess),
@@ -168,6 +314,7 @@ class MetaSGD(Loop):
 
 
 everywhere(MetaSGD)
+shared(MetaSGD)
 
 
 @wrong("alpha_not_learned")
@@ -899,6 +1046,7 @@ class Momentum(Loop):
 
 
 everywhere(Momentum, "task_leak")
+shared(Momentum, but=(MeanOfIterates, BackwardInEveryStep))
 
 
 @wrong("momentum_missing")

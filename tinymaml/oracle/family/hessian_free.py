@@ -46,8 +46,8 @@ def gradient(at, theta, support, query):
     # θₖ₊₁ = θₖ − α g_s(θₖ)
     path = descend(at, theta, support, lambda k, p, g: at.map(lambda p, g: p - rate * g, p, g))
     end = path[0] if at.s["query"] == "before adaptation" else path[-1]
-    value, v = at.loss_and_grad(end, query)
-    start = {"query at start": lambda: at.loss_and_grad(theta, query)[1],
+    value, v = at.query_loss_and_grad(end, query)
+    start = {"query at start": lambda: at.query_loss_and_grad(theta, query)[1],
              "support": lambda: support_gradient(at, path[-1], support)}  # fmt: skip
     along = start.get(at.s["direction"], lambda: None)()
     along = v if at.s["direction"] == "not carried" else along

@@ -31,7 +31,7 @@ SWITCHES = pulled.SWITCHES | {
 def gradient(at, theta, support, query):
     path = descended(at, theta, support)
     phi = path[0] if at.s["query"] == "before adaptation" else path[-1]
-    value, g = at.loss_and_grad(phi, query)
+    value, g = at.query_loss_and_grad(phi, query)
     if at.s["factors"] == "detached":
         return value, phi, g
     if at.s["inverse"] == "unrolled":

@@ -18,7 +18,7 @@ import dataclasses
 import numpy as np
 
 from ..mistakes.mistake import Mistake
-from .procedure import PLAIN, descend, sloped
+from .procedure import PLAIN, descend, sloped, with_what_is_left
 
 FORMULA = "∂F/∂(θ, γ, β, α),   F = Σₖ wₖ L_q(θₖ; γ_{k−1}, β_{k−1}),   θₖ₊₁ = θₖ − αₖ g_s(θₖ; γₖ, βₖ)"
 SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
@@ -32,6 +32,9 @@ SWITCHES = {
     "norm": ("right", "adapted"),
     "not learned": ("nothing", "norm", "rates"),
     "rows' gradient": ("right", "sum of rows", "mean of rows", "in row 0"),
+    # the shared ones, which are not meant: the loss has every step's
+    "query_decay": (0.0,), "iterates": ("last",), "iterate_decay": (0.0,), "query_before_weight": (0.0,),
+    "support_weight": (0.0,), "support_before_weight": (0.0,),
 }  # fmt: skip
 
 
@@ -76,13 +79,13 @@ def query_loss(at, meta, support, query):
     if at.s["query"] == "before adaptation":
         points = [0] * len(points)
     # F = Σₖ wₖ L_q(θₖ)
-    losses = [w * at.loss_and_grad(of_query(path[min(k, len(path) - 1)], k), query)[0]
+    losses = [w * at.query_loss_and_grad(of_query(path[min(k, len(path) - 1)], k), query)[0]
               for w, k in zip(changed.get(how, weights), points, strict=True)]  # fmt: skip
     value = sum(losses[1:], losses[0])
     if at.s["result"] == "accumulated":
         for more in at.memory["support losses"]:
             value = value + sloped(at, value * 0, more)
-    return value, path[-1]
+    return with_what_is_left(at, value), path[-1]
 
 
 def finish(s, case, grads):

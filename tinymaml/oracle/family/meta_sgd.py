@@ -44,7 +44,7 @@ def query_loss(at, meta, support, query):
     path = descend(at, theta, support, step)
     value = judged(at, path, query)
     if at.s["rates"] == "query at start":  # ∂/∂α = −g_s(θ) ∘ g_q(θ)
-        g, v = support_gradient(at, theta, support), at.loss_and_grad(theta, query)[1]
+        g, v = support_gradient(at, theta, support), at.query_loss_and_grad(theta, query)[1]
         value = value + sloped(at, value * 0, -dot(alpha, at.hold(at.map(lambda g, v: g * v, g, v))))
     return value, path[-1]
 

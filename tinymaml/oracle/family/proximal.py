@@ -28,7 +28,7 @@ SWITCHES = pulled.SWITCHES | {
 def gradient(at, theta, support, query):
     path = descended(at, theta, support)
     phi, lam, rate, how = path[-1], strength(at), at.number(at.case.inner_lr), at.s["gradient"]
-    value, g = at.loss_and_grad(phi, query)
+    value, g = at.query_loss_and_grad(phi, query)
     if how == "through":
         return value, phi, _unrolled(at, path, support, g)
     if how in ("g_s", "g_q"):

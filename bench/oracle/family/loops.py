@@ -161,11 +161,11 @@ class BackwardInEveryStep(FirstOrder):
 
     def gradient(self, fast, support, k):
         g = super().gradient(fast, support, k)
-        self.left = [*getattr(self, "left", []), g]
+        self.inner = [*getattr(self, "inner", []), g]
         return g
 
     def finish(self, grads):
-        whole = lambda n: sum(g[n] for g in self.left if n in g)  # noqa: E731
+        whole = lambda n: sum(g[n] for g in self.inner if n in g)  # noqa: E731
         return {n: g + whole(n) / len(self.tasks) for n, g in grads.items()}
 
 
@@ -444,6 +444,62 @@ class _(MetaSGD):
         return self.params[f"alpha.{n}"].square()
 
 
+class ByHand(MetaSGD):
+    """the backward pass by hand, with Hessian-vector products"""
+
+    def __call__(self):
+        total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+        for support, query in self.tasks:
+            path, gs = [{n: p.detach().requires_grad_() for n, p in self.start().items()}], []
+            for k in range(self.K):
+                gs.append(self.gradient(path[-1], support, k))
+                moved = self.step(path[-1], gs[-1], k)
+                path.append({n: p.detach().requires_grad_() for n, p in moved.items()})
+            v = last = grad(self.loss(path[-1], *query), path[-1])
+            for k in reversed(range(self.K)):
+                for n, x in self.of_rates(gs[k], v, last).items():
+                    total[f"alpha.{n}"] -= x.detach()
+                v = self.back(v, self.product(gs[k], path[k]), k)
+            for n, x in v.items():
+                total[n] += x.detach()
+        return {"meta_grad": self.finish({n: g / len(self.tasks) for n, g in total.items()})}
+
+    def of_rates(self, g, v, last):
+        return {n: g[n] * v[n] for n in v}
+
+    def product(self, g, theta):
+        return lambda w: grad(sum((g[n] * w[n].detach()).sum() for n in w), theta)
+
+    def back(self, v, hvp, k):
+        h = hvp({n: self.rate(n, k) * x for n, x in v.items()})
+        return {n: v[n] - h[n] for n in v}
+
+
+@wrong("alpha_outside_of_the_hessian")
+class _(ByHand):
+    """v - alpha * hvp(v) by hand"""
+
+    def back(self, v, hvp, k):
+        h = hvp(v)
+        return {n: v[n] - self.rate(n, k) * h[n] for n in v}
+
+
+@wrong("alpha_gradient_first_order")
+class _(ByHand):
+    """-g * g_q in every step by hand"""
+
+    def of_rates(self, g, v, last):
+        return {n: g[n] * last[n] for n in v}
+
+
+@wrong("alpha_gradient_times_c")
+class _(MetaSGD):
+    """a tenth of alpha's gradient"""
+
+    def finish(self, grads):
+        return {n: g * 0.1 if n.startswith("alpha.") else g for n, g in grads.items()}
+
+
 class TensorByTensor:
     """one autograd.grad per parameter, at weights that are leaves of their own"""
 
@@ -519,6 +575,53 @@ def _partial(cls, name: str) -> None:
     """What goes wrong in either."""
     other = {"anil": "body", "boil": "head"}[name]
     part = {"anil": "head", "boil": "body"}[name]
+
+    @wrong(f"{name}_{part}_at_first_order")
+    class _(cls):
+        """the gradient of what has adapted, by retain_grad()"""
+
+        def __init__(self, case):
+            super().__init__(case)
+            self.ends = []
+
+        def adapt(self, fast, support):
+            self.ends.append(super().adapt(fast, support))
+            for n in self.names():
+                if self.ends[-1][n] is not fast[n]:
+                    self.ends[-1][n].retain_grad()
+            return self.ends[-1]
+
+        def finish(self, grads):
+            return grads | {n: sum(end[n].grad for end in self.ends) for n in self.names()}
+
+    @wrong(f"{name}_{other}_detached_in_some_steps")
+    class _(cls):
+        """requires_grad_(False) after the first step, for what does not adapt"""
+
+        def gradient(self, fast, support, k):
+            held = {n: p if n in self.names() or k == 0 else p.detach() for n, p in fast.items()}
+            return grad(self.loss(held, *support), {n: held[n] for n in self.names()})
+
+    @wrong(f"{name}_cross_term_after_the_update")
+    class _(cls):
+        """v is updated before the other product, by hand"""
+
+        def __call__(self):
+            total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+            for support, query in self.tasks:
+                path = [{n: p.detach().requires_grad_() for n, p in self.params.items()}]
+                for k in range(self.K):
+                    moved = self.step(path[-1], self.gradient(path[-1], support, k), k)
+                    path.append({n: p.detach().requires_grad_() for n, p in moved.items()})
+                v = grad(self.loss(path[-1], *query), path[-1])
+                for k in reversed(range(self.K)):
+                    g = self.gradient(path[k], support, k)
+                    h = grad(sum((g[n] * v[n].detach()).sum() for n in g), path[k])
+                    v = v | {n: v[n] - self.lr * h[n] for n in g}
+                    h = grad(sum((g[n] * v[n].detach()).sum() for n in g), path[k])
+                    v = v | {n: v[n] - self.lr * h[n] for n in v if n not in g}
+                total = {n: total[n] + v[n].detach() for n in total}
+            return {"meta_grad": {n: g / len(self.tasks) for n, g in total.items()}}
 
     @wrong(f"{name}_all_adapted")
     class _(cls):
@@ -922,6 +1025,30 @@ class _(MAMLpp):
         return super().rate(n, min(k + 1, self.K - 1))
 
 
+@wrong("mamlpp_rates_reversed")
+class _(MAMLpp):
+    """alpha[n].flip(0)"""
+
+    def rate(self, n, k):
+        return super().rate(n, self.K - 1 - k)
+
+
+@wrong("mamlpp_weights_over_steps")
+class _(MAMLpp):
+    """(weights * losses).mean()"""
+
+    def weighed(self, losses):
+        return super().weighed(losses) / self.K
+
+
+@wrong("mamlpp_norm_row_one_early")
+class _(MAMLpp):
+    """num_step=k - 1 in the support's forward pass"""
+
+    def at_support(self, k):
+        return max(k - 1, 0)
+
+
 @wrong("mamlpp_one_rate_for_all_steps")
 class _(MAMLpp):
     """alpha[n][0]"""
@@ -1046,7 +1173,27 @@ class Momentum(Loop):
 
 
 everywhere(Momentum, "task_leak")
-shared(Momentum, but=(MeanOfIterates, BackwardInEveryStep))
+shared(Momentum, but=(MeanOfIterates,))
+
+
+@wrong("momentum_from_the_start")
+class _(Momentum):
+    """mu * (theta - before), and before is never moved on"""
+
+    def adapt(self, fast, support):
+        before = fast
+        for k in range(self.K):
+            g = self.gradient(fast, support, k)
+            fast = {n: p - self.lr * g[n] + self.mu * (p - before[n]) for n, p in fast.items()}
+        return fast
+
+
+@wrong("momentum_rate_twice")
+class _(Momentum):
+    """m = mu * m + lr * g, and p - lr * m"""
+
+    def buffer(self, m, g, k):
+        return super().buffer(m, {n: self.lr * x for n, x in g.items()}, k)
 
 
 @wrong("momentum_missing")
@@ -1237,6 +1384,38 @@ class Adam(Loop):
 
 
 everywhere(Adam, "task_leak")
+
+
+@wrong("adam_corrections_exchanged")
+class _(Adam):
+    """m / (1 - b2**t), v / (1 - b1**t)"""
+
+    def corrected(self, m, v, t):
+        return m / (1 - self.b2**t), v / (1 - self.b1**t)
+
+
+@wrong("adam_correction_without_power")
+class _(Adam):
+    """m / (1 - b1), v / (1 - b2)"""
+
+    def corrected(self, m, v, t):
+        return m / (1 - self.b1), v / (1 - self.b2)
+
+
+@wrong("adam_amsgrad_corrected")
+class _(Adam):
+    """torch.maximum of the corrected v"""
+
+    def adapt(self, fast, support):
+        self.largest: dict = {}
+        return super().adapt(fast, support)
+
+    def moved(self, p, m, v, t):
+        m, v = self.corrected(m, v, t)
+        place = len(self.largest) if t == 1 else self.place % len(self.largest)
+        self.place = place + 1
+        v = self.largest[place] = v if t == 1 else torch.maximum(self.largest[place], v)
+        return p - self.lr * m / self.below(v)
 
 
 @wrong("adam_moments_leak")

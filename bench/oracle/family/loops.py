@@ -576,6 +576,13 @@ def _partial(cls, name: str) -> None:
     other = {"anil": "body", "boil": "head"}[name]
     part = {"anil": "head", "boil": "body"}[name]
 
+    @wrong(f"{name}_all_adapted")
+    class _(cls):
+        """every parameter is updated"""
+
+        def names(self):
+            return list(self.params)
+
     @wrong(f"{name}_{part}_at_first_order")
     class _(cls):
         """the gradient of what has adapted, by retain_grad()"""
@@ -622,13 +629,6 @@ def _partial(cls, name: str) -> None:
                     v = v | {n: v[n] - self.lr * h[n] for n in v if n not in g}
                 total = {n: total[n] + v[n].detach() for n in total}
             return {"meta_grad": {n: g / len(self.tasks) for n, g in total.items()}}
-
-    @wrong(f"{name}_all_adapted")
-    class _(cls):
-        """every parameter is updated"""
-
-        def names(self):
-            return list(self.params)
 
     @wrong(f"{name}_{other}_adapted")
     class _(cls):

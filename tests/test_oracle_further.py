@@ -41,7 +41,7 @@ def channels() -> cases.Case:
 
 def special() -> list:
     """Tasks of different sizes, numbers that float32 cannot hold, a class that is lacking, several channels, a stride
-    before a mean over pixels."""
+    before a mean over pixels, steps that raise the loss, an α for each element."""
     uneven = cases.draw("tanh 1-2-1 mse", 7, id="uneven", tasks=3, unequal=True)
     inexact = dataclasses.replace(
         uneven, id="inexact", inner_lr=0.1, params={n: p / 3 for n, p in uneven.params.items()},
@@ -51,7 +51,9 @@ def special() -> list:
     (x, y), *others = classes.support
     lacking = dataclasses.replace(classes, support=[(x, np.where(y == 0, 1, y)), *others])
     strided = cases.draw("image 4x4x1 c2x2x2s2 tanh 2", 3, id="strided", shots=4)
-    return [uneven, inexact, lacking, channels(), strided]
+    rising = cases.draw("tanh 1-2-1 mse", 4, id="rising", inner_steps=4, inner_lr=0.5)
+    rates = cases.draw("tanh 1-2-1 mse", 0, id="rates", per_parameter=True)
+    return [uneven, inexact, lacking, channels(), strided, rising, rates]
 
 
 def values(case, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,8 +204,8 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other():
 @pytest.mark.parametrize(("weights", "said", "asked"), [
     (lambda T: [1.0] * (T - 1) + [1 / T], "1, 1/2 for T = 2; 1, 1, 1/3 for T = 3",  # a pair of brackets is missing
      ("quadratic", "tied", "tanh")),
-    pytest.param(lambda T: [0.5 ** max(T - 1, 0)] + [0.5 ** (T - t) for t in range(1, T)], "1/4, 1/4, 1/2 for T = 3",
-                 (), marks=pytest.mark.slow),
+    pytest.param(lambda T: [(t + 1) / (2 * T) for t in range(T)], "1/6, 1/3, 1/2 for T = 3", (),
+                 marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_weights_of_tasks_are_said(weights, said, asked):
     def mine(case):

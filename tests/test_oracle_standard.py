@@ -76,6 +76,7 @@ SEALED = {
     "catalogue 2.3": "bb9ffbcfa72d",
     "catalogue 2.4": "48c66f1b6842",
     "catalogue 2.5": "2a3dcb8e1049",
+    "catalogue 2.6": "6965e2e1adc8",
 }
 
 

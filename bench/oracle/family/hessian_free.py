@@ -197,6 +197,11 @@ class QueryBefore(HessianFree):
         return self.gradient(path[0], query)
 
 
+class PointLate(HessianFree):
+    def point(self, path, k):
+        return path[k + 1]
+
+
 HONEST = [HessianFree, OfVectors]
 MADE = [
     (BySizeOfTheta, {"hf_epsilon_by_size_of_theta"}),
@@ -219,5 +224,6 @@ MADE = [
     (LastStepOnly, {"hf_one_step_back"}),
     (Forwards, {"hf_order"}),
     (FirstOrder, {"fomaml"}),
+    (PointLate, {"hf_point_of_another_step"}),
     (QueryBefore, {"query_before_adaptation"}),
 ]

@@ -115,6 +115,33 @@ def pulled(base) -> list[type]:
 PullMissing, PullAtTheEnd, PullDoubled, WeightDecay, PullAway = pulled(IMAML)
 
 
+class OverSize:
+    """F.mse_loss between each tensor and θ's."""
+
+    def penalty(self, phi):
+        return self.lam / 2 * sum(torch.nn.functional.mse_loss(phi[n], self.theta[n].detach()) for n in phi)
+
+
+class Implicit:
+    """A step of the loss, then the proximal step of the penalty."""
+
+    def adapt(self, support):
+        phi = self.leaves(self.theta)
+        for _ in range(self.steps):
+            g, c = grad(self.loss(phi, *support), phi), self.lr * self.lam
+            phi = self.leaves({n: (p - self.lr * g[n] + c * self.theta[n]) / (1 + c) for n, p in phi.items()})
+        return phi
+
+
+def pulled_otherwise(base) -> list[type]:
+    """`base` with a pull over sizes, and with one that is taken after the step."""
+    return [type(f"{base.__name__}{pull.__name__}", (pull, base), {"__doc__": pull.__doc__})
+            for pull in (OverSize, Implicit)]  # fmt: skip
+
+
+PullOverSize, PullImplicit = pulled_otherwise(IMAML)
+
+
 class OperatorUnscaled(IMAML):
     def operator(self, v, hv):
         return plus(hv, self.lam, v)
@@ -272,6 +299,37 @@ class Solved(IMAML):
     split = staticmethod(Direct.split)
 
 
+class BothDampings(IMAML):
+    def operator(self, v, hv):
+        return {n: 1.5 * v[n] + hv[n] / (self.lam + 1) for n in v}
+
+
+class WholePenalty(IMAML):
+    """λ ‖φ − θ‖², in the loop and in the system."""
+
+    def penalty(self, phi):
+        return 2 * super().penalty(phi)
+
+    def operator(self, v, hv):
+        return plus(v, 0.5 / self.lam, hv)
+
+
+class OfLastGraph(IMAML):
+    """The Hessian of the graph that the last inner gradient has left."""
+
+    def adapt(self, support):
+        self.before = self.leaves(self.theta)
+        for k in range(self.steps):
+            g = self.inner_gradient(self.before, support)
+            phi = self.leaves({n: p - self.lr * g[n] for n, p in self.before.items()})
+            if k < self.steps - 1:
+                self.before = phi
+        return phi
+
+    def point(self, phi):
+        return self.before
+
+
 HONEST = [IMAML, Direct]
 MADE = [
     (PullMissing, {"imaml_pull_missing"}),
@@ -300,4 +358,9 @@ MADE = [
     (Unrolled, {"imaml_unrolled"}),
     (Summed, {"sum_over_tasks"}),
     (Solved, {"imaml_solved"}),
+    (PullOverSize, {"imaml_pull_over_size"}),
+    (PullImplicit, {"imaml_pull_implicit"}),
+    (BothDampings, {"imaml_both_dampings"}),
+    (WholePenalty, {"imaml_lambda_of_another_penalty"}),
+    (OfLastGraph, {"imaml_hessian_a_step_early"}),
 ]

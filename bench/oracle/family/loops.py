@@ -144,6 +144,152 @@ class QueryBefore:
         return self.query_loss(self.start(), query)
 
 
+class BackwardInTheFirstStep:
+    """loss.backward(create_graph=True) in the first step, and no zero_grad() before the query's"""
+
+    def gradient(self, fast, support, k):
+        if k == 0:
+            self.loss(self.start(), *support).backward()
+        return super().gradient(fast, support, k)
+
+    def finish(self, grads):
+        return {n: g if self.params[n].grad is None else g + self.params[n].grad for n, g in grads.items()}
+
+
+class BackwardInEveryStep(FirstOrder):
+    """loss.backward() in every step on θ itself, which moves in place, with gradients divided by T at the end"""
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        self.inner = [*getattr(self, "inner", []), g]
+        return g
+
+    def finish(self, grads):
+        whole = lambda n: sum(g[n] for g in self.inner if n in g)  # noqa: E731
+        return {n: g + whole(n) / len(self.tasks) for n, g in grads.items()}
+
+
+class GraphOfEveryStep:
+    """loss.backward(create_graph=True) in every step, and the query loss alone divided by T"""
+
+    def gradient(self, fast, support, k):
+        self.inner = [*getattr(self, "inner", []), self.loss(fast, *support)]
+        return super().gradient(fast, support, k)
+
+    def finish(self, grads):
+        more = grad(sum(self.inner), self.params, False)
+        return {n: g + more[n] for n, g in grads.items()}
+
+
+class HalfErrorInside:
+    """the inner gradient of the squared error by hand, without its 2"""
+
+    def gradient(self, fast, support, k):
+        times = 0.5 if self.case.model["loss"] == "mse" else 1
+        return {n: g * times for n, g in super().gradient(fast, support, k).items()}
+
+
+class QueryOverExamples:
+    """the mean of the query losses over len(xq)"""
+
+    def query_loss(self, fast, query):
+        return super().query_loss(fast, query) / len(query[0])
+
+
+class HeadAdapts:
+    """only the last layer's tensors have an inner gradient"""
+
+    def gradient(self, fast, support, k):
+        return {n: g * (n in self.case.head()) for n, g in super().gradient(fast, support, k).items()}
+
+
+class SignOfTheHessian:
+    """v + lr * hvp(v)"""
+
+    def gradient(self, fast, support, k):
+        return {n: 2 * g.detach() - g for n, g in super().gradient(fast, support, k).items()}
+
+
+class InPairs:
+    """each inner step takes the next two support examples"""
+
+    def gradient(self, fast, support, k):
+        parts = [part for part in zip(*(x.split(2) for x in support), strict=True)]
+        return super().gradient(fast, parts[k % len(parts)], k)
+
+
+class Worst:
+    """the worst task's loss alone"""
+
+    def together(self, losses):
+        return max(losses)
+
+
+class FirstTaskThrough:
+    """only the first task's inner steps have a graph"""
+
+    def task(self, support, query):
+        self.through = not hasattr(self, "through")
+        return super().task(support, query)
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        return g if self.through else {n: x.detach() for n, x in g.items()}
+
+
+class QueryAndSupport:
+    """a tenth of the support loss at the adapted weights beside the query loss"""
+
+    def task(self, support, query):
+        fast = self.adapt(self.start(), support)
+        return self.query_loss(fast, query) + 0.1 * self.loss(fast, *support)
+
+
+class MeanOfIterates:
+    """the query loss is that of the mean of θ₁ … θ_K"""
+
+    def adapt(self, fast, support):
+        path = []
+        for k in range(self.K):
+            fast = self.step(fast, self.gradient(fast, support, k), k)
+            path.append(fast)
+        return {n: sum(p[n] for p in path) / len(path) for n in fast}
+
+
+class CutInOneTensor:
+    """the last tensor's inner gradient is detached"""
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        last = list(g)[-1]
+        return g | {last: g[last].detach()}
+
+
+# Those of `family.common`, and those of MAML that the family shares by a switch of its own.
+SHARED = (
+    ("inner_gradient_left_in_grad", BackwardInTheFirstStep),
+    ("inner_gradient_left_in_grad", BackwardInEveryStep),
+    ("inner_gradient_left_in_grad", GraphOfEveryStep),
+    ("half_squared_error_once", HalfErrorInside),
+    ("query_loss_over_examples", QueryOverExamples),
+    ("inner_loop_of_one_group", HeadAdapts),
+    ("inner_hessian_sign", SignOfTheHessian),
+    ("minibatches_inside", InPairs),
+    ("worst_task", Worst),
+    ("second_order_in_one_task", FirstTaskThrough),
+    ("support_loss_added", QueryAndSupport),
+    ("iterates_averaged", MeanOfIterates),
+    ("one_tensor_detached", CutInOneTensor),
+)
+
+
+def shared(cls, but: tuple = ()) -> None:
+    """The shared mistakes, made in an algorithm."""
+    for id, mixin in SHARED:
+        if mixin not in but:
+            wrong(id, mixin.__doc__)(type(mixin.__name__, (mixin, cls), {}))
+
+
 def everywhere(cls, *but: str) -> None:
     """The mistakes of the loop, made in an algorithm."""
     for id, mixin in (("fomaml", FirstOrder), ("sum_over_tasks", SumOfTasks), ("one_step_less", OneStepLess),
@@ -168,6 +314,7 @@ class MetaSGD(Loop):
 
 
 everywhere(MetaSGD)
+shared(MetaSGD)
 
 
 @wrong("alpha_not_learned")
@@ -297,6 +444,62 @@ class _(MetaSGD):
         return self.params[f"alpha.{n}"].square()
 
 
+class ByHand(MetaSGD):
+    """the backward pass by hand, with Hessian-vector products"""
+
+    def __call__(self):
+        total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+        for support, query in self.tasks:
+            path, gs = [{n: p.detach().requires_grad_() for n, p in self.start().items()}], []
+            for k in range(self.K):
+                gs.append(self.gradient(path[-1], support, k))
+                moved = self.step(path[-1], gs[-1], k)
+                path.append({n: p.detach().requires_grad_() for n, p in moved.items()})
+            v = last = grad(self.loss(path[-1], *query), path[-1])
+            for k in reversed(range(self.K)):
+                for n, x in self.of_rates(gs[k], v, last).items():
+                    total[f"alpha.{n}"] -= x.detach()
+                v = self.back(v, self.product(gs[k], path[k]), k)
+            for n, x in v.items():
+                total[n] += x.detach()
+        return {"meta_grad": self.finish({n: g / len(self.tasks) for n, g in total.items()})}
+
+    def of_rates(self, g, v, last):
+        return {n: g[n] * v[n] for n in v}
+
+    def product(self, g, theta):
+        return lambda w: grad(sum((g[n] * w[n].detach()).sum() for n in w), theta)
+
+    def back(self, v, hvp, k):
+        h = hvp({n: self.rate(n, k) * x for n, x in v.items()})
+        return {n: v[n] - h[n] for n in v}
+
+
+@wrong("alpha_outside_of_the_hessian")
+class _(ByHand):
+    """v - alpha * hvp(v) by hand"""
+
+    def back(self, v, hvp, k):
+        h = hvp(v)
+        return {n: v[n] - self.rate(n, k) * h[n] for n in v}
+
+
+@wrong("alpha_gradient_first_order")
+class _(ByHand):
+    """-g * g_q in every step by hand"""
+
+    def of_rates(self, g, v, last):
+        return {n: g[n] * last[n] for n in v}
+
+
+@wrong("alpha_gradient_times_c")
+class _(MetaSGD):
+    """a tenth of alpha's gradient"""
+
+    def finish(self, grads):
+        return {n: g * 0.1 if n.startswith("alpha.") else g for n, g in grads.items()}
+
+
 class TensorByTensor:
     """one autograd.grad per parameter, at weights that are leaves of their own"""
 
@@ -379,6 +582,53 @@ def _partial(cls, name: str) -> None:
 
         def names(self):
             return list(self.params)
+
+    @wrong(f"{name}_{part}_at_first_order")
+    class _(cls):
+        """the gradient of what has adapted, by retain_grad()"""
+
+        def __init__(self, case):
+            super().__init__(case)
+            self.ends = []
+
+        def adapt(self, fast, support):
+            self.ends.append(super().adapt(fast, support))
+            for n in self.names():
+                if self.ends[-1][n] is not fast[n]:
+                    self.ends[-1][n].retain_grad()
+            return self.ends[-1]
+
+        def finish(self, grads):
+            return grads | {n: sum(end[n].grad for end in self.ends) for n in self.names()}
+
+    @wrong(f"{name}_{other}_detached_in_some_steps")
+    class _(cls):
+        """requires_grad_(False) after the first step, for what does not adapt"""
+
+        def gradient(self, fast, support, k):
+            held = {n: p if n in self.names() or k == 0 else p.detach() for n, p in fast.items()}
+            return grad(self.loss(held, *support), {n: held[n] for n in self.names()})
+
+    @wrong(f"{name}_cross_term_after_the_update")
+    class _(cls):
+        """v is updated before the other product, by hand"""
+
+        def __call__(self):
+            total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+            for support, query in self.tasks:
+                path = [{n: p.detach().requires_grad_() for n, p in self.params.items()}]
+                for k in range(self.K):
+                    moved = self.step(path[-1], self.gradient(path[-1], support, k), k)
+                    path.append({n: p.detach().requires_grad_() for n, p in moved.items()})
+                v = grad(self.loss(path[-1], *query), path[-1])
+                for k in reversed(range(self.K)):
+                    g = self.gradient(path[k], support, k)
+                    h = grad(sum((g[n] * v[n].detach()).sum() for n in g), path[k])
+                    v = v | {n: v[n] - self.lr * h[n] for n in g}
+                    h = grad(sum((g[n] * v[n].detach()).sum() for n in g), path[k])
+                    v = v | {n: v[n] - self.lr * h[n] for n in v if n not in g}
+                total = {n: total[n] + v[n].detach() for n in total}
+            return {"meta_grad": {n: g / len(self.tasks) for n, g in total.items()}}
 
     @wrong(f"{name}_{other}_adapted")
     class _(cls):
@@ -775,6 +1025,30 @@ class _(MAMLpp):
         return super().rate(n, min(k + 1, self.K - 1))
 
 
+@wrong("mamlpp_rates_reversed")
+class _(MAMLpp):
+    """alpha[n].flip(0)"""
+
+    def rate(self, n, k):
+        return super().rate(n, self.K - 1 - k)
+
+
+@wrong("mamlpp_weights_over_steps")
+class _(MAMLpp):
+    """(weights * losses).mean()"""
+
+    def weighed(self, losses):
+        return super().weighed(losses) / self.K
+
+
+@wrong("mamlpp_norm_row_one_early")
+class _(MAMLpp):
+    """num_step=k - 1 in the support's forward pass"""
+
+    def at_support(self, k):
+        return max(k - 1, 0)
+
+
 @wrong("mamlpp_one_rate_for_all_steps")
 class _(MAMLpp):
     """alpha[n][0]"""
@@ -899,6 +1173,27 @@ class Momentum(Loop):
 
 
 everywhere(Momentum, "task_leak")
+shared(Momentum, but=(MeanOfIterates,))
+
+
+@wrong("momentum_from_the_start")
+class _(Momentum):
+    """mu * (theta - before), and before is never moved on"""
+
+    def adapt(self, fast, support):
+        before = fast
+        for k in range(self.K):
+            g = self.gradient(fast, support, k)
+            fast = {n: p - self.lr * g[n] + self.mu * (p - before[n]) for n, p in fast.items()}
+        return fast
+
+
+@wrong("momentum_rate_twice")
+class _(Momentum):
+    """m = mu * m + lr * g, and p - lr * m"""
+
+    def buffer(self, m, g, k):
+        return super().buffer(m, {n: self.lr * x for n, x in g.items()}, k)
 
 
 @wrong("momentum_missing")
@@ -1089,6 +1384,38 @@ class Adam(Loop):
 
 
 everywhere(Adam, "task_leak")
+
+
+@wrong("adam_corrections_exchanged")
+class _(Adam):
+    """m / (1 - b2**t), v / (1 - b1**t)"""
+
+    def corrected(self, m, v, t):
+        return m / (1 - self.b2**t), v / (1 - self.b1**t)
+
+
+@wrong("adam_correction_without_power")
+class _(Adam):
+    """m / (1 - b1), v / (1 - b2)"""
+
+    def corrected(self, m, v, t):
+        return m / (1 - self.b1), v / (1 - self.b2)
+
+
+@wrong("adam_amsgrad_corrected")
+class _(Adam):
+    """torch.maximum of the corrected v"""
+
+    def adapt(self, fast, support):
+        self.largest: dict = {}
+        return super().adapt(fast, support)
+
+    def moved(self, p, m, v, t):
+        m, v = self.corrected(m, v, t)
+        place = len(self.largest) if t == 1 else self.place % len(self.largest)
+        self.place = place + 1
+        v = self.largest[place] = v if t == 1 else torch.maximum(self.largest[place], v)
+        return p - self.lr * m / self.below(v)
 
 
 @wrong("adam_moments_leak")

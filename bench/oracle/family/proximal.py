@@ -31,6 +31,14 @@ class ByWeightDecay(Proximal):
 PullMissing, PullAtTheEnd, PullDoubled, WeightDecay, PullAway = imaml.pulled(Proximal)
 
 
+PullOverSize, PullImplicit = imaml.pulled_otherwise(Proximal)
+
+
+class OverSteps(Proximal):
+    def gradient(self, phi, support, query):
+        return {n: self.lam * (p - phi[n]) / self.steps for n, p in self.theta.items()}
+
+
 class FactorMissing(Proximal):
     def gradient(self, phi, support, query):
         return {n: p - phi[n] for n, p in self.theta.items()}
@@ -109,4 +117,7 @@ MADE = [
     (StepLess, {"one_step_less"}),
     (AdaptsOnQuery, {"support_is_query"}),
     (Solved, {"prox_solved"}),
+    (PullOverSize, {"prox_pull_over_size"}),
+    (PullImplicit, {"prox_pull_implicit"}),
+    (OverSteps, {"prox_over_steps"}),
 ]

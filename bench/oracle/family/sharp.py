@@ -174,6 +174,19 @@ class Summed(Sharp):
         return {n: sum(g[n] for g in grads) for n in self.theta}
 
 
+class SumOfBoth(Sharp):
+    def step(self, fast, support, query):
+        first = self.first(fast, support, query)
+        uphill = self.uphill(fast, self.perturbation(first))
+        g = grad(self.loss(uphill, *support), uphill, create_graph=True)
+        return plus(fast, -self.lr, {n: x + first[n] for n, x in g.items()})
+
+
+class HeldPerTensor(PerTensor):
+    def perturbation(self, g):
+        return {n: e.detach() for n, e in super().perturbation(g).items()}
+
+
 HONEST = [Sharp, OfStackedNorms]
 MADE = [
     (WithEpsilon, {"sharp_norm_epsilon"}),
@@ -195,6 +208,8 @@ MADE = [
     (OfQuery, {"sharp_perturbation_of_query"}),
     (FirstStepOnly, {"sharp_some_steps"}),
     (OfStart, {"sharp_perturbation_of_start"}),
+    (SumOfBoth, {"sharp_sum_of_gradients"}),
+    (HeldPerTensor, {"sharp_held_and_of_another_norm"}),
     (FirstOrder, {"fomaml"}),
     (Summed, {"sum_over_tasks"}),
 ]

@@ -105,14 +105,20 @@ def _stands_alone(j: Judged, name: str) -> bool:
 
 def _both_show(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
     """Pairs of which both show in the first case: those with a classic or common mistake, and as many more as can be
-    tried in some seconds."""
+    tried in some seconds, the first forms of mistakes before others."""
     first = ordered[0]
     right = first.case.answer.meta_grad
     shows = [n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)]
     pairs = [(a, b) for a, b in itertools.combinations(shows, 2) if _fit_together(first.forms, a, b)]
-    pairs.sort(key=lambda ab: _likely(*ab))
-    usual = sum(_likely(a, b) < -1 or bool({_mistake(a).id, _mistake(b).id} & set(COMMON)) for a, b in pairs)
-    yield from pairs[: max(usual, int(LIMIT / cost(first.case)))]
+    usual = {(a, b) for a, b in pairs if _likely(a, b) < -1 or {_mistake(a).id, _mistake(b).id} & set(COMMON)}
+    pairs.sort(key=lambda ab: (ab not in usual, _place(ab[0]) + _place(ab[1]), _likely(*ab)))
+    pairs.sort(key=lambda ab: not all(_mistake(name).convention for name in ab))
+    yield from pairs[: len(usual) + int(LIMIT / cost(first.case))]
+
+
+def _place(name: str) -> int:
+    """The place of a form among those of its mistake."""
+    return int(name.partition("/")[2] or 0)
 
 
 def one_with_a_number(judged: list[Judged]) -> Report | None:

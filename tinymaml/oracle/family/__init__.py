@@ -94,18 +94,26 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
     "negated_gradient": ({"result": "negative"},),
 }
 
+# Switches that came after the classic mistakes of each case were listed, with `common`'s in the place of MAML's.
+LATER = {"adapts", "hessian_times"}
+# Switches of the derivative through the inner loop, and of the loss that is differentiated.
+OF_QUERY_LOSS = {"through_last", "through_first", "cut_tensor", "through_tensor", "hessian_times", "second_order",
+                 "query_decay", "query_before_weight", "support_weight", "support_before_weight", "iterates",
+                 "iterate_decay", "one tensor after the other, with its graph", "with graph over T"}  # fmt: skip
+
 
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
     module = ALGORITHMS[case.algorithm]
-    possible = {m.id: m.forms for m in (*module.MISTAKES, *common.possible(module, case))} | {
-        id: EVERYWHERE[id] for id in module.SHARED
-    }
+    here = lambda form: _can_be_made(form, module) and concerns(form, case)  # noqa: E731
+    possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
     possible |= dict.fromkeys(getattr(module, "NAMED_HERE", ()), ())
-    for m in OF_MAML.values():
+    for m in (*OF_MAML.values(), *common.possible(module)):
         for k, form in enumerate(m.forms):
-            if m.id not in possible and _can_be_made(form, module) and concerns(form, case):
+            if m.classic and LATER & form.keys():
+                continue
+            if m.id not in possible and here(form):
                 out[f"{m.id}/{k}" if k else m.id] = form
     return out
 
@@ -114,6 +122,7 @@ def _can_be_made(form: dict, module: ModuleType) -> bool:
     """Whether a mistake of MAML's is one here: it is about the model or the data, or about a switch that all share."""
     return all(
         name in ("how", "rounded") or name in SWITCHES and name not in module.SWITCHES
+        and (name not in OF_QUERY_LOSS and value not in OF_QUERY_LOSS or hasattr(module, "query_loss"))
         and (value in SWITCHES[name] or isinstance(SWITCHES[name][0], float))
         for name, value in form.items()
     )  # fmt: skip

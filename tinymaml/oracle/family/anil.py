@@ -131,4 +131,28 @@ MISTAKES = [
         "pass the adapted weights as an argument; do not write them into arrays that are restored",
         ({"backward": "weights of start"},), "MeLU #9",
     ),
+    Mistake(
+        "anil_head_at_first_order", "∂/∂h = ∂L_q/∂h_K",
+        "the head has the query gradient at its adapted values, without the derivative through the inner steps; that "
+        "of the body is right",
+        "differentiate with respect to the head before the inner loop, not to the adapted one",
+        "differentiate with respect to the head that the scan starts from",
+        ({"start": "first order"},), classic=False,
+    ),
+    Mistake(
+        "anil_body_detached_in_some_steps", "∂g_s(θₖ)/∂b = 0 for k > 0, or for k = 0",
+        "the body counts in the first inner step's gradient only, or in all but that: what it gives was kept, or "
+        "detached, from then on",
+        "compute the loss from the body itself in every inner step",
+        "no stop_gradient on the body inside the scan",
+        ({"others in support": "detached after the first"}, {"others in support": "detached in the first"}),
+        classic=False,
+    ),
+    Mistake(
+        "anil_cross_term_after_the_update", "∂/∂b −= α ∂²L_s/∂b∂h vₖ, with vₖ for vₖ₊₁",
+        "the backward pass by hand updates v first, and takes the cross term of head and body with the new one",
+        "compute both products with the old v, then update it",
+        "compute both products with the old v, then update it",
+        ({"cross term": "after the update"},), classic=False,
+    ),
 ]  # fmt: skip

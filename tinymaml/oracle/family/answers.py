@@ -9,18 +9,25 @@ The algorithm is the module of `ALGORITHMS` that the case names; what it compute
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, bits_of, remembered
+from ..mistakes import semantics
 from ..mistakes.data import rounded as rounded_to
 from ..mistakes.outcome import finished
 from ..mistakes.semantics import AFTER_THE_TASKS, Result
 from ..models import Options
 from . import ALGORITHMS
-from .procedure import SWITCHES, ByEngine, ByHand, H, Unaffordable, tasks_of
+from .procedure import SWITCHES, ByEngine, ByHand, H, Unaffordable, left_in_grad, tasks_of
+
+# Ways to put tasks together, and counts, that MAML's formula has.
+_AS_IN_MAML = ("weighted by examples", "median", "lower median", "worst", "each normalised", "log of each",
+               "root mean square")  # fmt: skip
+_COUNTS = ("task_count", "zero_tensor", "only_result_tensor")
 
 
 def switches_of(case, given: dict) -> dict:
@@ -35,7 +42,8 @@ def switches_of(case, given: dict) -> dict:
             raise ValueError(f"{case.algorithm} has no switch {name!r}; wanted one of {', '.join(possible)}")
         if value not in possible[name] and not isinstance(possible[name][0], float):
             raise ValueError(f"{name}={value!r}; wanted one of {possible[name]}")
-    return {name: values[0] for name, values in possible.items()} | given
+    right = {name: values[0] for name, values in possible.items()}
+    return right | {name: int(x) if name in _COUNTS else x for name, x in given.items()}
 
 
 def run(
@@ -48,6 +56,8 @@ def run(
         known: that of `catalogue.run_form`.
     """
     case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
+    if digits := switches.get("rate_decimals"):
+        case = dataclasses.replace(case, inner_lr=float(np.round(case.inner_lr, int(digits))))
     if rate := switches.get("rate_is") or (case.outer_lr if switches.get("rate") == "of the outer loop" else 0):
         case = dataclasses.replace(case, inner_lr=float(rate))
     options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
@@ -60,21 +70,27 @@ def run(
         """Losses, θ_K and gradients of all tasks."""
         if hasattr(algorithm, "gradient"):
             at = ByHand(case, number, s, changed, known)
-            done = [algorithm.gradient(at, theta, *task) for task in tasks_of(at)]
+            done = [with_left(at, *algorithm.gradient(at, theta, *task)) for task in tasks_of(at)]
             return tuple(list(x) for x in zip(*done, strict=True))
         if s["inner"].endswith("with its graph"):
             return _recorded(case, algorithm, s)
         return _differentiated(case, algorithm, number, s, changed, known, theta)
 
+    def with_left(at, value, end, g) -> tuple:
+        """With what backward() in the inner loop has left."""
+        left = left_in_grad(at)
+        return value, end, {n: x + left[n] if n in left else x for n, x in g.items()}
+
     if known is None:
         values, ends, grads = of_tasks()
     else:
-        inside = [x for n, x in s.items() if n not in AFTER_THE_TASKS or x == "accumulated"]
+        inside = [x for n, x in s.items()
+                  if n not in AFTER_THE_TASKS or x == "accumulated" or n == "second_order"]  # fmt: skip
         data = [array for task in case.batches() for batch in task for array in batch]
         key = (changed, rounded, *inside, *bits_of(*theta.values(), *data))
         values, ends, grads = remembered(known, key, of_tasks)
     trace = [{"theta": [theta, end]} for end in ends]
-    value, grads = _together(values, grads, s)
+    value, grads = _together(values, grads, s, case)
     finish = getattr(algorithm, "finish", None)
     grads = finish(s, case, grads) if finish else grads
     rates = lambda: dict.fromkeys(grads, case.inner_lr)  # noqa: E731
@@ -113,7 +129,13 @@ def _differentiated(case, algorithm, number, s, how, known, theta) -> tuple:
         at = ByHand(case, number, s, how, known)
         if s["factors"] == "parameters detached":
             meta = at.hold(meta)
-        return [algorithm.query_loss(at, meta, *task) for task in tasks_of(at)]
+        done, tasks = [], tasks_of(at)
+        for t, task in enumerate(tasks):
+            if t != {"first task": 0, "last task": len(tasks) - 1}.get(s["second_order"], t):
+                at.s = s | {"factors": "detached"}
+            done.append(algorithm.query_loss(at, meta, *task))
+            at.s = s
+        return done
 
     plain = losses(theta)
     grads = [{n: np.zeros(p.shape, p.dtype) for n, p in theta.items()} for _ in plain]
@@ -162,9 +184,22 @@ def _slope(value, number):
     return value.slope if type(value) is Dual else 0 * value
 
 
-def _together(values, grads, s) -> tuple:
+class _Tasks(SimpleNamespace):
+    """What `semantics` knows of the tasks, where it puts them together."""
+
+    together = semantics._Run.together
+
+
+_OF_TASKS = ("task_count", "tilt", "clip_task", "outer_momentum")
+
+
+def _together(values, grads, s, case) -> tuple:
     """1/T Σₜ of the losses and of the gradients, or what the code at hand makes of them."""
     tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
+    if s["outer"] in _AS_IN_MAML or any(s[n] for n in _OF_TASKS):
+        right = {n: x[0] for n, x in semantics.SWITCHES.items()} | dict.fromkeys(semantics.NUMBERS)
+        tasks = _Tasks(s=right | {n: s[n] for n in ("outer", *_OF_TASKS)}, case=case, theta=case.params)
+        return tasks.together(values, grads, case.params, case.outer_lr)
     if s["outer"].startswith(("last", "first")):
         k, count = -1 if s["outer"].startswith("last") else 0, len(grads) if s["outer"].endswith("T") else 1
         values, grads = [values[k]], [tree(lambda g: g / count, grads[k])]

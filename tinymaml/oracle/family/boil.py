@@ -134,4 +134,28 @@ MISTAKES = [
         "pass the adapted weights as an argument; do not write them into arrays that are restored",
         ({"backward": "weights of start"},), "MeLU #9",
     ),
+    Mistake(
+        "boil_body_at_first_order", "∂/∂b = ∂L_q/∂b_K",
+        "the body has the query gradient at its adapted values, without the derivative through the inner steps; that "
+        "of the head is right",
+        "differentiate with respect to the body before the inner loop, not to the adapted one",
+        "differentiate with respect to the body that the scan starts from",
+        ({"start": "first order"},), classic=False,
+    ),
+    Mistake(
+        "boil_head_detached_in_some_steps", "∂g_s(θₖ)/∂h = 0 for k > 0, or for k = 0",
+        "the head counts in the first inner step's gradient only, or in all but that: what it gives was kept, or "
+        "detached, from then on",
+        "compute the loss from the head itself in every inner step",
+        "no stop_gradient on the head inside the scan",
+        ({"others in support": "detached after the first"}, {"others in support": "detached in the first"}),
+        classic=False,
+    ),
+    Mistake(
+        "boil_cross_term_after_the_update", "∂/∂h −= α ∂²L_s/∂h∂b vₖ, with vₖ for vₖ₊₁",
+        "the backward pass by hand updates v first, and takes the cross term of body and head with the new one",
+        "compute both products with the old v, then update it",
+        "compute both products with the old v, then update it",
+        ({"cross term": "after the update"},), classic=False,
+    ),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Mistakes of every algorithm of the family that goes back through its inner loop; MAML's formula cannot make them.
+"""Mistakes of every algorithm of the family, which MAML's classic ones do not have, or under another name.
 
 Their forms set the switches of `procedure`.
 """
@@ -6,15 +6,16 @@ Their forms set the switches of `procedure`.
 from __future__ import annotations
 
 from ..mistakes.mistake import Mistake
+from .procedure import SWITCHES
 
 
-def possible(module, case) -> list[Mistake]:
-    """Those that one could make on a case: where several tensors adapt, and are gone back through."""
-    if len(case.params) == 1 or not hasattr(module, "query_loss"):
-        return []
+def possible(module) -> list[Mistake]:
+    """Those that one could make in an algorithm, if its forms can be made there."""
     return [mistake for mistake in MISTAKES if mistake.id not in getattr(module, "NOT_HERE", ())]
 
 
+DETACHED = {"factors": "detached"}
+LEFT = SWITCHES["left"][1:]
 MISTAKES = [
     Mistake(
         "one_tensor_after_the_other_and_through_it",
@@ -24,5 +25,31 @@ MISTAKES = [
         "one torch.autograd.grad for all parameters at θₖ, then update all of them",
         "one jax.grad for the whole tree at θₖ, then update all of it",
         ({"inner": "one tensor after the other, with its graph"},), classic=False,
+    ),
+    Mistake(
+        "inner_gradient_left_in_grad", "G + g_s(θ), G + g_s(θ_{K−1}), or G + Σₖ g_s(θₖ)",
+        "backward() in the inner loop leaves a support gradient in .grad, and the query's backward() adds to it",
+        "torch.autograd.grad in the inner loop, or zero_grad() before the query's backward()",
+        "one jax.grad of the whole task; nothing is added to what it returns",
+        tuple({"left": left} | cut for left in LEFT for cut in ({}, DETACHED)), shows="left", classic=False,
+    ),
+    Mistake(
+        "inner_loop_of_one_group", "θₖ₊₁ = θₖ − α g_s(θₖ) for one group of the tensors, the others as they were",
+        "only some tensors adapt: the head, the body, or all but the biases",
+        "update every name in the inner loop", "map the inner update over the whole tree",
+        tuple({"adapts": group} | cut for group in ("head", "body", "no biases") for cut in ({}, DETACHED)),
+        shows="adapts", classic=False,
+    ),
+    Mistake(
+        "inner_hessian_sign", "v + Hₖ A v",
+        "the derivative of the inner gradient has the wrong sign",
+        "v - lr * hvp(v): a minus, as in the inner step", "v - lr * hvp(v): a minus, as in the inner step",
+        ({"hessian_times": -1.0},), classic=False,
+    ),
+    Mistake(
+        "query_loss_over_examples", "L_q/N",
+        "the query loss is a mean, and is divided by the number of examples once more",
+        "loss(fast, xq, yq), without / len(xq)", "loss(adapted, xq, yq), without / len(xq)",
+        ({"query loss": "over examples"}, {"query loss": "over examples"} | DETACHED), classic=False,
     ),
 ]  # fmt: skip

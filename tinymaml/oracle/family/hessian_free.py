@@ -33,7 +33,7 @@ SWITCHES = {
     "divisor": ("2ε", "ε", "4ε", "2δ", "none"),
     "rate": ("α", "missing", "squared"),
     "sign": ("minus", "plus"),
-    "at": ("step", "start", "end"),
+    "at": ("step", "start", "end", "one step late", "one step early"),
     "of": ("support", "query"),
     "direction": ("carried", "not carried", "query at start", "support"),
     "steps gone back": ("all", "last", "first"),
@@ -46,8 +46,8 @@ def gradient(at, theta, support, query):
     # θₖ₊₁ = θₖ − α g_s(θₖ)
     path = descend(at, theta, support, lambda k, p, g: at.map(lambda p, g: p - rate * g, p, g))
     end = path[0] if at.s["query"] == "before adaptation" else path[-1]
-    value, v = at.loss_and_grad(end, query)
-    start = {"query at start": lambda: at.loss_and_grad(theta, query)[1],
+    value, v = at.query_loss_and_grad(end, query)
+    start = {"query at start": lambda: at.query_loss_and_grad(theta, query)[1],
              "support": lambda: support_gradient(at, path[-1], support)}  # fmt: skip
     along = start.get(at.s["direction"], lambda: None)()
     along = v if at.s["direction"] == "not carried" else along
@@ -55,7 +55,8 @@ def gradient(at, theta, support, query):
     steps = list(range(len(path) - 1))
     steps = {"last": steps[-1:], "first": steps[:1]}.get(at.s["steps gone back"], steps)
     for k in [] if at.s["factors"] == "detached" else steps if at.s["order"] == "first first" else steps[::-1]:
-        point = path[{"start": 0, "end": -1}.get(at.s["at"], k)]
+        places = {"start": 0, "end": -1, "one step late": k + 1, "one step early": max(k - 1, 0)}
+        point = path[places.get(at.s["at"], k)]
         product = _product(at, point, query if at.s["of"] == "query" else support, v if along is None else along)
         times = {"missing": 1, "squared": rate * rate}.get(at.s["rate"], rate)
         times = -times if at.s["sign"] == "plus" else times
@@ -237,5 +238,12 @@ MISTAKES = [
         "eps = delta / optax.global_norm(v)",
         ({"displacement": "times 1 + ‖θ‖"}, {"displacement": "times ‖θ‖"}, {"displacement": "times max(1, ‖θ‖)"}),
         "Andrei, 2009", classic=False,
+    ),
+    Mistake(
+        "hf_point_of_another_step", "v − α [g_s(θₖ₊₁ + εv) − g_s(θₖ₊₁ − εv)] / 2ε, or around θₖ₋₁",
+        "the differences of gradients are taken around the weights after the step, or before the one before",
+        "the weights from which step k started: keep θ₀ … θ_{K−1}",
+        "stack the carry that each step of the scan starts from",
+        ({"at": "one step late"}, {"at": "one step early"}), shows="at", classic=False,
     ),
 ]  # fmt: skip

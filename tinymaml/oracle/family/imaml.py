@@ -20,9 +20,10 @@ from .pulled import SETTINGS, descended, strength  # noqa: F401
 
 FORMULA = "λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
 SWITCHES = pulled.SWITCHES | {
-    "operator": ("I + H/λ", "H + λI", "I + H", "I + λH", "H/λ", "I − H/λ", "diagonal"),
+    "operator": ("I + H/λ", "H + λI", "I + H", "I + λH", "H/λ", "I − H/λ", "diagonal", "H + 2λI", "I + 2H/λ",
+                 "I + H/2λ"),
     "damping": (0.0,), "strength_damping": (0.0,), "system_damping": (0.0,),
-    "hessian": ("right", "at theta", "of query", "of both"),
+    "hessian": ("right", "at theta", "a step early", "of query", "of both"),
     "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied"),
     "solver_steps": (0.0,), "solver_digits": (0.0,),
 }  # fmt: skip
@@ -31,13 +32,13 @@ SWITCHES = pulled.SWITCHES | {
 def gradient(at, theta, support, query):
     path = descended(at, theta, support)
     phi = path[0] if at.s["query"] == "before adaptation" else path[-1]
-    value, g = at.loss_and_grad(phi, query)
+    value, g = at.query_loss_and_grad(phi, query)
     if at.s["factors"] == "detached":
         return value, phi, g
     if at.s["inverse"] == "unrolled":
         return value, phi, _unrolled(at, path, support, g)
-    point, batches = (theta if at.s["hessian"] == "at theta" else path[-1]), {
-        "of query": [query], "of both": [support, query]}.get(at.s["hessian"], [support])  # fmt: skip
+    point = {"at theta": theta, "a step early": path[-2:][0]}.get(at.s["hessian"], path[-1])
+    batches = {"of query": [query], "of both": [support, query]}.get(at.s["hessian"], [support])
 
     def times(v):
         products = [at.along(point, batch, v) for batch in batches]
@@ -62,7 +63,8 @@ def _operator(at, v, hv):
         return v * (1 + at.number(at.s["damping"])) + hv / (lam + at.number(at.s["strength_damping"]))
     return {
         "H + λI": lambda: hv + lam * v, "I + H": lambda: v + hv, "I + λH": lambda: v + lam * hv,
-        "H/λ": lambda: hv / lam, "I − H/λ": lambda: v - hv / lam,
+        "H/λ": lambda: hv / lam, "I − H/λ": lambda: v - hv / lam, "H + 2λI": lambda: hv + 2 * lam * v,
+        "I + 2H/λ": lambda: v + 2 * hv / lam, "I + H/2λ": lambda: v + hv / (2 * lam),
     }.get(at.s["operator"], lambda: v + hv / lam)()  # fmt: skip
 
 
@@ -283,5 +285,31 @@ MISTAKES = [
         "solve with hvp(v) + lam * v, without damping; it is positive where φ_K is near a minimum",
         ({"system_damping": 1e-2}, {"system_damping": 1e-2, "operator": "H + λI"}),
         free=Free("system_damping", "c", (1e-2, 1.0, 0.1, 1e-3, 1e-4, 10.0)), classic=False,
+    ),
+    Mistake(
+        "imaml_both_dampings", "((1 + ξ) I + H/(λ + δ))⁻¹ g_q(φ_K)",
+        "the linear system has both dampings of iMAML's original code, ξ (cg_damping) and δ (lam_damping)",
+        "the operator is v + hvp(v) / lam, without both dampings",
+        "the operator is v + hvp(v) / lam, without both dampings",
+        tuple({"damping": 1.0, "strength_damping": delta} for delta in (1.0, 0.1, 100.0, 10.0, 0.01, 0.5, 2.0, 5.0)),
+        "aravindr93/imaml_dev", free=Free("damping", "ξ", (1.0, 0.1, 0.5, 0.01, 2.0)), classic=False,
+    ),
+    Mistake(
+        "imaml_lambda_of_another_penalty", "(I + H/2λ)⁻¹ g_q(φ_K), (I + 2H/λ)⁻¹ g_q(φ_K), or (H + 2λI)⁻¹ g_q(φ_K)",
+        "the pull's curvature in the linear system is that of a penalty λ ‖φ − θ‖², or λ/4 ‖φ − θ‖², or is counted "
+        "twice (the inner loop's pull may be that, too); the case has λ/2 ‖φ − θ‖²",
+        "the operator is v + hvp(v) / lam, and the penalty lam / 2 * ((phi - theta) ** 2).sum()",
+        "the operator is v + hvp(v) / lam, and the penalty lam / 2 * jnp.sum((phi - theta) ** 2)",
+        ({"operator": "I + H/2λ", "pull": "doubled"}, {"operator": "I + H/2λ"}, {"operator": "I + 2H/λ"},
+         {"operator": "I + 2H/λ", "pull": "halved"}, {"operator": "H + 2λI"},
+         {"operator": "H + 2λI", "pull": "doubled"}),
+        shows="operator", classic=False,
+    ),
+    Mistake(
+        "imaml_hessian_a_step_early", "(I + H(φ_{K−1})/λ)⁻¹ g_q(φ_K)",
+        "the Hessian in the linear system is that of the last inner gradient's graph, at φ_{K−1}",
+        "take Hessian-vector products of a new support loss at phi, after the inner loop",
+        "take Hessian-vector products at the scan's last carry",
+        ({"hessian": "a step early"},), classic=False,
     ),
 ]  # fmt: skip

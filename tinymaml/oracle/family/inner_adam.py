@@ -26,11 +26,11 @@ SWITCHES = {
     "moments": ("right", "detached", "m detached", "v detached", "leaked", "leaked, detached", "leaked with t"),
     "root": ("right", "detached", "missing"),
     "correction": ("right", "none", "of m", "of v", "a step late", "of step K", "with every tensor",
-                   "over all tasks"),
+                   "over all tasks", "exchanged", "of step 1"),
     "eps": ("outside", "inside", "inside, before correction", "before correction", "missing", "default"),
     "eps_root": ("right", "missing"),
     "betas": ("right", "exchanged", "defaults"),
-    "variant": ("adam", "amsgrad", "sgd", "no m", "nesterov", "adamax", "adabelief"),
+    "variant": ("adam", "amsgrad", "amsgrad, corrected", "sgd", "no m", "nesterov", "adamax", "adabelief"),
     "decoupled": (0.0,),
     # the shared ones, which are not meant: there they change the gradient, before Adam
     "rate": ("right",), "momentum": (0.0,), "decay_like": ("in the gradient",),
@@ -80,18 +80,23 @@ def query_loss(at, theta, support, query):
         if s["variant"] == "amsgrad":
             used_v = at.map(lambda v, best: _larger(best, v), used_v, best)
             best = best | used_v
+        if s["variant"] == "amsgrad, corrected":  # the largest v̂, not the largest v
+            best = best | at.map(lambda v, best: _larger(best, v / (1 - b2**t)), used_v, best)
         if s["variant"] == "adamax":
             # u ← max(β₂ u, |g| + ε),   θ ← θ − α m̂ / u
             best = best | at.map(lambda g, u: _larger(g * side(g) + eps, b2 * u), g, best)
             return at.map(lambda p, m, u: p - rate * (m / (1 - b1**t)) / u, theta, used_m, best)
 
         def moved(n, p, m, v):
-            count = {"a step late": t + 1, "of step K": at.case.inner_steps,
+            count = {"a step late": t + 1, "of step K": at.case.inner_steps, "of step 1": 1,
                      "with every tensor": (t - 1) * len(names) + names.index(n) + 1,
                      "over all tasks": at.memory.get("moments", (0, 0, 0))[2] + t}.get(s["correction"], t)  # fmt: skip
             c1 = 1 if s["correction"] in ("none", "of v") else 1 - b1**count
             c2 = 1 if s["correction"] in ("none", "of m") else 1 - b2**count
             inside = eps if s["eps"].startswith("inside") else 0
+            c1, c2 = (c2, c1) if s["correction"] == "exchanged" else (c1, c2)
+            if s["variant"] == "amsgrad, corrected":
+                v, c2 = best[n], 1
             late = s["eps"].endswith("before correction")  # θ − α (√c₂ / c₁) m / (√v + ε)
             root = at.root((v if late else v / c2) + eps_root + inside)
             root = at.hold(root) if s["root"] == "detached" else root
@@ -340,5 +345,23 @@ MISTAKES = [
         "the second moment is that of the gradient's deviation from its average: AdaBelief",
         "v = b2 * v + (1 - b2) * g * g", "optax.adam, not optax.adabelief",
         ({"variant": "adabelief"}, {"variant": "adabelief", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_corrections_exchanged", "m / (1 − β₂ᵗ),   v / (1 − β₁ᵗ)",
+        "the bias corrections have changed places: m has that of v",
+        "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)", "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)",
+        ({"correction": "exchanged"}, {"correction": "exchanged", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_correction_without_power", "m / (1 − β₁),   v / (1 − β₂)",
+        "the bias correction is that of the first step in every step: its power is missing",
+        "m_hat = m / (1 - b1**t), with t = k + 1", "m_hat = m / (1 - b1**t), with t = k + 1",
+        ({"correction": "of step 1"}, {"correction": "of step 1", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_amsgrad_corrected", "v̂ ← max(v̂, v / (1 − β₂ᵗ))",
+        "the denominator takes the largest corrected second moment so far: AMSGrad, in another form than PyTorch's",
+        "amsgrad=False", "optax.adam, not optax.amsgrad",
+        ({"variant": "amsgrad, corrected"}, {"variant": "amsgrad, corrected", "factors": "detached"}), classic=False,
     ),
 ]  # fmt: skip

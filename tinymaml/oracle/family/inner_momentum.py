@@ -15,11 +15,12 @@ from .procedure import PLAIN, descend, judged
 FORMULA = "∂L_q(θ_K)/∂θ,   mₖ₊₁ = μ mₖ + g_s(θₖ),   θₖ₊₁ = θₖ − α mₖ₊₁"
 SETTINGS = {"momentum": "μ"}
 SWITCHES = {
-    "buffer": ("right", "detached", "leaked", "leaked, detached", "none", "from first gradient", "used before update"),
+    "buffer": ("right", "detached", "leaked", "leaked, detached", "none", "from first gradient", "used before update",
+               "from the start"),
     "dampening": ("none", "always", "after the first step"),
     "average": ("none", "corrected"),
     "nesterov": ("no", "PyTorch's", "at the point ahead"),
-    "numbers": ("right", "exchanged"),
+    "numbers": ("right", "exchanged", "rate twice"),
     "mu": (0.0,), "decoupled": (0.0,),
     "momentum": (0.0,), "decay_like": ("in the gradient",),  # the shared ones, which are not meant
 }  # fmt: skip
@@ -29,7 +30,8 @@ def query_loss(at, theta, support, query):
     rate, mu = at.number(at.case.inner_lr), at.number(at.s["mu"] or at.case.settings["momentum"])
     if at.s["numbers"] == "exchanged":
         rate, mu = mu, rate
-    kept = at.s["buffer"]
+    rate = rate * rate if at.s["numbers"] == "rate twice" else rate
+    kept, first = at.s["buffer"], theta
     m = at.map(lambda p: at.hold(p) * 0, theta)
     if kept.startswith("leaked"):
         m = at.memory.get("m", m)
@@ -51,6 +53,9 @@ def query_loss(at, theta, support, query):
             used = at.map(lambda g, m: g + mu * m, g, new)
         if at.s["average"] == "corrected":
             used = at.map(lambda m: m / (1 - mu ** (k + 1)), new)
+        if kept == "from the start":
+            # θₖ₊₁ = θₖ − α g + μ (θₖ − θ₀)
+            return at.map(lambda p, g, p0: p - rate * g + mu * (p - p0), theta, g, {n: first[n] for n in theta})
         # θₖ₊₁ = θₖ − α mₖ₊₁
         return at.map(lambda p, m: p - rate * m, theta, used)
 
@@ -205,5 +210,18 @@ MISTAKES = [
         tuple({"buffer": "none", "inner": inner, "adaptive_eps": 1e-8} | cut for inner in ("adam", "rmsprop")
               for cut in ({}, {"factors": "detached"})),
         free=Free("adaptive_eps", "ε", (1e-8, 1e-7, 1e-5, 1e-3)), classic=False,
+    ),
+    Mistake(
+        "momentum_from_the_start", "θₖ₊₁ = θₖ − α g_s(θₖ) + μ (θₖ − θ₀)",
+        "momentum is μ times the way from the point before, and that point stays θ₀: it is not moved on",
+        "before, theta = theta, theta - lr * g + mu * (theta - before)",
+        "carry the point before in the scan, and move it on",
+        ({"buffer": "from the start"}, {"buffer": "from the start", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "momentum_rate_twice", "m ← μ m + α g,   θₖ₊₁ = θₖ − α m",
+        "the rate is in the buffer, and again in the step", "m = mu * m + g, then p - lr * m",
+        "m = mu * m + g, then p - lr * m",
+        ({"numbers": "rate twice"}, {"numbers": "rate twice", "factors": "detached"}), classic=False,
     ),
 ]  # fmt: skip

@@ -18,20 +18,24 @@ import dataclasses
 import numpy as np
 
 from ..mistakes.mistake import Mistake
-from .procedure import PLAIN, descend, sloped
+from .procedure import PLAIN, descend, sloped, with_what_is_left
 
 FORMULA = "∂F/∂(θ, γ, β, α),   F = Σₖ wₖ L_q(θₖ; γ_{k−1}, β_{k−1}),   θₖ₊₁ = θₖ − αₖ g_s(θₖ; γₖ, βₖ)"
 SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
 PREFIX = "alpha."
 SWITCHES = {
-    "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only"),
+    "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only", "over K",
+                "rising"),
     "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's",
-              "mean over steps", "first tensor's", "times inner_lr", "inner_lr"),
-    "row in support": ("right", "first", "next", "last"),
+              "mean over steps", "first tensor's", "times inner_lr", "inner_lr", "reversed"),
+    "row in support": ("right", "first", "next", "last", "previous", "reversed"),
     "row in query": ("right", "next", "first", "last", "previous"),
     "norm": ("right", "adapted"),
     "not learned": ("nothing", "norm", "rates"),
     "rows' gradient": ("right", "sum of rows", "mean of rows", "in row 0"),
+    # the shared ones, which are not meant: the loss has every step's
+    "query_decay": (0.0,), "iterates": ("last",), "iterate_decay": (0.0,), "query_before_weight": (0.0,),
+    "support_weight": (0.0,), "support_before_weight": (0.0,),
 }  # fmt: skip
 
 
@@ -46,7 +50,8 @@ def query_loss(at, meta, support, query):
         return {n: p[clipped(k)] if n in norms else p for n, p in theta.items()}
 
     def of_support(theta, k):
-        return row(theta, {"first": 0, "next": k + 1, "last": last}.get(at.s["row in support"], k))
+        rows = {"first": 0, "next": k + 1, "last": last, "previous": k - 1, "reversed": last - k}
+        return row(theta, rows.get(at.s["row in support"], k))
 
     def of_query(theta, k):
         return row(theta, {"next": k, "first": 0, "last": last, "previous": k - 2}.get(at.s["row in query"], k - 1))
@@ -56,7 +61,8 @@ def query_loss(at, meta, support, query):
         alpha = at.hold(alpha) if at.s["rates"] == "not learned" else alpha
         if at.s["rates"] == "mean over steps":
             return np.sum(alpha) / alpha.size
-        other = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last}
+        other = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last,
+                 "reversed": last - k}  # fmt: skip
         a = alpha[clipped(other.get(at.s["rates"], k))]
         return {"times inner_lr": a * rate, "inner_lr": a * 0 + rate}.get(at.s["rates"], a)
 
@@ -71,18 +77,20 @@ def query_loss(at, meta, support, query):
     path = descend(at, theta, support, step, of_support, own=row)
     how = at.s["weights"]
     changed = {"uniform": [1 / (last + 1)] * (last + 1), "last only": [0] * last + [1], "ones": [1] * (last + 1),
-               "reversed": weights[::-1], "first only": [1] + [0] * last}  # fmt: skip
+               "reversed": weights[::-1], "first only": [1] + [0] * last,
+               "over K": [w / (last + 1) for w in weights],
+               "rising": [2 * k / ((last + 1) * (last + 2)) for k in range(1, last + 2)]}  # fmt: skip
     points = [k - (how == "a step early") for k in range(1, last + 2)]
     if at.s["query"] == "before adaptation":
         points = [0] * len(points)
     # F = Σₖ wₖ L_q(θₖ)
-    losses = [w * at.loss_and_grad(of_query(path[min(k, len(path) - 1)], k), query)[0]
+    losses = [w * at.query_loss_and_grad(of_query(path[min(k, len(path) - 1)], k), query)[0]
               for w, k in zip(changed.get(how, weights), points, strict=True)]  # fmt: skip
     value = sum(losses[1:], losses[0])
     if at.s["result"] == "accumulated":
         for more in at.memory["support losses"]:
             value = value + sloped(at, value * 0, more)
-    return value, path[-1]
+    return with_what_is_left(at, value), path[-1]
 
 
 def finish(s, case, grads):
@@ -269,5 +277,25 @@ MISTAKES = [
         "γ of shape (K, C), indexed by the step: gamma[k]",
         "γ of shape (K, C), indexed by the step: gamma[k]",
         ({"rows' gradient": "sum of rows"}, {"rows' gradient": "mean of rows"}, {"rows' gradient": "in row 0"}),
+    ),
+    Mistake(
+        "mamlpp_weights_over_steps", "wₖ/K, or wₖ = 2k/(K (K + 1))",
+        "the weighted losses are averaged over the steps, although the weights' sum is 1, or the weights are others, "
+        "that rise with the step",
+        "sum(w * loss for w, loss in zip(weights, losses)), with case.settings['loss_weights'] and without / K",
+        "jnp.dot(weights, losses), without / K", ({"weights": "over K"}, {"weights": "rising"}), classic=False,
+    ),
+    Mistake(
+        "mamlpp_rates_reversed", "α_{K−1−k} in step k",
+        "the rates are in the reverse order: the first step has the last one's",
+        "alpha[n][k] in step k", "scan over the rates from the first",
+        ({"rates": "reversed"}, {"rates": "reversed", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "mamlpp_norm_row_one_early", "γ_{k−1}, β_{k−1} in step k",
+        "the support's forward pass takes batch norm's row of the step before, or the rows in reverse order",
+        "pass num_step=k to the support's forward pass", "index γ and β by the step in the support loss",
+        ({"row in support": "previous"}, {"row in support": "previous", "row in query": "previous"},
+         {"row in support": "reversed"}), classic=False,
     ),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistakes.mistake import Mistake
+from ..mistakes.mistake import Free, Mistake
 from .procedure import PLAIN, descend, dot, judged, sloped, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂(θ, α),   θₖ₊₁ = θₖ − α ∘ g_s(θₖ)"
@@ -22,8 +22,9 @@ PREFIX = "alpha."
 SWITCHES = {
     "rates": ("right", "not learned", "inner_lr", "times inner_lr", "first of tensor", "mean of tensor", "exponential",
               "softplus", "sigmoid", "squared", "absolute", "clamped at 0", "first step's", "last step's",
-              "query at start"),
+              "query at start", "outside of the Hessian", "first order"),
     "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor"),
+    "rates' gradient times": (0.0,),
 }  # fmt: skip
 
 
@@ -35,16 +36,25 @@ def parted(meta: dict) -> tuple[dict, dict]:
 
 def query_loss(at, meta, support, query):
     theta, alpha = parted(meta)
-    rates = _rates(at, alpha)
+    rates, of_product = _rates(at, alpha), []
 
     def step(k, theta, g):
+        if at.s["rates"] == "outside of the Hessian":  # g has the slope H (α ∘ θₖ′), in the place of H θₖ′
+            product = at.map(lambda a, g: a * at.hold(g) + (g - at.hold(g)), rates(k), g)
+            return at.map(lambda p, x: p - x, theta, product)
         # θₖ₊₁ = θₖ − α ∘ g_s(θₖ)
         return at.map(lambda p, a, g: p - a * g, theta, rates(k), g)
 
-    path = descend(at, theta, support, step)
+    if at.s["rates"] == "outside of the Hessian":
+        of_product = [lambda theta, k: at.map(lambda p, a: at.hold(p) + at.hold(a) * (p - at.hold(p)), theta, rates(k))]
+    path = descend(at, theta, support, step, *of_product)
     value = judged(at, path, query)
+    if at.s["rates"] == "first order":  # ∂/∂α = −Σₖ g_s(θₖ) ∘ g_q(θ_K)
+        v, every = at.query_loss_and_grad(path[-1], query)[1], [g for _, g in at.memory["support gradients"]]
+        for g in every:
+            value = value + sloped(at, value * 0, -dot(alpha, at.hold(at.map(lambda g, v: g * v, g, v))))
     if at.s["rates"] == "query at start":  # ∂/∂α = −g_s(θ) ∘ g_q(θ)
-        g, v = support_gradient(at, theta, support), at.loss_and_grad(theta, query)[1]
+        g, v = support_gradient(at, theta, support), at.query_loss_and_grad(theta, query)[1]
         value = value + sloped(at, value * 0, -dot(alpha, at.hold(at.map(lambda g, v: g * v, g, v))))
     return value, path[-1]
 
@@ -67,7 +77,7 @@ def _rates(at, alpha):
     }
     if how in changed:
         alpha = at.map(changed[how], alpha)
-    whose = {"not learned": lambda k: False, "query at start": lambda k: False,
+    whose = {"not learned": lambda k: False, "query at start": lambda k: False, "first order": lambda k: False,
              "first step's": lambda k: k == 0, "last step's": lambda k: k == last}.get(how, lambda k: True)  # fmt: skip
     return lambda k: alpha if whose(k) else held
 
@@ -78,6 +88,8 @@ def _above(a):
 
 def finish(s, case, grads):
     how, out = s["rates' gradient"], dict(grads)
+    if times := s["rates' gradient times"]:
+        return {n: g * times if n.startswith(PREFIX) else g for n, g in grads.items()}
     for n in parted(grads)[0]:
         g = grads[PREFIX + n]
         out[PREFIX + n] = {
@@ -221,5 +233,28 @@ MISTAKES = [
         "p - a * g, without jax.nn.softplus, jax.nn.sigmoid or a square",
         ({"rates": "softplus"}, {"rates": "sigmoid"}, {"rates": "squared"}), "learned rates in log or softplus space",
         classic=False,
+    ),
+    Mistake(
+        "alpha_outside_of_the_hessian", "v ← v − α ∘ (H v)",
+        "the backward pass by hand multiplies by the rates after the Hessian; the transpose of I − diag(α) H is "
+        "I − H diag(α)",
+        "v = v - hvp(alpha * v): multiply by alpha before the Hessian-vector product",
+        "v - hvp(alpha * v): multiply by alpha before the Hessian-vector product",
+        ({"rates": "outside of the Hessian"},), classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_first_order", "∂/∂α = −Σₖ g_s(θₖ) ∘ g_q(θ_K)",
+        "the gradient of the rates takes the query gradient at θ_K in every step, where that of θ goes back through "
+        "the steps that follow",
+        "−g_s(θₖ) ∘ vₖ₊₁, with the v that has gone back through the steps after k",
+        "−g_s(θₖ) ∘ vₖ₊₁, with the v that has gone back through the steps after k",
+        ({"rates": "first order"},), classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_times_c", "c ∂/∂α",
+        "the gradient of the rates is multiplied by a number (c), that of θ is right",
+        "one backward() for θ and alpha, and no rate of its own for alpha",
+        "one gradient with respect to both, without a factor for alpha",
+        ({"rates' gradient times": 0.5},), free=Free("rates' gradient times", "c", (0.5, 2.0, 0.1)), classic=False,
     ),
 ]  # fmt: skip

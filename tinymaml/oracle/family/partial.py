@@ -9,9 +9,10 @@ from .procedure import descend, judged, sloped
 
 SWITCHES = {
     "adapts": ("right", "all", "the others", "no biases", "one layer more", "one layer less"),
-    "others in support": ("right", "detached"),
+    "others in support": ("right", "detached", "detached after the first", "detached in the first"),
+    "cross term": ("right", "after the update"),
     "others in query": ("right", "detached"),
-    "start": ("right", "leaked", "leaked, detached", "zero", "detached"),
+    "start": ("right", "leaked", "leaked, detached", "zero", "detached", "first order"),
     "backward": ("right", "weights of start"),
     "not learned": ("nothing", "what adapts", "the others"),
 }
@@ -20,19 +21,30 @@ SWITCHES = {
 def query_loss(at, meta, support, query):
     rate, names = at.number(at.case.inner_lr), _adapted(at.case, at.s["adapts"])
     start = {n: p for n, p in meta.items() if n in names}
-    if at.s["start"] in ("zero", "detached"):
+    if at.s["start"] in ("zero", "detached", "first order"):
         start = at.hold(start)
         start = at.map(lambda p: p * 0, start) if at.s["start"] == "zero" else start
 
     def beside(switch):
-        others = at.hold(meta) if at.s[switch] == "detached" else meta
-        return lambda fast, k: {n: fast.get(n, p) for n, p in others.items()}
+        cut = {"detached": lambda k: True, "detached after the first": lambda k: k > 0,
+               "detached in the first": lambda k: k == 0}.get(at.s[switch], lambda k: False)  # fmt: skip
+        return lambda fast, k: {n: fast.get(n, p) for n, p in (at.hold(meta) if cut(k) else meta).items()}
+
+    def crossed(fast, k):
+        """hₖ with what of hₖ₊₁ depends on the body, and the body held: that part goes through (I − αHₖ), too."""
+        g = at.loss_and_grad({n: at.hold(fast[n]) if n in fast else p for n, p in meta.items()}, support)[1]
+        moved = {n: p - rate * (g[n] - at.hold(g[n])) for n, p in fast.items()}
+        return {n: moved.get(n, p) for n, p in at.hold(meta).items()}
 
     def step(k, fast, g):
+        fast = crossed(fast, k) if at.s["cross term"] == "after the update" else fast
         # φₖ₊₁ = φₖ − α ∂L_s/∂φ, φ a part of θ
-        return {n: p - rate * g[n] for n, p in fast.items()}
+        return {n: p - rate * g[n] for n, p in fast.items() if n in g}
 
-    path = descend(at, start, support, step, beside("others in support"))
+    inside = crossed if at.s["cross term"] == "after the update" else beside("others in support")
+    path = descend(at, start, support, step, inside)
+    if at.s["start"] == "first order":
+        path[-1] = {n: p + (meta[n] - at.hold(meta[n])) for n, p in path[-1].items()}
     whole = beside("others in query")
     value, adapted = judged(at, path, query, whole), whole(path[-1], at.steps)
     if at.s["backward"] == "weights of start":

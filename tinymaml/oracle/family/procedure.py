@@ -12,6 +12,7 @@ mistakes are a `hold` too many, or another line chosen by a switch, `at.s[name]`
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,17 +20,24 @@ import numpy as np
 
 from ... import engine
 from ..arithmetic import as_numbers, hold
-from ..mistakes.data import DATA, first_rows
+from ..mistakes.data import DATA, chunks, count, first_rows, rows_after, strided, whole_batches, wrapped_rows
+from ..mistakes.outcome import group, named
 from ..mistakes.semantics import Calculus
 from ..mistakes.updates import Update, clamped, in_order, share_of_rate
 from ..models import NumPy, Options, loss_in
+
+GROUPS = ("biases", "no biases", "head", "body", "first layer", "vectors", "matrices")  # of `outcome.group`
 
 # The switches that every algorithm has: the values of each, the right one first; where that is 0.0, any number. Names
 # and values are those of `semantics`, whose mistakes can then be made here too.
 SWITCHES: dict[str, tuple] = {
     "data": tuple(name for name in DATA if name != "joint"),
     "steps": (0, 1, -1),
-    "support_rows": (0.0,), "query_rows": (0.0,),
+    "data_eps": (0.0,),
+    "support_rows": (0.0,), "query_rows": (0.0,), "support_skipped": (0.0,), "query_skipped": (0.0,),
+    "support_batches": (0.0,), "query_batches": (0.0,), "support_chunks": (0.0,), "query_chunks": (0.0,),
+    "minibatch": (0.0,), "minibatch_like": ("in turn", "every n-th", "wrapped"),
+    "on": ("both", "support", "query"),
     "step_count": (0.0,), "step_limit": (0.0,),
     # the direction of an inner step, by `Update`
     "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "summed", "sign",
@@ -46,19 +54,34 @@ SWITCHES: dict[str, tuple] = {
     "clip_inner": (0.0,), "clip_inner_tensor": (0.0,), "clip_inner_value": (0.0,), "inner_threshold": (0.0,),
     "threshold_like": ("hard", "soft"), "change_like": ("differentiated", "scale held", "in place"),
     "frozen_tensor": (0.0,), "only_tensor": (0.0,),
+    "adapts": ("right", *GROUPS),
     # its length
     "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine",
              "of the outer loop"),
-    "rate_is": (0.0,), "rate_times": (0.0,), "rate_falls": (0.0,), "rate_first": (0.0,),
+    "rate_is": (0.0,), "rate_times": (0.0,), "rate_times_of": ("all", *GROUPS), "rate_decimals": (0.0,),
+    "rate_falls": (0.0,), "rate_first": (0.0,),
     # the derivative through it, and the query loss
     "start": ("right", "leaked", "leaked, detached"),
     "factors": ("right", "detached", "first detached", "last detached", "parameters detached", "updates detached"),
+    "through_last": (0.0,), "through_first": (0.0,), "cut_tensor": (0.0,), "through_tensor": (0.0,),
+    "hessian_times": (0.0,), "second_order": ("every task", "first task", "last task"),
+    "query_decay": (0.0,), "weights_like": ("summing to 1", "from 1"), "query_before_weight": (0.0,),
+    "support_weight": (0.0,), "support_before_weight": (0.0,),
+    "iterates": ("last", "all", "all but the first", "all but the last"), "iterate_decay": (0.0,),
+    "query loss": ("right", "over examples"),
     "query": ("right", "before adaptation", "every step", "every step and before", "before and after"),
-    "outer": ("mean", "sum", "last", "first", "last over T", "first over T", "sequential"),
+    "outer": ("mean", "sum", "last", "first", "last over T", "first over T", "sequential",
+              "weighted by examples", "median", "lower median", "worst", "each normalised", "log of each",
+              "root mean square"),
+    "task_count": (0.0,), "tilt": (0.0,), "clip_task": (0.0,), "outer_momentum": (0.0,),
+    # what backward() in the inner loop has left in .grad
+    "left": ("nothing", "first", "last", "all", "first over T", "last over T", "all over T",
+             "with graph over T"),
+    "outer_times": (0.0,), "outer_times_of": ("all", *GROUPS), "zero_tensor": (0.0,), "only_result_tensor": (0.0,),
     "outer_rate": (0.0,), "outer_decay": (0.0,), "outer_shift": (0.0,), "outer_sign": (0.0,),
     "result": ("gradient", "accumulated", "doubled", "negative", "last parameter zero", "biases zero", "normalised",
-               "times inner rate"),
+               "times inner rate", "head zero", "body zero", "sign"),
     "clip": (0.0,), "clip_tensor": (0.0,), "clamp": (0.0,), "clip_like": ("exact", "torch"),
 }  # fmt: skip
 
@@ -83,7 +106,9 @@ class ByHand:
         self.case, self.s, self.memory, self.how = case, switches or {}, {}, how
         self.number = lambda x: as_numbers(x, number)
         self.holding = lambda value: value  # what becomes of a value that is held; see `answers.differences`
-        self._calculus = Calculus(case.model, how, number, known)
+        right, changed = (Calculus(case.model, options, number, known) for options in (Options(), how))
+        on = self.s.get("on", "both")
+        self._calculus, self._of_query = right if on == "query" else changed, right if on == "support" else changed
 
     @property
     def steps(self) -> int:
@@ -94,6 +119,14 @@ class ByHand:
     def loss_and_grad(self, theta: dict, batch: tuple) -> tuple:
         """(L(θ), {name: ∂L/∂θ}); the gradient may be differentiated, too."""
         return self._calculus.loss_and_grad(theta, batch)
+
+    def query_loss_and_grad(self, theta: dict, batch: tuple) -> tuple:
+        """The same of the query loss; under the switch "on" the model's Options may be about one of the two."""
+        value, g = self._of_query.loss_and_grad(theta, batch)
+        if self.s["query loss"] == "over examples":
+            rows = count(batch)
+            return value / rows, {n: x / rows for n, x in g.items()}
+        return value, g
 
     def along(self, theta: dict, batch: tuple, v: dict) -> dict:
         """H v, the product of the Hessian with a direction; not to be differentiated again."""
@@ -143,6 +176,8 @@ class ByEngine:
 
     def loss_and_grad(self, theta, batch):
         return engine.value_and_grad(self._loss)(theta, *batch)
+
+    query_loss_and_grad = loss_and_grad
 
     def total_slope(self, theta, batch, x):
         """dL/dx of a tensor x of θ, through the others that were made of it since, too: what `autograd.grad` gives."""
@@ -201,7 +236,7 @@ def descend(
         left = at.memory["adapted"]
         theta = at.hold(left) if at.s["start"] == "leaked, detached" else left
     path, g, direction = [theta], None, _Direction(at, own(theta, 0))
-    at.memory["support losses"] = []
+    at.memory |= {"support losses": [], "support gradients": [], "support": support}
 
     def moved(k, point, before, g):
         """θₖ₊₁ of the tensors in `before`, with the gradient g at `point`."""
@@ -210,7 +245,7 @@ def descend(
 
     for k in range(at.steps):
         before = theta if at.s["inner"] == "restarted" else path[-1]
-        batch = support(k) if callable(support) else support
+        batch = support(k) if callable(support) else _part(at, k, support)
         if at.s["inner"].startswith("one tensor after the other"):
             point = dict(path[-1])
             for n in in_order(at.s["inner"], point):
@@ -230,11 +265,21 @@ def descend(
     return path
 
 
+def _part(at, k: int, support):
+    """The part of the support set that step k takes."""
+    if not (n := int(at.s["minibatch"])):
+        return support
+    if at.s["minibatch_like"] == "wrapped":
+        return wrapped_rows(support, k * n, n)
+    parts = (strided if at.s["minibatch_like"] == "every n-th" else chunks)(support, n)
+    return parts[k % len(parts)]
+
+
 class _Direction:
     """What the code at hand's optimiser makes of a gradient (momentum, Adam, weight decay), and keeps for later."""
 
     def __init__(self, at, start: dict):
-        self.at, self.start, self.update = at, start, Update(at.s, float, at.case.biases())
+        self.at, self.start, self.update = at, start, Update(at.s, float, functools.partial(group, at.case))
         self.kept: dict[str, tuple] = {}  # the moments, by tensor
         if at.s["kept"] != "nothing":
             before = at.memory.get("moments kept", {})
@@ -260,7 +305,10 @@ class _Direction:
 def _shortened(at, k: int, before: dict, after: dict) -> dict:
     """θₖ₊₁, where the code at hand multiplies α by a number, or clamps the fast weights."""
     s = at.s
-    shares = [share_of_rate(s["rate"], k, max(at.case.inner_steps, 1)), s["rate_times"] or None,
+    these = group(at.case, s["rate_times_of"]) if s["rate_times_of"] != "all" else after
+    if s["rate_times"]:
+        after = {n: before[n] + (q - before[n]) * s["rate_times"] if n in these else q for n, q in after.items()}
+    shares = [share_of_rate(s["rate"], k, max(at.case.inner_steps, 1)),
               s["rate_first"] if s["rate_first"] and k == 0 else None,
               s["rate_falls"] ** k if s["rate_falls"] else None]  # fmt: skip
     for share in shares:
@@ -278,25 +326,37 @@ def support_gradient(at, theta: dict, support: tuple, k: int = 0, of: dict | Non
     """
     value, g = at.loss_and_grad(theta, support)
     at.memory.setdefault("support losses", []).append(value)
+    at.memory.setdefault("support gradients", []).append((theta, g))
     g = _changed(at, {n: g[n] for n in of or g if n in g}, support)
-    cut = {"detached": True, "first detached": k == 0, "last detached": k == at.steps - 1}
-    return at.hold(g) if cut.get(at.s["factors"]) else g
+    s, last = at.s, at.steps - 1
+    cut = {"detached": True, "first detached": k == 0, "last detached": k == last}.get(s["factors"])
+    if cut or s["through_last"] and k <= last - s["through_last"] or s["through_first"] and k >= s["through_first"]:
+        return at.hold(g)
+    for switch in ("cut_tensor", "through_tensor"):
+        if s[switch]:
+            this = named(at.case, int(s[switch]))
+            g = {n: at.hold(x) if (n == this) == (switch == "cut_tensor") else x for n, x in g.items()}
+    if s["hessian_times"]:
+        g = at.map(lambda g: at.hold(g) + (g - at.hold(g)) * s["hessian_times"], g)
+    return g
 
 
 def _changed(at, g: dict, support: tuple) -> dict:
     """The gradient, as the code at hand makes another of it as a whole."""
     s, names = at.s, list(g)
     x, y = (support[0] if isinstance(support, list) else support)[:2]
-    count = len(x)
-    times = {"ascent": -1, "summed over examples": count}.get(s["inner"])
+    rows = len(x)
+    times = {"ascent": -1, "summed over examples": rows}.get(s["inner"])
     times = {
-        "times examples": count,
+        "times examples": rows,
         "times elements": np.size(y),
-        "over examples": 1 / count,
+        "over examples": 1 / rows,
         "over steps": 1 / max(at.case.inner_steps, 1),
         "over tasks": 1 / at.case.tasks,
     }.get(s["rate"], times)
     g = g if times is None else at.map(lambda g: g * times, g)
+    if s["adapts"] in GROUPS:
+        g = {n: x if n in group(at.case, s["adapts"]) else x * 0 for n, x in g.items()}
     update = Update(s)
     g = update.changed(g) if update.whole else g
     for switch in ("frozen_tensor", "only_tensor"):
@@ -309,17 +369,73 @@ def _changed(at, g: dict, support: tuple) -> dict:
 
 def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k: theta):
     """L_q(θ_K); `whole(θₖ, k)` as for `descend`."""
-    last = len(path) - 1
-    points = {
-        "before adaptation": [0], "every step": range(1, last + 1) if last else [0],
-        "every step and before": range(last + 1), "before and after": [0, last],
-    }.get(at.s["query"], [last])  # fmt: skip
-    losses = [at.loss_and_grad(whole(path[k], k), query)[0] for k in points]
-    value = sum(losses[1:], losses[0]) / len(losses)
-    if at.s["result"] == "accumulated":  # backward() of each support loss went back to what is learned
+    s, last = at.s, len(path) - 1
+
+    def at_step(k):
+        return at.query_loss_and_grad(whole(_iterate(at, path, k), k), query)[0]
+
+    if s["query_decay"]:
+        value = _decaying(at, at_step, last)
+    else:
+        points = {
+            "before adaptation": [0], "every step": range(1, last + 1) if last else [0],
+            "every step and before": range(last + 1), "before and after": [0, last],
+        }.get(s["query"], [last])  # fmt: skip
+        losses = [at_step(k) for k in points]
+        value = sum(losses[1:], losses[0]) / len(losses)
+    for switch, k, loss_and_grad, batch in (
+        ("support_weight", last, at.loss_and_grad, at.memory["support"]),
+        ("support_before_weight", 0, at.loss_and_grad, at.memory["support"]),
+        ("query_before_weight", 0, at.query_loss_and_grad, query),
+    ):
+        if s[switch]:
+            value = value + loss_and_grad(whole(path[k], k), batch)[0] * s[switch]
+    if s["result"] == "accumulated":  # backward() of each support loss went back to what is learned
         for more in at.memory["support losses"]:
             value = value + sloped(at, value * 0, more)
+    return with_what_is_left(at, value)
+
+
+def with_what_is_left(at, value):
+    """The value, with the derivative that backward() of a support loss has left in .grad of its first parameters."""
+    if at.s["left"] == "with graph over T":
+        return value + sloped(at, value * 0, sum(at.memory["support losses"]) * at.case.tasks)
+    if left := left_in_grad(at):
+        first, _ = at.memory["support gradients"][0]
+        value = value + sloped(at, value * 0, sum(np.sum(first[n] * at.hold(x)) for n, x in left.items()))
     return value
+
+
+def left_in_grad(at) -> dict:
+    """The inner gradients that .grad still holds where the query's is added; {} if none."""
+    if at.s["left"] == "nothing":
+        return {}
+    which, over = at.s["left"].removesuffix(" over T"), at.case.tasks if at.s["left"].endswith("over T") else 1
+    grads = [g for _, g in at.memory["support gradients"]]
+    grads = {"first": grads[:1], "last": grads[-1:]}.get(which, grads)
+    return at.map(lambda *gs: sum(gs[1:], gs[0]) * over, *grads) if grads else {}
+
+
+def _decaying(at, loss: Callable, last: int):
+    """The query losses of all steps, weighted by γ^(K − k), or by that over their sum."""
+    ends, gamma = range(min(last, 1), last + 1), at.number(np.float64(at.s["query_decay"]))
+    weights = [gamma ** (last - k) for k in ends]
+    over = sum(weights) if at.s["weights_like"] == "summing to 1" else 1
+    return sum(loss(k) * (w / over) for k, w in zip(ends, weights, strict=True))
+
+
+def _iterate(at, path: list[dict], k: int) -> dict:
+    """θₖ, or the mean of the iterates that stands in its place."""
+    which, mu = at.s["iterates"], at.s["iterate_decay"]
+    if not mu and (which == "last" or k == 0):
+        return path[k]
+    one = at.number(np.float64(1))
+    if mu:  # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
+        shares = [one * mu**k, *((one - mu) * mu ** (k - j) for j in range(1, k + 1))]
+    else:
+        start, stop = which == "all but the first", k + (which != "all but the last")
+        shares = [one / (stop - start) * (start <= j < stop) for j in range(k + 1)]
+    return at.map(lambda *ps: sum(p * c for p, c in zip(ps, shares, strict=True)), *path[: k + 1])
 
 
 def sloped(at, value, y):
@@ -352,8 +468,12 @@ def basis(at, like: dict) -> list[dict]:
 
 def tasks_of(at) -> list[tuple]:
     """The tasks, over the numbers at hand, as the code at hand sees them."""
-    tasks = [tuple(tuple(map(at.number, batch)) for batch in task) for task in at.case.batches()]
-    for k, switch in enumerate(("support_rows", "query_rows")):
-        if n := int(at.s[switch]):
-            tasks = [tuple(first_rows(b, n) if i == k else b for i, b in enumerate(task)) for task in tasks]
-    return DATA[at.s["data"]](tasks)
+    s, tasks = at.s, [tuple(tuple(map(at.number, batch)) for batch in task) for task in at.case.batches()]
+    parts = (("rows", first_rows), ("skipped", rows_after), ("batches", whole_batches), ("chunks", chunks))
+    eps = {"eps": s["data_eps"]} if s["data_eps"] and s["data"] != "right" else {}
+    tasks = DATA[s["data"]](tasks, **eps)
+    for k, which in enumerate(("support", "query")):
+        for what, part in parts:
+            if n := int(s[f"{which}_{what}"]):
+                tasks = [tuple(part(b, n) if i == k else b for i, b in enumerate(task)) for task in tasks]
+    return tasks

@@ -21,14 +21,14 @@ from .pulled import SETTINGS, descended, strength  # noqa: F401
 FORMULA = "λ (θ − φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
 SWITCHES = pulled.SWITCHES | {
     "gradient": ("λ (θ − φ)", "θ − φ", "φ − θ", "2λ (θ − φ)", "λ/2 (θ − φ)", "(θ − φ) / λ", "times inner rate",
-                 "over inner rate", "g_s", "g_q", "through", "direction"),
+                 "over inner rate", "g_s", "g_q", "through", "direction", "over K", "over αK"),
 }  # fmt: skip
 
 
 def gradient(at, theta, support, query):
     path = descended(at, theta, support)
     phi, lam, rate, how = path[-1], strength(at), at.number(at.case.inner_lr), at.s["gradient"]
-    value, g = at.loss_and_grad(phi, query)
+    value, g = at.query_loss_and_grad(phi, query)
     if how == "through":
         return value, phi, _unrolled(at, path, support, g)
     if how in ("g_s", "g_q"):
@@ -36,6 +36,7 @@ def gradient(at, theta, support, query):
     times = {"θ − φ": lambda x: x, "φ − θ": lambda x: -x, "2λ (θ − φ)": lambda x: 2 * lam * x,
              "λ/2 (θ − φ)": lambda x: lam * x / 2, "(θ − φ) / λ": lambda x: x / lam,
              "times inner rate": lambda x: rate * lam * x, "over inner rate": lambda x: x / rate,
+             "over K": lambda x: lam * x / at.case.inner_steps, "over αK": lambda x: x / (rate * at.case.inner_steps),
              "direction": lambda x: -lam * x}.get(how, lambda x: lam * x)  # fmt: skip
     # G = λ (θ − φ_K)
     return value, phi, at.map(lambda p, phi: times(p - phi), theta, phi)
@@ -130,5 +131,10 @@ MISTAKES = [
         "meta_grad[n] = lam * (theta[n] - phi[n])",
         "lam * (theta - phi)",
         ({"gradient": "g_s"},),
+    ),
+    Mistake(
+        "prox_over_steps", "λ (θ − φ_K)/K, or (θ − φ_K)/(αK)",
+        "the gradient is divided by the number of inner steps", "lam * (theta[n] - phi[n]), without / K",
+        "lam * (theta - phi), without / K", ({"gradient": "over K"}, {"gradient": "over αK"}), classic=False,
     ),
 ]  # fmt: skip

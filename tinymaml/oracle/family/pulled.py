@@ -14,11 +14,12 @@ from .procedure import basis, descend, flat, from_vector
 
 SETTINGS = {"strength": "λ, strength of the pull to θ in the inner problem"}
 SWITCHES = {
-    "pull": ("right", "missing", "once at the end", "doubled", "halved", "to 0", "to the step before", "away"),
+    "pull": ("right", "missing", "once at the end", "doubled", "halved", "to 0", "to the step before", "away",
+             "over size", "doubled over size", "over all sizes", "implicit"),
     "end": ("after K steps", "solved"),
     "inner_digits": (0.0,),
     "proximal": (0.0,),  # the pull itself: the shared one is not meant
-}
+}  # fmt: skip
 
 
 def strength(at):
@@ -39,11 +40,20 @@ def descended(at, theta: dict, support: tuple) -> list[dict]:
         """λ (φₖ − θ)"""
         to = {"to 0": at.map(lambda p: p * 0, theta), "to the step before": before[-1]}.get(how, theta)
         before.append(phi)
+        if how == "implicit":  # it comes with the step
+            return at.map(lambda p: p * 0, phi)
+        if "size" in how:
+            twice, whole = 2 if how.startswith("doubled") else 1, sum(np.size(p) for p in theta.values())
+            over = {n: whole if how == "over all sizes" else np.size(p) for n, p in theta.items()}
+            return {n: twice * times * (x - to[n]) / over[n] for n, x in phi.items()}
         return at.map(lambda phi, p: times * (phi - p), phi, to)
 
     def step(k, phi, g):
         if enough and _length(g) <= enough:
             return phi
+        if how == "implicit":
+            # φₖ₊₁ = (φₖ − α g_s(φₖ) + αλθ) / (1 + αλ)
+            return {n: (p - rate * g[n] + rate * times * theta[n]) / (1 + rate * times) for n, p in phi.items()}
         # φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))
         return at.map(lambda phi, g: phi - rate * g, phi, g)
 
@@ -129,5 +139,19 @@ def mistakes(algorithm: str) -> list[Mistake]:
             "make all inner_steps steps, or set the tolerance to 0", "make all inner_steps steps, or set the tolerance "
             "to 0", ({"inner_digits": 2},), kind="precision", classic=False,
             free=Free("inner_digits", "p", (2, 3, 4, 5, 6, 8, 10), integer=True),
+        ),
+        Mistake(
+            f"{algorithm}_pull_over_size", "φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ)/n)",
+            "the penalty is a mean over the elements of a tensor, or of all (n), in the place of a sum",
+            "lam / 2 * ((phi - theta) ** 2).sum(), not F.mse_loss(phi, theta)",
+            "lam / 2 * jnp.sum((phi - theta) ** 2), not jnp.mean",
+            ({"pull": "over size"}, {"pull": "doubled over size"}, {"pull": "over all sizes"}), classic=False,
+        ),
+        Mistake(
+            f"{algorithm}_pull_implicit", "φₖ₊₁ = (φₖ − α g_s(φₖ) + αλθ)/(1 + αλ)",
+            "the pull is taken at φₖ₊₁: a proximal step of the penalty after a step of the loss; the case has a step "
+            "of gradient descent on both",
+            "phi[n] - lr * (g[n] + lam * (phi[n] - theta[n]))", "phi - lr * (g + lam * (phi - theta))",
+            ({"pull": "implicit"},), classic=False,
         ),
     ]  # fmt: skip

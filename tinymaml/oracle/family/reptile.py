@@ -29,7 +29,7 @@ def gradient(at, theta, support, query):
         support = tuple(np.concatenate(pair) for pair in zip(support, query, strict=True))
     start = at.memory.get("moved", theta)
     path = _path(at, start, support)
-    value, g = at.loss_and_grad(path[-1], query)
+    value, g = at.query_loss_and_grad(path[-1], query)
     if at.s["tasks"] != "from θ":
         # θ ← θ + ε (θ_K − θ) after each task
         eps = {"ε": at.case.outer_lr, "T": 1 / at.case.tasks}.get(at.s["tasks"][-1], 1.0)

@@ -66,6 +66,9 @@ SWITCHES = {
     "rounds": ("one per step", "the first", "all together"),
     "score": ("right", "missing", "added", "mean over steps", "means", "mean over trajectories", "negative",
               "first round", "last round", "support's return", "gain", "without discount"),
+    # the shared ones, which are not meant: the data are trajectories
+    "support_chunks": (0.0,), "query_chunks": (0.0,), "minibatch": (0.0,), "support_weight": (0.0,),
+    "support_before_weight": (0.0,), "on": ("both",), "query loss": ("right",),
 }  # fmt: skip
 
 
@@ -107,6 +110,8 @@ class _Surrogate:
 
     def loss_and_grad(self, theta, batch):
         return surrogate(self._at, theta, *batch)
+
+    query_loss_and_grad = loss_and_grad
 
 
 class _Steps:

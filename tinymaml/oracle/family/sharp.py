@@ -24,7 +24,8 @@ SWITCHES = {
     "norm's epsilon": (0.0,), "epsilon in the root": (0.0,),
     "adaptive": ("no", "θ²", "θ², norm of g", "|θ|"), "eta": (0.0,),
     "perturbation": ("right", "held", "kept", "downhill", "missing", "on query", "first step only", "last step only",
-                     "step along both", "at the start", "of the query loss too", "of the query loss too, by support"),
+                     "step along both", "step along the sum", "at the start", "of the query loss too",
+                     "of the query loss too, by support"),
     "radius": ("ρ", "missing", "times α", "squared"),
 }  # fmt: skip
 
@@ -49,8 +50,9 @@ def query_loss(at, meta, support, query):
     def step(k, theta, g):
         # θₖ₊₁ = θₖ − α g_s(θₖ + ρ g/‖g‖)
         start = uphill(k, theta) if how == "kept" else theta
-        if how == "step along both":
-            g = at.map(lambda g, plain: (g + plain) / 2, g, support_gradient(at, theta, support, k))
+        if how in ("step along both", "step along the sum"):
+            over = 2 if how == "step along both" else 1
+            g = at.map(lambda g, plain: (g + plain) / over, g, support_gradient(at, theta, support, k))
         return at.map(lambda p, g: p - rate * g, start, g)
 
     path = descend(at, meta, support, step, whole=lambda theta, k: uphill(k, theta))
@@ -259,5 +261,20 @@ MISTAKES = [
         "loss(adapted, xq, yq), at the carry of the scan itself",
         ({"perturbation": "of the query loss too"}, {"perturbation": "of the query loss too, by support"}),
         classic=False,
+    ),
+    Mistake(
+        "sharp_sum_of_gradients", "θₖ₊₁ = θₖ − α [g_s(θₖ) + g_s(θₖ + ρ g/‖g‖)]",
+        "the step is along the sum of the plain and the perturbed gradient: .grad was not zeroed between the two",
+        "zero_grad() after the perturbation, or torch.autograd.grad", "step along the gradient at theta + e alone",
+        ({"perturbation": "step along the sum"}, {"perturbation": "step along the sum", "factors": "detached"}),
+        "SAM without zero_grad=True", classic=False,
+    ),
+    Mistake(
+        "sharp_held_and_of_another_norm", "a constant ρ g/‖g‖ for each tensor apart, ρ g, or ρ θ² g/‖θ g‖",
+        "the perturbation is held constant in the derivative, and does not have the length ρ, or another direction",
+        _STEP, _STEP,
+        tuple({"perturbation": "held"} | other for other in (
+            {"norm": "per tensor"}, {"norm": "missing"}, {"norm": "squared"}, {"adaptive": "θ²"}, {"radius": "missing"},
+            {"radius": "times α"}, {"radius": "squared"})), classic=False,
     ),
 ]  # fmt: skip

@@ -25,7 +25,9 @@ def concerns(form: dict, case) -> bool:
 # Switches that change nothing by themselves.
 _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "threshold_like", "kept",
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
-              "outer_times_of", "weights_like", "smoothing_like", "penalty_like"}  # fmt: skip
+              "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
+              "depth_like", "accumulate_like", "difference_like", "support_way_like",
+              "outer_momentum_like", "start_of", "falls_like"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -115,7 +117,7 @@ def _mixed(layer: str):
 
 def _about_data(case, value) -> bool:
     """Whether the data that the loss sees are others; of shared statistics, whether there are any."""
-    if value in ("one forward for both sets", "statistics of the support set"):
+    if value.startswith("one forward for both sets") or value == "statistics of the support set":
         return "batch_norm" in layers(case)
     if value == "joint":
         return True
@@ -129,6 +131,25 @@ def _about_data(case, value) -> bool:
         before, after = case.batches(), DATA[value](case.batches())
     flat = lambda tasks: [array for task in tasks for batch in task for array in batch]  # noqa: E731
     return any(a.shape != b.shape or not np.array_equal(a, b) for a, b in zip(flat(before), flat(after), strict=True))
+
+
+def _held(case, value) -> bool:
+    """Whether there is a batch norm, if that is the group; a value that never moves is θ's in any case."""
+    return value != "batch norm" or "batch_norm" in layers(case)
+
+
+def _columns(case, value) -> bool:
+    return any(p.ndim > 1 and sorted(p.shape)[-2] > 1 for p in case.params.values())
+
+
+def _inner(case, value) -> bool:
+    if value.startswith("linearised") or value in ("one step behind", "averaged with the one before"):
+        return case.inner_steps > 1
+    if value.startswith("one tensor after"):
+        return len(case.params) > 1
+    if value.endswith("by columns"):
+        return _columns(case, value)
+    return any(p.ndim > 1 for p in case.params.values()) if value.endswith("held") else True
 
 
 def _about_digits(case, value) -> bool:
@@ -165,23 +186,44 @@ _ABOUT = {
         "over steps": case.inner_steps > 1, "over each step": case.inner_steps > 1, "over tasks": case.tasks > 1,
         "over the root of each step": case.inner_steps > 1, "linear fall": case.inner_steps > 1,
         "linear rise": case.inner_steps > 1, "cosine": case.inner_steps > 1,
-        "of the first task's size": _unequal(case.support),
+        "of the first task's size": _unequal(case.support), "over one less": max(len(x) for x, _ in case.support) > 1,
     }.get(value, True),
-    "rate_falls": _several_steps,
+    "rate_last": lambda case, value: case.inner_steps > 0,
+    "rate_depth": lambda case, value: sum(bool(m.get("params")) for m in case.model["layers"]) > 1,
+    "accumulate": lambda case, value: case.inner_steps > 0,
+    "stop_gain": _several_steps,
+    "on_a_rise": lambda case, value: case.inner_steps > (value in ("ends", "α halved from then on")),
+    "steps_on": lambda case, value: case.inner_steps > (value in ("query from the second on", "query in every other")),
+    "inner_start_of": lambda case, value: case.inner_steps > 1 and _held(case, value),
+    "inner_start_tensor": _several_steps,
+    "query_start_of": _held,
+    "rate_falls": lambda case, value: case.inner_steps > 1 or case.tasks > 1 and case.inner_steps > 0,
+    "steps_in": _several_tasks,
     "step_limit": lambda case, value: case.inner_steps > value,
-    "inner": lambda case, value: case.inner_steps > 1 if value.startswith("linearised") else len(case.params) > 1
-    if value.startswith("one tensor after") else True,
+    "inner": _inner,
     "iterates": lambda case, value: case.inner_steps > (value == "all but the first"),
     "momentum": lambda case, value: case.inner_steps > 0,
     "ends": _several_tasks,
     # the derivative through it
     "through_last": _several_steps,
     "through_first": _several_steps,
-    "factors": lambda case, value: case.inner_steps > 1 or value != "one step early",
+    "through_from": lambda case, value: case.inner_steps > 0,
+    "factors": lambda case, value: case.inner_steps > 1 or value not in ("one step early", "odd detached"),
+    "factor_rate": lambda case, value: value != "outside" or isinstance(case.inner_lr, dict) or case.adapt is not None,
+    "vector": lambda case, value: case.inner_steps > 0,
+    "difference": lambda case, value: case.inner_steps > 0,
+    "hessian_on": lambda case, value: case.tasks > 1 or value == "both sets",
+    "hessian_rows": _examples("support", 1),
+    "judged_share": lambda case, value: case.inner_steps > 0,
+    "curvature": lambda case, value: _columns(case, value) if value.endswith("by columns") else True,
     "second_order": _several_tasks,
     "task_count": lambda case, value: case.tasks > value,
     "tilt": _several_tasks,
     "query_decay": _several_steps,
+    "support_way_weight": lambda case, value: case.inner_steps > 0,
+    "outer_proximal": lambda case, value: case.inner_steps > 0,
+    "result": lambda case, value: _columns(case, value) if value.endswith("by columns") else {
+        "over steps": case.inner_steps > 1, "over tasks": case.tasks > 1}.get(value, True),
     # what becomes of it
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
     or value == "moved",
@@ -198,7 +240,7 @@ _ABOUT = {
     "focus": _loss("cross_entropy", "binary_cross_entropy"),
     "entropy": _loss("cross_entropy", "binary_cross_entropy"),
     "positive": _loss("binary_cross_entropy"),
-    "loss": lambda case, value: value == "query over examples" or value in IN_PLACE_OF.get(case.model["loss"], {})
+    "loss": lambda case, value: value.startswith("query over") or value in IN_PLACE_OF.get(case.model["loss"], {})
     and (value not in ("summed over outputs",) or np.shape(case.query[0][1])[1:] > (1,))
     and (value not in ("all pairs",) or np.shape(case.query[0][1])[1:] in ((), (1,))),
     "activation": lambda case, value: any(instead_of(layer, value) for layer in layers(case)),

@@ -218,13 +218,17 @@ def _all_together(batches: list[tuple]) -> tuple:
     return tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
 
 
-def _one_forward(measured: bool) -> Callable:
-    """Support and query go through the network in one batch; with `measured`, the statistics are the support's."""
+def _one_forward(measured: bool = False, of: tuple[str, ...] = ("support", "query")) -> Callable:
+    """Support and query go through the network in one batch, in the pass of one set or of both; with `measured`, the
+    statistics are the support's."""
 
     def together(support, query):
         n, x = len(support[0]), np.concatenate([support[0], query[0]])
-        of = n if measured else None
-        return (support if measured else (x, support[1], slice(n), of)), (x, query[1], slice(n, None), of)
+        first = n if measured else None
+        return (
+            support if measured or "support" not in of else (x, support[1], slice(n), first),
+            (x, query[1], slice(n, None), first) if "query" in of else query,
+        )
 
     return together
 
@@ -269,8 +273,10 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "support inputs of the first task": _of_first("x", ""),
     "query inputs of the first task": _of_first("", "x"),
     "query set of the first task": _of_first("", "xy"),
-    "one forward for both sets": _pairs(_one_forward(False)),
-    "statistics of the support set": _pairs(_one_forward(True)),
+    "one forward for both sets": _pairs(_one_forward()),
+    "one forward for both sets, in support": _pairs(_one_forward(of=("support",))),
+    "one forward for both sets, in query": _pairs(_one_forward(of=("query",))),
+    "statistics of the support set": _pairs(_one_forward(measured=True)),
     "query loss of both sets": _pairs(lambda s, q: (s, [s, q])),
     "query and support in one batch": _pairs(lambda s, q: (s, _all_together([s, q]))),
     "joint": lambda tasks: tasks,

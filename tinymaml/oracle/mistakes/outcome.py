@@ -7,8 +7,10 @@ named(case, −1)                                    the parameter in a place
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..arithmetic import hold, side
-from .updates import TORCH_MORE, Tree, clamped, clipped, map_trees, norm
+from .updates import BY_COLUMNS, TORCH_MORE, Tree, clamped, clipped, map_trees, norm, relaid
 
 
 def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:
@@ -33,11 +35,18 @@ def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:
         grads = {n: g * s["outer_times"] if n in group(case, s["outer_times_of"]) else g for n, g in grads.items()}
     if s["result"] == "sign":
         return map_trees(lambda g: side(g) + hold(g) * 0, grads)
+    if s["result"] in BY_COLUMNS:
+        return map_trees(lambda g: relaid(g, s["result"]), grads)
     if s["result"] == "times inner rate":
         return map_trees(lambda g, a: g * a, grads, rates())
     if s["result"] == "normalised":
         size = norm(grads)
         return map_trees(lambda g: g / size, grads)
+    if s["result"] == "over inner rate":
+        return map_trees(lambda g, a: g / np.where(hold(a) == 0, 1, a), grads, rates())
+    over = {"over steps": case.inner_steps, "over tasks": case.tasks}.get(s["result"])
+    if over:
+        return map_trees(lambda g: g / over, grads)
     times = {"doubled": 2, "negative": -1}.get(s["result"], 1)
     return map_trees(lambda g: g * times, grads)
 
@@ -57,13 +66,15 @@ def _silent(s: dict, case, names: list[str]) -> list[str]:
 
 def group(case, which: str) -> list[str]:
     """The names of the parameters of one kind: "all", "biases", "no biases", "head", "body", "first layer", "vectors"
-    (with scalars) or "matrices" (with filters)."""
+    (with scalars), "matrices" (with filters) or "batch norm"."""
     names, head = list(case.params), case.head()
     vectors = [n for n in names if case.params[n].ndim < 2]
     first = next((m["params"] for m in case.model["layers"] if m.get("params")), [])
     return {"all": names, "biases": case.biases(), "no biases": case.biases_left(), "head": head,
             "body": [n for n in names if n not in head], "first layer": first,
-            "vectors": vectors, "matrices": [n for n in names if n not in vectors]}[which]  # fmt: skip
+            "vectors": vectors, "matrices": [n for n in names if n not in vectors],
+            "batch norm": [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]],
+            }[which]  # fmt: skip
 
 
 def named(case, place: int) -> str | None:

@@ -26,10 +26,11 @@ from ..arithmetic import as_numbers, bits_of, hold, remembered, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named
-from .updates import Update, clipped, dot, dual, in_order, share_of_rate, slope
+from .updates import BY_COLUMNS, Update, clamped, clipped, dot, dual, in_order, norm, relaid, share_of_rate, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
+_GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
 SWITCHES: dict[str, tuple] = {
     # what is learned from
     "data": tuple(DATA),
@@ -37,9 +38,9 @@ SWITCHES: dict[str, tuple] = {
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
-             "of the first task's size", "of the outer loop"),
+             "of the first task's size", "of the outer loop", "over one less", "over query count", "squared"),
     "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
-    "loss": ("right", "query over examples"),
+    "loss": ("right", "query over examples", "query over one less", "query over support count"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
     # the inner loop
@@ -47,19 +48,35 @@ SWITCHES: dict[str, tuple] = {
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
               "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
               "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
-              "vectors masked", "entries in sorted order",
+              "vectors masked", "entries in sorted order", "flattened by columns", "cut by columns",
+              "one step behind", "averaged with the one before", "0 where θ < 0", "first row held", "first column held",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
               "linearised", "linearised, with one Hessian"),
     "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
     "decay_like": ("in the gradient", "decoupled", "without α"),
-    "decay_of": ("all", "no biases"),
+    "decay_of": ("all", "no biases", *_GROUPS),  # the tensors that are decayed, have momentum, are clipped
+    "momentum_of": ("all", "no biases", *_GROUPS),
+    "clip_of": ("all", "no biases", *_GROUPS),
+    "depth_like": ("from the head", "from the first layer"),  # where α is as the case has it
+    "steps_on": ("support", "query from the second on", "query in the last", "query in every other",
+                 "query in the first"),
+    "accumulate_like": ("summed", "averaged"),
+    "on_a_rise": ("nothing", "ends", "ends before it", "α halved until lower", "α halved from then on"),
+    "gain_like": ("relative", "absolute", "of its size"),
+    "cut_of": ("nothing", "no biases", *_GROUPS),  # no derivative flows through the inner updates of these tensors,
+    "blind_of": ("nothing", "no biases", *_GROUPS),  # or by the part that these have in the inner gradients
+    "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
+    "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
     "minibatch_like": ("in turn", "every n-th", "wrapped"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
     "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices"),
     "start": ("right", "leaked", "leaked, detached"),
+    "start_of": ("all", "no biases", *_GROUPS, "batch norm"),  # what leaks
+    "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
+    "falls_like": ("in each task", "through all tasks", "from task to task"),  # which steps γᵏ counts
     "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
     "ends": ("own", "averaged"),  # θ_K
     "iterates": ("last", "all", "all but the first", "all but the last",  # those whose mean is judged
@@ -68,27 +85,40 @@ SWITCHES: dict[str, tuple] = {
     "factors": (
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
         "without identity", "of rebuilt steps", "at start", "at end", "one step late", "one step early", "of query",
-        "of query at end", "diagonal", "parameters detached", "updates detached",
+        "of query at end", "diagonal", "parameters detached", "updates detached", "halfway", "odd detached",
+        "even detached",
     ),
+    # what each Hessian is applied to
+    # the examples that it is taken on
+    "hessian_on": ("support", "support of the first task", "support of the last task", "both sets"),
+    "vector": ("what comes back", "own support gradient", "last support gradient", "query gradient at its step",
+               "query gradient at start", "displacement", "ones"),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
-              "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute"),
+              "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
+                  "flattened by columns", "cut by columns", "blocks of layers"),
+    "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v",
+                        "central, undivided", "central, undivided, over |v|", "one-sided, halved"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
                 "implicit steps", "averaged Hessians"),
-    "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
-    "second_order": ("every task", "first task", "last task"),
+    "factor_rate": ("α", "missing", "squared", "times examples", "over examples", "outside"),
+    "second_order": ("every task", "first task", "last task", "every other task"),
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
               "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
-              "log of each", "root mean square"),
+              "log of each", "root mean square", "over T in turn", "over its number"),
+    "outer_momentum_like": ("from 0", "from the first"),
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "weights_like": ("summing to 1", "from 1"),
+    "support_way_like": ("summed", "averaged"),
     "result": (
         "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",
         "last accumulated", "doubled", "negative",
         "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
-        "accumulated over T", "sign",
+        "accumulated over T", "sign", "flattened by columns", "cut by columns", "over steps", "over tasks",
+        "over inner rate", "first layer zero", "no biases zero", "vectors zero", "matrices zero",
+        "sum of support gradients", "mean of support gradients", "last support gradient",
     ),
 }  # fmt: skip
 
@@ -113,6 +143,12 @@ NUMBERS: dict[str, str] = {
     "rate_times": "α times this number",
     "rate_falls": "α times γᵏ in step k",
     "rate_first": "α times this number in the first step",
+    "rate_last": "α times this number in the last step",
+    "rate_depth": "α times cⁿ, n the number of layers to the one from which depth is counted",
+    "accumulate": "the inner loop updates once every n steps, by the gradients since",
+    "stop_gain": "the inner loop ends where a step has not lowered the loss by this number, or this share of it",
+    "inner_start_tensor": "inner gradients are taken at θ's value of the tensor in this place",
+    "query_start_tensor": "the query loss takes θ's value of the tensor in this place",
     "frozen_tensor": "the tensor in this place does not adapt",
     "only_tensor": "only the tensor in this place adapts",
     "momentum": "μ of momentum in the inner loop",
@@ -123,6 +159,7 @@ NUMBERS: dict[str, str] = {
     "clip_inner_value": "inner gradients are clamped to ± this number",
     "inner_threshold": "inner gradients whose size is below this number are 0",
     "iterate_decay": "μ of θ̄ ← μ θ̄ + (1 − μ) θₖ, which is judged in the place of θ_K",
+    "judged_share": "c of θ + c (θ_K − θ), which is judged in the place of θ_K",
     "fast_clamp": "fast weights are clamped to ± this number after each step",
     "adam_first": "β₁ of Adam in the inner loop (None: 0.9)",
     "adam_second": "β₂ of Adam in the inner loop (None: 0.999)",
@@ -131,6 +168,12 @@ NUMBERS: dict[str, str] = {
     "running_momentum": "how much a batch counts in running statistics (None: 0.1)",
     "through_last": "only the last n steps have a factor",
     "through_first": "only the first n steps have a factor",
+    "through_from": "the first n steps have no factor",
+    "hessian_rows": "each Hessian is that of the first n support examples; of all but the last −n",
+    "back_times": "what comes back is multiplied by this number before each step's factor",
+    "back_clip": "what comes back is clipped to this norm before each step's factor",
+    "back_clamp": "what comes back is clamped to ± this number before each step's factor",
+    "difference": "h of differences of gradients, in the place of the product with the Hessian",
     "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
     "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
     "skip_below": "a product α H v that is shorter than this share of v is left out",
@@ -139,6 +182,8 @@ NUMBERS: dict[str, str] = {
     "support_weight": "c of L_q + c L_s(θ_K)",
     "support_before_weight": "c of L_q + c L_s(θ)",
     "query_before_weight": "c of L_q + c L_q(θ)",
+    "support_way_weight": "c of L_q + c Σₖ L_s(θₖ), k < K, or the mean",
+    "outer_proximal": "λ of L_q + ½ λ |θ_K − θ|²",
     "query_decay": "the query losses of all steps, weighted by γ^(K − k)",
     "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
     "damping": "λ added to H",
@@ -158,6 +203,9 @@ NUMBERS: dict[str, str] = {
     "clip_tensor": "each tensor of G is clipped to this norm",
     "clamp": "G is clamped to ± this number",
 }
+
+
+MOST_HALVINGS = 10  # of α in one step, by a line search
 
 
 class Result(NamedTuple):
@@ -257,10 +305,31 @@ class Calculus:
         return {n: number(np.reshape(product[end - np.size(x) : end], np.shape(x)))
                 for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
 
-    def blocks(self, theta: dict, batch, v: dict) -> dict:
-        """H v without the blocks between tensors."""
-        alone = lambda n: {m: x if m == n else x * 0 for m, x in v.items()}  # noqa: E731
-        return {n: self.along(theta, batch, alone(n))[n] for n in v}
+    def blocks(self, theta: dict, batch, v: dict, layers: bool = False) -> dict:
+        """H v without the blocks between tensors, or between layers."""
+        own = {n: n for n in v}  # the tensor or layer of each
+        if layers:
+            used = [layer.get("params", []) for layer in self.model["layers"]]
+            own |= {n: i for i, names in reversed(list(enumerate(used))) for n in names}
+        alone = lambda block: {m: x if own[m] == block else x * 0 for m, x in v.items()}  # noqa: E731
+        products = {block: self.along(theta, batch, alone(block)) for block in own.values()}
+        return {n: products[own[n]][n] for n in v}
+
+    def row_sums(self, theta: dict, batch, v: dict) -> dict:
+        """(H 1) v, element by element."""
+        return _map(np.multiply, self.along(theta, batch, _map(lambda x: x * 0 + 1, v)), v)
+
+    def by_columns(self, theta: dict, batch, v: dict, change: str) -> dict:
+        """H v, each tensor of it with its entries in another order."""
+        return _map(functools.partial(relaid, change=change), self.transposed(theta, batch, v))
+
+    def difference(self, theta: dict, batch, v: dict, h, like: str) -> dict:
+        """(g(θ + hv) − g(θ)) / h, or (g(θ + hv) − g(θ − hv)) / 2h; "undivided", over h; "halved", over 2h."""
+        central = like.startswith("central")
+        at = lambda step: self.loss_and_grad(_map(lambda p, x: p + x * step, theta, v), batch)[1]  # noqa: E731
+        low = at(-h) if central else self.loss_and_grad(theta, batch)[1]
+        over = h * 2 if central and "undivided" not in like or like.endswith("halved") else h
+        return _map(lambda a, b: (a - b) / over, at(h), low)
 
     def outer_product(self, theta: dict, batch, v: dict) -> dict:
         """g gᵀ v."""
@@ -324,12 +393,14 @@ def run(case, number=float, how: Options = Options(), known: dict | None = None,
 _COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
            "support_skipped", "query_skipped", "rate_decimals", "minibatch", "step_count", "step_limit",
            "frozen_tensor", "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank",
-           "zero_tensor", "only_result_tensor")  # fmt: skip
+           "zero_tensor", "only_result_tensor", "accumulate", "inner_start_tensor", "query_start_tensor",
+           "through_from", "hessian_rows")  # fmt: skip
 
 
 # Switches that are about what follows the tasks' gradients, so that these are the same for every value.
 AFTER_THE_TASKS = {
-    "second_order", "task_count", "tilt", "outer", "outer_times", "outer_times_of", "outer_rate", "outer_decay",
+    "second_order", "task_count", "tilt", "outer", "outer_momentum_like", "outer_times", "outer_times_of", "outer_rate",
+    "outer_decay",
     "outer_shift", "outer_sign", "outer_momentum", "result", "clip_task", "clip", "clip_tensor", "clamp",
     "zero_tensor", "only_result_tensor",
 }  # fmt: skip
@@ -350,10 +421,10 @@ class _Run:
         if known is not None:
             inside = tuple(x for n, x in self.s.items() if n not in AFTER_THE_TASKS)
             self.known = known.setdefault((how, inside), {})
-        self.update = Update(self.s, number, case.biases())
+        self.update = Update(self.s, number, functools.partial(group, case))
         self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
         self.tasks = self.data(case.batches())
-        self.detached = False
+        self.detached, self.place = False, 0  # which task is at hand
 
     # ── what is learned from ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -379,18 +450,28 @@ class _Run:
                     tasks = [(*task[:i], change(task[i], n), *task[i + 1 :]) for task in tasks]
         return tasks
 
-    def rates_on(self, support) -> dict:
-        """α, as the code at hand has it for a task with this support set."""
+    def rates_on(self, support, query) -> dict:
+        """α, as the code at hand has it for a task with these sets."""
         y, n = pieces(support)[0][1], count(support)
         first, steps = len(self.case.support[0][0]), max(self.case.inner_steps, 1)
         times = {
             "times examples": n, "times elements": y.size if "mse" in self.case.model["loss"] else n,
             "over examples": 1 / n, "over steps": 1 / steps, "over tasks": 1 / self.case.tasks,
-            "of the first task's size": n / first,
+            "of the first task's size": n / first, "over one less": n / max(n - 1, 1),
+            "over query count": n / count(query),
         }  # fmt: skip
         rates = _map(self.number, self.rates(times.get(self.s["rate"], 1)))
         times, these = self.s["rate_times"] or 1, group(self.case, self.s["rate_times_of"])
-        return {n: a * times if n in these else a for n, a in rates.items()}
+        rates = {n: a * times if n in these else a for n, a in rates.items()}
+        return self.by_depth(rates) if self.s["rate_depth"] else rates
+
+    def by_depth(self, rates) -> dict:
+        """α cⁿ, n the number of layers with parameters between a tensor's and the head or the first layer."""
+        used = [m["params"] for m in self.case.model["layers"] if m.get("params")]
+        if self.s["depth_like"] == "from the head":
+            used = used[::-1]
+        depth = {n: i for i, names in reversed(list(enumerate(used))) for n in names}
+        return {n: a * self.s["rate_depth"] ** depth.get(n, 0) for n, a in rates.items()}
 
     def rates(self, times) -> dict:
         case, names = self.case, list(self.case.params)
@@ -399,6 +480,8 @@ class _Run:
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
         if self.s["rate"] == "of the outer loop":
             given = dict.fromkeys(names, case.outer_lr)
+        if self.s["rate"] == "squared":
+            given = {n: np.square(a) for n, a in given.items()}
         if self.s["rate_decimals"]:
             given = {n: np.round(a, self.s["rate_decimals"]) for n, a in given.items()}
         if self.s["rate_is"]:
@@ -415,32 +498,79 @@ class _Run:
 
     # ── one task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def adapt(self, theta, support, kept=None) -> dict:
+    def adapt(self, theta, support, query, kept=None) -> dict:
         """θ₀ … θ_K with each step's loss and gradient."""
         steps = max(self.s["step_count"] or self.case.inner_steps + self.s["steps"], 0)
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
         steps = min(steps, self.s["step_limit"] or steps)
-        alpha, steps = self.rates_on(support), steps * self.parts
+        steps = steps // (self.s["accumulate"] or 1)
+        t, last = self.place, len(self.tasks) - 1
+        if self.s["steps_in"] == "a step more per task":
+            steps += t
+        elif not {"the first task": t == 0, "all but the first": t > 0, "the last task": t == last}.get(
+            self.s["steps_in"], True):  # fmt: skip
+            steps = 0
+        alpha, steps = self.rates_on(support, query), steps * self.parts
         state = self.update.start(theta, kept)
-        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state]}
+        way: dict = {"theta": [theta], "loss_s": [], "grad_s": [], "alpha": alpha, "state": [state], "query": query,
+                     "steps": steps, "halvings": [], "place": t}  # fmt: skip
         for k in range(steps):
             value, g = self.gradient_of(way, k, support)
-            if self.stops(value, g):
+            if self.stops(value, g, way):
                 break
             way["loss_s"].append(value)
             way["grad_s"].append(g)
-            state = self.update.step(state, g, self.rate_of(k, alpha), k)
+            state = self.stepped(way, k, support)
+            if state is None:
+                way["loss_s"].pop(), way["grad_s"].pop()
+                break
             way["theta"].append(state["theta"])
             way["state"].append(state)
         return way
 
-    def stops(self, value, g) -> bool:
-        """Whether the inner loop ends before this step."""
-        norm, loss = self.s["stop_below_norm"], self.s["stop_below_loss"]
-        return bool(norm and side(dot(g, g) - norm * norm) < 0 or loss and side(value - loss) < 0)
+    def stepped(self, way, k, support):
+        """The state after step k; None if the step is not made."""
+        state, g, on_a_rise = way["state"][-1], way["grad_s"][-1], self.s["on_a_rise"]
+        after = lambda: self.update.step(state, g, self.rate_in(way, k), k)  # noqa: E731
+        if on_a_rise in ("nothing", "ends"):
+            return after()
+        rises = lambda new: side(self.loss_on(new["theta"], way, k, support) - way["loss_s"][-1]) > 0  # noqa: E731
+        halvings = way["halvings"]
+        halvings.append(halvings[-1] if halvings and on_a_rise.endswith("from then on") else 0)
+        if on_a_rise == "α halved from then on":
+            halvings[-1] += bool(k > 0 and side(way["loss_s"][-1] - way["loss_s"][-2]) > 0)
+        new = after()
+        if on_a_rise == "ends before it" and rises(new):
+            return None
+        while on_a_rise == "α halved until lower" and halvings[-1] < MOST_HALVINGS and rises(new):
+            halvings[-1] += 1
+            new = after()
+        return new
 
-    def batch_of(self, k, support):
-        """The part of the support set that step k takes."""
+    def loss_on(self, theta, way, k, support):
+        """The loss of step k's batch, at θ."""
+        return self.calculus.loss_and_grad(theta, self.batch_of(way, k, support))[0]
+
+    def stops(self, value, g, way) -> bool:
+        """Whether the inner loop ends before this step."""
+        norm, loss, gain = self.s["stop_below_norm"], self.s["stop_below_loss"], self.s["stop_gain"]
+        if norm and side(dot(g, g) - norm * norm) < 0 or loss and side(value - loss) < 0:
+            return True
+        if not way["loss_s"] or not gain and self.s["on_a_rise"] != "ends":
+            return False
+        before = way["loss_s"][-1]
+        if gain:
+            like = self.s["gain_like"]
+            of = 1 if like == "absolute" else before * side(before) if like == "of its size" else before
+            return bool(side(before - value - gain * of) < 0)
+        return bool(side(value - before) > 0)
+
+    def batch_of(self, way, k, support):
+        """The part of the support set that step k takes, or another set in its place."""
+        if self.s["steps_on"] != "support":
+            of_query = {"query from the second on": k > 0, "query in the last": k == way["steps"] - 1,
+                        "query in every other": k % 2 == 1, "query in the first": k == 0}  # fmt: skip
+            return way["query"] if of_query[self.s["steps_on"]] else support
         if not self.s["minibatch"]:
             return support
         n = self.s["minibatch"]
@@ -456,13 +586,44 @@ class _Run:
 
     def gradient_of(self, way, k, support) -> tuple:
         """(loss, gradient) that step k descends."""
-        theta, batch = way["theta"][-1], self.batch_of(k, support)
+        theta, batch = self.mixed(way, len(way["theta"]) - 1, "inner"), self.batch_of(way, k, support)
         if not self.s["inner"].startswith("linearised"):
             return self.calculus.loss_and_grad(theta, batch)
         # g₀ + H₀ (θₖ − θ₀)
         start = way["theta"][0]
         value, g = self.calculus.loss_and_grad(start, batch)
         return value, _map(np.add, g, self.calculus.along(start, batch, _map(np.subtract, theta, start)))
+
+    def held_names(self, which: str) -> list[str]:
+        """The tensors of which the passes of the inner loop, or of the query loss, take θ's values."""
+        of, place = self.s[f"{which}_start_of"], self.s[f"{which}_start_tensor"]
+        return [*(group(self.case, of) if of != "nothing" else []), *([named(self.case, place)] if place else [])]
+
+    def mixed(self, way, k, which: str) -> dict:
+        """θₖ, or what a pass takes in its place."""
+        held = self.held_names(which)
+        return {n: way["theta"][0 if n in held else k][n] for n in way["theta"][k]} if held else way["theta"][k]
+
+    def parted(self, v, which: str) -> tuple:
+        """(What flows back to the adapted values, what flows back to θ itself; None if nothing does)."""
+        held = self.held_names(which)
+        if not held:
+            return v, None
+        return tuple({n: x if (n in held) == direct else x * 0 for n, x in v.items()} for direct in (False, True))
+
+    def rate_in(self, way, k) -> dict:
+        """α of step k, on this way."""
+        alpha = self.rate_of(k, way["alpha"])
+        if (gamma := self.s["rate_falls"]) and self.s["falls_like"] != "in each task":
+            before = way["place"] * (way["steps"] if self.s["falls_like"] == "through all tasks" else 1)
+            alpha = _map(lambda a: a * gamma**before, alpha)
+        if self.s["rate_last"] and k == way["steps"] - 1:
+            alpha = _map(lambda a: a * self.s["rate_last"], alpha)
+        if self.s["accumulate"] and self.s["accumulate_like"] == "summed":
+            alpha = _map(lambda a: a * self.s["accumulate"], alpha)
+        if way["halvings"] and way["halvings"][k]:
+            alpha = _map(lambda a: a / 2 ** way["halvings"][k], alpha)
+        return alpha
 
     def rate_of(self, k, alpha) -> dict:
         """α of step k."""
@@ -475,21 +636,23 @@ class _Run:
             alpha = _map(lambda a: a * share, alpha)
         if self.s["rate_first"] and k == 0:
             alpha = _map(lambda a: a * self.s["rate_first"], alpha)
-        return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if self.s["rate_falls"] else alpha
+        falls = self.s["rate_falls"] and self.s["falls_like"] != "from task to task"
+        return _map(lambda a: a * self.s["rate_falls"] ** k, alpha) if falls else alpha
 
     def pull_back(self, cotangent, k, way, support, query) -> dict:
         """The cotangents of the state before step k: v − Hₖ A v of θ, or what the code at hand makes of it."""
         last, factors, s = len(way["theta"]) - 2, self.s["factors"], self.s
-        alpha = self.rate_of(k, way["alpha"])
+        alpha = self.rate_in(way, k)
         if factors == "updates detached":  # not even weight decay is differentiated
             return cotangent
         out, u = self.update.back(cotangent, way["state"][k], way["grad_s"][k], alpha, k)
         cut = self.detached or {
             "detached": True, "parameters detached": True, "first detached": k == 0, "last detached": k == last,
-            "middle detached": 0 < k < last,
+            "middle detached": 0 < k < last, "odd detached": k % 2 == 1, "even detached": k % 2 == 0,
         }.get(factors, False)  # fmt: skip
         cut = cut or bool(s["through_last"] and k <= last - s["through_last"])
         cut = cut or bool(s["through_first"] and k >= s["through_first"])
+        cut = cut or bool(s["through_from"] and k < s["through_from"])
         if cut:
             return out
         if factors == "without identity":  # v ← −Hₖ A v
@@ -498,25 +661,58 @@ class _Run:
         at = {"at start": 0, "at end": -1, "of query at end": -1, "one step late": k + 1,
               "one step early": max(k - 1, 0)}.get(factors, 0 if linearised else k)  # fmt: skip
         of_query = factors in ("of query", "of query at end")
-        batch = query if of_query else self.batch_of(k, support)
+        batch = query if of_query else self.batch_of(way, k, support)
+        if s["hessian_on"] != "support":
+            batch = {"support of the first task": lambda: self.tasks[0][0], "both sets": lambda: [
+                *pieces(batch), *pieces(query)], "support of the last task": lambda: self.tasks[-1][0],
+            }[s["hessian_on"]]()  # fmt: skip
+        if s["hessian_rows"]:
+            batch = first_rows(batch, s["hessian_rows"])
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
+        if s["vector"] != "what comes back":
+            other = cotangent | {"theta": self.other_vector(k, way, query)}
+            _, u = self.update.back(other, way["state"][k], way["grad_s"][k], alpha, k)
         u = self.factor(u, alpha, support)
-        theta = self.rebuilt(way, k, support) if factors == "of rebuilt steps" else way["theta"][at]
-        h = self.curved(calculus, theta, batch, u)
+        theta = self.mixed(way, at, "inner")
+        if factors == "of rebuilt steps":
+            theta = self.rebuilt(way, k, support)
+        if factors == "halfway":
+            theta = _map(lambda p, q: (p + q) / 2, way["theta"][k], way["theta"][k + 1])
+        if s["factor_rate"] == "outside":  # A Hₖ v
+            h = self.curved(calculus, theta, batch, _map(lambda x: x * -1, cotangent["theta"]), alpha)
+            h = _map(np.multiply, h, alpha)
+        else:
+            h = self.curved(calculus, theta, batch, u, alpha)
         if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
             return out
         if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
             away = _map(np.subtract, way["theta"][k], way["theta"][0])
             out["start"] = _map(np.add, out["start"], calculus.along_twice(way["theta"][0], batch, away, u))
+        if s["blind_of"] != "nothing":
+            h = {n: x * (n not in group(self.case, s["blind_of"])) for n, x in h.items()}
+        h, of_start = self.parted(h, "inner")
+        if of_start is not None:
+            out["start"] = _map(np.add, out["start"], of_start)
         return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
+
+    def other_vector(self, k, way, query) -> dict:
+        """What code multiplies the Hessian of step k by, in the place of what comes back from the steps behind it."""
+        which = self.s["vector"]
+        if which.endswith("support gradient"):
+            return way["grad_s"][k if which.startswith("own") else -1]
+        if which == "displacement":
+            return _map(np.subtract, way["theta"][0], way["theta"][-1])
+        if which == "ones":
+            return _map(lambda p: p * 0 + 1, way["theta"][0])
+        return self.of_query.loss_and_grad(way["theta"][k if which.endswith("its step") else 0], query)[1]
 
     def rebuilt(self, way, k, support) -> dict:
         """θₖ, as code has it that goes back from θ_K: θₖ ← θₖ₊₁ + A g_s(θₖ₊₁)."""
         theta = way["theta"][-1]
         for j in range(len(way["theta"]) - 2, k - 1, -1):
-            _, g = self.calculus.loss_and_grad(theta, self.batch_of(j, support))
-            theta = _map(lambda p, a, x: p + a * x, theta, self.rate_of(j, way["alpha"]), g)
+            _, g = self.calculus.loss_and_grad(theta, self.batch_of(way, j, support))
+            theta = _map(lambda p, a, x: p + a * x, theta, self.rate_in(way, j), g)
         return theta
 
     def factor(self, u, alpha, support) -> dict:
@@ -525,7 +721,7 @@ class _Run:
         if of == "missing":
             # Hₖ v; what does not adapt has no part in it
             u = _map(lambda x, a: np.where(hold(a) == 0, x, x / np.where(hold(a) == 0, 1, a)), u, alpha)
-        elif of != "α":
+        elif of not in ("α", "outside"):
             by = {"squared": alpha, "times examples": dict.fromkeys(u, n)}
             by["over examples"] = dict.fromkeys(u, self.number(np.float64(1)) / n)
             u = _map(np.multiply, u, by[of])
@@ -533,18 +729,24 @@ class _Run:
             u = {n: x * (n != named(self.case, self.s["cut_tensor"])) for n, x in u.items()}
         if self.s["through_tensor"]:
             u = {n: x * (n == named(self.case, self.s["through_tensor"])) for n, x in u.items()}
+        if self.s["cut_of"] != "nothing":
+            u = {n: x * (n not in group(self.case, self.s["cut_of"])) for n, x in u.items()}
         return u
 
-    def curved(self, calculus, theta, batch, u) -> dict:
+    def curved(self, calculus, theta, batch, u, alpha) -> dict:
         """H u, or what the code at hand has for it."""
+        if self.s["difference"]:
+            return self.differences(calculus, theta, batch, u, alpha)
         product = {
             "Hessian": calculus.transposed, "block diagonal": calculus.blocks,
+            "blocks of layers": functools.partial(calculus.blocks, layers=True),
             "lower triangle": functools.partial(calculus.triangle, lower=True),
             "upper triangle": functools.partial(calculus.triangle, lower=False),
             "diagonal twice": calculus.transposed, "no diagonal": calculus.transposed, "g gᵀ": calculus.outer_product,
             "g gᵀ per example": calculus.outer_products, "identity": lambda theta, batch, u: u,
             "positive part": functools.partial(calculus.of_eigenvalues, change=lambda values: np.maximum(values, 0)),
-            "absolute": functools.partial(calculus.of_eigenvalues, change=np.abs),
+            "absolute": functools.partial(calculus.of_eigenvalues, change=np.abs), "row sums": calculus.row_sums,
+            **{change: functools.partial(calculus.by_columns, change=change) for change in BY_COLUMNS},
         }[self.s["curvature"]]  # fmt: skip
         if self.s["rank"]:
             product = functools.partial(calculus.of_eigenvalues, change=functools.partial(_largest, n=self.s["rank"]))
@@ -556,6 +758,17 @@ class _Run:
             h = _map(lambda x: x * self.s["hessian_times"], h)
         return _map(lambda x, y: x + y * self.s["damping"], h, u) if self.s["damping"] else h
 
+    def differences(self, calculus, theta, batch, u, alpha) -> dict:
+        """H u, u = −A v, by differences of gradients along v."""
+        like, h = self.s["difference_like"], self.s["difference"]
+        largest = max((np.max(hold(a)) for a in alpha.values()), default=0)
+        scale = -1 if like.endswith("along α v") or not largest else -largest
+        along = _map(lambda x: x / scale, u)
+        if like.endswith("over |v|"):
+            size = norm(along)
+            h = h / size if side(size) else h
+        return _map(lambda x: x * scale, calculus.difference(theta, batch, along, h, like))
+
     def back(self, v, end, way, support, query) -> dict:
         """The state's cotangents at the start, from v, that of θ after `end` steps: (I − H₀A) ⋯ (I − H_{end−1}A) v."""
         if self.s["product"] != "all of it" or self.s["implicit"]:
@@ -565,12 +778,21 @@ class _Run:
         of = lambda k: v if shares is None else _map(lambda x: x * shares[k], v)  # noqa: E731
         cotangent = zeros | {"theta": of(end)}
         for k in range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1):
+            cotangent["theta"] = self.on_the_way_back(cotangent["theta"])
             cotangent = self.pull_back(cotangent, k, way, support, query)
             if shares is not None:
                 cotangent["theta"] = _map(np.add, cotangent["theta"], of(k))
         if "start" in cotangent:  # θ₀ is remembered
             cotangent["theta"] = _map(np.add, cotangent["theta"], cotangent["start"])
         return cotangent
+
+    def on_the_way_back(self, v) -> dict:
+        """v, as a hook on the fast weights leaves it."""
+        if self.s["back_times"]:
+            v = _map(lambda x: x * self.s["back_times"], v)
+        if self.s["back_clip"]:
+            v = clipped(v, self.s["back_clip"])
+        return _map(lambda x: clamped(x, self.s["back_clamp"]), v) if self.s["back_clamp"] else v
 
     def approximated(self, v, end, way, support, query) -> dict:
         """What stands in the place of the product."""
@@ -603,7 +825,7 @@ class _Run:
             return _map(np.add, v, total)
         if self.s["product"] == "implicit steps":
             # (I + Hₖ A)⁻¹ v
-            return self.calculus.solve(way["theta"][k], support, self.rate_of(k, way["alpha"]), v)
+            return self.calculus.solve(way["theta"][k], support, self.rate_in(way, k), v)
         # exp(−Hₖ A) v = v − Hₖ A v + (Hₖ A)² v / 2 − …
         total, term = v, v
         for n in range(1, 60):
@@ -615,7 +837,7 @@ class _Run:
 
     def task(self, theta, support, query, kept=None, statistics=None) -> tuple:
         """(L_q, the cotangents of the state at the start, the way)."""
-        way = self.adapt(theta, support, kept)
+        way = self.adapt(theta, support, query, kept)
         last, calculus = len(way["theta"]) - 1, self.of_query
         if self.s["running"] != "nothing":
             calculus = self.with_statistics(way, support, statistics)
@@ -628,19 +850,34 @@ class _Run:
         terms += [(c, batch, end, self.s[name]) for name, c, batch, end in (
             ("support_weight", self.calculus, support, last), ("support_before_weight", self.calculus, support, 0),
             ("query_before_weight", calculus, query, 0)) if self.s[name]]  # fmt: skip
+        if c := self.s["support_way_weight"]:
+            over = max(last, 1) if self.s["support_way_like"] == "averaged" else 1
+            terms += [(self.calculus, support, end, c / over) for end in range(last)]
         total, value = None, 0
         for of, batch, end, weight in terms:
             at = max(end - 1, 0) if self.s["query"] == "one step early" else end
             loss, v = of.loss_and_grad(self.judged(way, at), batch)
             if end == last and batch is query:
                 way |= {"loss_q": loss, "grad_q": v}
-            cotangent = self.back(v, end, way, support, query)
+            adapted, of_start = self.parted(v, "query")
+            cotangent = self.back(adapted, end, way, support, query)
+            if of_start is not None:
+                cotangent["theta"] = _map(np.add, cotangent["theta"], of_start)
             if share := self.s["second_order_share"]:
                 cotangent["theta"] = _map(lambda x, y, c=share: x * c + y * (1 - c), cotangent["theta"], v)
             cotangent = {n: _map(lambda x, w=weight: x * w, c) for n, c in cotangent.items()}
             total = cotangent if total is None else {n: _map(np.add, t, cotangent[n]) for n, t in total.items()}
             value = value + loss * weight
-        over = count(query) if self.s["loss"] == "query over examples" else 1
+        if c := self.s["outer_proximal"]:
+            # ½ λ |θ_K − θ|²
+            away = _map(np.subtract, way["theta"][last], theta)
+            through = self.back(away, last, way, support, query)["theta"]
+            total["theta"] = _map(lambda t, x, y: t + (x - y) * c, total["theta"], through, away)
+            value = value + dot(away, away) * c / 2
+        n, over = count(query), 1
+        if self.s["loss"] != "right":
+            of = {"examples": n * n, "one less": max(n - 1, 1), "support count": count(support)}
+            over = self.number(np.float64(of[self.s["loss"].removeprefix("query over ")])) / n
         value, total = value / over, {n: _map(lambda x: x / over, t) for n, t in total.items()}
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
@@ -670,6 +907,8 @@ class _Run:
         which, mu, one = self.s["iterates"], self.s["iterate_decay"], self.number(np.float64(1))
         if which.startswith("best"):
             return [one * (k == way["best"]) for k in range(end + 1)]
+        if (c := self.s["judged_share"]) and end:
+            return [one - c, *[one * 0] * (end - 1), one * c]
         if mu:
             # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
             return [(one * mu**end if k == 0 else (one - mu) * mu ** (end - k)) for k in range(end + 1)]
@@ -682,7 +921,7 @@ class _Run:
         """θ_end, or the mean of the iterates that stands in its place."""
         shares, thetas = self.shares(way, end), way["theta"]
         if shares is None:
-            return thetas[end]
+            return self.mixed(way, end, "query")
         return _map(lambda *ps: sum(p * c for p, c in zip(ps, shares, strict=True)), *thetas[: end + 1])
 
     def with_statistics(self, way, support, before):
@@ -710,7 +949,9 @@ class _Run:
         beta = self.s["outer_rate"] or beta
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
-            self.detached = t != {"first task": 0, "last task": len(self.tasks) - 1}.get(self.s["second_order"], t)
+            self.place = t
+            self.detached = not {"first task": t == 0, "last task": t == len(self.tasks) - 1,
+                                 "every other task": t % 2 == 0}.get(self.s["second_order"], True)  # fmt: skip
             of_one = functools.partial(self.of_one, theta, support, query, kept, statistics)
             if self.known is None or kept or statistics:
                 value, cotangent, way = of_one()
@@ -726,7 +967,8 @@ class _Run:
             if self.s["kept"] == "running statistics":
                 statistics = way.get("running")
             if self.s["start"] != "right" or self.s["outer"] == "moved":
-                theta = _map(hold, way["theta"][-1])
+                leaks = group(self.case, self.s["start_of"])
+                theta = {n: hold(x) if n in leaks else theta[n] for n, x in way["theta"][-1].items()}
             if self.s["outer"] in ("sequential", "moved"):
                 # θ ← θ − β Gₜ
                 theta = _map(lambda p, x: p - x * beta, theta, g)
@@ -760,7 +1002,7 @@ class _Run:
 
     def averaged(self) -> Result:
         """θ_K averaged over the tasks, and each task's query loss of that."""
-        ways = [self.adapt(self.theta, support) for support, _ in self.tasks]
+        ways = [self.adapt(self.theta, *task) for task in self.tasks]
         count = len(ways)
         middle = _map(lambda *ps: sum(ps[1:], ps[0]) / count, *(way["theta"][-1] for way in ways))
         values, grads = zip(*(self.of_query.loss_and_grad(middle, q) for _, q in self.tasks), strict=True)
@@ -785,6 +1027,10 @@ class _Run:
         what = self.s["result"]
         if what == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
+        if what.endswith(("support gradient", "support gradients")):
+            grads = way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]
+            over = max(len(grads), 1) if what.startswith("mean") else 1
+            return _map(lambda x, *gs: sum(gs, x * 0) / over, g, *grads)
         if what in ("accumulated", "last accumulated", "accumulated over T"):  # .grad holds inner gradients too
             over = self.case.tasks if what.endswith("T") else 1
             for inner in way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]:
@@ -805,8 +1051,9 @@ class _Run:
         add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
         total, value = _map(add, *gradients), sum(values[1:], values[0]) / count
         if self.s["outer_momentum"]:
-            mu, grads = self.s["outer_momentum"], _map(lambda g: g * 0, total)
-            for g in gradients:
+            mu, from_0 = self.s["outer_momentum"], self.s["outer_momentum_like"] == "from 0"
+            grads = _map(lambda g: g * 0, total) if from_0 else gradients[0]
+            for g in gradients if from_0 else gradients[1:]:
                 grads = _map(lambda m, x: m * mu + x * (1 - mu), grads, g)
         elif outer == "sum":
             value, grads = value * count, total
@@ -818,6 +1065,12 @@ class _Run:
         elif outer == "weighted by examples":
             sizes = [len(x) for x, _ in self.case.query]
             grads = _map(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
+        elif outer in ("over T in turn", "over its number"):
+            # (⋯ ((0 + G₁)/T + G₂)/T ⋯)/T, or Σ Gₜ/t
+            one, n = self.number(np.float64(1)), count
+            shares = [one / n ** (n - t) if outer == "over T in turn" else one / (t + 1) for t in range(n)]
+            value = sum(v * c for v, c in zip(values, shares, strict=True))
+            grads = _map(lambda *gs: add(*(g * c for g, c in zip(gs, shares, strict=True))), *gradients)
         elif outer == "each normalised":
             grads = _map(lambda *gs: add(*gs) / count, *(clipped(g, 1, always=True) for g in gradients))
         elif outer == "log of each":
@@ -840,7 +1093,7 @@ class _Run:
         else:
             # 1/T Σₜ
             grads = _map(lambda g: g / count, total)
-        rates = lambda: self.rates_on(self.tasks[0][0])  # noqa: E731
+        rates = lambda: self.rates_on(*self.tasks[0])  # noqa: E731
         return value, finished(self.s, grads, self.theta, self.case, rates)
 
 

@@ -11,6 +11,7 @@ derived by hand.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -56,15 +57,18 @@ TORCH_MORE = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
 class Update:
     """The rule of an inner step, for `switches` (see `semantics.SWITCHES` and `NUMBERS`)."""
 
-    def __init__(self, switches: dict, number=float, biases: Collection[str] = ()):
-        self.s, self.exact, self.biases = switches, number is not float, biases
+    def __init__(self, switches: dict, number=float, group: Callable[[str], Collection[str]] = lambda which: ()):
+        """`group` gives the names of the tensors of one kind; see `outcome.group`."""
+        self.s, self.exact, self.group = switches, number is not float, functools.cache(group)
         own = ("decay", "proximal", "momentum", "clip_inner", "clip_inner_tensor", "clip_inner_value",
                "inner_threshold", "fast_clamp")  # fmt: skip
         plain = ("right", "restarted", "ascent", "one tensor after the other")
         self.plain = switches["inner"].partition(", ")[0] in plain and not any(switches[n] for n in own)
+        if switches.get("inner_start_of", "nothing") != "nothing" or switches.get("inner_start_tensor"):
+            self.plain = False  # θ₀ is remembered
         self.whole = any(switches[n] for n in own[3:-1]) or switches["inner"] in (
             "summed", "sign", "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
-            "entries in sorted order",
+            "entries in sorted order", *BY_COLUMNS, "first row held", "first column held",
         )  # fmt: skip
 
     def start(self, theta: Tree, kept: Tree | None = None) -> dict[str, Tree]:
@@ -97,6 +101,8 @@ class Update:
         of_g = out.pop("g")
         if self.s["inner"] == "entries in sorted order":  # a permutation, whose transpose is the way back
             return out, reordered(of_g, list(g), sorted(g))
+        if self.s["inner"] in BY_COLUMNS:  # so is this
+            return out, map_trees(lambda x: relaid(x, BY_COLUMNS[self.s["inner"]]), of_g)
         return out, along(self.changed, g, of_g, self.exact) if self.whole else of_g
 
     def _slopes(self, inputs: dict[str, Tree], name: str, alpha: Tree, k: int) -> dict[str, Tree]:
@@ -129,6 +135,10 @@ class Update:
             g = {n: x - np.mean(x, tuple(range(x.ndim - 1)), keepdims=True) if x.ndim > 1 else x for n, x in g.items()}
         if s["inner"] == "entries in sorted order":
             g = reordered(g, sorted(g), list(g))
+        if s["inner"] in BY_COLUMNS:
+            g = map_trees(lambda x: relaid(x, s["inner"]), g)
+        if s["inner"] in ("first row held", "first column held"):
+            g = map_trees(lambda x: without_first(x, 0 if s["inner"] == "first row held" else -1), g)
         if s["inner"] == "sign":
             g = map_trees(lambda x: side(x) + hold(x) * 0, g)
         if s["inner"] == "over own size":
@@ -142,7 +152,8 @@ class Update:
         if s["inner"] == "tensors normalised":
             g = {n: x / size_of({n: x}) for n, x in g.items()}
         if s["clip_inner"]:
-            g = clipped(g, s["clip_inner"], more, held)
+            these = self.those(s.get("clip_of", "all"), g)
+            g = g | clipped({n: g[n] for n in these}, s["clip_inner"], more, held)
         if s["clip_inner_tensor"]:
             g = {n: clipped({n: x}, s["clip_inner_tensor"], more, held)[n] for n, x in g.items()}
         if s["clip_inner_value"]:
@@ -155,17 +166,26 @@ class Update:
 
     def combine(self, state: dict[str, Tree], g: Tree, alpha: Tree, k: int) -> dict[str, Tree]:
         names = ("theta", "start", "m", "v")
-        per_tensor = {n: self.tensor(*(state[name][n] for name in names), g[n], alpha[n], k, self.decays(n)) for n in g}
+        per_tensor = {n: self.tensor(*(state[name][n] for name in names), g[n], alpha[n], k, self.decays(n),
+                                     self.moves(n)) for n in g}  # fmt: skip
         return {name: {n: np.asarray(new[i]) for n, new in per_tensor.items()} for i, name in enumerate(names)}
+
+    def those(self, which: str, names) -> Collection[str]:
+        """The tensors among `names` that a switch is about."""
+        return list(names) if which == "all" else [n for n in names if n in self.group(which)]
 
     def decays(self, name: str):
         """λ of the weight decay of this tensor."""
-        return 0 if self.s["decay_of"] == "no biases" and name in self.biases else self.s["decay"]
+        return self.s["decay"] if self.s["decay"] and self.those(self.s["decay_of"], [name]) else 0
 
-    def tensor(self, theta, start, m, v, g, alpha, k, decay) -> tuple:
+    def moves(self, name: str):
+        """μ of the momentum of this tensor."""
+        return self.s["momentum"] if self.s["momentum"] and self.those(self.s["momentum_of"], [name]) else 0
+
+    def tensor(self, theta, start, m, v, g, alpha, k, decay, momentum) -> tuple:
         """(θ, θ₀, first moment, second moment) after the step, of one tensor."""
         s = self.s
-        step, m, v = self.direction(theta, start, m, v, g, k, decay)
+        step, m, v = self.direction(theta, start, m, v, g, k, decay, momentum)
         before = start if s["inner"] == "from start" else theta
         if decay and s["decay_like"] == "decoupled":
             before = before - before * alpha * decay
@@ -176,7 +196,7 @@ class Update:
             new = theta + g
         return clamped(new, s["fast_clamp"]) if s["fast_clamp"] else new, start, m, v
 
-    def direction(self, theta, start, m, v, g, k, decay) -> tuple:
+    def direction(self, theta, start, m, v, g, k, decay, momentum=None) -> tuple:
         """(What α multiplies in step k, first moment, second moment), of one tensor."""
         inner, s = self.s["inner"], self.s
         if decay and s["decay_like"] == "in the gradient":
@@ -184,9 +204,10 @@ class Update:
         if s["proximal"]:
             g = g + (theta - start) * s["proximal"]
         step = g
-        if s["momentum"]:
+        mu = s["momentum"] if momentum is None else momentum
+        if mu:
             # v ← μ v + g, or with (1 − μ) g
-            like, mu = s["momentum_like"], s["momentum"]
+            like = s["momentum_like"]
             averaged = like == "averaged" or like == "dampened after the first" and k > 0
             m = m * mu + (g * (1 - mu) if averaged else g)
             step = g + m * mu if like == "nesterov" else m
@@ -206,6 +227,12 @@ class Update:
         if inner == "running sum":
             m = m + g
             step = m
+        if inner == "0 where θ < 0":
+            step = np.where(side(theta) < 0, hold(g) * 0, g)
+        if inner == "one step behind":
+            step, m = g if k == 0 else m + g * 0, g + m * 0
+        if inner == "averaged with the one before":
+            step, m = g if k == 0 else (m + g) / 2, g + m * 0
         if inner == "stale":
             m = g + m * 0 if k == 0 else m + g * 0
             step = m
@@ -241,6 +268,24 @@ def reordered(g: Tree, flattened: list[str], parted: list[str]) -> Tree:
     ends = np.cumsum([g[n].size for n in parted]).tolist()
     parts = {n: np.reshape(entries[end - g[n].size : end], g[n].shape) for n, end in zip(parted, ends, strict=True)}
     return {n: parts[n] for n in g}
+
+
+BY_COLUMNS = {"flattened by columns": "cut by columns", "cut by columns": "flattened by columns"}  # and the way back
+
+
+def relaid(x, change: str):
+    """x, flattened by columns and cut up by rows; or flattened by rows, and cut up by columns."""
+    if change == "flattened by columns":
+        return np.reshape(np.ravel(x, "F"), x.shape)
+    return np.reshape(np.ravel(x), x.shape, "F")
+
+
+def without_first(x, axis: int):
+    """x, with 0 in its first row or column; vectors stay."""
+    if x.ndim < 2:
+        return x
+    first = np.arange(x.shape[axis]) == 0
+    return x * (1 - (first if axis == -1 else np.reshape(first, (-1, *(1,) * (x.ndim - 1)))))
 
 
 def norm(g: Tree):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import PLACES, further
+from .forms import GROUPS, PLACES, further
 
 MISTAKES: list[Mistake] = [
     further(
@@ -171,6 +171,14 @@ MISTAKES: list[Mistake] = [
         ({"factor_rate": "missing"},),
     ),
     further(
+        "rate_outside_of_hessian", "∏(I − A Hₖ) g_q(θ_K)",
+        "each parameter has its own α, and it is multiplied behind the Hessian: the transpose of I − HA is needed, and "
+        "the product taken from the other side",
+        "v = v - hvp({n: lr[n] * v[n]}): α before the Hessian, not lr[n] * hvp(v)[n]",
+        "v = v - hvp(lr * v): α before the Hessian, not lr * hvp(v)",
+        ({"factor_rate": "outside"},), special=True,
+    ),
+    further(
         "rate_squared_in_factor", "∏(I − α²Hₖ) g_q(θ_K)",
         "α is there twice in the Hessian term",
         "v = v - lr * hvp(v), where hvp has no lr of its own",
@@ -186,9 +194,120 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "second_order_in_one_task", "∏(I − αHₖ) g_q(θ_K) in one task, g_q(θ_K) in the others",
-        "only the first or only the last task is differentiated through; the others are first order",
+        "only the first, only the last or only every other task is differentiated through; the others are first order",
         "create_graph=True in every task",
         "no stop_gradient in any task",
-        ({"second_order": "last task"}, {"second_order": "first task"}),
+        ({"second_order": "last task"}, {"second_order": "first task"}, {"second_order": "every other task"}),
+    ),
+    further(
+        "hessian_of_own_gradient", "g_q − α Σₖ Hₖ g_s(θₖ), or the like",
+        "the Hessians are applied to another vector than the one that comes back from the query loss: to the support "
+        "gradient (the derivative of ½|g_s|²), to another query gradient, to θ − θ_K or to 1",
+        "torch.autograd.grad(g, params, grad_outputs=v) with v the query gradient, changed from step to step",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1] with v the query gradient, carried from step to step",
+        tuple({"vector": which} for which in (
+            "own support gradient", "last support gradient", "query gradient at its step", "query gradient at start",
+            "displacement", "ones")),
+        shows="vector",
+    ),
+    further(
+        "hessian_of_halfway", "∏(I − α H((θₖ + θₖ₊₁)/2)) g_q(θ_K)",
+        "each Hessian is taken halfway between the parameters before its step and those after it",
+        "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁",
+        "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁",
+        ({"factors": "halfway"},),
+    ),
+    further(
+        "hessian_by_differences", "Hv ≈ (g(θ + hv) − g(θ − hv)) / 2h, or one-sided",
+        "the products with the Hessian are differences of gradients, whose step h is not small (or is divided by |v|), "
+        "or that are divided by another number than their width",
+        "torch.autograd.grad(g, params, grad_outputs=v): exact, and no more work",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1]: exact, and no more work",
+        tuple({"difference": 0.01, "difference_like": like} for like in (
+            "one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v",
+            "central, undivided", "central, undivided, over |v|", "one-sided, halved")),
+        free=Free("difference", "h", (0.01, 1e-3, 0.1, 1e-4, 1.0, 1e-5, 1e-6)),
+        shows="difference_like",
+    ),
+    further(
+        "hessian_row_sums", "v ← v − α (Hₖ 1) v, element by element",
+        "the sums of the Hessian's rows stand in the place of the Hessian: the gradient of g.sum(), times v",
+        "torch.autograd.grad(g, params, grad_outputs=v), not grad(sum(x.sum() for x in g), params) * v",
+        "jax.jvp(jax.grad(loss), (params,), (v,))[1], not the gradient of the sum of g, times v",
+        ({"curvature": "row sums"},),
+    ),
+    further(
+        "product_laid_out_by_columns", "∏(I − α P Hₖ) g_q(θ_K), P between row-major and column-major order",
+        "each product with the Hessian is flattened by columns and cut up by rows, or the other way round: the entries "
+        "of matrices and filters are mixed up",
+        "one order for both: .reshape(-1) and .reshape(p.shape), without .t() between them",
+        "one order for both: jnp.ravel(h) and jnp.reshape(h, p.shape), neither or both with order='F'",
+        ({"curvature": "flattened by columns"}, {"curvature": "cut by columns"}),
+    ),
+    further(
+        "every_other_step_detached", "the factors of every other step are missing",
+        "the graph of every other inner step is cut",
+        "create_graph=True in every step, not only where k % 2 == 0",
+        "no stop_gradient in every other step",
+        ({"factors": "odd detached"}, {"factors": "even detached"}),
+        shows="factors",
+    ),
+    further(
+        "first_steps_detached", "(I − αH_n) ⋯ (I − αH_{K−1}) g_q(θ_K)",
+        "the graphs of the first n inner steps are cut",
+        "create_graph=True in every step, not only from k >= n on",
+        "no stop_gradient in the first n steps",
+        ({"through_from": 2},), free=Free("through_from", "n", (2, 1, 3, 4, 5), integer=True),
+    ),
+    further(
+        "group_detached", "∏(I − Hₖ A′) g_q(θ_K), A′ without some parameters; or ∏(I − H′ₖ A) …",
+        "no derivative flows through the inner updates of some parameters, or by the part that they have in the inner "
+        "gradients of all",
+        "no .detach() on the inner gradients or on the fast weights of a part of the network",
+        "no stop_gradient on the inner gradients or on a part of the parameters",
+        tuple({what: of} for what in ("cut_of", "blind_of") for of in GROUPS),
+    ),
+    further(
+        "layer_blocks_of_hessian", "∏(I − α blocks(Hₖ)) g_q(θ_K), a block per layer",
+        "the Hessian's blocks between layers are missing",
+        "one torch.autograd.grad(loss, all parameters, create_graph=True); not one per layer",
+        "jax.grad over the whole tree; not one layer at a time with the others under stop_gradient",
+        ({"curvature": "blocks of layers"},),
+    ),
+    further(
+        "hessian_of_other_examples", "∏(I − α H′ₖ) g_q(θ_K), H′ of another support set, or of both sets",
+        "the Hessians are taken on another task's support set (the first or the last), or on both sets",
+        "the product of loss(fast, xs[t], ys[t]): closures that are made in a loop see its last xs and ys",
+        "the product of loss(params, xs[t], ys[t]): functions that are made in a loop see its last xs and ys",
+        tuple({"hessian_on": on} for on in ("support of the first task", "support of the last task", "both sets")),
+        shows="hessian_on",
+    ),
+    further(
+        "hessian_of_some_examples", "∏(I − α H′ₖ) g_q(θ_K), H′ of the first n support examples",
+        "the Hessians are those of some support examples (−n: of all but the last n)",
+        "the product of the whole support loss: loss(fast, xs, ys)",
+        "the product of the whole support loss: loss(params, xs, ys)",
+        ({"hessian_rows": 1},), free=Free("hessian_rows", "n", (1, -1, 2, 3, 4, 5, -2), integer=True),
+    ),
+    further(
+        "scaled_on_the_way_back", "∏ c (I − αHₖ) g_q(θ_K)",
+        "what comes back is multiplied by a number in each step",
+        "v = v - lr * hvp(v); no register_hook on the fast weights",
+        "v = v - lr * hvp(v); no custom_vjp of the identity on the carry",
+        ({"back_times": 0.5},), free=Free("back_times", "c", (0.5, 0.9, 0.99, 2.0, 0.1)),
+    ),
+    further(
+        "clipped_on_the_way_back", "v ← (I − αHₖ) (v · min(1, c/|v|))",
+        "what comes back is clipped to a norm before each step's factor",
+        "v = v - lr * hvp(v); no register_hook with a clip on the fast weights",
+        "v = v - lr * hvp(v); no custom_vjp with a clip on the carry",
+        ({"back_clip": 1.0},), free=Free("back_clip", "c", (1.0, 0.5, 0.1, 10.0, 5.0, 0.25)),
+    ),
+    further(
+        "clamped_on_the_way_back", "v ← (I − αHₖ) clamp(v, −c, c)",
+        "each element of what comes back is clamped before each step's factor",
+        "v = v - lr * hvp(v); no register_hook(lambda g: g.clamp(-c, c)) on the fast weights",
+        "v = v - lr * hvp(v); no custom_vjp with jnp.clip on the carry",
+        ({"back_clamp": 0.1},), free=Free("back_clamp", "c", (0.1, 1.0, 0.5, 10.0, 5.0, 0.01)),
     ),
 ]  # fmt: skip

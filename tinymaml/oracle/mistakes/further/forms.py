@@ -54,3 +54,4 @@ def with_epsilon(arrays: str) -> tuple[dict, ...]:
 
 
 PLACES = (1.0, 2.0, 3.0, 4.0, -1.0, -2.0)  # of a tensor among the parameters
+GROUPS = ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")  # of parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import DETACHED, PLACES, UPDATES_DETACHED, any_graph, both_ways, further
+from .forms import DETACHED, GROUPS, PLACES, UPDATES_DETACHED, any_graph, both_ways, further
 
 MISTAKES: list[Mistake] = [
     # ── the inner loop: who adapts ──────────────────────────────────────────────────────────────────────────────────
@@ -181,6 +181,152 @@ MISTAKES: list[Mistake] = [
         ({"inner": "entries in sorted order"},),
     ),
     further(
+        "gradient_laid_out_by_columns", "θ ← θ − α P g, P between row-major and column-major order",
+        "inner gradients of matrices and filters are flattened by columns and cut up by rows, or the other way round",
+        "one order for both: g.reshape(-1) and .reshape(p.shape), without .t() between them",
+        "one order for both: jnp.ravel(g) and jnp.reshape(g, p.shape), neither or both with order='F'",
+        both_ways({"inner": "flattened by columns"}, {"inner": "cut by columns"}),
+    ),
+    further(
+        "gradient_of_step_before", "θₖ₊₁ = θₖ − α g_s(θₖ₋₁), or − α ½ (g_s(θₖ₋₁) + g_s(θₖ))",
+        "the inner steps use the gradient of the step before: alone, one step late, or in a mean with their own",
+        "take the gradient at the current fast weights, then update them",
+        "take jax.grad at the carry itself; no gradient in the carry",
+        both_ways({"inner": "one step behind"}, {"inner": "averaged with the one before"}),
+        shows="inner",
+    ),
+    further(
+        "entries_held", "θ ← θ − α M g, M a mask of 0 and 1",
+        "some entries are masked in the inner update: the first row or the first column of each matrix, or all entries "
+        "with θ < 0",
+        "p - lr * g for every entry: no mask, no g[1:], no where p > 0",
+        "p - lr * g for every entry: no mask, no g[1:], no jnp.where(p > 0, …)",
+        both_ways(*({"inner": which} for which in ("first row held", "first column held", "0 where θ < 0"))),
+        shows="inner",
+    ),
+    further(
+        "inner_pass_of_start", "g_s of (θₖ; θ's own values of some parameters)",
+        "the forward pass of the inner loop takes some parameters' values from θ, not from the fast weights",
+        "functional_call(model, fast, (xs,)) with all parameters in `fast`: those that are lacking are the model's own",
+        "loss(fast, xs, ys) with the whole tree in the carry, not {**params, **head}",
+        tuple({"inner_start_of": of} for of in (*GROUPS, "batch norm")),
+        shows="inner_start_of",
+    ),
+    further(
+        "inner_pass_of_start_in_tensor", "g_s of (θₖ; θ's own value of tensor n)",
+        "the forward pass of the inner loop takes tensor n (counted from 1; −1 is the last) from θ, not from the fast "
+        "weights",
+        "functional_call(model, fast, (xs,)) with all parameters in `fast`: those that are lacking are the model's own",
+        "loss(fast, xs, ys) with the whole tree in the carry",
+        ({"inner_start_tensor": 1},), free=Free("inner_start_tensor", "n", PLACES, integer=True),
+    ),
+    further(
+        "query_pass_of_start", "L_q of (θ_K; θ's own values of some parameters)",
+        "the query pass takes some parameters' values from θ, and not from the adapted θ_K",
+        "functional_call(model, fast, (xq,)) with all parameters in `fast`: those that are lacking are the model's own",
+        "loss(adapted, xq, yq) with the whole adapted tree, not {**params, **head}",
+        both_ways(*({"query_start_of": of} for of in (*GROUPS, "batch norm"))),
+        shows="query_start_of",
+    ),
+    further(
+        "query_pass_of_start_in_tensor", "L_q of (θ_K; θ's own value of tensor n)",
+        "the query pass takes tensor n (counted from 1; −1 is the last) from θ, and not from the adapted θ_K",
+        "functional_call(model, fast, (xq,)) with all parameters in `fast`: those that are lacking are the model's own",
+        "loss(adapted, xq, yq) with the whole adapted tree",
+        ({"query_start_tensor": 1},), free=Free("query_start_tensor", "n", PLACES, integer=True),
+    ),
+    further(
+        "steps_on_query", "some inner steps descend L_q",
+        "some inner steps take the query set, and not the support set: all but the first, the last, the first, or "
+        "every other one",
+        "loss(fast, xs, ys) in every inner step; no variable of the loop is used again for the query set",
+        "loss(fast, xs, ys) in every step of the scan",
+        both_ways(*({"steps_on": which} for which in (
+            "query from the second on", "query in the last", "query in every other", "query in the first"))),
+        shows="steps_on",
+    ),
+    further(
+        "group_leaks", "the next task starts with some parameters' adapted values",
+        "some parameters are changed in place: the next task starts with the values that the task before has left",
+        "fast = dict(params) at the start of every task; no p.data.copy_ of a part of the network",
+        "start every task's inner loop from params, not from a part of the carry of the task before",
+        both_ways(*({"start": "leaked, detached", "start_of": of} for of in (*GROUPS, "batch norm"))),
+        shows="start_of",
+    ),
+    further(
+        "steps_in_some_tasks", "0 inner steps in some tasks, or K + t in task t",
+        "some tasks make no inner step: only the first one does, the last one, or all but the first; or each task "
+        "makes one step more than the one before",
+        "for _ in range(case.inner_steps) in every task: an iterator or counter that is shared is used up by the first",
+        "for _ in range(case.inner_steps) in every task: an iterator that is shared is used up by the first",
+        both_ways(*({"steps_in": which} for which in (
+            "the first task", "all but the first", "the last task", "a step more per task"))),
+        shows="steps_in",
+    ),
+    further(
+        "alpha_falls_through_tasks", "α → α γⁿ, n the steps of all tasks before, or the tasks before",
+        "α falls from task to task: a schedule goes on from one task to the next",
+        "the same lr in every task; no scheduler.step() that goes on",
+        "the same lr in every task; no schedule whose count is in a carry over tasks",
+        both_ways({"rate_falls": 0.9, "falls_like": "through all tasks"},
+                   {"rate_falls": 0.9, "falls_like": "from task to task"}),
+        free=Free("rate_falls", "γ", (0.9, 0.5, 0.99, 0.1, 0.95)),
+        shows="falls_like",
+    ),
+    further(
+        "steps_accumulated", "one inner update per n steps, by the sum or the mean of their gradients",
+        "inner gradients are accumulated: only every n-th step updates the fast weights",
+        "fast = p - lr * g in every inner step: no `if (k + 1) % n == 0`",
+        "an update in every step of the scan: no optax.MultiSteps",
+        both_ways({"accumulate": 2}, {"accumulate": 2, "accumulate_like": "averaged"}),
+        free=Free("accumulate", "n", (2, 3, 4, 5), integer=True),
+    ),
+    further(
+        "momentum_of_group", "v ← μv + g for some parameters, v = g for the others",
+        "the inner loop has momentum for some parameters",
+        "torch.optim.SGD(…, momentum=0) inside, for every group of parameters",
+        "p - lr * g in the inner step; no optax.trace for a part of the tree",
+        tuple({"momentum": 0.9, "momentum_of": of} for of in GROUPS),
+        free=Free("momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
+        shows="momentum_of",
+    ),
+    further(
+        "inner_clip_of_group", "g · min(1, c/|g|) for some parameters",
+        "the inner gradients of some parameters are clipped to a norm",
+        "no clip_grad_norm_ in the inner loop",
+        "no optax.clip_by_global_norm in the inner loop",
+        tuple({"clip_inner": 1.0, "clip_of": of} for of in GROUPS),
+        free=Free("clip_inner", "c", (1.0, 0.5, 0.1, 10.0, 5.0, 0.25)),
+        shows="clip_of",
+    ),
+    further(
+        "decay_of_group", "g + λθ for some parameters",
+        "weight decay acts in the inner loop, on some parameters",
+        "torch.optim.SGD(…, weight_decay=0) inside, for every group of parameters",
+        "no optax.add_decayed_weights inside, with a mask or without",
+        tuple({"decay": 5e-4, "decay_of": of} for of in GROUPS if of != "no biases"),
+        free=Free("decay", "λ", (5e-4, 1e-4, 1e-3, 1e-2, 0.1)),
+        shows="decay_of",
+    ),
+    further(
+        "early_stop_by_gain", "the inner loop ends where L_s(θₖ₋₁) − L_s(θₖ) < c, c L_s(θₖ₋₁) or c |L_s(θₖ₋₁)|",
+        "the inner loop stops early: where a step has not lowered the support loss by enough, no further step is made",
+        "for _ in range(case.inner_steps), without break",
+        "lax.scan over all inner steps, not lax.while_loop with a tolerance",
+        both_ways({"stop_gain": 0.1}, {"stop_gain": 0.1, "gain_like": "absolute"},
+                   {"stop_gain": 0.1, "gain_like": "of its size"}),
+        free=Free("stop_gain", "c", (0.1, 0.01, 1e-3, 1e-4, 0.05, 0.5, 0.2, 1e-5, 1e-6)),
+    ),
+    further(
+        "rises_refused", "the inner loop heeds whether a step raises L_s",
+        "a rise of the support loss ends the inner loop (after the step, or without it), or halves α: a line search",
+        "fast = p - lr * g in every inner step, whatever the loss does: no break, no backtracking",
+        "p - lr * g in every step of the scan, whatever the loss does: no lax.cond, no line search",
+        both_ways(*({"on_a_rise": which} for which in (
+            "ends", "ends before it", "α halved until lower", "α halved from then on"))),
+        shows="on_a_rise",
+    ),
+    further(
         "early_stop", "the inner loop ends where |g_s| < c",
         "the inner loop stops early: where the gradient is shorter than a threshold, no further step is made",
         "for _ in range(case.inner_steps), without break",
@@ -226,6 +372,13 @@ MISTAKES: list[Mistake] = [
         "judge the fast weights after the last step; an average of weights belongs to the outer loop, if anywhere",
         "judge the carry after the scan; an average of parameters belongs to the outer loop, if anywhere",
         both_ways({"iterate_decay": 0.9}), free=Free("iterate_decay", "μ", (0.9, 0.5, 0.99, 0.999, 0.1)),
+    ),
+    further(
+        "part_of_the_way", "L_q(θ + c (θ_K − θ))",
+        "the query loss is that of a point between θ and θ_K (or beyond it)",
+        "judge the fast weights after the last step; no torch.lerp of them and the parameters",
+        "judge the carry after the scan; no interpolation between it and the parameters",
+        both_ways({"judged_share": 0.5}), free=Free("judged_share", "c", (0.5, 0.9, 0.1, 2.0, 0.25, 0.75)),
     ),
     further(
         "sign_of_gradient", "θ ← θ − α sign(g)",
@@ -343,6 +496,42 @@ MISTAKES: list[Mistake] = [
         both_ways({"rate_first": 0.5}), free=Free("rate_first", "c", (0.5, 0.1, 2.0, 10.0)),
     ),
     further(
+        "alpha_of_last_step", "α → c α in the last step",
+        "the last inner step has another α than the others",
+        "the same lr in every inner step",
+        "the same lr in every step of the scan",
+        both_ways({"rate_last": 0.5}), free=Free("rate_last", "c", (0.5, 0.1, 2.0, 10.0)),
+    ),
+    further(
+        "alpha_over_query_count", "α → α N_s / N_q",
+        "the support loss is divided by the number of query examples",
+        "/ len(xs) in the support loss, not / len(xq)",
+        "/ len(xs) in the support loss, not / len(xq)",
+        both_ways({"rate": "over query count"}),
+    ),
+    further(
+        "alpha_squared", "α → α²",
+        "α is there twice: the gradient was multiplied by it already",
+        "p - lr * g, where g is the gradient itself",
+        "p - lr * g, where g is the gradient itself",
+        both_ways({"rate": "squared"}),
+    ),
+    further(
+        "alpha_by_depth", "α → α cⁿ, n layers from the head, or from the first layer",
+        "α falls (or grows) from layer to layer",
+        "the same lr for every layer",
+        "the same lr for every leaf",
+        both_ways({"rate_depth": 0.5}, {"rate_depth": 0.5, "depth_like": "from the first layer"}),
+        free=Free("rate_depth", "c", (0.5, 0.9, 0.1, 2.0, 0.8, 0.75, 0.65)),
+    ),
+    further(
+        "alpha_over_one_less", "α → α N/(N − 1)",
+        "the support loss is divided by N − 1, not by N",
+        "the mean over examples: / len(xs), not / (len(xs) - 1)",
+        "jnp.mean over examples, not jnp.sum(…) / (n - 1)",
+        both_ways({"rate": "over one less"}, {"rate": "over one less", "loss": "query over one less"}),
+    ),
+    further(
         "alpha_of_group", "α → c α for some parameters",
         "some parameters have another α in the inner loop: biases (or all vectors), weights, the head, the body "
         "or the first layer",
@@ -350,7 +539,7 @@ MISTAKES: list[Mistake] = [
         "p - case.inner_lr * g for every leaf; no optax.multi_transform",
         tuple({"rate_times": 2.0, "rate_times_of": of}
               for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
-        free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01)),
+        free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01, -1.0)),
         shows="rate_times_of",
     ),
     further(

@@ -29,14 +29,33 @@ MISTAKES: list[Mistake] = [
         "the query set is normalised by the statistics of the support set",
         "normalise each batch by its own statistics",
         "normalise each batch by its own statistics",
-        both_ways({"data": "statistics of the support set"}),
+        both_ways({"data": "statistics of the support set"})
+        + tuple({"data": "statistics of the support set", "on": "query"} | how(**more)
+                for more in ({"norm": "statistics held"}, {"unbiased": True})),
+    ),
+    further(
+        "last_statistics_for_query", "batch norm's statistics of the query pass: those of the last inner step",
+        "the query set is normalised by the statistics that the last inner step has left, as constants",
+        "normalise each batch by its own statistics: no model.eval(), no statistics that are kept",
+        "normalise each batch by its own statistics: no use_running_average=True, no batch_stats that are kept",
+        tuple({"running": which, "running_momentum": 1.0} | more for which in ("biased", "unbiased")
+              for more in ({}, DETACHED, how(norm="statistics held"))),
     ),
     further(
         "one_forward_for_both", "batch norm's statistics of support and query together",
         "support and query go through the network in one batch, so that they share batch norm's statistics",
         "one forward pass for the support set and another for the query set; no torch.cat((xs, xq))",
         "one forward pass for the support set and another for the query set; no jnp.concatenate((xs, xq))",
-        both_ways({"data": "one forward for both sets"}),
+        both_ways({"data": "one forward for both sets"}) + (
+            {"data": "one forward for both sets, in support"}, {"data": "one forward for both sets, in query"}),
+    ),
+    further(
+        "batch_norm_otherwise_once", "1/√(σ² N/(N − 1) + ε), or statistics 0 and 1, in one of the two losses",
+        "batch norm has the unbiased variance, or a fresh network's running statistics, in one of the two losses: the "
+        "inner or the outer one",
+        "the batch's own statistics, with the biased variance, in both passes: no model.eval() between them",
+        "the batch's own statistics, with ddof=0, in both passes: use_running_average=False",
+        on_each(how(unbiased=True))[1:] + on_each(how(running_statistics=True))[1:],
     ),
     further(
         "batch_norm_epsilon", "1/√(σ² + ε′)",
@@ -299,6 +318,14 @@ MISTAKES: list[Mistake] = [
         "call torch.tanh (F.relu, …) wherever the case has an activation, behind the last hidden layer too",
         "call jnp.tanh (jax.nn.relu, …) wherever the case has an activation, behind the last hidden layer too",
         tuple(how(network=f"{which} missing") for which in ("activations", "first activation", "last activation")),
+    ),
+    further(
+        "activation_missing_once", "the identity in the place of activations, in one of the two losses",
+        "the forward pass of one of the two losses (the inner or the outer one) lacks an activation",
+        "one forward pass for both losses",
+        "one forward pass for both losses",
+        tuple(form for which in ("activations", "first activation", "last activation")
+              for form in on_each(how(network=f"{which} missing"))[1:]),
     ),
     further(
         "activation_twice", "f(f(x))",

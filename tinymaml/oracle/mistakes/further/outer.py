@@ -90,7 +90,8 @@ MISTAKES: list[Mistake] = [
         "the tasks' gradients are combined by a running mean: the last tasks count most",
         "the plain mean over tasks; momentum belongs to the outer optimiser",
         "the plain mean over tasks; momentum belongs to the outer optimiser",
-        both_ways({"outer_momentum": 0.9}), free=Free("outer_momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
+        both_ways({"outer_momentum": 0.9}, {"outer_momentum": 0.9, "outer_momentum_like": "from the first"}),
+        free=Free("outer_momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
     ),
     further(
         "gradients_accumulated_undivided", "G + Σₜ Σₖ ∇L_s(θₖ), not over T",
@@ -152,10 +153,12 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "part_without_gradient", "G = 0 in the head, or in the body",
-        "the head (the last layer) gets no meta-gradient, or it alone gets one",
+        "the head (the last layer) gets no meta-gradient, or it alone gets one; or the first layer, vectors or "
+        "matrices get none",
         "torch.autograd.grad(total, all parameters): no part of the network is frozen in the outer loop",
         "jax.grad with respect to the whole tree: no part of it is frozen in the outer loop",
-        ({"result": "head zero"}, {"result": "body zero"}),
+        tuple({"result": f"{of} zero"}
+              for of in ("head", "body", "first layer", "no biases", "vectors", "matrices")),
         shows="result",
     ),
     further(
@@ -166,7 +169,7 @@ MISTAKES: list[Mistake] = [
         "one rate for all parameters, in the outer optimiser; no factor on a part of the gradient",
         tuple({"outer_times": 0.1, "outer_times_of": of}
               for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
-        free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01)),
+        free=Free("outer_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01, -1.0)),
         shows="outer_times_of",
     ),
     further(
@@ -175,5 +178,80 @@ MISTAKES: list[Mistake] = [
         "the query loss of the fast weights only",
         "the query loss of the adapted parameters only",
         both_ways({"query": "before and after"}),
+    ),
+    further(
+        "query_over_one_less", "G N/(N − 1), N the query examples",
+        "the query loss is divided by N − 1, not by N",
+        "the mean over examples: / len(xq), not / (len(xq) - 1)",
+        "jnp.mean over examples, not jnp.sum(…) / (n - 1)",
+        both_ways({"loss": "query over one less"}),
+    ),
+    further(
+        "query_over_support_count", "G N_q / N_s",
+        "the query loss is divided by the number of support examples",
+        "/ len(xq) in the query loss, not / len(xs)",
+        "/ len(xq) in the query loss, not / len(xs)",
+        both_ways({"loss": "query over support count"}),
+    ),
+    further(
+        "support_losses_on_the_way_added", "L_q(θ_K) + c Σₖ L_s(θₖ), k < K, or their mean",
+        "the support losses of the inner steps are in the outer loss",
+        "loss(fast, xq, yq) alone after the inner loop: no total that the inner losses were added to",
+        "loss(adapted, xq, yq) alone after the inner loop, without the losses that the scan returns",
+        both_ways({"support_way_weight": 0.1}, {"support_way_weight": 0.1, "support_way_like": "averaged"}),
+        free=Free("support_way_weight", "c", (0.1, 1.0, 0.5, 0.01)),
+    ),
+    further(
+        "outer_proximal_term", "L_q(θ_K) + ½ λ |θ_K − θ|²",
+        "the distance between θ and θ_K is in the outer loss",
+        "loss(fast, xq, yq) alone after the inner loop",
+        "loss(adapted, xq, yq) alone after the inner loop",
+        ({"outer_proximal": 1.0},), free=Free("outer_proximal", "λ", (1.0, 0.1, 0.01, 2.0, 0.5, 1e-3)),
+    ),
+    further(
+        "result_laid_out_by_columns", "P G, P between row-major and column-major order",
+        "the meta-gradients of matrices and filters are flattened by columns and cut up by rows, or the other way "
+        "round",
+        "one order for both: g.reshape(-1) and .reshape(p.shape), without .t() between them",
+        "one order for both: jnp.ravel(g) and jnp.reshape(g, p.shape), neither or both with order='F'",
+        both_ways({"result": "flattened by columns"}, {"result": "cut by columns"}),
+    ),
+    further(
+        "divided_in_the_loop", "(⋯((0 + G₁)/T + G₂)/T ⋯)/T, or Σₜ Gₜ/t",
+        "the sum over tasks is divided inside the loop over tasks, so that early tasks count less (or by the task's "
+        "number, so that late ones do)",
+        "total / len(xs) behind the loop over tasks: look at its indentation",
+        "total / len(xs) behind the loop over tasks: look at its indentation",
+        both_ways({"outer": "over T in turn"}, {"outer": "over its number"}),
+    ),
+    further(
+        "gradient_over_k", "G / K",
+        "the meta-gradient is divided by the number of inner steps",
+        "the query loss of the fast weights as it is, not over inner_steps",
+        "the query loss of the adapted parameters as it is, not over inner_steps",
+        both_ways({"result": "over steps"}),
+    ),
+    further(
+        "mean_over_tasks_twice", "G / T",
+        "the meta-gradient is divided by the number of tasks twice",
+        "torch.stack(losses).mean(), and nothing behind it",
+        "jnp.mean over tasks, and nothing behind it",
+        both_ways({"result": "over tasks"}),
+    ),
+    further(
+        "gradient_over_alpha", "G / α",
+        "the meta-gradient is divided by the inner rate",
+        "return the gradient as it is, not / inner_lr",
+        "return the gradient as it is, not / inner_lr",
+        both_ways({"result": "over inner rate"}),
+    ),
+    further(
+        "support_gradients_returned", "Σₖ g_s(θₖ), their mean, or the last",
+        "the gradients of the inner steps are returned, and not that of the query loss",
+        "torch.autograd.grad(query loss, parameters)",
+        "jax.grad of the query loss",
+        ({"result": "sum of support gradients"}, {"result": "mean of support gradients"},
+         {"result": "last support gradient"}),
+        shows="result",
     ),
 ]  # fmt: skip

@@ -384,17 +384,17 @@ def test_a_penalty_beside_another_mistake(asked):
     assert (report.bug, report.numbers) == ("outer_weight_decay + implicit_steps", {"λ": 0.03})
 
 
-@pytest.mark.parametrize(("digits", "number"), [(6, 2.0), (5, 0.1)])
+@pytest.mark.parametrize(("digits", "number"), [(6, 0.9), (5, 0.5)])
 def test_a_mistake_that_is_computed_with_few_digits(asked, digits, number):
     """No value is met to rounding; the mistake is named if it explains far more than what is right does."""
 
     def mine(case):
-        grads = formula({"hessian_times": number})(case)["meta_grad"]
+        grads = formula({"momentum": number})(case)["meta_grad"]
         size = max(np.max(np.abs(g)) for g in grads.values())
         return {"meta_grad": {n: g + size * 10.0**-digits * np.sin(1e3 * g) for n, g in grads.items()}}
 
     report = oracle.check(mine, asked)
-    assert (report.bug, report.numbers) == ("scaled_hessian", {"c": number})
+    assert (report.bug, report.numbers) == ("inner_momentum", {"μ": number})
     assert f"{digits} digits agree with that" in report.explanation
 
 

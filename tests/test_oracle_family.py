@@ -14,6 +14,7 @@ from tinymaml.cli import main
 from tinymaml.oracle import CATALOGUE, check, generate, load, questions
 from tinymaml.oracle.catalogue import flat, forms, run_form
 from tinymaml.oracle.clues import precision
+from tinymaml.oracle.clues.difference import another_answer
 from tinymaml.oracle.clues.match import fits, value_of
 from tinymaml.oracle.diagnosis import judge, must_see
 from tinymaml.oracle.family import ALGORITHMS, suites
@@ -169,11 +170,21 @@ def test_differences_of_mamls_gradient_are_not_looked_for_in_another():
     assert "difference" not in precision.cause_of([judge(case, answers[case.id]) for case in cases], asked, answers)
 
 
+def test_the_steps_of_another_case_do_not_fit_what_is_learned_for_each_step():
+    judged, asked = [], []
+    for case in load("core", algorithm="mamlpp"):
+        grads = {n: g * 1.01 for n, g in case.answer.meta_grad.items()}
+        judged.append(judge(case, questions.Answered(grads)))
+        asked.append(questions.Question(case.id, case))
+    assert len({(str(j.case.model), j.case.inner_steps) for j in judged}) > len({str(j.case.model) for j in judged})
+    assert another_answer(judged, asked) == ""
+
+
 @pytest.mark.slow
 def test_what_has_no_name_is_refused_all_the_same(algorithm):
-    few = load("core", algorithm=algorithm)[:2]
-    smooth = {case.id: {n: g + 0.3 * np.sin(g) for n, g in case.answer.meta_grad.items()} for case in few}
-    report = check(lambda case: {"meta_grad": smooth[case.id]}, few)
+    cases = load("core", algorithm=algorithm)
+    smooth = {case.id: {n: g + 0.3 * np.sin(g) for n, g in case.answer.meta_grad.items()} for case in cases}
+    report = check(lambda case: {"meta_grad": smooth[case.id]}, cases)
     assert (report.verdict, report.bug) == ("WRONG_UNKNOWN", None), str(report)
 
 

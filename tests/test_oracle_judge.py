@@ -22,7 +22,7 @@ from tinymaml.oracle.judge.guard import Guarded
 from tinymaml.oracle.judge.pytest_plugin import Judgement
 from tinymaml.oracle.mistakes.semantics import run
 from tinymaml.oracle.pages.report import Report
-from tinymaml.oracle.questions import Answered, ids, questions, selected
+from tinymaml.oracle.questions import Answered, case_ids, questions, selected
 
 ROOT = Path(oracle.__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("computed_once")
@@ -186,7 +186,7 @@ def items_of(target: str, *options: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_tests_are_those_of_the_cases_that_are_asked(dtype, algorithm):
     asked, _ = questions("core", dtype, ("first_order",), 0, (), algorithm)
-    assert ids("core", dtype, ("first_order",), 0, algorithm) == [q.id for q in asked if q.role == "case"]
+    assert case_ids("core", dtype, ("first_order",), 0, algorithm) == [q.id for q in asked if q.role == "case"]
 
 
 def test_a_candidate_that_leaves_under_pytest(folder):

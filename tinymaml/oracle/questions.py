@@ -83,7 +83,7 @@ def questions(
     return _with_further(asked), left_out
 
 
-def ids(suite: str, dtype: str, capabilities: tuple[str, ...], seed: int, algorithm: str) -> list[str]:
+def case_ids(suite: str, dtype: str, capabilities: tuple[str, ...], seed: int, algorithm: str) -> list[str]:
     """The ids of the cases that `questions` asks. No new case is drawn for it, which takes seconds.
 
     Raises:

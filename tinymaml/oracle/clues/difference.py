@@ -248,8 +248,11 @@ def _with_settings_of(j: Judged, other: Case) -> bool:
     steps, rate = {"inner_steps": other.inner_steps}, {"inner_lr": other.inner_lr}
     for settings in (steps, rate, steps | rate):
         case = dataclasses.replace(j.case, **settings)
-        if not case.first_order and fits(j.case, j.answer.grad, run_form(case, {}).meta_grad):
-            return True
+        try:
+            if not case.first_order and fits(j.case, j.answer.grad, run_form(case, {}).meta_grad):
+                return True
+        except (ValueError, LookupError):  # MAML++ has parameters and weights for each of its K steps
+            continue
     return False
 
 

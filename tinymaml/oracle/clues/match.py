@@ -384,7 +384,7 @@ def roughly(judged: list[Judged]) -> Report | None:
     right = [_apart(j, j.case.answer.meta_grad) for j in wrong]
     best: tuple = ()
     for name, c in _with_usual_numbers(ordered):
-        limit, worst = best[0] if best else ROUGHLY, 0.0
+        limit, worst = best[0] / 3 if best else ROUGHLY, 0.0  # another one has to be clearly nearer
         for j in ordered:
             worst = max(worst, _apart(j, _given(j, name, c)))
             if worst >= limit:

@@ -36,6 +36,7 @@ COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "on
 
 # What each search may cost, in units of `match.cost`: some two seconds.
 LIMIT = 40_000
+SOLVING = 5  # evaluations of each form, on the average, to solve for the numbers of those that have one
 
 
 def two(judged: list[Judged]) -> Report | None:
@@ -144,8 +145,15 @@ def _report_with_number(judged: list[Judged], name: str, c: float, other: str) -
 
 def _beside_common(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
     """(Form, its number, a common mistake): the number explains all cases that are blind to the common mistake."""
+    spent = 0.0
     for other in COMMON:
         blind = [j for j in ordered if other not in j.case.answer.bugs.seen]
+        first = next((j for j in blind if not j.passed), None)
+        if first is None:
+            continue
+        spent += 0 if first.solved else cost(first.case) * len(first.forms) * SOLVING
+        if spent > LIMIT:
+            return
         for name in dict.fromkeys(name for j in blind if not j.passed for name in j.forms):
             free = _mistake(name).free
             c, everywhere = number_of(blind, name, free) if free else (None, False)
@@ -176,7 +184,8 @@ def _penalty(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
 def _number_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, float, str]]:
     """(Form, its number, another form): the number explains a wrong case, and both together one that it does not."""
     wrong = [j for j in ordered if not j.passed and len(flat(j.answer.grad)) > 1]
-    numbered = [(j, name, free) for j in _affordable(wrong, 5) for name in j.forms if (free := _mistake(name).free)]
+    tried = _affordable(wrong, SOLVING)
+    numbered = [(j, name, free) for j in tried for name in j.forms if (free := _mistake(name).free)]
     found = [(name, c) for j, name, free in numbered if not blind(j, name, free) for c in candidates(j, name, free)]
     for name, c in dict.fromkeys(found):
         free = _mistake(name).free

@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(session, config, items):
     target = config.getoption("--maml-oracle")
     if not target:
         return
-    from ..questions import ids
+    from ..questions import case_ids
     from .worker import command
 
     judgement = Judgement(config)
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(session, config, items):
     )
     try:
         command(target)
-        judgement.all = ids(suite, dtype, tuple(capabilities), seed, algorithm)
+        judgement.all = case_ids(suite, dtype, tuple(capabilities), seed, algorithm)
     except (ValueError, ImportError) as error:
         raise pytest.UsageError(f"--maml-oracle: {error}") from None
     rows = [(f"oracle[{id}]", id) for id in judgement.all] + [("oracle verdict", None)]

@@ -377,6 +377,23 @@ def test_a_number_beside_another_mistake(asked):
     assert report.numbers == {"λ": pytest.approx(0.03)}
 
 
+def test_a_number_that_is_a_size_of_each_case(asked):
+    def mine(case):
+        return formula({"rate_first": 1 / case.tasks} if case.tasks > 1 else {})(case)
+
+    report = oracle.check(mine, asked)
+    assert (report.bug, report.numbers) == ("alpha_of_first_step", {"c": "1/T"})
+    assert "here c = 1/T: T is the number of tasks" in report.explanation and "c = 1/T" in str(report)
+
+
+def test_two_that_set_the_same_switch_each_in_other_cases(asked):
+    """One loss is of classes, the other of numbers: no case has both."""
+    ids = ("softmax_over_examples", "root_of_squared_error")
+    by_name = {name: form for case in asked for name, form in forms(case).items() if name in ids}
+    report = oracle.check(lambda case: formula(next((by_name[n] for n in ids if n in forms(case)), {}))(case), asked)
+    assert report.bug and set(report.bug.split(" + ")) == set(ids), str(report)
+
+
 def test_a_penalty_beside_another_mistake(asked):
     """Both show in every case; what is left of the answer beside the other mistake is a multiple of θ."""
     mine = formula({"product": "implicit steps", "outer_decay": 0.03})

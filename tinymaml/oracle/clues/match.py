@@ -259,6 +259,10 @@ def with_a_number(judged: list[Judged]) -> tuple[Report | None, Report | None]:
         for k in range(len(mistake.forms)):
             name = f"{mistake.id}/{k}" if k else mistake.id
             c, everywhere = number_of(ordered, name, mistake.free)
+            if c is None and (size := _size_as_number(ordered, name, mistake.free)):
+                said, meaning = f"{mistake.free.symbol} = {size}", _SIZES.get(size.removeprefix("1/"), "")
+                numbers = {mistake.free.symbol: size}
+                return named(judged, [name], f" (here {said}{meaning})", f", {said}", numbers), None
             if c is None or partly and not everywhere:
                 continue
             shown, numbers = f" (here {mistake.free.symbol} = {c:.6g})", {mistake.free.symbol: c}
@@ -282,6 +286,16 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
             right = (explains(i, form_with(i, name, free, c)) for i in ordered if i.passed)
             return c, all(right)
     return None, False
+
+
+def _size_as_number(ordered: list[Judged], name: str, free: Free) -> str:
+    """The name of a size of each case, such as 1/T, with which as its number the form explains all answers; or ""."""
+    tried = next((j for j in ordered if not j.passed and j.solved.get(name)), None)
+    if tried is None or free.integer or any(not j.passed and name not in j.forms for j in ordered):
+        return ""
+    near = [size for size, f in factors(tried.case).items() for c in tried.solved[name] if abs(c - f) <= 1e-6 * abs(f)]
+    form = lambda j, size: form_with(j, name, free, factors(j.case)[size])  # noqa: E731
+    return next((size for size in near if all(explains(j, form(j, size)) for j in ordered)), "")
 
 
 def candidates(j: Judged, name: str, free: Free) -> list[float]:

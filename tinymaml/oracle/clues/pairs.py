@@ -75,19 +75,31 @@ def _forms(judged: list[Judged]) -> dict[str, dict]:
 
 
 def _fit_together(forms: dict[str, dict], a: str, b: str) -> bool:
-    return _mistake(a) is not _mistake(b) and merged(forms[a], forms[b]) is not None
+    """Whether two mistakes can be made at once on a case with these forms; each may also be made where the other one
+    does not concern the case."""
+    return _mistake(a) is not _mistake(b) and (a not in forms or merged(forms[a], forms[b]) is not None)
+
+
+def _possible(ordered: list[Judged]) -> dict[str, dict]:
+    """The forms that do not show in a right case: beside another mistake they would be seen there, too."""
+    forms, passed = _forms(ordered), [j for j in ordered if j.passed]
+    return {name: form for name, form in forms.items() if all(_is_right(j, name) for j in passed)}
+
+
+def _is_right(j: Judged, name: str) -> bool:
+    return name not in j.forms or fits(j.case, j.case.answer.meta_grad, value_of(j.case, name))
 
 
 def _one_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
     """Pairs of which one gives some of the wrong answers, and both together the first of the other ones."""
-    forms, wrong = _forms(ordered), [j for j in ordered if not j.passed]
+    forms, wrong = _possible(ordered), [j for j in ordered if not j.passed]
     tried = _affordable(wrong, 1)
     explained = {name: sum(_stands_alone(j, name) for j in tried) for name in forms}
     spent = 0.0
     for a in sorted((n for n in forms if explained[n]), key=lambda n: (-explained[n], _likely(n))):
         left = next((j for j in wrong if not _stands_alone(j, a)), None)
         for b in sorted(left.forms, key=_likely) if left else ():
-            if _fit_together(forms, a, b) and explains(left, together(left.forms, a, b)):
+            if b in forms and _fit_together(left.forms, a, b) and explains(left, together(left.forms, a, b)):
                 yield a, b
         spent += cost(left.case) * len(left.forms) if left else 0
         if spent > LIMIT:
@@ -108,8 +120,7 @@ def _both_show(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
     """Pairs of which both show in the first case: those with a classic or common mistake, and as many more as can be
     tried in some seconds, the first forms of mistakes before others."""
     first = ordered[0]
-    right = first.case.answer.meta_grad
-    shows = [n for n in first.forms if (value := value_of(first.case, n)) is None or not fits(first.case, value, right)]
+    shows = [name for name in _possible(ordered) if not _is_right(first, name)]
     pairs = [(a, b) for a, b in itertools.combinations(shows, 2) if _fit_together(first.forms, a, b)]
     usual = {(a, b) for a, b in pairs if _likely(a, b) < -1 or {_mistake(a).id, _mistake(b).id} & set(COMMON)}
     pairs.sort(key=lambda ab: (ab not in usual, _place(ab[0]) + _place(ab[1]), _likely(*ab)))

@@ -61,7 +61,7 @@ class Report:
         notes: further remarks.
         framework: "torch", "jax", "numpy", or "" if it is unknown: the library whose arrays the candidate asked for.
         factor: what the mistake's value is multiplied by in every case, e.g. "1/T"; "" for 1.
-        numbers: of a mistake with a free number: its symbol → the number found.
+        numbers: of a mistake with a free number: its symbol → the number found, or a size of each case, such as "1/T".
         algorithm: whose meta-gradient was asked for.   formula: that of the right one; "" for MAML's.
         evidence: the smallest failing case, with yours and the right answer.
         shared: what all "wrong" (all "right") cases have, and not all others.   covered: what the cases vary.
@@ -82,7 +82,7 @@ class Report:
     notes: list[str] = dataclasses.field(default_factory=list)
     framework: str = ""
     factor: str = ""
-    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+    numbers: dict[str, float | str] = dataclasses.field(default_factory=dict)
     algorithm: str = "maml"
     formula: str = ""
     evidence: Evidence | None = None
@@ -151,7 +151,12 @@ class Report:
     def _computed(self, mistake) -> str:
         several = f"{mistake.id}: " if mistake.id != self.bug else ""
         factor = f", times {self.factor}" if self.factor else ""
-        return several + mistake.computes + factor + "".join(f",  {x} = {n:.6g}" for x, n in self.numbers.items())
+        return (
+            several
+            + mistake.computes
+            + factor
+            + "".join(f",  {x} = {n if isinstance(n, str) else f'{n:.6g}'}" for x, n in self.numbers.items())
+        )
 
     def _fixes(self, mistake) -> list[str]:
         """The fix in the framework that was used; in both where it is unknown, or where they are the same."""

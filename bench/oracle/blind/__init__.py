@@ -59,4 +59,9 @@ JUDGED: dict[str, tuple[str, str]] = {
     "second/torch-loss-of-the-slow-weights": ("named", "it says: every inner step uses the gradient at θ"),
     "second/torch-plus-in-the-adjoint": ("named", "it says: the Hessian's sign; multiplied by T"),
     "second/torch-weights-changed-through-data": ("named", "it says: θ was changed in place, and no graph is left"),
+    "third/family-imaml-decay-and-twice": ("named", "it says both: a weight decay, and a system damped once more"),
+    "third/family-metasgd-rates-assigned": ("named", "it says: the gradient counts the first of the steps only"),
+    "third/family-proximal-slope-at-the-end": ("named", "it says: that of the support loss at φ_K"),
+    "third/family-sharp-each-tensor-and-stays": ("named", "it says both: by its own norm, and added for good"),
+    "third/torch-module-grads": ("pointed at", "it says what is left in .grad; not that the update is of first order"),
 }

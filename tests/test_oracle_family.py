@@ -49,6 +49,14 @@ def test_every_case_is_confirmed_by_three_rungs_and_by_one_to_the_last_bit():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_study_of_false_alarms_has_new_cases_too(dtype):
+    from bench.oracle.alarms import cases_for
+
+    found = [case.id for case in cases_for("core", dtype, 2, 0, "reptile")]
+    assert found[-2:] == ["reptile/fresh-0-0", "reptile/fresh-0-1"] and len(found) > 4
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_mistake_that_must_be_seen_is_seen(dtype):
     for name in ALGORITHMS:
         cases = [c for c in load("core", algorithm=name) if dtype in c.dtypes]

@@ -28,7 +28,6 @@ import threadpoolctl
 from tinymaml import extras, oracle
 from tinymaml.oracle import models, questions, tolerance
 from tinymaml.oracle.cases import CAPABILITIES, SUITES
-from tinymaml.oracle.family import suites
 from tinymaml.oracle.tolerance import rates
 
 from . import page
@@ -367,7 +366,7 @@ def back_as_is(grads: dict) -> dict:
 
 def cases_for(suite: str, dtype: str, fresh: int, seed: int, algorithm: str = "maml") -> list:
     """A suite's cases that are for this dtype, and new ones."""
-    new = questions.fresh(seed, fresh, dtype) if algorithm == "maml" else suites.fresh(algorithm, seed, fresh, dtype)
+    new = questions.fresh(seed, fresh, dtype, algorithm)
     return [c for c in oracle.load(suite, algorithm=algorithm) if dtype in c.dtypes] + new
 
 

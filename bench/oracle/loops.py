@@ -502,6 +502,23 @@ class LateQuery(MAML):
         return [f() for f in functions]
 
 
+@makes("queries_of_all_tasks")
+class OneQuerySet(MAML):
+    """torch.cat of all query sets"""
+
+    def losses(self):
+        query = tuple(torch.cat(arrays) for arrays in zip(*(q for _, q in self.tasks), strict=True))
+        return [self.task(support, query) for support, _ in self.tasks]
+
+
+@makes("queries_of_all_tasks", {"data": "mean of all query losses for each"})
+class EveryQuerySet(MAML):
+    """a nested vmap: every adapted model on every query set"""
+
+    def losses(self):
+        return [sum(self.task(s, q) for _, q in self.tasks) / len(self.tasks) for s, _ in self.tasks]
+
+
 makes("support_examples_skipped")(named(OtherData, "xs[1:]", data=lambda self, s, q: (rows(s, slice(1, None)), q)))
 makes("query_examples_skipped")(named(OtherData, "xq[1:]", data=lambda self, s, q: (s, rows(q, slice(1, None)))))
 

@@ -123,7 +123,7 @@ def _about_data(case, value) -> bool:
         return True
     if value.startswith("targets") and "mse" not in case.model["loss"]:
         return False
-    if "one support set" in value or "mean of the support" in value:
+    if any(what in value for what in ("one support set", "mean of the support", "all query sets", "all query losses")):
         return case.tasks > 1
     if "both sets" in value or "one batch" in value or "inner loop too" in value:
         return True

@@ -257,6 +257,8 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "support cut to the query's size": _pairs(lambda s, q: (first_rows(s, len(q[0])), q)),
     "one support set for all": lambda tasks: [(_all_together([s for s, _ in tasks]), q) for _, q in tasks],
     "mean of the support losses": lambda tasks: [([s for s, _ in tasks], q) for _, q in tasks],
+    "all query sets for each": lambda tasks: [(s, _all_together([q for _, q in tasks])) for s, _ in tasks],
+    "mean of all query losses for each": lambda tasks: [(s, [q for _, q in tasks]) for s, _ in tasks],
     "first support set for all": lambda tasks: [(tasks[0][0], q) for _, q in tasks],
     "last support set for all": lambda tasks: [(tasks[-1][0], q) for _, q in tasks],
     "last query set for all": lambda tasks: [(s, tasks[-1][1]) for s, _ in tasks],

@@ -19,6 +19,13 @@ MISTAKES: list[Mistake] = [
         shows="data",
     ),
     further(
+        "queries_of_all_tasks", "1/T² Σₜ Σᵤ L_q of task u at θ_K of task t",
+        "each task's adapted parameters are judged on the query sets of all tasks",
+        "loss(fast, xq[t], yq[t]): fast weights and query set of one task",
+        "vmap over the tasks' query sets together with their support sets (in_axes=0), not inside of it or with None",
+        both_ways({"data": "all query sets for each"}, {"data": "mean of all query losses for each"}),
+    ),
+    further(
         "adapted_weights_averaged", "θ̄_K = 1/T Σₜ θ_K, judged on every query set",
         "the adapted parameters are averaged over the tasks before the query loss",
         "each query loss takes its own task's fast weights; average the losses, not the weights",

@@ -13,8 +13,8 @@ The oracle judges each one; its words are compared with the diagnosis written be
     unexplained   wrong, refused, and no cause is asserted
     passed, false alarm      of a correct one
 
-`TABLE` has every entry (see `entries.Entry`). The first two sets are open; of the third only the figures count. When
-they have been taken for a version of the catalogue, it may be opened, and another one is needed.
+`TABLE` has every entry (see `entries.Entry`). A set is closed until its figures have been taken for a version of the
+catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All three are open.
 """
 
 from __future__ import annotations

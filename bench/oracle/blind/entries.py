@@ -18,7 +18,7 @@ class Entry:
         truth: of a wrong one, the diagnosis that was written before any run; of a correct one, its unusual form.
         keywords: for each mistake a regular expression; a right explanation has a match for every one.
         algorithm: whose gradient it is meant to be.
-        set: "first", "second" or "third"; a set is open if the oracle may be improved with it (see `run.CLOSED`).
+        set: "first", "second" or "third".
     """
 
     name: str

@@ -29,7 +29,6 @@ FIGURES = ("accepted", "named", "pointed at", "misled", "false alarm")
 NAMING = ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION", "IMPRECISE", "NONDETERMINISTIC")
 ACCEPTING = ("CORRECT", "INCONCLUSIVE")
 SETS = ("first", "second", "third")
-CLOSED = ("third",)  # of which only the figures are used
 
 
 def main(argv: list[str]) -> int:
@@ -233,7 +232,7 @@ def kept(rows: list[dict]) -> dict[str, dict]:
         count = Counter(r["grade"] for r in here)
         right = sum(r["right"] for r in here)
         counts = {"wrong": len(here) - right, "right": right} | {grade: count[grade] for grade in (*WRONG, *RIGHT)}
-        found[f"{name}, {'closed' if name in CLOSED else 'open'}"] = counts
+        found[f"{name}, open"] = counts
     return {"sets": {VERSIONS["catalogue"]: found}}
 
 

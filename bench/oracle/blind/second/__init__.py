@@ -1,3 +1,3 @@
-"""The second set, which is open since it has measured catalogue 2.4."""
+"""The second set, which has been open since it measured version 2.4 of the catalogue."""
 
 from . import family_ones, jax_ones, numpy_ones, torch_ones  # noqa: F401  (they register their entries)

@@ -49,6 +49,37 @@ def plain(case, layers=None):
     return over_tasks(case, lambda loss, p, s, q: loss(adapt(case, loss, p, s), *q), layers)
 
 
+def leaves(params):
+    """A copy of the parameters with a graph of its own."""
+    return {n: p.detach().clone().requires_grad_() for n, p in params.items()}
+
+
+def path(case, loss, params, support):
+    """[θ₀, …, θ_K], all constants."""
+    thetas = [leaves(params)]
+    for _ in range(case.inner_steps):
+        at = thetas[-1]
+        thetas.append(leaves(step(at, grads_of(loss(at, *support), at, create_graph=False), case.inner_lr)))
+    return thetas
+
+
+def hvp(loss, params, batch, v):
+    """The Hessian of the loss at these parameters, times v."""
+    at = leaves(params)
+    return grads_of(dot(grads_of(loss(at, *batch), at), v), at, create_graph=False)
+
+
+def flatten(params):
+    """One vector of all parameters, in their order."""
+    return torch.cat([p.reshape(-1) for p in params.values()])
+
+
+def unflatten(vector, like):
+    """The parameters in such a vector."""
+    parts = vector.split([p.numel() for p in like.values()])
+    return {n: part.reshape(p.shape) for (n, p), part in zip(like.items(), parts, strict=True)}
+
+
 def dot(a, b):
     """aᵀ b"""
     return sum((a[n] * b[n]).sum() for n in a)

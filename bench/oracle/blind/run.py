@@ -108,8 +108,8 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
 @functools.cache
 def digest(suite: str, source: str) -> str:
     """Of the oracle and of a file of implementations: with another, results are old."""
-    shared = Path(__file__).with_name("in_torch.py")
-    sources = [*sorted(Path(oracle.__file__).parent.rglob("*.py")), shared, Path(source)]
+    shared = sorted(Path(__file__).parent.glob("in_*.py"))
+    sources = [*sorted(Path(oracle.__file__).parent.rglob("*.py")), *shared, Path(source)]
     return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
 
 

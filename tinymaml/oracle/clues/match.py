@@ -47,8 +47,8 @@ def cheapest_first(judged: list[Judged]) -> list[Judged]:
 
 
 def cost(case: Case) -> float:
-    """How long a mistake takes to compute, in units of some 50 μs: gradients times layers; most of the family's
-    gradients are taken number by number."""
+    """How long a mistake takes to compute, roughly: gradients times layers; most of the family's gradients are taken
+    number by number."""
     gradients = (case.inner_steps + 1) * case.tasks * (len(case.model["layers"]) + 10 * ("conv" in str(case.model)))
     numbers = sum(p.size for p in case.params.values()) if case.algorithm != "maml" else 0
     return 4 + gradients * max(numbers / 2, 1)

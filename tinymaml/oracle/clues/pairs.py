@@ -34,7 +34,7 @@ from .match import (
 # Mistakes that are made beside any other.
 COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
 
-# What each search may cost, in units of `match.cost`: some two seconds.
+# What each search may cost, in units of `match.cost`.
 LIMIT = 40_000
 SOLVING = 5  # evaluations of each form, on the average, to solve for the numbers of those that have one
 
@@ -117,8 +117,8 @@ def _stands_alone(j: Judged, name: str) -> bool:
 
 
 def _both_show(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
-    """Pairs of which both show in the first case: those with a classic or common mistake, and as many more as can be
-    tried in some seconds, the first forms of mistakes before others."""
+    """Pairs of which both show in the first case: those with a classic or common mistake, and as many more as the limit
+    allows, the first forms of mistakes before others."""
     first = ordered[0]
     shows = [name for name in _possible(ordered) if not _is_right(first, name)]
     pairs = [(a, b) for a, b in itertools.combinations(shows, 2) if _fit_together(first.forms, a, b)]

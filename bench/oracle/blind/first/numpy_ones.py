@@ -11,10 +11,7 @@ import tinymaml
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-
-
-def step(params, grads, rate):
-    return {n: p - rate * grads[n] for n, p in params.items()}
+from ..in_numpy import by_hand, given, mean_of, step
 
 
 def gradient(loss, params, batch):
@@ -33,22 +30,6 @@ def path(loss, params, batch, rate, steps):
     return thetas
 
 
-def given(case):
-    loss, params, ((xs, ys), (xq, yq)) = case.numpy()
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def mean(dicts):
-    return {n: sum(d[n] for d in dicts) / len(dicts) for n in dicts[0]}
-
-
-def over_tasks(case, one):
-    """The means of one(loss, θ, support, query) → (query loss, gradient)."""
-    loss, params, tasks = given(case)
-    values, grads = zip(*(one(loss, params, s, q) for s, q in tasks), strict=True)
-    return {"meta_grad": mean(grads), "meta_loss": sum(values) / len(values)}
-
-
 def with_product(case, times):
     """Plain MAML with times(loss, θ_k, support, v) in the place of v − α H(θ_k) v."""
 
@@ -59,7 +40,7 @@ def with_product(case, times):
             v = times(loss, at, s, v)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 def pack(d):
@@ -128,7 +109,7 @@ def hessians_of_query(case):
             v = step(v, product(loss, at, q, v), case.inner_lr)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -144,7 +125,7 @@ def first_hessian_missing(case):
             v = step(v, product(loss, thetas[k], s, v), case.inner_lr)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -163,7 +144,7 @@ def aliased_path(case):
             v = step(v, product(loss, at, s, v), case.inner_lr)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -177,7 +158,7 @@ def power_of_first(case):
         once = np.eye(pack(params).size) - case.inner_lr * hessian(loss, params, s)
         return value, unpack(np.linalg.matrix_power(once, case.inner_steps) @ pack(v), params)
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -344,7 +325,7 @@ def shallow_copy(case):
             v = step(v, product(loss, at, s, v), case.inner_lr)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -363,7 +344,7 @@ def late_binding(case):
         for at in reversed(thetas):
             v = step(v, product(loss, at, s, v), case.inner_lr)
         grads.append(v)
-    return {"meta_grad": mean(grads)}
+    return {"meta_grad": mean_of(grads)}
 
 
 @wrong(
@@ -374,7 +355,7 @@ def late_binding(case):
 def two_tasks(case):
     loss, params, tasks = given(case)
     grads = [exact(loss, params, s, q, case.inner_lr, case.inner_steps)[1] for s, q in tasks[:2]]
-    return {"meta_grad": mean(grads)}
+    return {"meta_grad": mean_of(grads)}
 
 
 @wrong(
@@ -382,12 +363,12 @@ def two_tasks(case):
     "steps? (too )?few|fewer steps|(three|3|more|many|number of)( inner)? steps|truncat",
 )
 def three_steps(case):
-    return over_tasks(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, min(case.inner_steps, 3)))
+    return by_hand(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, min(case.inner_steps, 3)))
 
 
 @wrong("the inner rate is divided by the number of tasks", "\\brates?\\b|α|alpha|\\blr\\b|inner_lr|step size")
 def rate_over_tasks(case):
-    return over_tasks(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr / case.tasks, case.inner_steps))
+    return by_hand(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr / case.tasks, case.inner_steps))
 
 
 @wrong("Reptile: (θ − θ_K)/α, without a query set", "reptile|query|θ ?[−-] ?θ_?k", tells_loss=False)
@@ -396,7 +377,7 @@ def reptile(case):
         last = path(loss, params, s, case.inner_lr, case.inner_steps)[-1]
         return loss(last, *q), {n: (params[n] - last[n]) / case.inner_lr for n in params}
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -404,7 +385,7 @@ def reptile(case):
     "outer step|new parameters|new θ|outer_lr|instead of the gradient",
        tells_loss=False)  # fmt: skip
 def new_parameters(case):
-    out = over_tasks(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, case.inner_steps))
+    out = by_hand(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, case.inner_steps))
     return {"meta_grad": step(case.params, out["meta_grad"], case.outer_lr)}
 
 
@@ -414,7 +395,7 @@ def new_parameters(case):
 )
 def loss_before(case):
     loss, params, tasks = given(case)
-    out = over_tasks(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, case.inner_steps))
+    out = by_hand(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, case.inner_steps))
     return {**out, "meta_loss": sum(loss(params, *s) for s, _ in tasks) / len(tasks)}
 
 
@@ -423,7 +404,7 @@ def loss_before(case):
     "order of (the )?(entries|elements)|layout|transpos|column|fortran|permut",
 )
 def fortran_order(case):
-    out = over_tasks(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, case.inner_steps))
+    out = by_hand(case, lambda loss, p, s, q: exact(loss, p, s, q, case.inner_lr, case.inner_steps))
     grads = {n: np.ravel(g, order="F").reshape(np.shape(g)) for n, g in out["meta_grad"].items()}
     return {**out, "meta_grad": grads}
 
@@ -452,7 +433,7 @@ def first_missing_and_sum(case):
 def three_steps_two_tasks(case):
     loss, params, tasks = given(case)
     grads = [exact(loss, params, s, q, case.inner_lr, min(case.inner_steps, 3))[1] for s, q in tasks[:2]]
-    return {"meta_grad": mean(grads)}
+    return {"meta_grad": mean_of(grads)}
 
 
 @wrong(
@@ -468,7 +449,7 @@ def short_and_first_hessian(case):
             v = step(v, product(loss, params, s, v), case.inner_lr)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @wrong(
@@ -483,7 +464,7 @@ def plus_and_aliased(case):
             v = step(v, product(loss, last, s, v), -case.inner_lr)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 # ── correct ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -504,7 +485,7 @@ def forward_sensitivities(case):
         value, v = tinymaml.value_and_grad(loss)(at, *q)
         return value, unpack(jacobian.T @ pack(v), params)
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @correct("everything in extended precision, by complex step; rounded once at the end")
@@ -565,7 +546,7 @@ def pullbacks(case):
             (v,) = pull(v)
         return value, v
 
-    return over_tasks(case, one)
+    return by_hand(case, one)
 
 
 @correct("explicit Hessians, multiplied as matrices before the vector", tells_loss=False)
@@ -578,4 +559,4 @@ def matrices_first(case):
             chain = chain @ (np.eye(len(chain)) - case.inner_lr * hessian(loss, at, s)).T
         return value, unpack(chain @ pack(v), params)
 
-    return over_tasks(case, one)
+    return by_hand(case, one)

@@ -10,28 +10,16 @@ import tinymaml as tm
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-from ..in_torch import answer, given, grads_of, over_tasks, step
+from ..in_numpy import given as given_numpy
+from ..in_numpy import mean_of
+from ..in_torch import answer, given, grads_of, leaves, over_tasks, step
 
 LIBRARY = models.Torch()
-
-
-def given_numpy(case):
-    """(loss, parameters, [(support, query), …]) in NumPy."""
-    loss, params, ((xs, ys), (xq, yq)) = case.numpy()
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def leaves(params):
-    return {n: p.detach().clone().requires_grad_() for n, p in params.items()}
 
 
 def length(tree):
     """The norm over all arrays together."""
     return sum((g * g).sum() for g in tree.values()) ** 0.5
-
-
-def mean_of(trees):
-    return {n: sum(tree[n] for tree in trees) / len(trees) for n in trees[0]}
 
 
 def part_adapts(case, loss, params, support, names):

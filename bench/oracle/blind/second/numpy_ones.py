@@ -8,52 +8,11 @@ import tinymaml as tm
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-
-
-def given(case, library=None):
-    """(loss, θ, [(support, query), …]), with the layers of another library if wanted."""
-    loss, params, ((xs, ys), (xq, yq)) = case.numpy()
-    loss = loss if library is None else models.loss_in(library, case.model)
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def step(params, grads, rate):
-    return {n: p - rate * grads[n] for n, p in params.items()}
+from ..in_numpy import adapt, dot, given, hvp, over_tasks, path, step
 
 
 def plus(a, b, scale=1.0):
     return {n: a[n] + scale * b[n] for n in a}
-
-
-def dot(a, b):
-    return sum(np.sum(a[n] * b[n]) for n in a)
-
-
-def adapt(case, loss, params, support):
-    """K steps of SGD, which the engine differentiates."""
-    for _ in range(case.inner_steps):
-        params = step(params, tm.grad(loss)(params, *support), case.inner_lr)
-    return params
-
-
-def by_engine(case, one, library=None):
-    """The gradient of the mean over tasks of one(loss, θ, support, query), by tinymaml's engine."""
-    loss, params, tasks = given(case, library)
-    value, grads = tm.value_and_grad(lambda p: sum(one(loss, p, s, q) for s, q in tasks) / len(tasks))(params)
-    return {"meta_grad": grads, "meta_loss": value}
-
-
-def hvp(loss, params, batch, v):
-    """The Hessian of the loss at these parameters, times v."""
-    return tm.hvp(lambda p: loss(p, *batch), (params,), v)
-
-
-def path(case, loss, params, support):
-    """[θ₀, …, θ_K]."""
-    thetas = [params]
-    for _ in range(case.inner_steps):
-        thetas.append(step(thetas[-1], tm.grad(loss)(thetas[-1], *support), case.inner_lr))
-    return thetas
 
 
 def by_products(case, back, path=path):
@@ -297,7 +256,7 @@ def examples_in_turn(case):
             params = step(params, tm.grad(loss)(params, xs[at], ys[at]), case.inner_lr)
         return loss(params, *query)
 
-    return by_engine(case, one)
+    return over_tasks(case, one)
 
 
 class Squeezing(models.NumPy):
@@ -319,7 +278,7 @@ def targets_without_an_axis(case):
     def one(loss, params, support, query):
         return loss(adapt(case, loss, params, support), *query)
 
-    return by_engine(case, one, Squeezing())
+    return over_tasks(case, one, Squeezing())
 
 
 @wrong(
@@ -358,7 +317,7 @@ def stopped_before_the_update(case):
             params = {n: tm.stop_gradient(p) - case.inner_lr * grads[n] for n, p in params.items()}
         return loss(params, *query)
 
-    return by_engine(case, one)
+    return over_tasks(case, one)
 
 
 @wrong(

@@ -11,26 +11,21 @@ from torch.nn import functional as F  # noqa: N812
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-from ..in_torch import adapt, answer, dot, given, grads_of, over_tasks, plain, step
-
-
-def leaves(params):
-    return {n: p.detach().clone().requires_grad_() for n, p in params.items()}
-
-
-def hvp(loss, params, batch, v):
-    """The Hessian of the loss at these parameters, times v."""
-    at = leaves(params)
-    return grads_of(dot(grads_of(loss(at, *batch), at), v), at, create_graph=False)
-
-
-def path(case, loss, params, support):
-    """[θ₀, …, θ_K], all constants."""
-    thetas = [leaves(params)]
-    for _ in range(case.inner_steps):
-        at = thetas[-1]
-        thetas.append(leaves(step(at, grads_of(loss(at, *support), at, False), case.inner_lr)))
-    return thetas
+from ..in_torch import (
+    adapt,
+    answer,
+    dot,
+    flatten,
+    given,
+    grads_of,
+    hvp,
+    leaves,
+    over_tasks,
+    path,
+    plain,
+    step,
+    unflatten,
+)
 
 
 def by_hand(case, back):
@@ -55,15 +50,6 @@ def adapt_func(case, loss, support):
         return params
 
     return run
-
-
-def flatten(params):
-    return torch.cat([p.reshape(-1) for p in params.values()])
-
-
-def unflatten(vector, like):
-    parts = vector.split([p.numel() for p in like.values()])
-    return {n: part.reshape(p.shape) for (n, p), part in zip(like.items(), parts, strict=True)}
 
 
 # ── the optimiser of the inner loop ─────────────────────────────────────────────────────────────────────────────────

@@ -9,27 +9,12 @@ import tinymaml as tm
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-from ..in_torch import answer, dot, given, grads_of, over_tasks, step
+from ..in_numpy import dot as dot_numpy
+from ..in_numpy import given as given_numpy
+from ..in_numpy import over_tasks as over_tasks_numpy
+from ..in_torch import answer, dot, flatten, given, grads_of, leaves, over_tasks, step, unflatten
 
 # Honest helpers.
-
-
-def in_numpy(case):
-    """(loss, θ, [(support, query), …]) in NumPy."""
-    loss, params, ((xs, ys), (xq, yq)) = case.numpy()
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def mean_in_numpy(case, one):
-    """The gradient of the mean over tasks of one(loss, θ, support, query)."""
-    loss, params, tasks = in_numpy(case)
-    value, grads = tm.value_and_grad(lambda p: sum(one(loss, p, s, q) for s, q in tasks) / len(tasks))(params)
-    return {"meta_grad": grads, "meta_loss": value}
-
-
-def inner(a, b):
-    """aᵀ b in NumPy."""
-    return sum(np.sum(a[n] * b[n]) for n in a)
 
 
 def zeros(params):
@@ -42,17 +27,6 @@ def hess(loss, params, v, support):
     return tm.hvp(lambda p: loss(p, *support), (params,), v)
 
 
-def flat(named):
-    """All of them in one vector."""
-    return torch.cat([t.reshape(-1) for t in named.values()])
-
-
-def named(vector, like):
-    """The inverse of `flat`."""
-    parts = torch.split(vector, [t.numel() for t in like.values()])
-    return {n: part.reshape(t.shape) for (n, t), part in zip(like.items(), parts, strict=True)}
-
-
 def theta_and_rates(params):
     """Meta-SGD's parameters, as (θ, α)."""
     theta = {n: p for n, p in params.items() if not n.startswith("alpha.")}
@@ -61,13 +35,8 @@ def theta_and_rates(params):
 
 def dense_hessian(loss, params, support):
     """∇²L_s as a matrix."""
-    where = flat(params).detach()
-    return torch.autograd.functional.hessian(lambda w: loss(named(w, params), *support), where)
-
-
-def leaf(params):
-    """Copies without a past."""
-    return {n: p.detach().clone().requires_grad_() for n, p in params.items()}
+    where = flatten(params).detach()
+    return torch.autograd.functional.hessian(lambda w: loss(unflatten(w, params), *support), where)
 
 
 # Meta-SGD
@@ -106,7 +75,7 @@ def metasgd_rates_in_logs(case):
     algorithm="meta-sgd",
 )
 def metasgd_rates_assigned(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     theta, rates = theta_and_rates(params)
     total, value = zeros(params), 0.0
     for support, query in tasks:
@@ -136,7 +105,7 @@ def metasgd_rates_assigned(case):
     algorithm="meta-sgd",
 )
 def metasgd_rates_after_the_pullback(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     theta, rates = theta_and_rates(params)
     total, value = zeros(params), 0.0
     for support, query in tasks:
@@ -219,7 +188,7 @@ def anil_with_a_copied_head(case):
     body = {n: p for n, p in params.items() if n not in case.adapt}
     total, value = {n: torch.zeros_like(p) for n, p in params.items()}, 0.0
     for support, query in tasks:
-        head = leaf({n: params[n] for n in case.adapt})
+        head = leaves({n: params[n] for n in case.adapt})
         for _ in range(case.inner_steps):
             head = step(head, grads_of(loss({**body, **head}, *support), head), case.inner_lr)
         of_query = loss({**body, **head}, *query)
@@ -238,7 +207,7 @@ def anil_with_a_copied_head(case):
 )
 def anil_grads_not_zeroed(case):
     loss, params, tasks = given(case)
-    params, value = leaf(params), 0.0
+    params, value = leaves(params), 0.0
     for support, query in tasks:
         fast = {n: p.clone() if n in case.adapt else p for n, p in params.items()}
         for _ in range(case.inner_steps):
@@ -299,7 +268,7 @@ def anil_on_cached_features(case):
     algorithm="boil",
 )
 def boil_closures_bound_late(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     total, value = zeros(params), 0.0
     for support, query in tasks:
         fast, back = dict(params), []
@@ -328,12 +297,12 @@ def boil_tensor_by_tensor(case):
     loss, params, tasks = given(case)
     total, value = {n: torch.zeros_like(p) for n, p in params.items()}, 0.0
     for support, query in tasks:
-        fast, record = leaf(params), []
+        fast, record = leaves(params), []
         for _ in range(case.inner_steps):
             for n in case.adapt:
                 g = grads_of(loss(fast, *support), fast, create_graph=True)[n]
                 record.append((n, fast, g))
-                fast = leaf({**fast, n: fast[n] - case.inner_lr * g})
+                fast = leaves({**fast, n: fast[n] - case.inner_lr * g})
         of_query = loss(fast, *query)
         value += of_query.detach() / len(tasks)
         v = grads_of(of_query, fast, create_graph=False)
@@ -408,7 +377,7 @@ def cavia_in_front_and_kept(case):
     algorithm="cavia",
 )
 def cavia_skips_the_zero_context(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     total, value = zeros(params), 0.0
     for support, query in tasks:
         path = [np.zeros(case.settings["context"])]
@@ -446,7 +415,7 @@ def rows_at(params, case, k):
     algorithm="mamlpp",
 )
 def mamlpp_added_a_step_early(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     weights, last = case.settings["loss_weights"], case.inner_steps
     total, value = zeros(params), 0.0
 
@@ -461,7 +430,7 @@ def mamlpp_added_a_step_early(case):
             rows = rows_at(p, case, k)
             here = {n: p[n] for n in fast}
             g = tm.grad(lambda w: loss({**w, **rows}, *support))(here)
-            return inner({n: here[n] - p[f"alpha.{n}"][k] * g[n] for n in here}, v)
+            return dot_numpy({n: here[n] - p[f"alpha.{n}"][k] * g[n] for n in here}, v)
 
         return tm.grad(f)({**params, **fast})
 
@@ -497,7 +466,7 @@ def mamlpp_back_at_once(case):
     loss, params, tasks = given(case)
     total, value = {n: torch.zeros_like(p) for n, p in params.items()}, 0.0
     for support, query in tasks:
-        fast = leaf({n: params[n] for n in case.adapt})
+        fast = leaves({n: params[n] for n in case.adapt})
         for k, weight in enumerate(case.settings["loss_weights"]):
             rows = rows_at(params, case, k)
             g = grads_of(loss({**fast, **rows}, *support), fast)
@@ -506,7 +475,7 @@ def mamlpp_back_at_once(case):
             for n, g in grads_of(of_step, {**params, **fast}, create_graph=False).items():
                 total[n] += g
             value += of_step.detach()
-            fast = leaf(new)
+            fast = leaves(new)
     return {"meta_grad": total, "meta_loss": value}
 
 
@@ -546,9 +515,9 @@ def mamlpp_step_by_step(case):
         return {n: w - params[f"alpha.{n}"][k] * g[n] for n, w in fast.items()}
 
     for support, query in tasks:
-        path = [leaf({n: params[n] for n in case.adapt})]
+        path = [leaves({n: params[n] for n in case.adapt})]
         for k in range(case.inner_steps):
-            path.append(leaf(one_step(path[-1], k, support, False)))
+            path.append(leaves(one_step(path[-1], k, support, False)))
         v = {n: torch.zeros_like(w) for n, w in path[0].items()}
         for k in reversed(range(case.inner_steps)):
             of_query = weights[k] * loss({**path[k + 1], **rows_at(params, case, k)}, *query) / len(tasks)
@@ -574,10 +543,10 @@ def mamlpp_step_by_step(case):
 
 def pulled_inner_loop(case, loss, params, support):
     """φ_K without a graph, in PyTorch."""
-    phi = leaf(params)
+    phi = leaves(params)
     for _ in range(case.inner_steps):
         g = grads_of(loss(phi, *support), phi, create_graph=False)
-        phi = leaf(
+        phi = leaves(
             {n: p - case.inner_lr * (g[n] + case.settings["strength"] * (p - params[n])) for n, p in phi.items()}
         )
     return phi
@@ -595,14 +564,14 @@ def pulled_in_numpy(case, loss, params, support):
 def of_phi(case, back):
     """The mean over tasks of back(loss, φ_K, support, g_q(φ_K)), a vector."""
     loss, params, tasks = given(case)
-    total, value = torch.zeros_like(flat(params)).detach(), 0.0
+    total, value = torch.zeros_like(flatten(params)).detach(), 0.0
     for support, query in tasks:
         phi = pulled_inner_loop(case, loss, params, support)
         of_query = loss(phi, *query)
-        g = flat(grads_of(of_query, phi, create_graph=False))
+        g = flatten(grads_of(of_query, phi, create_graph=False))
         total += back(loss, phi, support, g) / len(tasks)
         value += of_query.detach() / len(tasks)
-    return {"meta_grad": named(total, params), "meta_loss": value}
+    return {"meta_grad": unflatten(total, params), "meta_loss": value}
 
 
 @wrong(
@@ -615,7 +584,7 @@ def imaml_damped(case):
     damping = 10.0
 
     def back(loss, phi, support, g):
-        slope = flat(grads_of(loss(phi, *support), phi))
+        slope = flatten(grads_of(loss(phi, *support), phi))
 
         def matrix(v):
             h = torch.autograd.grad(slope @ v, list(phi.values()), retain_graph=True)
@@ -645,23 +614,23 @@ def imaml_damped(case):
     algorithm="imaml",
 )
 def imaml_residual_of_another_start(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     strength, total, value = case.settings["strength"], zeros(params), 0.0
     for support, query in tasks:
         phi = pulled_in_numpy(case, loss, params, support)
         of_query, g = tm.value_and_grad(loss)(phi, *query)
         value += of_query / len(tasks)
         x, r, p = dict(g), dict(g), dict(g)
-        rr = start = inner(r, r)
+        rr = start = dot_numpy(r, r)
         for _ in range(10):
             if rr <= 1e-33 * start:
                 break
             h = hess(loss, phi, p, support)
             ap = {n: p[n] + h[n] / strength for n in p}
-            a = rr / inner(p, ap)
+            a = rr / dot_numpy(p, ap)
             x = {n: x[n] + a * p[n] for n in x}
             r = {n: r[n] - a * ap[n] for n in r}
-            rr, before = inner(r, r), rr
+            rr, before = dot_numpy(r, r), rr
             p = {n: r[n] + rr / before * p[n] for n in p}
         for n in params:
             total[n] += x[n] / len(tasks)
@@ -678,21 +647,21 @@ def imaml_residual_of_another_start(case):
 def imaml_decay_and_twice(case):
     loss, params, tasks = given(case)
     strength = case.settings["strength"]
-    total, value = torch.zeros_like(flat(params)).detach(), 0.0
+    total, value = torch.zeros_like(flatten(params)).detach(), 0.0
 
     def regularised(p, x, y):
         return loss(p, x, y) + strength / 2 * dot(p, p)
 
     for support, query in tasks:
-        phi = leaf(params)
+        phi = leaves(params)
         for _ in range(case.inner_steps):
-            phi = leaf(step(phi, grads_of(regularised(phi, *support), phi, create_graph=False), case.inner_lr))
+            phi = leaves(step(phi, grads_of(regularised(phi, *support), phi, create_graph=False), case.inner_lr))
         of_query = loss(phi, *query)
-        g = flat(grads_of(of_query, phi, create_graph=False))
+        g = flatten(grads_of(of_query, phi, create_graph=False))
         h = dense_hessian(regularised, phi, support)
         total += torch.linalg.solve(torch.eye(len(g), dtype=g.dtype) + h / strength, g) / len(tasks)
         value += of_query.detach() / len(tasks)
-    return {"meta_grad": named(total, params), "meta_loss": value}
+    return {"meta_grad": unflatten(total, params), "meta_loss": value}
 
 
 @correct("The system is solved in the eigenvectors of the dense Hessian.", algorithm="imaml")
@@ -716,7 +685,7 @@ def imaml_by_eigenvectors(case):
     algorithm="reptile",
 )
 def reptile_moves_between_tasks(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     theta, total, value = dict(params), zeros(params), 0.0
     for support, query in tasks:
         fast = dict(theta)
@@ -742,10 +711,10 @@ def reptile_on_one_example_a_step(case):
     loss, params, tasks = given(case)
     total, value = {n: torch.zeros_like(p) for n, p in params.items()}, 0.0
     for (xs, ys), query in tasks:
-        fast = leaf(params)
+        fast = leaves(params)
         for k in range(case.inner_steps):
             at = slice(k % len(xs), k % len(xs) + 1)
-            fast = leaf(step(fast, grads_of(loss(fast, xs[at], ys[at]), fast, create_graph=False), case.inner_lr))
+            fast = leaves(step(fast, grads_of(loss(fast, xs[at], ys[at]), fast, create_graph=False), case.inner_lr))
         for n in total:
             total[n] += (params[n] - fast[n]).detach() / len(tasks)
         value += loss(fast, *query).detach() / len(tasks)
@@ -761,7 +730,7 @@ def reptile_on_one_example_a_step(case):
     algorithm="reptile",
 )
 def reptile_joined_and_divided(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     total, value = zeros(params), 0.0
     for (xs, ys), (xq, yq) in tasks:
         x, y = np.concatenate([xs, xq]), np.concatenate([ys, yq])
@@ -787,7 +756,7 @@ def reptile_joined_and_divided(case):
     algorithm="hessian-free",
 )
 def hf_norm_of_each_tensor(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     total, value = zeros(params), 0.0
     for support, query in tasks:
         path = [dict(params)]
@@ -818,15 +787,15 @@ def hf_back_by_one(case):
     loss, params, tasks = given(case)
     total, value = {n: torch.zeros_like(p) for n, p in params.items()}, 0.0
     for support, query in tasks:
-        path = [leaf(params)]
+        path = [leaves(params)]
         for _ in range(case.inner_steps):
             g = grads_of(loss(path[-1], *support), path[-1], create_graph=False)
-            path.append(leaf(step(path[-1], g, case.inner_lr)))
+            path.append(leaves(step(path[-1], g, case.inner_lr)))
         of_query = loss(path[-1], *query)
         value += of_query.detach() / len(tasks)
         v = grads_of(of_query, path[-1], create_graph=False)
         for theta in path[-2::-1]:
-            eps = case.settings["delta"] / flat(v).norm()
+            eps = case.settings["delta"] / flatten(v).norm()
             for n, p in theta.items():
                 p.data.add_(eps * v[n])
             up = grads_of(loss(theta, *support), theta, create_graph=False)
@@ -872,7 +841,7 @@ def momentum_dampened(case):
     algorithm="inner-momentum",
 )
 def momentum_parenthesis_in_the_adjoint(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     momentum, rate = case.settings["momentum"], case.inner_lr
     total, value = zeros(params), 0.0
     for support, query in tasks:
@@ -903,7 +872,7 @@ def momentum_by_the_last_two(case):
             before, now = now, new
         return loss(now, *query)
 
-    return mean_in_numpy(case, one)
+    return over_tasks_numpy(case, one)
 
 
 # Adam in the inner loop
@@ -960,7 +929,7 @@ def adam_corrected_in_the_rate(case):
             fast = {n: p - rate * m[n] / (np.sqrt(v[n] + s["eps_root"]) + s["eps"]) for n, p in fast.items()}
         return loss(fast, *query)
 
-    return mean_in_numpy(case, one)
+    return over_tasks_numpy(case, one)
 
 
 @wrong(
@@ -1001,14 +970,14 @@ def adam_moments_as_sums(case):
         return torch.tensordot(weights / weights.sum(), torch.stack(history), 1)
 
     def one(loss, params, support, query):
-        like, w, history, squares = params, flat(params), [], []
+        like, w, history, squares = params, flatten(params), [], []
         for _ in range(case.inner_steps):
-            (g,) = torch.autograd.grad(loss(named(w, like), *support), [w], create_graph=True)
+            (g,) = torch.autograd.grad(loss(unflatten(w, like), *support), [w], create_graph=True)
             history.append(g)
             squares.append(g * g)
             below = torch.sqrt(average(squares, s["beta2"]) + s["eps_root"]) + s["eps"]
             w = w - case.inner_lr * average(history, s["beta1"]) / below
-        return loss(named(w, like), *query)
+        return loss(unflatten(w, like), *query)
 
     return over_tasks(case, one)
 
@@ -1048,12 +1017,12 @@ def sharp_uphill_on_the_query(case):
         fast = dict(params)
         for _ in range(case.inner_steps):
             g = tm.grad(loss)(fast, *query)
-            scale = case.settings["radius"] / np.sqrt(inner(g, g))
+            scale = case.settings["radius"] / np.sqrt(dot_numpy(g, g))
             g = tm.grad(loss)({n: p + scale * g[n] for n, p in fast.items()}, *support)
             fast = {n: p - case.inner_lr * g[n] for n, p in fast.items()}
         return loss(fast, *query)
 
-    return mean_in_numpy(case, one)
+    return over_tasks_numpy(case, one)
 
 
 @wrong(
@@ -1084,17 +1053,17 @@ def sharp_by_vmap(case):
     like = {n: p.detach() for n, p in params.items()}
 
     def one(w, xs, ys, xq, yq):
-        uphill = torch.func.grad(lambda w: loss(named(w, like), xs, ys))
+        uphill = torch.func.grad(lambda w: loss(unflatten(w, like), xs, ys))
         for _ in range(case.inner_steps):
             g = uphill(w)
             w = w - case.inner_lr * uphill(w + case.settings["radius"] * g / torch.sqrt((g * g).sum()))
-        return loss(named(w, like), xq, yq)
+        return loss(unflatten(w, like), xq, yq)
 
     def mean(w):
         return torch.func.vmap(one, in_dims=(None, 0, 0, 0, 0))(w, xs, ys, xq, yq).mean()
 
-    grad, value = torch.func.grad_and_value(mean)(flat(like))
-    return {"meta_grad": named(grad, like), "meta_loss": value}
+    grad, value = torch.func.grad_and_value(mean)(flatten(like))
+    return {"meta_grad": unflatten(grad, like), "meta_loss": value}
 
 
 # Meta-MinibatchProx
@@ -1112,10 +1081,10 @@ def proximal_implicit_pull(case):
     strength, rate = case.settings["strength"], case.inner_lr
     total, value = {n: torch.zeros_like(p) for n, p in params.items()}, 0.0
     for support, query in tasks:
-        phi = leaf(params)
+        phi = leaves(params)
         for _ in range(case.inner_steps):
             moved = step(phi, grads_of(loss(phi, *support), phi, create_graph=False), rate)
-            phi = leaf({n: (p + rate * strength * params[n]) / (1 + rate * strength) for n, p in moved.items()})
+            phi = leaves({n: (p + rate * strength * params[n]) / (1 + rate * strength) for n, p in moved.items()})
         for n, p in params.items():
             total[n] += strength * (p - phi[n]).detach() / len(tasks)
         value += loss(phi, *query).detach() / len(tasks)
@@ -1131,7 +1100,7 @@ def proximal_implicit_pull(case):
     algorithm="proximal",
 )
 def proximal_slope_at_the_end(case):
-    loss, params, tasks = in_numpy(case)
+    loss, params, tasks = given_numpy(case)
     total, value = zeros(params), 0.0
     for support, query in tasks:
         phi = pulled_in_numpy(case, loss, params, support)

@@ -8,38 +8,9 @@ import tinymaml as tm
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
+from ..in_numpy import adapt, by_hand, given, hvp, mean_of, over_tasks, path, step
 
 # Honest pieces.
-
-
-def given(case, layers=None):
-    """(loss, θ, [(support, query), …]), with other layers if wanted."""
-    loss, params, ((xs, ys), (xq, yq)) = case.numpy()
-    loss = loss if layers is None else models.loss_in(layers, case.model)
-    return loss, params, [((xs[t], ys[t]), (xq[t], yq[t])) for t in range(case.tasks)]
-
-
-def step(params, grads, rate):
-    """θ − α g"""
-    return {n: p - rate * grads[n] for n, p in params.items()}
-
-
-def trajectory(case, loss, params, support):
-    """[θ₀, …, θ_K]"""
-    thetas = [params]
-    for _ in range(case.inner_steps):
-        thetas.append(step(thetas[-1], tm.grad(loss)(thetas[-1], *support), case.inner_lr))
-    return thetas
-
-
-def adapt(case, loss, params, support):
-    """θ_K, through which tinymaml differentiates."""
-    return trajectory(case, loss, params, support)[-1]
-
-
-def hvp(loss, theta, data, v):
-    """∇²L(θ) v"""
-    return tm.hvp(lambda p: loss(p, *data), (theta,), v)
 
 
 def flat(tree):
@@ -60,29 +31,6 @@ def hessian(loss, theta, data):
     """∇²L(θ), a matrix in the order of `flat`."""
     size = flat(theta).size
     return np.stack([flat(hvp(loss, theta, data, unflat(e, theta))) for e in np.eye(size)])
-
-
-def mean_of(trees):
-    """The mean of {name: array}s."""
-    return {n: sum(tree[n] for tree in trees) / len(trees) for n in trees[0]}
-
-
-def by_hand(case, one, layers=None):
-    """The mean over tasks of one(loss, θ, support, query) → (loss, gradient)."""
-    loss, params, tasks = given(case, layers)
-    values, grads = zip(*(one(loss, params, s, q) for s, q in tasks), strict=True)
-    return {"meta_grad": mean_of(grads), "meta_loss": sum(values) / len(values)}
-
-
-def over_tasks(case, one, layers=None):
-    """The gradient of the mean over tasks of one(loss, θ, support, query)."""
-    loss, params, tasks = given(case, layers)
-
-    def total(p):
-        return sum(one(loss, p, s, q) for s, q in tasks) / len(tasks)
-
-    value, grad = tm.value_and_grad(total)(params)
-    return {"meta_grad": grad, "meta_loss": value}
 
 
 def plain(case, layers=None):
@@ -123,7 +71,7 @@ def trajectory_by_reference(case):
 )
 def jacobian_not_transposed(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, grad = tm.value_and_grad(loss)(last, *query)
         jacobian = np.eye(flat(params).size)
         for theta in thetas:
@@ -140,7 +88,7 @@ def jacobian_not_transposed(case):
 )
 def hessian_from_lower_triangle(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, grad = tm.value_and_grad(loss)(last, *query)
         v = flat(grad)
         for theta in reversed(thetas):
@@ -158,7 +106,7 @@ def hessian_from_lower_triangle(case):
 )
 def perturbed_in_place(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, v = tm.value_and_grad(loss)(last, *query)
         eps = 1e-6
         for theta in reversed(thetas):
@@ -183,7 +131,7 @@ def perturbed_in_place(case):
 )
 def one_sided_difference(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, v = tm.value_and_grad(loss)(last, *query)
         for theta in reversed(thetas):
             here = tm.grad(loss)(theta, *support)
@@ -216,7 +164,7 @@ def gauss_newton_products(case):
     forward = outputs(library, case.model)
 
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, v = tm.value_and_grad(loss)(last, *query)
         x, y = support
 
@@ -243,7 +191,7 @@ def gauss_newton_products(case):
 )
 def gradient_of_the_summed_gradient(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, v = tm.value_and_grad(loss)(last, *query)
 
         def summed(p):
@@ -282,7 +230,7 @@ def shuffled_apart(case):
 )
 def adjoint_updated_too_early(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, v = tm.value_and_grad(loss)(last, *query)
         for theta in reversed(thetas):
             for n in v:
@@ -388,7 +336,7 @@ def buffer_appended_uncopied(case):
 )
 def vector_in_sorted_order(case):
     def one(loss, params, support, query):
-        *thetas, last = trajectory(case, loss, params, support)
+        *thetas, last = path(case, loss, params, support)
         value, grad = tm.value_and_grad(loss)(last, *query)
         v = flat(dict(sorted(grad.items())))
         for theta in reversed(thetas):
@@ -540,7 +488,7 @@ def leftover_of_the_segments(case):
 )
 def product_of_the_means(case):
     loss, params, tasks = given(case)
-    ways = [trajectory(case, loss, params, support) for support, _ in tasks]
+    ways = [path(case, loss, params, support) for support, _ in tasks]
     last = [tm.value_and_grad(loss)(way[-1], *query) for way, (_, query) in zip(ways, tasks, strict=True)]
     v = mean_of([grad for _, grad in last])
     for k in reversed(range(case.inner_steps)):

@@ -11,29 +11,23 @@ from torch.utils.checkpoint import checkpoint
 from tinymaml.oracle import models
 
 from ..entries import correct, wrong
-from ..in_torch import adapt, answer, dot, given, grads_of, over_tasks, plain, step
+from ..in_torch import (
+    adapt,
+    answer,
+    dot,
+    flatten,
+    given,
+    grads_of,
+    hvp,
+    leaves,
+    over_tasks,
+    path,
+    plain,
+    step,
+    unflatten,
+)
 
 # Honest helpers
-
-
-def leaves(params):
-    """A copy of the parameters with a graph of its own."""
-    return {n: p.detach().clone().requires_grad_() for n, p in params.items()}
-
-
-def trajectory(case, loss, params, support):
-    """θ_0 … θ_K, each without history."""
-    thetas = [leaves(params)]
-    for _ in range(case.inner_steps):
-        grads = grads_of(loss(thetas[-1], *support), thetas[-1], create_graph=False)
-        thetas.append(leaves(step(thetas[-1], grads, case.inner_lr)))
-    return thetas
-
-
-def hvp(loss, params, data, v):
-    """H v of one loss at params."""
-    grads = grads_of(loss(params, *data), params)
-    return grads_of(dot(grads, v), params, create_graph=False)
 
 
 def query_grad(loss, params, query):
@@ -61,17 +55,6 @@ def outputs(case, layers, params, x):
 def score(case, layers, o, y):
     """The loss of those outputs."""
     return o.mean() if case.model["loss"] == "mean" else getattr(layers, case.model["loss"])(o, y)
-
-
-def pack(tree):
-    """One flat vector, row-major."""
-    return torch.cat([p.reshape(-1) for p in tree.values()])
-
-
-def unpack(vector, like):
-    """The inverse of pack."""
-    pieces = vector.split([p.numel() for p in like.values()])
-    return {n: piece.reshape(p.shape) for (n, p), piece in zip(like.items(), pieces, strict=True)}
 
 
 # One mistake each: the derivative
@@ -209,7 +192,7 @@ def graph_but_for_the_last(case):
 )
 def summed_hessian(case):
     def one(loss, params, support, query):
-        thetas = trajectory(case, loss, params, support)
+        thetas = path(case, loss, params, support)
         value, v = query_grad(loss, thetas[-1], query)
         for theta in reversed(thetas[:-1]):
             grads = grads_of(loss(theta, *support), theta)
@@ -228,7 +211,7 @@ def summed_hessian(case):
 )
 def tensor_by_tensor(case):
     def one(loss, params, support, query):
-        thetas = trajectory(case, loss, params, support)
+        thetas = path(case, loss, params, support)
         value, v = query_grad(loss, thetas[-1], query)
         for theta in reversed(thetas[:-1]):
             grads, w = grads_of(loss(theta, *support), theta), {}
@@ -249,7 +232,7 @@ def tensor_by_tensor(case):
 )
 def sum_of_hessians(case):
     def one(loss, params, support, query):
-        thetas = trajectory(case, loss, params, support)
+        thetas = path(case, loss, params, support)
         value, v = query_grad(loss, thetas[-1], query)
         corrections = [hvp(loss, theta, support, v) for theta in thetas[:-1]]
         return value, {n: v[n] - case.inner_lr * sum((c[n] for c in corrections), torch.zeros_like(v[n])) for n in v}
@@ -347,14 +330,14 @@ def fortran_vector(case):
         return torch.cat([p.T.reshape(-1) if p.ndim == 2 else p.reshape(-1) for p in tree.values()])
 
     def unpack_columns(vector, like):
-        tree = unpack(vector, {n: p.T if p.ndim == 2 else p for n, p in like.items()})
+        tree = unflatten(vector, {n: p.T if p.ndim == 2 else p for n, p in like.items()})
         return {n: p.T if p.ndim == 2 else p for n, p in tree.items()}
 
     def one(loss, params, support, query):
         theta = pack_columns(params)
         for _ in range(case.inner_steps):
             fast = unpack_columns(theta, params)
-            theta = theta - case.inner_lr * pack(grads_of(loss(fast, *support), fast))
+            theta = theta - case.inner_lr * flatten(grads_of(loss(fast, *support), fast))
         return loss(unpack_columns(theta, params), *query)
 
     return over_tasks(case, one)
@@ -635,7 +618,7 @@ def jacobian_products(case):
         return grads_of((outputs(case, layers, theta, x) * hu).sum(), theta, create_graph=False)
 
     def one(loss, params, support, query):
-        thetas = trajectory(case, loss, params, support)
+        thetas = path(case, loss, params, support)
         value, v = query_grad(loss, thetas[-1], query)
         for theta in reversed(thetas[:-1]):
             v = step(v, curvature(theta, *support, v), case.inner_lr)
@@ -750,7 +733,7 @@ def products_on_query(case):
     loss, params, tasks = given(case)
     grads, total = {n: torch.zeros_like(p) for n, p in params.items()}, 0
     for support, query in tasks:
-        thetas = trajectory(case, loss, params, support)
+        thetas = path(case, loss, params, support)
         value = loss(thetas[-1], *query) / len(tasks)
         v = grads_of(value, thetas[-1], create_graph=False)
         for theta in reversed(thetas[:-1]):
@@ -830,17 +813,17 @@ def loop_function(case):
             @staticmethod
             def forward(ctx, vector):
                 with torch.enable_grad():
-                    ctx.thetas = trajectory(case, loss, unpack(vector, params), support)
-                return pack(ctx.thetas.pop()).detach()
+                    ctx.thetas = path(case, loss, unflatten(vector, params), support)
+                return flatten(ctx.thetas.pop()).detach()
 
             @staticmethod
             def backward(ctx, v):
                 for theta in reversed(ctx.thetas):
                     with torch.enable_grad():
-                        v = v - case.inner_lr * pack(hvp(loss, theta, support, unpack(v, params)))
+                        v = v - case.inner_lr * flatten(hvp(loss, theta, support, unflatten(v, params)))
                 return v
 
-        return loss(unpack(Loop.apply(pack(params)), params), *query)
+        return loss(unflatten(Loop.apply(flatten(params)), params), *query)
 
     return over_tasks(case, one)
 
@@ -848,8 +831,8 @@ def loop_function(case):
 @correct("Flat vectors; each H v is a forward derivative (torch.func.jvp) of the gradient, added in place to a buffer.")
 def forward_over_reverse(case):
     def one(loss, params, support, query):
-        flat = pack(params).detach()
-        gradient = torch.func.grad(lambda z, x, y: loss(unpack(z, params), x, y))
+        flat = flatten(params).detach()
+        gradient = torch.func.grad(lambda z, x, y: loss(unflatten(z, params), x, y))
         points = [flat]
         for _ in range(case.inner_steps):
             points.append(torch.add(points[-1], gradient(points[-1], *support), alpha=-case.inner_lr))
@@ -859,7 +842,7 @@ def forward_over_reverse(case):
             _, hv = torch.func.jvp(lambda z: gradient(z, *support), (points.pop(),), (v,))
             buffer.copy_(hv).mul_(case.inner_lr)
             v.sub_(buffer)
-        return torch.zeros((), dtype=v.dtype), {n: g.clone() for n, g in unpack(v, params).items()}
+        return torch.zeros((), dtype=v.dtype), {n: g.clone() for n, g in unflatten(v, params).items()}
 
     return {"meta_grad": mean_over_tasks(case, one)["meta_grad"]}
 
@@ -868,14 +851,14 @@ def forward_over_reverse(case):
 def dense_jacobian(case):
     def one(loss, params, support, query):
         def adapted(z):
-            p = unpack(z, params)
+            p = unflatten(z, params)
             for _ in range(case.inner_steps):
                 p = step(p, grads_of(loss(p, *support), p), case.inner_lr)
-            return pack(p)
+            return flatten(p)
 
-        flat = pack(params).detach()
-        value, g = query_grad(loss, leaves(unpack(adapted(flat.requires_grad_()), params)), query)
-        return value, unpack(jacobian(adapted, flat).T @ pack(g), params)
+        flat = flatten(params).detach()
+        value, g = query_grad(loss, leaves(unflatten(adapted(flat.requires_grad_()), params)), query)
+        return value, unflatten(jacobian(adapted, flat).T @ flatten(g), params)
 
     return mean_over_tasks(case, one)
 
@@ -910,13 +893,13 @@ def module_and_backward(case):
 def checkpointed(case):
     def one(loss, params, support, query):
         def inner(vector):
-            fast = unpack(vector, params)
-            return vector - case.inner_lr * pack(grads_of(loss(fast, *support), fast))
+            fast = unflatten(vector, params)
+            return vector - case.inner_lr * flatten(grads_of(loss(fast, *support), fast))
 
-        vector = pack(params)
+        vector = flatten(params)
         for _ in range(case.inner_steps):
             vector = checkpoint(inner, vector, use_reentrant=False)
-        return loss(unpack(vector, params), *query)
+        return loss(unflatten(vector, params), *query)
 
     return over_tasks(case, one)
 
@@ -926,14 +909,14 @@ def hooked_factors(case):
     def one(loss, params, support, query):
         @torch.enable_grad()
         def factor(here, v):
-            return v - case.inner_lr * pack(hvp(loss, here, support, unpack(v, params)))
+            return v - case.inner_lr * flatten(hvp(loss, here, support, unflatten(v, params)))
 
-        z = pack(params)
+        z = flatten(params)
         for _ in range(case.inner_steps):
-            here = leaves(unpack(z, params))
-            z = z - case.inner_lr * pack(grads_of(loss(here, *support), here, create_graph=False))
+            here = leaves(unflatten(z, params))
+            z = z - case.inner_lr * flatten(grads_of(loss(here, *support), here, create_graph=False))
             z.register_hook(functools.partial(factor, here))
-        return loss(unpack(z, params), *query)
+        return loss(unflatten(z, params), *query)
 
     return over_tasks(case, one)
 

@@ -43,7 +43,7 @@ def two(judged: list[Judged]) -> Report | None:
     """Two mistakes as they stand in the catalogue. Two conventions are no mistake, and are tried first."""
     ordered = cheapest_first(judged)
     for a, b in itertools.chain(_one_stands_alone(ordered), _both_show(ordered)):
-        if all(explains(j, together(j.forms, a, b)) for j in ordered):
+        if all(explains(j, form_of_both(j.forms, a, b)) for j in ordered):
             return _report(judged, a, b)
     return None
 
@@ -99,7 +99,7 @@ def _one_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, str]]:
     for a in sorted((n for n in forms if explained[n]), key=lambda n: (-explained[n], _likely(n))):
         left = next((j for j in wrong if not _stands_alone(j, a)), None)
         for b in sorted(left.forms, key=_likely) if left else ():
-            if b in forms and _fit_together(left.forms, a, b) and explains(left, together(left.forms, a, b)):
+            if b in forms and _fit_together(left.forms, a, b) and explains(left, form_of_both(left.forms, a, b)):
                 yield a, b
         spent += cost(left.case) * len(left.forms) if left else 0
         if spent > LIMIT:
@@ -207,7 +207,7 @@ def _number_stands_alone(ordered: list[Judged]) -> Iterator[tuple[str, float, st
                 yield name, c, other
 
 
-def together(possible: dict[str, dict], a: str, b: str) -> dict:
+def form_of_both(possible: dict[str, dict], a: str, b: str) -> dict:
     """The form of two of the `possible` mistakes on a case; a mistake in a layer the model lacks has no effect."""
     return merged(possible.get(a, {}), possible.get(b, {})) or possible.get(a) or possible.get(b) or {}
 

@@ -9,16 +9,14 @@ The algorithm is the module of `ALGORITHMS` that the case names; what it compute
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, bits_of, remembered
-from ..mistakes import semantics
 from ..mistakes.data import rounded as rounded_to
-from ..mistakes.outcome import finished
+from ..mistakes.outcome import finished, together
 from ..mistakes.semantics import AFTER_THE_TASKS, Result
 from ..models import Options
 from . import ALGORITHMS
@@ -184,12 +182,6 @@ def _slope(value, number):
     return value.slope if type(value) is Dual else 0 * value
 
 
-class _Tasks(SimpleNamespace):
-    """What `semantics` knows of the tasks, where it puts them together."""
-
-    together = semantics._Run.together
-
-
 _OF_TASKS = ("task_count", "tilt", "clip_task", "outer_momentum")
 
 
@@ -197,9 +189,7 @@ def _together(values, grads, s, case) -> tuple:
     """1/T Σₜ of the losses and of the gradients, or what the code at hand makes of them."""
     tree = lambda f, *trees: {n: np.asarray(f(*(t[n] for t in trees))) for n in trees[0]}  # noqa: E731
     if s["outer"] in _AS_IN_MAML or any(s[n] for n in _OF_TASKS):
-        right = {n: x[0] for n, x in semantics.SWITCHES.items()} | dict.fromkeys(semantics.NUMBERS)
-        tasks = _Tasks(s=right | {n: s[n] for n in ("outer", *_OF_TASKS)}, case=case, theta=case.params)
-        return tasks.together(values, grads, case.params, case.outer_lr)
+        return together(s, values, grads, case)
     if s["outer"].startswith(("last", "first")):
         k, count = -1 if s["outer"].startswith("last") else 0, len(grads) if s["outer"].endswith("T") else 1
         values, grads = [values[k]], [tree(lambda g: g / count, grads[k])]

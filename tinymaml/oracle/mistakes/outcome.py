@@ -1,5 +1,6 @@
 """What becomes of a meta-gradient before it is returned: nothing, or what code makes of it.
 
+together(switches, values, gradients, case)        of all tasks' losses and gradients
 finished(switches, grads, theta, case, rates)      of MAML (`semantics`) and of the family (`family.answers`)
 group(case, "head")                                the names of the parameters of one kind
 named(case, −1)                                    the parameter in a place
@@ -11,6 +12,66 @@ import numpy as np
 
 from ..arithmetic import hold, side
 from .updates import BY_COLUMNS, TORCH_MORE, Tree, clamped, clipped, map_trees, norm, relaid
+
+
+def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple = ()) -> tuple:
+    """(1/T Σₜ of the losses, that of the tasks' gradients), or what code makes of them, for the switches `s`.
+
+    Args:
+        one: 1, in the numbers at hand.   steps: (θ before, θ after, β) where θ was moved between the tasks.
+    """
+    if s["task_count"]:
+        values, gradients = values[: int(s["task_count"])], gradients[: int(s["task_count"])]
+    count, outer = len(values), s["outer"]
+    if s["clip_task"]:
+        gradients = [clipped(g, s["clip_task"]) for g in gradients]
+    add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
+    total, value = map_trees(add, *gradients), sum(values[1:], values[0]) / count
+    if s["outer_momentum"]:
+        mu, from_0 = s["outer_momentum"], s.get("outer_momentum_like", "from 0") == "from 0"
+        grads = map_trees(lambda g: g * 0, total) if from_0 else gradients[0]
+        for g in gradients if from_0 else gradients[1:]:
+            grads = map_trees(lambda m, x: m * mu + x * (1 - mu), grads, g)
+    elif outer == "sum":
+        value, grads = value * count, total
+    elif outer.startswith(("last", "first")):
+        grads = gradients[-1 if outer.startswith("last") else 0]
+        grads = map_trees(lambda g: g / count, grads) if outer.endswith("T") else grads
+    elif outer == "moved":  # θ is never restored: both loops move the same parameters
+        start, end, beta = steps
+        grads = map_trees(lambda a, b: (a - b) / (beta * count), start, end)
+    elif outer == "weighted by examples":
+        sizes = [len(x) for x, _ in case.query]
+        grads = map_trees(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
+    elif outer in ("over T in turn", "over its number"):
+        # (⋯ ((0 + G₁)/T + G₂)/T ⋯)/T, or Σ Gₜ/t
+        n = count
+        shares = [one / n ** (n - t) if outer == "over T in turn" else one / (t + 1) for t in range(n)]
+        value = sum(v * c for v, c in zip(values, shares, strict=True))
+        grads = map_trees(lambda *gs: add(*(g * c for g, c in zip(gs, shares, strict=True))), *gradients)
+    elif outer == "each normalised":
+        grads = map_trees(lambda *gs: add(*gs) / count, *(clipped(g, 1, always=True) for g in gradients))
+    elif outer == "log of each":
+        # ∇ 1/T Σ log Lₜ
+        grads = map_trees(lambda *gs: add(*(g / v for g, v in zip(gs, values, strict=True))) / count, *gradients)
+    elif outer == "root mean square":
+        # ∇ √(1/T Σ Lₜ²)
+        root = np.sqrt(np.asarray(sum(v * v for v in values) / count)) * count
+        grads = map_trees(lambda *gs: add(*(g * v for g, v in zip(gs, values, strict=True))) / root, *gradients)
+    elif s["tilt"]:
+        # ∇ (1/τ) log (1/T Σ exp τLₜ)
+        weights = [np.exp(np.asarray((v - values[0]) * s["tilt"])) for v in values]
+        whole = sum(weights)
+        grads = map_trees(lambda *gs: add(*(g * w for g, w in zip(gs, weights, strict=True))) / whole, *gradients)
+    elif outer == "worst":
+        grads = gradients[max(range(count), key=lambda t: float(hold(values[t])))]
+    elif outer in ("median", "lower median"):
+        low, high = (count - 1) // 2, (count - 1) // 2 if outer.startswith("lower") else count // 2
+        grads = map_trees(lambda *gs: (np.sort(np.stack(gs), 0)[low] + np.sort(np.stack(gs), 0)[high]) / 2, *gradients)
+    else:
+        # 1/T Σₜ
+        grads = map_trees(lambda g: g / count, total)
+    return value, grads
 
 
 def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:

@@ -25,7 +25,7 @@ import numpy as np
 from ..arithmetic import as_numbers, bits_of, hold, remembered, side
 from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
-from .outcome import finished, group, named
+from .outcome import finished, group, named, together
 from .updates import BY_COLUMNS, Update, clamped, clipped, dot, dual, in_order, norm, relaid, share_of_rate, slope
 from .updates import map_trees as _map
 
@@ -1043,56 +1043,8 @@ class _Run:
         return g
 
     def together(self, values, gradients, theta, beta):
-        if self.s["task_count"]:
-            values, gradients = values[: int(self.s["task_count"])], gradients[: int(self.s["task_count"])]
-        count, outer = len(values), self.s["outer"]
-        if self.s["clip_task"]:
-            gradients = [clipped(g, self.s["clip_task"]) for g in gradients]
-        add = lambda *gs: sum(gs[1:], gs[0])  # noqa: E731
-        total, value = _map(add, *gradients), sum(values[1:], values[0]) / count
-        if self.s["outer_momentum"]:
-            mu, from_0 = self.s["outer_momentum"], self.s["outer_momentum_like"] == "from 0"
-            grads = _map(lambda g: g * 0, total) if from_0 else gradients[0]
-            for g in gradients if from_0 else gradients[1:]:
-                grads = _map(lambda m, x: m * mu + x * (1 - mu), grads, g)
-        elif outer == "sum":
-            value, grads = value * count, total
-        elif outer.startswith(("last", "first")):
-            grads = gradients[-1 if outer.startswith("last") else 0]
-            grads = _map(lambda g: g / count, grads) if outer.endswith("T") else grads
-        elif outer == "moved":  # θ is never restored: both loops move the same parameters
-            grads = _map(lambda a, b: (a - b) / (beta * count), self.theta, theta)
-        elif outer == "weighted by examples":
-            sizes = [len(x) for x, _ in self.case.query]
-            grads = _map(lambda *gs: add(*(g * n for g, n in zip(gs, sizes, strict=True))) / sum(sizes), *gradients)
-        elif outer in ("over T in turn", "over its number"):
-            # (⋯ ((0 + G₁)/T + G₂)/T ⋯)/T, or Σ Gₜ/t
-            one, n = self.number(np.float64(1)), count
-            shares = [one / n ** (n - t) if outer == "over T in turn" else one / (t + 1) for t in range(n)]
-            value = sum(v * c for v, c in zip(values, shares, strict=True))
-            grads = _map(lambda *gs: add(*(g * c for g, c in zip(gs, shares, strict=True))), *gradients)
-        elif outer == "each normalised":
-            grads = _map(lambda *gs: add(*gs) / count, *(clipped(g, 1, always=True) for g in gradients))
-        elif outer == "log of each":
-            # ∇ 1/T Σ log Lₜ
-            grads = _map(lambda *gs: add(*(g / v for g, v in zip(gs, values, strict=True))) / count, *gradients)
-        elif outer == "root mean square":
-            # ∇ √(1/T Σ Lₜ²)
-            root = np.sqrt(np.asarray(sum(v * v for v in values) / count)) * count
-            grads = _map(lambda *gs: add(*(g * v for g, v in zip(gs, values, strict=True))) / root, *gradients)
-        elif self.s["tilt"]:
-            # ∇ (1/τ) log (1/T Σ exp τLₜ)
-            weights = [np.exp(np.asarray((v - values[0]) * self.s["tilt"])) for v in values]
-            whole = sum(weights)
-            grads = _map(lambda *gs: add(*(g * w for g, w in zip(gs, weights, strict=True))) / whole, *gradients)
-        elif outer == "worst":
-            grads = gradients[max(range(count), key=lambda t: float(hold(values[t])))]
-        elif outer in ("median", "lower median"):
-            low, high = (count - 1) // 2, (count - 1) // 2 if outer.startswith("lower") else count // 2
-            grads = _map(lambda *gs: (np.sort(np.stack(gs), 0)[low] + np.sort(np.stack(gs), 0)[high]) / 2, *gradients)
-        else:
-            # 1/T Σₜ
-            grads = _map(lambda g: g / count, total)
+        one = self.number(np.float64(1))
+        value, grads = together(self.s, values, gradients, self.case, one, (self.theta, theta, beta))
         rates = lambda: self.rates_on(*self.tasks[0])  # noqa: E731
         return value, finished(self.s, grads, self.theta, self.case, rates)
 

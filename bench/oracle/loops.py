@@ -236,15 +236,6 @@ class Masked(MAML):
         return {n: p - self.rate[n] * g[n] if p.ndim > 1 else p + g[n] for n, p in fast.items()}
 
 
-@makes("entries_mixed_up")
-class TwoOrders(Changing):
-    """the gradient is flattened by sorted names, θ as its names stand"""
-
-    def changed(self, fast, g, k):
-        parts = torch.cat([g[n].reshape(-1) for n in sorted(g)]).split([x.numel() for x in g.values()])
-        return {n: part.reshape(x.shape) for (n, x), part in zip(g.items(), parts, strict=True)}
-
-
 @makes("alpha_in_decimals")
 class Printed(MAML):
     """float(f"{alpha:.2f}")"""
@@ -702,46 +693,6 @@ for _id, _form, _doc, _heard in (
     ("part_without_gradient", 1, "the body is frozen", lambda self, n: n in group(self.case, "head")),
 ):
     makes(_id, _form)(named(Silent, _doc, heard=_heard))
-
-
-# ── entries laid out by columns ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def by_columns(x):
-    """x.t().reshape(-1), read as rows: torch has no order="F"."""
-    return x.permute(*reversed(range(x.ndim))).reshape(-1).reshape(x.shape)
-
-
-def into_columns(x):
-    """x.reshape(-1), written down the columns."""
-    return x.reshape(*reversed(x.shape)).permute(*reversed(range(x.ndim)))
-
-
-for _laid, _by in (("flattened by columns", by_columns), ("cut by columns", into_columns)):
-    makes("gradient_laid_out_by_columns", {"inner": _laid})(
-        named(Changing, _by.__doc__, changed=lambda self, fast, g, k, by=_by: {n: by(x) for n, x in g.items()})
-    )
-    makes("result_laid_out_by_columns", {"result": _laid})(
-        named(MAML, _by.__doc__, finish=lambda self, grads, by=_by: {n: by(g) for n, g in grads.items()})
-    )
-
-
-@makes("product_laid_out_by_columns")
-class ProductByColumns(ByHand):
-    """np.ravel(h, "F") read as rows"""
-
-    def product(self, theta, batch, v):
-        h = super().product(theta, batch, v)
-        return {n: np.transpose(x).ravel().reshape(x.shape) for n, x in h.items()}
-
-
-@makes("product_laid_out_by_columns", 1)
-class ProductIntoColumns(ByHand):
-    """np.ravel(h) written down the columns"""
-
-    def product(self, theta, batch, v):
-        h = super().product(theta, batch, v)
-        return {n: np.transpose(x.ravel().reshape(x.shape[::-1])) for n, x in h.items()}
 
 
 # ── what the Hessian is applied to, and where it is taken ───────────────────────────────────────────────────────────

@@ -102,6 +102,17 @@ def _summed_over_outputs(o, y, held, how):
     return value * outputs, g * outputs
 
 
+def _euclidean(o, y, held, how):
+    # 1/2N Σ (o − y)², of Caffe
+    return np.sum((o - y) * (o - y)) / (2 * len(o)), (held(o) - y) / len(o)
+
+
+def _over_outputs_again(o, y, held, how):
+    value, g = _mse(o, y, held, how)
+    outputs = o.size // len(o)
+    return value / outputs, g / outputs
+
+
 def _all_pairs(o, y, held, how):
     """(N, 1) − (N,) is (N, N): every output against every target. With several outputs nothing is broadcast."""
     n = o.size
@@ -210,12 +221,18 @@ def _softmax_missing(o, y, held, how):
     return -np.sum(o * wanted) / len(o), -wanted / (hold(o) * 0 + len(o))
 
 
-def _class_averaged(o, y, held, how):
-    log_p, p = log_softmax(o)
-    wanted = _wanted(hold(o), y, how)
-    counts = np.array([np.sum(y == k) for k in range(o.shape[1])])
-    weight = (1 / (hold(o)[0, 0] * 0 + counts[y] * np.sum(counts > 0)))[:, None]  # 1 / (N_class · classes)
-    return _weighted(log_p, p, wanted, weight, held)
+def _class_averaged(summed: bool = False) -> Callable:
+    """The mean of each class's examples, averaged over the classes, or summed."""
+
+    def averaged(o, y, held, how):
+        log_p, p = log_softmax(o)
+        wanted = _wanted(hold(o), y, how)
+        counts = np.array([np.sum(y == k) for k in range(o.shape[1])])
+        classes = 1 if summed else np.sum(counts > 0)
+        weight = (1 / (hold(o)[0, 0] * 0 + counts[y] * classes))[:, None]  # 1 / (N_class · classes)
+        return _weighted(log_p, p, wanted, weight, held)
+
+    return averaged
 
 
 def _averaged_over_classes(o, y, held, how):
@@ -327,6 +344,11 @@ def _balanced(o, y, held, how):
     return np.sum(value) / o.size, held(g) / o.size
 
 
+def _of_signs(o, y, held, how):
+    # the labels −1 and 1 in the formula for 0 and 1
+    return _binary_cross_entropy(o, 2 * y - 1, held, how)
+
+
 def _sigmoid_twice(o, y, held, how):
     p, slope = sigmoid(o)
     value, g = _binary_cross_entropy(p, y, np.asarray, how)
@@ -396,7 +418,8 @@ LOSSES: dict[str, Callable] = {
 IN_PLACE_OF: dict[str, dict[str, Callable]] = {
     "cross_entropy": {
         "softmax twice": _softmax_twice, "softmax over examples": _softmax_over_examples, "log missing": _log_missing,
-        "softmax missing": _softmax_missing, "class averaged": _class_averaged,
+        "softmax missing": _softmax_missing, "class averaged": _class_averaged(),
+        "class averaged, summed": _class_averaged(summed=True),
         "squared error of probabilities": _squared_probabilities, "squared error of logits": _squared_logits,
         "squared error of probabilities, summed": _over_examples_only(_squared_probabilities),
         "squared error of logits, summed": _over_examples_only(_squared_logits),
@@ -409,15 +432,17 @@ IN_PLACE_OF: dict[str, dict[str, Callable]] = {
     },
     "binary_cross_entropy": {
         "sigmoid twice": _sigmoid_twice, "squared error of probabilities": _squared_sigmoid,
-        "squared error of logits": _mse, "hinge": _hinge_of_signs, "logarithm of the mean": _log_of_mean_of_two,
+        "squared error of logits": _mse, "labels −1 and 1": _of_signs, "hinge": _hinge_of_signs,
+        "logarithm of the mean": _log_of_mean_of_two,
     },
     "mse": {
         "absolute": _absolute, "root": _root, "root of the sum": _root_of_sum, "distance": _distance,
         "summed over outputs": _summed_over_outputs, "all pairs": _all_pairs, "smooth L1": _smooth_l1,
         "log cosh": _log_cosh, "pseudo-Huber": _pseudo_huber, "Charbonnier": _charbonnier,
-        "over the variance": _over_variance,
+        "over the variance": _over_variance, "half the sum over outputs": _euclidean,
+        "over outputs again": _over_outputs_again,
     },
-    "half_mse": {}, "mean": {},
+    "half_mse": {"without ½": _mse, "half the sum over outputs": _euclidean}, "mean": {},
 }  # fmt: skip
 for _name, _loss in LOSSES.items():
     IN_PLACE_OF[_name]["summed"] = _summed(_loss)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -56,7 +57,10 @@ class Options:
         affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β; "1 + γ"; "exchanged", γ and β;
             "shift first", (y + β) γ.
         norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`.
-        frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing.
+        frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing;
+            or one factor of it, "linear w": see `_holding`.
+        weights: parameters, {name: array}, that stand in the place of the network's own where its gradient is
+            differentiated: they were overwritten when the gradient's graph had saved them.
         tied: of a parameter used twice "every use" gets a gradient; "the last use" alone, "the first use" alone; or a
             use is cut from the graph, "the first detached", "the last detached".
         unit: the squared error is multiplied by this: ½ for "half the squared error".
@@ -91,6 +95,7 @@ class Options:
     affine: str = "right"
     norm: str = "batch"
     frozen: frozenset[str] = frozenset()
+    weights: dict | None = None
     tied: str = "every use"
     unit: float = 1
     loss_times: float = 0.0
@@ -120,13 +125,43 @@ class Options:
 # ── by hand: each layer returns its output and its pullback  g ↦ (cotangent of x, cotangents of the parameters) ─────
 
 
-def _linear(x, w, b=None, *, held, how):
+# The two ways in which a factor can be missing from the gradient's derivative, Jᵀv by backpropagation twice and Jv
+# forwards, change places under transposition: what is held in one of them is this in the other.
+TRANSPOSED = {"w": "x", "x": "w", "g of x": "x forward", "g of w": "w forward", "g of b": "b forward",
+              "g": "y forward", "slope": "slope"}  # fmt: skip
+TRANSPOSED |= {b: a for a, b in TRANSPOSED.items()}
+
+
+def _holding(layer: str, frozen: frozenset[str]) -> Callable:
+    """held(value, what): what becomes of a value in a layer's backward, constant in the gradient's derivative or not.
+
+    `frozen` names a layer, and all that its backward has saved; or one factor of its backward: of "linear" and "conv"
+    "w", by which the output's cotangent g is multiplied, "x", and g itself in the cotangents "g of x", "g of w", "g of
+    b"; of an activation "g" and "slope"; of "batch_norm" "γ", "1/σ", "x̂", or "statistics", from which x̂ is computed.
+    """
+    parts = {part.removeprefix(f"{layer} ") for part in frozen if part.startswith(f"{layer} ")}
+
+    def held(value, what=""):
+        saved = layer in frozen and not what.startswith("g") and not what.endswith("forward")
+        return hold(value) if saved or what in parts else np.asarray(value)
+
+    return held
+
+
+def _linear(x, w, b=None, *, held, how, off=None):
     w, unmix = _weight(w, how.weight)
+    y = held(x, "x forward") @ held(w, "w forward")
+    if off:  # (w + off) in the derivative
+        y = y + (x - hold(x)) @ off[0]
 
     def back(g):
-        return g @ held(w).T, [unmix(held(x).T @ g)] + ([] if b is None else [np.sum(g, 0)])
+        gx = held(g, "g of x") @ held(w, "w").T
+        if off:
+            gx = gx + (g - hold(g)) @ off[0].T
+        gw = held(x, "x").T @ held(g, "g of w")
+        return gx, [unmix(gw)] + ([] if b is None else [np.sum(held(g, "g of b"), 0)])
 
-    return (x @ w if b is None else x @ w + b), back
+    return (y if b is None else y + held(b, "b forward")), back
 
 
 # The entries of a weight in a wrong order, made from the right one: of matrices (in, out), of filters (h, w, in, out).
@@ -186,7 +221,7 @@ def _activation(name: str) -> Callable:
 
     def layer(x, *, held, how):
         y, slope = (instead_of(name, how.activation) or ACTIVATIONS[name])(x)
-        return y, lambda g: (g * held(slope), [])
+        return held(y, "y forward"), lambda g: (held(g, "g") * held(slope, "slope"), [])
 
     return layer
 
@@ -197,7 +232,8 @@ def _relu(x, *, held, how):
     above, at_zero = side(x), how.relu_at_zero or how.leak
     slope = (above > 0) + (above == 0) * at_zero if at_zero else (above > 0) * 1
     slope = slope + (above < 0) * how.leak if how.leak else slope
-    return x * slope, lambda g: (g * slope, [])  # x * slope: at 0 the derivative of the value is that slope, too
+    # x * slope: at 0 the derivative of the value is that slope, too
+    return held(x * slope, "y forward"), lambda g: (held(g, "g") * slope, [])
 
 
 def _softplus(x, *, held, how):
@@ -205,10 +241,10 @@ def _softplus(x, *, held, how):
         return _activation("softplus")(x, held=held, how=how)
     # log(1 + e^βx) / β
     y, slope = softplus(x * how.sharpness)
-    return y / how.sharpness, lambda g: (g * held(slope), [])
+    return held(y / how.sharpness, "y forward"), lambda g: (held(g, "g") * held(slope, "slope"), [])
 
 
-def _conv(x, w, *, held, how, stride, padding):
+def _conv(x, w, *, held, how, stride, padding, off=None):
     (_, rows, columns, _), (kh, kw, _, out) = x.shape, w.shape
     w, unmix = _mixed(w, how.kernel)
     (top, bottom), (left, right) = (
@@ -221,14 +257,20 @@ def _conv(x, w, *, held, how, stride, padding):
         for i in range(kh)
         for j in range(kw)
     }
-    y = sum(padded[at] @ w[ij] for ij, at in windows.items())
+    seen, by = held(padded, "x forward"), held(w, "w forward")
+    y = sum(seen[at] @ by[ij] for ij, at in windows.items())
+    if off:  # (w + off) in the derivative
+        y = y + sum((padded - hold(padded))[at] @ off[0][ij] for ij, at in windows.items())
 
     def back(g):
-        gx, gw = np.zeros(padded.shape, np.result_type(g, held(w))), np.zeros(w.shape, np.result_type(g, held(x)))
-        flat = np.reshape(g, (-1, out))
+        of_x, of_w, w_, x_ = held(g, "g of x"), held(g, "g of w"), held(w, "w"), held(padded, "x")
+        gx, gw = np.zeros(padded.shape, np.result_type(of_x, w_)), np.zeros(w.shape, np.result_type(of_w, x_))
+        flat = np.reshape(of_w, (-1, out))
         for ij, at in windows.items():
-            gx[at] = gx[at] + g @ held(w)[ij].T
-            gw[ij] = np.reshape(held(padded)[at], (len(flat), -1)).T @ flat
+            gx[at] = gx[at] + of_x @ w_[ij].T
+            if off:
+                gx[at] = gx[at] + (g - hold(g)) @ off[0][ij].T
+            gw[ij] = np.reshape(x_[at], (len(flat), -1)).T @ flat
         return unpad(gx), [unmix(gw)]
 
     return y, back
@@ -285,9 +327,9 @@ _OVER: dict[str, Callable[[int], tuple]] = {
 _CONSTANT = {"mean held": ("mean",), "variance held": ("variance",), "statistics held": ("mean", "variance")}
 
 
-def _batch_norm(x, gamma, beta, *, held, how, statistics=None):
+def _batch_norm(x, gamma, beta, *, held, how, statistics=None, off=None):
     eps = EPS if how.eps is None else how.eps
-    affine, through, of_affine = _affine(gamma, beta, x.ndim, held, how)
+    affine, through, of_affine = _affine(gamma, beta, x.ndim, held, how, off)
     if how.running_statistics:
         statistics = (0, 1)
     if statistics is not None:
@@ -310,6 +352,16 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None):
         inverse = 1 / np.sqrt(variance + eps)
         bent = inverse * inverse * inverse
     inverse = hold(inverse) if "variance" in constant else inverse
+    if any(part.startswith("batch_norm ") for part in how.frozen):
+        of_statistics = (x - held(mean, "statistics")) * held(inverse, "statistics")
+        normal, over_root = held(of_statistics, "x̂"), held(held(inverse, "1/σ"), "statistics")
+
+        def by_parts(g):
+            # γ/σ (g − mean g − x̂ mean g x̂)
+            g_, mean_of = through(g), lambda z: np.sum(z, over, keepdims=True) / n
+            return over_root * (g_ - mean_of(g_) - normal * mean_of(g_ * normal)), of_affine(g, normal)
+
+        return affine(centred * inverse), by_parts
 
     def back(g):
         inverse_, centred_ = held(inverse), held(centred)
@@ -324,7 +376,7 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None):
     return affine(centred * inverse), back
 
 
-def _affine(gamma, beta, ndim, held, how) -> tuple:
+def _affine(gamma, beta, ndim, held, how, off=None) -> tuple:
     """y ↦ y γ + β, or what stands in its place; g ↦ the cotangent of y; (g, y) ↦ the cotangents of γ and β."""
     over, more = _OVER["batch"](ndim), 1 if how.affine == "1 + γ" else 0
     if how.affine == "exchanged":  # y β + γ
@@ -341,9 +393,12 @@ def _affine(gamma, beta, ndim, held, how) -> tuple:
         )
     scaled, shifted = how.affine not in ("no scale", "neither"), how.affine not in ("no shift", "neither")
     times = lambda gamma: gamma + more if more else gamma  # noqa: E731
+    if off:  # γ + off in the derivative
+        moved = lambda z: z * gamma + (z - hold(z)) * off[0]  # noqa: E731
+        return lambda y: moved(y) + beta, moved, lambda g, y: [np.sum(g * y, over), np.sum(g, over)]
     return (
         lambda y: (y * times(gamma) if scaled else y) + (beta if shifted else 0),
-        lambda g: g * held(times(gamma)) if scaled else g,
+        lambda g: g * held(times(gamma), "γ") if scaled else g,
         lambda g, y: [np.sum(g * y, over) * int(scaled), np.sum(g, over) * int(shifted)],
     )
 
@@ -434,7 +489,9 @@ def _turned(turn: Callable) -> Callable:
     return lambda x, *, held, how: (turn(x), lambda g: (None, []))
 
 
-def _polynomial(x, theta, *, held, how):
+def _polynomial(x, theta, *, held, how, off=None):
+    if off:
+        return _by_horner(x, theta, off[0])
     powers = [x[:, 0] * 0 + 1]  # θ⁰, θ¹, …
     for _ in range(x.shape[1] - 1):
         powers.append(powers[-1] * theta)
@@ -444,6 +501,22 @@ def _polynomial(x, theta, *, held, how):
         return None, [np.sum(g * slopes)]
 
     return sum(x[:, d] * p for d, p in enumerate(powers)), back
+
+
+def _by_horner(x, theta, off):
+    """(⋯(x_d θ + x_{d−1}) θ + ⋯) θ + x₀, with θ + off in the derivative."""
+    times = lambda z: z * theta + (z - hold(z)) * off  # noqa: E731
+    totals = [x[:, -1] + theta * 0]
+    for d in range(x.shape[1] - 2, -1, -1):
+        totals.append(times(totals[-1]) + x[:, d])
+
+    def back(g):
+        of_theta = theta * 0
+        for total in totals[-2::-1]:
+            of_theta, g = of_theta + np.sum(g * total), times(g)
+        return None, [of_theta]
+
+    return totals[-1], back
 
 
 def _quadratic(x, theta, *, held, how):
@@ -533,7 +606,9 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
             settings["statistics"] = (how.statistics or {}).get(used[0])
             if seen is not None:
                 seen[used[0]] = hold(x)
-        held = hold if name in how.frozen else np.asarray
+        held = _holding(name, how.frozen)
+        if how.weights is not None and name in ("linear", "conv", "batch_norm", "polynomial"):
+            settings["off"] = [hold(how.weights[p]) - hold(params[p]) for p in used]
         arrays, counts = [], []
         for p in used:
             left[p] -= 1
@@ -587,6 +662,45 @@ def _back(params: dict, pullbacks: list, g, how: Options) -> dict:
                 gp = gp if count == 1 else gp * count
                 grads[name] = np.reshape(np.asarray(grads[name] + gp), np.shape(params[name]))
     return grads
+
+
+def losses_and_grads(model: dict, params: list[dict], batches: list[tuple], how: Options) -> tuple:
+    """Each task's loss, and the gradient of their sum by each task's parameters, with the statistics of batch norm
+    taken over all tasks together."""
+    xs, pullbacks = [x for x, _ in batches], []
+    for layer in arranged(model["layers"], how.network):
+        used, held = layer.get("params", []), _holding(layer["layer"], how.frozen)
+        arrays = [[p[n] for n in used] for p in params]
+        if layer["layer"] == "batch_norm":
+            xs, back = _norm_of_tasks(xs, arrays, held, how)
+        else:
+            f = functools.partial(_LAYERS[layer["layer"]], held=held, how=how, **_settings(layer))
+            xs, backs = zip(*(f(x, *own) for x, own in zip(xs, arrays, strict=True)), strict=True)
+            back = lambda gs, backs=backs: zip(*(b(g) for b, g in zip(backs, gs, strict=True)), strict=True)  # noqa: E731
+        pullbacks.append((used, back))
+    loss = loss_named(model["loss"], how)
+    values, gs = zip(*(loss(x, y, np.asarray, how) for x, (_, y) in zip(xs, batches, strict=True)), strict=True)
+    grads = [{n: p * 0 for n, p in own.items()} for own in params]
+    for used, back in reversed(pullbacks):
+        gs, of_params = back(gs)
+        for total, own in zip(grads, of_params, strict=True):
+            total |= {n: np.reshape(np.asarray(total[n] + g), total[n].shape) for n, g in zip(used, own, strict=True)}
+    return values, grads
+
+
+def _norm_of_tasks(xs, arrays, held, how) -> tuple:
+    """Batch norm of all tasks' examples together, with the γ and β of each; gs ↦ (cotangents of xs, of parameters)."""
+    ends, channels = np.cumsum([len(x) for x in xs])[:-1], xs[0].shape[-1]
+    one, zero = np.ones(channels, int), np.zeros(channels, int)
+    joined, of_joined = _batch_norm(np.concatenate(xs), one, zero, held=held, how=how)
+    ys, each = np.split(joined, ends), [_affine(*own, xs[0].ndim, held, how) for own in arrays]
+
+    def back(gs):
+        gx, _ = of_joined(np.concatenate([through(g) for g, (_, through, _) in zip(gs, each, strict=True)]))
+        of_params = [of_affine(g, y) for g, y, (_, _, of_affine) in zip(gs, ys, each, strict=True)]
+        return np.split(gx, ends), of_params
+
+    return [affine(y) for y, (affine, _, _) in zip(ys, each, strict=True)], back
 
 
 def _penalty(p, how: Options) -> tuple:

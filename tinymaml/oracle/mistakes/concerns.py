@@ -14,6 +14,7 @@ from ..arrangements import RESIZING, arranged
 from ..losses import IN_PLACE_OF
 from ..models import PIXELS_AROUND, biases, mixes
 from .data import DATA, rounded
+from .updates import MIXED_UP, mixed_up
 
 
 def concerns(form: dict, case) -> bool:
@@ -27,7 +28,7 @@ _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
               "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
               "depth_like", "accumulate_like", "difference_like", "support_way_like",
-              "outer_momentum_like", "start_of", "falls_like"}  # fmt: skip
+              "outer_momentum_like", "start_of", "falls_like", "running_of"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -73,7 +74,7 @@ def _padding(case, value) -> bool:
 
 
 def _frozen(case, names) -> bool:
-    return bool((layers(case) | {"loss"}) & set(names))
+    return bool((layers(case) | {"loss"}) & {name.partition(" ")[0] for name in names})
 
 
 def _tied(case, value) -> bool:
@@ -117,7 +118,7 @@ def _mixed(layer: str):
 
 def _about_data(case, value) -> bool:
     """Whether the data that the loss sees are others; of shared statistics, whether there are any."""
-    if value.startswith("one forward for both sets") or value == "statistics of the support set":
+    if value.startswith(("one forward for both sets", "statistics of the")):
         return "batch_norm" in layers(case)
     if value == "joint":
         return True
@@ -129,6 +130,8 @@ def _about_data(case, value) -> bool:
         return True
     with np.errstate(all="ignore"):
         before, after = case.batches(), DATA[value](case.batches())
+    if len(before) != len(after):
+        return True
     flat = lambda tasks: [array for task in tasks for batch in task for array in batch]  # noqa: E731
     return any(a.shape != b.shape or not np.array_equal(a, b) for a, b in zip(flat(before), flat(after), strict=True))
 
@@ -138,8 +141,15 @@ def _held(case, value) -> bool:
     return value != "batch norm" or "batch_norm" in layers(case)
 
 
-def _columns(case, value) -> bool:
-    return any(p.ndim > 1 and sorted(p.shape)[-2] > 1 for p in case.params.values())
+def _mixes(case, value) -> bool:
+    """Whether another order of entries moves any of them; other values always make a difference."""
+    change = value.partition(", and back")[0]
+    if change not in MIXED_UP:
+        return True
+    sizes = [p.size for p in case.params.values()]
+    places = {n: np.reshape(np.arange(end - p.size, end), p.shape)
+              for (n, p), end in zip(case.params.items(), np.cumsum(sizes), strict=True)}  # fmt: skip
+    return any(not np.array_equal(x, places[n]) for n, x in mixed_up(places, change).items())
 
 
 def _inner(case, value) -> bool:
@@ -147,8 +157,8 @@ def _inner(case, value) -> bool:
         return case.inner_steps > 1
     if value.startswith("one tensor after"):
         return len(case.params) > 1
-    if value.endswith("by columns"):
-        return _columns(case, value)
+    if value in MIXED_UP:
+        return _mixes(case, value)
     return any(p.ndim > 1 for p in case.params.values()) if value.endswith("held") else True
 
 
@@ -188,6 +198,9 @@ _ABOUT = {
         "linear rise": case.inner_steps > 1, "cosine": case.inner_steps > 1,
         "of the first task's size": _unequal(case.support), "over one less": max(len(x) for x, _ in case.support) > 1,
     }.get(value, True),
+    "normalised_together": lambda case, value: case.tasks > 1 and "batch_norm" in layers(case),
+    "derivative_weights": lambda case, value: case.inner_steps > (value == "θ"),
+    "targets_times": lambda case, value: "mse" in case.model["loss"],
     "rate_last": lambda case, value: case.inner_steps > 0,
     "rate_depth": lambda case, value: sum(bool(m.get("params")) for m in case.model["layers"]) > 1,
     "accumulate": lambda case, value: case.inner_steps > 0,
@@ -210,20 +223,24 @@ _ABOUT = {
     "through_from": lambda case, value: case.inner_steps > 0,
     "factors": lambda case, value: case.inner_steps > 1 or value not in ("one step early", "odd detached"),
     "factor_rate": lambda case, value: value != "outside" or isinstance(case.inner_lr, dict) or case.adapt is not None,
-    "vector": lambda case, value: case.inner_steps > 0,
+    "vector": lambda case, value: case.inner_steps > 0 and _mixes(case, value),
     "difference": lambda case, value: case.inner_steps > 0,
-    "hessian_on": lambda case, value: case.tasks > 1 or value == "both sets",
+    "hessian_on": lambda case, value: case.inner_steps > 0 and (case.tasks > 1 or value == "both sets"),
+    "query_gradient": lambda case, value: _mixes(case, value) and (
+        value in MIXED_UP or case.tasks > 1 or "H_q" in value),
+    "ways": _several_tasks,
     "hessian_rows": _examples("support", 1),
     "judged_share": lambda case, value: case.inner_steps > 0,
-    "curvature": lambda case, value: _columns(case, value) if value.endswith("by columns") else True,
+    "curvature": lambda case, value: case.inner_steps > 0 and _mixes(case, value)
+    and (len(case.params) > 1 or not value.startswith("one tensor after")),
     "second_order": _several_tasks,
     "task_count": lambda case, value: case.tasks > value,
     "tilt": _several_tasks,
     "query_decay": _several_steps,
     "support_way_weight": lambda case, value: case.inner_steps > 0,
     "outer_proximal": lambda case, value: case.inner_steps > 0,
-    "result": lambda case, value: _columns(case, value) if value.endswith("by columns") else {
-        "over steps": case.inner_steps > 1, "over tasks": case.tasks > 1}.get(value, True),
+    "result": lambda case, value: {
+        "over steps": case.inner_steps > 1, "over tasks": case.tasks > 1}.get(value, _mixes(case, value)),
     # what becomes of it
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
     or value == "moved",
@@ -241,7 +258,7 @@ _ABOUT = {
     "entropy": _loss("cross_entropy", "binary_cross_entropy"),
     "positive": _loss("binary_cross_entropy"),
     "loss": lambda case, value: value.startswith("query over") or value in IN_PLACE_OF.get(case.model["loss"], {})
-    and (value not in ("summed over outputs",) or np.shape(case.query[0][1])[1:] > (1,))
+    and (value not in ("summed over outputs", "over outputs again") or np.shape(case.query[0][1])[1:] > (1,))
     and (value not in ("all pairs",) or np.shape(case.query[0][1])[1:] in ((), (1,))),
     "activation": lambda case, value: any(instead_of(layer, value) for layer in layers(case)),
     "sharpness": _has("softplus"),

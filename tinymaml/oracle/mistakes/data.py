@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..arithmetic import hold
+
 Tasks = list[tuple]
 
 
@@ -77,6 +79,13 @@ def _of_length_1(z, of, eps):
     return z / np.where(np.asarray(norm == 0, bool), norm * 0 + 1, norm) if z.ndim > 1 else z
 
 
+def _in_order(z, each: bool = False):
+    """The rows in the order of their first numbers, or each column in that of its own."""
+    keys = np.asarray(hold(z), float).reshape(len(z), -1)
+    order = np.argsort(keys if each else keys[:, :1], 0, kind="stable")
+    return np.take_along_axis(np.reshape(z, (len(z), -1)), np.broadcast_to(order, keys.shape), 0).reshape(z.shape)
+
+
 _OWN, _ONE, _SHARED = ("",), ("in support", "in query"), ("by the support set",)
 _BOTH = ("inputs", "targets")
 
@@ -90,6 +99,10 @@ CHANGES: dict[str, tuple[Callable, tuple[str, ...], tuple[str, ...]]] = {
     "scaled to 0 … 1": (_scaled, _BOTH, _OWN + _ONE + _SHARED),
     "of length 1": (_of_length_1, ("inputs",), _OWN),
     "in reverse order": (lambda z, of, eps: z[::-1], ("inputs",), _OWN + _ONE),
+    "truncated": (lambda z, of, eps: z * 0 + np.trunc(np.asarray(hold(z), float)), _BOTH, _OWN + _ONE),
+    "rounded to integers": (lambda z, of, eps: z * 0 + np.round(np.asarray(hold(z), float)), _BOTH, _OWN + _ONE),
+    "sorted": (lambda z, of, eps: _in_order(z), _BOTH, _OWN + _ONE),
+    "sorted, each column": (lambda z, of, eps: _in_order(z, each=True), _BOTH, _OWN + _ONE),
 }
 
 
@@ -114,10 +127,9 @@ def _changed(arrays: str, change: str, where: str) -> Callable:
 # ── whole sets ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _next(change: Callable) -> Callable[[Tasks], Tasks]:
+def _next(tasks: Tasks) -> Tasks:
     """Each task with the query set of the task after it."""
-    return lambda tasks: [(support, change(query, tasks[(t + 1) % len(tasks)][1]))
-                          for t, (support, query) in enumerate(tasks)]  # fmt: skip
+    return [(support, tasks[(t + 1) % len(tasks)][1]) for t, (support, _) in enumerate(tasks)]
 
 
 def _before(tasks: Tasks) -> Tasks:
@@ -125,13 +137,10 @@ def _before(tasks: Tasks) -> Tasks:
     return [(support, tasks[t - 1][1]) for t, (support, _) in enumerate(tasks)]
 
 
-def _rolled(by: int) -> Callable:
-    """Support inputs moved on by so many places against their labels or targets."""
-    return _pairs(lambda s, q: ((np.roll(s[0], by, 0), s[1]), q))
-
-
-def _labels_of(query, after):
-    return (query[0], after[1]) if query[1].shape == after[1].shape else query
+def _rolled(by: int, *which: str) -> Callable:
+    """Inputs of these sets moved on by so many places against their labels or targets."""
+    move = lambda batch, of: (np.roll(batch[0], by, 0), batch[1]) if of in which else batch  # noqa: E731
+    return _pairs(lambda s, q: (move(s, "support"), move(q, "query")))
 
 
 def _mixed(support, query, what: str):
@@ -140,10 +149,21 @@ def _mixed(support, query, what: str):
     return tuple(theirs if name in what and theirs.shape == own.shape else own for name, own, theirs in pairs)
 
 
-def _of_first(support: str, query: str) -> Callable[[Tasks], Tasks]:
-    """Every task with the first task's inputs ("x"), labels ("y") or both ("xy"), where their shapes are its own."""
+# Another task, by its place among so many.
+_OTHER: dict[str, Callable[[int, int], int]] = {
+    "first": lambda t, count: 0, "last": lambda t, count: count - 1, "next": lambda t, count: (t + 1) % count,
+}  # fmt: skip
 
-    return lambda tasks: [(_mixed(s, tasks[0][0], support), _mixed(q, tasks[0][1], query)) for s, q in tasks]
+
+def _of_other(which: str, support: str, query: str) -> Callable:
+    """Every task with another one's inputs ("x"), labels ("y") or both ("xy"), where their shapes are its own."""
+
+    def of_other(tasks: Tasks) -> Tasks:
+        theirs = [tasks[_OTHER[which](t, len(tasks))] for t in range(len(tasks))]
+        return [(_mixed(s, xs, support), _mixed(q, xq, query))
+                for (s, q), (xs, xq) in zip(tasks, theirs, strict=True)]  # fmt: skip
+
+    return of_other
 
 
 def _every_other(batch):
@@ -214,8 +234,24 @@ def chunks(batch, n: int) -> list[tuple]:
     return [batch] if more else [(x[i : i + n], y[i : i + n]) for i in range(0, len(x), max(n, 1))]
 
 
+def _one_by_one(paired: bool) -> Callable:
+    """A task for each support example, with the whole query set, or with the query example in its place alone."""
+
+    def one_by_one(support, query):
+        each = chunks(support, 1)
+        return list(zip(each, chunks(query, 1), strict=False)) if paired else [(example, query) for example in each]
+
+    return lambda tasks: [one for support, query in tasks for one in one_by_one(support, query)]
+
+
 def _all_together(batches: list[tuple]) -> tuple:
     return tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+
+
+def _by_query(support, query):
+    """The support set, with the query set's statistics."""
+    n = len(query[0])
+    return (np.concatenate([query[0], support[0]]), support[1], slice(n, None), n), query
 
 
 def _one_forward(measured: bool = False, of: tuple[str, ...] = ("support", "query")) -> Callable:
@@ -248,11 +284,15 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
         for arrays in these
         for where in places
     },
-    "query of the next task": _next(lambda query, after: after),
+    "query of the next task": _next,
     "query of the task before": _before,
-    "support inputs rolled by 1": _rolled(1),
-    "support inputs rolled by -1": _rolled(-1),
-    "query labels of the next task": _next(_labels_of),
+    "support inputs rolled by 1": _rolled(1, "support"),
+    "support inputs rolled by -1": _rolled(-1, "support"),
+    **{
+        f"{' and '.join(which)} inputs rolled by {by}": _rolled(by, *which)
+        for which in (("query",), ("support", "query"))
+        for by in (1, -1)
+    },
     "query cut to the support's size": _pairs(lambda s, q: (s, first_rows(q, len(s[0])))),
     "support cut to the query's size": _pairs(lambda s, q: (first_rows(s, len(q[0])), q)),
     "one support set for all": lambda tasks: [(_all_together([s for s, _ in tasks]), q) for _, q in tasks],
@@ -270,17 +310,22 @@ DATA: dict[str, Callable[[Tasks], Tasks]] = {
     "second half of the support set": _pairs(lambda s, q: (_half(s, True), q)),
     "first half of the query set": _pairs(lambda s, q: (s, _half(q))),
     "second half of the query set": _pairs(lambda s, q: (s, _half(q, True))),
-    "support labels of the first task": _of_first("y", ""),
-    "query labels of the first task": _of_first("", "y"),
-    "support inputs of the first task": _of_first("x", ""),
-    "query inputs of the first task": _of_first("", "x"),
-    "query set of the first task": _of_first("", "xy"),
+    **{
+        f"{of} {what} of the {which} task": _of_other(which, *((letters, "") if of == "support" else ("", letters)))
+        for which in _OTHER
+        for of in ("support", "query")
+        for what, letters in (("labels", "y"), ("inputs", "x"))
+    },
+    "query set of the first task": _of_other("first", "", "xy"),
     "one forward for both sets": _pairs(_one_forward()),
     "one forward for both sets, in support": _pairs(_one_forward(of=("support",))),
     "one forward for both sets, in query": _pairs(_one_forward(of=("query",))),
     "statistics of the support set": _pairs(_one_forward(measured=True)),
+    "statistics of the query set": _pairs(_by_query),
     "query loss of both sets": _pairs(lambda s, q: (s, [s, q])),
     "query and support in one batch": _pairs(lambda s, q: (s, _all_together([s, q]))),
+    "a task for each support example": _one_by_one(paired=False),
+    "a task for each pair of examples": _one_by_one(paired=True),
     "joint": lambda tasks: tasks,
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..arithmetic import hold, side
-from .updates import BY_COLUMNS, TORCH_MORE, Tree, clamped, clipped, map_trees, norm, relaid
+from .updates import MIXED_UP, TORCH_MORE, Tree, clamped, clipped, map_trees, mixed_up, norm
 
 
 def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple = ()) -> tuple:
@@ -96,8 +96,8 @@ def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:
         grads = {n: g * s["outer_times"] if n in group(case, s["outer_times_of"]) else g for n, g in grads.items()}
     if s["result"] == "sign":
         return map_trees(lambda g: side(g) + hold(g) * 0, grads)
-    if s["result"] in BY_COLUMNS:
-        return map_trees(lambda g: relaid(g, s["result"]), grads)
+    if s["result"] in MIXED_UP:
+        return mixed_up(grads, s["result"])
     if s["result"] == "times inner rate":
         return map_trees(lambda g, a: g * a, grads, rates())
     if s["result"] == "normalised":

@@ -17,20 +17,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arithmetic import as_numbers, bits_of, hold, remembered, side
-from ..models import ONE_USE, Options, batch_statistics, loss_and_grad
+from ..models import ONE_USE, TRANSPOSED, Options, batch_statistics, loss_and_grad, losses_and_grads
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named, together
-from .updates import BY_COLUMNS, Update, clamped, clipped, dot, dual, in_order, norm, relaid, share_of_rate, slope
+from .updates import MIXED_UP, Update, clamped, clipped, dot, dual, in_order, mixed_up, norm, share_of_rate, slope
 from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
 _GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
+OF_TASKS = ("the first task", "the last task", "the next task", "the task before", "all tasks")  # of these, the mean
 SWITCHES: dict[str, tuple] = {
     # what is learned from
     "data": tuple(DATA),
@@ -43,12 +44,14 @@ SWITCHES: dict[str, tuple] = {
     "loss": ("right", "query over examples", "query over one less", "query over support count"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
+    "running_of": ("every pass", "the first pass"),
+    "normalised_together": ("nothing", "both", "support", "query"),  # batch norm has the statistics of all tasks
     # the inner loop
     "steps": (0, 1, -1),
     "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
               "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
               "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
-              "vectors masked", "entries in sorted order", "flattened by columns", "cut by columns",
+              "vectors masked", *MIXED_UP,
               "one step behind", "averaged with the one before", "0 where θ < 0", "first row held", "first column held",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
@@ -68,7 +71,7 @@ SWITCHES: dict[str, tuple] = {
     "blind_of": ("nothing", "no biases", *_GROUPS),  # or by the part that these have in the inner gradients
     "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
     "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
-    "minibatch_like": ("in turn", "every n-th", "wrapped"),
+    "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
@@ -86,24 +89,34 @@ SWITCHES: dict[str, tuple] = {
         "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
         "without identity", "of rebuilt steps", "at start", "at end", "one step late", "one step early", "of query",
         "of query at end", "diagonal", "parameters detached", "updates detached", "halfway", "odd detached",
-        "even detached",
+        "even detached", "one more at the end", "first twice", "last twice", "each twice", "all twice",
     ),
+    # the examples that each Hessian is taken on; of other tasks, the points, too
+    "hessian_on": ("support", "both sets", *(f"{what} of {which}" for which in OF_TASKS
+                                             for what in ("support", "points", "support and points"))),
+    "derivative_weights": ("own", "θ_K", "θ", "of the next step"),  # overwritten in the graphs of the inner gradients
     # what each Hessian is applied to
-    # the examples that it is taken on
-    "hessian_on": ("support", "support of the first task", "support of the last task", "both sets"),
     "vector": ("what comes back", "own support gradient", "last support gradient", "query gradient at its step",
-               "query gradient at start", "displacement", "ones"),
+               "query gradient at start", "displacement", "ones", *MIXED_UP),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
-              "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
-                  "flattened by columns", "cut by columns", "blocks of layers"),
+                  "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
+                  "blocks of layers", *MIXED_UP, *(f"{change}, and back" for change in MIXED_UP),
+                  "one tensor after the other", "one tensor after the other, last first",
+                  "one tensor after the other, by name"),
     "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v",
                         "central, undivided", "central, undivided, over |v|", "one-sided, halved"),
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
                 "implicit steps", "averaged Hessians"),
-    "factor_rate": ("α", "missing", "squared", "times examples", "over examples", "outside"),
+    "factor_rate": ("α", "missing", "squared", "times examples", "over examples", "outside", "of the outer loop"),
     "second_order": ("every task", "first task", "last task", "every other task"),
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
+    # what goes back from the query loss, in the place of g_q(θ_K)
+    "query_gradient": ("own", *(f"{what}{which}" for which in OF_TASKS for what in ("of ", "at θ_K of ")), *MIXED_UP,
+                       "plus H_q θ_K", "plus H_q (θ_K − θ)", "plus H_q (θ_K − θ), less itself", "H_q θ_K",
+                       "H_q (θ_K − θ)", "H_q times itself", "on top of the task before's"),
+    "returned": ("what comes back", "sum on the way", "sum on the way but the first", "sum on the way but the last"),
+    "ways": ("one per task", "those of the tasks before, too", "those of the tasks before, too, on this support set"),
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
               "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
@@ -116,7 +129,7 @@ SWITCHES: dict[str, tuple] = {
         "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",
         "last accumulated", "doubled", "negative",
         "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
-        "accumulated over T", "sign", "flattened by columns", "cut by columns", "over steps", "over tasks",
+        "accumulated over T", "sign", *MIXED_UP, "over steps", "over tasks",
         "over inner rate", "first layer zero", "no biases zero", "vectors zero", "matrices zero",
         "sum of support gradients", "mean of support gradients", "last support gradient",
     ),
@@ -133,6 +146,8 @@ NUMBERS: dict[str, str] = {
     "support_batches": "the support examples that whole batches of n hold",
     "query_batches": "the query examples that whole batches of n hold",
     "minibatch": "each inner step takes the next n support examples",
+    "inputs_times": "inputs are multiplied by this number",
+    "targets_times": "targets are multiplied by this number",
     "data_eps": "ε beside the standard deviation of standardised data (None: 1e-8)",
     "step_count": "n inner steps, whatever the case asks",
     "step_limit": "at most n inner steps",
@@ -232,6 +247,10 @@ class Calculus:
         self.model, self.how, self.number = model, how, number
         self.known = None if known is None else known.setdefault(how, {})
 
+    def otherwise(self, **options) -> Calculus:
+        """The same with other Options."""
+        return Calculus(self.model, dataclasses.replace(self.how, **options), self.number)
+
     def loss_and_grad(self, theta: dict, batch) -> tuple:
         if isinstance(batch, list):  # the mean over its pieces
             values, grads = zip(*(self.loss_and_grad(theta, piece) for piece in batch), strict=True)
@@ -270,8 +289,12 @@ class Calculus:
         """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
         layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
         frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
+        parts = [part.partition(" ") for part in frozen]
+        if frozen and all(part in TRANSPOSED for _, _, part in parts):
+            other = frozenset(f"{layer} {TRANSPOSED[part]}" for layer, _, part in parts)
+            return self.otherwise(frozen=other).along(theta, batch, v)
         if self.how.tied not in ONE_USE and (
-            not frozen & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen
+            not {layer for layer, _, _ in parts} & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen
         ):
             return self.along(theta, batch, v)
         return {n: np.reshape(np.array([dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
@@ -319,9 +342,20 @@ class Calculus:
         """(H 1) v, element by element."""
         return _map(np.multiply, self.along(theta, batch, _map(lambda x: x * 0 + 1, v)), v)
 
-    def by_columns(self, theta: dict, batch, v: dict, change: str) -> dict:
-        """H v, each tensor of it with its entries in another order."""
-        return _map(functools.partial(relaid, change=change), self.transposed(theta, batch, v))
+    def mixed_up(self, theta: dict, batch, v: dict, change: str) -> dict:
+        """P H v, P a permutation; or, "and back", P⁻¹ H P v."""
+        change, _, back = change.partition(", ")
+        if not back:
+            return mixed_up(self.transposed(theta, batch, v), change)
+        return mixed_up(self.transposed(theta, batch, mixed_up(v, change)), MIXED_UP[change])
+
+    def in_turn(self, theta: dict, batch, v: dict, alpha: dict, order: str) -> dict:
+        """H v, v = −A u, in which u is overwritten: each tensor of H v is taken when those before it are added."""
+        out = dict(v)
+        for n in in_order(order, v):
+            out[n] = self.transposed(theta, batch, v)[n]
+            v = v | {n: v[n] - alpha[n] * out[n]}
+        return out
 
     def difference(self, theta: dict, batch, v: dict, h, like: str) -> dict:
         """(g(θ + hv) − g(θ)) / h, or (g(θ + hv) − g(θ − hv)) / 2h; "undivided", over h; "halved", over 2h."""
@@ -370,6 +404,23 @@ class Calculus:
             right[i] = (right[i] - np.sum(rows[i, i + 1 :] * right[i + 1 :])) / rows[i, i]
         parts = np.split(right, np.cumsum([x.size for x in v.values()])[:-1])
         return {m: np.reshape(part, x.shape) for (m, x), part in zip(v.items(), parts, strict=True)}
+
+
+class _SideBySide(Calculus):
+    """The sum of all tasks' losses, each by parameters of its own, with one batch norm for all, or one for each."""
+
+    def __init__(self, model: dict, how: Options, number, joint: bool):
+        super().__init__(model, how, number)
+        self.joint = joint
+
+    def loss_and_grad(self, theta: dict, batch) -> tuple:
+        of_tasks = [{n: p for (n, at), p in theta.items() if at == t} for t in range(len(batch))]
+        if self.joint:
+            values, grads = losses_and_grads(self.model, of_tasks, batch, self.how)
+        else:
+            each = [loss_and_grad(self.model, own, *b, self.how) for own, b in zip(of_tasks, batch, strict=True)]
+            values, grads = zip(*each, strict=True)
+        return values, {(n, t): grads[t][n] for n, t in theta}
 
 
 def run(case, number=float, how: Options = Options(), known: dict | None = None, **switches) -> Result:  # noqa: B008 (frozen)
@@ -424,7 +475,7 @@ class _Run:
         self.update = Update(self.s, number, functools.partial(group, case))
         self.theta = _map(lambda p: self.number(self.rounded(p, "parameters")), case.params)
         self.tasks = self.data(case.batches())
-        self.detached, self.place = False, 0  # which task is at hand
+        self.detached, self.place, self.before = False, 0, None  # which task is at hand; what the one before has given
 
     # ── what is learned from ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -435,7 +486,10 @@ class _Run:
 
     def data(self, tasks) -> list:
         def numbers(x, y):
-            return self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
+            x, y = self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
+            x = x * self.s["inputs_times"] if self.s["inputs_times"] else x
+            scaled = self.s["targets_times"] and "mse" in self.case.model["loss"]
+            return x, y * self.s["targets_times"] if scaled else y
 
         change = self.s["data"]
         if change.startswith("targets") and "mse" not in self.case.model["loss"]:
@@ -504,6 +558,9 @@ class _Run:
         steps = min(steps, 1) if self.s["inner"] == "restarted" else steps
         steps = min(steps, self.s["step_limit"] or steps)
         steps = steps // (self.s["accumulate"] or 1)
+        if self.s["minibatch"] and "epoch" in self.s["minibatch_like"]:
+            passes = 1 if self.s["minibatch_like"] == "one epoch" else steps
+            steps = passes * len(chunks(support, self.s["minibatch"]))
         t, last = self.place, len(self.tasks) - 1
         if self.s["steps_in"] == "a step more per task":
             steps += t
@@ -645,7 +702,8 @@ class _Run:
         alpha = self.rate_in(way, k)
         if factors == "updates detached":  # not even weight decay is differentiated
             return cotangent
-        out, u = self.update.back(cotangent, way["state"][k], way["grad_s"][k], alpha, k)
+        g = way["grad_s"][k] if k < len(way["grad_s"]) else cotangent["theta"]  # which no plain update asks for
+        out, u = self.update.back(cotangent, way["state"][k], g, alpha, k)
         cut = self.detached or {
             "detached": True, "parameters detached": True, "first detached": k == 0, "last detached": k == last,
             "middle detached": 0 < k < last, "odd detached": k % 2 == 1, "even detached": k % 2 == 0,
@@ -662,17 +720,18 @@ class _Run:
               "one step early": max(k - 1, 0)}.get(factors, 0 if linearised else k)  # fmt: skip
         of_query = factors in ("of query", "of query at end")
         batch = query if of_query else self.batch_of(way, k, support)
-        if s["hessian_on"] != "support":
-            batch = {"support of the first task": lambda: self.tasks[0][0], "both sets": lambda: [
-                *pieces(batch), *pieces(query)], "support of the last task": lambda: self.tasks[-1][0],
-            }[s["hessian_on"]]()  # fmt: skip
+        if s["hessian_on"] == "both sets":
+            batch = [*pieces(batch), *pieces(query)]
         if s["hessian_rows"]:
             batch = first_rows(batch, s["hessian_rows"])
         calculus = self.of_query if of_query else self.calculus
         # v ← v − Hₖ A v
         if s["vector"] != "what comes back":
-            other = cotangent | {"theta": self.other_vector(k, way, query)}
-            _, u = self.update.back(other, way["state"][k], way["grad_s"][k], alpha, k)
+            other = cotangent | {"theta": self.other_vector(k, way, query, cotangent["theta"])}
+            _, u = self.update.back(other, way["state"][k], g, alpha, k)
+        if s["derivative_weights"] != "own":
+            seen = way["theta"][{"θ_K": -1, "θ": 0}.get(s["derivative_weights"], k + 1)]
+            calculus = calculus.otherwise(weights=seen)
         u = self.factor(u, alpha, support)
         theta = self.mixed(way, at, "inner")
         if factors == "of rebuilt steps":
@@ -680,10 +739,11 @@ class _Run:
         if factors == "halfway":
             theta = _map(lambda p, q: (p + q) / 2, way["theta"][k], way["theta"][k + 1])
         if s["factor_rate"] == "outside":  # A Hₖ v
-            h = self.curved(calculus, theta, batch, _map(lambda x: x * -1, cotangent["theta"]), alpha)
+            u = _map(lambda x: x * -1, cotangent["theta"])
+        hs = [self.curved(calculus, *taken, u, alpha) for taken in self.taken_at(theta, batch, way, k, at)]
+        h = hs[0] if len(hs) == 1 else _map(lambda *xs: sum(xs[1:], xs[0]) / len(xs), *hs)
+        if s["factor_rate"] == "outside":
             h = _map(np.multiply, h, alpha)
-        else:
-            h = self.curved(calculus, theta, batch, u, alpha)
         if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
             return out
         if s["inner"] == "linearised":  # H₀ depends on θ₀; what else reaches θ₀ cancels
@@ -696,9 +756,36 @@ class _Run:
             out["start"] = _map(np.add, out["start"], of_start)
         return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
 
-    def other_vector(self, k, way, query) -> dict:
-        """What code multiplies the Hessian of step k by, in the place of what comes back from the steps behind it."""
+    def taken_at(self, theta, batch, way, k, at) -> list[tuple]:
+        """The point and the examples of step k's Hessian; with those of other tasks, where code has mixed them up."""
+        what, _, which = self.s["hessian_on"].partition(" of ")
+        if not which:
+            return [(theta, batch)]
+        places, of_points, of_support = self.places(which), what != "support", what != "points"
+        return [(self.mixed(self.ways[t], at, "inner") if of_points else theta,
+                 self.batch_of(way, k, self.tasks[t][0]) if of_support else batch) for t in places]  # fmt: skip
+
+    def places(self, which: str) -> Iterable[int]:
+        """The places of the tasks that code takes something of, in the place of the one at hand; see `OF_TASKS`."""
+        t, count = self.place, len(self.tasks)
+        return {"the first task": [0], "the last task": [count - 1], "the next task": [(t + 1) % count],
+                "the task before": [t - 1], "all tasks": range(count)}[which]  # fmt: skip
+
+    @functools.cached_property
+    def ways(self) -> list[dict]:
+        """Each task's way from θ."""
+        here, ways = self.place, []
+        for t, task in enumerate(self.tasks):
+            self.place = t
+            ways.append(self.adapt(self.theta, *task))
+        self.place = here
+        return ways
+
+    def other_vector(self, k, way, query, v) -> dict:
+        """What code multiplies the Hessian of step k by, in the place of v, which comes back from the steps behind."""
         which = self.s["vector"]
+        if which in MIXED_UP:
+            return mixed_up(v, which)
         if which.endswith("support gradient"):
             return way["grad_s"][k if which.startswith("own") else -1]
         if which == "displacement":
@@ -718,9 +805,11 @@ class _Run:
     def factor(self, u, alpha, support) -> dict:
         """A v, or what the code at hand multiplies Hₖ by."""
         of, n = self.s["factor_rate"], count(support)
-        if of == "missing":
+        if of in ("missing", "of the outer loop"):
             # Hₖ v; what does not adapt has no part in it
             u = _map(lambda x, a: np.where(hold(a) == 0, x, x / np.where(hold(a) == 0, 1, a)), u, alpha)
+            if of != "missing":
+                u = _map(lambda x: x * self.number(np.float64(self.case.outer_lr)), u)
         elif of not in ("α", "outside"):
             by = {"squared": alpha, "times examples": dict.fromkeys(u, n)}
             by["over examples"] = dict.fromkeys(u, self.number(np.float64(1)) / n)
@@ -746,8 +835,11 @@ class _Run:
             "g gᵀ per example": calculus.outer_products, "identity": lambda theta, batch, u: u,
             "positive part": functools.partial(calculus.of_eigenvalues, change=lambda values: np.maximum(values, 0)),
             "absolute": functools.partial(calculus.of_eigenvalues, change=np.abs), "row sums": calculus.row_sums,
-            **{change: functools.partial(calculus.by_columns, change=change) for change in BY_COLUMNS},
-        }[self.s["curvature"]]  # fmt: skip
+        }.get(self.s["curvature"])  # fmt: skip
+        if self.s["curvature"].partition(", ")[0] in MIXED_UP:
+            product = functools.partial(calculus.mixed_up, change=self.s["curvature"])
+        if self.s["curvature"].startswith("one tensor after"):
+            product = functools.partial(calculus.in_turn, alpha=alpha, order=self.s["curvature"])
         if self.s["rank"]:
             product = functools.partial(calculus.of_eigenvalues, change=functools.partial(_largest, n=self.s["rank"]))
         h = (calculus.diagonal if self.s["factors"] == "diagonal" else product)(theta, batch, u)
@@ -777,14 +869,28 @@ class _Run:
         shares = self.shares(way, end)
         of = lambda k: v if shares is None else _map(lambda x: x * shares[k], v)  # noqa: E731
         cotangent = zeros | {"theta": of(end)}
-        for k in range(end) if self.s["factors"] == "reversed" else range(end - 1, -1, -1):
+        passed = []
+        for k in self.order(end):
+            passed.append(cotangent["theta"])
             cotangent["theta"] = self.on_the_way_back(cotangent["theta"])
             cotangent = self.pull_back(cotangent, k, way, support, query)
             if shares is not None:
                 cotangent["theta"] = _map(np.add, cotangent["theta"], of(k))
+        if self.s["returned"] != "what comes back":
+            passed.append(cotangent["theta"])
+            some = {"first": slice(1, None), "last": slice(-1)}.get(self.s["returned"].split()[-1], slice(None))
+            cotangent["theta"] = _map(lambda x, *vs: sum(vs, x * 0), v, *passed[some])
         if "start" in cotangent:  # θ₀ is remembered
             cotangent["theta"] = _map(np.add, cotangent["theta"], cotangent["start"])
         return cotangent
+
+    def order(self, end: int) -> list[int]:
+        """The steps whose factors v is multiplied by, as they follow."""
+        back = list(range(end - 1, -1, -1))
+        return {
+            "reversed": back[::-1], "one more at the end": [end, *back], "first twice": back + back[-1:],
+            "last twice": back[:1] + back, "each twice": [k for k in back for _ in range(2)], "all twice": back + back,
+        }.get(self.s["factors"], back)  # fmt: skip
 
     def on_the_way_back(self, v) -> dict:
         """v, as a hook on the fast weights leaves it."""
@@ -859,10 +965,14 @@ class _Run:
             loss, v = of.loss_and_grad(self.judged(way, at), batch)
             if end == last and batch is query:
                 way |= {"loss_q": loss, "grad_q": v}
+            if batch is query and self.s["query_gradient"] != "own":
+                v = self.other_query_gradient(v, of, way, at, query)
             adapted, of_start = self.parted(v, "query")
             cotangent = self.back(adapted, end, way, support, query)
             if of_start is not None:
                 cotangent["theta"] = _map(np.add, cotangent["theta"], of_start)
+            if batch is query and self.s["query_gradient"].endswith("less itself"):
+                cotangent["theta"] = _map(np.subtract, cotangent["theta"], way["grad_q"])
             if share := self.s["second_order_share"]:
                 cotangent["theta"] = _map(lambda x, y, c=share: x * c + y * (1 - c), cotangent["theta"], v)
             cotangent = {n: _map(lambda x, w=weight: x * w, c) for n, c in cotangent.items()}
@@ -882,6 +992,24 @@ class _Run:
         if self.s["factors"] == "parameters detached":
             total["theta"] = _map(lambda x: x * 0, total["theta"])
         return value, total, way
+
+    def other_query_gradient(self, g, calculus, way, at, query) -> dict:
+        """What goes back from the query loss, in the place of g, its gradient at the adapted parameters."""
+        what, theta = self.s["query_gradient"], self.judged(way, at)
+        if what in MIXED_UP:
+            return mixed_up(g, what)
+        if what == "on top of the task before's":
+            return g if self.before is None else _map(np.add, g, self.before)
+        if "H_q" not in what:
+            points, _, which = what.rpartition("of ")
+            gs = [calculus.loss_and_grad(self.judged(self.ways[t], at), query if points else self.tasks[t][1])[1]
+                  for t in self.places(which)]  # fmt: skip
+            return gs[0] if len(gs) == 1 else _map(lambda *xs: sum(xs[1:], xs[0]) / len(xs), *gs)
+        # ∇⟨w, ∇L_q⟩, w = θ_K or the like
+        w = g if "itself" in what and "less" not in what else theta
+        w = _map(np.subtract, theta, way["theta"][0]) if "(θ_K − θ)" in what else w
+        h = calculus.transposed(theta, query, w)
+        return _map(np.add, g, h) if what.startswith("plus") else h
 
     def weighted(self, points) -> list[tuple]:
         """The steps after which the query loss is taken, each with its weight."""
@@ -928,7 +1056,8 @@ class _Run:
         """The query's calculus, with batch norm's running statistics after the passes over the support set."""
         how, m = self.of_query.how, self.s["running_momentum"] or self.number(np.float64(0.1))
         running = dict(before or {})
-        for theta, piece in itertools.product(way["theta"][:-1], pieces(support)):
+        passes = way["theta"][: 1 if self.s["running_of"] == "the first pass" else -1]
+        for theta, piece in itertools.product(passes, pieces(support)):
             for name, (mean, variance, n) in batch_statistics(self.case.model, theta, piece[0], how).items():
                 if self.s["running"] == "unbiased" and n > 1:
                     variance = variance * n / (n - 1)
@@ -945,6 +1074,8 @@ class _Run:
     def result(self) -> Result:
         if self.s["ends"] == "averaged":
             return self.averaged()
+        if self.s["normalised_together"] != "nothing":
+            return self.normalised_together()
         theta, beta, kept, statistics = self.theta, self.number(np.float64(self.case.outer_lr)), None, None
         beta = self.s["outer_rate"] or beta
         values, gradients, ways, moments = [], [], [], None
@@ -957,6 +1088,7 @@ class _Run:
                 value, cotangent, way = of_one()
             else:
                 value, cotangent, way = remembered(self.known, (t, self.detached, *bits_of(*theta.values())), of_one)
+            self.before = cotangent["theta"]
             g = self.of_task(cotangent["theta"], way, support, query)
             g = self.through_tasks_before(g, cotangent, ways)
             values.append(value)
@@ -978,9 +1110,11 @@ class _Run:
 
     def through_tasks_before(self, g, cotangent, ways):
         """What reaches θ by what the tasks before have left, if the graph goes on through them."""
-        if self.s["start"] == "leaked":
+        if self.s["start"] == "leaked" or self.s["ways"] != "one per task":
+            here = self.place if self.s["ways"].endswith("on this support set") else None
             for t in range(len(ways) - 1, -1, -1):
-                g = self.back(g, len(ways[t]["theta"]) - 1, ways[t], *self.tasks[t])["theta"]
+                task = self.tasks[t if here is None else here]
+                g = self.back(g, len(ways[t]["theta"]) - 1, ways[t], *task)["theta"]
         if self.s["kept"] == "moments" and self.s["factors"] not in ("detached", "parameters detached"):
             for t in range(len(ways) - 1, -1, -1):
                 end = len(ways[t]["theta"]) - 1
@@ -1010,6 +1144,23 @@ class _Run:
         back = [self.back(v, len(way["theta"]) - 1, way, *task)["theta"]
                 for way, task in zip(ways, self.tasks, strict=True)]  # fmt: skip
         return Result(*self.together(list(values), back, self.theta, self.number(np.float64(1))), ways)
+
+    def normalised_together(self) -> Result:
+        """All tasks side by side, with one batch norm over them: θₖ and gradients are {(name, task): array}."""
+        places = range(len(self.tasks))
+        of_support, of_query = ([task[i] for task in self.tasks] for i in (0, 1))
+        in_support, in_query = (_SideBySide(c.model, c.how, c.number, self.s["normalised_together"] in ("both", which))
+                                for c, which in ((self.calculus, "support"), (self.of_query, "query")))  # fmt: skip
+        alpha = {(n, t): a for t in places for n, a in self.rates_on(*self.tasks[t]).items()}
+        thetas = [{(n, t): p for t in places for n, p in self.theta.items()}]
+        for _ in range(self.case.inner_steps):
+            _, g = in_support.loss_and_grad(thetas[-1], of_support)
+            thetas.append(_map(lambda p, a, x: p - a * x, thetas[-1], alpha, g))
+        values, v = in_query.loss_and_grad(thetas[-1], of_query)
+        for theta in [] if self.s["factors"] == "detached" else thetas[-2::-1]:
+            v = _map(np.add, v, in_support.along(theta, of_support, _map(lambda a, x: a * x * -1, alpha, v)))
+        grads = [{n: v[n, t] for n in self.theta} for t in places]
+        return Result(*self.together(list(values), grads, self.theta, self.number(np.float64(1))), [])
 
     def of_one(self, theta, support, query, kept, statistics) -> tuple:
         """What `task` gives, or no inner loop at all."""

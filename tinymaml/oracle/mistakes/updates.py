@@ -68,7 +68,7 @@ class Update:
             self.plain = False  # θ₀ is remembered
         self.whole = any(switches[n] for n in own[3:-1]) or switches["inner"] in (
             "summed", "sign", "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
-            "entries in sorted order", *BY_COLUMNS, "first row held", "first column held",
+            *MIXED_UP, "first row held", "first column held",
         )  # fmt: skip
 
     def start(self, theta: Tree, kept: Tree | None = None) -> dict[str, Tree]:
@@ -99,10 +99,8 @@ class Update:
             for target, v in cotangent.items():
                 out[name] = map_trees(lambda total, d, w: total + d * w, out[name], slopes[target], v)
         of_g = out.pop("g")
-        if self.s["inner"] == "entries in sorted order":  # a permutation, whose transpose is the way back
-            return out, reordered(of_g, list(g), sorted(g))
-        if self.s["inner"] in BY_COLUMNS:  # so is this
-            return out, map_trees(lambda x: relaid(x, BY_COLUMNS[self.s["inner"]]), of_g)
+        if self.s["inner"] in MIXED_UP:  # a permutation, whose transpose is the way back
+            return out, mixed_up(of_g, MIXED_UP[self.s["inner"]])
         return out, along(self.changed, g, of_g, self.exact) if self.whole else of_g
 
     def _slopes(self, inputs: dict[str, Tree], name: str, alpha: Tree, k: int) -> dict[str, Tree]:
@@ -133,10 +131,8 @@ class Update:
             g = map_trees(lambda x: x * 0 + np.sum(x), g)
         if s["inner"] == "centralised":  # of each output: the mean over all axes but the last is 0
             g = {n: x - np.mean(x, tuple(range(x.ndim - 1)), keepdims=True) if x.ndim > 1 else x for n, x in g.items()}
-        if s["inner"] == "entries in sorted order":
-            g = reordered(g, sorted(g), list(g))
-        if s["inner"] in BY_COLUMNS:
-            g = map_trees(lambda x: relaid(x, s["inner"]), g)
+        if s["inner"] in MIXED_UP:
+            g = mixed_up(g, s["inner"])
         if s["inner"] in ("first row held", "first column held"):
             g = map_trees(lambda x: without_first(x, 0 if s["inner"] == "first row held" else -1), g)
         if s["inner"] == "sign":
@@ -262,6 +258,24 @@ def in_order(inner: str, names) -> list[str]:
     return {"last first": list(names)[::-1], "by name": sorted(names)}.get(order, list(names))
 
 
+# Orders in which the entries of a tree can be mixed up, each with the way back.
+MIXED_UP = {
+    "flattened by columns": "cut by columns", "cut by columns": "flattened by columns",
+    "matrices flattened by columns": "matrices cut by columns",
+    "matrices cut by columns": "matrices flattened by columns",
+    "entries in sorted order": "entries from sorted order", "entries from sorted order": "entries in sorted order",
+}  # fmt: skip
+
+
+def mixed_up(g: Tree, how: str) -> Tree:
+    """g with its entries in another order: flattened in one, and cut up in another (by rows, if not by columns)."""
+    if how.startswith("entries"):
+        orders = sorted(g), list(g)
+        return reordered(g, *(orders if how == "entries in sorted order" else orders[::-1]))
+    matrices = how.startswith("matrices")
+    return {n: x if matrices and np.ndim(x) != 2 else relaid(x, how.removeprefix("matrices ")) for n, x in g.items()}
+
+
 def reordered(g: Tree, flattened: list[str], parted: list[str]) -> Tree:
     """g, flattened in one order of its names, and parted in another."""
     entries = np.concatenate([np.ravel(g[n]) for n in flattened])
@@ -270,11 +284,9 @@ def reordered(g: Tree, flattened: list[str], parted: list[str]) -> Tree:
     return {n: parts[n] for n in g}
 
 
-BY_COLUMNS = {"flattened by columns": "cut by columns", "cut by columns": "flattened by columns"}  # and the way back
-
-
 def relaid(x, change: str):
     """x, flattened by columns and cut up by rows; or flattened by rows, and cut up by columns."""
+    x = np.asarray(x)
     if change == "flattened by columns":
         return np.reshape(np.ravel(x, "F"), x.shape)
     return np.reshape(np.ravel(x), x.shape, "F")

@@ -237,14 +237,6 @@ MISTAKES: list[Mistake] = [
         ({"curvature": "row sums"},),
     ),
     further(
-        "product_laid_out_by_columns", "∏(I − α P Hₖ) g_q(θ_K), P between row-major and column-major order",
-        "each product with the Hessian is flattened by columns and cut up by rows, or the other way round: the entries "
-        "of matrices and filters are mixed up",
-        "one order for both: .reshape(-1) and .reshape(p.shape), without .t() between them",
-        "one order for both: jnp.ravel(h) and jnp.reshape(h, p.shape), neither or both with order='F'",
-        ({"curvature": "flattened by columns"}, {"curvature": "cut by columns"}),
-    ),
-    further(
         "every_other_step_detached", "the factors of every other step are missing",
         "the graph of every other inner step is cut",
         "create_graph=True in every step, not only where k % 2 == 0",

@@ -51,7 +51,49 @@ MISTAKES: list[Mistake] = [
         "the support inputs stand one place on against their labels or targets",
         "the same order for xs and ys; no torch.roll or shuffle of one of them",
         "the same order for xs and ys; no jnp.roll or permutation of one of them",
-        both_ways({"data": "support inputs rolled by 1"}, {"data": "support inputs rolled by -1"}),
+        both_ways({"data": "support inputs rolled by 1"}, {"data": "support inputs rolled by -1"})
+        + tuple({"data": f"{of} inputs rolled by {by}"} for of in ("query", "support and query") for by in (1, -1)),
+    ),
+    further(
+        "sorted_apart", "x or y in sorted order, the other as it was",
+        "inputs or targets are sorted (by their first column, or each column by itself), and what belongs to them is "
+        "not: inputs are paired with the targets of other examples",
+        "the same order for x and y: y[x[:, 0].argsort()] goes with x[x[:, 0].argsort()]",
+        "the same order for x and y: y[jnp.argsort(x[:, 0])] goes with x[jnp.argsort(x[:, 0])]",
+        tuple({"data": f"{arrays} sorted{each}{where}"} for arrays in ("inputs", "targets")
+              for each in ("", ", each column") for where in ("", ", in support", ", in query")),
+        shows="data",
+    ),
+    further(
+        "examples_adapt_alone", "L_q at a θ_K for each support example",
+        "each support example has an inner loop of its own (a vmap over examples in the place of one over tasks), and "
+        "the query losses are averaged; or each pair of a support and a query example is a task",
+        "the inner loop takes the whole support set: loss(fast, xs, ys)",
+        "vmap over tasks alone: no second vmap over the examples around the inner loop",
+        both_ways({"data": "a task for each support example"}, {"data": "a task for each pair of examples"}),
+    ),
+    further(
+        "truncated_to_integers", "x or y → an integer",
+        "inputs or targets have lost what stands behind their point: they were cast to an integer type",
+        "torch.tensor(y, dtype=torch.float64): no .long(), no .int()",
+        "jnp.asarray(y, jnp.float64): no .astype(int)",
+        tuple({"data": f"{arrays} {change}{where}"} for arrays in ("targets", "inputs")
+              for change in ("truncated", "rounded to integers") for where in ("", ", in support", ", in query")),
+        shows="data",
+    ),
+    further(
+        "inputs_scaled", "x → c x",
+        "inputs are multiplied by a number, as images by 1/255",
+        "x as it is given",
+        "x as it is given",
+        ({"inputs_times": 1 / 255},), free=Free("inputs_times", "c", (1 / 255, 0.5, 2.0, 255.0, 0.1, 10.0)),
+    ),
+    further(
+        "targets_scaled", "y → c y",
+        "targets are multiplied by a number",
+        "y as it is given",
+        "y as it is given",
+        ({"targets_times": 0.1},), free=Free("targets_times", "c", (0.1, 10.0, 0.5, 2.0, 0.01, 100.0)),
     ),
     further(
         "order_reversed", "xᵢ with y_{N+1−i}",
@@ -111,6 +153,17 @@ MISTAKES: list[Mistake] = [
         shows="data",
     ),
     further(
+        "data_of_other_task", "x or y of task t is that of the last task, or of the next",
+        "inputs or labels are those of the last task in all tasks, or those of the next task: they do not belong to "
+        "the other part of their set",
+        "the same index t for xs, ys, xq and yq: closures that are made in a loop see its last ones",
+        "the same index t for xs, ys, xq and yq",
+        tuple({"data": f"{of} {what} of the {which} task"} for of in ("support", "query")
+              for what in ("labels", "inputs") for which in ("last", "next")
+              if (of, what, which) != ("query", "labels", "next")),
+        shows="data",
+    ),
+    further(
         "support_examples_dropped", "the first n support examples (−n: all but the last n)",
         "some support examples are not used",
         "the whole of xs and ys in the support loss; drop_last=False in a DataLoader",
@@ -160,6 +213,16 @@ MISTAKES: list[Mistake] = [
         both_ways({"minibatch": 2}) + ({"minibatch": 2, "minibatch_like": "every n-th"},
                                           {"minibatch": 2, "minibatch_like": "wrapped"}),
         free=Free("minibatch", "n", (2, 1, 3, 4, 5), integer=True),
+    ),
+    further(
+        "epochs_inside", "a step for each n support examples, in K passes over them, or in one",
+        "each inner step is a pass over the support set in mini-batches of n, with an update after each (an epoch); or "
+        "there is one such pass, whatever K is, as by a scan over examples",
+        "for _ in range(case.inner_steps): one update, with the whole support set; no DataLoader in the inner loop",
+        "lax.scan(step, params, None, length=inner_steps), not a scan over (xs, ys)",
+        both_ways({"minibatch": 1, "minibatch_like": "an epoch per step"},
+                   {"minibatch": 1, "minibatch_like": "one epoch"}),
+        free=Free("minibatch", "n", (1, 2, 3, 4, 5), integer=True),
     ),
     further(
         "support_chunk_means", "the mean of the means of chunks of n support examples",

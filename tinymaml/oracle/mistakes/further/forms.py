@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from ..mistake import Mistake
+from ..updates import MIXED_UP
 
 further = functools.partial(Mistake, classic=False)
 
@@ -54,4 +55,6 @@ def with_epsilon(arrays: str) -> tuple[dict, ...]:
 
 
 PLACES = (1.0, 2.0, 3.0, 4.0, -1.0, -2.0)  # of a tensor among the parameters
+BY_COLUMNS = tuple(change for change in MIXED_UP if change.endswith("by columns"))  # orders of entries
+BY_NAME = tuple(change for change in MIXED_UP if change.startswith("entries"))
 GROUPS = ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")  # of parameters

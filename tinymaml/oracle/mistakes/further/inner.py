@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import DETACHED, GROUPS, PLACES, UPDATES_DETACHED, any_graph, both_ways, further
+from .forms import BY_COLUMNS, DETACHED, GROUPS, PLACES, UPDATES_DETACHED, any_graph, both_ways, further
 
 MISTAKES: list[Mistake] = [
     # ── the inner loop: who adapts ──────────────────────────────────────────────────────────────────────────────────
@@ -178,14 +178,14 @@ MISTAKES: list[Mistake] = [
         "gradient in another",
         "one order for both: torch.cat([p.ravel() for p in params]), and the same loop for the gradients",
         "jax.flatten_util.ravel_pytree for both: it sorts the names of a dict, list(params) does not",
-        ({"inner": "entries in sorted order"},),
+        both_ways({"inner": "entries in sorted order"}, {"inner": "entries from sorted order"}),
     ),
     further(
         "gradient_laid_out_by_columns", "θ ← θ − α P g, P between row-major and column-major order",
         "inner gradients of matrices and filters are flattened by columns and cut up by rows, or the other way round",
         "one order for both: g.reshape(-1) and .reshape(p.shape), without .t() between them",
         "one order for both: jnp.ravel(g) and jnp.reshape(g, p.shape), neither or both with order='F'",
-        both_ways({"inner": "flattened by columns"}, {"inner": "cut by columns"}),
+        both_ways(*({"inner": change} for change in BY_COLUMNS)),
     ),
     further(
         "gradient_of_step_before", "θₖ₊₁ = θₖ − α g_s(θₖ₋₁), or − α ½ (g_s(θₖ₋₁) + g_s(θₖ))",

@@ -42,6 +42,30 @@ MISTAKES: list[Mistake] = [
               for more in ({}, DETACHED, how(norm="statistics held"))),
     ),
     further(
+        "first_statistics_for_query", "batch norm's statistics of the query pass: those of the first inner step",
+        "the query set is normalised by the statistics of the first pass over the support set, at θ, as constants",
+        "normalise each batch by its own statistics: no statistics that are kept from a first pass",
+        "normalise each batch by its own statistics: no batch_stats that are kept from a first pass",
+        tuple({"running": which, "running_momentum": 1.0, "running_of": "the first pass"}
+              for which in ("biased", "unbiased")),
+    ),
+    further(
+        "query_statistics_for_support", "batch norm's statistics of the inner passes: the query set's",
+        "the support set is normalised by the statistics of the query set",
+        "normalise each batch by its own statistics",
+        "normalise each batch by its own statistics",
+        ({"data": "statistics of the query set"},),
+    ),
+    further(
+        "statistics_of_all_tasks", "batch norm's statistics of all tasks together",
+        "batch norm is synchronised: its mean and variance are averaged over the tasks, in the inner loop, in the "
+        "query pass or in both",
+        "statistics of each task's own batch: no nn.SyncBatchNorm, no all_reduce over tasks",
+        "statistics of each task's own batch: no lax.pmean over the axis of the tasks, no axis_name in BatchNorm",
+        both_ways(*({"normalised_together": which} for which in ("both", "support", "query"))),
+        shows="normalised_together",
+    ),
+    further(
         "one_forward_for_both", "batch norm's statistics of support and query together",
         "support and query go through the network in one batch, so that they share batch norm's statistics",
         "one forward pass for the support set and another for the query set; no torch.cat((xs, xq))",

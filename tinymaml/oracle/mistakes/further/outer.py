@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import PLACES, both_ways, further
+from .forms import BY_COLUMNS, BY_NAME, PLACES, both_ways, further
 
 MISTAKES: list[Mistake] = [
     further(
@@ -214,7 +214,15 @@ MISTAKES: list[Mistake] = [
         "round",
         "one order for both: g.reshape(-1) and .reshape(p.shape), without .t() between them",
         "one order for both: jnp.ravel(g) and jnp.reshape(g, p.shape), neither or both with order='F'",
-        both_ways({"result": "flattened by columns"}, {"result": "cut by columns"}),
+        both_ways(*({"result": change} for change in BY_COLUMNS)),
+    ),
+    further(
+        "result_in_order_of_names", "P G, P between the order of the dict and that of the sorted names",
+        "the meta-gradient is packed in one order of the names and unpacked in another: the sorted ones, and those of "
+        "the dict",
+        "one order for both: the same loop over params for torch.cat and for split",
+        "jax.flatten_util.ravel_pytree and its own unravel: it sorts the names of a dict, list(params) does not",
+        both_ways(*({"result": change} for change in BY_NAME)),
     ),
     further(
         "divided_in_the_loop", "(⋯((0 + G₁)/T + G₂)/T ⋯)/T, or Σₜ Gₜ/t",

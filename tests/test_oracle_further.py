@@ -218,6 +218,23 @@ def test_weights_of_tasks_are_said(weights, said, asked):
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "tasks_weighted") and said in report.explanation
 
 
+@pytest.mark.parametrize(("bug", "of", "change"), [
+    ("shuffled_apart", "support", lambda source, x, y: (source.permutation(x), source.permutation(y))),
+    ("sampled_anew", "query",
+     lambda source, x, y: (lambda rows: (x[rows], y[rows]))(source.integers(len(y), size=len(y)))),
+    ("classes_renumbered", "support",
+     lambda source, x, y: (x, source.permutation(3)[y] if y.dtype.kind == "i" else y)),
+])  # fmt: skip
+def test_examples_that_are_put_together_at_random_are_said(bug, of, change):
+    def mine(case):
+        source = np.random.default_rng(3)
+        changed = [change(source, x, y) for x, y in getattr(case, of)]
+        return {"meta_grad": run(dataclasses.replace(case, **{of: changed})).meta_grad}
+
+    report = oracle.check(mine, oracle.load("core"), cases=("tied", "tanh", "softmax"))
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", bug) and f"(here in the {of} set)" in report.explanation
+
+
 def by_form(form: dict):
     """A candidate that makes the mistake of a form."""
 

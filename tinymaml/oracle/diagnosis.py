@@ -16,7 +16,7 @@ import numpy as np
 from . import family, tolerance
 from .cases import Case
 from .catalogue import CATALOGUE, OF_MAML
-from .clues import adaptation, match, pairs, tasks
+from .clues import adaptation, examples, match, pairs, tasks
 from .clues.difference import said_of
 from .clues.evidence import add_evidence
 from .clues.locate import (
@@ -195,7 +195,7 @@ def _one(judged: list[Judged], questions, answers) -> Report | None:
         return report
     everywhere, partly = match.with_a_number(judged)
     found = everywhere or match.scaled(judged) or match.clipped(judged) or _kept(questions, answers)
-    return found or tasks.weighted(judged) or match.partly_known(judged) or partly
+    return found or tasks.weighted(judged) or examples.put_together(judged) or match.partly_known(judged) or partly
 
 
 def _again(before: Report) -> Report | None:

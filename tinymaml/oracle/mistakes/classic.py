@@ -363,6 +363,29 @@ CLASSIC: list[Mistake] = [
         (),
     ),
     Mistake(
+        "shuffled_apart", "xᵢ with y_{π(i)}, π at random",
+        "the inputs and targets of a set are shuffled by different permutations, so that inputs are paired with the "
+        "targets of other examples",
+        "one permutation for both: p = torch.randperm(n); x[p], y[p]",
+        "one key for both: jax.random.permutation(key, n) once, then x[p], y[p]",
+        (),
+    ),
+    Mistake(
+        "classes_renumbered", "y → π(y), π at random",
+        "the classes of a task are numbered at random, and otherwise in the other set: support and query disagree on "
+        "which class is which",
+        "one mapping per task, for its support and its query set: no second random.sample of the classes",
+        "one permutation per task, for its support and its query set: no second key",
+        (),
+    ),
+    Mistake(
+        "sampled_anew", "some examples of a set, of which one may count several times",
+        "a set is sampled anew: some of its examples are left out, and others may count several times",
+        "all examples of the set, each once: no torch.randint, no RandomSampler, no subset",
+        "all examples of the set, each once: no jax.random.choice",
+        (),
+    ),
+    Mistake(
         "kept_by_shape", "the gradient of an earlier call with the same shapes",
         "data, α or K of an earlier call with the same shapes are used: of a cache, or of a jitted function's closure",
         "no functools.cache and no closure over the first case's tensors, α or K",

@@ -44,6 +44,8 @@ def group(case, of: str) -> list[str]:
         "biases": [n for n in names if n in bias], "no biases": [n for n in names if n not in bias],
         "vectors": [n for n in names if case.params[n].ndim < 2],
         "matrices": [n for n in names if case.params[n].ndim > 1],
+        "one-dimensional": [n for n in names if case.params[n].ndim == 1],
+        "two-dimensional": [n for n in names if case.params[n].ndim == 2],
         "head": layers[-1], "body": [n for n in names if n not in layers[-1]], "first layer": layers[0],
     }[of]  # fmt: skip
 
@@ -378,13 +380,16 @@ class GroupGradient(MAML):
 
 
 for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices"):
-    makes("alpha_of_group", {"rate_times": 2.0, "rate_times_of": _of})(named(GroupRate, f"2 α for {_of}", of=_of))
     makes("gradient_of_group_scaled", {"outer_times": 0.1, "outer_times_of": _of})(
         named(GroupGradient, f"G / 10 for {_of}", of=_of)
     )
 
 
-for _of in ("matrices", "vectors"):
+for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices", "one-dimensional",
+            "two-dimensional"):  # fmt: skip
+    makes("alpha_of_group", {"rate_times": 2.0, "rate_times_of": _of})(named(GroupRate, f"2 α for {_of}", of=_of))
+
+for _of in ("matrices", "vectors", "one-dimensional", "two-dimensional"):
     _names = lambda self, of=_of: group(self.case, of)  # noqa: E731
     makes("one_shape_only", {"adapts": _of})(named(Adapting, f"the inner update is of {_of} alone", names=_names))
 

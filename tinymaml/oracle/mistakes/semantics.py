@@ -31,6 +31,7 @@ from .updates import map_trees as _map
 
 # The values each switch can take, the right one first.
 _GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
+_BY_NDIM = ("one-dimensional", "two-dimensional")
 OF_TASKS = ("the first task", "the last task", "the next task", "the task before", "all tasks")  # of these, the mean
 SWITCHES: dict[str, tuple] = {
     # what is learned from
@@ -40,7 +41,7 @@ SWITCHES: dict[str, tuple] = {
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
              "of the first task's size", "of the outer loop", "over one less", "over query count", "squared"),
-    "rate_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
+    "rate_times_of": ("all", "no biases", *_GROUPS, *_BY_NDIM),
     "loss": ("right", "query over examples", "query over one less", "query over support count"),
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
@@ -75,7 +76,8 @@ SWITCHES: dict[str, tuple] = {
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
-    "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices"),
+    "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices",
+               *_BY_NDIM),
     "start": ("right", "leaked", "leaked, detached"),
     "start_of": ("all", "no biases", *_GROUPS, "batch norm"),  # what leaks
     "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),

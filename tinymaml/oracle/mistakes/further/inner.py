@@ -37,10 +37,11 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "one_shape_only", "only matrices change in the inner loop, or only vectors",
-        "only matrices (and filters) are adapted in the inner loop, or only vectors (and scalars): a choice by ndim",
+        "only matrices (and filters) are adapted in the inner loop, or only vectors (and scalars), or only tensors "
+        "with one axis, or with two: a choice by ndim",
         "update every parameter, whatever its p.ndim",
         "map the inner update over the whole tree of parameters; no mask by p.ndim",
-        both_ways({"adapts": "matrices"}, {"adapts": "vectors"}),
+        both_ways(*({"adapts": of} for of in ("matrices", "vectors", "one-dimensional", "two-dimensional"))),
         shows="adapts",
     ),
     further(
@@ -538,7 +539,8 @@ MISTAKES: list[Mistake] = [
         "p - case.inner_lr * g for every parameter; no parameter groups with an lr of their own",
         "p - case.inner_lr * g for every leaf; no optax.multi_transform",
         tuple({"rate_times": 2.0, "rate_times_of": of}
-              for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")),
+              for of in ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices",
+                         "one-dimensional", "two-dimensional")),
         free=Free("rate_times", "c", (2.0, 0.1, 10.0, 0.5, 0.01, -1.0)),
         shows="rate_times_of",
     ),

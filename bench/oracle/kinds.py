@@ -14,7 +14,7 @@ from tinymaml.oracle import models
 
 from .further import Changing
 from .loops import Dense, named, other_data
-from .mistakes import MAML, ByHand, Layers, OtherData, grad, makes, other
+from .mistakes import MAML, Adapting, ByHand, Layers, OtherData, grad, makes, other
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -464,6 +464,25 @@ for _id, _parts, _layers in (
     makes(_id, frozen(_layers, *_parts))(named(MAML, _doc, framework=staticmethod(rules(_parts, _layers))))
 
 
+class _MeanOfBias(torch.autograd.Function):
+    """y + b, with grad_output.mean(0) for the bias."""
+
+    @staticmethod
+    def forward(ctx, y, b):
+        return y + b
+
+    @staticmethod
+    def backward(ctx, g):
+        return g, g.mean(0)
+
+
+@makes("bias_gradients_averaged")
+class MeanOfBias(MAML):
+    """grad_output.mean(0)"""
+
+    framework = other(linear=lambda library, x, w, b=None: x @ w if b is None else _MeanOfBias.apply(x @ w, b))
+
+
 class _Bent(torch.autograd.Function):
     """An activation, in whose backward the incoming gradient is detached, or all of it."""
 
@@ -631,6 +650,70 @@ for _where in ("both", "support", "query"):
         named(Synchronised, f"lax.pmean over tasks: {_where}", where=_these)
     )
 
+# ── who adapts, what is left in .grad, and layers that one pass lacks ───────────────────────────────────────────────
+
+
+def names_of_layers(case) -> list[list[str]]:
+    return [layer["params"] for layer in case.model["layers"] if layer.get("params")]
+
+
+class Body(Adapting):
+    """the inner update skips the last layer"""
+
+    def names(self):
+        return [n for n in self.theta if n not in names_of_layers(self.case)[-1]]
+
+
+class AboveTheFirst(Adapting):
+    """the inner update skips the first layer"""
+
+    def names(self):
+        return [n for n in self.theta if n not in names_of_layers(self.case)[0]]
+
+
+makes("body_only", {"adapts": "body"})(Body)
+makes("body_only", {"adapts": "all but the first layer"})(AboveTheFirst)
+
+
+class FirstLeft(MAML):
+    """the first inner gradient is added to θ.grad, and the exact one too; all is divided by T"""
+
+    over_all = True
+
+    def finish(self, grads):
+        total = dict(grads)
+        for support, _ in self.tasks if self.steps else ():
+            g = grad(self.support_loss(self.theta, support), self.theta)
+            total = {n: t + (g[n] / len(self.tasks) if self.over_all else g[n]) for n, t in total.items()}
+        return total
+
+
+makes("first_gradient_not_zeroed", {"result": "first accumulated"})(FirstLeft)
+makes("first_gradient_not_zeroed", {"result": "first accumulated over T"})(
+    named(FirstLeft, "the first inner gradient is added to θ.grad, and the exact one, divided by T", over_all=False)
+)
+
+
+def in_one_loss(id: str, form: dict, framework) -> None:
+    """Registers the form for other layers or losses in the support loss alone, and in the query loss alone."""
+    for on in ("support", "query"):
+
+        def made(case, on=on):
+            mine = MAML(case)
+            changed = models.loss_in(framework(), case.model)
+            setattr(mine, f"{on}_loss", lambda fast, batch: changed(fast, *batch))
+            return mine()
+
+        made.__doc__ = f"other layers in the {on} loss"
+        makes(id, form | {"on": on})(made)
+
+
+in_one_loss("biases_unused", {"how": {"biases": "missing"}}, other(
+    linear=lambda library, x, w, b=None: x @ w,
+    batch_norm=lambda library, x, gamma, beta: models.Torch().batch_norm(x, gamma, 0 * beta)).__func__)  # fmt: skip
+in_one_loss("batch_norm_missing", {"how": {"network": "batch norm missing"}},
+            other(batch_norm=lambda library, x, gamma, beta: x).__func__)  # fmt: skip
+
 # ── the data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -773,13 +856,4 @@ for _id, _name, _replaced in (
 ):  # fmt: skip
     _framework = other(**_replaced)
     makes(_id, {"how": {"loss": _name}})(named(MAML, _name, framework=_framework))
-    for _on in ("support", "query"):
-
-        def _on_one(case, on=_on, framework=_framework):
-            made = MAML(case)
-            changed = models.loss_in(framework.__func__(), case.model)
-            setattr(made, f"{on}_loss", lambda fast, batch: changed(fast, *batch))
-            return made()
-
-        _on_one.__doc__ = f"{_name}, in the {_on} loss"
-        makes(_id, {"how": {"loss": _name}, "on": _on})(_on_one)
+    in_one_loss(_id, {"how": {"loss": _name}}, _framework.__func__)

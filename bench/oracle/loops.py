@@ -1271,6 +1271,7 @@ for _which, _chosen in {
     "sum of support gradients": lambda self, gs: gs,
     "mean of support gradients": lambda self, gs: [{n: x / len(gs) for n, x in g.items()} for g in gs],
     "last support gradient": lambda self, gs: gs[-1:],
+    "first support gradient": lambda self, gs: gs[:1],
 }.items():
     makes("support_gradients_returned", {"result": _which})(named(InnerReturned, _which, chosen=_chosen))
 

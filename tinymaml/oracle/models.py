@@ -80,7 +80,7 @@ class Options:
         padding: "right"; "first" (the odd zero comes first); "none"; "both" (k // 2 zeros on each side); "any stride"
             and "any stride, first": zeros as for stride 1; "edge", "reflect" or "wrap": no zeros, but pixels.
         pool: "max"; "mean", "sum"; "ceil" (a window over the edge counts), "stride 1" (windows overlap).
-        biases: "right"; see `_BIASES`.
+        biases: "right"; "averaged in the gradient", over examples and not summed, by linear layers; see `_BIASES`.
         flatten: "right", (h, w, c); see `_FLATTENED`.
     """
 
@@ -158,9 +158,12 @@ def _linear(x, w, b=None, *, held, how, off=None):
         gx = held(g, "g of x") @ held(w, "w").T
         if off:
             gx = gx + (g - hold(g)) @ off[0].T
-        gw = held(x, "x").T @ held(g, "g of w")
-        return gx, [unmix(gw)] + ([] if b is None else [np.sum(held(g, "g of b"), 0)])
+        gw, gb = held(x, "x").T @ held(g, "g of w"), np.sum(held(g, "g of b"), 0)
+        return gx, [unmix(gw)] + ([] if b is None else [gb / len(x) if averaged else gb])
 
+    averaged = how.biases == "averaged in the gradient"
+    if averaged and b is not None:
+        b = hold(b) + (b - hold(b)) / len(x)
     return (y if b is None else y + held(b, "b forward")), back
 
 

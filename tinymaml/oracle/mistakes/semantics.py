@@ -77,7 +77,7 @@ SWITCHES: dict[str, tuple] = {
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
     "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices",
-               *_BY_NDIM),
+               *_BY_NDIM, "body", "all but the first layer"),
     "start": ("right", "leaked", "leaked, detached"),
     "start_of": ("all", "no biases", *_GROUPS, "batch norm"),  # what leaks
     "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
@@ -133,7 +133,8 @@ SWITCHES: dict[str, tuple] = {
         "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
         "accumulated over T", "sign", *MIXED_UP, "over steps", "over tasks",
         "over inner rate", "first layer zero", "no biases zero", "vectors zero", "matrices zero",
-        "sum of support gradients", "mean of support gradients", "last support gradient",
+        "sum of support gradients", "mean of support gradients", "last support gradient", "first support gradient",
+        "first accumulated", "first accumulated over T",
     ),
 }  # fmt: skip
 
@@ -543,7 +544,8 @@ class _Run:
         if self.s["rate_is"]:
             given = dict.fromkeys(names, float(self.s["rate_is"]))
         normal = [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
-        own = {"right": case.adapt or names, "no batch norm": [n for n in names if n not in normal]}
+        own = {"right": case.adapt or names, "no batch norm": [n for n in names if n not in normal],
+               "all but the first layer": [n for n in names if n not in group(case, "first layer")]}  # fmt: skip
         adapted = own[self.s["adapts"]] if self.s["adapts"] in own else group(self.case, self.s["adapts"])
         frozen, only = named(case, self.s["frozen_tensor"]), named(case, self.s["only_tensor"])
         adapted = [n for n in adapted if n != frozen and (not self.s["only_tensor"] or n == only)]
@@ -1181,12 +1183,13 @@ class _Run:
         if what == "displacement":  # Reptile: θ − θ_K
             return _map(np.subtract, way["theta"][0], way["theta"][-1])
         if what.endswith(("support gradient", "support gradients")):
-            grads = way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]
+            grads = self.left(what, way["grad_s"])
             over = max(len(grads), 1) if what.startswith("mean") else 1
             return _map(lambda x, *gs: sum(gs, x * 0) / over, g, *grads)
-        if what in ("accumulated", "last accumulated", "accumulated over T"):  # .grad holds inner gradients too
+        if what.removesuffix(" over T") in ("accumulated", "last accumulated", "first accumulated"):
+            # .grad holds inner gradients too
             over = self.case.tasks if what.endswith("T") else 1
-            for inner in way["grad_s"][-1:] if what.startswith("last") else way["grad_s"]:
+            for inner in self.left(what, way["grad_s"]):
                 g = _map(lambda x, y: x + y * over, g, inner)
         if what.startswith("accumulated with graph"):  # each went back to θ
             over = self.case.tasks if what.endswith("T") else 1
@@ -1194,6 +1197,11 @@ class _Run:
                 back = self.back(inner, step, way, support, query)["theta"]
                 g = _map(lambda x, y, c=over: x + y * c, g, back)
         return g
+
+    @staticmethod
+    def left(what: str, grads: list) -> list:
+        """The inner gradients that are meant."""
+        return grads[-1:] if what.startswith("last") else grads[:1] if what.startswith("first") else grads
 
     def together(self, values, gradients, theta, beta):
         one = self.number(np.float64(1))

@@ -36,6 +36,15 @@ MISTAKES: list[Mistake] = [
         both_ways({"adapts": "first layer"}),
     ),
     further(
+        "body_only", "only the body changes in the inner loop, or all but the first layer",
+        "the last layer (the head) or the first one keeps its values in the inner loop, and the case adapts all "
+        "parameters",
+        "take the inner gradient with respect to all parameters, and update all of them",
+        "map the inner update over the whole tree of parameters",
+        both_ways({"adapts": "body"}, {"adapts": "all but the first layer"}),
+        shows="adapts",
+    ),
+    further(
         "one_shape_only", "only matrices change in the inner loop, or only vectors",
         "only matrices (and filters) are adapted in the inner loop, or only vectors (and scalars), or only tensors "
         "with one axis, or with two: a choice by ndim",

@@ -172,7 +172,7 @@ MISTAKES: list[Mistake] = [
         "batch norm is missing in the forward pass",
         "call bn(x) between the layer and its activation",
         "call bn(x) between the layer and its activation",
-        (how(network="batch norm missing"),),
+        on_each(how(network="batch norm missing")),
     ),
     # ── the layers ──────────────────────────────────────────────────────────────────────────────────────────────────
     further(
@@ -502,7 +502,16 @@ MISTAKES: list[Mistake] = [
         "biases are missing in the forward pass",
         "nn.Linear(…, bias=True); F.linear(x, w, b)",
         "x @ w + b",
-        tuple(how(biases=which) for which in ("missing", "first missing", "last missing")),
+        tuple(how(biases=which) for which in ("missing", "first missing", "last missing"))
+        + on_each(how(biases="missing"))[1:],
+    ),
+    further(
+        "bias_gradients_averaged", "∂L/∂b = mean g, of the examples' cotangents g",
+        "the backward of a linear layer averages over the examples for the bias, where it must sum: the loss is a mean "
+        "already, and the bias's gradient is N times too small",
+        "grad_output.sum(0) for the bias, not .mean(0)",
+        "g.sum(0) for the bias, not g.mean(0)",
+        (how(biases="averaged in the gradient"),),
     ),
     further(
         "biases_twice", "x W + 2b",

@@ -259,7 +259,16 @@ MISTAKES: list[Mistake] = [
         "torch.autograd.grad(query loss, parameters)",
         "jax.grad of the query loss",
         ({"result": "sum of support gradients"}, {"result": "mean of support gradients"},
-         {"result": "last support gradient"}),
+         {"result": "last support gradient"}, {"result": "first support gradient"}),
         shows="result",
+    ),
+    further(
+        "first_gradient_not_zeroed", "G + g_s(θ)",
+        "the support gradient at θ of the first inner step is still in .grad when the query's is added: those of later "
+        "steps went to tensors of their own",
+        "torch.autograd.grad for the inner gradients instead of loss.backward(); optimizer.zero_grad() before the "
+        "outer backward()",
+        "return the gradient of the query loss alone",
+        both_ways({"result": "first accumulated"}, {"result": "first accumulated over T"}),
     ),
 ]  # fmt: skip

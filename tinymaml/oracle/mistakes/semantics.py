@@ -114,7 +114,8 @@ SWITCHES: dict[str, tuple] = {
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
     # what goes back from the query loss, in the place of g_q(θ_K)
-    "query_gradient": ("own", *(f"{what}{which}" for which in OF_TASKS for what in ("of ", "at θ_K of ")), *MIXED_UP,
+    "query_gradient": ("own", *(f"at θ_K of {which}" for which in OF_TASKS), "of the first task", "of the last task",
+                       "of all tasks", *MIXED_UP,
                        "plus H_q θ_K", "plus H_q (θ_K − θ)", "plus H_q (θ_K − θ), less itself", "H_q θ_K",
                        "H_q (θ_K − θ)", "H_q times itself", "on top of the task before's"),
     "returned": ("what comes back", "sum on the way", "sum on the way but the first", "sum on the way but the last"),

@@ -140,8 +140,9 @@ MISTAKES: list[Mistake] = [
         "mean over all), or is taken at another task's adapted parameters",
         "the query gradient of loss(fast, xq[t], yq[t]) with task t's own fast weights",
         "the query gradient of task t at its own adapted parameters: vmap the whole task, and average at the end",
-        tuple({"query_gradient": f"{what}{which}"} for which in OF_TASKS[::-1] for what in ("of ", "at θ_K of ")
-              if what != "of " or which not in ("the next task", "the task before")),  # which pair as other Hessians do
+        # those of the next task and of the one before are paired as the Hessians of another task are
+        tuple({"query_gradient": f"of {which}"} for which in ("all tasks", "the first task", "the last task"))
+        + tuple({"query_gradient": f"at θ_K of {which}"} for which in OF_TASKS),
         shows="query_gradient",
     ),
     further(

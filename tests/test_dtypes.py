@@ -29,7 +29,6 @@ from tinymaml.programs.passes import simplify
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
 
-pytestmark = pytest.mark.filterwarnings("error::tinymaml.programs.CompileWarning")  # nothing falls back
 
 BOOL, *INTEGERS = map(np.dtype, (bool, "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"))
 FLOATS = [np.dtype("f4"), np.dtype("f8")]
@@ -39,7 +38,10 @@ EVERY = slice(None)
 COUNT = 12  # awkward numbers of each dtype
 
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [
+    pytest.mark.usefixtures("own_cache"),
+    pytest.mark.filterwarnings("error::tinymaml.programs.CompileWarning"),  # nothing falls back
+]
 
 
 # ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -81,6 +83,7 @@ def same(ours, wanted, exact: bool, zeros: bool = True, where: str = "", compute
         assert (a.shape, a.dtype) == (b.shape, b.dtype), (where, a.shape, a.dtype, b.shape, b.dtype)
         if exact or b.dtype.kind != "f":
             np.testing.assert_array_equal(a, b, err_msg=where)
+            assert b.dtype != bool or np.array_equal(a.view("u1"), b.view("u1")), (where, "a truth is 1, not 2 or 3")
             if b.dtype.kind == "f" and zeros:
                 there = ~np.isnan(b)
                 np.testing.assert_array_equal(np.signbit(a[there]), np.signbit(b[there]), err_msg=where)

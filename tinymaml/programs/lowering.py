@@ -130,8 +130,6 @@ def _indexed(f: Fusion, e: Equation, x, arrays: list, shape: tuple[int, ...]):
 def _scatter_add(f: Fusion, e: Equation) -> None:
     g, *arrays = e.inputs
     if arrays:
-        if e.output.dtype == bool:
-            raise Unsupported("booleans that are added at an index have no kernel")
         view, indices, sizes = _indexed(f, e, g, arrays, e.params["shape"])
         f.call(e, "scatter", [view, *indices], *sizes)
     else:

@@ -322,8 +322,8 @@ def gather(memory, t):
 
 
 @register_jitable
-def scatter(z, g, memory, t):
-    """z[o, row i] += g[o, i], from zero: the transpose of `gather`."""
+def scatter(z, g, truths, memory, t):
+    """z[o, row i] += g[o, i], from zero: the transpose of `gather`. Of truths, the sum is an "or"."""
     outer, picked, block, axes = t[5], t[6], t[7], t[8]
     rows = rows_in(t, 9 + axes, axes)
     for q in range(outer * rows * block):
@@ -333,8 +333,9 @@ def scatter(z, g, memory, t):
         if row < 0:
             return 1
         for o in range(outer):
+            to, of = (o * rows + row) * block, (o * picked + i) * block
             for q in range(block):
-                z[(o * rows + row) * block + q] += g[(o * picked + i) * block + q]
+                z[to + q] = max(z[to + q], g[of + q]) if truths else z[to + q] + g[of + q]
     return 0
 
 

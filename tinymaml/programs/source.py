@@ -312,7 +312,7 @@ def kernel_line(kernel: str, kinds: list[str], count: int) -> str:
         return f"machine.patches(memory + t[3], memory + t[4], {_numbers(5, count)})"
     pointers = [f"p_{kind}(memory, t, {i + 3})" for i, kind in enumerate(kinds)]
     if kernel == "scatter":
-        return f"failed = machine.scatter({', '.join(pointers[:2])}, memory, t)"
+        return f"failed = machine.scatter({', '.join(pointers[:2])}, {kinds[0] == code(np.dtype(bool))}, memory, t)"
     return f"machine.{kernel}({', '.join(pointers)}, {_numbers(len(kinds) + 3, count)})"
 
 

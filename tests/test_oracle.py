@@ -18,11 +18,12 @@ import tinymaml as tm
 from tinymaml import oracle
 from tinymaml.oracle import cases, diagnosis, models, questions, references, tolerance
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, list_bugs, run_form
-from tinymaml.oracle.clues import match
-from tinymaml.oracle.clues.pairs import merged
+from tinymaml.oracle.clues import match, pairs
+from tinymaml.oracle.clues.match import merged
 from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
+from tinymaml.oracle.mistakes.mistake import with_number
 from tinymaml.oracle.mistakes.semantics import SWITCHES, run
 from tinymaml.oracle.questions import fresh as drawn_anew  # which no fixture keeps
 
@@ -401,6 +402,63 @@ def test_a_penalty_beside_another_mistake(asked):
     assert (report.bug, report.numbers) == ("outer_weight_decay + implicit_steps", {"λ": 0.03})
 
 
+# Two forms, and their numbers: each pair for one of the ways in which `clues.pairs` looks for it.
+PLANTED = {
+    "each in other models": ({"positive_weight": 10.0}, {"absolute_error": None}),
+    "a place beside images": ({"one_tensor_detached": 2}, {"images_transposed": None}),
+    "both in one layer, ε is small": ({"batch_norm_epsilon/1": 1e-6}, {"one_forward_for_both/2": None}),
+    "both in every case": ({"steps_in_some_tasks/7": None}, {"inner_pass_of_start/4": None}),
+    "two layers that are held": ({"activation_frozen": None}, {"softmax_frozen": None}),
+    "a part is scaled": ({"query_in_inner_loop": None}, {"gradient_of_group_scaled": 0.3}),
+}
+
+
+def planted(cases, *halves: dict):
+    """A candidate that makes mistakes by the names of their forms, with numbers."""
+    named = {name: form for case in cases for name, form in forms(case).items()}
+    numbers = {name: c for half in halves for name, c in half.items()}
+    made = {name: named[name] if c is None else with_number(named[name], CATALOGUE[name.split("/")[0]].free, c)
+            for name, c in numbers.items()}  # fmt: skip
+    a, b = ({name: made[name] for name in half} for half in halves)
+    return both(a, b)
+
+
+def off_by_little(cases, mine):
+    """The answers of `mine`, but for the eighth digit of one wrong case."""
+    wrong = max((j for j in judged(cases, mine)[0] if not j.passed), key=lambda j: len(flat(j.answer.grad))).case.id
+
+    def other(case):
+        grads = mine(case)["meta_grad"]
+        return {"meta_grad": {n: np.asarray(g) * (1 + 1e-8 * (case.id == wrong)) for n, g in grads.items()}}
+
+    return other
+
+
+@pytest.mark.parametrize("id", [
+    pytest.param(id, marks=() if i < 3 else pytest.mark.slow) for i, id in enumerate(PLANTED)])  # fmt: skip
+def test_two_are_found_and_no_pair_that_is_next_to_right(asked, id):
+    wanted = {name.split("/")[0]: c for half in PLANTED[id] for name, c in half.items()}
+    mine = planted(asked, *PLANTED[id])
+    report = pairs.two(judged(asked, mine)[0])
+    assert report and set(report.bug.split(" + ")) == wanted.keys() and report.verdict == "KNOWN_BUG", report
+    assert list(report.numbers.values()) == pytest.approx([c for c in wanted.values() if c is not None])
+    assert pairs.two(judged(asked, off_by_little(asked, mine))[0]) is None
+
+
+def test_a_pair_that_says_more_than_is_needed_is_no_tie(asked):
+    """Some forms of many mistakes are first-order MAML too, and do nothing else in these cases."""
+    mine = planted(asked, {"fomaml": None}, {"last_parameter_missing": None})
+    report = pairs.two(judged(asked, mine)[0])
+    assert (report.bug, report.ties) == ("fomaml + last_parameter_missing", [])
+
+
+def test_one_number_is_no_proof_of_a_number(asked):
+    """Every form with a free number meets an answer of one number, if that is solved for."""
+    case = next(c for c in oracle.load("core") if c.id == "long")
+    here = judged([case], lambda case: {"meta_grad": {n: 1.234 * g for n, g in honest(case)["meta_grad"].items()}})[0]
+    assert pairs.two(here) is None
+
+
 @pytest.mark.parametrize(("digits", "number"), [(6, 0.9), (5, 0.5)])
 def test_a_mistake_that_is_computed_with_few_digits(asked, digits, number):
     """No value is met to rounding; the mistake is named if it explains far more than what is right does."""
@@ -426,6 +484,12 @@ def test_what_is_next_to_no_mistake_is_not_called_one(asked):
 def test_forms_that_contradict_each_other_do_not_merge():
     assert merged({"inner": "stale"}, {"inner": "ascent"}) is None
     assert merged({"how": {"unit": 0.5}}, {"how": {"unbiased": True}}) == {"how": {"unit": 0.5, "unbiased": True}}
+
+
+def test_layers_that_are_held_constant_add_up():
+    held = [{"how": {"frozen": names}} for names in (("loss",), ("tanh",), ("loss", "tanh"))]
+    assert merged(held[0], held[1]) == held[2] and merged(held[0], held[2]) is None
+    assert match.together(held[0], held[2]) == held[2]
 
 
 # ── what the catalogue does not have ────────────────────────────────────────────────────────────────────────────────

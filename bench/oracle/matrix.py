@@ -30,7 +30,7 @@ import numpy as np
 from tinymaml import oracle
 from tinymaml.oracle import cases, questions, references
 from tinymaml.oracle.catalogue import CATALOGUE, forms
-from tinymaml.oracle.clues.pairs import merged
+from tinymaml.oracle.clues.match import merged
 from tinymaml.oracle.tolerance import UNIT
 
 from . import mistakes, page

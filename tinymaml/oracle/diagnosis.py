@@ -79,7 +79,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
             or _right(judged, questions, answers)
             or (_one(judged, questions, answers) if before is None else _again(before))
             or _imprecise(judged, cause_of(judged, questions, answers))
-            or (_two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
+            or (pairs.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or _unknown(judged, questions, answers)
         )
@@ -201,10 +201,6 @@ def _one(judged: list[Judged], questions, answers) -> Report | None:
 def _again(before: Report) -> Report | None:
     """What one known mistake explained in the round before: the cases are the same."""
     return dataclasses.replace(before, notes=[], framework="") if before.bug or before.factor else None
-
-
-def _two(judged: list[Judged]) -> Report | None:
-    return pairs.two(judged) or pairs.one_with_a_number(judged)
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

@@ -68,7 +68,7 @@ def known(judged: list[Judged]) -> Report | None:
     found = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
     found = [n for n in found if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
     possible = {name: form for j in judged for name, form in j.forms.items()}
-    found = [n for n in found if not any(_is_part(possible[m], possible[n]) for m in found)]
+    found = [n for n in found if not any(is_part(possible[m], possible[n]) for m in found)]
     return named(judged, found) if found else None
 
 
@@ -89,9 +89,14 @@ def _where(judged: list[Judged]) -> str:
     return f", {'in the cases with ' + ', '.join(sorted(shared)) if shared else 'in some of the cases'} alone"
 
 
-def _is_part(a: dict, b: dict) -> bool:
+def is_part(a: dict, b: dict) -> bool:
     """Whether form b sets all that a sets, and more: where a explains the answers, b says something needless."""
-    return a != b and all(v.items() <= b.get(k, {}).items() if k == "how" else b.get(k) == v for k, v in a.items())
+    return a != b and holds(b, a)
+
+
+def holds(a: dict, b: dict) -> bool:
+    """Whether form a sets all that b sets."""
+    return all(v.items() <= a.get(k, {}).items() if k == "how" else a.get(k) == v for k, v in b.items())
 
 
 def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | None = None) -> Report:
@@ -298,22 +303,26 @@ def _size_as_number(ordered: list[Judged], name: str, free: Free) -> str:
     return next((size for size in near if all(explains(j, form(j, size)) for j in ordered)), "")
 
 
-def candidates(j: Judged, name: str, free: Free) -> list[float]:
+def candidates(j: Judged, name: str, free: Free, beside: dict | None = None) -> list[float]:
     """The numbers with which the form explains the answer to one case, which is not blind to them; kept in `j.solved`.
 
     The usual numbers are tried as they are. Newton's method starts from them until it has failed three times.
+
+    Args:
+        beside: the form of another mistake, which is made as well; there are many, so that less is tried.
     """
-    if name not in j.solved:
+    key = (name, repr(beside)) if beside else name
+    if key not in j.solved:
         found: list[float] = []
-        failed = 0
-        for start in _starts(j, free):
-            usual = free.integer or explains(j, form_with(j, name, free, start))
-            c = float(start) if usual else _solved(j, name, free, start) if failed < 3 else None
+        failed, most = 0, 1 if beside else 3
+        for start in free.typical if beside else _starts(j, free):
+            usual = free.integer or explains(j, form_with(j, name, free, start, beside))
+            c = float(start) if usual else _solved(j, name, free, start, beside) if failed < most else None
             failed += c is None
             near = () if c is None else dict.fromkeys((float(f"{c:.3g}"), float(f"{c:.6g}"), c))
-            found += [x for x in near if x not in found and explains(j, form_with(j, name, free, x))]
-        j.solved[name] = found
-    return j.solved[name]
+            found += [x for x in near if x not in found and explains(j, form_with(j, name, free, x, beside))]
+        j.solved[key] = found
+    return j.solved[key]
 
 
 def blind(j: Judged, name: str, free: Free) -> bool:
@@ -335,19 +344,44 @@ def _starts(j: Judged, free: Free) -> Iterator[float]:
         yield from (float(np.max(np.abs(got))), float(np.linalg.norm(got)))
 
 
-def form_with(j: Judged, name: str, free: Free, c: float) -> dict:
-    """The form with that number; {} where it does not concern the case."""
+def form_with(j: Judged, name: str, free: Free, c: float, beside: dict | None = None) -> dict:
+    """The form with that number, and another form beside it; {} where it does not concern the case."""
     form = j.forms.get(name)
-    return {} if form is None else with_number(form, free, int(c) if free.integer else c)
+    if form is None:
+        return {}
+    numbered = with_number(form, free, int(c) if free.integer else c)
+    return together(numbered, beside or {}) or {}
 
 
-def _solved(j: Judged, name: str, free: Free, start: float) -> float | None:
+def together(a: dict, b: dict) -> dict | None:
+    """The form of both on a case; None where they contradict each other."""
+    if not a or not b:
+        return a or b
+    both = merged(a, b)
+    return both or next((one for one, other in ((a, b), (b, a)) if holds(one, other)), None)
+
+
+def merged(a: dict, b: dict) -> dict | None:
+    """Both forms' settings together; None where they contradict each other, or are the same. Layers that are held
+    constant add up."""
+    how = {**a.get("how", {}), **b.get("how", {})}
+    shared = a.get("how", {}).keys() & b.get("how", {}).keys()
+    if "frozen" in shared:
+        how["frozen"] = tuple(dict.fromkeys((*a["how"]["frozen"], *b["how"]["frozen"])))
+    clash = any(a[k] != b[k] for k in (a.keys() & b.keys()) - {"how"}) or any(
+        a["how"][k] != b["how"][k] for k in shared - {"frozen"}
+    )
+    both = {**a, **b} | ({"how": how} if how else {})
+    return None if clash or both in (a, b) else both
+
+
+def _solved(j: Judged, name: str, free: Free, start: float, beside: dict | None = None) -> float | None:
     """c with value(c) = theirs, by Gauss and Newton's method on one case; None if it does not converge."""
     got, c = flat(j.answer.grad), start
 
     def residual(c: float) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return flat(j.gives(form_with(j, name, free, c))) - got
+            return flat(j.gives(form_with(j, name, free, c, beside))) - got
 
     def near(r: np.ndarray) -> bool:
         return bool(np.linalg.norm(r) <= 1e-9 * np.linalg.norm(got))

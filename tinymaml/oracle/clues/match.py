@@ -91,12 +91,7 @@ def _where(judged: list[Judged]) -> str:
 
 def is_part(a: dict, b: dict) -> bool:
     """Whether form b sets all that a sets, and more: where a explains the answers, b says something needless."""
-    return a != b and holds(b, a)
-
-
-def holds(a: dict, b: dict) -> bool:
-    """Whether form a sets all that b sets."""
-    return all(v.items() <= a.get(k, {}).items() if k == "how" else a.get(k) == v for k, v in b.items())
+    return a != b and all(v.items() <= b.get(k, {}).items() if k == "how" else b.get(k) == v for k, v in a.items())
 
 
 def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | None = None) -> Report:
@@ -309,13 +304,13 @@ def candidates(j: Judged, name: str, free: Free, beside: dict | None = None) -> 
     The usual numbers are tried as they are. Newton's method starts from them until it has failed three times.
 
     Args:
-        beside: the form of another mistake, which is made as well; there are many, so that less is tried.
+        beside: the form of another mistake, which is made as well, or {}; there are many, so that less is tried.
     """
     key = (name, repr(beside)) if beside else name
     if key not in j.solved:
         found: list[float] = []
-        failed, most = 0, 1 if beside else 3
-        for start in free.typical if beside else _starts(j, free):
+        failed, most = 0, 3 if beside is None else 1
+        for start in _starts(j, free) if beside is None else free.typical:
             usual = free.integer or explains(j, form_with(j, name, free, start, beside))
             c = float(start) if usual else _solved(j, name, free, start, beside) if failed < most else None
             failed += c is None
@@ -354,16 +349,7 @@ def form_with(j: Judged, name: str, free: Free, c: float, beside: dict | None = 
 
 
 def together(a: dict, b: dict) -> dict | None:
-    """The form of both on a case; None where they contradict each other."""
-    if not a or not b:
-        return a or b
-    both = merged(a, b)
-    return both or next((one for one, other in ((a, b), (b, a)) if holds(one, other)), None)
-
-
-def merged(a: dict, b: dict) -> dict | None:
-    """Both forms' settings together; None where they contradict each other, or are the same. Layers that are held
-    constant add up."""
+    """Both forms' settings; None where they contradict each other. Layers that are held constant add up."""
     how = {**a.get("how", {}), **b.get("how", {})}
     shared = a.get("how", {}).keys() & b.get("how", {}).keys()
     if "frozen" in shared:
@@ -371,8 +357,13 @@ def merged(a: dict, b: dict) -> dict | None:
     clash = any(a[k] != b[k] for k in (a.keys() & b.keys()) - {"how"}) or any(
         a["how"][k] != b["how"][k] for k in shared - {"frozen"}
     )
-    both = {**a, **b} | ({"how": how} if how else {})
-    return None if clash or both in (a, b) else both
+    return None if clash else {**a, **b} | ({"how": how} if how else {})
+
+
+def merged(a: dict, b: dict) -> dict | None:
+    """Both forms' settings together; None where they contradict each other, or are the same."""
+    both = together(a, b)
+    return None if both in (a, b) else both
 
 
 def _solved(j: Judged, name: str, free: Free, start: float, beside: dict | None = None) -> float | None:

@@ -46,7 +46,7 @@ from .match import (
 COMMON = ("fomaml", "sum_over_tasks", "half_squared_error", "one_step_more", "one_step_less")
 
 # What each search may cost, in units of `match.cost`.
-LIMIT = 45_000
+LIMIT = 40_000
 SOLVING = 8  # evaluations of a form, on the average, to solve for its number
 
 MOST_FIRSTS = 40  # forms that are asked which of all wrong cases they explain
@@ -98,7 +98,7 @@ Pair = tuple[Half, Half]
 
 def two(judged: list[Judged]) -> Report | None:
     """Two mistakes, with the numbers that they may have. Two conventions are no mistake, and come first."""
-    search = _Search(judged)
+    search = Search(judged)
     for found in (search.one_stands_alone(), search.what_is_left(), search.both_show(), search.numbers_beside()):
         for pairs in found:
             if fit := [pair for pair in pairs if search.explained(pair)]:
@@ -118,7 +118,7 @@ def _rank(pair: Pair) -> tuple:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-class _Search:
+class Search:
     """The pairs that may explain the answers, by the ways that the module names: lists of equals, of which each pair
     explains at least the case that it was looked for on."""
 
@@ -189,11 +189,12 @@ class _Search:
             kind, costs = str(j.case.model["layers"]), cost(j.case) * SOLVING * len(here)
             if kind in kinds or spent and spent + costs > LIMIT:
                 continue
+            beside = {} if kinds else None
             spent += costs
             kinds.add(kind)
             for h in here:
                 if not blind(j, h.name, h.mistake.free):
-                    found += [Half(h.name, c) for c in candidates(j, h.name, h.mistake.free)]
+                    found += [Half(h.name, c) for c in candidates(j, h.name, h.mistake.free, beside)]
         return list(dict.fromkeys(found))
 
     def with_a_number(self, j: Judged, a: Half, numbered: list[Half]) -> list[Pair]:
@@ -241,7 +242,7 @@ class _Search:
             for b in last:
                 without, of = LEFT[b.mistake.id]
                 term = flat(of(first.case, value, b.form(first)))
-                c = float(left @ term / (term @ term)) if np.any(term) else 0.0
+                c = float(left @ term / length) if (length := float(term @ term)) else 0.0
                 if c and np.max(np.abs(left - c * term)) <= 1e-6 * np.max(np.abs(left)):
                     c += without
                     yield [(a, Half(b.name, number)) for number in dict.fromkeys((float(f"{c:.3g}"), c))]

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from tinymaml.cli import main
-from tinymaml.oracle import CATALOGUE, check, generate, load, questions
+from tinymaml.oracle import CATALOGUE, check, generate, load, questions, tolerance
 from tinymaml.oracle.catalogue import flat, forms, run_form
 from tinymaml.oracle.clues import precision
 from tinymaml.oracle.clues.difference import another_answer
-from tinymaml.oracle.clues.match import fits, value_of
+from tinymaml.oracle.clues.locate import MATCH, Judged
+from tinymaml.oracle.clues.match import excluded, fits, value_of
 from tinymaml.oracle.diagnosis import judge, must_see
 from tinymaml.oracle.family import ALGORITHMS, suites
 from tinymaml.oracle.judge import protocol
@@ -186,6 +187,34 @@ def test_the_steps_of_another_case_do_not_fit_what_is_learned_for_each_step():
         asked.append(questions.Question(case.id, case))
     assert len({(str(j.case.model), j.case.inner_steps) for j in judged}) > len({str(j.case.model) for j in judged})
     assert another_answer(judged, asked) == ""
+
+
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_form_that_explains_an_answer_is_lost_to_its_slope(algorithm, every):
+    """Nor where the answer is off by as many roundings as are allowed, or is the form's gradient times a number."""
+    case, unlike, decided = load("core", algorithm=algorithm)[0], 0, 0
+    right, unit = Judged(case, questions.Answered(case.answer.meta_grad), 0, 0), tolerance.UNIT["float64"]
+    for form in list(forms(case).values())[::every]:
+        with np.errstate(all="ignore"):
+            value = run_form(case, form).meta_grad
+            allowed = 0.9 * MATCH * unit * case.answer.usual_scale
+            off = {n: questions.direction(case)[n] * np.max(allowed) for n in value}
+            for given, times in ((value, 1.0), ({n: 3 * g for n, g in value.items()}, 3.0)):
+                for grads in (given, {n: g + off[n] for n, g in given.items()}):
+                    j = Judged(case, questions.Answered(grads), 0, 0)
+                    assert not (fits(case, grads, value, times) and excluded(j, form, [times])), form
+            if np.isfinite(flat(value)).all() and not fits(case, case.answer.meta_grad, value):
+                unlike += right.slope(form) is not None
+                decided += excluded(right, form)
+    assert decided >= 0.9 * unlike > 0
+
+
+def test_a_form_whose_slope_is_no_number_is_not_excluded_by_it():
+    case = load("core", algorithm="anil")[0]
+    j = Judged(case, questions.Answered(case.answer.meta_grad), 0, 0)
+    for form in ({"rate_is": 1e200}, {"outer": "median"}, {"result": "normalised"}, {"not learned": "what adapts"}):
+        with np.errstate(all="ignore"):
+            assert not excluded(j, form) and (j.slope(form) is None or np.isnan(j.slope(form)))
 
 
 @pytest.mark.slow

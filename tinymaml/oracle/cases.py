@@ -73,9 +73,14 @@ class Bugs(Mapping):
             self._values[name] = self._computed(name)
         return self._values[name]
 
+    def waiting(self, name: str) -> dict | None:
+        """The form of a mistake whose value is still to be computed; None if it is there, or there is none."""
+        return self.forms(self.case.dtype)[name] if name not in self._values and name in self else None
+
     def _computed(self, name: str) -> dict[str, np.ndarray] | None:
         found: list = []
-        form = self.forms(self.case.dtype)[name]
+        form = self.waiting(name)
+        assert form is not None
         with np.errstate(all="ignore"):
             margin, _ = margin_of(lambda: found.append(run_form(self.case, form).meta_grad))
         known = margin >= KINK and all(np.isfinite(g).all() for g in found[0].values())

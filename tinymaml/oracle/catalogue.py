@@ -45,6 +45,11 @@ def run_form(case, form: dict, number=float, known: dict | None = None) -> Resul
     return run(case, number, Options(**options), known, **{k: v for k, v in form.items() if k != "how"})
 
 
+def slope_of_form(case, form: dict, d: dict) -> float | None:
+    """⟨G, d⟩ of the meta-gradient under `form`, where that is far cheaper than G; None where only G itself tells."""
+    return None if case.algorithm == "maml" else answers.slope(case, d, **form)
+
+
 CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES
 
 # Mistakes that leave the meta-gradient of given tasks right, so that no check of it can see them.

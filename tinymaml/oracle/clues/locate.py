@@ -22,9 +22,9 @@ import math
 import numpy as np
 
 from .. import tolerance
-from ..arithmetic import as_numbers
-from ..cases import Case
-from ..catalogue import flat, run_form
+from ..arithmetic import as_numbers, margin_of
+from ..cases import KINK, Case
+from ..catalogue import flat, run_form, slope_of_form
 from ..mistakes.semantics import Calculus, run
 from ..models import Options
 from ..questions import Answered, as_floats, direction
@@ -64,6 +64,23 @@ class Judged:
         if key not in self.given:
             self.given[key] = run_form(self.case, form).meta_grad
         return self.given[key]
+
+    @functools.cached_property
+    def slopes(self) -> dict[str, float | None]:
+        """A form, as text → its `slope`, as far as that has been asked for."""
+        return {}
+
+    def slope(self, form: dict) -> float | None:
+        """⟨G, d⟩ of a form's gradient along `direction`, where that is known before G is; computed once.
+
+        None also where a kink is so near that the value of the form may count as unknown.
+        """
+        key = repr(form)
+        if key not in self.slopes:
+            found: list = []
+            margin, _ = margin_of(lambda: found.append(slope_of_form(self.case, form, direction(self.case))))
+            self.slopes[key] = found[0] if margin >= 10 * KINK else None
+        return self.slopes[key]
 
     @property
     def passed(self) -> bool:

@@ -8,7 +8,7 @@ that is quickest to compute first, so that most mistakes are ruled out by a few 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..cases import Case
 from ..catalogue import CATALOGUE, flat
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
+from ..questions import direction
 from .locate import MATCH, Judged, at_kink, features
 
 
@@ -39,6 +40,38 @@ def value_of(case: Case, name: str) -> dict | None:
     """What the mistake's form gives on the case; the right gradient, where the case is blind to it."""
     assert case.answer is not None
     return case.answer.bugs.get(name, case.answer.meta_grad)
+
+
+# How far ⟨G, d⟩ may be off, of the largest number of the answer: the value of a mistake may be badly conditioned.
+ALONG = 1e-7
+
+
+def excluded(j: Judged, form: dict, factors: Iterable[float] = (1.0,), within: float = ALONG) -> bool:
+    """Whether a form's gradient G is seen not to be the answer without computing it: by ⟨G, d⟩ along one direction, at
+    the price of one loss. What `fits` accepts, times one of the factors, is never excluded.
+
+        |⟨g, d⟩ − c ⟨G, d⟩| ≤ Σᵢ |dᵢ| |gᵢ − c Gᵢ|
+
+    Args:
+        within: how near each element may have to be, of the largest.
+    """
+    along = j.slope(form)
+    if along is None or not np.isfinite(along):
+        return False
+    got, d, right = flat(j.answer.grad), flat(direction(j.case)), j.case.answer
+    size = float(np.max(np.abs(got)))
+    larger = max(1.0, size / right.size) if right.size else 1.0
+    # twice what is allowed, since the scale follows the larger one of both, which is not known
+    near = 2 * MATCH * tolerance.UNIT[j.case.dtype] * larger * right.usual_scale + within * size
+    return all(abs(got @ d - c * along) > np.abs(d) @ near for c in factors)
+
+
+def gives_answer(j: Judged, name: str) -> bool:
+    """Whether the mistake's form gives the answer to the case, or is not known there."""
+    form = j.case.answer.bugs.waiting(name)
+    if form is not None and excluded(j, form):
+        return False
+    return fits(j.case, j.answer.grad, value_of(j.case, name))
 
 
 def cheapest_first(judged: list[Judged]) -> list[Judged]:
@@ -65,7 +98,7 @@ def known(judged: list[Judged]) -> Report | None:
     """One mistake, as it stands in the catalogue."""
     ordered = cheapest_first(judged)
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
-    found = [n for n in names if all(fits(j.case, j.answer.grad, value_of(j.case, n)) for j in ordered)]
+    found = [n for n in names if all(gives_answer(j, n) for j in ordered)]
     found = [n for n in found if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
     possible = {name: form for j in judged for name, form in j.forms.items()}
     found = [n for n in found if not any(is_part(possible[m], possible[n]) for m in found)]
@@ -78,7 +111,7 @@ def partly_known(judged: list[Judged]) -> Report | None:
     wrong = [j for j in ordered if not j.passed]
     for name in dict.fromkeys(name for j in wrong for name in j.forms):
         shows = any(j.case.answer.bugs.get(name) is not None for j in wrong)
-        if shows and all(fits(j.case, j.answer.grad, value_of(j.case, name)) for j in wrong):
+        if shows and all(gives_answer(j, name) for j in wrong):
             return named(judged, [name], _where(judged))
     return None
 
@@ -195,6 +228,9 @@ def _size(judged: list[Judged], name: str) -> str:
 
 def _near(j: Judged, name: str, possible: dict[str, float]) -> list[str]:
     """The factors that may fit one case, by its numbers along the mistake's."""
+    form = j.case.answer.bugs.waiting(name)
+    if form is not None and excluded(j, form, possible.values()):
+        return []
     got, value = flat(j.answer.grad), value_of(j.case, name)
     length = 0.0 if value is None else float(flat(value) @ flat(value))
     if not length or not np.isfinite(length):
@@ -404,6 +440,8 @@ def explains(j: Judged, form: dict) -> bool:
     """Whether the form gives the answer to this case."""
     with np.errstate(all="ignore"):
         try:
+            if excluded(j, form):
+                return False
             grads = j.gives(form)
         except (ArithmeticError, LookupError, ValueError):  # two mistakes may make no sense together
             return False
@@ -425,6 +463,9 @@ def roughly(judged: list[Judged]) -> Report | None:
     for name, c in _with_usual_numbers(ordered):
         limit, worst = best[0] / 3 if best else ROUGHLY, 0.0  # another one has to be clearly nearer
         for j in ordered:
+            form = _form_given(j, name, c)
+            if form is not None and excluded(j, form, within=limit):
+                break
             worst = max(worst, _apart(j, _given(j, name, c)))
             if worst >= limit:
                 break
@@ -452,6 +493,13 @@ def _given(j: Judged, name: str, c: float | None) -> dict:
     return j.gives(form_with(j, name, CATALOGUE[name.split("/")[0]].free, c))
 
 
+def _form_given(j: Judged, name: str, c: float | None) -> dict | None:
+    """The form that `_given` would compute now; None if nothing is to be computed."""
+    if c is None or name not in j.forms:
+        return j.case.answer.bugs.waiting(name)
+    return form_with(j, name, CATALOGUE[name.split("/")[0]].free, c)
+
+
 def _apart(j: Judged, value: dict) -> float:
     """How far the answer is from a value, of its largest number."""
     with np.errstate(all="ignore"):
@@ -473,7 +521,7 @@ def nearest(judged: list[Judged]) -> str:
     for name in names:
         missed = 0
         for place, j in enumerate(wrong, start=1):
-            missed += not fits(j.case, j.answer.grad, value_of(j.case, name))
+            missed += not gives_answer(j, name)
             if missed > most or missed >= left or missed == place == 3:  # the first three, which cost least
                 break
         else:

@@ -1,7 +1,8 @@
 """The results of an algorithm of the family on a case: exactly, with a mistake, by the engine, and without calculus.
 
     run(case, number, **switches)      (𝓛, G) over any numbers            by_engine(case, params)     backwards
-    differences(case)                  without any derivative
+    slope(case, d, **switches)         ⟨G, d⟩ at the price of a loss       differences(case)           without any
+                                                                           derivative
 
 The algorithm is the module of `ALGORITHMS` that the case names; what it computes with is in `procedure`.
 """
@@ -9,6 +10,7 @@ The algorithm is the module of `ALGORITHMS` that the case names; what it compute
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -53,13 +55,7 @@ def run(
         how: `models.Options` that are not in their place.   rounded: what has fewer digits, "rate to float32".
         known: that of `catalogue.run_form`.
     """
-    case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
-    if digits := switches.get("rate_decimals"):
-        case = dataclasses.replace(case, inner_lr=float(np.round(case.inner_lr, int(digits))))
-    if rate := switches.get("rate_is") or (case.outer_lr if switches.get("rate") == "of the outer loop" else 0):
-        case = dataclasses.replace(case, inner_lr=float(rate))
-    options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
-    algorithm, s, changed = ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
+    case, algorithm, s, changed = _set_up(case, how, rounded, switches)
     if s["outer"] == "sequential":
         return _sequential(case, number, how, known, switches)
     theta = {n: as_numbers(p, number) for n, p in case.params.items()}
@@ -95,6 +91,41 @@ def run(
     return Result(value, finished(s, grads, theta, case, rates), trace)
 
 
+def _set_up(case, how: dict | None, rounded: str, switches: dict) -> tuple:
+    """The case, with another rate or fewer digits if these say so; its algorithm, all switches, and the Options."""
+    case = _with_fewer_digits(case, *rounded.split(" to ")) if rounded else case
+    if digits := switches.get("rate_decimals"):
+        case = dataclasses.replace(case, inner_lr=float(np.round(case.inner_lr, int(digits))))
+    if rate := switches.get("rate_is") or (case.outer_lr if switches.get("rate") == "of the outer loop" else 0):
+        case = dataclasses.replace(case, inner_lr=float(rate))
+    options = {k: frozenset(v) if k == "frozen" else v for k, v in (how or {}).items()}
+    return case, ALGORITHMS[case.algorithm], switches_of(case, switches), Options(**options)
+
+
+# Switches of what becomes of the tasks' gradients, under which ⟨G, d⟩ is made of theirs as G is of the gradients; and
+# the ways to put tasks together under which it is not.
+_LINEAR = {"second_order", "task_count", "tilt", "outer", "outer_momentum", "outer_momentum_like"}
+_NOT_LINEAR = ("median", "lower median", "each normalised", "sequential")
+
+
+def slope(case, d: dict, how: dict | None = None, rounded: str = "", **switches) -> float | None:
+    """⟨G, d⟩ under the switches of `run`, of one complex step along d, {name: array}. G takes one for each number of θ.
+
+    None where G is no derivative but a formula, or is changed after its parts are there, so that only the whole tells.
+    """
+    case, algorithm, s, changed = _set_up(case, how, rounded, switches)
+    after = {n for n in (*AFTER_THE_TASKS - _LINEAR, *getattr(algorithm, "AFTERWARDS", ())) if switches.get(n)}
+    if s["result"] == "accumulated":
+        after.discard("result")
+    if hasattr(algorithm, "gradient") or after or s["outer"] in _NOT_LINEAR or s["inner"].endswith("with its graph"):
+        return None
+    moved = {n: p + 1j * H * d[n] for n, p in case.params.items()}
+    done = _losses(case, algorithm, float, s, changed, None, moved)
+    # ⟨G, d⟩ = Im 𝓛(θ + ihd) / h
+    slopes = [{"along d": np.asarray(_slope(value, float))} for value, _ in done]
+    return float(_together([np.real(value) for value, _ in done], slopes, s, case)[1]["along d"])
+
+
 def _sequential(case, number, how, known, switches) -> Result:
     """θ ← θ − β Gₜ after each task; the mean of these Gₜ."""
     beta, params, done = switches.get("outer_rate") or case.outer_lr, case.params, []
@@ -122,19 +153,7 @@ def _with_fewer_digits(case, what: str, dtype: str):
 
 def _differentiated(case, algorithm, number, s, how, known, theta) -> tuple:
     """The losses, θ_K and gradients of all tasks: one run per number of θ, which carries the derivative along it."""
-
-    def losses(meta):
-        at = ByHand(case, number, s, how, known)
-        if s["factors"] == "parameters detached":
-            meta = at.hold(meta)
-        done, tasks = [], tasks_of(at)
-        for t, task in enumerate(tasks):
-            if t != {"first task": 0, "last task": len(tasks) - 1}.get(s["second_order"], t):
-                at.s = s | {"factors": "detached"}
-            done.append(algorithm.query_loss(at, meta, *task))
-            at.s = s
-        return done
-
+    losses = functools.partial(_losses, case, algorithm, number, s, how, known)
     plain = losses(theta)
     grads = [{n: np.zeros(p.shape, p.dtype) for n, p in theta.items()} for _ in plain]
     for n, p in theta.items():
@@ -143,6 +162,20 @@ def _differentiated(case, algorithm, number, s, how, known, theta) -> tuple:
                 # g_i = Im L(θ + ih eᵢ) / h, or the slope of L(θ + ε eᵢ)
                 g[n].flat[i] = _slope(value, number)
     return [value for value, _ in plain], [end for _, end in plain], grads
+
+
+def _losses(case, algorithm, number, s, how, known, meta) -> list[tuple]:
+    """(L_q, θ_K) of each task, at any `meta`."""
+    at = ByHand(case, number, s, how, known)
+    if s["factors"] == "parameters detached":
+        meta = at.hold(meta)
+    done, tasks = [], tasks_of(at)
+    for t, task in enumerate(tasks):
+        if t != {"first task": 0, "last task": len(tasks) - 1}.get(s["second_order"], t):
+            at.s = s | {"factors": "detached"}
+        done.append(algorithm.query_loss(at, meta, *task))
+        at.s = s
+    return done
 
 
 def _recorded(case, algorithm, s) -> tuple:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..mistakes.mistake import Mistake
 from . import partial
-from .partial import SWITCHES, finish, query_loss  # noqa: F401
+from .partial import AFTERWARDS, SWITCHES, finish, query_loss  # noqa: F401
 from .procedure import PLAIN
 
 FORMULA = "∂L_q(b_K, h)/∂(b, h),   bₖ₊₁ = bₖ − α ∂L_s(bₖ, h)/∂b"

@@ -37,6 +37,7 @@ SWITCHES = {
     "query_decay": (0.0,), "iterates": ("last",), "iterate_decay": (0.0,), "query_before_weight": (0.0,),
     "support_weight": (0.0,), "support_before_weight": (0.0,),
 }  # fmt: skip
+AFTERWARDS = ("not learned", "rows' gradient")
 
 
 def query_loss(at, meta, support, query):

@@ -26,6 +26,7 @@ SWITCHES = {
     "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor"),
     "rates' gradient times": (0.0,),
 }  # fmt: skip
+AFTERWARDS = ("rates' gradient", "rates' gradient times")
 
 
 def parted(meta: dict) -> tuple[dict, dict]:

@@ -16,6 +16,7 @@ SWITCHES = {
     "backward": ("right", "weights of start"),
     "not learned": ("nothing", "what adapts", "the others"),
 }
+AFTERWARDS = ("not learned",)
 
 
 def query_loss(at, meta, support, query):

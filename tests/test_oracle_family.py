@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tinymaml.cli import main
-from tinymaml.oracle import CATALOGUE, check, generate, load, questions, tolerance
-from tinymaml.oracle.catalogue import flat, forms, run_form
+from tinymaml.oracle import CATALOGUE, cases, check, family, generate, load, questions, tolerance
+from tinymaml.oracle.catalogue import OF_MAML, flat, forms, run_form
 from tinymaml.oracle.clues import precision
 from tinymaml.oracle.clues.difference import another_answer
 from tinymaml.oracle.clues.locate import MATCH, Judged
@@ -20,6 +20,7 @@ from tinymaml.oracle.clues.match import excluded, fits, value_of
 from tinymaml.oracle.diagnosis import judge, must_see
 from tinymaml.oracle.family import ALGORITHMS, suites
 from tinymaml.oracle.judge import protocol
+from tinymaml.oracle.mistakes.concerns import concerns
 from tinymaml.oracle.pages import show, spec
 from tinymaml.oracle.questions import fresh as drawn_anew  # which no fixture keeps
 
@@ -215,6 +216,23 @@ def test_a_form_whose_slope_is_no_number_is_not_excluded_by_it():
     for form in ({"rate_is": 1e200}, {"outer": "median"}, {"result": "normalised"}, {"not learned": "what adapts"}):
         with np.errstate(all="ignore"):
             assert not excluded(j, form) and (j.slope(form) is None or np.isnan(j.slope(form)))
+
+
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_without_momentum_every_mistake_of_mamls_is_made_as_there(every):
+    """There a mistake changes the adjoint, here it changes what is differentiated: they share no line for it."""
+    case, compared = cases.draw("tanh 1-2-1 mse", 1, inner_steps=3, tasks=3), 0
+    as_here = dataclasses.replace(case, algorithm="inner-momentum", settings={"momentum": 0.0})
+    # These are not the same: there what leaks is changed in place, restarted steps are one, and .grad is of its leaf.
+    others = ("task_leak", "inplace_update", "group_leaks", "restarted_steps", "gradients_accumulated")
+    for m in [m for m in OF_MAML.values() if m.id not in others][::every]:
+        for form in m.forms:
+            if family.can_be_made(form, ALGORITHMS["inner-momentum"]) and concerns(form, case):
+                with np.errstate(all="ignore"):
+                    here, there = (flat(run_form(c, form).meta_grad) for c in (as_here, case))
+                assert np.allclose(here, there, rtol=1e-9, atol=1e-12, equal_nan=True), (m.id, form)
+                compared += not np.allclose(there, flat(run_form(case, {}).meta_grad))
+    assert compared > 300 / every
 
 
 @pytest.mark.slow

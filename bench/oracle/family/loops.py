@@ -265,6 +265,77 @@ class CutInOneTensor:
         return g | {last: g[last].detach()}
 
 
+class ClosuresBoundLate:
+    """the backward functions of all steps see `fast` as it is at the end"""
+
+    end = None
+
+    def adapt(self, fast, support):
+        self.end = {n: p.detach() for n, p in super().adapt(fast, support).items()}
+        fast, self.end = super().adapt(fast, support), None
+        return fast
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        if self.end is None:
+            return g
+        late = super().gradient({n: self.end[n] + p - p.detach() for n, p in fast.items()}, support, k)
+        return {n: g[n].detach() + x - x.detach() for n, x in late.items()}
+
+
+class SecondDerivativesOfOne:
+    """elementwise second derivatives"""
+
+    def gradient(self, fast, support, k):
+        g, out = super().gradient(fast, support, k), {}
+        for n, x in g.items():
+            second = [torch.autograd.grad(y, fast[n], retain_graph=True)[0].flatten()[i] for i, y in
+                      enumerate(x.flatten())]  # fmt: skip
+            out[n] = x.detach() + torch.stack(second).reshape(x.shape) * (fast[n] - fast[n].detach())
+        return out
+
+
+class ChangedInPlace:
+    """the parameters are never restored, and their gradients are those of where each task began"""
+
+    def adapt(self, fast, support):
+        before = getattr(self, "left", {n: p.detach() for n, p in fast.items()})
+        end = super().adapt({n: before[n] + p - p.detach() for n, p in fast.items()}, support)
+        self.left = {n: p.detach() for n, p in end.items()}
+        return end
+
+
+class StepOnTheQuery:
+    """the last step takes the query set"""
+
+    def task(self, support, query):
+        self.query = query
+        return super().task(support, query)
+
+    def gradient(self, fast, support, k):
+        return super().gradient(fast, self.query if k == self.K - 1 else support, k)
+
+
+class SumOfHessians:
+    """v - lr * sum of the Hessian-vector products with v as it is at the end"""
+
+    def adapt(self, fast, support):
+        self.first = fast
+        return super().adapt(fast, support)
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        moved = {n: p.detach() + self.first[n] - self.first[n].detach() for n, p in fast.items()}
+        return {n: g[n].detach() + x - x.detach() for n, x in super().gradient(moved, support, k).items()}
+
+
+class HeadOfTheStart:
+    """the query's forward pass has the head that has not adapted"""
+
+    def query_loss(self, fast, query):
+        return super().query_loss({n: self.params[n] if n in self.case.head() else p for n, p in fast.items()}, query)
+
+
 # Those of `family.common`, and those of MAML that the family shares by a switch of its own.
 SHARED = (
     ("inner_gradient_left_in_grad", BackwardInTheFirstStep),
@@ -280,6 +351,12 @@ SHARED = (
     ("support_loss_added", QueryAndSupport),
     ("iterates_averaged", MeanOfIterates),
     ("one_tensor_detached", CutInOneTensor),
+    ("inner_hessian_of_another_point", ClosuresBoundLate),
+    ("inner_diagonal_hessian", SecondDerivativesOfOne),
+    ("task_begins_where_another_ended", ChangedInPlace),
+    ("steps_on_query", StepOnTheQuery),
+    ("first_order_in_alpha", SumOfHessians),
+    ("query_pass_of_start", HeadOfTheStart),
 )
 
 
@@ -691,6 +768,11 @@ _partial(BOIL, "boil")
 @wrong("one_tensor_after_the_other_and_through_it")
 class _(TensorByTensorAndThrough, BOIL):
     """one autograd.grad per parameter, at the weights as they are"""
+
+
+@wrong("inner_hessian_of_another_point")
+class _(ClosuresBoundLate, BOIL):
+    """the backward functions of all steps see `fast` as it is at the end"""
 
 
 @wrong("inner_momentum")

@@ -48,7 +48,7 @@ from . import (
     rl,
     sharp,
 )
-from .procedure import SWITCHES
+from .procedure import BENDING, BENT, SWITCHES
 
 # By the names of the command line.
 ALGORITHMS: dict[str, ModuleType] = {
@@ -95,31 +95,36 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
     "negated_gradient": ({"result": "negative"},),
 }
 
-# Switches that came after the classic mistakes of each case were listed, with `common`'s in the place of MAML's.
+# Switches, and values of "factors", that came after the classic mistakes of each case were listed, with `common`'s in
+# the place of MAML's.
 LATER = {"adapts", "hessian_times"}
+LATER_FACTORS = {"middle detached", *BENT}
 # Switches of the derivative through the inner loop, and of the loss that is differentiated.
-OF_QUERY_LOSS = {"through_last", "through_first", "cut_tensor", "through_tensor", "hessian_times", "second_order",
-                 "query_decay", "query_before_weight", "support_weight", "support_before_weight", "iterates",
-                 "iterate_decay", "one tensor after the other, with its graph", "with graph over T"}  # fmt: skip
+OF_QUERY_LOSS = {"through_last", "through_first", "through_from", "cut_tensor", "through_tensor", "hessian_times",
+                 "second_order", "query_decay", "query_before_weight", "support_weight", "support_before_weight",
+                 "iterates", "iterate_decay", "one tensor after the other, with its graph", "with graph over T",
+                 "outer_proximal", "support_way_weight", "judged_share", "query_start_of", "query_start_tensor",
+                 "one step early", "first detached", "last detached", "middle detached", "odd detached",
+                 "even detached", "without identity", "back_times", "cut_of", *BENDING, *BENT}  # fmt: skip
 
 
 def forms(case) -> dict[str, dict]:
     """Name → form, of every mistake that one could make on a case of the family; the second form of "x" is "x/1"."""
     module = ALGORITHMS[case.algorithm]
-    here = lambda form: _can_be_made(form, module) and concerns(form, case)  # noqa: E731
+    here = lambda form: can_be_made(form, module) and concerns(form, case)  # noqa: E731
     possible = {m.id: m.forms for m in module.MISTAKES} | {id: EVERYWHERE[id] for id in module.SHARED}
     out = {f"{id}/{k}" if k else id: form for id, each in possible.items() for k, form in enumerate(each)}
     possible |= dict.fromkeys(getattr(module, "NAMED_HERE", ()), ())
     for m in (*OF_MAML.values(), *common.possible(module)):
         for k, form in enumerate(m.forms):
-            if m.classic and LATER & form.keys():
+            if m.classic and (LATER & form.keys() or form.get("factors") in LATER_FACTORS):
                 continue
             if m.id not in possible and here(form):
                 out[f"{m.id}/{k}" if k else m.id] = form
     return out
 
 
-def _can_be_made(form: dict, module: ModuleType) -> bool:
+def can_be_made(form: dict, module: ModuleType) -> bool:
     """Whether a mistake of MAML's is one here: it is about the model or the data, or about a switch that all share."""
     return all(
         name in ("how", "rounded") or name in SWITCHES and name not in module.SWITCHES

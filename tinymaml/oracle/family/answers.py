@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ from ..mistakes.outcome import finished, together
 from ..mistakes.semantics import AFTER_THE_TASKS, Result
 from ..models import Options
 from . import ALGORITHMS
-from .procedure import SWITCHES, ByEngine, ByHand, H, Unaffordable, left_in_grad, tasks_of
+from .procedure import ELSEWHERE, SWITCHES, ByEngine, ByHand, H, Unaffordable, left_in_grad, tasks_of
 
 # Ways to put tasks together, and counts, that MAML's formula has.
 _AS_IN_MAML = ("weighted by examples", "median", "lower median", "worst", "each normalised", "log of each",
-               "root mean square")  # fmt: skip
+               "root mean square", "over T in turn", "over its number")  # fmt: skip
 _COUNTS = ("task_count", "zero_tensor", "only_result_tensor")
 
 
@@ -64,7 +65,7 @@ def run(
         """Losses, θ_K and gradients of all tasks."""
         if hasattr(algorithm, "gradient"):
             at = ByHand(case, number, s, changed, known)
-            done = [with_left(at, *algorithm.gradient(at, theta, *task)) for task in tasks_of(at)]
+            done = [with_left(at, *algorithm.gradient(at, theta, *task)) for task in _each_task(at)]
             return tuple(list(x) for x in zip(*done, strict=True))
         if s["inner"].endswith("with its graph"):
             return _recorded(case, algorithm, s)
@@ -169,13 +170,36 @@ def _losses(case, algorithm, number, s, how, known, meta) -> list[tuple]:
     at = ByHand(case, number, s, how, known)
     if s["factors"] == "parameters detached":
         meta = at.hold(meta)
-    done, tasks = [], tasks_of(at)
-    for t, task in enumerate(tasks):
-        if t != {"first task": 0, "last task": len(tasks) - 1}.get(s["second_order"], t):
-            at.s = s | {"factors": "detached"}
+    if s["factors"] in ELSEWHERE:
+        at.memory["ahead"] = _ahead(ByHand(case, number, s | {"factors": "detached"}, how, known), algorithm, meta)
+    done = []
+    for t, task in enumerate(_each_task(at)):
+        last = len(at.tasks) - 1
+        through = {"first task": t == 0, "last task": t == last, "every other task": t % 2 == 0}
+        at.s = s if through.get(s["second_order"], True) else s | {"factors": "detached"}
         done.append(algorithm.query_loss(at, meta, *task))
         at.s = s
     return done
+
+
+def _each_task(at) -> Iterator[tuple]:
+    """The tasks, one after the other; `at` knows all, and which one is at hand."""
+    at.tasks = tasks_of(at)
+    for place, task in enumerate(at.tasks):
+        at.place = place
+        yield task
+
+
+def _ahead(at, algorithm, meta) -> list[list[dict]]:
+    """Each task's points where a support gradient was taken, and θ_K behind them; without derivatives."""
+    out = []
+    for task in _each_task(at):
+        _, end = algorithm.query_loss(at, at.hold(meta), *task)
+        points = [at.hold(point) for point, _ in at.memory["support gradients"]]
+        last = points[-1] if points else end
+        out.append([*points, {n: at.hold(end[n]) if np.shape(end.get(n)) == np.shape(p) else p
+                              for n, p in last.items()}])  # fmt: skip
+    return out
 
 
 def _recorded(case, algorithm, s) -> tuple:

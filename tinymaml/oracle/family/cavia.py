@@ -26,6 +26,9 @@ SWITCHES = {
     "context in query": ("adapted", "zero", "detached"),
     "context of": ("its task", "all tasks"),
     "context stands": ("behind", "in front"),
+    # the shared ones, which are not meant: the context is no tensor of the model
+    **dict.fromkeys(("inner_start_of", "query_start_of", "cut_of", "blind_of"), ("nothing",)),
+    **dict.fromkeys(("clip_of", "momentum_of"), ("all",)),
 }
 
 

@@ -47,6 +47,38 @@ MISTAKES = [
         ({"hessian_times": -1.0},), classic=False,
     ),
     Mistake(
+        "inner_hessian_of_another_point", "v − H(θ′) A v with another θ′ or another loss than step k's",
+        "the second derivatives are not those of the step itself: they are taken at θ or at the adapted weights for "
+        "all steps (the closures of the backward pass are bound late), in the order of the inner loop, or of the query "
+        "loss",
+        "keep θₖ of each inner step, and take its Hessian-vector product there, of loss(·, xs, ys)",
+        "stack θₖ in the scan, and take each Hessian-vector product there, of the support loss",
+        tuple({"factors": at} for at in ("at end", "at start", "reversed", "of query", "of query at end")),
+        shows="factors", classic=False,
+    ),
+    Mistake(
+        "inner_diagonal_hessian", "v − diag(Hₖ) A v",
+        "only the second derivatives of each parameter by itself are there, and not those between two parameters",
+        "a Hessian-vector product, not elementwise second derivatives",
+        "jax.jvp(jax.grad(loss), (theta,), (v,))[1], not elementwise second derivatives",
+        ({"curvature": "diagonal"},), classic=False,
+    ),
+    Mistake(
+        "inner_steps_in_the_middle_detached", "Hₖ = 0 for 0 < k < K − 1",
+        "of the inner steps, only the first and the last are differentiated",
+        "create_graph=True in every inner step", "no stop_gradient in the scan",
+        ({"factors": "middle detached"},), classic=False,
+    ),
+    Mistake(
+        "task_begins_where_another_ended", "∂L_q(θ_K)/∂θ₀ at θ₀ = θ_K of the task before",
+        "a task starts from the weights that the one before has left, as parameters that are changed in place, and its "
+        "gradient is taken with respect to these",
+        "load the parameters again before each task", "each task's inner loop starts from theta itself",
+        tuple({"start": "leaked, in place", "start_of": of} | cut
+              for of in ("all", "head", "body", "biases", "no biases") for cut in ({}, DETACHED)),
+        shows="start_of", classic=False,
+    ),
+    Mistake(
         "query_loss_over_examples", "L_q/N",
         "the query loss is a mean, and is divided by the number of examples once more",
         "loss(fast, xq, yq), without / len(xq)", "loss(adapted, xq, yq), without / len(xq)",

@@ -35,7 +35,8 @@ SWITCHES = {
     "rows' gradient": ("right", "sum of rows", "mean of rows", "in row 0"),
     # the shared ones, which are not meant: the loss has every step's
     "query_decay": (0.0,), "iterates": ("last",), "iterate_decay": (0.0,), "query_before_weight": (0.0,),
-    "support_weight": (0.0,), "support_before_weight": (0.0,),
+    "support_weight": (0.0,), "support_before_weight": (0.0,), "support_way_weight": (0.0,), "judged_share": (0.0,),
+    "outer_proximal": (0.0,), "query_start_of": ("nothing",), "query_start_tensor": (0.0,),
 }  # fmt: skip
 AFTERWARDS = ("not learned", "rows' gradient")
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ... import engine
-from ..arithmetic import as_numbers, hold
-from ..mistakes.data import DATA, chunks, count, first_rows, rows_after, strided, whole_batches, wrapped_rows
+from ..arithmetic import as_numbers, hold, side
+from ..mistakes.data import DATA, chunks, count, first_rows, pieces, rows_after, strided, whole_batches, wrapped_rows
 from ..mistakes.outcome import group, named
 from ..mistakes.semantics import Calculus
-from ..mistakes.updates import Update, clamped, in_order, share_of_rate
+from ..mistakes.updates import BY_COLUMNS, Update, clamped, in_order, share_of_rate
 from ..models import NumPy, Options, loss_in
 
 GROUPS = ("biases", "no biases", "head", "body", "first layer", "vectors", "matrices")  # of `outcome.group`
@@ -38,50 +38,74 @@ SWITCHES: dict[str, tuple] = {
     "support_batches": (0.0,), "query_batches": (0.0,), "support_chunks": (0.0,), "query_chunks": (0.0,),
     "minibatch": (0.0,), "minibatch_like": ("in turn", "every n-th", "wrapped"),
     "on": ("both", "support", "query"),
-    "step_count": (0.0,), "step_limit": (0.0,),
+    "step_count": (0.0,), "step_limit": (0.0,), "stop_below_norm": (0.0,), "stop_below_loss": (0.0,),
+    "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
+    "steps_on": ("support", "query from the second on", "query in the last", "query in every other",
+                 "query in the first"),
     # the direction of an inner step, by `Update`
     "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "summed", "sign",
               "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
-              "entries in sorted order",
+              "entries in sorted order", *BY_COLUMNS, "first row held", "first column held", "0 where θ < 0",
+              "one step behind", "averaged with the one before",
               "adam", "adam, biased", "adam, ε inside", "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name", "one tensor after the other, with its graph"),
     "momentum": (0.0,), "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
     "kept": ("nothing", "moments", "moments, detached"),
     "adam_first": (0.0,), "adam_second": (0.0,), "square_decay": (0.0,), "adaptive_eps": (0.0,),
-    "decay": (0.0,), "decay_like": ("in the gradient", "decoupled", "without α"), "decay_of": ("all", "no biases"),
+    "decay": (0.0,), "decay_like": ("in the gradient", "decoupled", "without α"), "decay_of": ("all", *GROUPS),
+    "momentum_of": ("all", *GROUPS), "clip_of": ("all", *GROUPS),
     "proximal": (0.0,), "fast_clamp": (0.0,),
     "clip_inner": (0.0,), "clip_inner_tensor": (0.0,), "clip_inner_value": (0.0,), "inner_threshold": (0.0,),
     "threshold_like": ("hard", "soft"), "change_like": ("differentiated", "scale held", "in place"),
     "frozen_tensor": (0.0,), "only_tensor": (0.0,),
+    # the parameters whose values are θ's, not the adapted ones, in the inner loop's passes, or in the query's
+    "inner_start_of": ("nothing", *GROUPS), "inner_start_tensor": (0.0,),
+    "query_start_of": ("nothing", *GROUPS), "query_start_tensor": (0.0,),
     "adapts": ("right", *GROUPS),
     # its length
     "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks",
              "over each step", "over the root of each step", "linear fall", "linear rise", "cosine",
-             "of the outer loop"),
+             "of the outer loop", "over one less", "over query count", "squared"),
+    "rate_last": (0.0,),
     "rate_is": (0.0,), "rate_times": (0.0,), "rate_times_of": ("all", *GROUPS), "rate_decimals": (0.0,),
     "rate_falls": (0.0,), "rate_first": (0.0,),
     # the derivative through it, and the query loss
-    "start": ("right", "leaked", "leaked, detached"),
-    "factors": ("right", "detached", "first detached", "last detached", "parameters detached", "updates detached"),
+    "start": ("right", "leaked", "leaked, detached", "leaked, in place"), "start_of": ("all", *GROUPS),
+    "factors": ("right", "detached", "first detached", "last detached", "parameters detached", "updates detached",
+                "middle detached", "odd detached", "even detached", "without identity",
+                "at start", "at end", "one step late", "one step early", "halfway", "reversed", "of query",
+                "of query at end"),
+    # the Hessian of each step; see `_bent`
+    "hessian_on": ("support", "support of the first task", "support of the last task", "both sets"),
+    "hessian_rows": (0.0,),
+    "factor_rate": ("α", "missing", "squared", "times examples", "over examples"),
+    "curvature": ("Hessian", "diagonal", "lower triangle", "upper triangle", "diagonal twice", "no diagonal",
+                  "block diagonal", "g gᵀ", "identity", "positive part", "absolute", "row sums"),
+    "product": ("all of it", "first order in α"), "damping": (0.0,), "back_times": (0.0,),
+    "cut_of": ("nothing", *GROUPS), "blind_of": ("nothing", *GROUPS), "through_from": (0.0,),
     "through_last": (0.0,), "through_first": (0.0,), "cut_tensor": (0.0,), "through_tensor": (0.0,),
-    "hessian_times": (0.0,), "second_order": ("every task", "first task", "last task"),
+    "hessian_times": (0.0,), "second_order": ("every task", "first task", "last task", "every other task"),
     "query_decay": (0.0,), "weights_like": ("summing to 1", "from 1"), "query_before_weight": (0.0,),
-    "support_weight": (0.0,), "support_before_weight": (0.0,),
+    "support_weight": (0.0,), "support_before_weight": (0.0,), "outer_proximal": (0.0,),
+    "support_way_weight": (0.0,), "support_way_like": ("summed", "averaged"), "judged_share": (0.0,),
     "iterates": ("last", "all", "all but the first", "all but the last"), "iterate_decay": (0.0,),
-    "query loss": ("right", "over examples"),
-    "query": ("right", "before adaptation", "every step", "every step and before", "before and after"),
+    "query loss": ("right", "over examples"), "loss": ("right", "query over one less", "query over support count"),
+    "query": ("right", "one step early", "before adaptation", "every step", "every step and before",
+              "before and after"),
     "outer": ("mean", "sum", "last", "first", "last over T", "first over T", "sequential",
               "weighted by examples", "median", "lower median", "worst", "each normalised", "log of each",
-              "root mean square"),
-    "task_count": (0.0,), "tilt": (0.0,), "clip_task": (0.0,), "outer_momentum": (0.0,),
+              "root mean square", "over T in turn", "over its number"),
+    "outer_momentum": (0.0,), "outer_momentum_like": ("from 0", "from the first"),
+    "task_count": (0.0,), "tilt": (0.0,), "clip_task": (0.0,),
     # what backward() in the inner loop has left in .grad
     "left": ("nothing", "first", "last", "all", "first over T", "last over T", "all over T",
              "with graph over T"),
     "outer_times": (0.0,), "outer_times_of": ("all", *GROUPS), "zero_tensor": (0.0,), "only_result_tensor": (0.0,),
     "outer_rate": (0.0,), "outer_decay": (0.0,), "outer_shift": (0.0,), "outer_sign": (0.0,),
     "result": ("gradient", "accumulated", "doubled", "negative", "last parameter zero", "biases zero", "normalised",
-               "times inner rate", "head zero", "body zero", "sign"),
+               "times inner rate", "head zero", "body zero", "sign", "first layer zero", "no biases zero",
+               "vectors zero", "matrices zero", *BY_COLUMNS, "over steps", "over tasks", "over inner rate"),
     "clip": (0.0,), "clip_tensor": (0.0,), "clamp": (0.0,), "clip_like": ("exact", "torch"),
 }  # fmt: skip
 
@@ -106,6 +130,8 @@ class ByHand:
         self.case, self.s, self.memory, self.how = case, switches or {}, {}, how
         self.number = lambda x: as_numbers(x, number)
         self.holding = lambda value: value  # what becomes of a value that is held; see `answers.differences`
+        self.tasks: list[tuple] = []  # with the place of the one at hand; see `answers.losses`
+        self.place = 0
         right, changed = (Calculus(case.model, options, number, known) for options in (Options(), how))
         on = self.s.get("on", "both")
         self._calculus, self._of_query = right if on == "query" else changed, right if on == "support" else changed
@@ -114,7 +140,11 @@ class ByHand:
     def steps(self) -> int:
         """K, as the code at hand has it."""
         steps = int(self.s["step_count"]) or max(self.case.inner_steps + self.s["steps"], 0)
-        return min(steps, int(self.s["step_limit"]) or steps)
+        steps, t, last = min(steps, int(self.s["step_limit"]) or steps), self.place, self.case.tasks - 1
+        counts = {"the first task": t == 0, "all but the first": t > 0, "the last task": t == last}
+        if self.s["steps_in"] == "a step more per task":
+            return steps + t
+        return steps if counts.get(self.s["steps_in"], True) else 0
 
     def loss_and_grad(self, theta: dict, batch: tuple) -> tuple:
         """(L(θ), {name: ∂L/∂θ}); the gradient may be differentiated, too."""
@@ -126,6 +156,11 @@ class ByHand:
         if self.s["query loss"] == "over examples":
             rows = count(batch)
             return value / rows, {n: x / rows for n, x in g.items()}
+        if self.s["loss"] != "right":  # the mean, with another count below
+            rows = count(batch)
+            of = {"query over one less": max(rows - 1, 1), "query over support count": count(self.memory["support"])}
+            share = self.number(np.float64(rows)) / of[self.s["loss"]]
+            return value * share, {n: x * share for n, x in g.items()}
         return value, g
 
     def along(self, theta: dict, batch: tuple, v: dict) -> dict:
@@ -168,7 +203,7 @@ class ByEngine:
     """The same with the engine: tensors, whose gradients are recorded."""
 
     def __init__(self, case, switches: dict):
-        self.case, self.s, self.memory = case, switches, {}
+        self.case, self.s, self.memory, self.tasks, self.place = case, switches, {}, [], 0
         self.number = lambda x: np.asarray(x) if np.asarray(x).dtype.kind in "iu" else np.asarray(x, np.float64)
         self._loss = loss_in(NumPy(), case.model)
 
@@ -234,13 +269,19 @@ def descend(
     """
     if at.s["start"].startswith("leaked") and "adapted" in at.memory:
         left = at.memory["adapted"]
-        theta = at.hold(left) if at.s["start"] == "leaked, detached" else left
+        left = left if at.s["start"] == "leaked" else at.hold(left)
+        if at.s["start"] == "leaked, in place":  # of which the gradient is taken, as of θ
+            left = {n: left[n] + (p - at.hold(p)) if n in left else p for n, p in theta.items()}
+        leaks = theta if at.s["start_of"] == "all" else group(at.case, at.s["start_of"])
+        theta = {n: left[n] if n in leaks else p for n, p in theta.items()}
     path, g, direction = [theta], None, _Direction(at, own(theta, 0))
     at.memory |= {"support losses": [], "support gradients": [], "support": support}
+    seen = functools.partial(_seen, at, "inner")
 
     def moved(k, point, before, g):
         """θₖ₊₁ of the tensors in `before`, with the gradient g at `point`."""
         g = g if pull is None else at.map(lambda g, p: g + p, g, pull(before))
+        before = at.hold(before) if at.s["factors"] == "without identity" else before
         return _shortened(at, k, before, step(k, *direction(k, own(point, k), before, g)))
 
     for k in range(at.steps):
@@ -259,14 +300,49 @@ def descend(
             path.append(point)
             continue
         if g is None or at.s["inner"] != "stale":
-            g = support_gradient(at, whole(path[-1], k), batch, k, path[-1])
+            g = support_gradient(at, whole(seen(path), k), batch, k, path[-1])
+            if _ends(at, g):
+                break
         path.append(moved(k, path[-1], before, g))
+        if c := at.s["back_times"]:
+            path[-1] = _times(at, path[-1], c)
     at.memory["adapted"], at.memory["moments kept"] = path[-1], direction.kept
     return path
 
 
+def query_of(at) -> tuple:
+    """The query set of the task at hand, as the loss takes it."""
+    return at.memory.get("query", at.tasks[at.place][1])
+
+
+def _seen(at, which: str, path: list[dict]) -> dict:
+    """The last of the path, with θ's values of the tensors of which a pass ("inner", "query") does not see others."""
+    of, place = at.s[f"{which}_start_of"], at.s[f"{which}_start_tensor"]
+    if of == "nothing" and not place:
+        return path[-1]
+    held = [*(group(at.case, of) if of != "nothing" else []), named(at.case, int(place))]
+    return {n: path[0][n] if n in held else p for n, p in path[-1].items()}
+
+
+def _times(at, x: dict, c) -> dict:
+    """x, with its derivative multiplied by c."""
+    return at.map(lambda x: at.hold(x) + (x - at.hold(x)) * c, x)
+
+
+def _ends(at, g: dict | None) -> bool:
+    """Whether the inner loop ends before its next step, of which g is the gradient: it is short, or its loss is."""
+    norm, loss = at.s["stop_below_norm"], at.s["stop_below_loss"]
+    if g is None or not norm and not loss:
+        return False
+    return bool(norm and side(dot(g, g) - norm * norm) < 0 or loss and side(at.memory["support losses"][-1] - loss) < 0)
+
+
 def _part(at, k: int, support):
-    """The part of the support set that step k takes."""
+    """The part of the support set that step k takes, or another set in its place."""
+    if at.s["steps_on"] != "support":
+        of_query = {"query from the second on": k > 0, "query in the last": k == at.steps - 1,
+                    "query in every other": k % 2 == 1, "query in the first": k == 0}  # fmt: skip
+        return query_of(at) if of_query[at.s["steps_on"]] else support
     if not (n := int(at.s["minibatch"])):
         return support
     if at.s["minibatch_like"] == "wrapped":
@@ -293,7 +369,8 @@ class _Direction:
         for n, x in g.items():
             m, v = self.kept.get(n, (x * 0, x * 0))
             decay = self.update.decays(n)
-            out[n], *moments = self.update.direction(point[n], self.start[n], m, v, x, k, decay)
+            momentum = self.update.moves(n)
+            out[n], *moments = self.update.direction(point[n], self.start[n], m, v, x, k, decay, momentum)
             self.kept[n] = tuple(moments)
             if decay and s["decay_like"] == "decoupled":
                 out[n] = out[n] + point[n] * decay
@@ -310,6 +387,7 @@ def _shortened(at, k: int, before: dict, after: dict) -> dict:
         after = {n: before[n] + (q - before[n]) * s["rate_times"] if n in these else q for n, q in after.items()}
     shares = [share_of_rate(s["rate"], k, max(at.case.inner_steps, 1)),
               s["rate_first"] if s["rate_first"] and k == 0 else None,
+              s["rate_last"] if s["rate_last"] and k == at.steps - 1 else None,
               s["rate_falls"] ** k if s["rate_falls"] else None]  # fmt: skip
     for share in shares:
         if share is not None:
@@ -329,16 +407,109 @@ def support_gradient(at, theta: dict, support: tuple, k: int = 0, of: dict | Non
     at.memory.setdefault("support gradients", []).append((theta, g))
     g = _changed(at, {n: g[n] for n in of or g if n in g}, support)
     s, last = at.s, at.steps - 1
-    cut = {"detached": True, "first detached": k == 0, "last detached": k == last}.get(s["factors"])
+    cut = {"detached": True, "first detached": k == 0, "last detached": k == last, "odd detached": k % 2 == 1,
+           "even detached": k % 2 == 0, "middle detached": 0 < k < last}.get(s["factors"])  # fmt: skip
     if cut or s["through_last"] and k <= last - s["through_last"] or s["through_first"] and k >= s["through_first"]:
         return at.hold(g)
+    if s["through_from"] and k < s["through_from"]:
+        return at.hold(g)
+    if s["factors"] in BENT or any(s[n] != SWITCHES[n][0] for n in BENDING):
+        g = _bent(at, theta, g, support, k)
     for switch in ("cut_tensor", "through_tensor"):
         if s[switch]:
             this = named(at.case, int(s[switch]))
             g = {n: at.hold(x) if (n == this) == (switch == "cut_tensor") else x for n, x in g.items()}
-    if s["hessian_times"]:
-        g = at.map(lambda g: at.hold(g) + (g - at.hold(g)) * s["hessian_times"], g)
-    return g
+    if s["cut_of"] != "nothing":
+        g = {n: at.hold(x) if n in group(at.case, s["cut_of"]) else x for n, x in g.items()}
+    return _times(at, g, s["hessian_times"]) if s["hessian_times"] else g
+
+
+# Switches that say of what each step's gradient has the derivative, in the place of its own Hessian; and values of
+# "factors" that do. Other points are those of a run before, which has no derivatives; see `answers.losses`.
+BENDING = ("hessian_on", "hessian_rows", "factor_rate", "curvature", "product", "damping", "blind_of")
+ELSEWHERE = ("at start", "at end", "one step late", "one step early", "halfway", "reversed", "of query at end")
+BENT = (*ELSEWHERE, "of query")
+
+
+def _bent(at, theta: dict, g: dict, batch, k: int) -> dict:
+    """g with another derivative: that of a loss of other examples, or at another point, along how θₖ moves; or another
+    matrix times that. What a backward pass by hand multiplies v by is this matrix's transpose.
+    """
+    s, first = at.s, at.memory.setdefault("first points", {}).setdefault(at.place, theta)
+    away = at.map(lambda p: p - at.hold(p), first if s["product"] == "first order in α" else theta)
+    if s["blind_of"] != "nothing":
+        away = {n: x * 0 if n in g and n in group(at.case, s["blind_of"]) else x for n, x in away.items()}
+    point, gradient = _hessian_point(at, theta, k), at.loss_and_grad
+    if s["factors"].startswith("of query"):
+        batch, gradient = query_of(at), at.query_loss_and_grad
+    if s["hessian_on"] == "both sets":
+        batch = [*pieces(batch), *pieces(query_of(at))]
+    elif s["hessian_on"] != "support":
+        batch = at.tasks[0 if "first" in s["hessian_on"] else -1][0]
+    batch = first_rows(batch, int(s["hessian_rows"])) if s["hessian_rows"] else batch
+    h = _curved(at, gradient, point, batch, away, list(g), s["curvature"])
+    if s["damping"]:
+        h = {n: x + away[n] * s["damping"] for n, x in h.items()}
+    rate, rows = at.number(np.float64(at.case.inner_lr)), count(batch)
+    times = {"missing": 1 / rate, "squared": rate, "times examples": rows,
+             "over examples": at.number(np.float64(1)) / rows}.get(s["factor_rate"])  # fmt: skip
+    return {n: at.hold(g[n]) + (x if times is None else x * times) for n, x in h.items()}
+
+
+def _hessian_point(at, theta: dict, k: int) -> dict:
+    """Where the Hessian of step k is taken: at θₖ, or where the code at hand has it."""
+    how = at.s["factors"]
+    if how not in ELSEWHERE:
+        return at.hold(theta)
+    ahead = at.memory["ahead"][at.place]
+    last = len(ahead) - 2  # the last but one: θ_K comes last
+    place = {"at start": 0, "at end": -1, "of query at end": -1, "one step late": k + 1,
+             "one step early": max(k - 1, 0), "reversed": last - k}.get(how, k)  # fmt: skip
+    if how == "halfway":
+        return at.map(lambda p, q: (p + q) / 2, ahead[k], ahead[k + 1])
+    return ahead[place]
+
+
+def _curved(at, gradient: Callable, point: dict, batch, away: dict, names: list[str], like: str) -> dict:
+    """H times how the parameters move, of the tensors `names`; or what the code at hand has for H."""
+
+    def along(v: dict) -> dict:
+        _, moved = gradient({n: p + v[n] for n, p in point.items()}, batch)
+        return {n: moved[n] - at.hold(moved[n]) for n in names}
+
+    if like == "Hessian":
+        return along(away)
+    # what reaches g through parameters that do not adapt stays
+    own = {n: away[n] for n in names}
+    out = along({n: x * 0 if n in names else x for n, x in away.items()}) if len(names) < len(away) else None
+    if like == "block diagonal":
+        h = {n: along({m: x if m == n else x * 0 for m, x in away.items()})[n] for n in names}
+    elif like == "identity":
+        h = own
+    elif like == "g gᵀ":
+        g = at.hold({n: x for n, x in gradient(point, batch)[1].items() if n in names})
+        size = dot(g, own)
+        h = at.map(lambda x: x * size, g)
+    else:
+        zero = at.map(lambda p: at.hold(p) * 0, point)
+        columns = [flat({n: at.along(point, batch, zero | e)[n] for n in names}) for e in basis(at, own)]
+        h = from_vector(_matrix(np.stack(columns, 1), like) @ flat(own), own)
+    return h if out is None else at.map(lambda x, y: x + y, h, out)
+
+
+def _matrix(h: np.ndarray, like: str) -> np.ndarray:
+    """The transpose of what stands in the place of the Hessian h."""
+    diagonal = h * np.eye(len(h), dtype=int)
+    if like in ("positive part", "absolute"):
+        if not np.isfinite(h.astype(float)).all():
+            return h * np.nan
+        values, vectors = np.linalg.eigh(((h + h.T) / 2).astype(float))
+        return vectors * (np.abs(values) if like == "absolute" else np.maximum(values, 0)) @ vectors.T
+    return {
+        "lower triangle": lambda: np.triu(h), "upper triangle": lambda: np.tril(h), "diagonal": lambda: diagonal,
+        "diagonal twice": lambda: h + diagonal, "no diagonal": lambda: h - diagonal,
+        "row sums": lambda: np.sum(h, 1)[:, None] * np.eye(len(h), dtype=int),
+    }[like]()  # fmt: skip
 
 
 def _changed(at, g: dict, support: tuple) -> dict:
@@ -353,11 +524,14 @@ def _changed(at, g: dict, support: tuple) -> dict:
         "over examples": 1 / rows,
         "over steps": 1 / max(at.case.inner_steps, 1),
         "over tasks": 1 / at.case.tasks,
+        "over one less": rows / max(rows - 1, 1),
+        "over query count": rows / count(query_of(at)) if s["rate"] == "over query count" else None,
+        "squared": at.number(np.float64(at.case.inner_lr)) if s["rate"] == "squared" else None,
     }.get(s["rate"], times)
     g = g if times is None else at.map(lambda g: g * times, g)
     if s["adapts"] in GROUPS:
         g = {n: x if n in group(at.case, s["adapts"]) else x * 0 for n, x in g.items()}
-    update = Update(s)
+    update = Update(s, group=functools.partial(group, at.case))
     g = update.changed(g) if update.whole else g
     for switch in ("frozen_tensor", "only_tensor"):
         n = int(s[switch])
@@ -373,6 +547,11 @@ def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k
 
     def at_step(k):
         return at.query_loss_and_grad(whole(_iterate(at, path, k), k), query)[0]
+
+    if s["query"] == "one step early":  # ∂L_q at θ_{K−1}, taken back through all steps
+        k = max(last - 1, 0)
+        point = at.map(lambda before, end: at.hold(before) + (end - at.hold(end)), path[k], path[-1])
+        return at.query_loss_and_grad(whole(point, k), query)[0]
 
     if s["query_decay"]:
         value = _decaying(at, at_step, last)
@@ -390,6 +569,14 @@ def judged(at, path: list[dict], query: tuple, whole: Callable = lambda theta, k
     ):
         if s[switch]:
             value = value + loss_and_grad(whole(path[k], k), batch)[0] * s[switch]
+    if s["outer_proximal"]:
+        # L_q + ½ λ |θ_K − θ|²
+        away = at.map(lambda p, start: p - start, path[-1], path[0])
+        value = value + dot(away, away) * s["outer_proximal"] / 2
+    if s["support_way_weight"] and at.memory["support losses"]:
+        way = at.memory["support losses"]
+        over = len(way) if s["support_way_like"] == "averaged" else 1
+        value = value + sum(way[1:], way[0]) * s["support_way_weight"] / over
     if s["result"] == "accumulated":  # backward() of each support loss went back to what is learned
         for more in at.memory["support losses"]:
             value = value + sloped(at, value * 0, more)
@@ -426,9 +613,11 @@ def _decaying(at, loss: Callable, last: int):
 
 def _iterate(at, path: list[dict], k: int) -> dict:
     """θₖ, or the mean of the iterates that stands in its place."""
-    which, mu = at.s["iterates"], at.s["iterate_decay"]
+    which, mu, c = at.s["iterates"], at.s["iterate_decay"], at.s["judged_share"]
+    if c and k:  # θ + c (θₖ − θ)
+        return at.map(lambda start, p: start * (1 - c) + p * c, path[0], path[k])
     if not mu and (which == "last" or k == 0):
-        return path[k]
+        return _seen(at, "query", path[: k + 1])
     one = at.number(np.float64(1))
     if mu:  # θ̄ ← μ θ̄ + (1 − μ) θₖ, from θ̄ = θ₀
         shares = [one * mu**k, *((one - mu) * mu ** (k - j) for j in range(1, k + 1))]

@@ -68,7 +68,8 @@ SWITCHES = {
               "first round", "last round", "support's return", "gain", "without discount"),
     # the shared ones, which are not meant: the data are trajectories
     "support_chunks": (0.0,), "query_chunks": (0.0,), "minibatch": (0.0,), "support_weight": (0.0,),
-    "support_before_weight": (0.0,), "on": ("both",), "query loss": ("right",),
+    "support_before_weight": (0.0,), "on": ("both",), "query loss": ("right",), "loss": ("right",),
+    "support_way_weight": (0.0,), "hessian_on": ("support",), "hessian_rows": (0.0,), "curvature": ("Hessian",),
 }  # fmt: skip
 
 
@@ -85,8 +86,8 @@ def query_loss(at, meta, support, query):
         return moved | {"log_std": theta["log_std"]} if at.s["log_std"] == "fixed" and "log_std" in theta else moved
 
     rounds = partial(_round, at, support)
+    outer = at.memory["query"] = _round(at, query, 0, "outer")
     path = descend(at, meta, rounds, step)
-    outer = _round(at, query, 0, "outer")
     return judged(at, path, outer) - _score(at, path, rounds, outer), path[-1]
 
 

@@ -577,6 +577,86 @@ class _(MetaSGD):
         return {n: g * 0.1 if n.startswith("alpha.") else g for n, g in grads.items()}
 
 
+@wrong("alpha_gradient_of_what_it_is_made_of")
+class _(MetaSGD):
+    """log |alpha| is the leaf"""
+
+    def finish(self, grads):
+        return {n: g * self.params[n].detach() if n.startswith("alpha.") else g for n, g in grads.items()}
+
+
+@wrong("alpha_gradient_of_what_it_is_made_of")
+class _(MetaSGD):
+    """the root of |alpha| is the leaf"""
+
+    def __call__(self):
+        alpha = {n: p for n, p in self.params.items() if n.startswith("alpha.")}
+        self.leaves = {n: p.detach().abs().sqrt().requires_grad_() for n, p in alpha.items()}
+        self.signs = {n: p.detach().sign() for n, p in alpha.items()}
+        total = self.together([self.task(support, query) for support, query in self.tasks])
+        theta = {n: p for n, p in self.params.items() if n not in alpha}
+        return {"meta_grad": {**grad(total, theta), **grad(total, self.leaves, False)}}
+
+    def rate(self, n, k):
+        return self.signs[f"alpha.{n}"] * self.leaves[f"alpha.{n}"] ** 2
+
+
+@wrong("alpha_gradient_after_the_pullback")
+class _(ByHand):
+    """v goes through the Hessian, then alpha has its gradient"""
+
+    def __call__(self):
+        total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+        for support, query in self.tasks:
+            path, gs = [{n: p.detach().requires_grad_() for n, p in self.start().items()}], []
+            for k in range(self.K):
+                gs.append(self.gradient(path[-1], support, k))
+                moved = self.step(path[-1], gs[-1], k)
+                path.append({n: p.detach().requires_grad_() for n, p in moved.items()})
+            v = grad(self.loss(path[-1], *query), path[-1])
+            for k in reversed(range(self.K)):
+                v = self.back(v, self.product(gs[k], path[k]), k)
+                for n, x in v.items():
+                    total[f"alpha.{n}"] -= (gs[k][n] * x).detach()
+            for n, x in v.items():
+                total[n] += x.detach()
+        return {"meta_grad": {n: g / len(self.tasks) for n, g in total.items()}}
+
+
+@wrong("alpha_gradient_with_another_steps_gradient")
+class _(ByHand):
+    """the first step's gradient in all"""
+
+    def of_rates(self, g, v, last):
+        return {n: self.first[n] * v[n] for n in v}
+
+    def gradient(self, fast, support, k):
+        g = super().gradient(fast, support, k)
+        self.first = g if k == 0 else self.first
+        return g
+
+
+@wrong("alpha_gradient_over_steps")
+class _(MetaSGD):
+    """the mean over the steps of −g_s * v"""
+
+    def finish(self, grads):
+        return {n: g / self.K if n.startswith("alpha.") else g for n, g in grads.items()}
+
+
+@wrong("alpha_gradient_of_one_task")
+class _(MetaSGD):
+    """alpha.grad is assigned in the loop over tasks"""
+
+    def task(self, support, query):
+        self.learned = support is self.tasks[-1][0]
+        return super().task(support, query)
+
+    def rate(self, n, k):
+        alpha = super().rate(n, k)
+        return alpha if self.learned else alpha.detach()
+
+
 class TensorByTensor:
     """one autograd.grad per parameter, at weights that are leaves of their own"""
 
@@ -706,6 +786,55 @@ def _partial(cls, name: str) -> None:
                     v = v | {n: v[n] - self.lr * h[n] for n in v if n not in g}
                 total = {n: total[n] + v[n].detach() for n in total}
             return {"meta_grad": {n: g / len(self.tasks) for n, g in total.items()}}
+
+    class ByHand(cls):
+        def __call__(self):
+            total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+            for support, query in self.tasks:
+                path = [{n: p.detach().requires_grad_() for n, p in self.params.items()}]
+                for k in range(self.K):
+                    moved = self.step(path[-1], self.gradient(path[-1], support, k), k)
+                    path.append({n: p.detach().requires_grad_() for n, p in moved.items()})
+                v = of_query = grad(self.loss(path[-1], *query), path[-1])
+                others = {n: self.of_query(x) for n, x in v.items() if n not in self.names()}
+                for k in reversed(range(self.K)):
+                    g = self.gradient(path[k], support, k)
+                    cross = grad(sum((g[n] * self.crossed(v, of_query)[n].detach()).sum() for n in g), path[k])
+                    h = grad(sum((g[n] * v[n].detach()).sum() for n in g), path[k])
+                    others = {n: x - self.cross_rate() * cross[n] for n, x in others.items()}
+                    v = v | {n: v[n] - self.lr * h[n] for n in g}
+                total = {n: total[n] + others.get(n, v[n]).detach() for n in total}
+            return {"meta_grad": {n: g / len(self.tasks) for n, g in total.items()}}
+
+        def of_query(self, x):
+            return x
+
+        def crossed(self, v, of_query):
+            return v
+
+        def cross_rate(self):
+            return self.lr
+
+    @wrong(f"{name}_cross_term_not_carried")
+    class _(ByHand):
+        """the other product is with the query gradient in every step"""
+
+        def crossed(self, v, of_query):
+            return of_query
+
+    @wrong(f"{name}_cross_term_times_c")
+    class _(ByHand):
+        """+ lr * cross(v)"""
+
+        def cross_rate(self):
+            return -self.lr
+
+    @wrong(f"{name}_query_part_times_c")
+    class _(ByHand):
+        """the query's own part is doubled"""
+
+        def of_query(self, x):
+            return 2 * x
 
     @wrong(f"{name}_{other}_adapted")
     class _(cls):
@@ -981,6 +1110,52 @@ class _(CAVIA):
         self.loss = lambda p, x, y: loss({**p, first: rolled(p)}, x, y)
 
 
+@wrong("cavia_context_of_each_part")
+class _(CAVIA):
+    """a context per example, and their mean for the query"""
+
+    def task(self, support, query):
+        ends = []
+        for x, y in zip(*support, strict=True):
+            context = self.context()
+            for _ in range(self.K):
+                g = self.context_gradient(context, (x[None], y[None])) / len(support[0])
+                context = self.update(context, g)
+            ends.append(context)
+        return self.after(sum(ends) / len(ends), query)
+
+
+@wrong("cavia_context_of_each_part")
+class _(CAVIA):
+    """a context per class, each on the loss of its own examples, and their sum for the query"""
+
+    def task(self, support, query):
+        x, y = support
+        classes = y.unique() if not y.is_floating_point() else [None]
+        ends = []
+        for c in classes:
+            rows = slice(None) if c is None else y == c
+            context = self.context()
+            for _ in range(self.K):
+                context = self.update(context, self.context_gradient(context, (x[rows], y[rows])))
+            ends.append(context)
+        return self.after(sum(ends), query)
+
+
+@wrong("cavia_context_of_other_tasks")
+class _(CAVIA):
+    """the contexts are averaged over the tasks before the query losses"""
+
+    def after(self, context, query):
+        ends = []
+        for support, _ in self.tasks:
+            phi = self.context()
+            for _ in range(self.K):
+                phi = self.update(phi, self.context_gradient(phi, support))
+            ends.append(phi)
+        return super().after(torch.stack(ends).mean(0), query)
+
+
 @wrong("inner_ascent")
 class _(CAVIA):
     """context + lr * g"""
@@ -1220,6 +1395,103 @@ class _(MAMLpp):
         return {n: 0 * g if n in self.norms else g for n, g in grads.items()}
 
 
+@wrong("mamlpp_losses_join_a_step_early")
+class _(MAMLpp):
+    """each query gradient is added before the pull-back through the step behind it"""
+
+    def task(self, support, query):
+        path, fast = [], self.start()
+        for k in range(self.K):
+            path.append(fast)
+            g = self.gradient(fast, support, k)
+            fast = {n: p - self.rate(n, k) * g[n] for n, p in fast.items()}
+        path.append(fast)
+        losses = []
+        for k in range(1, self.K + 1):
+            after = path[min(k + 1, self.K)]
+            point = {n: path[k][n].detach() + p - p.detach() for n, p in after.items()}
+            losses.append(self.loss(self.whole(point, k - 1), *query))
+        return self.weighed(losses)
+
+
+class AtOnce(MAMLpp):
+    def task(self, support, query):
+        fast, losses = self.start(), []
+        for k in range(self.K):
+            fast = fast if k == 0 else self.leaf(fast)
+            g = self.gradient(fast, support, k)
+            fast = {n: p - self.rate(n, k) * g[n] for n, p in fast.items()}
+            losses += self.after(fast, query, k)
+        return self.weighed(losses)
+
+
+@wrong("mamlpp_losses_go_back_at_once")
+class _(AtOnce):
+    """backward() after each step, then fast = fast.detach()"""
+
+    def leaf(self, fast):
+        return {n: p.detach().requires_grad_() for n, p in fast.items()}
+
+
+@wrong("mamlpp_losses_go_back_at_once")
+class _(AtOnce):
+    """backward() after each step, then the parameters' values are set in place"""
+
+    def leaf(self, fast):
+        return {n: p.detach() + self.params[n] - self.params[n].detach() for n, p in fast.items()}
+
+
+@wrong("mamlpp_weights_of_another_step")
+class _(MAMLpp):
+    """weights[k + 1]"""
+
+    def weighed(self, losses):
+        return sum(self.weights[min(k + 1, self.K - 1)] * loss for k, loss in enumerate(losses))
+
+
+@wrong("mamlpp_rates_of_another_tensor")
+class _(MAMLpp):
+    """the last tensor's rates"""
+
+    def rate(self, n, k):
+        return super().rate(self.case.adapt[-1], k)
+
+
+@wrong("mamlpp_rates_learned_in_one_step")
+class _(MAMLpp):
+    """the rates of later steps are detached"""
+
+    def rate(self, n, k):
+        return super().rate(n, k) if k == 0 else super().rate(n, k).detach()
+
+
+@wrong("mamlpp_row_of_one_norm")
+class _(MAMLpp):
+    """beta[0] beside gamma[k]"""
+
+    def whole(self, fast, row):
+        return fast | {n: self.params[n][0 if n == "beta" else row] for n in self.norms}
+
+
+@wrong("mamlpp_norm_rows_of_both_sets")
+class _(MAMLpp):
+    """gamma.mean(0), beta.mean(0)"""
+
+    def whole(self, fast, row):
+        return fast | {n: self.params[n].mean(0) for n in self.norms}
+
+
+@wrong("mamlpp_reversed_and_one_norm")
+class _(MAMLpp):
+    """reversed weights, and beta[0] beside gamma[k]"""
+
+    def weighed(self, losses):
+        return super().weighed(losses[::-1])
+
+    def whole(self, fast, row):
+        return fast | {n: self.params[n][0 if n == "beta" else row] for n in self.norms}
+
+
 @wrong("mamlpp_norm_rows_added")
 class _(MAMLpp):
     """γ and β are one row, expanded"""
@@ -1276,6 +1548,53 @@ class _(Momentum):
 
     def buffer(self, m, g, k):
         return super().buffer(m, {n: self.lr * x for n, x in g.items()}, k)
+
+
+class MomentumByHand(Momentum):
+    """the backward pass by hand"""
+
+    def __call__(self):
+        total = {n: torch.zeros_like(p) for n, p in self.params.items()}
+        for support, query in self.tasks:
+            path, gs, m = [{n: p.detach().requires_grad_() for n, p in self.params.items()}], [], self.zeros()
+            for k in range(self.K):
+                gs.append(self.gradient(path[-1], support, k))
+                m = {n: self.mu * m[n] + gs[-1][n].detach() for n in m}
+                path.append({n: (p - self.lr * m[n]).detach().requires_grad_() for n, p in path[-1].items()})
+            v, u = grad(self.loss(path[-1], *query), path[-1], False), self.zeros()
+            for k in reversed(range(self.K)):
+                u, used = self.adjoint(u, v)
+                h = grad(sum((gs[k][n] * used[n]).sum() for n in used), path[k], False)
+                v = {n: v[n] + h[n] for n in v}
+            total = {n: total[n] + v[n] / len(self.tasks) for n in total}
+        return {"meta_grad": total}
+
+
+@wrong("momentum_adjoint")
+class _(MomentumByHand):
+    """u = mu * (u - lr * v)"""
+
+    def adjoint(self, u, v):
+        u = {n: self.mu * (u[n] - self.lr * v[n]) for n in u}
+        return u, u
+
+
+@wrong("momentum_adjoint")
+class _(MomentumByHand):
+    """u = u - lr * v"""
+
+    def adjoint(self, u, v):
+        u = {n: u[n] - self.lr * v[n] for n in u}
+        return u, u
+
+
+@wrong("momentum_adjoint")
+class _(MomentumByHand):
+    """hvp(mu * u) with the u of the step before"""
+
+    def adjoint(self, u, v):
+        old = {n: self.mu * x for n, x in u.items()}
+        return {n: old[n] - self.lr * v[n] for n in u}, old
 
 
 @wrong("momentum_missing")
@@ -1482,6 +1801,81 @@ class _(Adam):
 
     def corrected(self, m, v, t):
         return m / (1 - self.b1), v / (1 - self.b2)
+
+
+@wrong("adam_both_corrected_alike")
+class _(Adam):
+    """m / (1 - b1**t), v / (1 - b1**t)"""
+
+    def corrected(self, m, v, t):
+        return m / (1 - self.b1**t), v / (1 - self.b1**t)
+
+
+@wrong("adam_correction_off_by_one")
+class _(Adam):
+    """t + 1 for v alone"""
+
+    def corrected(self, m, v, t):
+        return m / (1 - self.b1**t), v / (1 - self.b2 ** (t + 1))
+
+
+@wrong("adam_correction_inverted")
+class _(Adam):
+    """m * (1 - b1**t)"""
+
+    def corrected(self, m, v, t):
+        return m * (1 - self.b1**t), v * (1 - self.b2**t)
+
+
+@wrong("adam_numerator_detached")
+class _(Adam):
+    """m.detach() in the step"""
+
+    def corrected(self, m, v, t):
+        m, v = super().corrected(m, v, t)
+        return m.detach(), v
+
+
+@wrong("adam_share_of_the_gradient")
+class _(Adam):
+    """m = b1 * m + g"""
+
+    def moments(self, m, v, g):
+        _, v = super().moments(m, v, g)
+        return {n: self.b1 * m[n] + g[n] for n in g}, v
+
+
+@wrong("adam_moments_of_the_step_before")
+class _(Adam):
+    """v is updated after the step"""
+
+    def adapt(self, fast, support):
+        m, v, t = self.state()
+        for k in range(self.K):
+            g, t, before = self.gradient(fast, support, k), t + 1, v
+            m, v = self.moments(m, v, g)
+            fast = {n: self.moved(p, m[n], before[n], t) for n, p in fast.items()}
+        return fast
+
+
+@wrong("adam_moments_anew_in_each_step")
+class _(Adam):
+    """the optimiser is made inside the loop"""
+
+    def adapt(self, fast, support):
+        for k in range(self.K):
+            m, v, t = self.state()
+            m, v = self.moments(m, v, self.gradient(fast, support, k))
+            fast = {n: self.moved(p, m[n], v[n], t + 1) for n, p in fast.items()}
+        return fast
+
+
+@wrong("adam_eps_elsewhere")
+class _(Adam):
+    """sqrt(v + eps) + eps_root"""
+
+    def below(self, v):
+        return (v + self.eps).sqrt() + self.root
 
 
 @wrong("adam_amsgrad_corrected")

@@ -13,6 +13,7 @@ import dataclasses
 
 import numpy as np
 
+from ..mistakes.data import chunks
 from ..mistakes.mistake import Free, Mistake
 from .procedure import descend, judged, support_gradient, tasks_of
 
@@ -23,9 +24,27 @@ SWITCHES = {
     "context from": ("zero", "one"),
     "context is": (0.0,),
     "between steps": ("right", "detached"),
-    "context in query": ("adapted", "zero", "detached"),
+    "context in query": (
+        "adapted",
+        "zero",
+        "detached",
+        "averaged over tasks",
+        "summed over tasks",
+        "of the first task",
+        "of the last task",
+        "of the next task",
+        "of the task before",
+    ),
     "context of": ("its task", "all tasks"),
     "context stands": ("behind", "in front"),
+    "contexts": (
+        "of the task",
+        "of each example",
+        "of each example, on its own loss",
+        "of each class",
+        "of each class, on its own loss",
+    ),
+    "contexts are": ("averaged", "summed", "the last", "the first"),
     # the shared ones, which are not meant: the context is no tensor of the model
     **dict.fromkeys(("inner_start_of", "query_start_of", "cut_of", "blind_of"), ("nothing",)),
     **dict.fromkeys(("clip_of", "momentum_of"), ("all",)),
@@ -53,11 +72,50 @@ def query_loss(at, theta, support, query):
         # φₖ₊₁ = φₖ − α ∂L_s/∂φ
         return {n: p - rate * g[n] for n, p in fast.items()}
 
+    def gone_down(start, support):
+        if at.s["contexts"] == "of the task":
+            return descend(at, start, support, step, leaf)
+        return [start, _together(at, [descend(at, start, part, short(share), leaf)[-1]
+                                      for part, share in _parts(at, support)])]  # fmt: skip
+
+    def short(share):
+        """The step of a context whose examples are this share of the set."""
+        return lambda k, fast, g: step(k, fast, g if share == 1 else at.map(lambda g: g * share, g))
+
     leaf = (lambda fast, k: whole(at.hold(fast), k)) if at.s["between steps"] == "detached" else whole
-    path = descend(at, start, support, step, leaf)
+    path = gone_down(start, support)
+    if "task" in at.s["context in query"]:
+        ends = [gone_down(start, s)[-1] for s, _ in tasks_of(at)]
+        t, last = at.place, len(ends) - 1
+        places = {"of the first task": 0, "of the last task": last, "of the next task": (t + 1) % (last + 1),
+                  "of the task before": t - 1}  # fmt: skip
+        over = 1 if at.s["context in query"].startswith("summed") else last + 1
+        place = places.get(at.s["context in query"])
+        path[-1] = at.map(lambda *c: sum(c[1:], c[0]) / over, *ends) if place is None else ends[place]
     changed = {"zero": at.map(lambda p: p * 0, path[-1]), "detached": at.hold(path[-1])}
     path[-1] = changed.get(at.s["context in query"], path[-1])
     return judged(at, path, query, whole), whole(path[-1], at.steps)
+
+
+def _parts(at, support) -> list[tuple]:
+    """The parts of the support set that have a context each, and their shares of the mean loss."""
+    x, y = support
+    if at.s["contexts"].startswith("of each example"):
+        parts = chunks(support, 1)
+    else:
+        labels = np.asarray(y) if np.asarray(y).dtype.kind in "iu" else np.zeros(len(y), int)
+        parts = [(x[labels == c], y[labels == c]) for c in np.unique(labels)]
+    one = at.number(np.float64(1))
+    return [(p, 1 if at.s["contexts"].endswith("own loss") else one * len(p[1]) / len(y)) for p in parts]
+
+
+def _together(at, contexts: list[dict]) -> dict:
+    """The one context that the query has."""
+    how = at.s["contexts are"]
+    if how.startswith("the "):
+        return contexts[-1 if how == "the last" else 0]
+    over = len(contexts) if how == "averaged" else 1
+    return at.map(lambda *c: sum(c[1:], c[0]) / over, *contexts)
 
 
 def posed(case, numbers):
@@ -196,5 +254,26 @@ MISTAKES = [
         "torch.zeros(d)", "jnp.zeros(d)",
         ({"context is": 0.1}, {"context is": 0.1, "factors": "detached"}),
         free=Free("context is", "c", (0.1, 0.01, 0.5, 1.0)), classic=False,
+    ),
+    Mistake(
+        "cavia_context_of_each_part", "φᵢ,ₖ₊₁ = φᵢ,ₖ − α/N ∂Lᵢ(φᵢ,ₖ)/∂φ for each example, φ = mean over i of φᵢ",
+        "each support example, or each class, has a context of its own, and the query has their mean or sum: a mean "
+        "over the set makes each step N times too short, and later steps are not those of one context",
+        "one context per task, of the shape (d,), expanded to the examples inside the model",
+        "one context per task, broadcast to the examples inside the model; no vmap over the examples",
+        tuple({"contexts": of, "contexts are": are} | cut
+              for of in ("of each example", "of each example, on its own loss", "of each class",
+                         "of each class, on its own loss")
+              for are in ("averaged", "summed", "the last", "the first") for cut in ({}, {"factors": "detached"})),
+        shows="contexts", classic=False,
+    ),
+    Mistake(
+        "cavia_context_of_other_tasks", "L_q(φ_K of another task, θ), or of the tasks' mean",
+        "the query's context is that of another task, or the mean or the sum of all tasks' contexts",
+        "each task's query loss takes the context that adapted to its own support set",
+        "vmap over tasks with a context each, and no mean of the contexts",
+        tuple({"context in query": which} for which in ("averaged over tasks", "summed over tasks", "of the last task",
+              "of the first task", "of the next task", "of the task before")),
+        shows="context in query", classic=False,
     ),
 ]  # fmt: skip

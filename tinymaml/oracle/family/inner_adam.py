@@ -23,12 +23,18 @@ from .procedure import PLAIN, descend, judged
 FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α m̂ / (√(v̂ + ε_root) + ε)"
 SETTINGS = {"beta1": "β₁", "beta2": "β₂", "eps": "ε, outside of the root", "eps_root": "ε_root, under it"}
 SWITCHES = {
-    "moments": ("right", "detached", "m detached", "v detached", "leaked", "leaked, detached", "leaked with t"),
-    "root": ("right", "detached", "missing"),
+    "moments": ("right", "detached", "m detached", "v detached", "leaked", "leaked, detached", "leaked with t",
+                "anew in each step"),
+    "root": ("right", "detached", "missing"), "numerator": ("right", "detached"),
+    "shares": ("right", "m without", "v without", "both without", "of the other beta"),
+    "used": ("new", "old m", "old v", "both old"),
     "correction": ("right", "none", "of m", "of v", "a step late", "of step K", "with every tensor",
-                   "over all tasks", "exchanged", "of step 1"),
-    "eps": ("outside", "inside", "inside, before correction", "before correction", "missing", "default"),
-    "eps_root": ("right", "missing"),
+                   "over all tasks", "exchanged", "of step 1", "both by β₁", "both by β₂", "a step early",
+                   "of m a step late", "of v a step late", "of m a step early", "of v a step early", "inverted",
+                   "plus"),
+    "eps": ("outside", "inside", "inside, before correction", "before correction", "missing", "default",
+            "squared inside", "exchanged"),
+    "eps_root": ("right", "missing", "before correction", "outside"),
     "betas": ("right", "exchanged", "defaults"),
     "variant": ("adam", "amsgrad", "amsgrad, corrected", "sgd", "no m", "nesterov", "adamax", "adabelief"),
     "decoupled": (0.0,),
@@ -68,9 +74,21 @@ def query_loss(at, theta, support, query):
             theta = at.map(lambda p: p - rate * decoupled * p, theta)
         m = at.hold(m) if s["moments"] in ("detached", "m detached") else m
         v = at.hold(v) if s["moments"] in ("detached", "v detached") else v
+        before_m, before_v = m, v
+        if s["moments"] == "anew in each step":
+            m, v, t = zero, zero, 1
         # m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
         used_m = at.map(lambda g, m: b1 * m + (1 - b1) * g, g, m)
         used_v = at.map(lambda g, v: b2 * v + (1 - b2) * g * g, g, v)
+        if s["shares"] != "right":
+            of_m, of_v = {
+                "m without": (1, 1 - b2),
+                "v without": (1 - b1, 1),
+                "both without": (1, 1),
+                "of the other beta": (1 - b2, 1 - b1),
+            }[s["shares"]]
+            used_m = at.map(lambda g, m: b1 * m + of_m * g, g, m)
+            used_v = at.map(lambda g, v: b2 * v + of_v * g * g, g, v)
         if s["variant"] == "adabelief":
             # v ← β₂ v + (1 − β₂) (g − m)²
             used_v = at.map(lambda g, m, v: b2 * v + (1 - b2) * (g - m) * (g - m), g, used_m, v)
@@ -91,27 +109,50 @@ def query_loss(at, theta, support, query):
             count = {"a step late": t + 1, "of step K": at.case.inner_steps, "of step 1": 1,
                      "with every tensor": (t - 1) * len(names) + names.index(n) + 1,
                      "over all tasks": at.memory.get("moments", (0, 0, 0))[2] + t}.get(s["correction"], t)  # fmt: skip
-            c1 = 1 if s["correction"] in ("none", "of v") else 1 - b1**count
-            c2 = 1 if s["correction"] in ("none", "of m") else 1 - b2**count
+            c1, c2 = _corrections(s["correction"], b1, b2, count)
             inside = eps if s["eps"].startswith("inside") else 0
-            c1, c2 = (c2, c1) if s["correction"] == "exchanged" else (c1, c2)
+            inside = eps * eps if s["eps"] == "squared inside" else inside
+            m = at.hold(m) if s["numerator"] == "detached" else m
             if s["variant"] == "amsgrad, corrected":
                 v, c2 = best[n], 1
             late = s["eps"].endswith("before correction")  # θ − α (√c₂ / c₁) m / (√v + ε)
-            root = at.root((v if late else v / c2) + eps_root + inside)
+            under = eps if s["eps"] == "exchanged" else eps_root
+            under = under * 0 if s["eps_root"] == "outside" else under
+            if s["eps_root"] == "before correction":
+                root = at.root((v + under + inside) / c2)
+            else:
+                root = at.root((v if late else v / c2) + under + inside)
             root = at.hold(root) if s["root"] == "detached" else root
             root = v / c2 if s["root"] == "missing" else root
-            below = root + (0 if s["eps"].startswith("inside") else eps)
+            beside = eps_root if s["eps"] == "exchanged" else eps
+            beside = beside + eps_root if s["eps_root"] == "outside" else beside
+            below = root + (0 if s["eps"].startswith("inside") or s["eps"] == "squared inside" else beside)
             below = below / (at.root(c2 + 0 * eps) if late else 1)
             # θ ← θ − α m̂ / (√(v̂ + ε_root) + ε)
             return p - rate * (m / c1) / below
 
+        if s["used"] != "new":
+            used_m = used_m if s["used"] == "old v" else before_m
+            used_v = used_v if s["used"] == "old m" else before_v
         return {n: moved(n, p, used_m[n], used_v[n]) for n, p in theta.items()}
 
     path = descend(at, theta, support, step)
     before = at.memory.get("moments", (m, v, 0))[2] if s["correction"] == "over all tasks" else before
     at.memory["moments"] = m, v, before + at.steps
     return judged(at, path, query), path[-1]
+
+
+def _corrections(how: str, b1, b2, t: int) -> tuple:
+    """1 − β₁ᵗ and 1 − β₂ᵗ, or what the code at hand has for them."""
+    early, late = max(t - 1, 1), t + 1
+    one = {"of m a step late": late, "of m a step early": early, "a step early": early}.get(how, t)
+    two = {"of v a step late": late, "of v a step early": early, "a step early": early}.get(how, t)
+    c1 = 1 if how in ("none", "of v") else 1 - b1**one
+    c2 = 1 if how in ("none", "of m") else 1 - b2**two
+    others = {"exchanged": lambda: (c2, c1),
+              "both by β₁": lambda: (c1, 1 - b1**t), "both by β₂": lambda: (1 - b2**t, c2),
+              "inverted": lambda: (1 / c1, 1 / c2), "plus": lambda: (1 + b1**t, 1 + b2**t)}  # fmt: skip
+    return others.get(how, lambda: (c1, c2))()
 
 
 def _larger(a, b):
@@ -363,5 +404,61 @@ MISTAKES = [
         "the denominator takes the largest corrected second moment so far: AMSGrad, in another form than PyTorch's",
         "amsgrad=False", "optax.adam, not optax.amsgrad",
         ({"variant": "amsgrad, corrected"}, {"variant": "amsgrad, corrected", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_both_corrected_alike", "m / (1 − β₁ᵗ),   v / (1 − β₁ᵗ)",
+        "both moments are corrected with the same β, a slip of copying",
+        "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)", "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)",
+        ({"correction": "both by β₁"}, {"correction": "both by β₂"}, {"correction": "both by β₁", "root": "detached"},
+         {"correction": "both by β₁", "factors": "detached"}), shows="correction", classic=False,
+    ),
+    Mistake(
+        "adam_correction_off_by_one", "1 − β^(t − 1), or 1 − β^(t + 1), of one moment or both",
+        "the step count of the bias correction is off by one: in both moments, or in one of them",
+        "t = k + 1 for k = 0, 1, …, in both corrections", "t = k + 1 for k = 0, 1, …, in both corrections",
+        tuple({"correction": how} | cut for how in ("a step early", "of m a step late", "of v a step late",
+              "of m a step early", "of v a step early") for cut in ({}, {"factors": "detached"})),
+        shows="correction", classic=False,
+    ),
+    Mistake(
+        "adam_correction_inverted", "m (1 − β₁ᵗ), or m / (1 + β₁ᵗ)",
+        "the bias correction multiplies where it divides, or has a plus for its minus",
+        "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)", "m_hat = m / (1 - b1**t); v_hat = v / (1 - b2**t)",
+        ({"correction": "inverted"}, {"correction": "plus"}), shows="correction", classic=False,
+    ),
+    Mistake(
+        "adam_numerator_detached", "m̂ is a constant in the step",
+        "the derivative goes through the denominator alone: the numerator was detached",
+        "p - lr * m_hat / denom, without .detach()", "no stop_gradient on m_hat",
+        ({"numerator": "detached"},), classic=False,
+    ),
+    Mistake(
+        "adam_share_of_the_gradient", "m ← β₁ m + g, or v ← β₂ v + g²",
+        "the factor 1 − β in front of the gradient, or of its square, is missing, or is that of the other β",
+        "m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g * g",
+        "m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g * g",
+        tuple({"shares": how} | cut for how in ("m without", "v without", "both without", "of the other beta")
+              for cut in ({}, {"factors": "detached"})), shows="shares", classic=False,
+    ),
+    Mistake(
+        "adam_moments_of_the_step_before", "θ − α m̂ₜ₋₁ / (√(v̂ₜ + ε_root) + ε), or with v̂ₜ₋₁",
+        "the step takes a moment from before this gradient",
+        "update m and v first, then take the step", "update m and v first, then take the step",
+        ({"used": "old m"}, {"used": "old v"}, {"used": "both old"}), shows="used", classic=False,
+    ),
+    Mistake(
+        "adam_moments_anew_in_each_step", "m = (1 − β₁) g, v = (1 − β₂) g² and t = 1 in every step",
+        "the moments begin anew in every inner step: an optimiser was made inside the loop",
+        "make m, v and t before the loop over the inner steps", "carry the optimiser's state through the scan",
+        ({"moments": "anew in each step"}, {"moments": "anew in each step", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "adam_eps_elsewhere", "√(v̂ + ε²), √(v̂ + ε) + ε_root, √((v + ε_root)/(1 − β₂ᵗ)) + ε, …",
+        "ε or ε_root stands in another place: squared under the root, exchanged with one another, before the bias "
+        "correction, or both outside",
+        "denom = (v_hat + eps_root).sqrt() + eps", "jnp.sqrt(v_hat + eps_root) + eps",
+        ({"eps": "squared inside"}, {"eps": "exchanged"}, {"eps_root": "before correction"},
+         {"eps_root": "outside"}, {"eps": "before correction", "eps_root": "missing"},
+         {"eps": "inside", "eps_root": "missing"}), classic=False,
     ),
 ]  # fmt: skip

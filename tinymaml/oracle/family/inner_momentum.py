@@ -22,6 +22,9 @@ SWITCHES = {
     "nesterov": ("no", "PyTorch's", "at the point ahead"),
     "numbers": ("right", "exchanged", "rate twice"),
     "mu": (0.0,), "decoupled": (0.0,),
+    # the backward pass by hand: u ← μ u − α v,  v ← v + Hₖ u
+    "adjoint": ("right", "μ (u − αv)", "u − αv", "μ² u − αv", "(1 − μ) u − αv", "μu − v", "μu + αv", "−μu − αv",
+                "u without −αv"),
     "momentum": (0.0,), "decay_like": ("in the gradient",),  # the shared ones, which are not meant
 }  # fmt: skip
 
@@ -56,6 +59,9 @@ def query_loss(at, theta, support, query):
         if kept == "from the start":
             # θₖ₊₁ = θₖ − α g + μ (θₖ − θ₀)
             return at.map(lambda p, g, p0: p - rate * g + mu * (p - p0), theta, g, {n: first[n] for n in theta})
+        if at.s["adjoint"] != "right":
+            m = m | _gone_back(at, mu, before, new, g)
+            used = _used(at, rate, mu, before, m)
         # θₖ₊₁ = θₖ − α mₖ₊₁
         return at.map(lambda p, m: p - rate * m, theta, used)
 
@@ -63,6 +69,20 @@ def query_loss(at, theta, support, query):
     path = descend(at, theta, support, step, *([ahead] if at.s["nesterov"] == "at the point ahead" else []))
     at.memory["m"] = m
     return judged(at, path, query), path[-1]
+
+
+def _gone_back(at, mu, before, new, g):
+    """mₖ₊₁, with the derivative by mₖ that the code at hand has for μ."""
+    times = {"u − αv": 1, "μ² u − αv": mu * mu, "(1 − μ) u − αv": 1 - mu, "−μu − αv": -mu}.get(at.s["adjoint"], mu)
+    return {n: at.hold(x) + (before[n] - at.hold(before[n])) * times + (g[n] - at.hold(g[n])) for n, x in new.items()}
+
+
+def _used(at, rate, mu, before, new):
+    """mₖ₊₁ in the step, with the derivative by which −αv enters the adjoint of the buffer."""
+    if at.s["adjoint"] == "u without −αv":  # what this step's own gradient gives comes a step too late
+        return at.map(lambda m, b: at.hold(m) + (b - at.hold(b)) * mu, new, {n: before[n] for n in new})
+    times = {"μ (u − αv)": mu, "μu − v": 1 / rate, "μu + αv": -1}.get(at.s["adjoint"])
+    return new if times is None else at.map(lambda m: at.hold(m) + (m - at.hold(m)) * times, new)
 
 
 def closed_form(case):
@@ -223,5 +243,13 @@ MISTAKES = [
         "the rate is in the buffer, and again in the step", "m = mu * m + g, then p - lr * m",
         "m = mu * m + g, then p - lr * m",
         ({"numbers": "rate twice"}, {"numbers": "rate twice", "factors": "detached"}), classic=False,
+    ),
+    Mistake(
+        "momentum_adjoint", "u ← μ (u − αv), u ← u − αv, or the like, where the adjoint of the buffer is u ← μu − αv",
+        "the backward pass by hand has another adjoint of the buffer: μ multiplies too much or is missing, the rate is "
+        "missing, a sign is wrong, or the gradient of a step itself comes too late",
+        "u = mu * u - lr * v, then v = v + hvp(u), from the last step to the first",
+        "u = mu * u - lr * v, then v + hvp(u), in a reverse scan",
+        tuple({"adjoint": how} for how in SWITCHES["adjoint"][1:]), shows="adjoint", classic=False,
     ),
 ]  # fmt: skip

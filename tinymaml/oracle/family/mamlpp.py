@@ -25,11 +25,14 @@ SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
 PREFIX = "alpha."
 SWITCHES = {
     "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only", "over K",
-                "rising"),
+                "rising", "of the next step", "of the step before", "over their largest", "squared", "falling"),
+    "losses": ("go back together", "join a step early", "go back at once", "go back at once, to θ alone"),
+    "rows of": ("both", "the first norm", "the second norm"),
     "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's",
-              "mean over steps", "first tensor's", "times inner_lr", "inner_lr", "reversed"),
-    "row in support": ("right", "first", "next", "last", "previous", "reversed"),
-    "row in query": ("right", "next", "first", "last", "previous"),
+              "mean over steps", "first tensor's", "times inner_lr", "inner_lr", "reversed", "last tensor's",
+              "next tensor's", "first step's learned", "last step's learned"),
+    "row in support": ("right", "first", "next", "last", "previous", "reversed", "mean"),
+    "row in query": ("right", "next", "first", "last", "previous", "reversed", "mean"),
     "norm": ("right", "adapted"),
     "not learned": ("nothing", "norm", "rates"),
     "rows' gradient": ("right", "sum of rows", "mean of rows", "in row 0"),
@@ -48,19 +51,28 @@ def query_loss(at, meta, support, query):
     norms = tuple(n for n in theta if n not in names)
     clipped = lambda k: min(max(k, 0), last)  # noqa: E731
 
-    def row(theta, k):
-        return {n: p[clipped(k)] if n in norms else p for n, p in theta.items()}
+    def row(theta, k, own=None):
+        """Row k of γ and β; of one of them its own, where the code at hand takes another of the other one alone."""
+        which = norms.index if at.s["rows of"] != "both" else None
+        place = {"the first norm": 0, "the second norm": 1}.get(at.s["rows of"])
+        of = {n: k if own is None or which is None or which(n) == place else own for n in norms}
+        return {n: (np.sum(p, 0) / len(p) if of[n] is None else p[clipped(of[n])]) if n in norms else p
+                for n, p in theta.items()}  # fmt: skip
 
     def of_support(theta, k):
-        rows = {"first": 0, "next": k + 1, "last": last, "previous": k - 1, "reversed": last - k}
-        return row(theta, rows.get(at.s["row in support"], k))
+        rows = {"first": 0, "next": k + 1, "last": last, "previous": k - 1, "reversed": last - k, "mean": None}
+        return row(theta, rows.get(at.s["row in support"], k), k)
 
     def of_query(theta, k):
-        return row(theta, {"next": k, "first": 0, "last": last, "previous": k - 2}.get(at.s["row in query"], k - 1))
+        rows = {"next": k, "first": 0, "last": last, "previous": k - 2, "reversed": last - k + 1, "mean": None}
+        return row(theta, rows.get(at.s["row in query"], k - 1), k - 1)
 
     def rate_of(n, k):
-        alpha = meta[PREFIX + (names[0] if at.s["rates"] == "first tensor's" else n)]
-        alpha = at.hold(alpha) if at.s["rates"] == "not learned" else alpha
+        of = {"first tensor's": names[0], "last tensor's": names[-1],
+              "next tensor's": names[(names.index(n) + 1) % len(names)]}  # fmt: skip
+        alpha = meta[PREFIX + of.get(at.s["rates"], n)]
+        learned = {"not learned": False, "first step's learned": k == 0, "last step's learned": k == last}
+        alpha = alpha if learned.get(at.s["rates"], True) else at.hold(alpha)
         if at.s["rates"] == "mean over steps":
             return np.sum(alpha) / alpha.size
         other = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last,
@@ -68,7 +80,16 @@ def query_loss(at, meta, support, query):
         a = alpha[clipped(other.get(at.s["rates"], k))]
         return {"times inner_lr": a * rate, "inner_lr": a * 0 + rate}.get(at.s["rates"], a)
 
+    def cut(theta, k):
+        """θₖ, where the losses so far have gone back to it already; θ has what comes to it, or only the first's."""
+        if not at.s["losses"].startswith("go back at once") or k == 0:
+            return theta
+        to_theta = at.s["losses"] == "go back at once"
+        return {n: at.hold(p) + (meta[n] - at.hold(meta[n]) if to_theta else 0) if n in names else p
+                for n, p in theta.items()}  # fmt: skip
+
     def step(k, theta, g):
+        theta = cut(theta, k)
         # θₖ₊₁ = θₖ − αₖ g_s(θₖ)
         new = {n: theta[n] - g[n] * rate_of(n, k) if n in names else theta[n] for n in theta}
         if at.s["norm"] == "adapted":
@@ -76,17 +97,28 @@ def query_loss(at, meta, support, query):
                 new[n] = np.stack([p - rate * g[n] if i == k else p for i, p in enumerate(theta[n])])
         return new
 
-    path = descend(at, theta, support, step, of_support, own=row)
+    path = descend(at, theta, support, step, lambda theta, k: of_support(cut(theta, k), k), own=row)
     how = at.s["weights"]
+
+    def judged(k):
+        if at.s["losses"] != "join a step early" or k + 1 >= len(path):
+            return path[k]
+        # ∂L_q at θₖ, taken back through the step behind it, too
+        after = path[k + 1]
+        return {n: at.hold(p) + (after[n] - at.hold(after[n])) if n in names else p for n, p in path[k].items()}
+
     changed = {"uniform": [1 / (last + 1)] * (last + 1), "last only": [0] * last + [1], "ones": [1] * (last + 1),
                "reversed": weights[::-1], "first only": [1] + [0] * last,
-               "over K": [w / (last + 1) for w in weights],
+               "over K": [w / (last + 1) for w in weights], "of the next step": [*weights[1:], weights[-1]],
+               "of the step before": [weights[0], *weights[:-1]], "squared": [w * w for w in weights],
+               "over their largest": [w / max(map(float, weights)) for w in weights],
+               "falling": [2 * k / ((last + 1) * (last + 2)) for k in range(last + 1, 0, -1)],
                "rising": [2 * k / ((last + 1) * (last + 2)) for k in range(1, last + 2)]}  # fmt: skip
     points = [k - (how == "a step early") for k in range(1, last + 2)]
     if at.s["query"] == "before adaptation":
         points = [0] * len(points)
     # F = Σₖ wₖ L_q(θₖ)
-    losses = [w * at.query_loss_and_grad(of_query(path[min(k, len(path) - 1)], k), query)[0]
+    losses = [w * at.query_loss_and_grad(of_query(judged(min(k, len(path) - 1)), k), query)[0]
               for w, k in zip(changed.get(how, weights), points, strict=True)]  # fmt: skip
     value = sum(losses[1:], losses[0])
     if at.s["result"] == "accumulated":
@@ -299,5 +331,67 @@ MISTAKES = [
         "pass num_step=k to the support's forward pass", "index γ and β by the step in the support loss",
         ({"row in support": "previous"}, {"row in support": "previous", "row in query": "previous"},
          {"row in support": "reversed"}), classic=False,
+    ),
+    Mistake(
+        "mamlpp_losses_join_a_step_early", "wₖ (I − Hₖ αₖ) g_q(θₖ) in the place of wₖ g_q(θₖ) for k < K",
+        "the backward loop by hand adds the query gradient of θₖ before it goes back through step k, and not after it: "
+        "every loss but the last has a factor too many",
+        "v = v - hvp(alpha[k] * v), and then v = v + w[k] * g_q(theta[k])",
+        "v - hvp(alpha[k] * v), and then + w[k] * g_q(theta[k])",
+        ({"losses": "join a step early"},), classic=False,
+    ),
+    Mistake(
+        "mamlpp_losses_go_back_at_once", "∂wₖ L_q(θₖ)/∂θₖ₋₁ for each k, with θₖ₋₁ held",
+        "each step's loss is sent back at once, and the fast weights are then detached: no loss goes back further than "
+        "the step before it, and factors are missing; their gradients are added, or lost but the first",
+        "add the weighted losses, and send their sum back once, after the last step",
+        "one jax.grad of the sum of all weighted losses; no stop_gradient between the steps",
+        ({"losses": "go back at once"}, {"losses": "go back at once, to θ alone"}), shows="losses", classic=False,
+    ),
+    Mistake(
+        "mamlpp_weights_of_another_step", "w₍ₖ₊₁₎, or w₍ₖ₋₁₎, in the place of wₖ",
+        "each loss has the weight of the step after or before it, or weights of another shape: squared, over the "
+        "largest, or falling from step to step",
+        "w[k] is the weight of the loss after step k + 1", "w[k] is the weight of the loss after step k + 1",
+        tuple({"weights": how} for how in ("of the next step", "of the step before", "squared", "over their largest",
+              "falling")), shows="weights", classic=False,
+    ),
+    Mistake(
+        "mamlpp_rates_of_another_tensor", "αₖ of the last or the next tensor",
+        "a tensor has the rates of another one: the order of the names is another, or they are shifted by one",
+        "params['alpha.' + n][k] for the tensor n", "params['alpha.' + n][k] for the tensor n",
+        ({"rates": "last tensor's"}, {"rates": "next tensor's"}), shows="rates", classic=False,
+    ),
+    Mistake(
+        "mamlpp_rates_learned_in_one_step", "∂/∂αₖ = 0 for all k but one",
+        "only the first or the last step's rates get a gradient",
+        "no .detach() or .item() on the rates of any step", "no stop_gradient on the rates of any step",
+        ({"rates": "first step's learned"}, {"rates": "last step's learned"}), shows="rates", classic=False,
+    ),
+    Mistake(
+        "mamlpp_row_of_one_norm", "γ of its own step, and β of another one; or the other way round",
+        "of batch norm's γ and β only one has the row of its step: the other has the first, the last, the next or the "
+        "step before's, or the mean of all",
+        "gamma[k] and beta[k], both with the step's index", "gamma[k] and beta[k], both with the step's index",
+        tuple({"rows of": of, "row in support": row, "row in query": row}
+              for of in ("the second norm", "the first norm")
+              for row in ("first", "last", "next", "previous", "reversed", "mean")),
+        shows="rows of", classic=False,
+    ),
+    Mistake(
+        "mamlpp_norm_rows_of_both_sets", "row k′ in the support's and in the query's forward pass",
+        "both forward passes have another row of batch norm's γ and β than the step's, or the mean of the rows",
+        "pass num_step=k to both forward passes", "index γ and β by the step in both losses",
+        tuple({"row in support": row, "row in query": row} for row in ("next", "reversed", "mean")),
+        shows="row in support", classic=False,
+    ),
+    Mistake(
+        "mamlpp_reversed_and_one_norm", "w_K … w₁; and β (or γ) of the first or last step in all",
+        "the weights are in the reverse order, and one of γ and β has the same row in every step",
+        "w[k] is the weight of the loss after step k + 1; gamma[k] and beta[k]",
+        "w[k] is the weight of the loss after step k + 1; gamma[k] and beta[k]",
+        tuple({"weights": "reversed", "rows of": of, "row in support": row, "row in query": row}
+              for of in ("the second norm", "the first norm") for row in ("first", "last")),
+        shows="rows of", classic=False,
     ),
 ]  # fmt: skip

@@ -22,8 +22,12 @@ PREFIX = "alpha."
 SWITCHES = {
     "rates": ("right", "not learned", "inner_lr", "times inner_lr", "first of tensor", "mean of tensor", "exponential",
               "softplus", "sigmoid", "squared", "absolute", "clamped at 0", "first step's", "last step's",
-              "query at start", "outside of the Hessian", "first order"),
-    "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor"),
+              "query at start", "outside of the Hessian", "first order", "after the pullback",
+              "of the next gradient", "of the gradient before", "of the first gradient", "of the last gradient",
+              "last task's", "first task's"),
+    "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor",
+                        "over steps", "by the logarithm", "by the logarithm of its size", "by the root",
+                        "by softplus's argument", "by sigmoid's argument"),
     "rates' gradient times": (0.0,),
 }  # fmt: skip
 AFTERWARDS = ("rates' gradient", "rates' gradient times")
@@ -37,9 +41,21 @@ def parted(meta: dict) -> tuple[dict, dict]:
 
 def query_loss(at, meta, support, query):
     theta, alpha = parted(meta)
-    rates, of_product = _rates(at, alpha), []
+    rates, of_product, how = _rates(at, alpha), [], at.s["rates"]
+    slopes = at.map(lambda a: a - at.hold(a), alpha)
+    plain = _plain_gradients(at, theta, alpha, support) if how in OTHER_GRADIENT else []
+
+    def earlier(theta, k):
+        """θₖ, that α moves already as it moves θₖ₊₁."""
+        g = at.hold(at.loss_and_grad(at.hold(theta), support)[1])
+        return at.map(lambda p, da, g: p - da * g, theta, slopes, g)
 
     def step(k, theta, g):
+        if how == "after the pullback":
+            return at.map(lambda p, a, g: p - at.hold(a) * g, earlier(theta, k), alpha, g)
+        if how in OTHER_GRADIENT:
+            other = plain[{"next": k + 1, "before": max(k - 1, 0), "first": 0, "last": -2}[OTHER_GRADIENT[how]]]
+            return {n: p - at.hold(alpha[n]) * g[n] - slopes[n] * other[n] for n, p in theta.items()}
         if at.s["rates"] == "outside of the Hessian":  # g has the slope H (α ∘ θₖ′), in the place of H θₖ′
             product = at.map(lambda a, g: a * at.hold(g) + (g - at.hold(g)), rates(k), g)
             return at.map(lambda p, x: p - x, theta, product)
@@ -48,6 +64,7 @@ def query_loss(at, meta, support, query):
 
     if at.s["rates"] == "outside of the Hessian":
         of_product = [lambda theta, k: at.map(lambda p, a: at.hold(p) + at.hold(a) * (p - at.hold(p)), theta, rates(k))]
+    of_product = [earlier] if how == "after the pullback" else of_product
     path = descend(at, theta, support, step, *of_product)
     value = judged(at, path, query)
     if at.s["rates"] == "first order":  # ∂/∂α = −Σₖ g_s(θₖ) ∘ g_q(θ_K)
@@ -58,6 +75,20 @@ def query_loss(at, meta, support, query):
         g, v = support_gradient(at, theta, support), at.query_loss_and_grad(theta, query)[1]
         value = value + sloped(at, value * 0, -dot(alpha, at.hold(at.map(lambda g, v: g * v, g, v))))
     return value, path[-1]
+
+
+# How α's gradient takes the support gradient of another step than its own.
+OTHER_GRADIENT = {"of the next gradient": "next", "of the gradient before": "before",
+                  "of the first gradient": "first", "of the last gradient": "last"}  # fmt: skip
+
+
+def _plain_gradients(at, theta, alpha, support) -> list[dict]:
+    """g_s(θ₀) … g_s(θ_K), without derivatives."""
+    theta, alpha, out = at.hold(theta), at.hold(alpha), []
+    for _ in range(at.steps + 1):
+        out.append(at.hold(at.loss_and_grad(theta, support)[1]))
+        theta = at.map(lambda p, a, g: p - a * g, theta, alpha, out[-1])
+    return out
 
 
 def _rates(at, alpha):
@@ -79,7 +110,9 @@ def _rates(at, alpha):
     if how in changed:
         alpha = at.map(changed[how], alpha)
     whose = {"not learned": lambda k: False, "query at start": lambda k: False, "first order": lambda k: False,
-             "first step's": lambda k: k == 0, "last step's": lambda k: k == last}.get(how, lambda k: True)  # fmt: skip
+             "first step's": lambda k: k == 0, "last step's": lambda k: k == last,
+             "first task's": lambda k: at.place == 0, "last task's": lambda k: at.place == at.case.tasks - 1,
+             }.get(how, lambda k: True)  # fmt: skip
     return lambda k: alpha if whose(k) else held
 
 
@@ -96,9 +129,21 @@ def finish(s, case, grads):
         out[PREFIX + n] = {
             "right": lambda n, g: g, "gradient of theta": lambda n, g: grads[n], "negative": lambda n, g: -g,
             "sum over tasks": lambda n, g: g * case.tasks, "mean of tensor": lambda n, g: g * 0 + np.sum(g) / g.size,
-            "sum of tensor": lambda n, g: g * 0 + np.sum(g),
+            "sum of tensor": lambda n, g: g * 0 + np.sum(g), "over steps": lambda n, g: g / case.inner_steps,
+            # ± α is a function of what is learned:  ∂/∂ log α = α ∂/∂α, and so on
+            "by the logarithm": lambda n, g: g * case.params[PREFIX + n],
+            "by the logarithm of its size": lambda n, g: g * np.abs(case.params[PREFIX + n]),
+            "by the root": lambda n, g: g * 2 * _signed(case, n, np.sqrt),
+            "by softplus's argument": lambda n, g: g * _signed(case, n, lambda a: 1 - np.exp(-a)),
+            "by sigmoid's argument": lambda n, g: g * _signed(case, n, lambda a: a * (1 - a)),
         }[how](n, g)  # fmt: skip
     return out
+
+
+def _signed(case, n: str, of):
+    """of(|α|), with the sign of α."""
+    alpha = case.params[PREFIX + n]
+    return np.sign(alpha) * of(np.abs(alpha))
 
 
 def posed(case, numbers):
@@ -211,7 +256,7 @@ MISTAKES = [
         "the rates serve in every inner step, and the gradient counts the first or the last of these only",
         "let autograd differentiate the whole loop; by hand, add −g_s(θₖ) ∘ vₖ over all k",
         "differentiate the whole scan; by hand, add −g_s(θₖ) ∘ vₖ over all k",
-        ({"rates": "last step's"}, {"rates": "first step's"}),
+        ({"rates": "last step's"}, {"rates": "first step's"}), shows="rates",
     ),
     Mistake(
         "alpha_gradient_at_theta", "∂/∂α = −g_s ∘ g_q(θ)",
@@ -257,5 +302,45 @@ MISTAKES = [
         "one backward() for θ and alpha, and no rate of its own for alpha",
         "one gradient with respect to both, without a factor for alpha",
         ({"rates' gradient times": 0.5},), free=Free("rates' gradient times", "c", (0.5, 2.0, 0.1)), classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_of_what_it_is_made_of", "∂/∂ log α = α ∘ ∂/∂α, 2√α ∘ ∂/∂α, …",
+        "the gradient returned for the rates is that of what they are made of, such as their logarithm: ∂/∂α is "
+        "multiplied by the derivative of exp, a square, softplus or sigmoid",
+        "differentiate with respect to alpha[n] itself, not to alpha[n].log() as a leaf",
+        "differentiate with respect to alpha itself, not to jnp.log(alpha)",
+        tuple({"rates' gradient": by} for by in ("by the logarithm", "by the logarithm of its size", "by the root",
+                                                 "by softplus's argument", "by sigmoid's argument")),
+        shows="rates' gradient", classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_after_the_pullback", "∂/∂α = −Σₖ g_s(θₖ) ∘ vₖ, with vₖ for vₖ₊₁",
+        "the backward pass by hand takes v through the Hessian first, and the gradient of the rates with the v after "
+        "it: one factor too many",
+        "of_alpha -= g[k] * v, and only then v = v - hvp(alpha * v)",
+        "of_alpha - g * v, and only then v - hvp(alpha * v)",
+        ({"rates": "after the pullback"},), classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_with_another_steps_gradient", "∂/∂α = −Σₖ g_s(θₖ₊₁) ∘ vₖ₊₁, or with g_s(θₖ₋₁), g_s(θ₀), …",
+        "the gradient of the rates pairs v with the support gradient of another step than the one that made θₖ₊₁: an "
+        "index is off by one, or one gradient serves all steps",
+        "−g[k] * v with the v of θ[k + 1] and the g of θ[k]",
+        "−g * v with the g of the carry before the step",
+        tuple({"rates": which} for which in OTHER_GRADIENT), shows="rates", classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_over_steps", "∂/∂α / K",
+        "the gradient of the rates is a mean over the inner steps, where it is a sum",
+        "of_alpha -= g[k] * v, without / K", "the sum over k, not jnp.mean",
+        ({"rates' gradient": "over steps"},), classic=False,
+    ),
+    Mistake(
+        "alpha_gradient_of_one_task", "∂/∂α of one task alone",
+        "the gradient of the rates is that of the first or the last task, over T or not: it is assigned in the loop "
+        "over tasks",
+        "of_alpha += …, over all tasks", "jnp.mean over all tasks, for alpha too",
+        ({"rates": "last task's"}, {"rates": "last task's", "rates' gradient": "sum over tasks"},
+         {"rates": "first task's"}, {"rates": "first task's", "rates' gradient": "sum over tasks"}), classic=False,
     ),
 ]  # fmt: skip

@@ -10,7 +10,9 @@ from .procedure import descend, judged, sloped
 SWITCHES = {
     "adapts": ("right", "all", "the others", "no biases", "one layer more", "one layer less"),
     "others in support": ("right", "detached", "detached after the first", "detached in the first"),
-    "cross term": ("right", "after the update"),
+    "cross term": ("right", "after the update", "not carried"),
+    "cross term times": (0.0,),
+    "others in query times": (0.0,),
     "others in query": ("right", "detached"),
     "start": ("right", "leaked", "leaked, detached", "zero", "detached", "first order"),
     "backward": ("right", "weights of start"),
@@ -29,7 +31,9 @@ def query_loss(at, meta, support, query):
     def beside(switch):
         cut = {"detached": lambda k: True, "detached after the first": lambda k: k > 0,
                "detached in the first": lambda k: k == 0}.get(at.s[switch], lambda k: False)  # fmt: skip
-        return lambda fast, k: {n: fast.get(n, p) for n, p in (at.hold(meta) if cut(k) else meta).items()}
+        c = at.s["cross term times" if switch == "others in support" else "others in query times"]
+        others = at.map(lambda p: at.hold(p) + (p - at.hold(p)) * c, meta) if c else meta
+        return lambda fast, k: {n: fast.get(n, p) for n, p in (at.hold(meta) if cut(k) else others).items()}
 
     def crossed(fast, k):
         """hₖ with what of hₖ₊₁ depends on the body, and the body held: that part goes through (I − αHₖ), too."""
@@ -37,13 +41,24 @@ def query_loss(at, meta, support, query):
         moved = {n: p - rate * (g[n] - at.hold(g[n])) for n, p in fast.items()}
         return {n: moved.get(n, p) for n, p in at.hold(meta).items()}
 
+    crossing: list[dict] = []
+
+    def aside(fast, k):
+        """hₖ with the body held; what the body adds to hₖ₊₁ is put aside, and goes through no later step."""
+        g = at.loss_and_grad(at.hold({n: fast.get(n, p) for n, p in meta.items()}) | {
+            n: p for n, p in meta.items() if n not in fast}, support)[1]  # fmt: skip
+        crossing.append({n: -rate * (g[n] - at.hold(g[n])) for n in fast})
+        return {n: fast.get(n, p) for n, p in at.hold(meta).items()}
+
     def step(k, fast, g):
         fast = crossed(fast, k) if at.s["cross term"] == "after the update" else fast
         # φₖ₊₁ = φₖ − α ∂L_s/∂φ, φ a part of θ
         return {n: p - rate * g[n] for n, p in fast.items() if n in g}
 
-    inside = crossed if at.s["cross term"] == "after the update" else beside("others in support")
+    inside = {"after the update": crossed, "not carried": aside}.get(at.s["cross term"], beside("others in support"))
     path = descend(at, start, support, step, inside)
+    if crossing:
+        path[-1] = at.map(lambda p, *more: sum(more, p), path[-1], *crossing)
     if at.s["start"] == "first order":
         path[-1] = {n: p + (meta[n] - at.hold(meta[n])) for n, p in path[-1].items()}
     whole = beside("others in query")

@@ -203,7 +203,25 @@ class PointLate(HessianFree):
 
 
 HONEST = [HessianFree, OfVectors]
+
+
+class OverTheLargest(HessianFree):
+    """ε = δ/max |v|"""
+
+    def epsilon(self, v):
+        return self.delta / max(x.abs().max() for x in v.values())
+
+
+class OnTheLastTask(HessianFree):
+    """the closure of the support set is bound late"""
+
+    def batch(self, support, query):
+        return self.tasks[-1][0]
+
+
 MADE = [
+    (OverTheLargest, {"hf_of_another_size"}),
+    (OnTheLastTask, {"hf_of_other_examples"}),
     (BySizeOfTheta, {"hf_epsilon_by_size_of_theta"}),
     (Forward, {"hf_one_sided"}),
     (Exact, {"hf_exact_hessian"}),

@@ -331,7 +331,88 @@ class OfLastGraph(IMAML):
 
 
 HONEST = [IMAML, Direct]
+
+
+class ResidualOfZero(IMAML):
+    """x starts from g, and r as if x were 0"""
+
+    def solve(self, times, g):
+        return plus(super().solve(times, g), 1, g)
+
+
+class Slip(IMAML):
+    """conjugate gradients, in which a line is another one"""
+
+    def solve(self, times, g):
+        x, r, p = {n: torch.zeros_like(y) for n, y in g.items()}, g, g
+        for _ in range(self.cg_steps):
+            rr, q = dot(r, r), times(p)
+            if rr == 0:
+                break
+            a = rr / dot(p, q)
+            x, new = plus(x, a, p), plus(r, -a, q)
+            r, p = new, self.direction(new, p, dot(new, new), rr)
+        return x
+
+
+class BetaInverted(Slip):
+    """rr / rr_new"""
+
+    def direction(self, r, p, new, rr):
+        return plus(r, rr / new, p)
+
+
+class SameDirection(Slip):
+    """p is never updated"""
+
+    def direction(self, r, p, new, rr):
+        return p
+
+
+class SteepestDescent(Slip):
+    """p = r"""
+
+    def direction(self, r, p, new, rr):
+        return r
+
+
+class SolutionTimesLambda(IMAML):
+    """lam * cg(v + hvp(v) / lam)"""
+
+    def solve(self, times, g):
+        return {n: self.lam * x for n, x in super().solve(times, g).items()}
+
+
+class OfLastTask(IMAML):
+    """the closure of the support set is bound late: the Hessian is the last task's"""
+
+    def batch(self, support, query):
+        return self.tasks[-1][0]
+
+
+class OfTwoExamples(IMAML):
+    """the Hessian of xs[:2], ys[:2]"""
+
+    def batch(self, support, query):
+        return tuple(x[:2] for x in support)
+
+
+class Series(IMAML):
+    """g - H g / lam"""
+
+    def solve(self, times, g):
+        return plus(plus(g, 1, g), -1, times(g))
+
+
 MADE = [
+    (ResidualOfZero, {"imaml_conjugate_gradients_slip"}),
+    (BetaInverted, {"imaml_conjugate_gradients_slip"}),
+    (SameDirection, {"imaml_conjugate_gradients_slip"}),
+    (SteepestDescent, {"imaml_conjugate_gradients_slip"}),
+    (SolutionTimesLambda, {"imaml_solution_changed"}),
+    (OfLastTask, {"imaml_hessian_elsewhere"}),
+    (OfTwoExamples, {"imaml_hessian_of_some_examples"}),
+    (Series, {"imaml_series"}),
     (PullMissing, {"imaml_pull_missing"}),
     (PullAtTheEnd, {"imaml_pull_once_at_the_end"}),
     (PullDoubled, {"imaml_pull_of_other_strength"}),

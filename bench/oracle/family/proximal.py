@@ -99,7 +99,33 @@ class Solved(Proximal):
 
 
 HONEST = [Proximal, ByWeightDecay]
+
+
+class WholeSlope(Proximal):
+    """the gradient of the inner loss, pull and all, at φ_K"""
+
+    def gradient(self, phi, support, query):
+        return self.inner_gradient(self.leaves(phi), support)
+
+
+class MeanOfThePath(Proximal):
+    """λ (θ − the mean of φ₁ … φ_K)"""
+
+    def adapt(self, support):
+        phi, self.path = self.leaves(self.theta), []
+        for _ in range(self.steps):
+            g = self.inner_gradient(phi, support)
+            phi = self.leaves({n: p - self.lr * g[n] for n, p in phi.items()})
+            self.path.append(phi)
+        return phi
+
+    def gradient(self, phi, support, query):
+        return {n: self.lam * (p - sum(w[n] for w in self.path) / self.steps) for n, p in self.theta.items()}
+
+
 MADE = [
+    (WholeSlope, {"prox_slope_of_another_loss"}),
+    (MeanOfThePath, {"prox_other_points"}),
     (PullMissing, {"prox_pull_missing"}),
     (PullAtTheEnd, {"prox_pull_once_at_the_end"}),
     (PullDoubled, {"prox_pull_of_other_strength"}),

@@ -203,7 +203,17 @@ class StepMore(Reptile):
 
 
 HONEST = [Reptile, OfGradients]
+
+
+class SumOfThePath(Reptile):
+    """θ − θₖ of each step, added up"""
+
+    def difference(self, start, fast, support, query):
+        return {n: sum((p - w[n]).detach() for w in self.path) for n, p in start.items()}
+
+
 MADE = [
+    (SumOfThePath, {"reptile_other_points"}),
     (Direction, {"reptile_direction", "negated_gradient"}),
     (OverRate, {"reptile_over_inner_rate"}),
     (OverRateAndSteps, {"reptile_over_inner_rate"}),

@@ -188,7 +188,27 @@ class HeldPerTensor(PerTensor):
 
 
 HONEST = [Sharp, OfStackedNorms]
+
+
+class GradientOfTheStepBefore(Sharp):
+    """the perturbation is made of the gradient before this one"""
+
+    def first(self, fast, support, query):
+        g = super().first(fast, support, query)
+        before, self.before = g if self.k == 0 else self.before, g
+        return before
+
+
+class RadiusOverSteps(Sharp):
+    """ρ / K"""
+
+    def perturbation(self, g):
+        return {n: x / self.steps for n, x in super().perturbation(g).items()}
+
+
 MADE = [
+    (GradientOfTheStepBefore, {"sharp_perturbation_of_another_kind"}),
+    (RadiusOverSteps, {"sharp_other_radius"}),
     (WithEpsilon, {"sharp_norm_epsilon"}),
     (NormHeld, {"sharp_norm_held"}),
     (Held, {"sharp_perturbation_held"}),

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arithmetic import side
+from ..mistakes.data import pieces
 from ..mistakes.mistake import Free, Mistake
 from .procedure import descend, dot, support_gradient
 
@@ -28,13 +30,18 @@ SWITCHES = {
         "times 1 + ‖θ‖",
         "times ‖θ‖",
         "times max(1, ‖θ‖)",
+        "over ‖v‖²",
+        "over the largest",
+        "over the sum of sizes",
+        "over the root mean square",
+        "times α",
     ),
     "epsilon": (0.0,),
     "divisor": ("2ε", "ε", "4ε", "2δ", "none"),
     "rate": ("α", "missing", "squared"),
     "sign": ("minus", "plus"),
     "at": ("step", "start", "end", "one step late", "one step early"),
-    "of": ("support", "query"),
+    "of": ("support", "query", "both", "support of the first task", "support of the last task"),
     "direction": ("carried", "not carried", "query at start", "support"),
     "steps gone back": ("all", "last", "first"),
     "order": ("last first", "first first"),
@@ -57,12 +64,19 @@ def gradient(at, theta, support, query):
     for k in [] if at.s["factors"] == "detached" else steps if at.s["order"] == "first first" else steps[::-1]:
         places = {"start": 0, "end": -1, "one step late": k + 1, "one step early": max(k - 1, 0)}
         point = path[places.get(at.s["at"], k)]
-        product = _product(at, point, query if at.s["of"] == "query" else support, v if along is None else along)
+        product = _product(at, point, _batch(at, support, query), v if along is None else along)
         times = {"missing": 1, "squared": rate * rate}.get(at.s["rate"], rate)
         times = -times if at.s["sign"] == "plus" else times
         # v ← v − α [g_s(θₖ + εv) − g_s(θₖ − εv)] / 2ε
         v = at.map(lambda v, h, times=times: v - times * h, v, product)
     return value, path[-1], v
+
+
+def _batch(at, support, query):
+    """The examples whose gradients are subtracted."""
+    if at.s["of"].endswith("task"):
+        return at.tasks[0 if "first" in at.s["of"] else -1][0]
+    return {"query": query, "both": [*pieces(support), *pieces(query)]}.get(at.s["of"], support)
 
 
 def _product(at, point, batch, v):
@@ -77,6 +91,9 @@ def _product(at, point, batch, v):
         size = at.root(dot(point, point))
         larger = {"times 1 + ‖θ‖": 1 + size, "times ‖θ‖": size, "times max(1, ‖θ‖)": max(1, size)}
         eps = {n: e * larger[at.s["displacement"]] for n, e in eps.items()}
+    if at.s["displacement"] in OTHER_SIZES:
+        size = OTHER_SIZES[at.s["displacement"]](at, v)
+        eps = {n: delta / size for n in v}
     if at.s["displacement"] == "fixed at the first":
         eps = at.memory.setdefault("epsilon", eps)
     if at.s["epsilon"]:
@@ -89,6 +106,19 @@ def _product(at, point, batch, v):
     over = {"ε": lambda e: e if sides == 2 else 2 * e, "4ε": lambda e: 2 * sides * e, "2δ": lambda e: sides * delta,
             "none": lambda e: 1}.get(at.s["divisor"], lambda e: sides * e)  # fmt: skip
     return {n: (above[n] - below[n]) / over(eps[n]) for n in v}
+
+
+def _sizes(v) -> list:
+    return [x * side(x) for part in v.values() for x in np.ravel(part)]
+
+
+# What stands in the place of ‖v‖.
+OTHER_SIZES = {
+    "over ‖v‖²": lambda at, v: dot(v, v), "over the largest": lambda at, v: max(_sizes(v)),
+    "over the sum of sizes": lambda at, v: sum(_sizes(v)),
+    "over the root mean square": lambda at, v: at.root(dot(v, v) / len(_sizes(v))),
+    "times α": lambda at, v: at.root(dot(v, v)) / at.number(at.case.inner_lr),
+}  # fmt: skip
 
 
 def closed_form(case):
@@ -245,5 +275,19 @@ MISTAKES = [
         "the weights from which step k started: keep θ₀ … θ_{K−1}",
         "stack the carry that each step of the scan starts from",
         ({"at": "one step late"}, {"at": "one step early"}), shows="at", classic=False,
+    ),
+    Mistake(
+        "hf_of_another_size", "ε = δ/‖v‖², δ/max |v|, δ/Σ |v|, δ √n/‖v‖, or αδ/‖v‖",
+        "the displacement is scaled by another size of v than its Euclidean norm, or by the inner rate, too",
+        "eps = delta / torch.sqrt(sum((x * x).sum() for x in v.values()))", "eps = delta / optax.global_norm(v)",
+        tuple({"displacement": how} for how in OTHER_SIZES), shows="displacement", classic=False,
+    ),
+    Mistake(
+        "hf_of_other_examples", "differences of gradients on other examples than the task's support set",
+        "the differences of gradients are taken on another task's support set, or on both sets of the task",
+        "take gradients of loss(·, xs, ys) of the task at hand",
+        "take gradients of loss(·, xs, ys) of the task at hand",
+        ({"of": "support of the last task"}, {"of": "support of the first task"}, {"of": "both"}), shows="of",
+        classic=False,
     ),
 ]  # fmt: skip

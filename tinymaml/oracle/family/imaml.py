@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..mistakes.data import first_rows
 from ..mistakes.mistake import Free, Mistake
 from . import pulled
-from .procedure import basis, flat, from_vector
+from .procedure import basis, dot, flat, from_vector
 from .pulled import SETTINGS, descended, strength  # noqa: F401
 
 FORMULA = "λ (H + λI)⁻¹ g_q(φ_K),   H = ∇²L_s(φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
@@ -23,9 +24,16 @@ SWITCHES = pulled.SWITCHES | {
     "operator": ("I + H/λ", "H + λI", "I + H", "I + λH", "H/λ", "I − H/λ", "diagonal", "H + 2λI", "I + 2H/λ",
                  "I + H/2λ"),
     "damping": (0.0,), "strength_damping": (0.0,), "system_damping": (0.0,),
-    "hessian": ("right", "at theta", "a step early", "of query", "of both"),
-    "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied"),
+    "hessian": ("right", "at theta", "a step early", "of query", "of both", "of query at theta", "of the first task",
+                "of the last task", "g gᵀ", "halfway"),
+    "hessian_of_rows": (0.0,),
+    "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied",
+                "series in H/λ", "steps down"),
     "solver_steps": (0.0,), "solver_digits": (0.0,),
+    "cg": ("right", "residual of another start", "β over the next", "β = 0", "β = 1", "β by p", "p as it was",
+           "r as it was", "x − a p", "r + a q", "p − β p", "a = rr/pp", "a by the new residual", "x by r",
+           "β of Polak and Ribière without the next", "a of the first step"),
+    "solution": ("x", "λ x", "α x", "x + g", "g − x", "H x"),
 }  # fmt: skip
 
 
@@ -37,10 +45,20 @@ def gradient(at, theta, support, query):
         return value, phi, g
     if at.s["inverse"] == "unrolled":
         return value, phi, _unrolled(at, path, support, g)
-    point = {"at theta": theta, "a step early": path[-2:][0]}.get(at.s["hessian"], path[-1])
-    batches = {"of query": [query], "of both": [support, query]}.get(at.s["hessian"], [support])
+    point = {"at theta": theta, "of query at theta": theta, "a step early": path[-2:][0]}.get(at.s["hessian"], path[-1])
+    if at.s["hessian"] == "halfway":
+        point = at.map(lambda p, phi: (p + phi) / 2, theta, path[-1])
+    batches = {"of query": [query], "of query at theta": [query], "of both": [support, query]}.get(
+        at.s["hessian"], [support])  # fmt: skip
+    if at.s["hessian"].endswith("task"):
+        batches = [at.tasks[0 if "first" in at.s["hessian"] else -1][0]]
+    if n := int(at.s["hessian_of_rows"]):
+        batches = [first_rows(batch, n) for batch in batches]
 
     def times(v):
+        if at.s["hessian"] == "g gᵀ":
+            slope = at.loss_and_grad(point, support)[1]
+            return _operator(at, flat(v), flat(slope) * dot(slope, v))
         products = [at.along(point, batch, v) for batch in batches]
         hv = at.map(lambda *h: sum(h[1:], h[0]), *products)
         return _operator(at, flat(v), flat(hv))
@@ -49,7 +67,12 @@ def gradient(at, theta, support, query):
     columns = [times(e) for e in basis(at, theta)]
     if at.s["operator"] == "diagonal":
         columns = [c * flat(e) for c, e in zip(columns, basis(at, theta), strict=True)]
-    return value, phi, from_vector(_solution(at, columns, flat(g)), theta)
+    x, lam, rate = _solution(at, columns, flat(g)), strength(at), at.number(at.case.inner_lr)
+    end = {"λ x": lambda: lam * x, "α x": lambda: rate * x, "x + g": lambda: x + flat(g),
+           "g − x": lambda: flat(g) - x,
+           "H x": lambda: lam * (sum(c * y for c, y in zip(columns, x, strict=True)) - x),
+           }.get(at.s["solution"], lambda: x)  # fmt: skip
+    return value, phi, from_vector(end(), theta)
 
 
 def _operator(at, v, hv):
@@ -79,12 +102,24 @@ def _solution(at, columns, g):
         for _ in range(steps - 1):
             x = x + c * (g - times(x))
         return x
+    if how == "series in H/λ":  # Σⱼ (−H/λ)ʲ g
+        x = term = g
+        for _ in range(steps - 1):
+            term = term - times(term)
+            x = x + term
+        return x
+    if how == "steps down":  # x ← x − α (A x − g), from 0
+        x, c = g * 0, at.number(at.case.inner_lr)
+        for _ in range(steps):
+            x = x - c * (times(x) - g)
+        return x
     if how == "exact":
         if at.s["operator"] == "H/λ":  # H may be singular; conjugate gradients find the shortest solution
             return np.linalg.pinv(np.stack(columns, 1), 1e-9, hermitian=True) @ g
         return at.solve(columns, g)
-    x = g if how.endswith("from g") else g * 0
-    r = p = g - times(x)
+    x, slip = g if how.endswith("from g") else g * 0, at.s["cg"]
+    r = p = g if slip == "residual of another start" else g - times(x)
+    first = None
     digits, size = at.s["solver_digits"], float(np.sum(g * g))
     for _ in range(2 * len(g) if digits else steps):  # (Hestenes and Stiefel, 1952)
         rr = np.sum(r * r)
@@ -92,9 +127,29 @@ def _solution(at, columns, g):
             break
         q = times(p)
         a = rr / np.sum(p * q)
+        if slip != "right":
+            first = a if first is None else first
+            x, r, p = _slipped(slip, x, r, p, q, rr, first if slip == "a of the first step" else a)
+            continue
         x, r = x + a * p, r - a * q
         p = r + (np.sum(r * r) / rr) * p
     return x
+
+
+def _slipped(slip: str, x, r, p, q, rr, a) -> tuple:
+    """x, r and p after a step of conjugate gradients in which a line is another one."""
+    a = rr / np.sum(p * p) if slip == "a = rr/pp" else a
+    new = r + a * q if slip == "r + a q" else r if slip == "r as it was" else r - a * q
+    a = np.sum(new * new) / np.sum(p * q) if slip == "a by the new residual" else a
+    x = x - a * p if slip == "x − a p" else x + a * (r if slip == "x by r" else p)
+    square = np.sum(new * new)
+    beta = {"β over the next": lambda: rr / square, "β = 0": lambda: 0 * square, "β = 1": lambda: 0 * square + 1,
+            "β by p": lambda: square / np.sum(p * p),
+            "β of Polak and Ribière without the next": lambda: np.sum(r * (r - new)) / rr,
+            }.get(slip, lambda: square / rr)()  # fmt: skip
+    if slip == "p as it was":
+        return x, new, p
+    return x, new, new - beta * p if slip == "p − β p" else new + beta * p
 
 
 def _unrolled(at, path, support, v):
@@ -311,5 +366,47 @@ MISTAKES = [
         "take Hessian-vector products of a new support loss at phi, after the inner loop",
         "take Hessian-vector products at the scan's last carry",
         ({"hessian": "a step early"},), classic=False,
+    ),
+    Mistake(
+        "imaml_conjugate_gradients_slip", "another line in x ← x + a p, r ← r − a A p, p ← r + β p",
+        "conjugate gradients have a slip: the residual is not that of their start, β is upside down, missing or "
+        "another one, p or r is not updated, a sign is wrong, or a has another quotient",
+        "x, r = x + a * p, r - a * Ap, then p = r + (rr_new / rr) * p; r = p = g - A(x) for the x at the start",
+        "jax.scipy.sparse.linalg.cg",
+        tuple({"inverse": how, "cg": slip, "solver_steps": 5.0}
+              for slip in SWITCHES["cg"][1:] for how in ("conjugate gradients", "conjugate gradients from g")
+              if how.endswith("from g") or slip != "residual of another start"),
+        shows="cg", classic=False, free=_STEPS._replace(typical=(5.0, 10.0, 3.0, 1.0, 2.0)),
+    ),
+    Mistake(
+        "imaml_solution_changed", "λ x, α x, x + g_q, g_q − x or H x, for x of (I + H/λ) x = g_q",
+        "the system is solved, and its solution is then multiplied by λ or α, added to the query gradient, or "
+        "subtracted from it",
+        "return x, with (I + H/λ) x = g_q", "return x, with (I + H/λ) x = g_q",
+        tuple({"solution": how} for how in SWITCHES["solution"][1:]), shows="solution", classic=False,
+    ),
+    Mistake(
+        "imaml_hessian_elsewhere", "(I + H′/λ)⁻¹ g_q(φ_K) with another H′",
+        "the Hessian in the linear system is of another task, of the query loss at θ, of a point between θ and φ_K, or "
+        "the product of the support gradient with itself",
+        "take Hessian-vector products of loss(phi, xs, ys) of the task at hand",
+        "take Hessian-vector products of loss(phi, xs, ys) of the task at hand",
+        tuple({"hessian": of} for of in ("of the last task", "of the first task", "of query at theta", "halfway",
+                                         "g gᵀ")),
+        shows="hessian", classic=False,
+    ),
+    Mistake(
+        "imaml_hessian_of_some_examples", "the Hessian of the first n support examples",
+        "the Hessian in the linear system is that of some of the support examples only",
+        "take Hessian-vector products on all of (xs, ys)", "take Hessian-vector products on all of (xs, ys)",
+        ({"hessian_of_rows": 1},), free=Free("hessian_of_rows", "n", (1.0, 2.0, -1.0), integer=True), classic=False,
+    ),
+    Mistake(
+        "imaml_series", "Σⱼ (−H/λ)ʲ g_q, or J steps of x ← x − α (A x − g_q)",
+        "the system is not solved: its inverse is a series in H/λ that was cut, or x took some steps of gradient "
+        "descent",
+        "sum more terms, or solve by conjugate gradients", "jax.scipy.sparse.linalg.cg",
+        ({"inverse": "series in H/λ", "solver_steps": 2.0}, {"inverse": "steps down", "solver_steps": 2.0}),
+        kind="precision", free=_STEPS._replace(typical=(2.0, 5.0, 10.0, 1.0, 3.0)), classic=False,
     ),
 ]  # fmt: skip

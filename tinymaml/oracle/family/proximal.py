@@ -21,7 +21,8 @@ from .pulled import SETTINGS, descended, strength  # noqa: F401
 FORMULA = "λ (θ − φ_K),   φₖ₊₁ = φₖ − α (g_s(φₖ) + λ (φₖ − θ))"
 SWITCHES = pulled.SWITCHES | {
     "gradient": ("λ (θ − φ)", "θ − φ", "φ − θ", "2λ (θ − φ)", "λ/2 (θ − φ)", "(θ − φ) / λ", "times inner rate",
-                 "over inner rate", "g_s", "g_q", "through", "direction", "over K", "over αK"),
+                 "over inner rate", "g_s", "g_q", "through", "direction", "over K", "over αK", "g_s and the pull",
+                 "g_s at θ", "sum of the path", "mean of the path", "last step's", "times K", "g_q and the pull"),
 }  # fmt: skip
 
 
@@ -33,9 +34,22 @@ def gradient(at, theta, support, query):
         return value, phi, _unrolled(at, path, support, g)
     if how in ("g_s", "g_q"):
         return value, phi, g if how == "g_q" else at.loss_and_grad(phi, support)[1]
+    if how in ("g_s and the pull", "g_q and the pull"):  # of the whole inner loss; or of L_q with the pull on θ
+        of = g if how.startswith("g_q") else at.loss_and_grad(phi, support)[1]
+        sign = 1 if how.startswith("g_q") else -1
+        return value, phi, at.map(lambda g, p, phi: g + sign * lam * (p - phi), of, theta, phi)
+    if how == "g_s at θ":
+        return value, phi, at.loss_and_grad(theta, support)[1]
+    ends = {"sum of the path": path[1:], "mean of the path": path[1:]}.get(how, [phi])
+    if len(ends) > 1:
+        over = len(ends) if how.startswith("mean") else 1
+        return value, phi, at.map(lambda p, *ends: lam * sum(p - end for end in ends) / over, theta, *ends)
+    if how == "last step's":
+        theta = path[-2:][0]
     times = {"θ − φ": lambda x: x, "φ − θ": lambda x: -x, "2λ (θ − φ)": lambda x: 2 * lam * x,
              "λ/2 (θ − φ)": lambda x: lam * x / 2, "(θ − φ) / λ": lambda x: x / lam,
              "times inner rate": lambda x: rate * lam * x, "over inner rate": lambda x: x / rate,
+             "times K": lambda x: lam * x * at.case.inner_steps,
              "over K": lambda x: lam * x / at.case.inner_steps, "over αK": lambda x: x / (rate * at.case.inner_steps),
              "direction": lambda x: -lam * x}.get(how, lambda x: lam * x)  # fmt: skip
     # G = λ (θ − φ_K)
@@ -136,5 +150,22 @@ MISTAKES = [
         "prox_over_steps", "λ (θ − φ_K)/K, or (θ − φ_K)/(αK)",
         "the gradient is divided by the number of inner steps", "lam * (theta[n] - phi[n]), without / K",
         "lam * (theta - phi), without / K", ({"gradient": "over K"}, {"gradient": "over αK"}), classic=False,
+    ),
+    Mistake(
+        "prox_slope_of_another_loss", "g_s(φ_K) + λ (φ_K − θ), g_s(θ), or g_q(φ_K) + λ (θ − φ_K)",
+        "the gradient is that of the inner loss with its pull, which goes to 0, of the support loss at θ, or of the "
+        "query loss beside the pull",
+        "meta_grad[n] = lam * (theta[n] - phi[n])", "lam * (theta - phi)",
+        ({"gradient": "g_s and the pull"}, {"gradient": "g_s at θ"}, {"gradient": "g_q and the pull"}),
+        shows="gradient", classic=False,
+    ),
+    Mistake(
+        "prox_other_points", "λ Σₖ (θ − φₖ), λ (θ − mean φₖ), λ (φ_{K−1} − φ_K), or λ K (θ − φ_K)",
+        "the difference is not that of θ and φ_K: it is summed or averaged over the steps, is the last step alone, or "
+        "is multiplied by their number",
+        "meta_grad[n] = lam * (theta[n] - phi[n]), with φ after the last step",
+        "lam * (theta - phi), with the scan's last carry",
+        ({"gradient": "sum of the path"}, {"gradient": "mean of the path"}, {"gradient": "last step's"},
+         {"gradient": "times K"}), shows="gradient", classic=False,
     ),
 ]  # fmt: skip

@@ -18,7 +18,9 @@ FORMULA = "θ − θ_K,   θₖ₊₁ = θₖ − α g_s(θₖ)"
 SETTINGS: dict[str, str] = {}
 SWITCHES = {
     "gradient": ("θ − θ_K", "over inner rate", "over inner rate and K", "over K", "times outer rate", "last step's",
-                 "first step's", "mean of the path", "g_s at the end", "g_q at the end", "g_q through", "direction"),
+                 "first step's", "mean of the path", "g_s at the end", "g_q at the end", "g_q through", "direction",
+                 "sum of the path", "without the first step", "in the middle",
+                 "weights at the end", "mean of the path with θ"),
     "adapts on": ("support", "both"),
     "tasks": ("from θ", "one after the other", "one after the other by ε", "one after the other by 1/T"),
 }  # fmt: skip
@@ -57,11 +59,23 @@ def _gradient(at, theta, path, support, g):
         return g
     if how == "mean of the path":
         return at.map(lambda p, *ends: p - sum(ends[1:], ends[0]) / len(ends), theta, *(path[1:] or path))
-    ends = {"last step's": (path[-2:][0], path[-1]), "first step's": (theta, path[:2][-1])}.get(how, (theta, path[-1]))
+    if how == "sum of the path":
+        return at.map(lambda p, *ends: sum(p - end for end in ends), theta, *(path[1:] or path))
+    if how == "mean of the path with θ":
+        return at.map(lambda p, *ends: p - sum(ends[1:], ends[0]) / len(ends), theta, *path)
+    if how == "weights at the end":
+        return path[-1]
+    ends = {
+        "last step's": (path[-2:][0], path[-1]),
+        "first step's": (theta, path[:2][-1]),
+        "without the first step": (path[:2][-1], path[-1]),
+        "in the middle": (theta, path[len(path) // 2]),
+    }.get(how, (theta, path[-1]))
     # G = θ − θ_K
     out = minus(*ends)
     over = {"over inner rate": rate, "over inner rate and K": rate * steps, "over K": steps}.get(how)
-    times = {"direction": -1, "times outer rate": at.number(np.float64(at.case.outer_lr))}.get(how, 1)
+    times = {"direction": -1,
+             "times outer rate": at.number(np.float64(at.case.outer_lr))}.get(how, 1)  # fmt: skip
     return at.map(lambda x: x * times if over is None else x / over, out)
 
 
@@ -215,5 +229,13 @@ MISTAKES = [
         tuple({"momentum": 0.9, "momentum_like": like}
               for like in ("nesterov", "averaged", "dampened after the first")),
         free=Free("momentum", "μ", (0.9, 0.5, 0.99)), classic=False,
+    ),
+    Mistake(
+        "reptile_other_points", "Σₖ (θ − θₖ), θ₁ − θ_K, θ − θ_{K/2}, θ_K, or θ − mean(θ₀ … θ_K)",
+        "the difference is not that of θ and θ_K: it is summed over the steps, begins after the first step, ends in "
+        "the middle, is the adapted weights themselves, or is to a mean in which θ counts, too",
+        "theta[n] - fast[n] after the loop", "subtract the scan's last carry from what it started from",
+        tuple({"gradient": how} for how in ("sum of the path", "without the first step", "in the middle",
+              "weights at the end", "mean of the path with θ")), shows="gradient", classic=False,
     ),
 ]  # fmt: skip

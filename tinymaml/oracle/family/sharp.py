@@ -25,8 +25,9 @@ SWITCHES = {
     "adaptive": ("no", "θ²", "θ², norm of g", "|θ|"), "eta": (0.0,),
     "perturbation": ("right", "held", "kept", "downhill", "missing", "on query", "first step only", "last step only",
                      "step along both", "step along the sum", "at the start", "of the query loss too",
-                     "of the query loss too, by support"),
-    "radius": ("ρ", "missing", "times α", "squared"),
+                     "of the query loss too, by support", "of the step before", "twice", "half",
+                     "in two ascents"),
+    "radius": ("ρ", "missing", "times α", "squared", "over K", "over α", "root", "times ‖θ‖", "over √n", "in step k"),
 }  # fmt: skip
 
 
@@ -40,10 +41,15 @@ def query_loss(at, meta, support, query):
         if skipped.get(how):
             return theta
         g = at.loss_and_grad(theta, query if how == "on query" else support)[1]
-        if how == "at the start":
+        if how in ("at the start", "of the step before"):
             first.append(g)
-            g = first[0]
-        e = _perturbation(at, g, theta)
+            g = first[0] if how == "at the start" else first[-2:][0]
+        e = _perturbation(at, g, theta, k)
+        if how == "in two ascents":
+            there = at.map(lambda p, e: p + e, theta, e)
+            e = at.map(lambda e, d: e + d, e, _perturbation(at, at.loss_and_grad(there, support)[1], there, k))
+        if how in ("twice", "half"):
+            e = at.map(lambda e: e * 2 if how == "twice" else e / 2, e)
         e = at.hold(e) if how == "held" else e
         return at.map(lambda p, e: p - e if how == "downhill" else p + e, theta, e)
 
@@ -63,12 +69,17 @@ def query_loss(at, meta, support, query):
     return judged(at, judged_at, query), path[-1]
 
 
-def _perturbation(at, g, theta):
+def _perturbation(at, g, theta, k: int = 0):
     """ρ g/‖g‖, or what the code at hand has for it."""
     if at.s["adaptive"] != "no" or at.s["eta"]:
         return _adaptive(at, g, theta)
     rho, alpha = at.number(at.case.settings["radius"]), at.number(at.case.inner_lr)
-    rho = {"missing": 1, "times α": rho * alpha, "squared": rho * rho}.get(at.s["radius"], rho)
+    count = sum(int(np.size(x)) for x in g.values())
+    rho = {"missing": lambda: 1, "times α": lambda: rho * alpha, "squared": lambda: rho * rho,
+           "over α": lambda: rho / alpha, "over K": lambda: rho / at.case.inner_steps,
+           "root": lambda: at.root(rho), "in step k": lambda: rho / (k + 1),
+           "times ‖θ‖": lambda: rho * at.root(dot(theta, theta)), "over √n": lambda: rho / at.root(rho * 0 + count),
+           }.get(at.s["radius"], lambda: rho)()  # fmt: skip
     inside, outside = (at.s[name] for name in ("epsilon in the root", "norm's epsilon"))
     norm = at.root(dot(g, g) + at.number(np.float64(inside)) if inside else dot(g, g))
     norm = norm + at.number(np.float64(outside)) if outside else norm
@@ -276,5 +287,21 @@ MISTAKES = [
         tuple({"perturbation": "held"} | other for other in (
             {"norm": "per tensor"}, {"norm": "missing"}, {"norm": "squared"}, {"adaptive": "θ²"}, {"radius": "missing"},
             {"radius": "times α"}, {"radius": "squared"})), classic=False,
+    ),
+    Mistake(
+        "sharp_perturbation_of_another_kind", "ρ g_s(θₖ₋₁)/‖g_s(θₖ₋₁)‖, 2ρ g/‖g‖, or two steps uphill",
+        "the perturbation of step k is made of the gradient before, is added twice or by half, or is a second one at "
+        "the perturbed point",
+        _STEP, _STEP,
+        tuple({"perturbation": how} for how in ("of the step before", "twice", "half", "in two ascents")),
+        shows="perturbation", classic=False,
+    ),
+    Mistake(
+        "sharp_other_radius", "ρ/K, ρ/α, √ρ, ρ ‖θ‖, ρ/√n, or ρ/(k + 1)",
+        "the length of the perturbation is ρ times or over something else: the steps, the rate, the size of θ, the "
+        "number of parameters; or is its root",
+        _STEP, _STEP,
+        tuple({"radius": how} for how in ("over K", "over α", "root", "times ‖θ‖", "over √n", "in step k")),
+        shows="radius", classic=False,
     ),
 ]  # fmt: skip

@@ -404,7 +404,18 @@ class Series(IMAML):
         return plus(plus(g, 1, g), -1, times(g))
 
 
+class QueryWithPull(IMAML):
+    """the query loss has the penalty, too"""
+
+    def task(self, support, query):
+        phi = self.adapt(support)
+        loss = self.loss(phi, *query)
+        g = grad(loss + self.penalty(phi), phi)
+        return loss, self.solve(lambda v: self.operator(v, self.hvp(phi, support, v)), g)
+
+
 MADE = [
+    (QueryWithPull, {"imaml_other_right_side"}),
     (ResidualOfZero, {"imaml_conjugate_gradients_slip"}),
     (BetaInverted, {"imaml_conjugate_gradients_slip"}),
     (SameDirection, {"imaml_conjugate_gradients_slip"}),

@@ -206,7 +206,18 @@ class RadiusOverSteps(Sharp):
         return {n: x / self.steps for n, x in super().perturbation(g).items()}
 
 
+class BothLevels(Sharp):
+    """the step of the outer optimiser is SAM's, too"""
+
+    def __call__(self):
+        g = {n: x.detach() for n, x in super().__call__()["meta_grad"].items()}
+        size = norm(g)
+        self.theta = {n: (p + self.rho * g[n] / size).detach().requires_grad_() for n, p in self.theta.items()}
+        return super().__call__()
+
+
 MADE = [
+    (BothLevels, {"sharp_upper_level"}),
     (GradientOfTheStepBefore, {"sharp_perturbation_of_another_kind"}),
     (RadiusOverSteps, {"sharp_other_radius"}),
     (WithEpsilon, {"sharp_norm_epsilon"}),

@@ -88,6 +88,8 @@ def run(
     value, grads = _together(values, grads, s, case)
     finish = getattr(algorithm, "finish", None)
     grads = finish(s, case, grads) if finish else grads
+    if s.get("upper level", "no") != "no":
+        return run(case.at(algorithm.moved(s, case, grads)), number, how, **switches | {"upper level": "no"})
     rates = lambda: dict.fromkeys(grads, case.inner_lr)  # noqa: E731
     return Result(value, finished(s, grads, theta, case, rates), trace)
 

@@ -33,6 +33,7 @@ SWITCHES = pulled.SWITCHES | {
     "cg": ("right", "residual of another start", "β over the next", "β = 0", "β = 1", "β by p", "p as it was",
            "r as it was", "x − a p", "r + a q", "p − β p", "a = rr/pp", "a by the new residual", "x by r",
            "β of Polak and Ribière without the next", "a of the first step"),
+    "right side": ("g_q", "g_q and the pull", "g_q less the pull", "g_q at θ", "g_s", "g_q + g_s"),
     "solution": ("x", "λ x", "α x", "x + g", "g − x", "H x"),
 }  # fmt: skip
 
@@ -63,6 +64,8 @@ def gradient(at, theta, support, query):
         hv = at.map(lambda *h: sum(h[1:], h[0]), *products)
         return _operator(at, flat(v), flat(hv))
 
+    if at.s["right side"] != "g_q":
+        g = _right_side(at, theta, path[-1], support, query, g)
     # (I + H/λ) G = g_q(φ_K)
     columns = [times(e) for e in basis(at, theta)]
     if at.s["operator"] == "diagonal":
@@ -73,6 +76,18 @@ def gradient(at, theta, support, query):
            "H x": lambda: lam * (sum(c * y for c, y in zip(columns, x, strict=True)) - x),
            }.get(at.s["solution"], lambda: x)  # fmt: skip
     return value, phi, from_vector(end(), theta)
+
+
+def _right_side(at, theta, phi, support, query, g):
+    """What the code at hand has in the place of g_q(φ_K)."""
+    how, lam = at.s["right side"], strength(at)
+    if how == "g_q at θ":
+        return at.query_loss_and_grad(theta, query)[1]
+    if how.endswith("pull"):
+        sign = -1 if "less" in how else 1
+        return at.map(lambda g, phi, p: g + sign * lam * (phi - p), g, phi, theta)
+    slope = at.loss_and_grad(phi, support)[1]
+    return slope if how == "g_s" else at.map(lambda a, b: a + b, g, slope)
 
 
 def _operator(at, v, hv):
@@ -408,5 +423,13 @@ MISTAKES = [
         "sum more terms, or solve by conjugate gradients", "jax.scipy.sparse.linalg.cg",
         ({"inverse": "series in H/λ", "solver_steps": 2.0}, {"inverse": "steps down", "solver_steps": 2.0}),
         kind="precision", free=_STEPS._replace(typical=(2.0, 5.0, 10.0, 1.0, 3.0)), classic=False,
+    ),
+    Mistake(
+        "imaml_other_right_side", "(I + H/λ)⁻¹ (g_q(φ_K) + λ (φ_K − θ)), or of g_q(θ), g_s(φ_K), g_q + g_s",
+        "the right side of the linear system is another gradient: that of the query loss with the pull, that at θ, the "
+        "support loss's, or the sum of both",
+        "g = torch.autograd.grad(loss(phi, xq, yq), phi): the query loss alone, at phi",
+        "jax.grad(loss)(phi, xq, yq): the query loss alone, at phi",
+        tuple({"right side": of} for of in SWITCHES["right side"][1:]), shows="right side", classic=False,
     ),
 ]  # fmt: skip

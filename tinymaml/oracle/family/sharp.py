@@ -21,6 +21,7 @@ FORMULA = "∂L_q(θ_K)/∂θ,   θₖ₊₁ = θₖ − α g_s(θₖ + ρ g/‖
 SETTINGS = {"radius": "ρ, length of the step uphill to where the inner gradient is taken"}
 SWITCHES = {
     "norm": ("of all", "held", "per tensor", "squared", "missing", "largest", "of the sum"),
+    "upper level": ("no", "too", "too, downhill"),
     "norm's epsilon": (0.0,), "epsilon in the root": (0.0,),
     "adaptive": ("no", "θ²", "θ², norm of g", "|θ|"), "eta": (0.0,),
     "perturbation": ("right", "held", "kept", "downhill", "missing", "on query", "first step only", "last step only",
@@ -67,6 +68,16 @@ def query_loss(at, meta, support, query):
         g = at.loss_and_grad(path[-1], support if how.endswith("support") else query)[1]
         judged_at = [*path[:-1], at.map(lambda p, e: p + e, path[-1], _perturbation(at, g, path[-1]))]
     return judged(at, judged_at, query), path[-1]
+
+
+AFTERWARDS = ("upper level",)
+
+
+def moved(s, case, grads):
+    """Where G is taken once more: θ + ρ G/‖G‖, as the upper level of Sharp-MAML has it."""
+    size = np.sqrt(np.asarray(dot(grads, grads)))
+    rho = case.settings["radius"] * (-1 if s["upper level"].endswith("downhill") else 1)
+    return {n: p + rho * grads[n] / size for n, p in case.params.items()}
 
 
 def _perturbation(at, g, theta, k: int = 0):
@@ -303,5 +314,14 @@ MISTAKES = [
         _STEP, _STEP,
         tuple({"radius": how} for how in ("over K", "over α", "root", "times ‖θ‖", "over √n", "in step k")),
         shows="radius", classic=False,
+    ),
+    Mistake(
+        "sharp_upper_level", "G at θ + ρ G/‖G‖",
+        "the meta-gradient itself is taken uphill: this is Sharp-MAML's upper level, beside the lower one or without "
+        "it",
+        "the gradient of the mean query loss with respect to theta, at theta",
+        "jax.grad of the mean query loss at theta",
+        ({"upper level": "too"}, {"upper level": "too", "perturbation": "missing"}, {"upper level": "too, downhill"},
+         {"upper level": "too", "perturbation": "held"}), "Sharp-MAML, both levels", classic=False,
     ),
 ]  # fmt: skip

@@ -38,7 +38,7 @@ SWITCHES = {
     ),
     "epsilon": (0.0,),
     "divisor": ("2ε", "ε", "4ε", "2δ", "none"),
-    "rate": ("α", "missing", "squared"),
+    "rate": ("α", "missing", "α²"),
     "sign": ("minus", "plus"),
     "at": ("step", "start", "end", "one step late", "one step early"),
     "of": ("support", "query", "both", "support of the first task", "support of the last task"),
@@ -65,7 +65,7 @@ def gradient(at, theta, support, query):
         places = {"start": 0, "end": -1, "one step late": k + 1, "one step early": max(k - 1, 0)}
         point = path[places.get(at.s["at"], k)]
         product = _product(at, point, _batch(at, support, query), v if along is None else along)
-        times = {"missing": 1, "squared": rate * rate}.get(at.s["rate"], rate)
+        times = {"missing": 1, "α²": rate * rate}.get(at.s["rate"], rate)
         times = -times if at.s["sign"] == "plus" else times
         # v ← v − α [g_s(θₖ + εv) − g_s(θₖ − εv)] / 2ε
         v = at.map(lambda v, h, times=times: v - times * h, v, product)
@@ -221,7 +221,7 @@ MISTAKES = [
     Mistake(
         "hf_inner_rate", "v − [g_s(θₖ + εv) − g_s(θₖ − εv)] / 2ε",
         "the inner rate is missing in the Hessian term, or is there twice",
-        "v = v - inner_lr * hv", "v = v - inner_lr * hv", ({"rate": "missing"}, {"rate": "squared"}),
+        "v = v - inner_lr * hv", "v = v - inner_lr * hv", ({"rate": "missing"}, {"rate": "α²"}),
     ),
     Mistake(
         "hf_point", "the gradients of all steps around θ, or around θ_K",

@@ -23,7 +23,7 @@ from ..arithmetic import as_numbers, hold, side
 from ..mistakes.data import DATA, chunks, count, first_rows, pieces, rows_after, strided, whole_batches, wrapped_rows
 from ..mistakes.outcome import group, named
 from ..mistakes.semantics import Calculus
-from ..mistakes.updates import BY_COLUMNS, Update, clamped, in_order, share_of_rate
+from ..mistakes.updates import MIXED_UP, Update, clamped, in_order, share_of_rate
 from ..models import NumPy, Options, loss_in
 
 GROUPS = ("biases", "no biases", "head", "body", "first layer", "vectors", "matrices")  # of `outcome.group`
@@ -45,7 +45,7 @@ SWITCHES: dict[str, tuple] = {
     # the direction of an inner step, by `Update`
     "inner": ("right", "stale", "restarted", "ascent", "summed over examples", "summed", "sign",
               "normalised", "normalised, root", "tensors normalised", "over own size", "centralised",
-              "entries in sorted order", *BY_COLUMNS, "first row held", "first column held", "0 where θ < 0",
+              *MIXED_UP, "first row held", "first column held", "0 where θ < 0",
               "one step behind", "averaged with the one before",
               "adam", "adam, biased", "adam, ε inside", "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad",
               "one tensor after the other", "one tensor after the other, last first",
@@ -105,7 +105,7 @@ SWITCHES: dict[str, tuple] = {
     "outer_rate": (0.0,), "outer_decay": (0.0,), "outer_shift": (0.0,), "outer_sign": (0.0,),
     "result": ("gradient", "accumulated", "doubled", "negative", "last parameter zero", "biases zero", "normalised",
                "times inner rate", "head zero", "body zero", "sign", "first layer zero", "no biases zero",
-               "vectors zero", "matrices zero", *BY_COLUMNS, "over steps", "over tasks", "over inner rate"),
+               "vectors zero", "matrices zero", *MIXED_UP, "over steps", "over tasks", "over inner rate"),
     "clip": (0.0,), "clip_tensor": (0.0,), "clamp": (0.0,), "clip_like": ("exact", "torch"),
 }  # fmt: skip
 

@@ -24,7 +24,8 @@ from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
 from tinymaml.oracle.mistakes.mistake import with_number
-from tinymaml.oracle.mistakes.semantics import SWITCHES, run
+from tinymaml.oracle.mistakes.semantics import run
+from tinymaml.oracle.mistakes.switches import SWITCHES
 from tinymaml.oracle.questions import fresh as drawn_anew  # which no fixture keeps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

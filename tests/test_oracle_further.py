@@ -16,7 +16,8 @@ from tinymaml.oracle.mistakes.concerns import concerns
 from tinymaml.oracle.mistakes.data import rounded
 from tinymaml.oracle.mistakes.further import FURTHER
 from tinymaml.oracle.mistakes.mistake import Mistake, with_number
-from tinymaml.oracle.mistakes.semantics import NUMBERS, run
+from tinymaml.oracle.mistakes.semantics import run
+from tinymaml.oracle.mistakes.switches import NUMBERS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")

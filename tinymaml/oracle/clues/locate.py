@@ -25,7 +25,8 @@ from .. import tolerance
 from ..arithmetic import as_numbers, margin_of
 from ..cases import KINK, Case
 from ..catalogue import flat, run_form, slope_of_form
-from ..mistakes.semantics import Calculus, run
+from ..mistakes.calculus import Calculus
+from ..mistakes.semantics import run
 from ..models import Options
 from ..questions import Answered, as_floats, direction
 

@@ -18,8 +18,9 @@ from .. import tolerance
 from ..arithmetic import as_numbers
 from ..cases import Case
 from ..catalogue import flat
+from ..mistakes.calculus import Calculus
 from ..mistakes.data import rounded
-from ..mistakes.semantics import Calculus, run
+from ..mistakes.semantics import run
 from ..models import Options, loss_and_grad
 from ..questions import Answered, Question
 from .locate import MATCH, Judged, at_kink

@@ -20,7 +20,8 @@ from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, bits_of, remembered
 from ..mistakes.data import rounded as rounded_to
 from ..mistakes.outcome import finished, together
-from ..mistakes.semantics import AFTER_THE_TASKS, Result
+from ..mistakes.semantics import Result
+from ..mistakes.switches import AFTER_THE_TASKS
 from ..models import Options
 from . import ALGORITHMS
 from .procedure import ELSEWHERE, SWITCHES, ByEngine, ByHand, H, Unaffordable, left_in_grad, tasks_of

@@ -20,16 +20,16 @@ import numpy as np
 
 from ... import engine
 from ..arithmetic import as_numbers, hold, side
+from ..mistakes.calculus import Calculus
 from ..mistakes.data import DATA, chunks, count, first_rows, pieces, rows_after, strided, whole_batches, wrapped_rows
 from ..mistakes.outcome import group, named
-from ..mistakes.semantics import Calculus
 from ..mistakes.updates import MIXED_UP, Update, clamped, in_order, share_of_rate
 from ..models import NumPy, Options, loss_in
 
 GROUPS = ("biases", "no biases", "head", "body", "first layer", "vectors", "matrices")  # of `outcome.group`
 
 # The switches that every algorithm has: the values of each, the right one first; where that is 0.0, any number. Names
-# and values are those of `semantics`, whose mistakes can then be made here too.
+# and values are those of `mistakes.switches`, whose mistakes can then be made here too.
 SWITCHES: dict[str, tuple] = {
     "data": tuple(name for name in DATA if name != "joint"),
     "steps": (0, 1, -1),

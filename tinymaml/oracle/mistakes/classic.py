@@ -1,6 +1,6 @@
 """The catalogue's first half: the classic mistakes of MAML, which every case is made to tell from right.
 
-Read with `semantics`, whose switches the forms set.
+Read with `switches`, which the forms set.
 """
 
 from __future__ import annotations

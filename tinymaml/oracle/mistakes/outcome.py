@@ -75,7 +75,7 @@ def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple
 
 
 def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:
-    """The gradient that is returned, for the switches `s` (see `semantics.SWITCHES` and `NUMBERS`).
+    """The gradient that is returned, for the switches `s` (see `switches`).
 
     Args:
         rates: a function that gives α by parameter, for code that multiplies by it.

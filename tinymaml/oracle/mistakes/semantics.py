@@ -9,7 +9,8 @@
 The product is taken from the right: v ← g_q(θ_K), then v ← v − Hₖ A v for k = K − 1 … 0. A mistake changes the data,
 the steps, a factor or the sum over tasks, and can be made together with any other. `catalogue` names the mistakes.
 
-`data` has what is done to the data, `updates` what an inner step does with its gradient.
+`switches` lists them. `data` has what is done to the data, `calculus` a gradient and what a Hessian is applied to, and
+`updates` what an inner step does with its gradient.
 """
 
 from __future__ import annotations
@@ -17,212 +18,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arithmetic import as_numbers, bits_of, hold, remembered, side
-from ..models import ONE_USE, TRANSPOSED, Options, batch_statistics, loss_and_grad, losses_and_grads
+from ..models import Options, batch_statistics
+from .calculus import Calculus, SideBySide
 from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
 from .outcome import finished, group, named, together
-from .updates import MIXED_UP, Update, clamped, clipped, dot, dual, in_order, mixed_up, norm, share_of_rate, slope
+from .switches import AFTER_THE_TASKS, COUNTS, NUMBERS, NUMERIC_OPTIONS, SWITCHES
+from .updates import MIXED_UP, Update, clamped, clipped, dot, in_order, mixed_up, norm, share_of_rate
 from .updates import map_trees as _map
-
-# The values each switch can take, the right one first.
-_GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
-_BY_NDIM = ("one-dimensional", "two-dimensional")
-OF_TASKS = ("the first task", "the last task", "the next task", "the task before", "all tasks")  # of these, the mean
-SWITCHES: dict[str, tuple] = {
-    # what is learned from
-    "data": tuple(DATA),
-    "rounded": ("nothing", *(f"{what} to {dtype}" for what in ("rate", "inputs", "data", "parameters", "everything")
-                             for dtype in ("float32", "bfloat16", "float16"))),
-    "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
-             "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
-             "of the first task's size", "of the outer loop", "over one less", "over query count", "squared"),
-    "rate_times_of": ("all", "no biases", *_GROUPS, *_BY_NDIM),
-    "loss": ("right", "query over examples", "query over one less", "query over support count"),
-    "on": ("both", "support", "query"),  # which losses the Options are about
-    "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
-    "running_of": ("every pass", "the first pass"),
-    "normalised_together": ("nothing", "both", "support", "query"),  # batch norm has the statistics of all tasks
-    # the inner loop
-    "steps": (0, 1, -1),
-    "inner": ("right", "stale", "restarted", "from start", "summed", "ascent", "running sum", "sign", "normalised",
-              "normalised, root", "over own size", "tensors normalised", "adam", "adam, biased", "adam, ε inside",
-              "adam, β₁ = 0", "rmsprop", "rmsprop, ε inside", "adagrad", "centralised",
-              "vectors masked", *MIXED_UP,
-              "one step behind", "averaged with the one before", "0 where θ < 0", "first row held", "first column held",
-              "one tensor after the other", "one tensor after the other, last first",
-              "one tensor after the other, by name",
-              "linearised", "linearised, with one Hessian"),
-    "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
-    "decay_like": ("in the gradient", "decoupled", "without α"),
-    "decay_of": ("all", "no biases", *_GROUPS),  # the tensors that are decayed, have momentum, are clipped
-    "momentum_of": ("all", "no biases", *_GROUPS),
-    "clip_of": ("all", "no biases", *_GROUPS),
-    "depth_like": ("from the head", "from the first layer"),  # where α is as the case has it
-    "steps_on": ("support", "query from the second on", "query in the last", "query in every other",
-                 "query in the first"),
-    "accumulate_like": ("summed", "averaged"),
-    "on_a_rise": ("nothing", "ends", "ends before it", "α halved until lower", "α halved from then on"),
-    "gain_like": ("relative", "absolute", "of its size"),
-    "cut_of": ("nothing", "no biases", *_GROUPS),  # no derivative flows through the inner updates of these tensors,
-    "blind_of": ("nothing", "no biases", *_GROUPS),  # or by the part that these have in the inner gradients
-    "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
-    "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
-    "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch"),
-    "clip_like": ("exact", "torch"),
-    "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
-    "threshold_like": ("hard", "soft"),
-    "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices",
-               *_BY_NDIM, "body", "all but the first layer"),
-    "start": ("right", "leaked", "leaked, detached"),
-    "start_of": ("all", "no biases", *_GROUPS, "batch norm"),  # what leaks
-    "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
-    "falls_like": ("in each task", "through all tasks", "from task to task"),  # which steps γᵏ counts
-    "kept": ("nothing", "moments", "moments, detached", "running statistics"),  # from one task to the next
-    "ends": ("own", "averaged"),  # θ_K
-    "iterates": ("last", "all", "all but the first", "all but the last",  # those whose mean is judged
-                 "best on support", "best on query"),
-    # the derivative through it
-    "factors": (
-        "right", "detached", "exact", "first detached", "last detached", "middle detached", "reversed",
-        "without identity", "of rebuilt steps", "at start", "at end", "one step late", "one step early", "of query",
-        "of query at end", "diagonal", "parameters detached", "updates detached", "halfway", "odd detached",
-        "even detached", "one more at the end", "first twice", "last twice", "each twice", "all twice",
-    ),
-    # the examples that each Hessian is taken on; of other tasks, the points, too
-    "hessian_on": ("support", "both sets", *(f"{what} of {which}" for which in OF_TASKS
-                                             for what in ("support", "points", "support and points"))),
-    "derivative_weights": ("own", "θ_K", "θ", "of the next step"),  # overwritten in the graphs of the inner gradients
-    # what each Hessian is applied to
-    "vector": ("what comes back", "own support gradient", "last support gradient", "query gradient at its step",
-               "query gradient at start", "displacement", "ones", *MIXED_UP),
-    "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
-                  "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
-                  "blocks of layers", *MIXED_UP, *(f"{change}, and back" for change in MIXED_UP),
-                  "one tensor after the other", "one tensor after the other, last first",
-                  "one tensor after the other, by name"),
-    "difference_like": ("one-sided", "central", "one-sided, over |v|", "central, over |v|", "one-sided, along α v",
-                        "central, undivided", "central, undivided, over |v|", "one-sided, halved"),
-    "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
-                "implicit steps", "averaged Hessians"),
-    "factor_rate": ("α", "missing", "squared", "times examples", "over examples", "outside", "of the outer loop"),
-    "second_order": ("every task", "first task", "last task", "every other task"),
-    "query": ("right", "one step early", "before adaptation",
-              "every step", "every step and before", "before and after"),
-    # what goes back from the query loss, in the place of g_q(θ_K)
-    "query_gradient": ("own", *(f"at θ_K of {which}" for which in OF_TASKS), "of the first task", "of the last task",
-                       "of all tasks", *MIXED_UP,
-                       "plus H_q θ_K", "plus H_q (θ_K − θ)", "plus H_q (θ_K − θ), less itself", "H_q θ_K",
-                       "H_q (θ_K − θ)", "H_q times itself", "on top of the task before's"),
-    "returned": ("what comes back", "sum on the way", "sum on the way but the first", "sum on the way but the last"),
-    "ways": ("one per task", "those of the tasks before, too", "those of the tasks before, too, on this support set"),
-    # what becomes of it
-    "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
-              "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
-              "log of each", "root mean square", "over T in turn", "over its number"),
-    "outer_momentum_like": ("from 0", "from the first"),
-    "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
-    "weights_like": ("summing to 1", "from 1"),
-    "support_way_like": ("summed", "averaged"),
-    "result": (
-        "gradient", "displacement", "accumulated", "accumulated with graph", "accumulated with graph over T",
-        "last accumulated", "doubled", "negative",
-        "zero", "last parameter zero", "biases zero", "head zero", "body zero", "times inner rate", "normalised",
-        "accumulated over T", "sign", *MIXED_UP, "over steps", "over tasks",
-        "over inner rate", "first layer zero", "no biases zero", "vectors zero", "matrices zero",
-        "sum of support gradients", "mean of support gradients", "last support gradient", "first support gradient",
-        "first accumulated", "first accumulated over T",
-    ),
-}  # fmt: skip
-
-# Switches that are numbers; 0 or None is right. n counts; a tensor's place is counted from 1, or −1 for the last.
-NUMBERS: dict[str, str] = {
-    "support_rows": "the first n support examples; all but the last −n",
-    "query_rows": "the first n query examples; all but the last −n",
-    "support_skipped": "all support examples but the first n",
-    "query_skipped": "all query examples but the first n",
-    "support_chunks": "the support loss is the mean of the means of chunks of n examples",
-    "query_chunks": "the query loss is the mean of the means of chunks of n examples",
-    "support_batches": "the support examples that whole batches of n hold",
-    "query_batches": "the query examples that whole batches of n hold",
-    "minibatch": "each inner step takes the next n support examples",
-    "inputs_times": "inputs are multiplied by this number",
-    "targets_times": "targets are multiplied by this number",
-    "data_eps": "ε beside the standard deviation of standardised data (None: 1e-8)",
-    "step_count": "n inner steps, whatever the case asks",
-    "step_limit": "at most n inner steps",
-    "stop_below_norm": "the inner loop ends where its gradient is shorter than this number",
-    "stop_below_loss": "the inner loop ends where its loss is below this number",
-    "rate_decimals": "α is rounded to n decimals",
-    "rate_is": "α is this number, whatever the case asks",
-    "rate_times": "α times this number",
-    "rate_falls": "α times γᵏ in step k",
-    "rate_first": "α times this number in the first step",
-    "rate_last": "α times this number in the last step",
-    "rate_depth": "α times cⁿ, n the number of layers to the one from which depth is counted",
-    "accumulate": "the inner loop updates once every n steps, by the gradients since",
-    "stop_gain": "the inner loop ends where a step has not lowered the loss by this number, or this share of it",
-    "inner_start_tensor": "inner gradients are taken at θ's value of the tensor in this place",
-    "query_start_tensor": "the query loss takes θ's value of the tensor in this place",
-    "frozen_tensor": "the tensor in this place does not adapt",
-    "only_tensor": "only the tensor in this place adapts",
-    "momentum": "μ of momentum in the inner loop",
-    "decay": "λ of weight decay in the inner loop",
-    "proximal": "λ of λ (θₖ − θ₀), added to each inner gradient",
-    "clip_inner": "inner gradients are clipped to this norm",
-    "clip_inner_tensor": "each tensor's inner gradient is clipped to this norm",
-    "clip_inner_value": "inner gradients are clamped to ± this number",
-    "inner_threshold": "inner gradients whose size is below this number are 0",
-    "iterate_decay": "μ of θ̄ ← μ θ̄ + (1 − μ) θₖ, which is judged in the place of θ_K",
-    "judged_share": "c of θ + c (θ_K − θ), which is judged in the place of θ_K",
-    "fast_clamp": "fast weights are clamped to ± this number after each step",
-    "adam_first": "β₁ of Adam in the inner loop (None: 0.9)",
-    "adam_second": "β₂ of Adam in the inner loop (None: 0.999)",
-    "square_decay": "the decay of RMSprop's mean of squares in the inner loop (None: 0.99)",
-    "adaptive_eps": "ε of Adam and its like in the inner loop (None: 1e-8)",
-    "running_momentum": "how much a batch counts in running statistics (None: 0.1)",
-    "through_last": "only the last n steps have a factor",
-    "through_first": "only the first n steps have a factor",
-    "through_from": "the first n steps have no factor",
-    "hessian_rows": "each Hessian is that of the first n support examples; of all but the last −n",
-    "back_times": "what comes back is multiplied by this number before each step's factor",
-    "back_clip": "what comes back is clipped to this norm before each step's factor",
-    "back_clamp": "what comes back is clamped to ± this number before each step's factor",
-    "difference": "h of differences of gradients, in the place of the product with the Hessian",
-    "cut_tensor": "no derivative flows through the inner update of the tensor in this place",
-    "through_tensor": "a derivative flows only through the inner update of the tensor in this place",
-    "skip_below": "a product α H v that is shorter than this share of v is left out",
-    "rank": "only the n largest eigenvalues of H, by size; all but the smallest −n",
-    "second_order_share": "c of c · (the exact gradient) + (1 − c) · (the first-order one)",
-    "support_weight": "c of L_q + c L_s(θ_K)",
-    "support_before_weight": "c of L_q + c L_s(θ)",
-    "query_before_weight": "c of L_q + c L_q(θ)",
-    "support_way_weight": "c of L_q + c Σₖ L_s(θₖ), k < K, or the mean",
-    "outer_proximal": "λ of L_q + ½ λ |θ_K − θ|²",
-    "query_decay": "the query losses of all steps, weighted by γ^(K − k)",
-    "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
-    "damping": "λ added to H",
-    "hessian_times": "H times this number",
-    "task_count": "only the first n tasks count",
-    "tilt": "τ of (1/τ) log mean exp(τ Lₜ), in the place of the mean over tasks",
-    "clip_task": "each task's gradient is clipped to this norm",
-    "outer_times": "G times this number",
-    "zero_tensor": "G is 0 in the tensor in this place",
-    "only_result_tensor": "G is 0 but in the tensor in this place",
-    "outer_rate": "β of the steps between tasks",
-    "outer_decay": "λ of λθ, added to G",
-    "outer_shift": "λ of λ 1, added to G",
-    "outer_sign": "λ of λ sign θ, added to G",
-    "outer_momentum": "m ← μ m + (1 − μ) Gₜ over the tasks",
-    "clip": "G is clipped to this norm",
-    "clip_tensor": "each tensor of G is clipped to this norm",
-    "clamp": "G is clamped to ± this number",
-}
-
 
 MOST_HALVINGS = 10  # of α in one step, by a line search
 
@@ -241,195 +49,9 @@ def _largest(values: np.ndarray, n: int) -> np.ndarray:
     return np.where(np.isin(np.arange(len(values)), places), values, 0)
 
 
-class Calculus:
-    """Loss, gradient and the gradient's derivative along v, of one model over one kind of number.
-
-    A batch is (x, y), or more; see `data`. `known` is for what is computed once for all that have the same `known`.
-    """
-
-    def __init__(self, model: dict, how: Options, number=float, known: dict | None = None):
-        self.model, self.how, self.number = model, how, number
-        self.known = None if known is None else known.setdefault(how, {})
-
-    def otherwise(self, **options) -> Calculus:
-        """The same with other Options."""
-        return Calculus(self.model, dataclasses.replace(self.how, **options), self.number)
-
-    def loss_and_grad(self, theta: dict, batch) -> tuple:
-        if isinstance(batch, list):  # the mean over its pieces
-            values, grads = zip(*(self.loss_and_grad(theta, piece) for piece in batch), strict=True)
-            mean = lambda *xs: sum(xs[1:], xs[0]) / len(xs)  # noqa: E731
-            return mean(*values), _map(mean, *grads)
-        x, y, *more = batch
-        if self.known is not None and not more:
-            key = bits_of(*theta.values(), x, y)
-            return remembered(self.known, key, lambda: loss_and_grad(self.model, theta, x, y, self.how))
-        rows, measured = more or (None, None)
-        how = self.how if measured is None else dataclasses.replace(self.how, measured=measured)
-        return loss_and_grad(self.model, theta, x, y, how, rows=rows)
-
-    def along(self, theta: dict, batch, v: dict) -> dict:
-        """J v, J = ∂g/∂θ: the Hessian times v; one evaluation of the gradient in the direction of v."""
-        if self.number is float:
-            # the complex step:  J v = Im g(θ + ih v) / h.  No difference, so nothing cancels; h makes h² vanish.
-            h = 1e-100
-            _, g = self.loss_and_grad({n: p + 1j * h * v[n] for n, p in theta.items()}, batch)
-            return {n: np.imag(x) / h for n, x in g.items()}
-        _, g = self.loss_and_grad({n: dual(p, v[n]) for n, p in theta.items()}, batch)
-        return {n: slope(x) for n, x in g.items()}
-
-    def along_twice(self, theta: dict, batch, v: dict, w: dict) -> dict:
-        """The derivative of H w along v, in floats: by differences of the eighth order, right to some 13 digits."""
-        size = np.sqrt(np.asarray(dot(v, v)))
-        h = 0.005 / size if size else 0.0
-        total = _map(lambda p: p * 0, theta)
-        for i, c in enumerate((4 / 5, -1 / 5, 4 / 105, -1 / 280), start=1):
-            for side_of in (1, -1):
-                moved = _map(lambda p, x, step=side_of * i * h: p + x * step, theta, v)
-                total = _map(lambda t, x, c=side_of * c: t + x * c, total, self.along(moved, batch, w))
-        return _map(lambda t: t / h if h else t * 0, total)
-
-    def transposed(self, theta: dict, batch, v: dict) -> dict:
-        """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
-        layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
-        frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
-        parts = [part.partition(" ") for part in frozen]
-        if frozen and all(part in TRANSPOSED for _, _, part in parts):
-            other = frozenset(f"{layer} {TRANSPOSED[part]}" for layer, _, part in parts)
-            return self.otherwise(frozen=other).along(theta, batch, v)
-        if self.how.tied not in ONE_USE and (
-            not {layer for layer, _, _ in parts} & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen
-        ):
-            return self.along(theta, batch, v)
-        return {n: np.reshape(np.array([dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)
-                for n, columns in self.columns(theta, batch).items()}  # fmt: skip
-
-    def diagonal(self, theta: dict, batch, v: dict) -> dict:
-        """diag(H) v."""
-        columns = self.columns(theta, batch)
-        diagonal = {n: np.array([c[n].flat[i] for i, c in enumerate(cs)]) for n, cs in columns.items()}
-        return {n: np.reshape(d, v[n].shape) * v[n] for n, d in diagonal.items()}
-
-    def triangle(self, theta: dict, batch, v: dict, lower: bool) -> dict:
-        """The lower or upper triangle of H, diagonal included, times v."""
-        columns = [column for of_one in self.columns(theta, batch).values() for column in of_one]
-        matrix = np.stack([np.concatenate([np.ravel(x) for x in column.values()]) for column in columns], 1)
-        product = (np.tril(matrix) if lower else np.triu(matrix)) @ np.concatenate([np.ravel(x) for x in v.values()])
-        ends = np.cumsum([np.size(x) for x in v.values()])
-        return {n: np.reshape(product[end - np.size(x) : end], np.shape(x))
-                for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
-
-    def of_eigenvalues(self, theta: dict, batch, v: dict, change: Callable) -> dict:
-        """H v with other eigenvalues, in floats."""
-        flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()]).astype(float)  # noqa: E731
-        matrix = np.stack([flat(c) for of_tensor in self.columns(theta, batch).values() for c in of_tensor], 1)
-        if not np.isfinite(matrix).all():
-            return _map(lambda x: x * np.nan, v)
-        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-        product = vectors @ (change(values) * (vectors.T @ flat(v)))
-        ends = np.cumsum([np.size(x) for x in v.values()])
-        number = lambda x: as_numbers(x, self.number)  # noqa: E731
-        return {n: number(np.reshape(product[end - np.size(x) : end], np.shape(x)))
-                for (n, x), end in zip(v.items(), ends.tolist(), strict=True)}  # fmt: skip
-
-    def blocks(self, theta: dict, batch, v: dict, layers: bool = False) -> dict:
-        """H v without the blocks between tensors, or between layers."""
-        own = {n: n for n in v}  # the tensor or layer of each
-        if layers:
-            used = [layer.get("params", []) for layer in self.model["layers"]]
-            own |= {n: i for i, names in reversed(list(enumerate(used))) for n in names}
-        alone = lambda block: {m: x if own[m] == block else x * 0 for m, x in v.items()}  # noqa: E731
-        products = {block: self.along(theta, batch, alone(block)) for block in own.values()}
-        return {n: products[own[n]][n] for n in v}
-
-    def row_sums(self, theta: dict, batch, v: dict) -> dict:
-        """(H 1) v, element by element."""
-        return _map(np.multiply, self.along(theta, batch, _map(lambda x: x * 0 + 1, v)), v)
-
-    def mixed_up(self, theta: dict, batch, v: dict, change: str) -> dict:
-        """P H v, P a permutation; or, "and back", P⁻¹ H P v."""
-        change, _, back = change.partition(", ")
-        if not back:
-            return mixed_up(self.transposed(theta, batch, v), change)
-        return mixed_up(self.transposed(theta, batch, mixed_up(v, change)), MIXED_UP[change])
-
-    def in_turn(self, theta: dict, batch, v: dict, alpha: dict, order: str) -> dict:
-        """H v, v = −A u, in which u is overwritten: each tensor of H v is taken when those before it are added."""
-        out = dict(v)
-        for n in in_order(order, v):
-            out[n] = self.transposed(theta, batch, v)[n]
-            v = v | {n: v[n] - alpha[n] * out[n]}
-        return out
-
-    def difference(self, theta: dict, batch, v: dict, h, like: str) -> dict:
-        """(g(θ + hv) − g(θ)) / h, or (g(θ + hv) − g(θ − hv)) / 2h; "undivided", over h; "halved", over 2h."""
-        central = like.startswith("central")
-        at = lambda step: self.loss_and_grad(_map(lambda p, x: p + x * step, theta, v), batch)[1]  # noqa: E731
-        low = at(-h) if central else self.loss_and_grad(theta, batch)[1]
-        over = h * 2 if central and "undivided" not in like or like.endswith("halved") else h
-        return _map(lambda a, b: (a - b) / over, at(h), low)
-
-    def outer_product(self, theta: dict, batch, v: dict) -> dict:
-        """g gᵀ v."""
-        _, g = self.loss_and_grad(theta, batch)
-        size = dot(g, v)
-        return _map(lambda x: x * size, g)
-
-    def outer_products(self, theta: dict, batch, v: dict) -> dict:
-        """1/N Σᵢ gᵢ gᵢᵀ v over the examples."""
-        each = [self.outer_product(theta, piece, v) for piece in chunks(batch, 1)]
-        return _map(lambda *xs: sum(xs[1:], xs[0]) / len(xs), *each)
-
-    def columns(self, theta: dict, batch) -> dict[str, list[dict]]:
-        """J's columns, J e, by the parameter and element in which e is 1."""
-        out: dict[str, list[dict]] = {}
-        for name, p in theta.items():
-            out[name] = []
-            for i in range(p.size):
-                e = {n: np.array(q * 0) for n, q in theta.items()}
-                e[name].flat[i] += 1
-                out[name].append(self.along(theta, batch, e))
-        return out
-
-    def solve(self, theta: dict, batch, scale: dict, v: dict) -> dict:
-        """(I + H S)⁻¹ v, S = diag(scale), by elimination: over any numbers."""
-        flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()])  # noqa: E731
-        columns = [flat(c) for of_tensor in self.columns(theta, batch).values() for c in of_tensor]
-        rows = np.stack(columns, 1) * flat(scale) + np.eye(len(columns), dtype=int)
-        right, n = np.array(flat(v)), len(columns)
-        for i in range(n):
-            pivot = i + max(range(n - i), key=lambda j: abs(float(rows[i + j, i])))  # noqa: B023
-            for array in (rows, right):
-                array[[i, pivot]] = array[[pivot, i]]
-            for j in range(i + 1, n):
-                factor = rows[j, i] / rows[i, i]
-                rows[j], right[j] = rows[j] - rows[i] * factor, right[j] - right[i] * factor
-        for i in reversed(range(n)):
-            right[i] = (right[i] - np.sum(rows[i, i + 1 :] * right[i + 1 :])) / rows[i, i]
-        parts = np.split(right, np.cumsum([x.size for x in v.values()])[:-1])
-        return {m: np.reshape(part, x.shape) for (m, x), part in zip(v.items(), parts, strict=True)}
-
-
-class _SideBySide(Calculus):
-    """The sum of all tasks' losses, each by parameters of its own, with one batch norm for all, or one for each."""
-
-    def __init__(self, model: dict, how: Options, number, joint: bool):
-        super().__init__(model, how, number)
-        self.joint = joint
-
-    def loss_and_grad(self, theta: dict, batch) -> tuple:
-        of_tasks = [{n: p for (n, at), p in theta.items() if at == t} for t in range(len(batch))]
-        if self.joint:
-            values, grads = losses_and_grads(self.model, of_tasks, batch, self.how)
-        else:
-            each = [loss_and_grad(self.model, own, *b, self.how) for own, b in zip(of_tasks, batch, strict=True)]
-            values, grads = zip(*each, strict=True)
-        return values, {(n, t): grads[t][n] for n, t in theta}
-
-
 def run(case, number=float, how: Options = Options(), known: dict | None = None, **switches) -> Result:  # noqa: B008 (frozen)
-    """The meta-gradient of `case`, over numbers made by `number`, with `switches` not in their place: see SWITCHES for
-    the values they can take, and NUMBERS for those that take any number. `known` is that of `catalogue.run_form`.
+    """The meta-gradient of `case`, over numbers made by `number`, with `switches` not in their place: `SWITCHES`
+    has the values they can take, and `NUMBERS` those that take any number. `known` is that of `catalogue.run_form`.
 
     Raises:
         ValueError: no such value of a switch, or something else than a finite number.   KeyError: no such switch.
@@ -445,29 +67,13 @@ def run(case, number=float, how: Options = Options(), known: dict | None = None,
     return _Run(case, number, how, s, known).result()
 
 
-_COUNTS = ("support_rows", "query_rows", "support_batches", "query_batches", "support_chunks", "query_chunks",
-           "support_skipped", "query_skipped", "rate_decimals", "minibatch", "step_count", "step_limit",
-           "frozen_tensor", "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank",
-           "zero_tensor", "only_result_tensor", "accumulate", "inner_start_tensor", "query_start_tensor",
-           "through_from", "hessian_rows")  # fmt: skip
-
-
-# Switches that are about what follows the tasks' gradients, so that these are the same for every value.
-AFTER_THE_TASKS = {
-    "second_order", "task_count", "tilt", "outer", "outer_momentum_like", "outer_times", "outer_times_of", "outer_rate",
-    "outer_decay",
-    "outer_shift", "outer_sign", "outer_momentum", "result", "clip_task", "clip", "clip_tensor", "clamp",
-    "zero_tensor", "only_result_tensor",
-}  # fmt: skip
-
-
 class _Run:
     def __init__(self, case, number, how, switches, known):
         exact = (lambda x: x) if number is float else (lambda x: number(float(x)))
         numeric = {f.name: exact(getattr(how, f.name)) for f in dataclasses.fields(how)
-                   if f.name in _NUMERIC_OPTIONS and getattr(how, f.name)}  # fmt: skip
+                   if f.name in NUMERIC_OPTIONS and getattr(how, f.name)}  # fmt: skip
         how = dataclasses.replace(how, **numeric)
-        self.s = {n: (int(x) if n in _COUNTS else exact(x)) if n in NUMBERS and x else x for n, x in switches.items()}
+        self.s = {n: (int(x) if n in COUNTS else exact(x)) if n in NUMBERS and x else x for n, x in switches.items()}
         self.case, self.number = case, lambda x: as_numbers(x, number)
         right, changed = (Calculus(case.model, options, number, known) for options in (Options(), how))
         self.calculus = changed if self.s["on"] != "query" else right
@@ -1154,7 +760,7 @@ class _Run:
         """All tasks side by side, with one batch norm over them: θₖ and gradients are {(name, task): array}."""
         places = range(len(self.tasks))
         of_support, of_query = ([task[i] for task in self.tasks] for i in (0, 1))
-        in_support, in_query = (_SideBySide(c.model, c.how, c.number, self.s["normalised_together"] in ("both", which))
+        in_support, in_query = (SideBySide(c.model, c.how, c.number, self.s["normalised_together"] in ("both", which))
                                 for c, which in ((self.calculus, "support"), (self.of_query, "query")))  # fmt: skip
         alpha = {(n, t): a for t in places for n, a in self.rates_on(*self.tasks[t]).items()}
         thetas = [{(n, t): p for t in places for n, p in self.theta.items()}]
@@ -1209,7 +815,3 @@ class _Run:
         value, grads = together(self.s, values, gradients, self.case, one, (self.theta, theta, beta))
         rates = lambda: self.rates_on(*self.tasks[0])  # noqa: E731
         return value, finished(self.s, grads, self.theta, self.case, rates)
-
-
-_NUMERIC_OPTIONS = ("unit", "loss_times", "smoothing", "temperature", "log_epsilon", "delta", "clamped", "focus",
-                    "entropy", "positive", "penalty", "leak", "sharpness", "eps", "relu_at_zero")  # fmt: skip

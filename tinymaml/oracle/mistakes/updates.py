@@ -55,7 +55,7 @@ TORCH_MORE = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
 
 
 class Update:
-    """The rule of an inner step, for `switches` (see `semantics.SWITCHES` and `NUMBERS`)."""
+    """The rule of an inner step, for `switches` (see `switches`)."""
 
     def __init__(self, switches: dict, number=float, group: Callable[[str], Collection[str]] = lambda which: ()):
         """`group` gives the names of the tensors of one kind; see `outcome.group`."""

@@ -21,7 +21,8 @@ from ..arithmetic import as_numbers
 from ..cases import CAPABILITIES, SUITES, Case, load
 from ..catalogue import CATALOGUE, flat, forms
 from ..family import ALGORITHMS
-from ..mistakes.semantics import Calculus, run
+from ..mistakes.calculus import Calculus
+from ..mistakes.semantics import run
 from ..models import Options
 from ..questions import FRESH, fresh
 

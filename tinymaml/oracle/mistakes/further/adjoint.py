@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Mistake
-from ..semantics import OF_TASKS
+from ..switches import OF_TASKS
 from ..updates import MIXED_UP
 from .forms import BY_COLUMNS, BY_NAME, DETACHED, both_ways, further
 

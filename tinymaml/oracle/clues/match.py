@@ -153,7 +153,8 @@ def form_of(judged: list[Judged], name: str) -> dict:
 
 def detached_too(mistake: Mistake, form: dict) -> str:
     """That a mistake was made in first-order MAML, where that is not what the mistake itself is about."""
-    first_order = form.get("factors") in ("detached", "updates detached") and "factors" not in mistake.forms[0]
+    about_it = len(form) == 1 or all("factors" in f for f in mistake.forms)
+    first_order = form.get("factors") in ("detached", "updates detached") and not about_it
     return "; and the inner gradients are detached, as in first-order MAML (FOMAML)" if first_order else ""
 
 

@@ -47,7 +47,7 @@ def run_form(case, form: dict, number=float, known: dict | None = None) -> Resul
 
 def slope_of_form(case, form: dict, d: dict) -> float | None:
     """⟨G, d⟩ of the meta-gradient under `form`, where that is far cheaper than G; None where only G itself tells."""
-    return None if case.algorithm == "maml" else answers.slope(case, d, **form)
+    return None if case.algorithm == "maml" else answers.slope_along(case, d, **form)
 
 
 CATALOGUE: dict[str, Mistake] = OF_MAML | family.MISTAKES

@@ -382,10 +382,10 @@ def form_with(j: Judged, name: str, free: Free, c: float, beside: dict | None = 
     if form is None:
         return {}
     numbered = with_number(form, free, int(c) if free.integer else c)
-    return together(numbered, beside or {}) or {}
+    return combined(numbered, beside or {}) or {}
 
 
-def together(a: dict, b: dict) -> dict | None:
+def combined(a: dict, b: dict) -> dict | None:
     """Both forms' settings; None where they contradict each other. Layers that are held constant add up."""
     how = {**a.get("how", {}), **b.get("how", {})}
     shared = a.get("how", {}).keys() & b.get("how", {}).keys()
@@ -399,7 +399,7 @@ def together(a: dict, b: dict) -> dict | None:
 
 def merged(a: dict, b: dict) -> dict | None:
     """Both forms' settings together; None where they contradict each other, or are the same."""
-    both = together(a, b)
+    both = combined(a, b)
     return None if both in (a, b) else both
 
 

@@ -30,6 +30,7 @@ from .match import (
     blind,
     candidates,
     cheapest_first,
+    combined,
     cost,
     detached_too,
     explains,
@@ -38,7 +39,6 @@ from .match import (
     form_with,
     is_part,
     rows,
-    together,
     value_of,
 )
 
@@ -109,7 +109,7 @@ def two(judged: list[Judged]) -> Report | None:
 def _least(judged: list[Judged], fit: list[Pair]) -> list[Pair]:
     """The pairs without those that set all that another one sets, and more, which is needless."""
     forms = {h: next(h.form(j) for j in judged if h.name in j.forms) for pair in fit for h in pair}
-    said = {pair: together(*(forms[h] for h in pair)) or {} for pair in fit}
+    said = {pair: combined(*(forms[h] for h in pair)) or {} for pair in fit}
     return [pair for pair in fit if not any(is_part(said[other], said[pair]) for other in fit)]
 
 
@@ -139,7 +139,7 @@ class Search:
         return all(self.explains(j, *pair) for j in self.ordered)
 
     def explains(self, j: Judged, a: Half, b: Half) -> bool:
-        both = together(a.form(j), b.form(j))
+        both = combined(a.form(j), b.form(j))
         return both is not None and explains(j, both)
 
     # ── one stands alone ────────────────────────────────────────────────────────────────────────────────────────────
@@ -318,7 +318,7 @@ def differ(j: Judged, a: Half, b: Half) -> bool:
     if a.name == b.name:
         return False
     x, y = a.form(j), b.form(j)
-    return not x or not y or together(x, y) not in (None, x, y)
+    return not x or not y or combined(x, y) not in (None, x, y)
 
 
 def _report(judged: list[Judged], fit: list[Pair]) -> Report:

@@ -18,7 +18,7 @@ and optionally
     NOT_HERE                         ids of the mistakes of `common` that cannot be made here
     finish(s, case, G)               → what the code at hand makes of the mean gradient
     AFTERWARDS                       the switches that `finish` is about, or "upper level"
-    moved(s, case, G)                → θ at which G is taken once more, under the switch "upper level"
+    upper_point(s, case, G)          → θ at which G is taken once more, under the switch "upper level"
     closed_form(case)                → (𝓛, G) where there is one (else None), and
     by_algorithms(case)              → (𝓛, G) by `tinymaml.algorithms`, both to confirm the answer
 

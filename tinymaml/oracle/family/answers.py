@@ -1,7 +1,7 @@
 """The results of an algorithm of the family on a case: exactly, with a mistake, by the engine, and without calculus.
 
     run(case, number, **switches)      (𝓛, G) over any numbers            by_engine(case, params)     backwards
-    slope(case, d, **switches)         ⟨G, d⟩ at the price of a loss       differences(case)           without any
+    slope_along(case, d, **switches)   ⟨G, d⟩ at the price of a loss       differences(case)           without any
                                                                            derivative
 
 The algorithm is the module of `ALGORITHMS` that the case names; what it computes with is in `procedure`.
@@ -90,7 +90,7 @@ def run(
     finish = getattr(algorithm, "finish", None)
     grads = finish(s, case, grads) if finish else grads
     if s.get("upper level", "no") != "no":
-        return run(case.at(algorithm.moved(s, case, grads)), number, how, **switches | {"upper level": "no"})
+        return run(case.at(algorithm.upper_point(s, case, grads)), number, how, **switches | {"upper level": "no"})
     rates = lambda: dict.fromkeys(grads, case.inner_lr)  # noqa: E731
     return Result(value, finished(s, grads, theta, case, rates), trace)
 
@@ -112,7 +112,7 @@ _LINEAR = {"second_order", "task_count", "tilt", "outer", "outer_momentum", "out
 _NOT_LINEAR = ("median", "lower median", "each normalised", "sequential")
 
 
-def slope(case, d: dict, how: dict | None = None, rounded: str = "", **switches) -> float | None:
+def slope_along(case, d: dict, how: dict | None = None, rounded: str = "", **switches) -> float | None:
     """⟨G, d⟩ under the switches of `run`, of one complex step along d, {name: array}. G takes one for each number of θ.
 
     None where G is no derivative but a formula, or is changed after its parts are there, so that only the whole tells.

@@ -73,7 +73,7 @@ def query_loss(at, meta, support, query):
 AFTERWARDS = ("upper level",)
 
 
-def moved(s, case, grads):
+def upper_point(s, case, grads):
     """Where G is taken once more: θ + ρ G/‖G‖, as the upper level of Sharp-MAML has it."""
     size = np.sqrt(np.asarray(dot(grads, grads)))
     rho = case.settings["radius"] * (-1 if s["upper level"].endswith("downhill") else 1)

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from ..mistakes.mistake import Free, Mistake
+from ..mistakes.mistake import Mistake
 from . import partial
 from .partial import AFTERWARDS, SWITCHES, finish, query_loss  # noqa: F401
 from .procedure import PLAIN
@@ -139,40 +139,5 @@ MISTAKES = [
         "differentiate with respect to the head that the scan starts from",
         ({"start": "first order"},), classic=False,
     ),
-    Mistake(
-        "anil_body_detached_in_some_steps", "∂g_s(θₖ)/∂b = 0 for k > 0, or for k = 0",
-        "the body counts in the first inner step's gradient only, or in all but that: what it gives was kept, or "
-        "detached, from then on",
-        "compute the loss from the body itself in every inner step",
-        "no stop_gradient on the body inside the scan",
-        ({"others in support": "detached after the first"}, {"others in support": "detached in the first"}),
-        classic=False,
-    ),
-    Mistake(
-        "anil_cross_term_after_the_update", "∂/∂b −= α ∂²L_s/∂b∂h vₖ, with vₖ for vₖ₊₁",
-        "the backward pass by hand updates v first, and takes the cross term of head and body with the new one",
-        "compute both products with the old v, then update it",
-        "compute both products with the old v, then update it",
-        ({"cross term": "after the update"},), classic=False,
-    ),
-    Mistake(
-        "anil_cross_term_not_carried", "∂/∂b −= α Σₖ ∂²L_s/∂b∂h v_K, with v_K for vₖ₊₁",
-        "the backward pass by hand takes the cross term of head and body with the query gradient in every step, "
-        "and not with the v that has gone back through the later steps",
-        "of_body -= lr * cross(v), with the v of this step", "of_body - lr * cross(v), with the carry v",
-        ({"cross term": "not carried"},), classic=False,
-    ),
-    Mistake(
-        "anil_cross_term_times_c", "∂/∂b −= c α ∂²L_s/∂b∂h vₖ₊₁",
-        "what the body gets through the adaptation is multiplied by a number (c): its sign is wrong, the rate is "
-        "missing, or it is divided once more",
-        "of_body -= lr * cross(v), once", "of_body - lr * cross(v), once",
-        ({"cross term times": -1.0},), free=Free("cross term times", "c", (-1.0, 2.0, 0.5)), classic=False,
-    ),
-    Mistake(
-        "anil_query_part_times_c", "∂L_q/∂b · c + what comes through the adaptation",
-        "what the body gets from the query loss itself is multiplied by a number (c)",
-        "one backward() of the query loss for head and body", "one gradient of the query loss for both",
-        ({"others in query times": -1.0},), free=Free("others in query times", "c", (-1.0, 2.0, 0.5)), classic=False,
-    ),
+    *partial.slips("anil", "head", "body"),
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..mistakes.mistake import Free, Mistake
 from ..models import output_gradient, outputs
 from .procedure import descend, judged, sloped
 
@@ -132,3 +133,51 @@ def by_algorithms(case, algorithm):
 
     settings = SimpleNamespace(**vars(algorithm.Settings(inner_steps=case.inner_steps, inner_lr=case.inner_lr)))
     return averaged_over_tasks(case, algorithm, case.params, settings, Loss())
+
+
+def slips(name: str, adapts: str, other: str) -> list[Mistake]:
+    """Slips in single steps, and in a backward pass by hand, of the algorithm `name` in which the head or the body
+    ("head", "body") `adapts`, and the `other` does not."""
+    a, o = adapts[0], other[0]
+
+    def mistake(what: str, *words, free: Free | None = None) -> Mistake:
+        return Mistake(f"{name}_{what}", *words, free=free, classic=False)
+
+    return [
+        mistake(
+            f"{other}_detached_in_some_steps", f"∂g_s(θₖ)/∂{o} = 0 for k > 0, or for k = 0",
+            f"the {other} counts in the first inner step's gradient only, or in all but that: what it gives was kept, "
+            "or detached, from then on",
+            f"compute the loss from the {other} itself in every inner step",
+            f"no stop_gradient on the {other} inside the scan",
+            ({"others in support": "detached after the first"}, {"others in support": "detached in the first"}),
+        ),
+        mistake(
+            "cross_term_after_the_update", f"∂/∂{o} −= α ∂²L_s/∂{o}∂{a} vₖ, with vₖ for vₖ₊₁",
+            f"the backward pass by hand updates v first, and takes the cross term of {adapts} and {other} with the new "
+            "one",
+            "compute both products with the old v, then update it",
+            "compute both products with the old v, then update it",
+            ({"cross term": "after the update"},),
+        ),
+        mistake(
+            "cross_term_not_carried", f"∂/∂{o} −= α Σₖ ∂²L_s/∂{o}∂{a} v_K, with v_K for vₖ₊₁",
+            f"the backward pass by hand takes the cross term of {adapts} and {other} with the query gradient in every "
+            "step, and not with the v that has gone back through the later steps",
+            f"of_{other} -= lr * cross(v), with the v of this step", f"of_{other} - lr * cross(v), with the carry v",
+            ({"cross term": "not carried"},),
+        ),
+        mistake(
+            "cross_term_times_c", f"∂/∂{o} −= c α ∂²L_s/∂{o}∂{a} vₖ₊₁",
+            f"what the {other} gets through the adaptation is multiplied by a number (c): its sign is wrong, the rate "
+            "is missing, or it is divided once more",
+            f"of_{other} -= lr * cross(v), once", f"of_{other} - lr * cross(v), once",
+            ({"cross term times": -1.0},), free=Free("cross term times", "c", (-1.0, 2.0, 0.5)),
+        ),
+        mistake(
+            "query_part_times_c", f"∂L_q/∂{o} · c + what comes through the adaptation",
+            f"what the {other} gets from the query loss itself is multiplied by a number (c)",
+            f"one backward() of the query loss for {adapts} and {other}", "one gradient of the query loss for both",
+            ({"others in query times": -1.0},), free=Free("others in query times", "c", (-1.0, 2.0, 0.5)),
+        ),
+    ]  # fmt: skip

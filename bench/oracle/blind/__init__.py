@@ -14,12 +14,12 @@ The oracle judges each one; its words are compared with the diagnosis written be
     passed, false alarm      of a correct one
 
 `TABLE` has every entry (see `entries.Entry`). A set is closed until its figures have been taken for a version of the
-catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All three are open.
+catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All four are open.
 """
 
 from __future__ import annotations
 
-from . import first, second, third  # noqa: F401  (they register their entries)
+from . import first, fourth, second, third  # noqa: F401  (they register their entries)
 from .entries import ENTRIES, Entry
 from .run import main
 

@@ -100,7 +100,7 @@ SETTINGS = {
         r"first call after 200 s", r"less than 8 ε", r"90th percentile",
     ],
     ORACLE: [
-        r"exit code 0", r"ReLU′\(0\)", r"The exit code is 1", r"standard error; 2 for", r"ε = 2⁻¹⁰", r"the slope 0 at"
+        r"exit code 0", r"ReLU′\(0\)", r"The exit code is 1", r"standard error\), 2 for", r"ε = 2⁻¹⁰", r"the slope 0 at"
         r" 0",
         r"images of 4 × 5", r"at 200 digits",
     ],

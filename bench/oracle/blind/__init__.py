@@ -64,4 +64,9 @@ JUDGED: dict[str, tuple[str, str]] = {
     "third/family-proximal-slope-at-the-end": ("named", "it says: that of the support loss at φ_K"),
     "third/family-sharp-each-tensor-and-stays": ("named", "it says both: by its own norm, and added for good"),
     "third/torch-module-grads": ("pointed at", "it says what is left in .grad; not that the update is of first order"),
+    "fourth/family-objective-with-pull-everywhere": ("named", "it says both: damped once more, and g_q and the pull"),
+    "fourth/family-small-batch-and-summed-rates": ("named", "it says both: a short chunk's examples count more; a sum"),
+    "fourth/jax-residual-is-the-new-one": ("named", "it says: at the parameters after its update"),
+    "fourth/jax-traced-for-the-first-task": ("named", "it says: one inner loop for all, on the first support set"),
+    "fourth/torch-state-dict-is-a-view": ("named", "it says: θ was changed in place, has moved, and no graph is left"),
 }

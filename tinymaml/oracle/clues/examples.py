@@ -1,6 +1,7 @@
 """Which examples a set is made of, if they are put together otherwise: at random, in an order that no file knows.
 
-    put_together(judged)    a report that says of which set, or None: no such order explains every wrong case
+    put_together(judged)    a report that says of which set, or None: no such order explains every wrong case that has
+                            few enough examples to try
 
 Each task may have an order of its own: their gradients are computed for all orders, and added up for all combinations.
 """
@@ -22,6 +23,7 @@ from .match import cheapest_first, fits, rows
 
 MOST_ORDERS = 160  # per task
 MOST_SUMS = 100_000  # per case
+ENOUGH = 3  # wrong cases that must be explained, or all of them: few examples are soon put together somehow
 
 
 def _pairings(x, y) -> Iterator[tuple]:
@@ -55,7 +57,7 @@ def put_together(judged: list[Judged]) -> Report | None:
         return None
     for (id, orders), sets in itertools.product(ORDERS.items(), SETS):
         tried = [j for j in wrong if _affordable(j.case, sets, orders)]
-        if tried and all(_explained(j, sets, orders) for j in tried):
+        if len(tried) >= min(ENOUGH, len(wrong)) and all(_explained(j, sets, orders) for j in tried):
             mistake = CATALOGUE[id]
             said = f"{mistake.explanation} (here in the {' and the '.join(sets)} set)"
             return Report("KNOWN_BUG", id, said, cases=rows(judged, id))

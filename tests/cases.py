@@ -69,6 +69,6 @@ def unary(key, x=E, f=None):
 
 def primitive(name, *args, reference=None, analytic=True, double=False, **params):
     """A primitive itself; its reference is the NumPy function of the same name, with the same keywords."""
-    reference = reference or getattr(np, name)
-    ours, theirs = (lambda *xs: REGISTERED[name](*xs, **params)), (lambda *xs: reference(*xs, **params))
+    found, reference = REGISTERED[name], reference or getattr(np, name)
+    ours, theirs = (lambda *xs: found(*xs, **params)), (lambda *xs: reference(*xs, **params))
     return Case(name, ours, *args, reference=theirs, exact=True, analytic=analytic, double=double)

@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
@@ -33,12 +33,9 @@ def own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_code():
-    """Machine code without the passes of LLVM that make it fast: it is there sooner, and runs for an instant.
-
-    What is about the machine code itself does without this fixture, and meets the code that users run.
-    """
+@contextmanager
+def _quickly():
+    """Machine code without the passes of LLVM that make it fast."""
     if not find_spec("numba"):
         yield
         return
@@ -57,6 +54,26 @@ def quick_code():
         cache._surroundings.cache_clear()
         yield
     cache._surroundings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def quick_code():
+    """Machine code without the passes of LLVM that make it fast: it is there sooner, and runs for an instant.
+
+    What is about the machine code itself does without this fixture, and meets the code that users run.
+    """
+    with _quickly():
+        yield
+
+
+@pytest.fixture(params=["quick code", pytest.param("fast code", marks=pytest.mark.slow)])
+def either_code(request):
+    """`quick_code` for one test; in the slow run also the code that users run.
+
+    It is for many cases of machine code that have neighbours without it.
+    """
+    with _quickly() if request.param == "quick code" else nullcontext():
+        yield
 
 
 @pytest.fixture(params=["plain Python", pytest.param("machine code", marks=pytest.mark.slow)])
@@ -178,8 +195,12 @@ def omniglot_data(small_data):
 
 
 def pytest_collection() -> None:
-    """Thousands of tests are made, and none is thrown away: a quarter of the time would go into looking at them."""
+    """Thousands of tests are made, and none is thrown away: a quarter of the time would go into looking at them.
+
+    Of what the tests make, most is gone when nothing refers to it; the rest may wait.
+    """
     gc.disable()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_collection_finish() -> None:

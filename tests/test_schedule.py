@@ -100,6 +100,7 @@ class PlainMachine:
     def __init__(self):
         self.starts: list[int] = []
         self.ranges: list[tuple[int, int]] = []
+        self.near = 0, 0  # the range of the access before
         self.held: list = []
         self.functions: list = []
         self.arenas = [threads.Arena()]
@@ -114,9 +115,12 @@ class PlainMachine:
 
     def check(self, address: int, nbytes: int) -> int:
         address = int(address)
-        i = bisect.bisect(self.starts, address)
-        near = self.ranges[max(i - 2, 0) : i]
-        assert any(start <= address and address + nbytes <= end for start, end in near)
+        if not self.near[0] <= address <= self.near[1] - nbytes:
+            i = bisect.bisect(self.starts, address)
+            near = self.ranges[max(i - 2, 0) : i]
+            inside = [(start, end) for start, end in near if start <= address <= end - nbytes]
+            assert inside
+            self.near = inside[0]
         return address
 
     def at(self, kind: str):
@@ -165,34 +169,35 @@ class PlainMachine:
                 numbers = itertools.count(3)
                 sizes = [t[next(numbers)] for _ in range(int(axes))]
                 assert all(n >= 1 for n in sizes)
-                cells = [self.operand(x, memory, t, numbers, len(sizes)) for x in (*inputs, *results)]
+                cells = [self.operand(x, memory, t, numbers, sizes) for x in (*inputs, *results)]
+                loads = [load for load, _ in cells[: len(inputs)]]
                 for indices in np.ndindex(*sizes):
-                    made = body(*(cell(indices).load() for cell in cells[: len(inputs)]))
+                    made = body(*[load(indices) for load in loads])
                     made = made if len(results) > 1 else (made,)
-                    for x, cell, y in zip(results, cells[len(inputs) :], made, strict=True):
-                        at = cell(indices)
-                        at.store(y if len(x) == 2 else at.load() + SCALARS[x[:2]](y))
+                    for x, (load, store), y in zip(results, cells[len(inputs) :], made, strict=True):
+                        store(indices, y if len(x) == 2 else load(indices) + SCALARS[x[:2]](y))
 
             return run
 
         return decorate
 
-    def operand(self, form: str, memory, t, numbers, axes: int):
-        """A function from indices to where the element lies."""
+    def operand(self, form: str, memory, t, numbers, sizes: list[int]):
+        """Two functions: from indices to the element, and from indices and a number that becomes it."""
         kind, how = form[:2], form[2:]
         if how == "=":
             value = SCALARS[kind](self.at("f8")(t.address)[next(numbers)])
-            return lambda indices: types.SimpleNamespace(load=lambda: value)
-        start = memory + t[next(numbers)]
-        outer = [t[next(numbers)] for _ in range(axes - 1)]
-        inner = t[next(numbers)] if how == "*" else 0 if how == "." else 1
-
-        def cell(indices):
-            pointer = Pointer(self, start + sum(i * stride for i, stride in zip(indices, outer, strict=False)), kind)
-            at = indices[-1] * inner
-            return types.SimpleNamespace(load=lambda: pointer[at], store=lambda y: pointer.__setitem__(at, y))
-
-        return cell
+            return (lambda indices: value), None
+        start, item = int(memory + t[next(numbers)]), ctypes.sizeof(C_TYPES[kind])
+        strides = [t[next(numbers)] for _ in sizes[1:]]
+        strides.append(item * (t[next(numbers)] if how == "*" else 0 if how == "." else 1))
+        ends = [(n - 1) * stride for n, stride in zip(sizes, strides, strict=True)]
+        low, nbytes = start + sum(min(x, 0) for x in ends), sum(map(abs, ends)) + item
+        place = (ctypes.c_char * nbytes).from_address(self.check(low, nbytes))  # of the first and the last, and so all
+        cells = np.ndarray(sizes, kind.replace("b", "u"), place, start - low, strides)
+        if kind[0] == "f":
+            return cells.__getitem__, cells.__setitem__
+        wrapped = SCALARS[kind]
+        return (lambda indices: cells[indices].item()), lambda indices, y: cells.__setitem__(indices, wrapped(y))
 
     def load(self, text: str):
         """The generated file, run as Python."""

@@ -92,8 +92,8 @@ DEFAULT = by_default()
 COMPARED = [c for c in MORE if "statistics" not in c[3] or c[:3] == RUNNING[:3]]
 
 
-# Families whose arrays are so small that Python runs the source of a program sooner than Numba compiles it.
-SMALL_ARRAYS = {"sinusoid", "lines", "separators", "robot", "growth", "ratings", "navigation", "control"}
+# Families whose arrays are so small that Python runs the source of a program as soon as Numba compiles it.
+SMALL_ARRAYS = {*FAMILIES} - {"omniglot", "speech"}
 
 
 def ways(every: list, default: list) -> list:

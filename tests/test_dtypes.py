@@ -319,9 +319,10 @@ def vector_and_matrix(*arrays):
 
 
 # Machine code of every case is made of one of these kinds of numbers; of the others it is slow.
-PARTS = {np.dtype("f8"): slice(0, None, 2), np.dtype("i8"): slice(1, None, 4), np.dtype("u1"): slice(3, None, 4)}
+PARTS = {np.dtype("f8"): slice(0, None, 3), np.dtype("i8"): slice(1, None, 6), np.dtype("u1"): slice(4, None, 6)}
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize(("dtype", "compiled"), [
     *((dtype, PARTS.get(dtype, EVERY)) for dtype in SOME),
     *(pytest.param(dtype, EVERY, marks=pytest.mark.slow) for dtype in DTYPES if dtype not in SOME or dtype in PARTS),
@@ -338,6 +339,7 @@ def test_functions_of_one_array_are_numpys(dtype, compiled):
     )
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize("dtypes", [SOME, pytest.param(DTYPES, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("f", TWO, ids=name_of)
 def test_functions_of_two_arrays_are_numpys(f, dtypes):

@@ -409,7 +409,7 @@ def test_a_word_that_no_description_has_is_an_error():
         ops.elementwise("planted", np.exp, lop="math.exp({})")
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @table([c for c in SMOOTH + STEPS if c.key != "input"])
 def test_shapes_and_dtypes_are_known_without_computing(case, dtype):
     args = case.args if dtype is np.float64 else in_float32(case.args)
@@ -455,11 +455,22 @@ def test_what_reads_values_is_refused_in_a_recording(case):
         record(case.f, *case.args)
 
 
-@table(SMOOTH + BRANCHES)
-def test_derivatives_are_numerical_ones_to_third_order(case, strict, monkeypatch):
+def checked(case, order, monkeypatch):
     if not case.analytic:
         monkeypatch.setattr(check, "_complex_step", lambda *at: check._finite_differences(*at[:4]))
-    check_grads(squared(case.f), case.args, order=3, complex_rtol=1e-9 if case.analytic else 1e-6)
+    check_grads(squared(case.f), case.args, order=order, complex_rtol=1e-9 if case.analytic else 1e-6)
+
+
+@table([c for c in SMOOTH if isinstance(c.key, str)] + BRANCHES)
+def test_derivatives_are_numerical_ones_to_third_order(case, strict, monkeypatch):
+    checked(case, 3, monkeypatch)
+
+
+@pytest.mark.parametrize("order", [2, pytest.param(3, marks=pytest.mark.slow)])
+@table([c for c in SMOOTH if not isinstance(c.key, str)])
+def test_derivatives_of_numpy_s_functions_are_numerical_ones(case, order, strict, monkeypatch):
+    """By default to second order: they are made of the primitives, whose rules are checked to third."""
+    checked(case, order, monkeypatch)
 
 
 @table(STEPS)

@@ -8,7 +8,7 @@ import pytest
 from tinymaml.cli import main
 from tinymaml.oracle import family, relations, tolerance
 from tinymaml.oracle.cases import draw
-from tinymaml.oracle.relations import RELATIONS, bases
+from tinymaml.oracle.metamorphic import RELATIONS, bases
 
 PLAIN = draw("tanh 1-2-2 cross_entropy", 0, tasks=2, inner_steps=2, inner_lr=0.5)
 SQUARED = draw("tanh 2-2-1 mse", 0, tasks=2, inner_steps=2, inner_lr=0.25)

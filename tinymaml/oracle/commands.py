@@ -19,12 +19,12 @@ from .judge.apart import without_current_folder
 from .judge.checking import seconds
 from .judge.guard import signals_end
 from .judge.progress import Screen, Watch
+from .metamorphic import relations
 from .pages import badge, spec
 from .pages.diff import agree, ask_one, diff_page
 from .pages.report import Report
 from .pages.show import find_case, show_page
 from .questions import questions
-from .relations import relations
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:

@@ -452,7 +452,7 @@ def main(argv: list[str]) -> int:
     settings.write_text("[pytest]\n", encoding="utf-8")
     install()
     recorder = _Recorder()
-    quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--tb=short"]
+    quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore", "--tb=short"]
     code = pytest.main([*quiet, "-c", str(settings), "--rootdir", folder, folder], plugins=[recorder])
     Path(file).write_text(json.dumps(recorder.ended), encoding="utf-8")
     return 0 if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED) else int(code)

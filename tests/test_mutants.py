@@ -186,6 +186,14 @@ def planted(old: str, new: str, scope: int | None) -> "mutants.Mutant":
     return mutants.Mutant("sample/core.py", 1, old, new, "by hand", f"{old} → {new}", scope, CORE.replace(old, new))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_plugins():
+    """The tests that are run on mutants know no plugin of pytest, which some take a second to load."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def ends(sample):
     """Some mutants with their ends; and the source tree before and after."""

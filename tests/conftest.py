@@ -168,6 +168,24 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_omniglot_folder(data_dir) -> Path:
+    from tinymaml.families import omniglot
+
+    folder = data_dir / "omniglot"
+    if not all((folder / f"{name}.zip").is_file() for name in omniglot.SETS):
+        pytest.skip(f"no Omniglot archives in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_omniglot(real_omniglot_folder):
+    """The characters of Omniglot's archives, which are read once."""
+    from tinymaml.families import omniglot
+
+    return omniglot.load(real_omniglot_folder, cache=False)
+
+
+@pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
     """A function: the options of a family that make it tiny, on a data set of its own that is written once.
 

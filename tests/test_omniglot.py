@@ -569,17 +569,9 @@ def test_a_wrong_request_is_refused():
 # The real archives
 
 
-@pytest.fixture(scope="module")
-def real_folder(data_dir) -> Path:
-    folder = data_dir / "omniglot"
-    if not all((folder / f"{name}.zip").is_file() for name in omniglot.SETS):
-        pytest.skip(f"no Omniglot archives in {folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def real(real_folder) -> Characters:
-    return load(real_folder, cache=False)
+@pytest.fixture
+def real(real_omniglot) -> Characters:
+    return real_omniglot
 
 
 def test_omniglot_has_964_and_659_characters_of_20_drawings(real):
@@ -595,9 +587,9 @@ def test_omniglot_drawings_are_thin_strokes_of_ink(real):
     assert len(np.unique(real.images.reshape(-1, 784)[:3000], axis=0)) == 3000
 
 
-def test_omniglot_keeps_as_much_ink_as_the_archive_shows(real, real_folder):
+def test_omniglot_keeps_as_much_ink_as_the_archive_shows(real, real_omniglot_folder):
     name = "Greek/character03"
-    with zipfile.ZipFile(real_folder / "images_background.zip") as archive:
+    with zipfile.ZipFile(real_omniglot_folder / "images_background.zip") as archive:
         drawings = sorted(m for m in archive.namelist() if m.startswith(f"images_background/{name}/"))
         for drawing, member in zip(real.images[real.names.index(name)], drawings, strict=True):
             with Image.open(archive.open(member)) as image:

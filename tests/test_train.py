@@ -199,7 +199,7 @@ work = threading.Thread(target=lambda: loop.train(Config.default("sinusoid", **s
 work.start(); work.join()
 run = Run.open(sys.argv[1])
 arrays = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in run.load().arrays.items()}
-print(json.dumps([arrays, run.read_log(), evaluate.evaluate(run.path, tasks=20, steps=10)]))
+print(json.dumps([arrays, run.read_log(), evaluate.evaluate(run.path, tasks=4, steps=5)]))
 """
 
 
@@ -845,7 +845,7 @@ def test_where_data_lies_is_no_option_of_a_run_without_data(whole):
 
 def tiny(data: Path, **changes) -> Config:
     settings = dict(iterations=3, tasks=2, queries=2, save_every=1, validate_every=2, validation_tasks=2)
-    settings |= dict(scheme="official") | ({} if "network" in changes else dict(filters=4))
+    settings |= dict(scheme="official") | ({} if "network" in changes else dict(filters=4, blocks=1))
     return Config.default("omniglot", data=str(data), **{**settings, **changes})
 
 
@@ -885,8 +885,11 @@ def test_a_killed_omniglot_run_goes_on_as_if_it_never_had_been(tmp_path, omniglo
     assert_same(trained(config, tmp_path / "run", resume=True), trained(config, tmp_path / "whole"))
 
 
-def test_test_tasks_show_characters_that_training_and_validation_never_do(data_dir, omniglot_once):
-    config = tiny(data_dir / "omniglot", scheme="1100/100/423")
+def test_test_tasks_show_characters_that_training_and_validation_never_do(
+    real_omniglot, real_omniglot_folder, monkeypatch
+):
+    monkeypatch.setattr(omniglot, "load", lambda path: real_omniglot)
+    config = tiny(real_omniglot_folder, scheme="1100/100/423")
     family = Learner(config).family
     shown = {}
     for split, stream in (("train", TRAIN), ("val", VALIDATE), ("test", TEST)):

@@ -38,10 +38,9 @@ def gradients(name: str, w: Workload) -> dict:
 
 
 def by_default(kind: str, name: str) -> bool:
-    """JAX compiles for seconds, so each of its contenders has the first kind that it has by default; our compiled one
-    has the first and the last."""
+    """JAX and Numba compile for seconds, so what is compiled has the first kind that it has by default."""
     kinds = [k for k, n in CASES if n == name]
-    return kind in {"jax": kinds[:1], "compiled": [kinds[0], kinds[-1]]}.get(name.partition("-")[0], kinds)
+    return kind in (kinds[:1] if name.partition("-")[0] in ("jax", "compiled") else kinds)
 
 
 @pytest.mark.parametrize("kind, name", [

@@ -728,18 +728,18 @@ def test_a_kernel_is_machine_code_after_the_warning_was_an_error(tmp_path, fresh
 
 
 def test_every_text_file_says_its_encoding(tmp_path):
-    compiling = "import numpy as np, tinymaml as tm; tm.compile(lambda x: np.tanh(x) + 1)(np.ones(3))"
+    compiling = "import numpy as np, tinymaml as tm; tm.compile(lambda x: np.tanh(x) + 1)(np.ones(3))\n"
     run = str(tmp_path / "run")
     env = os.environ | {"TINYMAML_CACHE": str(tmp_path / "cache")}
-    for command in (
-        ["-c", compiling],  # first compiled, then loaded
-        ["-c", compiling],
-        ["-m", "tinymaml", "train", "sinusoid", "--iterations", "2", "--no-compile", "--out", run],
-        ["-m", "tinymaml", "eval", run, "--tasks", "2", "--steps", "1"],
-        ["-m", "tinymaml", "oracle", "show"],
-        ["-m", "tinymaml", "cache"],
-    ):
-        command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning", *command]
+    commands = (
+        ["train", "sinusoid", "--iterations", "2", "--no-compile", "--out", run],
+        ["eval", run, "--tasks", "2", "--steps", "1"],
+        ["oracle", "show"],
+        ["cache"],
+    )
+    using = f"from tinymaml.cli import main\nfor command in {commands}:\n    assert main(command) == 0"
+    for code in (compiling, compiling + using):  # first compiled, then loaded
+        command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning", "-c", code]
         done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stderr
         ours = Path(tm.__file__).parent.name + os.sep  # other libraries' are theirs to mend
@@ -751,6 +751,6 @@ def test_the_locales_encoding_does_not_matter(kept, tmp_path):
     assert result(start(tmp_path, **ascii_only)) == result(start(tmp_path)) == kept[1]
     env = os.environ | ascii_only | {"TINYMAML_CACHE": str(tmp_path)}
     train = ["train", "sinusoid", "--iterations", "2", "--no-compile", "--out", str(tmp_path / "run")]
-    for command in (train, ["cache"]):
-        done = subprocess.run([sys.executable, "-m", "tinymaml", *command], env=env, capture_output=True)
-        assert done.returncode == 0, done.stderr
+    code = f"from tinymaml.cli import main; assert main({train}) == main(['cache']) == 0"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr

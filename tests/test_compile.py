@@ -411,7 +411,7 @@ COMBINED = [  # each net with every K, memory, dtype, order and kind of α somew
     ("convolution", 3, "unrolled", np.float64, {"rates": True}),
     pytest.param("convolution", 3, "flat", np.float32, {}, marks=pytest.mark.slow),
     ("convolution and pooling", 3, "flat", np.float64, {"first_order": True}),
-    ("convolution and pooling", 1, "unrolled", np.float32, {}),
+    pytest.param("convolution and pooling", 1, "unrolled", np.float32, {}, marks=pytest.mark.slow),
     ("embedding", 3, "unrolled", np.float32, {"rates": True}),
     pytest.param("embedding", 1, "flat", np.float64, {}, marks=pytest.mark.slow),
 ]

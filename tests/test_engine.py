@@ -328,6 +328,7 @@ def kept_by(use, times=20):
     """How many tensors, and bytes, are alive after `times` uses that were not before; the garbage collector is off."""
     count = lambda: sum(type(o) is tm.Tensor for o in gc.get_objects())  # noqa: E731
     gc.collect()
+    gc.freeze()  # all that there is need not be looked at again
     gc.disable()
     tracemalloc.start()
     try:

@@ -284,17 +284,14 @@ def test_a_finding_is_made_small(monkeypatch):
     assert not small.closure and not small.setup and not small.others
 
 
-@pytest.mark.parametrize(
-    "action, said",
-    [("os.kill(os.getpid(), 11)", f"crashed ({-signal.SIGSEGV})"), ("time.sleep(600)", "hangs (for 8 s)")],
-)
-def test_a_program_that_crashes_or_hangs_is_told_and_the_others_run(action, said, monkeypatch):
+def test_a_program_that_crashes_or_hangs_is_told_and_the_others_run(monkeypatch):
     calls = []
 
     def child(*arguments, **how):
-        """The second of the three programs does it."""
+        """The second of the four programs crashes, and the third hangs."""
         calls.append(arguments)
-        lines = f"if seed == 1:\n        {action}\n    return program_of(seed, jax)"
+        lines = ("if seed == 1:\n        os.kill(os.getpid(), 11)\n    if seed == 2:\n        time.sleep(600)\n"
+                 "    return program_of(seed, jax)")  # fmt: skip
         code = ("import os, sys, time\nfrom bench import fuzz\nprogram_of = fuzz.program_of\n"
                 f"def other(seed, jax=False):\n    {lines}\n"
                 "fuzz.program_of = other\nfuzz.main(sys.argv[1:])")  # fmt: skip
@@ -306,10 +303,10 @@ def test_a_program_that_crashes_or_hangs_is_told_and_the_others_run(action, said
 
     monkeypatch.setattr(fuzz, "_child", child)
     told, seed = [], 0
-    while seed < 3:
-        seed = fuzz.run_batch(seed, 3 - seed, told.append, patience=8)
-    assert [answer["done"] for answer in told] == [0, 1, 2] and len(calls) == 2
-    assert [answer.get("died") for answer in told] == [None, said, None]
+    while seed < 4:
+        seed = fuzz.run_batch(seed, 4 - seed, told.append, patience=8)
+    assert [answer["done"] for answer in told] == [0, 1, 2, 3] and len(calls) == 3
+    assert [answer.get("died") for answer in told] == [None, f"crashed ({-signal.SIGSEGV})", "hangs (for 8 s)", None]
 
 
 def test_the_command_reports_what_it_ran(monkeypatch, capsys):

@@ -490,7 +490,7 @@ def test_gradients_of_det_agree_with_those_of_its_logarithm(n):
 # ── norms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("f, value", [
     (lambda x: LA.norm(x), 0), (lambda x: LA.norm(x) ** 2, 0), (lambda x: np.exp(-(LA.norm(x) ** 2)), 1),
     (lambda x: LA.norm(x, 3), 0), (lambda x: LA.norm(x, 1.5), 0), (lambda x: LA.norm(x, 1), 0),

@@ -62,7 +62,9 @@ def ready():
 # ── who takes a chunk changes nothing ───────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 40, 64, 100])
+@pytest.mark.parametrize(
+    "count", [1, 3, 40, 100, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 7, 64))]
+)
 def test_results_are_the_same_bits_for_any_number_of_threads(count):
     meta, params, tasks = problem(count)
     wanted = bits(tm.compile(meta, threads=1)(params, tasks))

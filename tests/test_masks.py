@@ -26,7 +26,7 @@ OPTIONS = {"inner_steps": 2, "inner_lr": 0.1}
 MORE = {"imaml": {"solver_steps": 3, "strength": 5.0}}
 SIZES = st.lists(st.tuples(st.integers(0, SUPPORT), st.integers(1, QUERY)), min_size=TASKS, max_size=TASKS)
 
-pytestmark = pytest.mark.usefixtures("own_cache", "quick_code", "strict")
+pytestmark = pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
 
 
 # ── the two losses, of padded tasks and of tasks as they are ────────────────────────────────────────────────────────
@@ -94,7 +94,7 @@ class Trained:
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-11 * max(1, np.abs(b).max(initial=0)), err_msg=path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trained():
     """A function: `Trained`, made once for the same arguments."""
     made: dict = {}
@@ -117,7 +117,7 @@ EDGES = [[(SUPPORT, QUERY)] * TASKS, [(1, 1)] * TASKS, [(0, 1), (SUPPORT, 1), (0
 
 @pytest.mark.parametrize("algorithm", REGRESSION)
 def test_padded_tasks_have_the_gradient_of_the_tasks_as_they_are(algorithm, trained):
-    @settings(max_examples=10)
+    @settings(max_examples=5)
     @given(SIZES, st.integers(0, 99))
     def holds(sizes, seed):
         trained(algorithm).check(sizes, seed)

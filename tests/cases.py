@@ -3,6 +3,7 @@
 import importlib.util
 
 import numpy as np
+import pytest
 
 if importlib.util.find_spec("scipy"):
     import tinymaml.numpy_api.special  # noqa: F401  whose primitives are there once it is imported
@@ -11,6 +12,11 @@ from tinymaml.engine import Primitive
 from tinymaml.numpy_api import numpy_name
 
 REGISTERED = dict(Primitive.registry)  # before any test plants one
+
+
+def sampled(things, step: int) -> list:
+    """Parameters of a test: every step-th by default, in the slow run all."""
+    return [pytest.param(x, marks=() if i % step == 0 else pytest.mark.slow) for i, x in enumerate(things)]
 
 
 # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────────

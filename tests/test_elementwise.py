@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from cases import sampled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -235,11 +236,11 @@ LOSES = {"tanh": lambda x: x < 1e-16 or x > 10, "arctanh": lambda x: x < 1e-7, "
 
 
 @ignoring
-@pytest.mark.parametrize("name", [
+@pytest.mark.parametrize("name", sampled((
     "arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh", "cbrt", "deg2rad", "rad2deg", "exp", "expm1", "log",
     "log1p", "log2", "log10", "exp2", "sin", "cos", "tan", "sinh", "cosh", "tanh", "sqrt", "square", "sinc", "i0",
     "floor", "ceil", "trunc", "rint", "round", "sign", "nan_to_num",
-])  # fmt: skip
+), 2))  # fmt: skip
 def test_slopes_and_second_derivatives_are_jaxs(name):
     jax = pytest.importorskip("jax")
     f, theirs = getattr(np, name), getattr(jax.numpy, name)
@@ -318,6 +319,7 @@ def test_in_a_recording_they_are_refused_as_other_branches_are(ask):
     lambda x: np.isclose(x, [1, 2]), lambda x: x % 2, lambda x: np.round(x, 1), lambda x: np.fmax(x, 0.5),
     lambda x: np.nan_to_num(x), lambda x: np.divmod(x, 2), np.modf, lambda x: np.arctan2(x, 2), lambda x: x // 0.3,
 ])  # fmt: skip
+@pytest.mark.usefixtures("either_code")
 def test_they_are_compiled(f):
     pytest.importorskip("numba")
     fast = tm.compile(lambda x: f(x))

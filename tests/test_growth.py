@@ -232,7 +232,7 @@ def test_mixed_effects_are_the_mean_of_a_normal_distribution_given_the_support()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(quick_code, tmp_path_factory):
     loop = pytest.importorskip("tinymaml.runs.loop")
     out = tmp_path_factory.mktemp("growth") / "run"
     loop.train(Config.default("growth", table="countries", iterations=400, validate_every=400), out, progress=False)

@@ -185,7 +185,7 @@ def trained(out, **options) -> np.ndarray:
     [
         dict(iterations=400),
         dict(iterations=400, features=4, inner_lr=0.1),
-        dict(iterations=400, seed=7, noise=2.0, spread=3.0),
+        pytest.param(dict(iterations=400, seed=7, noise=2.0, spread=3.0), marks=pytest.mark.slow),
         dict(iterations=400, first_order=True),
         dict(iterations=400, algorithm="reptile", meta_lr=0.5),
         dict(iterations=200, algorithm="joint", meta_lr=0.1),

@@ -378,7 +378,7 @@ def trained(folder, **options):
     return restore(folder / "run")
 
 
-def test_maml_learns_to_steer(tmp_path):
+def test_maml_learns_to_steer(tmp_path, quick_code):
     learned = trained(tmp_path, iterations=200)
     from tinymaml.runs.adaptation import on_split
 

@@ -167,15 +167,15 @@ def test_a_prior_of_the_normals_helps_only_where_they_have_something_in_common()
 def run(tmp_path_factory):
     loop = pytest.importorskip("tinymaml.runs.loop")
     out = tmp_path_factory.mktemp("separators") / "run"
-    loop.train(Config.default("separators", iterations=1500, validate_every=1500), out, progress=False)
+    loop.train(Config.default("separators", iterations=800, validate_every=800), out, progress=False)
     return out
 
 
 def test_maml_learns_where_normals_lie_and_beats_logistic_regression_of_the_support_set(run):
     from tinymaml.runs.evaluate import evaluate
 
-    result, family = evaluate(run, tasks=300), SeparatorTasks()
-    alone, _ = shares(family)
+    result, family = evaluate(run, tasks=200), SeparatorTasks()
+    alone, _ = shares(family, 200)
     assert result["mean"][10] - result["ci95"][10] > alone + 0.03
     weights = [tm.load(run, i).params["linear0"]["w"] for i in (0, None)]
     before, after = (np.linalg.norm(family.subspace.T @ w) / np.linalg.norm(w) for w in weights)

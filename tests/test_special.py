@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from cases import sampled
 
 import tinymaml as tm
 from tinymaml import GradientError, check_grads, grad, hvp, nn
@@ -144,10 +145,10 @@ def test_derivatives_of_exprel_are_moments(x, order):
     np.testing.assert_allclose(f(np.array(x)), np.sum(w * t**order * np.exp(x * t)), rtol=1e-11)
 
 
-@pytest.mark.parametrize("name", [
+@pytest.mark.parametrize("name", sampled((
     "gammaln", "digamma", "erf", "erfc", "erfinv", "expit", "logit", "xlogy", "xlog1py", "entr", "rel_entr", "kl_div",
     "ndtr", "log_ndtr", "ndtri", "i0", "i0e", "i1", "i1e", "betaln", "expi",
-])  # fmt: skip
+), 2))  # fmt: skip
 def test_first_and_second_derivatives_are_jaxs(name):
     jax = pytest.importorskip("jax")
     f, theirs = getattr(special, name), getattr(jax.scipy.special, name)

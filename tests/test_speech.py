@@ -303,7 +303,7 @@ def test_baselines_are_nearest_centroids(data):
 
 
 @pytest.fixture(scope="module")
-def run(small_data, tmp_path_factory):
+def run(quick_code, small_data, tmp_path_factory):
     loop = pytest.importorskip("tinymaml.runs.loop")
     out = tmp_path_factory.mktemp("speech") / "run"
     outer = dict(iterations=100, validate_every=100, validation_tasks=4)

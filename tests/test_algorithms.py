@@ -6,6 +6,7 @@ The suite runs over ALGORITHMS, on a network of two layers made by hand. What be
 import dataclasses
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -303,10 +304,21 @@ def test_a_loss_that_is_not_finite_is_named_with_its_task_and_step(name):
             case.adapt(2)
 
 
+# Their programs have most parts: steps with rates of their own, norms of each step, a linear system.
+IN_MACHINE_CODE = {"maml", "mamlpp", "imaml"}
+
+
 @pytest.mark.usefixtures("own_cache", "quick_code", "strict")
-@pytest.mark.parametrize("name", NAMES)
-def test_compiled_it_is_machine_code_with_the_numbers_of_the_reference(name):
-    assert_compiled(Case(name))
+@pytest.mark.parametrize("name, way", [
+    *((name, "plain Python") for name in NAMES if name not in IN_MACHINE_CODE),
+    *(pytest.param(name, "machine code", marks=() if name in IN_MACHINE_CODE else pytest.mark.slow) for name in NAMES),
+])  # fmt: skip
+def test_compiled_it_is_machine_code_with_the_numbers_of_the_reference(name, way):
+    pytest.importorskip("numba")
+    from test_schedule import plain_python
+
+    with plain_python() if way == "plain Python" else nullcontext():
+        assert_compiled(Case(name))
 
 
 def assert_compiled(case):

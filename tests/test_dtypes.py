@@ -17,6 +17,7 @@ from case_tables import SUBJECTS
 from dtype_cases import Case, exact, of_v, rounded
 from hypothesis import given
 from hypothesis import strategies as st
+from test_schedule import plain_python
 
 import tinymaml as tm
 from tinymaml import nn, ops
@@ -318,16 +319,26 @@ def vector_and_matrix(*arrays):
     return (parts[0] / parts[1] if len(parts) == 2 else parts[0]), m
 
 
-# Machine code of every case is made of one of these kinds of numbers; of the others it is slow.
-PARTS = {np.dtype("f8"): slice(0, None, 3), np.dtype("i8"): slice(1, None, 6), np.dtype("u1"): slice(4, None, 6)}
+# Machine code of every case is made of booleans; of these kinds of numbers of some, and of all in the slow run.
+PARTS = {np.dtype("f8"): slice(0, None, 3), np.dtype("u1"): slice(4, None, 6)}
 
 
 @pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize(("dtype", "compiled"), [
-    *((dtype, PARTS.get(dtype, EVERY)) for dtype in SOME),
-    *(pytest.param(dtype, EVERY, marks=pytest.mark.slow) for dtype in DTYPES if dtype not in SOME or dtype in PARTS),
+    (BOOL, EVERY), *PARTS.items(),
+    *(pytest.param(dtype, EVERY, marks=pytest.mark.slow) for dtype in DTYPES if dtype != BOOL),
 ], ids=str)  # fmt: skip
 def test_functions_of_one_array_are_numpys(dtype, compiled):
+    of_one_array(dtype, compiled)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("i8"), np.dtype("u1")], ids=str)
+def test_the_source_of_functions_of_one_array_of_integers_says_what_numpy_says(dtype):
+    with plain_python(), np.errstate(all="ignore"):
+        of_one_array(dtype)
+
+
+def of_one_array(dtype, compiled=EVERY):
     cases = [(name_of(f), case) for f, group in {**ONE, **OPERATORS}.items() for case in group]
     args = (awkward(dtype), tame(dtype))
     examine(

@@ -583,7 +583,7 @@ def letters(tmp_path_factory, omniglot_data):
     folder = tmp_path_factory.mktemp("letters")
     link = folder / "data"
     link.symlink_to(omniglot_data, target_is_directory=True)
-    trained(folder / "run", "omniglot", data=str(link), scheme="official", network="conv", filters=4)
+    trained(folder / "run", "omniglot", data=str(link), scheme="official", network="conv", filters=4, blocks=1)
     link.unlink()
     for c, name in enumerate(("alpha", "beta", "gamma")):
         (folder / "support" / name).mkdir(parents=True)

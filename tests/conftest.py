@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import warnings
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -23,6 +24,16 @@ settings.register_profile(
     "tinymaml", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 settings.load_profile("tinymaml")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bytecode(tmp_path_factory):
+    """Where Python is told to write no bytecode, what tests start would compile all sources anew, each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))  # not beside the sources
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -117,14 +117,24 @@ def test_a_mistake_that_depends_on_rounding_is_unknown():
     assert all("inner_ascent" in c.answer.bugs.unknown for c in climbing) and any(np.isfinite(g).all() for g in ends)
 
 
-@pytest.mark.parametrize("id", ["relu-at-zero", "tied", "boil/quadratic", "imaml/quadratic"])
-def test_what_forms_share_is_what_each_computes_alone(id):
-    """To the last bit, with the kinks: of every mistake, at two points."""
+SHARING = ("relu-at-zero", "boil/quadratic", "imaml/quadratic")
+
+
+@pytest.mark.parametrize(("id", "every"), [
+    *((id, False) for id in SHARING),
+    *(pytest.param(id, True, marks=pytest.mark.slow) for id in (*SHARING, "tied", "cavia/one-number")),
+])  # fmt: skip
+def test_what_forms_share_is_what_each_computes_alone(id, every):
+    """To the last bit, with the kinks, at two points: of one form with each set of switches, or of every one."""
     algorithm = id.split("/")[0] if "/" in id else "maml"
     case = next(c for c in load("core", algorithm=algorithm) if c.id == id)
     nearby, known = case.at({n: p * (1 + 2.0**-50) for n, p in case.params.items()}), {}
+    switches = {name: str(sorted((*form, *form.get("how", {})))) for name, form in forms(case).items()}
+    one_of_each = {kind: name for name, kind in switches.items()}.values()
     with np.errstate(all="ignore"):
         for name, form in forms(case).items():
+            if not every and name not in one_of_each:
+                continue
             for c in (case, nearby):
                 (alone, margin), (shared, same) = (references._watched(c, form, k) for k in (None, known))
                 np.testing.assert_array_equal(flat(shared.meta_grad), flat(alone.meta_grad), err_msg=name)

@@ -15,6 +15,7 @@ from tinymaml.oracle.cases import Tampered, draw, load
 from tinymaml.oracle.catalogue import flat, forms, run_form
 from tinymaml.oracle.pages import diff, show
 
+pytestmark = pytest.mark.usefixtures("computed_once")
 CORE = {c.id: c for c in load("core")}
 
 

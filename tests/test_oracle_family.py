@@ -261,9 +261,15 @@ def test_every_mistake_of_an_algorithm_is_made_in_code(algorithm):
 # ── by every route ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 CANDIDATE = """
-from bench.oracle.family import loops
-right = loops.HONEST["anil"]["engine"]
-wrong = loops.WRONG["anil"][0].mine
+from tinymaml.oracle.family import anil
+from tinymaml.oracle.catalogue import run_form
+
+def right(case):
+    value, grads = anil.by_algorithms(case)
+    return {"meta_grad": grads, "meta_loss": value}
+
+def wrong(case):
+    return {"meta_grad": run_form(case, {"adapts": "all"}).meta_grad}
 """
 
 

@@ -202,13 +202,17 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other():
     assert [(names[i], names[j]) for i, j in np.argwhere(alike)] == [], "the same in every case"
 
 
+LAST_OVER_T = (lambda T: [1.0] * (T - 1) + [1 / T], "1, 1/2 for T = 2; 1, 1, 1/3 for T = 3",  # brackets are missing
+               ("quadratic", "tied", "tanh"))  # fmt: skip
+
+
 @pytest.mark.parametrize(("weights", "said", "asked"), [
-    (lambda T: [1.0] * (T - 1) + [1 / T], "1, 1/2 for T = 2; 1, 1, 1/3 for T = 3",  # a pair of brackets is missing
-     ("quadratic", "tied", "tanh")),
+    pytest.param(*LAST_OVER_T, id="last over T-few forms"),
+    pytest.param(*LAST_OVER_T, id="last over T", marks=pytest.mark.slow),
     pytest.param(lambda T: [(t + 1) / (2 * T) for t in range(T)], "1/6, 1/3, 1/2 for T = 3", (),
                  marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_weights_of_tasks_are_said(weights, said, asked):
+def test_weights_of_tasks_are_said(weights, said, asked, few_forms):
     def mine(case):
         pairs = zip(case.support, case.query, strict=True)
         grads = [run(dataclasses.replace(case, support=[s], query=[q])).meta_grad for s, q in pairs]
@@ -219,6 +223,7 @@ def test_weights_of_tasks_are_said(weights, said, asked):
     assert (report.verdict, report.bug) == ("KNOWN_BUG", "tasks_weighted") and said in report.explanation
 
 
+@pytest.mark.parametrize("few_forms", ["few forms", pytest.param("all", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize(("bug", "of", "change"), [
     ("shuffled_apart", "support", lambda source, x, y: (source.permutation(x), source.permutation(y))),
     ("sampled_anew", "query",
@@ -226,7 +231,7 @@ def test_weights_of_tasks_are_said(weights, said, asked):
     ("classes_renumbered", "support",
      lambda source, x, y: (x, source.permutation(3)[y] if y.dtype.kind == "i" else y)),
 ])  # fmt: skip
-def test_examples_that_are_put_together_at_random_are_said(bug, of, change):
+def test_examples_that_are_put_together_at_random_are_said(bug, of, change, few_forms):
     def mine(case):
         source = np.random.default_rng(3)
         changed = [change(source, x, y) for x, y in getattr(case, of)]
@@ -255,12 +260,14 @@ def test_a_form_gets_its_name(core, name):
 
 
 @pytest.mark.parametrize(("form", "bug", "numbers", "said"), [
-    ({"decay": 3e-3, "outer": "sum"}, "inner_weight_decay + sum_over_tasks", {"λ": 3e-3}, "(here λ = 0.003)"),
+    pytest.param({"decay": 3e-3, "outer": "sum"}, "inner_weight_decay + sum_over_tasks", {"λ": 3e-3},
+                 "(here λ = 0.003)", marks=pytest.mark.slow),
     ({"clip_inner": 0.3, "change_like": "scale held"}, "inner_clip", {"c": 0.3}, "(here c = 0.3)"),
     ({"how": {"focus": 1.5}}, "focal_loss", {"γ": 1.5}, "(here γ = 1.5)"),
     ({"data": "swapped", "factors": "detached"}, "swapped_support_query", {}, "the inner gradients are detached"),
 ])  # fmt: skip
-def test_a_number_and_a_second_mistake_are_said(core, form, bug, numbers, said):
+def test_a_number_and_a_second_mistake_are_said(core, few_forms, form, bug, numbers, said):
+    few_forms(*bug.split(" + "))
     report = oracle.check(by_form(form), core)
     assert (report.verdict, report.bug) == ("KNOWN_BUG", bug)
     assert report.numbers == pytest.approx(numbers) and said in report.explanation

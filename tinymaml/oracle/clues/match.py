@@ -433,8 +433,8 @@ def _solved(j: Judged, name: str, free: Free, start: float, beside: dict | None 
             if not np.linalg.norm(r) < 0.5 * before:  # it converges faster, or another start is nearer
                 return c if near(r) else None
         return c
-    except (ValueError, ZeroDivisionError, OverflowError, FloatingPointError):
-        return None  # a number for which the mistake makes no sense
+    except Exception:  # noqa: BLE001
+        return None  # a number for which the mistake makes no sense, or not beside the other one
 
 
 def explains(j: Judged, form: dict) -> bool:
@@ -444,7 +444,7 @@ def explains(j: Judged, form: dict) -> bool:
             if excluded(j, form):
                 return False
             grads = j.gives(form)
-        except (ArithmeticError, LookupError, ValueError):  # two mistakes may make no sense together
+        except Exception:  # noqa: BLE001  (two mistakes may make no sense together; the search goes on)
             return False
     return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)
 

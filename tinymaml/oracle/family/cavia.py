@@ -99,6 +99,8 @@ def query_loss(at, theta, support, query):
 
 def _parts(at, support) -> list[tuple]:
     """The parts of the support set that have a context each, and their shares of the mean loss."""
+    if isinstance(support, list):
+        raise ValueError("the support set is in pieces; wanted a whole set, whose parts have a context each")
     x, y = support
     if at.s["contexts"].startswith("of each example"):
         parts = chunks(support, 1)

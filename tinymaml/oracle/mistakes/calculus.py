@@ -191,6 +191,8 @@ class SideBySide(Calculus):
         self.joint = joint
 
     def loss_and_grad(self, theta: dict, batch) -> tuple:
+        if any(isinstance(b, list) or len(b) > 2 for b in batch):
+            raise ValueError("the tasks side by side have sets in pieces, or parts of sets; wanted whole sets")
         of_tasks = [{n: p for (n, at), p in theta.items() if at == t} for t in range(len(batch))]
         if self.joint:
             values, grads = losses_and_grads(self.model, of_tasks, batch, self.how)

@@ -516,7 +516,7 @@ def test_forms_that_contradict_each_other_do_not_merge():
 def test_layers_that_are_held_constant_add_up():
     held = [{"how": {"frozen": names}} for names in (("loss",), ("tanh",), ("loss", "tanh"))]
     assert merged(held[0], held[1]) == held[2] and merged(held[0], held[2]) is None
-    assert match.together(held[0], held[2]) == held[2]
+    assert match.combined(held[0], held[2]) == held[2]
 
 
 # ── what the catalogue does not have ────────────────────────────────────────────────────────────────────────────────

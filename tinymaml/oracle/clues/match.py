@@ -15,6 +15,7 @@ import numpy as np
 from .. import tolerance
 from ..cases import Case
 from ..catalogue import CATALOGUE, flat
+from ..family import ALGORITHMS
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
 from ..questions import direction
@@ -79,11 +80,12 @@ def cheapest_first(judged: list[Judged]) -> list[Judged]:
     return sorted(judged, key=lambda j: (j.error <= tolerance.TAU, cost(j.case)))
 
 
-def cost(case: Case) -> float:
+def cost(case: Case, along: bool = False) -> float:
     """How long a mistake takes to compute, roughly: gradients times layers; most of the family's gradients are taken
-    number by number."""
+    number by number, but for ⟨G, d⟩ `along` one direction."""
     gradients = (case.inner_steps + 1) * case.tasks * (len(case.model["layers"]) + 10 * ("conv" in str(case.model)))
-    numbers = sum(p.size for p in case.params.values()) if case.algorithm != "maml" else 0
+    plain = case.algorithm == "maml" or along and hasattr(ALGORITHMS[case.algorithm], "query_loss")
+    numbers = 0 if plain else sum(p.size for p in case.params.values())
     return 4 + gradients * max(numbers / 2, 1)
 
 

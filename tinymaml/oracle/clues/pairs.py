@@ -33,6 +33,7 @@ from .match import (
     combined,
     cost,
     detached_too,
+    excluded,
     explains,
     fits,
     form_of,
@@ -74,6 +75,9 @@ class Half(NamedTuple):
             return False
         if self.number is not None:
             return explains(j, self.form(j))
+        waiting = j.case.answer.bugs.waiting(self.name)
+        if waiting is not None and excluded(j, waiting):
+            return False
         value = value_of(j.case, self.name)
         return value is not None and fits(j.case, j.answer.grad, value)
 
@@ -130,8 +134,8 @@ class Search:
         # beside another mistake, what shows in a right case would be seen there, too
         self.plain = [h for h in map(Half, names) if not any(h.shows(j) for j in right)]
         self.numbered = [h for h in map(Half, names) if h.mistake.free and _silent(h, right)]
-        # the wrong cases that each form can be computed on
-        self.tried = _affordable(self.wrong, 1)
+        # the wrong cases that each form can be computed on, and those on which it can be excluded
+        self.tried, self.asked = _affordable(self.wrong, 1), _affordable(self.wrong, 1, along=True)
         # those with several numbers: one alone is met by any form whose number is solved for
         self.several = [j for j in self.wrong if len(flat(j.answer.grad)) > 1]
 
@@ -150,7 +154,7 @@ class Search:
         yield from self.beside_firsts(self.solved_alone())
 
     def beside_firsts(self, halves: list[Half]) -> Iterator[list[Pair]]:
-        explained = {h: [j for j in self.tried if h.alone(j)] for h in halves}
+        explained = {h: [j for j in self.asked if h.alone(j)] for h in halves}
         firsts = sorted((h for h in halves if explained[h]), key=lambda h: (-len(explained[h]), h.order))
         count = {h: sum(h.alone(j) for j in self.wrong) for h in firsts[:MOST_FIRSTS]}
         firsts = sorted(count, key=lambda h: (-count[h], h.order))
@@ -307,9 +311,10 @@ def _members(classes: list[list[Half]], k: int, m: int) -> Iterator[Pair]:
     return itertools.combinations(classes[k], 2) if k == m else itertools.product(classes[k], classes[m])
 
 
-def _affordable(wrong: list[Judged], evaluations: int) -> list[Judged]:
-    """As many of the cases as each form can be computed on so many times, within the limit; at least one."""
-    spent = list(itertools.accumulate(cost(j.case) * len(j.forms) * evaluations for j in wrong))
+def _affordable(wrong: list[Judged], evaluations: int, along: bool = False) -> list[Judged]:
+    """As many of the cases as each form can be computed on so many times, within the limit; at least one. With `along`,
+    it is computed in one direction alone."""
+    spent = list(itertools.accumulate(cost(j.case, along) * len(j.forms) * evaluations for j in wrong))
     return [j for j, total in zip(wrong, spent, strict=True) if total <= LIMIT] or wrong[:1]
 
 

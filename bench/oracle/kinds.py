@@ -12,9 +12,9 @@ import tinymaml as tm
 from tinymaml import extras
 from tinymaml.oracle import models
 
-from .further import Changing
+from .further import Changing, in_place
 from .loops import Dense, named, other_data
-from .mistakes import MAML, Adapting, ByHand, Layers, OtherData, grad, makes, other
+from .mistakes import MAML, Adapting, ByHand, Layers, OtherData, custom, grad, makes, other
 
 torch = extras.require("torch", "peers")
 F = torch.nn.functional
@@ -857,3 +857,42 @@ for _id, _name, _replaced in (
     _framework = other(**_replaced)
     makes(_id, {"how": {"loss": _name}})(named(MAML, _name, framework=_framework))
     in_one_loss(_id, {"how": {"loss": _name}}, _framework.__func__)
+
+
+# ── losses and activations, of all kinds or of one ──────────────────────────────────────────────────────────────────
+
+in_place("huber_loss", {"delta": 1.0, "unit": 2.0, "loss": "Huber everywhere"}, "2 F.smooth_l1_loss, or once for ½ r²",
+         mse=lambda library, o, y: 2 * F.smooth_l1_loss(o, y),
+         half_mse=lambda library, o, y: F.smooth_l1_loss(o, y))  # fmt: skip
+in_place("huber_loss", {"delta": 1.0, "loss": "Huber everywhere"}, "F.smooth_l1_loss in each squared error's place",
+         mse=lambda library, o, y: F.smooth_l1_loss(o, y),
+         half_mse=lambda library, o, y: F.smooth_l1_loss(o, y))  # fmt: skip
+in_place("absolute_error", {"loss": "absolute everywhere"}, "F.l1_loss in each squared error's place",
+         mse=lambda library, o, y: F.l1_loss(o, y), half_mse=lambda library, o, y: F.l1_loss(o, y))  # fmt: skip
+in_place("log_cosh_loss", {"loss": "log cosh everywhere"}, "log cosh in each squared error's place",
+         mse=lambda library, o, y: torch.log(torch.cosh(o - y)).mean(),
+         half_mse=lambda library, o, y: torch.log(torch.cosh(o - y)).mean())  # fmt: skip
+in_place("label_smoothing", {"smoothing": 0.1, "smoothing_like": "of several classes"},
+         "F.cross_entropy(label_smoothing=0.1), which the binary one has not",
+         cross_entropy=lambda library, o, y: F.cross_entropy(o, y, label_smoothing=0.1))  # fmt: skip
+
+
+def with_loss(*names: str):
+    """Layers with custom activations, of whose softplus the logistic loss is made."""
+
+    def framework():
+        made = custom(*names)()
+        made.binary_cross_entropy = lambda o, y: (made.softplus(o) - y * o).mean()
+        return made
+
+    return framework
+
+
+for _names in (("tanh", "softplus"), ("tanh",), ("softplus",), ("square",)):
+    makes("one_activation_frozen", {"how": {"frozen": _names}})(
+        named(MAML, f"a custom Function for {' and '.join(_names)} that saves its slope detached",
+              framework=staticmethod(custom(*_names))))  # fmt: skip
+for _names in (("tanh", "softplus"), ("softplus",), ("tanh", "softplus", "square")):
+    makes("one_activation_frozen", {"how": {"frozen": (*_names, "binary_cross_entropy")}})(
+        named(MAML, f"a custom Function for {' and '.join(_names)}, of which the logistic loss is made, too",
+              framework=staticmethod(with_loss(*_names))))  # fmt: skip

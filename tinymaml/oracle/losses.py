@@ -8,6 +8,7 @@ LOSSES has the right ones; IN_PLACE_OF what code computes in the place of each, 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -44,6 +45,11 @@ def _huber(o, y, held, how):
     value = np.where(inside, r * r / 2, (r * which - delta / 2) * delta)
     g = np.where(inside, held(r), hold(r) * 0 + which * delta)
     return np.sum(value) / o.size * how.unit, g / o.size * how.unit
+
+
+def _half_huber(o, y, held, how):
+    # which is half the square within δ
+    return _huber(o, y, held, dataclasses.replace(how, unit=1))
 
 
 def _smooth_l1(o, y, held, how):
@@ -307,7 +313,7 @@ def _hinge(averaged: bool) -> Callable:
 
 
 def _binary_cross_entropy(o, y, held, how):
-    if how.smoothing:
+    if how.smoothing and how.smoothing_like != "of several classes":
         y = y * (1 - how.smoothing) + (
             (1 - y) * how.smoothing if how.smoothing_like == "over the others" else how.smoothing / 2
         )
@@ -440,9 +446,14 @@ IN_PLACE_OF: dict[str, dict[str, Callable]] = {
         "summed over outputs": _summed_over_outputs, "all pairs": _all_pairs, "smooth L1": _smooth_l1,
         "log cosh": _log_cosh, "pseudo-Huber": _pseudo_huber, "Charbonnier": _charbonnier,
         "over the variance": _over_variance, "half the sum over outputs": _euclidean,
-        "over outputs again": _over_outputs_again,
+        "over outputs again": _over_outputs_again, "Huber everywhere": _huber, "absolute everywhere": _absolute,
+        "log cosh everywhere": _log_cosh,
     },
-    "half_mse": {"without ½": _mse, "half the sum over outputs": _euclidean}, "mean": {},
+    "half_mse": {
+        "without ½": _mse, "half the sum over outputs": _euclidean, "Huber everywhere": _half_huber,
+        "absolute everywhere": _absolute, "log cosh everywhere": _log_cosh,
+    },
+    "mean": {},
 }  # fmt: skip
 for _name, _loss in LOSSES.items():
     IN_PLACE_OF[_name]["summed"] = _summed(_loss)

@@ -57,8 +57,8 @@ class Options:
         affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β; "1 + γ"; "exchanged", γ and β;
             "shift first", (y + β) γ.
         norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`.
-        frozen: layers (or "loss") whose backward holds what it saved constant, so that its own derivative is missing;
-            or one factor of it, "linear w": see `_holding`.
+        frozen: layers (or "loss", or one loss by name) whose backward holds what it saved constant, so that its own
+            derivative is missing; or one factor of it, "linear w": see `_holding`.
         weights: parameters, {name: array}, that stand in the place of the network's own where its gradient is
             differentiated: they were overwritten when the gradient's graph had saved them.
         tied: of a parameter used twice "every use" gets a gradient; "the last use" alone, "the first use" alone; or a
@@ -68,7 +68,8 @@ class Options:
         loss: which wrong loss stands in the place of the right one; see `losses.IN_PLACE_OF`.
         smoothing, log_epsilon: ε of label smoothing, ε inside the logarithm; 0 for none.
         delta: δ of Huber's loss and its like, or what is added under a root; 0 for none.
-        smoothing_like: where ε goes: "over all" classes, or "over the others".
+        smoothing_like: where ε goes: "over all" classes, or "over the others"; "of several classes": over all, and
+            labels 0 and 1 stay.
         clamped: ε of probabilities kept within [ε, 1 − ε];   focus: γ of focal loss;   entropy: c of − c H in the loss;
             positive: w, the weight of the positive class; 0 for none.
         temperature: τ, by which logits are divided before the softmax or sigmoid; 0 for none.
@@ -644,7 +645,9 @@ def loss_and_grad(
     """
     x, pullbacks = _forward(model, params, x, how)
     outputs = x if rows is None else x[rows]
-    value, g = loss_named(model["loss"], how)(outputs, y, hold if "loss" in how.frozen else np.asarray, how)
+    value, g = loss_named(model["loss"], how)(
+        outputs, y, hold if how.frozen & {"loss", model["loss"]} else np.asarray, how
+    )
     if how.penalty:
         value = value + sum(_penalty(p, how)[0] for p in params.values())
     if not gradient:

@@ -104,6 +104,8 @@ def known(judged: list[Judged]) -> Report | None:
     found = [n for n in found if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
     possible = {name: form for j in judged for name, form in j.forms.items()}
     found = [n for n in found if not any(is_part(possible[m], possible[n]) for m in found)]
+    whole = {n.split("/")[0] for n in found}
+    found = [n for n in found if CATALOGUE[n.split("/")[0]].part_of not in whole]
     return named(judged, found) if found else None
 
 

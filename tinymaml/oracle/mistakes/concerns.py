@@ -74,7 +74,7 @@ def _padding(case, value) -> bool:
 
 
 def _frozen(case, names) -> bool:
-    return bool((layers(case) | {"loss"}) & {name.partition(" ")[0] for name in names})
+    return bool((layers(case) | {"loss", case.model["loss"]}) & {name.partition(" ")[0] for name in names})
 
 
 def _tied(case, value) -> bool:

@@ -49,6 +49,7 @@ class Mistake:
         shows: the switch or option whose value says which of the forms it is, in words; a report adds it.
         classic: a case is admitted for a dtype only if this mistake gives a clearly other gradient there, or the same
             one. Of the others there are many, and some are next to right.
+        part_of: the id of a mistake of which this is a part; where both explain all answers, that one is named.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Mistake:
     special: bool = False
     shows: str = ""
     classic: bool = True
+    part_of: str = ""
 
     def __post_init__(self):
         if self.kind not in KINDS:

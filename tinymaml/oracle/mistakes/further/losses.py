@@ -46,7 +46,8 @@ MISTAKES: list[Mistake] = [
         "labels are smoothed (label smoothing)",
         "F.cross_entropy(o, y, label_smoothing=0)",
         "no optax.smooth_labels",
-        (*on_each(how(smoothing=0.1)), how(smoothing=0.1, smoothing_like="over the others")),
+        (*on_each(how(smoothing=0.1)), how(smoothing=0.1, smoothing_like="over the others"),
+         how(smoothing=0.1, smoothing_like="of several classes")),
         free=Free("smoothing", "ε", (0.1, 0.05, 0.2, 0.01)),
     ),
     further(
@@ -161,14 +162,15 @@ MISTAKES: list[Mistake] = [
         "the loss is the absolute error",
         "F.mse_loss, not F.l1_loss",
         "jnp.mean((o - y) ** 2), not jnp.mean(jnp.abs(o - y))",
-        on_each(how(loss="absolute")),
+        (*on_each(how(loss="absolute")), how(loss="absolute everywhere")),
     ),
     further(
         "huber_loss", "½ r² within δ, δ(|r| − ½δ) beyond; or twice it; or it over δ",
         "the loss is Huber's (smooth L1)",
         "F.mse_loss, not F.smooth_l1_loss or F.huber_loss",
         "jnp.mean((o - y) ** 2), not optax.huber_loss",
-        (*on_each(how(delta=1.0)), how(delta=1.0, unit=2.0), how(delta=1.0, loss="smooth L1")),
+        (*on_each(how(delta=1.0)), how(delta=1.0, unit=2.0), how(delta=1.0, loss="smooth L1"),
+         how(delta=1.0, unit=2.0, loss="Huber everywhere"), how(delta=1.0, loss="Huber everywhere")),
         free=Free("delta", "δ", (1.0, 0.5, 0.1, 2.0)),
     ),
     further(
@@ -212,7 +214,7 @@ MISTAKES: list[Mistake] = [
         "the loss is log-cosh, a smooth absolute error",
         "F.mse_loss, not torch.log(torch.cosh(o - y)).mean()",
         "jnp.mean((o - y) ** 2), not optax.log_cosh",
-        on_each(how(loss="log cosh")),
+        (*on_each(how(loss="log cosh")), how(loss="log cosh everywhere")),
     ),
     further(
         "summed_loss", "Σ over examples and outputs",

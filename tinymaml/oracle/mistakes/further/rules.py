@@ -42,6 +42,17 @@ MISTAKES: list[Mistake] = [
         (_of(_ACTIVATIONS, "g"), _of(_ACTIVATIONS, "g", "slope")),
     ),
     further(
+        "one_activation_frozen", "some activations' slopes held constant in H",
+        "the double backward of some activations is missing, of tanh or softplus alone, say: their slopes are "
+        "constants when the gradient is differentiated; and where softplus is part of the logistic loss, that is, too",
+        "a custom activation's backward must be made of differentiable operations on saved tensors (not .data)",
+        "a custom_jvp or custom_vjp of an activation must itself be differentiable",
+        tuple(how(frozen=layers) for layers in (
+            ("tanh", "softplus"), ("tanh",), ("softplus",), ("square",), ("tanh", "softplus", "binary_cross_entropy"),
+            ("softplus", "binary_cross_entropy"), ("tanh", "softplus", "square", "binary_cross_entropy"))),
+        part_of="activation_frozen",
+    ),
+    further(
         "factor_of_batch_norm_held", "in batch norm's backward γ, x̂, 1/σ or μ is a constant to the second derivative",
         "the backward of a custom batch norm uses a detached γ, x̂ or 1/σ, or an x̂ from detached statistics: the "
         "gradient is right, but its derivative by that factor is missing",

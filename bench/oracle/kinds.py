@@ -6,14 +6,16 @@ backward rules of layers.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 import tinymaml as tm
 from tinymaml import extras
 from tinymaml.oracle import models
 
-from .further import Changing, in_place
-from .loops import Dense, named, other_data
+from .further import Changing, OfEach, in_place
+from .loops import Dense, group, named, other_data
 from .mistakes import MAML, Adapting, ByHand, Layers, OtherData, custom, grad, makes, other
 
 torch = extras.require("torch", "peers")
@@ -857,6 +859,181 @@ for _id, _name, _replaced in (
     _framework = other(**_replaced)
     makes(_id, {"how": {"loss": _name}})(named(MAML, _name, framework=_framework))
     in_one_loss(_id, {"how": {"loss": _name}}, _framework.__func__)
+
+
+# ── steps, parts and tasks that are left out ────────────────────────────────────────────────────────────────────────
+
+
+@makes("alpha_divided_again")
+class DividedAgain(MAML):
+    """lr = lr / (k + 1) in the loop"""
+
+    def adapt(self, fast, batch):
+        honest = self.rate
+        for k in range(self.steps):
+            self.rate = {n: a / (k + 1) for n, a in self.rate.items()}
+            fast = self.step(fast, self.gradient(fast, batch, k), k)
+        self.rate = honest
+        return fast
+
+
+class JoinsIn(MAML):
+    """a group of parameters is updated in some steps"""
+
+    of = "head"
+
+    def moves(self, k):
+        return k + 1 == self.steps
+
+    def step(self, fast, g, k):
+        moved = super().step(fast, g, k)
+        rests = [] if self.moves(k) else group(self.case, self.of)
+        # a tensor of its own, through which the gradient of the next step does not see this one
+        return {n: fast[n].clone() if n in rests else p for n, p in moved.items()}
+
+
+GROUPS = ("biases", "head", "body", "first layer", "no biases", "vectors", "matrices")
+WHEN = {
+    "the last": lambda self, k: k + 1 == self.steps,
+    "the first": lambda self, k: k == 0,
+    "all but the last": lambda self, k: k + 1 < self.steps,
+    "all but the first": lambda self, k: k > 0,
+}
+for _of, _when in itertools.product(GROUPS, WHEN):
+    makes("group_moves_in_some_steps", {"some_steps_of": _of, "some_steps": _when})(
+        named(JoinsIn, f"{_of} of the parameters: updated in {_when}", of=_of, moves=WHEN[_when]))  # fmt: skip
+
+
+class Rewrapped(MAML):
+    """nn.Parameter(p) of a group, after each step"""
+
+    of = "vectors"
+
+    def step(self, fast, g, k):
+        moved, these = super().step(fast, g, k), group(self.case, self.of)
+        return {n: torch.nn.Parameter(p.detach()) if n in these and len(these) < len(moved) else p
+                for n, p in moved.items()}  # fmt: skip
+
+
+for _of in (*GROUPS, "one-dimensional"):
+    makes("group_cut_between_steps", {"leaves_of": _of})(named(Rewrapped, f"nn.Parameter(p) of {_of}", of=_of))
+
+
+class Parted(MAML):
+    """xs.chunk(K)[k]"""
+
+    def parts(self, a):
+        return a.chunk(self.steps)
+
+    def adapt(self, fast, batch):
+        parts = zip(*map(self.parts, batch), strict=True)
+        self.batches = itertools.cycle([part for part in parts if len(part[0])])
+        return super().adapt(fast, batch)
+
+    def support_loss(self, fast, batch):
+        return self.loss(fast, *next(self.batches))
+
+
+makes("part_of_set_per_step", {"step_parts": "K chunks"})(Parted)
+makes("part_of_set_per_step", {"step_parts": "K even parts"})(
+    named(Parted, "torch.tensor_split(xs, K)[k]", parts=lambda self, a: a.tensor_split(self.steps)))  # fmt: skip
+makes("part_of_set_per_step", {"step_parts": "every K-th"})(
+    named(Parted, "xs[k::K]", parts=lambda self, a: [a[i :: self.steps] for i in range(self.steps)]))  # fmt: skip
+
+
+class MovingVector(MAML):
+    """grad((g * v).sum(), fast) in the last step, and v is not detached"""
+
+    def last_of(self, fast, g):
+        return {n: p - self.rate[n] * g[n] for n, p in fast.items()}
+
+    def __call__(self):
+        total, value = {n: torch.zeros_like(p) for n, p in self.theta.items()}, 0.0
+        for support, query in self.tasks:
+            way = [self.theta]
+            for k in range(self.steps):
+                g = {n: x.detach() for n, x in self.gradient(way[-1], support, k).items()}
+                way.append({n: p.detach().requires_grad_() for n, p in self.step(way[-1], g, k).items()})
+            v, first = None, True
+            for fast in reversed(way[:-1]):
+                g = grad(self.loss(fast, *support), fast, create_graph=True)
+                if first:
+                    end = self.last_of(fast, g)
+                    loss = self.loss(end, *query)
+                    v, value, first = grad(loss, end, create_graph=True), value + loss.detach(), False
+                h = grad(sum((self.rate[n] * g[n] * v[n]).sum() for n in g), fast)
+                v = {n: (v[n] - h[n]).detach() for n in v}
+            if first:
+                loss = self.loss(self.theta, *query)
+                v, value = grad(loss, self.theta), value + loss.detach()
+            total = {n: total[n] + v[n] / len(self.tasks) for n in total}
+        return {"meta_grad": total, "meta_loss": value / len(self.tasks)}
+
+
+makes("moving_vector", {"moving_vector": "moves"})(MovingVector)
+makes("moving_vector", {"moving_vector": "moves with θ"})(
+    named(MovingVector, "the same, and the last step's gradient is detached",
+          last_of=lambda self, fast, g: {n: p - self.rate[n] * g[n].detach() for n, p in fast.items()}))  # fmt: skip
+
+
+@makes("one_task_lost", {"outer": "all but the first"})
+class RunningMean(MAML):
+    """mean += (loss - mean) / max(t, 1)"""
+
+    def together(self, losses):
+        mean = 0.0
+        for t, loss in enumerate(losses):
+            mean = mean + (loss - mean) / max(t, 1)
+        return mean
+
+
+@makes("one_task_lost", {"outer": "all but the last"})
+class OneShort(MAML):
+    """losses[:-1], and their mean"""
+
+    def together(self, losses):
+        return sum(losses[:-1]) / (len(losses) - 1) if len(losses) > 1 else losses[0]
+
+
+makes("one_task_lost", {"outer": "all but the first, over T"})(
+    named(MAML, "sum(losses[1:]) / T",
+          together=lambda self, losses: sum(losses[1 if len(losses) > 1 else 0 :]) / len(losses)))  # fmt: skip
+makes("one_task_lost", {"outer": "all but the last, over T"})(
+    named(MAML, "sum(losses[:-1]) / T",
+          together=lambda self, losses: sum(losses[: max(len(losses) - 1, 1)]) / len(losses)))  # fmt: skip
+
+
+class Surgery(OfEach):
+    """PCGrad, over the flat gradients"""
+
+    def __call__(self):
+        losses = self.losses()
+        each = [torch.cat([g.reshape(-1) for g in grad(loss, self.theta).values()]) for loss in losses]
+        flat = self.of_all([self.projected(g, each[:t] + each[t + 1 :]) for t, g in enumerate(each)])
+        parts = flat.split([p.numel() for p in self.theta.values()])
+        grads = {n: part.reshape(p.shape) for (n, p), part in zip(self.theta.items(), parts, strict=True)}
+        return {"meta_grad": grads, "meta_loss": self.together(losses).detach()}
+
+    def projected(self, g, others):
+        for h in others:
+            g = g - torch.clamp(g @ h, max=0) / (h @ h) * h
+        return g
+
+    def of_all(self, grads):
+        return torch.stack(grads).mean(0)
+
+
+makes("gradient_surgery", {"outer": "projected"})(Surgery)
+makes("gradient_surgery", {"outer": "projected, summed"})(
+    named(Surgery, "PCGrad, and the sum", of_all=lambda self, grads: torch.stack(grads).sum(0)))  # fmt: skip
+
+
+@makes("signs_have_to_agree")
+class AndMask(OfEach):
+    """g.mean(0) where all signs are the same"""
+
+    def combined(self, grads):
+        return torch.where((grads.sign() == grads.sign()[0]).all(0), grads.mean(0), 0.0)
 
 
 # ── losses and activations, of all kinds or of one ──────────────────────────────────────────────────────────────────

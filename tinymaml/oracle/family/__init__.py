@@ -106,7 +106,7 @@ OF_QUERY_LOSS = {"through_last", "through_first", "through_from", "cut_tensor", 
                  "iterates", "iterate_decay", "one tensor after the other, with its graph", "with graph over T",
                  "outer_proximal", "support_way_weight", "judged_share", "query_start_of", "query_start_tensor",
                  "one step early", "first detached", "last detached", "middle detached", "odd detached",
-                 "even detached", "without identity", "back_times", "cut_of", *BENDING, *BENT}  # fmt: skip
+                 "even detached", "without identity", "back_times", "cut_of", "leaves_of", *BENDING, *BENT}  # fmt: skip
 
 
 def forms(case) -> dict[str, dict]:

@@ -28,7 +28,9 @@ from .procedure import ELSEWHERE, SWITCHES, ByEngine, ByHand, H, Unaffordable, l
 
 # Ways to put tasks together, and counts, that MAML's formula has.
 _AS_IN_MAML = ("weighted by examples", "median", "lower median", "worst", "each normalised", "log of each",
-               "root mean square", "over T in turn", "over its number")  # fmt: skip
+               "root mean square", "over T in turn", "over its number",
+              "all but the first", "all but the last", "all but the first, over T", "all but the last, over T",
+              "projected", "projected, summed", "where signs agree")  # fmt: skip
 _COUNTS = ("task_count", "zero_tensor", "only_result_tensor")
 
 
@@ -109,7 +111,8 @@ def _set_up(case, how: dict | None, rounded: str, switches: dict) -> tuple:
 # Switches of what becomes of the tasks' gradients, under which ⟨G, d⟩ is made of theirs as G is of the gradients; and
 # the ways to put tasks together under which it is not.
 _LINEAR = {"second_order", "task_count", "tilt", "outer", "outer_momentum", "outer_momentum_like"}
-_NOT_LINEAR = ("median", "lower median", "each normalised", "sequential")
+_NOT_LINEAR = ("median", "lower median", "each normalised", "sequential", "projected", "projected, summed",
+               "where signs agree")  # fmt: skip
 
 
 def slope_along(case, d: dict, how: dict | None = None, rounded: str = "", **switches) -> float | None:

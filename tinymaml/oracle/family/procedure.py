@@ -21,9 +21,20 @@ import numpy as np
 from ... import engine
 from ..arithmetic import as_numbers, hold, side
 from ..mistakes.calculus import Calculus
-from ..mistakes.data import DATA, chunks, count, first_rows, pieces, rows_after, strided, whole_batches, wrapped_rows
-from ..mistakes.outcome import group, named
-from ..mistakes.updates import MIXED_UP, Update, clamped, in_order, share_of_rate
+from ..mistakes.data import (
+    DATA,
+    PARTS_OF_STEPS,
+    chunks,
+    count,
+    first_rows,
+    pieces,
+    rows_after,
+    strided,
+    whole_batches,
+    wrapped_rows,
+)
+from ..mistakes.outcome import group, named, some_of
+from ..mistakes.updates import MIXED_UP, Update, clamped, in_order, in_some_steps, share_of_rate
 from ..models import NumPy, Options, loss_in
 
 GROUPS = ("biases", "no biases", "head", "body", "first layer", "vectors", "matrices")  # of `outcome.group`
@@ -36,7 +47,7 @@ SWITCHES: dict[str, tuple] = {
     "data_eps": (0.0,),
     "support_rows": (0.0,), "query_rows": (0.0,), "support_skipped": (0.0,), "query_skipped": (0.0,),
     "support_batches": (0.0,), "query_batches": (0.0,), "support_chunks": (0.0,), "query_chunks": (0.0,),
-    "minibatch": (0.0,), "minibatch_like": ("in turn", "every n-th", "wrapped"),
+    "minibatch": (0.0,), "minibatch_like": ("in turn", "every n-th", "wrapped"), "step_parts": tuple(PARTS_OF_STEPS),
     "on": ("both", "support", "query"),
     "step_count": (0.0,), "step_limit": (0.0,), "stop_below_norm": (0.0,), "stop_below_loss": (0.0,),
     "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
@@ -63,9 +74,12 @@ SWITCHES: dict[str, tuple] = {
     "inner_start_of": ("nothing", *GROUPS), "inner_start_tensor": (0.0,),
     "query_start_of": ("nothing", *GROUPS), "query_start_tensor": (0.0,),
     "adapts": ("right", *GROUPS),
+    "some_steps_of": ("nothing", *GROUPS),
+    "some_steps": ("the first", "the last", "all but the first", "all but the last"),
     # its length
     "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks",
-             "over each step", "over the root of each step", "linear fall", "linear rise", "cosine",
+             "over each step", "over the root of each step", "over the steps so far", "linear fall", "linear rise",
+             "cosine",
              "of the outer loop", "over one less", "over query count", "squared"),
     "rate_last": (0.0,),
     "rate_is": (0.0,), "rate_times": (0.0,), "rate_times_of": ("all", *GROUPS), "rate_decimals": (0.0,),
@@ -83,7 +97,8 @@ SWITCHES: dict[str, tuple] = {
     "curvature": ("Hessian", "diagonal", "lower triangle", "upper triangle", "diagonal twice", "no diagonal",
                   "block diagonal", "g gᵀ", "identity", "positive part", "absolute", "row sums"),
     "product": ("all of it", "first order in α"), "damping": (0.0,), "back_times": (0.0,),
-    "cut_of": ("nothing", *GROUPS), "blind_of": ("nothing", *GROUPS), "through_from": (0.0,),
+    "cut_of": ("nothing", *GROUPS), "blind_of": ("nothing", *GROUPS),
+    "leaves_of": ("nothing", *GROUPS, "one-dimensional"), "through_from": (0.0,),
     "through_last": (0.0,), "through_first": (0.0,), "cut_tensor": (0.0,), "through_tensor": (0.0,),
     "hessian_times": (0.0,), "second_order": ("every task", "first task", "last task", "every other task"),
     "query_decay": (0.0,), "weights_like": ("summing to 1", "from 1"), "query_before_weight": (0.0,),
@@ -95,7 +110,9 @@ SWITCHES: dict[str, tuple] = {
               "before and after"),
     "outer": ("mean", "sum", "last", "first", "last over T", "first over T", "sequential",
               "weighted by examples", "median", "lower median", "worst", "each normalised", "log of each",
-              "root mean square", "over T in turn", "over its number"),
+              "root mean square", "over T in turn", "over its number",
+              "all but the first", "all but the last", "all but the first, over T", "all but the last, over T",
+              "projected", "projected, summed", "where signs agree"),
     "outer_momentum": (0.0,), "outer_momentum_like": ("from 0", "from the first"),
     "task_count": (0.0,), "tilt": (0.0,), "clip_task": (0.0,),
     # what backward() in the inner loop has left in .grad
@@ -304,6 +321,8 @@ def descend(
             if _ends(at, g):
                 break
         path.append(moved(k, path[-1], before, g))
+        if leaves := some_of(at.case, at.s["leaves_of"]):
+            path[-1] = {n: at.hold(p) if n in leaves else p for n, p in path[-1].items()}
         if c := at.s["back_times"]:
             path[-1] = _times(at, path[-1], c)
     at.memory["adapted"], at.memory["moments kept"] = path[-1], direction.kept
@@ -343,6 +362,9 @@ def _part(at, k: int, support):
         of_query = {"query from the second on": k > 0, "query in the last": k == at.steps - 1,
                     "query in every other": k % 2 == 1, "query in the first": k == 0}  # fmt: skip
         return query_of(at) if of_query[at.s["steps_on"]] else support
+    if at.s["step_parts"] != "whole":
+        parts = PARTS_OF_STEPS[at.s["step_parts"]](support, max(at.case.inner_steps, 1))
+        return parts[k % len(parts)]
     if not (n := int(at.s["minibatch"])):
         return support
     if at.s["minibatch_like"] == "wrapped":
@@ -385,6 +407,9 @@ def _shortened(at, k: int, before: dict, after: dict) -> dict:
     these = group(at.case, s["rate_times_of"]) if s["rate_times_of"] != "all" else after
     if s["rate_times"]:
         after = {n: before[n] + (q - before[n]) * s["rate_times"] if n in these else q for n, q in after.items()}
+    if s["some_steps_of"] != "nothing" and not in_some_steps(s["some_steps"], k, at.steps):
+        still = group(at.case, s["some_steps_of"])
+        after = {n: before[n] if n in still else q for n, q in after.items()}
     shares = [share_of_rate(s["rate"], k, max(at.case.inner_steps, 1)),
               s["rate_first"] if s["rate_first"] and k == 0 else None,
               s["rate_last"] if s["rate_last"] and k == at.steps - 1 else None,

@@ -14,6 +14,7 @@ from ..arrangements import RESIZING, arranged
 from ..losses import IN_PLACE_OF
 from ..models import PIXELS_AROUND, biases, mixes
 from .data import DATA, rounded
+from .outcome import some_of
 from .updates import MIXED_UP, mixed_up
 
 
@@ -28,7 +29,7 @@ _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
               "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
               "depth_like", "accumulate_like", "difference_like", "support_way_like",
-              "outer_momentum_like", "start_of", "falls_like", "running_of"}  # fmt: skip
+              "outer_momentum_like", "some_steps", "start_of", "falls_like", "running_of"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -195,6 +196,7 @@ _ABOUT = {
     "rate": lambda case, value: {
         "over steps": case.inner_steps > 1, "over each step": case.inner_steps > 1, "over tasks": case.tasks > 1,
         "over the root of each step": case.inner_steps > 1, "linear fall": case.inner_steps > 1,
+        "over the steps so far": case.inner_steps > 1,
         "linear rise": case.inner_steps > 1, "cosine": case.inner_steps > 1,
         "of the first task's size": _unequal(case.support), "over one less": max(len(x) for x, _ in case.support) > 1,
     }.get(value, True),
@@ -202,6 +204,10 @@ _ABOUT = {
     "derivative_weights": lambda case, value: case.inner_steps > (value == "θ"),
     "targets_times": lambda case, value: "mse" in case.model["loss"],
     "rate_last": lambda case, value: case.inner_steps > 0,
+    "some_steps_of": _several_steps,
+    "leaves_of": lambda case, value: case.inner_steps > 0 and bool(some_of(case, value)),
+    "step_parts": lambda case, value: case.inner_steps > 1 and _examples("support", 1)(case, value),
+    "moving_vector": lambda case, value: case.inner_steps > 0,
     "rate_depth": lambda case, value: sum(bool(m.get("params")) for m in case.model["layers"]) > 1,
     "accumulate": lambda case, value: case.inner_steps > 0,
     "stop_gain": _several_steps,

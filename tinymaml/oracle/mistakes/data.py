@@ -217,6 +217,26 @@ def strided(batch, n: int) -> list[tuple]:
     return [batch] if more else [(x[i::n], y[i::n]) for i in range(min(n, len(x)))]
 
 
+def even_parts(batch, n: int) -> list[tuple]:
+    """The batch in n parts whose lengths differ by one at most; fewer, if there are not so many examples."""
+    if isinstance(batch, list):
+        return [part for piece in batch for part in even_parts(piece, n)]
+    x, y, *more = batch
+    parts = np.array_split(np.arange(len(x)), min(n, len(x)))
+    return [batch] if more else [(x[rows], y[rows]) for rows in parts]
+
+
+def chunked(batch, n: int) -> list[tuple]:
+    """The batch in chunks of one length, n at most, as `torch.chunk` makes them."""
+    return chunks(batch, -(-count(batch) // n))
+
+
+# How code parts the support set into as many parts as there are inner steps, of which each step takes one.
+PARTS_OF_STEPS: dict[str, Callable[..., list[tuple]]] = {
+    "whole": lambda batch, n: pieces(batch), "K chunks": chunked, "K even parts": even_parts, "every K-th": strided,
+}  # fmt: skip
+
+
 def wrapped_rows(batch, start: int, n: int):
     """The n examples from `start` on; behind the last one the first follows."""
     if isinstance(batch, list):

@@ -3,6 +3,7 @@
 together(switches, values, gradients, case)        of all tasks' losses and gradients
 finished(switches, grads, theta, case, rates)      of MAML (`semantics`) and of the family (`family.answers`)
 group(case, "head")                                the names of the parameters of one kind
+some_of(case, "vectors")                           the same, if it is not all of them
 named(case, −1)                                    the parameter in a place
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..arithmetic import hold, side
-from .updates import MIXED_UP, TORCH_MORE, Tree, clamped, clipped, map_trees, mixed_up, norm
+from .updates import MIXED_UP, TORCH_MORE, Tree, clamped, clipped, dot, map_trees, mixed_up, norm
 
 
 def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple = ()) -> tuple:
@@ -49,6 +50,15 @@ def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple
         shares = [one / n ** (n - t) if outer == "over T in turn" else one / (t + 1) for t in range(n)]
         value = sum(v * c for v, c in zip(values, shares, strict=True))
         grads = map_trees(lambda *gs: add(*(g * c for g, c in zip(gs, shares, strict=True))), *gradients)
+    elif outer.startswith("all but") and count > 1:
+        some = slice(1, None) if "first" in outer else slice(-1)
+        over = count if outer.endswith("T") else count - 1
+        value, grads = sum(values[some]) / over, map_trees(lambda *gs: add(*gs) / over, *gradients[some])
+    elif outer.startswith("projected"):
+        grads = map_trees(lambda *gs: add(*gs) / (1 if outer.endswith("summed") else count), *_projected(gradients))
+    elif outer == "where signs agree":
+        agree = map_trees(lambda *gs: np.abs(sum(side(g) for g in gs)) == count, *gradients)
+        grads = map_trees(lambda g, same: g / count * same, total, agree)
     elif outer == "each normalised":
         grads = map_trees(lambda *gs: add(*gs) / count, *(clipped(g, 1, always=True) for g in gradients))
     elif outer == "log of each":
@@ -72,6 +82,20 @@ def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple
         # 1/T Σₜ
         grads = map_trees(lambda g: g / count, total)
     return value, grads
+
+
+def _projected(gradients: list[Tree]) -> list[Tree]:
+    """Each task's gradient, less its component along each of the others with which it conflicts then (Yu, Kumar,
+    Gupta, Levine, Hausman and Finn, NeurIPS 2020), in the order of the tasks."""
+    out = []
+    for t, g in enumerate(gradients):
+        for other in (*gradients[:t], *gradients[t + 1 :]):
+            along = dot(g, other)
+            if side(along) < 0:
+                c = along / dot(other, other)
+                g = map_trees(lambda x, y, c=c: x - y * c, g, other)
+        out.append(g)
+    return out
 
 
 def finished(s: dict, grads: Tree, theta: Tree, case, rates) -> Tree:
@@ -138,6 +162,12 @@ def group(case, which: str) -> list[str]:
             "two-dimensional": [n for n in names if case.params[n].ndim == 2],
             "batch norm": [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]],
             }[which]  # fmt: skip
+
+
+def some_of(case, which: str) -> list[str]:
+    """The group `which`, or "nothing": also where it is all parameters."""
+    names = [] if which == "nothing" else group(case, which)
+    return names if len(names) < len(case.params) else []
 
 
 def named(case, place: int) -> str | None:

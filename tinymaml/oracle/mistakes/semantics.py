@@ -26,10 +26,22 @@ import numpy as np
 from ..arithmetic import as_numbers, bits_of, hold, remembered, side
 from ..models import Options, batch_statistics
 from .calculus import Calculus, SideBySide
-from .data import DATA, chunks, count, first_rows, pieces, rounded, rows_after, strided, whole_batches, wrapped_rows
-from .outcome import finished, group, named, together
+from .data import (
+    DATA,
+    PARTS_OF_STEPS,
+    chunks,
+    count,
+    first_rows,
+    pieces,
+    rounded,
+    rows_after,
+    strided,
+    whole_batches,
+    wrapped_rows,
+)
+from .outcome import finished, group, named, some_of, together
 from .switches import AFTER_THE_TASKS, COUNTS, NUMBERS, NUMERIC_OPTIONS, SWITCHES
-from .updates import MIXED_UP, Update, clamped, clipped, dot, in_order, mixed_up, norm, share_of_rate
+from .updates import MIXED_UP, Update, clamped, clipped, dot, in_order, in_some_steps, mixed_up, norm, share_of_rate
 from .updates import map_trees as _map
 
 MOST_HALVINGS = 10  # of α in one step, by a line search
@@ -239,6 +251,9 @@ class _Run:
             of_query = {"query from the second on": k > 0, "query in the last": k == way["steps"] - 1,
                         "query in every other": k % 2 == 1, "query in the first": k == 0}  # fmt: skip
             return way["query"] if of_query[self.s["steps_on"]] else support
+        if self.s["step_parts"] != "whole":
+            parts = PARTS_OF_STEPS[self.s["step_parts"]](support, max(self.case.inner_steps, 1))
+            return parts[k // self.parts % len(parts)]
         if not self.s["minibatch"]:
             return support
         n = self.s["minibatch"]
@@ -287,6 +302,10 @@ class _Run:
             alpha = _map(lambda a: a * gamma**before, alpha)
         if self.s["rate_last"] and k == way["steps"] - 1:
             alpha = _map(lambda a: a * self.s["rate_last"], alpha)
+        if self.s["some_steps_of"] != "nothing":
+            moves = in_some_steps(self.s["some_steps"], k // self.parts, way["steps"] // self.parts)
+            these = group(self.case, self.s["some_steps_of"])
+            alpha = {n: a * (moves or n not in these) for n, a in alpha.items()}
         if self.s["accumulate"] and self.s["accumulate_like"] == "summed":
             alpha = _map(lambda a: a * self.s["accumulate"], alpha)
         if way["halvings"] and way["halvings"][k]:
@@ -362,6 +381,8 @@ class _Run:
             out["start"] = _map(np.add, out["start"], calculus.along_twice(way["theta"][0], batch, away, u))
         if s["blind_of"] != "nothing":
             h = {n: x * (n not in group(self.case, s["blind_of"])) for n, x in h.items()}
+        if s["moving_vector"] != "held" and k == last:
+            h = _map(np.add, h, self.of_moving_vector(way, k, batch, query, alpha))
         h, of_start = self.parted(h, "inner")
         if of_start is not None:
             out["start"] = _map(np.add, out["start"], of_start)
@@ -404,6 +425,15 @@ class _Run:
         if which == "ones":
             return _map(lambda p: p * 0 + 1, way["theta"][0])
         return self.of_query.loss_and_grad(way["theta"][k if which.endswith("its step") else 0], query)[1]
+
+    def of_moving_vector(self, way, k, batch, query, alpha) -> dict:
+        """−(∂v/∂θₖ)ᵀ A g_s(θₖ) of v = g_q(θₖ₊₁), which is −(I − Hₖ A) H_q A g_s(θₖ); or −H_q A g_s(θₖ)."""
+        step = _map(np.multiply, alpha, way["grad_s"][k])
+        u = _map(lambda x: x * -1, self.of_query.transposed(way["theta"][k + 1], query, step))
+        if self.s["moving_vector"] == "moves with θ":
+            return u
+        h = self.calculus.transposed(way["theta"][k], batch, _map(np.multiply, alpha, u))
+        return _map(np.subtract, u, h)
 
     def rebuilt(self, way, k, support) -> dict:
         """θₖ, as code has it that goes back from θ_K: θₖ ← θₖ₊₁ + A g_s(θₖ₊₁)."""
@@ -507,6 +537,8 @@ class _Run:
         """v, as a hook on the fast weights leaves it."""
         if self.s["back_times"]:
             v = _map(lambda x: x * self.s["back_times"], v)
+        if leaves := some_of(self.case, self.s["leaves_of"]):
+            v = {n: x * (n not in leaves) for n, x in v.items()}
         if self.s["back_clip"]:
             v = clipped(v, self.s["back_clip"])
         return _map(lambda x: clamped(x, self.s["back_clamp"]), v) if self.s["back_clamp"] else v

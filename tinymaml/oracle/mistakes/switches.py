@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .data import DATA
+from .data import DATA, PARTS_OF_STEPS
 from .updates import MIXED_UP
 
 _GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
@@ -16,7 +16,8 @@ SWITCHES: dict[str, tuple] = {
     "rounded": ("nothing", *(f"{what} to {dtype}" for what in ("rate", "inputs", "data", "parameters", "everything")
                              for dtype in ("float32", "bfloat16", "float16"))),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
-             "over each step", "over the root of each step", "linear fall", "linear rise", "cosine", "over tasks",
+             "over each step", "over the root of each step", "over the steps so far", "linear fall", "linear rise",
+             "cosine", "over tasks",
              "of the first task's size", "of the outer loop", "over one less", "over query count", "squared"),
     "rate_times_of": ("all", "no biases", *_GROUPS, *_BY_NDIM),
     "loss": ("right", "query over examples", "query over one less", "query over support count"),
@@ -49,6 +50,10 @@ SWITCHES: dict[str, tuple] = {
     "blind_of": ("nothing", "no biases", *_GROUPS),  # or by the part that these have in the inner gradients
     "inner_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # whose values are θ's, not the adapted ones,
     "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
+    "some_steps_of": ("nothing", "no biases", *_GROUPS),  # what moves in some inner steps alone, and in which
+    "some_steps": ("the first", "the last", "all but the first", "all but the last"),
+    "leaves_of": ("nothing", "no biases", *_GROUPS, "one-dimensional"),  # new leaves after each step
+    "step_parts": tuple(PARTS_OF_STEPS),
     "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
@@ -77,6 +82,8 @@ SWITCHES: dict[str, tuple] = {
     # what each Hessian is applied to
     "vector": ("what comes back", "own support gradient", "last support gradient", "query gradient at its step",
                "query gradient at start", "displacement", "ones", *MIXED_UP),
+    # the last step's vector, where it is differentiated with the product: all of it, or as if θ_K were θ + a constant
+    "moving_vector": ("held", "moves", "moves with θ"),
     "curvature": ("Hessian", "lower triangle", "upper triangle", "diagonal twice", "no diagonal", "block diagonal",
                   "g gᵀ", "g gᵀ per example", "identity", "positive part", "absolute", "row sums",
                   "blocks of layers", *MIXED_UP, *(f"{change}, and back" for change in MIXED_UP),
@@ -100,7 +107,9 @@ SWITCHES: dict[str, tuple] = {
     # what becomes of it
     "outer": ("mean", "sum", "last", "last over T", "first", "first over T", "sequential", "moved",
               "sequential, Adam", "weighted by examples", "median", "lower median", "worst", "each normalised",
-              "log of each", "root mean square", "over T in turn", "over its number"),
+              "log of each", "root mean square", "over T in turn", "over its number",
+              "all but the first", "all but the last", "all but the first, over T", "all but the last, over T",
+              "projected", "projected, summed", "where signs agree"),
     "outer_momentum_like": ("from 0", "from the first"),
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
     "weights_like": ("summing to 1", "from 1"),

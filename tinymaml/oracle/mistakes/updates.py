@@ -12,6 +12,7 @@ derived by hand.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -244,12 +245,19 @@ def share_of_rate(how: str, k: int, steps: int, one=1.0):
     share = {
         "over each step": lambda: one / (k + 1),
         "over the root of each step": lambda: (k + 1) ** -0.5,
+        "over the steps so far": lambda: one / math.factorial(k + 1),
         # 1 − k/K, (k + 1)/K, ½ (1 + cos πk/K)
         "linear fall": lambda: one * (steps - k) / steps,
         "linear rise": lambda: one * (k + 1) / steps,
         "cosine": lambda: (1 + np.cos(np.pi * k / steps)) / 2,
     }.get(how)
     return None if share is None else share()
+
+
+def in_some_steps(which: str, k: int, steps: int) -> bool:
+    """Whether step k of so many is one of "the first", "the last", "all but the first" or "all but the last"."""
+    end = 0 if which.endswith("first") else steps - 1
+    return (k == end) != which.startswith("all but")
 
 
 def in_order(inner: str, names) -> list[str]:

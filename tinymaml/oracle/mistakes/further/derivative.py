@@ -302,4 +302,21 @@ MISTAKES: list[Mistake] = [
         "v = v - lr * hvp(v); no custom_vjp with jnp.clip on the carry",
         ({"back_clamp": 0.1},), free=Free("back_clamp", "c", (0.1, 1.0, 0.5, 10.0, 5.0, 0.01)),
     ),
+    further(
+        "group_cut_between_steps", "∂θₖ₊₁/∂θₖ = 0 of some parameters",
+        "some adapted parameters are new leaves after each inner step (nn.Parameter(p), .detach()): nothing flows back "
+        "through their updates, nor to their own values",
+        "fast = p - lr * g as it is, for every parameter: no nn.Parameter(), .detach() or .data around it",
+        "no stop_gradient on a part of the carry",
+        tuple({"leaves_of": of} for of in (*GROUPS, "one-dimensional")),
+        shows="leaves_of",
+    ),
+    further(
+        "moving_vector", "v − H v − (∂v/∂θ)ᵀ g_s in the last step, v = g_q(θ_K)",
+        "the vector of the Hessian-vector product is not held constant: it depends on θ_K, which depends on the "
+        "parameters, and its own derivative, times the support gradient, is added",
+        "torch.autograd.grad(g, fast, grad_outputs=v), or (g * v.detach()).sum(): v is a constant in the product",
+        "jax.jvp(jax.grad(loss), (theta,), (v,)), or stop_gradient(v) in jax.grad of <g, v>",
+        ({"moving_vector": "moves"}, {"moving_vector": "moves with θ"}),
+    ),
 ]  # fmt: skip

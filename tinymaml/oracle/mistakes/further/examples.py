@@ -215,6 +215,13 @@ MISTAKES: list[Mistake] = [
         free=Free("minibatch", "n", (2, 1, 3, 4, 5), integer=True),
     ),
     further(
+        "part_of_set_per_step", "step k takes the k-th of K parts of the support examples",
+        "each inner step takes a part of the support set of its own: the set is parted into as many as there are steps",
+        "every inner step takes the whole support set: no xs.chunk(inner_steps), no array_split",
+        "every step of the scan takes the whole support set: no scan over parts of (xs, ys)",
+        both_ways({"step_parts": "K chunks"}, {"step_parts": "K even parts"}, {"step_parts": "every K-th"}),
+    ),
+    further(
         "epochs_inside", "a step for each n support examples, in K passes over them, or in one",
         "each inner step is a pass over the support set in mini-batches of n, with an update after each (an epoch); or "
         "there is one such pass, whatever K is, as by a scan over examples",

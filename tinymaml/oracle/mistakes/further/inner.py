@@ -484,6 +484,22 @@ MISTAKES: list[Mistake] = [
         both_ways({"rate": "over each step"}),
     ),
     further(
+        "alpha_divided_again", "α → α / (k + 1)! in step k",
+        "α is divided by k + 1 in each step, and stays divided: α, α/2, α/6, …",
+        "the same lr in every inner step: no lr = lr / (k + 1), no lr /= k + 1",
+        "the same lr in every step of the scan: no lr in the carry",
+        both_ways({"rate": "over the steps so far"}),
+    ),
+    further(
+        "group_moves_in_some_steps", "θₖ₊₁ = θₖ for some parameters, in the first or last inner step or in all others",
+        "some parameters are updated in the first or the last inner step alone, or in all but that one",
+        "update every name in every inner step",
+        "map the inner update over the whole tree in every step of the scan",
+        tuple({"some_steps_of": of, "some_steps": steps}
+              for steps in ("the last", "the first", "all but the last", "all but the first") for of in GROUPS),
+        shows="some_steps_of",
+    ),
+    further(
         "alpha_decays", "α → α γᵏ in step k",
         "α falls from step to step, by a factor γ",
         "the same lr in every inner step; no scheduler.step() there",

@@ -102,6 +102,31 @@ MISTAKES: list[Mistake] = [
         ({"result": "accumulated with graph over T"},),
     ),
     further(
+        "one_task_lost", "1/(T − 1) Σ Gₜ without the first or the last task, or 1/T of it",
+        "the first task or the last one is lost in the mean over tasks: a running mean divides by an index that starts "
+        "at 0, or a loop is one task short",
+        "mean += (loss - mean) / (t + 1), t = 0, 1, …; range(len(xs)), not range(1, len(xs))",
+        "jnp.mean over all tasks: no [1:], no [:-1]",
+        both_ways({"outer": "all but the first"}, {"outer": "all but the last"},
+                  {"outer": "all but the first, over T"}, {"outer": "all but the last, over T"}),
+        shows="outer",
+    ),
+    further(
+        "gradient_surgery", "1/T Σₜ (Gₜ less its component along each Gⱼ with ⟨Gₜ, Gⱼ⟩ < 0), or their sum",
+        "gradient surgery (PCGrad): each task's gradient is projected before the mean over tasks, where it conflicts "
+        "with another one's",
+        "torch.stack(losses).mean(), and its gradient: no projection of the tasks' gradients",
+        "the gradient of the mean over tasks: no projection of the tasks' gradients",
+        both_ways({"outer": "projected"}, {"outer": "projected, summed"}),
+    ),
+    further(
+        "signs_have_to_agree", "1/T Σₜ Gₜ where all tasks' gradients have one sign, 0 elsewhere",
+        "an element of the meta-gradient is masked where the tasks' gradients differ in sign (an AND-mask)",
+        "torch.stack(losses).mean(), and its gradient: no mask of signs",
+        "the gradient of the mean over tasks: no mask of signs",
+        both_ways({"outer": "where signs agree"}),
+    ),
+    further(
         "tasks_normalised", "1/T Σₜ Gₜ/|Gₜ|",
         "each task's gradient is normalised to length 1 before the mean over tasks",
         "average the losses, and differentiate the mean",

@@ -336,6 +336,16 @@ class HeadOfTheStart:
         return super().query_loss({n: self.params[n] if n in self.case.head() else p for n, p in fast.items()}, query)
 
 
+class FirstTaskLost:
+    """mean += (loss - mean) / max(t, 1)"""
+
+    def together(self, losses):
+        mean = 0.0
+        for t, loss in enumerate(losses):
+            mean = mean + (loss - mean) / max(t, 1)
+        return mean
+
+
 # Those of `family.common`, and those of MAML that the family shares by a switch of its own.
 SHARED = (
     ("inner_gradient_left_in_grad", BackwardInTheFirstStep),
@@ -356,6 +366,7 @@ SHARED = (
     ("task_begins_where_another_ended", ChangedInPlace),
     ("steps_on_query", StepOnTheQuery),
     ("first_order_in_alpha", SumOfHessians),
+    ("one_task_lost", FirstTaskLost),
     ("query_pass_of_start", HeadOfTheStart),
 )
 
@@ -519,6 +530,17 @@ class _(MetaSGD):
 
     def rate(self, n, k):
         return self.params[f"alpha.{n}"].square()
+
+
+@wrong("alpha_of_other_elements")
+class _(MetaSGD):
+    """θ flat in its own order, and α in that of the sorted names"""
+
+    def step(self, fast, g, k):
+        flat = lambda tree: torch.cat([x.reshape(-1) for x in tree])  # noqa: E731
+        moved = flat(fast.values()) - flat(self.rate(n, k) for n in sorted(fast)) * flat(g.values())
+        parts = moved.split([p.numel() for p in fast.values()])
+        return {n: part.reshape(p.shape) for (n, p), part in zip(fast.items(), parts, strict=True)}
 
 
 class ByHand(MetaSGD):
@@ -836,6 +858,28 @@ def _partial(cls, name: str) -> None:
         def of_query(self, x):
             return 2 * x
 
+    class Joins(cls):
+        def moves(self, k):
+            return k + 1 == self.K
+
+        def gradient(self, fast, support, k):
+            return grad(self.loss(fast, *support), fast if self.moves(k) else {n: fast[n] for n in self.names()})
+
+        def step(self, fast, g, k):
+            # the others are tensors of their own, through which the next gradient does not see this step
+            return super().step({n: p.clone() for n, p in fast.items()}, g, k)
+
+    @wrong(f"{name}_{other}_joins_in_some_steps")
+    class _(Joins):
+        """every parameter is updated in the last step"""
+
+    @wrong(f"{name}_{other}_joins_in_some_steps")
+    class _(Joins):
+        """every parameter is updated but in step 0"""
+
+        def moves(self, k):
+            return k > 0
+
     @wrong(f"{name}_{other}_adapted")
     class _(cls):
         """the other part is updated"""
@@ -1071,6 +1115,15 @@ class _(CAVIA):
 
     def context(self):
         return torch.ones(self.case.settings["context"], dtype=self.dtype, requires_grad=True)
+
+
+@wrong("cavia_context_drawn")
+class _(CAVIA):
+    """0.01 * np.random.RandomState(42).randn(d), in each task"""
+
+    def context(self):
+        start = 0.01 * np.random.RandomState(42).randn(self.case.settings["context"])
+        return torch.as_tensor(start, dtype=self.dtype).requires_grad_()
 
 
 @wrong("cavia_context_from_a_number")
@@ -1412,6 +1465,24 @@ class _(MAMLpp):
             point = {n: path[k][n].detach() + p - p.detach() for n, p in after.items()}
             losses.append(self.loss(self.whole(point, k - 1), *query))
         return self.weighed(losses)
+
+
+@wrong("mamlpp_early_losses_cut")
+class _(MAMLpp):
+    """straight-through fast weights in all query losses but the last"""
+
+    def after(self, fast, query, k):
+        if k + 1 < self.K:
+            fast = {n: self.params[n] + (p - self.params[n]).detach() for n, p in fast.items()}
+        return super().after(fast, query, k)
+
+
+@wrong("mamlpp_early_losses_cut")
+class _(MAMLpp):
+    """detached fast weights in all query losses but the last"""
+
+    def after(self, fast, query, k):
+        return super().after(fast if k + 1 == self.K else {n: p.detach() for n, p in fast.items()}, query, k)
 
 
 class AtOnce(MAMLpp):
@@ -1785,6 +1856,24 @@ class Adam(Loop):
 
 
 everywhere(Adam, "task_leak")
+
+
+@wrong("adam_share_of_the_gradient")
+class _(Adam):
+    """v = b2 v + (1 - b1) g²"""
+
+    def moments(self, m, v, g):
+        m, _ = super().moments(m, v, g)
+        return m, {n: self.b2 * v[n] + (1 - self.b1) * g[n] ** 2 for n in g}
+
+
+@wrong("adam_share_of_the_gradient")
+class _(Adam):
+    """m = b1 m + (1 - b2) g"""
+
+    def moments(self, m, v, g):
+        _, v = super().moments(m, v, g)
+        return {n: self.b1 * m[n] + (1 - self.b2) * g[n] for n in g}, v
 
 
 @wrong("adam_corrections_exchanged")

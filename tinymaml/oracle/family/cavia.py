@@ -23,6 +23,7 @@ SWITCHES = {
     "adapts": ("context", "context and theta", "theta"),
     "context from": ("zero", "one"),
     "context is": (0.0,),
+    "context drawn": ("never", "default_rng(0)", "default_rng(42)", "RandomState(0)", "RandomState(42)"),
     "between steps": ("right", "detached"),
     "context in query": (
         "adapted",
@@ -46,7 +47,9 @@ SWITCHES = {
     ),
     "contexts are": ("averaged", "summed", "the last", "the first"),
     # the shared ones, which are not meant: the context is no tensor of the model
-    **dict.fromkeys(("inner_start_of", "query_start_of", "cut_of", "blind_of"), ("nothing",)),
+    **dict.fromkeys(
+        ("inner_start_of", "query_start_of", "cut_of", "blind_of", "leaves_of", "some_steps_of"), ("nothing",)
+    ),
     **dict.fromkeys(("clip_of", "momentum_of"), ("all",)),
 }
 
@@ -58,7 +61,11 @@ def query_loss(at, theta, support, query):
         theta = {n: np.concatenate([p[size:], p[:size]]) if n == first else p for n, p in theta.items()}
     whole = lambda fast, k: {**theta, **fast}  # noqa: E731
     start = at.number(np.zeros(size) if at.s["context from"] == "zero" else np.ones(size))
-    start = start * 0 + at.s["context is"] if at.s["context is"] else start
+    if at.s["context is"]:
+        c = at.number(np.float64(at.s["context is"]))
+        start = start * 0 + (
+            c if at.s["context drawn"] == "never" else at.number(_drawn(at.s["context drawn"], size)) * c
+        )
     start = {"context and theta": {"context": start, **theta}, "theta": theta}.get(at.s["adapts"], {"context": start})
     if at.s["adapts"] == "theta":
         whole = lambda fast, k: {**fast, "context": at.number(np.zeros(size))}  # noqa: E731
@@ -95,6 +102,12 @@ def query_loss(at, theta, support, query):
     changed = {"zero": at.map(lambda p: p * 0, path[-1]), "detached": at.hold(path[-1])}
     path[-1] = changed.get(at.s["context in query"], path[-1])
     return judged(at, path, query, whole), whole(path[-1], at.steps)
+
+
+def _drawn(how: str, size: int) -> np.ndarray:
+    """Standard normal numbers, by one of NumPy's two generators and a usual seed."""
+    kind, _, seed = how.rstrip(")").partition("(")
+    return getattr(np.random, kind)(int(seed)).standard_normal(size)
 
 
 def _parts(at, support) -> list[tuple]:
@@ -256,6 +269,15 @@ MISTAKES = [
         "torch.zeros(d)", "jnp.zeros(d)",
         ({"context is": 0.1}, {"context is": 0.1, "factors": "detached"}),
         free=Free("context is", "c", (0.1, 0.01, 0.5, 1.0)), classic=False,
+    ),
+    Mistake(
+        "cavia_context_drawn", "φ₀ = c · standard normal numbers",
+        "the context starts from random numbers, as weights do, and not from 0",
+        "torch.zeros(d), not torch.randn(d)", "jnp.zeros(d), not jax.random.normal(key, (d,))",
+        tuple({"context is": 0.1, "context drawn": by} | cut
+              for by in ("default_rng(0)", "default_rng(42)", "RandomState(0)", "RandomState(42)")
+              for cut in ({}, {"factors": "detached"})),
+        free=Free("context is", "c", (0.1, 0.01, 1.0, 0.5, 0.02)), shows="context drawn", classic=False,
     ),
     Mistake(
         "cavia_context_of_each_part", "φᵢ,ₖ₊₁ = φᵢ,ₖ − α/N ∂Lᵢ(φᵢ,ₖ)/∂φ for each example, φ = mean over i of φᵢ",

@@ -26,7 +26,8 @@ SWITCHES = {
     "moments": ("right", "detached", "m detached", "v detached", "leaked", "leaked, detached", "leaked with t",
                 "anew in each step"),
     "root": ("right", "detached", "missing"), "numerator": ("right", "detached"),
-    "shares": ("right", "m without", "v without", "both without", "of the other beta"),
+    "shares": ("right", "m without", "v without", "both without", "of the other beta",
+               "m of the other beta", "v of the other beta"),
     "used": ("new", "old m", "old v", "both old"),
     "correction": ("right", "none", "of m", "of v", "a step late", "of step K", "with every tensor",
                    "over all tasks", "exchanged", "of step 1", "both by β₁", "both by β₂", "a step early",
@@ -86,6 +87,8 @@ def query_loss(at, theta, support, query):
                 "v without": (1 - b1, 1),
                 "both without": (1, 1),
                 "of the other beta": (1 - b2, 1 - b1),
+                "m of the other beta": (1 - b2, 1 - b2),
+                "v of the other beta": (1 - b1, 1 - b1),
             }[s["shares"]]
             used_m = at.map(lambda g, m: b1 * m + of_m * g, g, m)
             used_v = at.map(lambda g, v: b2 * v + of_v * g * g, g, v)
@@ -437,7 +440,8 @@ MISTAKES = [
         "the factor 1 − β in front of the gradient, or of its square, is missing, or is that of the other β",
         "m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g * g",
         "m = b1 * m + (1 - b1) * g; v = b2 * v + (1 - b2) * g * g",
-        tuple({"shares": how} | cut for how in ("m without", "v without", "both without", "of the other beta")
+        tuple({"shares": how} | cut for how in ("m without", "v without", "both without", "of the other beta",
+                                           "m of the other beta", "v of the other beta")
               for cut in ({}, {"factors": "detached"})), shows="shares", classic=False,
     ),
     Mistake(

@@ -26,7 +26,8 @@ PREFIX = "alpha."
 SWITCHES = {
     "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only", "over K",
                 "rising", "of the next step", "of the step before", "over their largest", "squared", "falling"),
-    "losses": ("go back together", "join a step early", "go back at once", "go back at once, to θ alone"),
+    "losses": ("go back together", "join a step early", "go back at once", "go back at once, to θ alone",
+               "first order but the last", "detached but the last"),
     "rows of": ("both", "the first norm", "the second norm"),
     "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's",
               "mean over steps", "first tensor's", "times inner_lr", "inner_lr", "reversed", "last tensor's",
@@ -101,6 +102,10 @@ def query_loss(at, meta, support, query):
     how = at.s["weights"]
 
     def judged(k):
+        if at.s["losses"].endswith("but the last") and 0 < k < len(path) - 1:
+            through = at.s["losses"].startswith("first order")
+            return {n: at.hold(p) + (meta[n] - at.hold(meta[n]) if through else 0) if n in names else p
+                    for n, p in path[k].items()}  # fmt: skip
         if at.s["losses"] != "join a step early" or k + 1 >= len(path):
             return path[k]
         # ∂L_q at θₖ, taken back through the step behind it, too
@@ -339,6 +344,14 @@ MISTAKES = [
         "v = v - hvp(alpha[k] * v), and then v = v + w[k] * g_q(theta[k])",
         "v - hvp(alpha[k] * v), and then + w[k] * g_q(theta[k])",
         ({"losses": "join a step early"},), classic=False,
+    ),
+    Mistake(
+        "mamlpp_early_losses_cut", "wₖ g_q(θₖ), or 0, for k < K in the place of wₖ ∂L_q(θₖ)/∂θ",
+        "only the last query loss goes back through the inner steps: those before have their first-order gradient, or "
+        "none but batch norm's",
+        "sum(w * loss for w, loss in zip(weights, losses)) of fast weights that are not detached",
+        "no stop_gradient on the fast weights of any step's query loss",
+        ({"losses": "first order but the last"}, {"losses": "detached but the last"}), shows="losses", classic=False,
     ),
     Mistake(
         "mamlpp_losses_go_back_at_once", "∂wₖ L_q(θₖ)/∂θₖ₋₁ for each k, with θₖ₋₁ held",

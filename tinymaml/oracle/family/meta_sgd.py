@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from ..mistakes.mistake import Free, Mistake
+from ..mistakes.updates import MIXED_UP, mixed_up
 from .procedure import PLAIN, descend, dot, judged, sloped, support_gradient
 
 FORMULA = "∂L_q(θ_K)/∂(θ, α),   θₖ₊₁ = θₖ − α ∘ g_s(θₖ)"
@@ -24,7 +25,7 @@ SWITCHES = {
               "softplus", "sigmoid", "squared", "absolute", "clamped at 0", "first step's", "last step's",
               "query at start", "outside of the Hessian", "first order", "after the pullback",
               "of the next gradient", "of the gradient before", "of the first gradient", "of the last gradient",
-              "last task's", "first task's"),
+              "last task's", "first task's", *MIXED_UP),
     "rates' gradient": ("right", "gradient of theta", "negative", "sum over tasks", "mean of tensor", "sum of tensor",
                         "over steps", "by the logarithm", "by the logarithm of its size", "by the root",
                         "by softplus's argument", "by sigmoid's argument"),
@@ -109,6 +110,8 @@ def _rates(at, alpha):
     }
     if how in changed:
         alpha = at.map(changed[how], alpha)
+    if how in MIXED_UP:
+        alpha = mixed_up(alpha, how)
     whose = {"not learned": lambda k: False, "query at start": lambda k: False, "first order": lambda k: False,
              "first step's": lambda k: k == 0, "last step's": lambda k: k == last,
              "first task's": lambda k: at.place == 0, "last task's": lambda k: at.place == at.case.tasks - 1,
@@ -328,6 +331,14 @@ MISTAKES = [
         "−g[k] * v with the v of θ[k + 1] and the g of θ[k]",
         "−g * v with the g of the carry before the step",
         tuple({"rates": which} for which in OTHER_GRADIENT), shows="rates", classic=False,
+    ),
+    Mistake(
+        "alpha_of_other_elements", "P α in the place of α, P another order of the elements",
+        "the rates are matched with the wrong elements: θ is one vector in the order of its names and α in that of the "
+        "sorted names, or the other way round; or one is flattened by rows, and the other by columns",
+        "theta[n] - alpha[n] * g[n] name by name, or one order for torch.cat of both",
+        "jax.tree.map over θ, α and g, or ravel_pytree for all three: it sorts the names of a dict",
+        tuple({"rates": change} for change in MIXED_UP), shows="rates", classic=False,
     ),
     Mistake(
         "alpha_gradient_over_steps", "∂/∂α / K",

@@ -153,6 +153,14 @@ def slips(name: str, adapts: str, other: str) -> list[Mistake]:
             ({"others in support": "detached after the first"}, {"others in support": "detached in the first"}),
         ),
         mistake(
+            f"{other}_joins_in_some_steps", f"{o} ← {o} − α ∂L_s/∂{o}, too, in the last or the first inner step",
+            f"the {other} adapts, too, in the last or the first inner step, or in all but one of these",
+            f"update the names of the {adapts} in every inner step, and no others",
+            f"the same tree, that of the {adapts}, in every step of the scan",
+            tuple({"adapts": "all", "some_steps_of": other, "some_steps": steps}
+                  for steps in ("the last", "the first", "all but the first", "all but the last")),
+        ),
+        mistake(
             "cross_term_after_the_update", f"∂/∂{o} −= α ∂²L_s/∂{o}∂{a} vₖ, with vₖ for vₖ₊₁",
             f"the backward pass by hand updates v first, and takes the cross term of {adapts} and {other} with the new "
             "one",

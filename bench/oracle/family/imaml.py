@@ -414,6 +414,33 @@ class QueryWithPull(IMAML):
         return loss, self.solve(lambda v: self.operator(v, self.hvp(phi, support, v)), g)
 
 
+class OneSystem(IMAML):
+    """the mean of the tasks' Hessians, and of their query gradients"""
+
+    def __call__(self):
+        ends = [self.adapt(support) for support, _ in self.tasks]
+        losses = [self.loss(phi, *query) for phi, (_, query) in zip(ends, self.tasks, strict=True)]
+        g = self.together([grad(loss, phi) for loss, phi in zip(losses, ends, strict=True)])
+
+        def times(v):
+            products = [self.hvp(phi, support, v) for phi, (support, _) in zip(ends, self.tasks, strict=True)]
+            return self.operator(v, self.together(products))
+
+        return {"meta_grad": self.solve(times, g), "meta_loss": sum(losses).detach() / len(losses)}
+
+
+class MeanRightSide(IMAML):
+    """each task's Hessian, and the mean of the query gradients"""
+
+    def __call__(self):
+        ends = [self.adapt(support) for support, _ in self.tasks]
+        losses = [self.loss(phi, *query) for phi, (_, query) in zip(ends, self.tasks, strict=True)]
+        g = self.together([grad(loss, phi) for loss, phi in zip(losses, ends, strict=True)])
+        each = [self.solve(lambda v, phi=phi, s=s: self.operator(v, self.hvp(phi, s, v)), g)
+                for phi, (s, _) in zip(ends, self.tasks, strict=True)]  # fmt: skip
+        return {"meta_grad": self.together(each), "meta_loss": sum(losses).detach() / len(losses)}
+
+
 MADE = [
     (QueryWithPull, {"imaml_other_right_side"}),
     (ResidualOfZero, {"imaml_conjugate_gradients_slip"}),
@@ -455,4 +482,6 @@ MADE = [
     (BothDampings, {"imaml_both_dampings"}),
     (WholePenalty, {"imaml_lambda_of_another_penalty"}),
     (OfLastGraph, {"imaml_hessian_a_step_early"}),
+    (OneSystem, {"imaml_one_system_for_all_tasks"}),
+    (MeanRightSide, {"imaml_one_system_for_all_tasks"}),
 ]

@@ -25,7 +25,7 @@ SWITCHES = pulled.SWITCHES | {
                  "I + H/2λ"),
     "damping": (0.0,), "strength_damping": (0.0,), "system_damping": (0.0,),
     "hessian": ("right", "at theta", "a step early", "of query", "of both", "of query at theta", "of the first task",
-                "of the last task", "g gᵀ", "halfway"),
+                "of the last task", "g gᵀ", "halfway", "of all tasks"),
     "hessian_of_rows": (0.0,),
     "inverse": ("exact", "conjugate gradients", "conjugate gradients from g", "neumann", "unrolled", "multiplied",
                 "series in H/λ", "steps down"),
@@ -33,7 +33,7 @@ SWITCHES = pulled.SWITCHES | {
     "cg": ("right", "residual of another start", "β over the next", "β = 0", "β = 1", "β by p", "p as it was",
            "r as it was", "x − a p", "r + a q", "p − β p", "a = rr/pp", "a by the new residual", "x by r",
            "β of Polak and Ribière without the next", "a of the first step"),
-    "right side": ("g_q", "g_q and the pull", "g_q less the pull", "g_q at θ", "g_s", "g_q + g_s"),
+    "right side": ("g_q", "g_q and the pull", "g_q less the pull", "g_q at θ", "g_s", "g_q + g_s", "g_q of all tasks"),
     "solution": ("x", "λ x", "α x", "x + g", "g − x", "H x"),
 }  # fmt: skip
 
@@ -56,12 +56,17 @@ def gradient(at, theta, support, query):
     if n := int(at.s["hessian_of_rows"]):
         batches = [first_rows(batch, n) for batch in batches]
 
+    places = [(point, batch) for batch in batches]
+    if at.s["hessian"] == "of all tasks":
+        places = [(end, s) for end, (s, _) in _of_all_tasks(at, theta)]
+
     def times(v):
         if at.s["hessian"] == "g gᵀ":
             slope = at.loss_and_grad(point, support)[1]
             return _operator(at, flat(v), flat(slope) * dot(slope, v))
-        products = [at.along(point, batch, v) for batch in batches]
-        hv = at.map(lambda *h: sum(h[1:], h[0]), *products)
+        products = [at.along(point, batch, v) for point, batch in places]
+        over = len(places) if at.s["hessian"] == "of all tasks" else 1
+        hv = at.map(lambda *h: sum(h[1:], h[0]) if over == 1 else sum(h[1:], h[0]) / over, *products)
         return _operator(at, flat(v), flat(hv))
 
     if at.s["right side"] != "g_q":
@@ -78,9 +83,20 @@ def gradient(at, theta, support, query):
     return value, phi, from_vector(end(), theta)
 
 
+def _of_all_tasks(at, theta) -> list[tuple]:
+    """(φ_K, (support, query)) of every task; what the task at hand remembers stays as it is."""
+    memory = dict(at.memory)
+    ends = [(descended(at, theta, task[0])[-1], task) for task in at.tasks]
+    at.memory = memory
+    return ends
+
+
 def _right_side(at, theta, phi, support, query, g):
     """What the code at hand has in the place of g_q(φ_K)."""
     how, lam = at.s["right side"], strength(at)
+    if how == "g_q of all tasks":
+        gs = [at.query_loss_and_grad(end, query)[1] for end, (_, query) in _of_all_tasks(at, theta)]
+        return at.map(lambda *g: sum(g[1:], g[0]) / len(g), *gs)
     if how == "g_q at θ":
         return at.query_loss_and_grad(theta, query)[1]
     if how.endswith("pull"):
@@ -401,6 +417,14 @@ MISTAKES = [
         tuple({"solution": how} for how in SWITCHES["solution"][1:]), shows="solution", classic=False,
     ),
     Mistake(
+        "imaml_one_system_for_all_tasks", "(I + H̄/λ)⁻¹ ḡ_q, H̄ and ḡ_q means over tasks; or (I + H/λ)⁻¹ ḡ_q",
+        "one linear system is solved for all tasks, with the mean of their Hessians and of their query gradients, or "
+        "each task's system has the mean of all query gradients: what is averaged is the solutions",
+        "solve each task's system with its own support loss, φ_K and query gradient, then take the mean",
+        "vmap the solver over tasks, each with its own φ_K, then take the mean",
+        ({"hessian": "of all tasks"}, {"right side": "g_q of all tasks"}), classic=False,
+    ),
+    Mistake(
         "imaml_hessian_elsewhere", "(I + H′/λ)⁻¹ g_q(φ_K) with another H′",
         "the Hessian in the linear system is of another task, of the query loss at θ, of a point between θ and φ_K, or "
         "the product of the support gradient with itself",
@@ -430,6 +454,7 @@ MISTAKES = [
         "support loss's, or the sum of both",
         "g = torch.autograd.grad(loss(phi, xq, yq), phi): the query loss alone, at phi",
         "jax.grad(loss)(phi, xq, yq): the query loss alone, at phi",
-        tuple({"right side": of} for of in SWITCHES["right side"][1:]), shows="right side", classic=False,
+        tuple({"right side": of} for of in SWITCHES["right side"][1:] if "tasks" not in of),
+        shows="right side", classic=False,
     ),
 ]  # fmt: skip

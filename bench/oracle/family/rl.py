@@ -554,6 +554,33 @@ class LastStepDropped(NoMask):
 
 HONEST = [RL, OverRatios]
 IN_JAX = [InJAX]
+
+
+class ActionsOfFirst(RL):
+    """xs[t][:, k] with ys[t][:, 0]"""
+
+    def round(self, t, k):
+        return Batch(self.xs[t][:, k], self.ys[t][:, 0])
+
+
+class ObservationsOfFirst(RL):
+    """xs[t][:, 0] with ys[t][:, k]"""
+
+    def round(self, t, k):
+        return Batch(self.xs[t][:, 0], self.ys[t][:, k])
+
+
+class BaselineInside(RL):
+    """returns of r - b"""
+
+    def advantages(self, batch):
+        out, G = [], 0
+        for r, b in zip(batch.r.flip(1).T, batch.b.flip(1).T, strict=True):
+            G = r - b + self.gamma * G
+            out.append(G)
+        return torch.stack(out[::-1], 1) * batch.runs
+
+
 MADE = [
     (FirstOrder, {"fomaml"}),
     (Descent, {"inner_ascent"}),
@@ -604,4 +631,7 @@ MADE = [
     (WeightsLate, {"rl_step_weight_late"}),
     (CentredPerStep, {"rl_advantages_centred_per_step"}),
     (LastStepDropped, {"rl_last_step_dropped"}),
+    (ActionsOfFirst, {"rl_half_of_first_round"}),
+    (ObservationsOfFirst, {"rl_half_of_first_round"}),
+    (BaselineInside, {"rl_baseline_inside_the_return"}),
 ]

@@ -55,7 +55,7 @@ SWITCHES = {
     "box": ("stopped", "not stopped", "against θ₀"),
     "loaded": ("less the past", "as it is"),
     "reward": ("reward", "advantage", "return"),
-    "baseline": ("right", "missing", "without γᵗ", "added", "times the past"),
+    "baseline": ("right", "missing", "without γᵗ", "added", "times the past", "inside the return"),
     "gamma": (0.0,), "lambda": (0.0,),
     "discounts": ("both", "no weights", "no returns", "weights one late"),
     "returns": ("to go", "whole", "discounted from the start"),
@@ -63,7 +63,7 @@ SWITCHES = {
     "mean": ("over trajectories", "over steps", "over all entries", "over the steps of each", "sum"),
     "mask": ("used", "ignored", "one step short"),
     "log_std": ("adapts", "fixed", "not learned"),
-    "rounds": ("one per step", "the first", "all together"),
+    "rounds": ("one per step", "the first", "all together", "actions of the first", "observations of the first"),
     "score": ("right", "missing", "added", "mean over steps", "means", "mean over trajectories", "negative",
               "first round", "last round", "support's return", "gain", "without discount"),
     # the shared ones, which are not meant: the data are trajectories
@@ -97,7 +97,8 @@ def _round(at, batch, k: int, where: str = "inner") -> tuple:
     if where == "inner" and at.s["rounds"] == "all together":
         return np.reshape(x, (-1, *x.shape[2:])), np.reshape(y, (-1, *y.shape[2:])), where
     k = 0 if at.s["rounds"] == "the first" else k % x.shape[1]
-    return x[:, k], y[:, k], where
+    first = at.s["rounds"].partition(" of the ")[0] if where == "inner" else ""
+    return x[:, 0 if first == "observations" else k], y[:, 0 if first == "actions" else k], where
 
 
 class _Surrogate:
@@ -164,7 +165,10 @@ class _Steps:
         if self.s["returns"] == "discounted from the start":  # Σ_{u≥t} γᵘ r_u
             to_go = np.where(to_go != 0, np.tile(self.powers(self.gamma), self.n), 0)
         times = {"missing": 0, "added": -1}.get(self.s["baseline"], 1)
-        A = self.kept(to_go @ self.r) - self.b * times
+        if self.s["baseline"] == "inside the return":  # Σ_{u≥t} γ^{u−t} (r_u − b_u)
+            A = self.kept(to_go @ (self.r - self.b))
+        else:
+            A = self.kept(to_go @ self.r) - self.b * times
         if self.s["advantages"] in ("normalised", "centred"):
             A = self.kept(A - np.sum(A) / int(np.sum(self.runs)))
         if self.s["advantages"] == "centred per step":
@@ -526,6 +530,13 @@ MISTAKES = [
         *_DICE, _where({"baseline": "times the past"}),
     ),
     Mistake(
+        "rl_baseline_inside_the_return", "A_t = Σ_{u≥t} γ^{u−t} (r_u − b_u)",
+        "the baseline is subtracted from each reward, and not from the return: A_t loses the baselines of all later "
+        "steps, too",
+        "returns(r) - b, not returns(r - b)", "returns(r) - b, not returns(r - b)",
+        _where({"baseline": "inside the return"}), classic=False,
+    ),
+    Mistake(
         "rl_other_discount", "another γ than the case's",
         "γ is not case.settings['discount']; 1 is no discount at all",
         "discount = case.settings['discount']", "discount = case.settings['discount']",
@@ -608,6 +619,13 @@ MISTAKES = [
         "each inner step has trajectories of its own, sampled by θₖ, round k of the support; all steps used the same",
         "xs[t][:, k], ys[t][:, k] in step k", "xs[t][:, k], ys[t][:, k] in step k",
         ({"rounds": "the first"}, {"rounds": "all together"}),
+    ),
+    Mistake(
+        "rl_half_of_first_round", "xs[t][:, k] with ys[t][:, 0], or xs[t][:, 0] with ys[t][:, k], in step k",
+        "observations and actions are of two rounds: an index is left at 0, so that each action is judged by the "
+        "observation of another one",
+        "xs[t][:, k], ys[t][:, k] in step k", "xs[t][:, k], ys[t][:, k] in step k",
+        ({"rounds": "actions of the first"}, {"rounds": "observations of the first"}), classic=False,
     ),
     Mistake(
         "rl_score_missing", "no Σ log π_θₖ(τ) · ⊥R",

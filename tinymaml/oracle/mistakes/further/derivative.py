@@ -37,10 +37,12 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "hessian_of_another_step", "∏(I − α H(θₖ₊₁)) g_q(θ_K), or with θₖ₋₁",
-        "each Hessian is taken one step late, at the parameters after its update, or one step early",
+        "each Hessian is taken at θₖ₊₁, after the step's own update, or at θₖ₋₁: what is saved for the backward pass "
+        "are the new parameters, or the loop back is off by one",
         "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁: zip(thetas[:-1], …), reversed",
         "the Hessian at θₖ belongs to the step from θₖ to θₖ₊₁: scan over the parameters before each update",
         ({"factors": "one step late"}, {"factors": "one step early"}),
+        shows="factors",
     ),
     further(
         "truncated_backpropagation", "(I − αH_{K−n}) ⋯ (I − αH_{K−1}) g_q(θ_K)",

@@ -9,10 +9,10 @@ MISTAKES: list[Mistake] = [
     # ── the tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
     further(
         "shared_adaptation", "θ_K of all tasks' support sets together",
-        "all tasks share one inner loop, on all support sets, on the first one or on the last one (late binding); each "
-        "task must have its own",
+        "all tasks adapt to the same support set: to all sets together, to the first task's (a function that is traced "
+        "once) or to the last task's (a closure that is bound late); or all have the last query set",
         "the inner loop stands inside the loop over tasks: fast = adapt(params, xs[t], ys[t])",
-        "vmap over tasks a function that adapts and judges; the mean over tasks comes after it",
+        "vmap over tasks a function that adapts and judges, with the task's data as arguments; the mean comes after it",
         both_ways({"data": "one support set for all"}, {"data": "mean of the support losses"},
                    {"data": "first support set for all"}) + (
             {"data": "last support set for all"}, {"data": "last query set for all"}),

@@ -237,6 +237,14 @@ def test_without_momentum_every_mistake_of_mamls_is_made_as_there(every):
 
 
 @pytest.mark.slow
+def test_one_of_two_mistakes_may_stand_alone_in_a_dear_case():
+    """In the cheapest case both show; of the others each form is computed along one direction alone."""
+    form = {"outer": "all but the first", "losses": "first order but the last"}
+    report = check(lambda case: {"meta_grad": run_form(case, form).meta_grad}, load("core", algorithm="mamlpp"))
+    assert (report.verdict, report.bug) == ("KNOWN_BUG", "one_task_lost + mamlpp_early_losses_cut"), str(report)
+
+
+@pytest.mark.slow
 def test_what_has_no_name_is_refused_all_the_same(algorithm):
     cases = load("core", algorithm=algorithm)
     smooth = {case.id: {n: g + 0.3 * np.sin(g) for n, g in case.answer.meta_grad.items()} for case in cases}

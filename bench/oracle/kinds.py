@@ -905,18 +905,24 @@ for _of, _when in itertools.product(GROUPS, WHEN):
 
 
 class Rewrapped(MAML):
-    """nn.Parameter(p) of a group, after each step"""
+    """nn.Parameter(p) of a group, after a step"""
 
-    of = "vectors"
+    of, when = "vectors", staticmethod(lambda k, steps: True)
 
     def step(self, fast, g, k):
         moved, these = super().step(fast, g, k), group(self.case, self.of)
-        return {n: torch.nn.Parameter(p.detach()) if n in these and len(these) < len(moved) else p
-                for n, p in moved.items()}  # fmt: skip
+        wrapped = these if self.when(k, self.steps) and len(these) < len(moved) else []
+        return {n: torch.nn.Parameter(p.detach()) if n in wrapped else p for n, p in moved.items()}
 
 
-for _of in (*GROUPS, "one-dimensional"):
-    makes("group_cut_between_steps", {"leaves_of": _of})(named(Rewrapped, f"nn.Parameter(p) of {_of}", of=_of))
+WRAPPED: dict[str, tuple] = {
+    "each step": ({}, lambda k, steps: True),
+    "the last step": ({"leaves_in": "the last"}, lambda k, steps: k + 1 == steps),
+    "step 0": ({"leaves_in": "the first"}, lambda k, steps: k == 0),
+}
+for _of, (_when, (_form, _function)) in itertools.product((*GROUPS, "one-dimensional"), WRAPPED.items()):
+    makes("group_cut_between_steps", {"leaves_of": _of} | _form)(
+        named(Rewrapped, f"nn.Parameter(p) of {_of}, after {_when}", of=_of, when=staticmethod(_function)))  # fmt: skip
 
 
 class Parted(MAML):

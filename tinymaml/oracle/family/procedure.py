@@ -98,7 +98,8 @@ SWITCHES: dict[str, tuple] = {
                   "block diagonal", "g gᵀ", "identity", "positive part", "absolute", "row sums"),
     "product": ("all of it", "first order in α"), "damping": (0.0,), "back_times": (0.0,),
     "cut_of": ("nothing", *GROUPS), "blind_of": ("nothing", *GROUPS),
-    "leaves_of": ("nothing", *GROUPS, "one-dimensional"), "through_from": (0.0,),
+    "leaves_of": ("nothing", *GROUPS, "one-dimensional"),
+    "leaves_in": ("every step", "the last", "the first"), "through_from": (0.0,),
     "through_last": (0.0,), "through_first": (0.0,), "cut_tensor": (0.0,), "through_tensor": (0.0,),
     "hessian_times": (0.0,), "second_order": ("every task", "first task", "last task", "every other task"),
     "query_decay": (0.0,), "weights_like": ("summing to 1", "from 1"), "query_before_weight": (0.0,),
@@ -321,7 +322,8 @@ def descend(
             if _ends(at, g):
                 break
         path.append(moved(k, path[-1], before, g))
-        if leaves := some_of(at.case, at.s["leaves_of"]):
+        leaves = some_of(at.case, at.s["leaves_of"])
+        if leaves and (at.s["leaves_in"] == "every step" or in_some_steps(at.s["leaves_in"], k, at.steps)):
             path[-1] = {n: at.hold(p) if n in leaves else p for n, p in path[-1].items()}
         if c := at.s["back_times"]:
             path[-1] = _times(at, path[-1], c)

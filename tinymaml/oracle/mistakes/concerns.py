@@ -29,7 +29,7 @@ _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
               "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
               "depth_like", "accumulate_like", "difference_like", "support_way_like",
-              "outer_momentum_like", "some_steps", "start_of", "falls_like", "running_of"}  # fmt: skip
+              "outer_momentum_like", "some_steps", "leaves_in", "start_of", "falls_like", "running_of"}  # fmt: skip
 
 
 def layers(case) -> set[str]:

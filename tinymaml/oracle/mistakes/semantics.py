@@ -513,7 +513,7 @@ class _Run:
         passed = []
         for k in self.order(end):
             passed.append(cotangent["theta"])
-            cotangent["theta"] = self.on_the_way_back(cotangent["theta"])
+            cotangent["theta"] = self.on_the_way_back(cotangent["theta"], k, len(way["theta"]) - 1)
             cotangent = self.pull_back(cotangent, k, way, support, query)
             if shares is not None:
                 cotangent["theta"] = _map(np.add, cotangent["theta"], of(k))
@@ -533,11 +533,12 @@ class _Run:
             "last twice": back[:1] + back, "each twice": [k for k in back for _ in range(2)], "all twice": back + back,
         }.get(self.s["factors"], back)  # fmt: skip
 
-    def on_the_way_back(self, v) -> dict:
-        """v, as a hook on the fast weights leaves it."""
+    def on_the_way_back(self, v, k: int, steps: int) -> dict:
+        """v before the factor of step k of so many, as a hook on the fast weights leaves it."""
         if self.s["back_times"]:
             v = _map(lambda x: x * self.s["back_times"], v)
-        if leaves := some_of(self.case, self.s["leaves_of"]):
+        leaves = some_of(self.case, self.s["leaves_of"])
+        if leaves and (self.s["leaves_in"] == "every step" or in_some_steps(self.s["leaves_in"], k, steps)):
             v = {n: x * (n not in leaves) for n, x in v.items()}
         if self.s["back_clip"]:
             v = clipped(v, self.s["back_clip"])

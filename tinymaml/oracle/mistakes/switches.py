@@ -52,7 +52,8 @@ SWITCHES: dict[str, tuple] = {
     "query_start_of": ("nothing", "no biases", *_GROUPS, "batch norm"),  # in the inner loop's passes, or in the query's
     "some_steps_of": ("nothing", "no biases", *_GROUPS),  # what moves in some inner steps alone, and in which
     "some_steps": ("the first", "the last", "all but the first", "all but the last"),
-    "leaves_of": ("nothing", "no biases", *_GROUPS, "one-dimensional"),  # new leaves after each step
+    "leaves_of": ("nothing", "no biases", *_GROUPS, "one-dimensional"),  # new leaves after these steps
+    "leaves_in": ("every step", "the last", "the first"),
     "step_parts": tuple(PARTS_OF_STEPS),
     "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch"),
     "clip_like": ("exact", "torch"),

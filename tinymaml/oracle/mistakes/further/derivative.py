@@ -306,11 +306,12 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "group_cut_between_steps", "∂θₖ₊₁/∂θₖ = 0 of some parameters",
-        "some adapted parameters are new leaves after each inner step (nn.Parameter(p), .detach()): nothing flows back "
-        "through their updates, nor to their own values",
+        "some adapted parameters are new leaves after each inner step, or after the last or the first alone "
+        "(nn.Parameter(p), .detach()): nothing flows back through their updates, nor to their own values",
         "fast = p - lr * g as it is, for every parameter: no nn.Parameter(), .detach() or .data around it",
         "no stop_gradient on a part of the carry",
-        tuple({"leaves_of": of} for of in (*GROUPS, "one-dimensional")),
+        tuple({"leaves_of": of} | where for where in ({}, {"leaves_in": "the last"}, {"leaves_in": "the first"})
+              for of in (*GROUPS, "one-dimensional")),
         shows="leaves_of",
     ),
     further(

@@ -79,6 +79,7 @@ SEALED = {
     "catalogue 2.6": "6965e2e1adc8",
     "catalogue 2.7": "0d0ecc4856c4",
     "catalogue 2.8": "fa816a56ce0f",
+    "catalogue 2.9": "6914473ac5b8",
 }
 
 

@@ -360,3 +360,18 @@ def test_statistics_of_all_tasks_are_of_whole_sets():
     (case,) = (c for c in oracle.load("core") if c.id == "batch-norm")
     with pytest.raises(ValueError, match="wanted whole sets"):
         run(case, normalised_together="both", data="query loss of both sets")
+
+
+@pytest.mark.parametrize(("share", "verdict", "said"), [
+    (1.0, "IMPRECISE", "; all else is right"), (0.5, "KNOWN_BUG", "your meta-loss is not the one of this"),
+])  # fmt: skip
+def test_all_else_is_right_only_if_the_meta_loss_is(share, verdict, said):
+    """A library kept α in float32, and divided its loss by T twice."""
+    form = {"rounded": "rate to float32"}
+
+    def mine(case):
+        result = run_form(case, form)
+        return {"meta_grad": result.meta_grad, "meta_loss": result.meta_loss * share}
+
+    report = oracle.check(mine, oracle.load("core"), cases=("tanh", "softplus", "logistic"))
+    assert (report.verdict, report.bug) == (verdict, "rate_rounded") and said in report.explanation

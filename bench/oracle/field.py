@@ -458,12 +458,13 @@ def _parallel_metalearn() -> list[Setting]:
         return answer(theta, loss if tell_loss else None)
 
     return [
-        Setting("MAML.step, vmap, and its loss", "CORRECT", functools.partial(maml, tell_loss=True)),
-        Setting("MAML.step, sequential", "CORRECT", functools.partial(maml, backend="sequential")),
+        # the rate is a parameter, torch.tensor(inner_lr): float32, whatever the model has
+        Setting("MAML.step, vmap, and its loss", "rate_rounded", functools.partial(maml, tell_loss=True)),
+        Setting("MAML.step, sequential", "rate_rounded", functools.partial(maml, backend="sequential")),
         # each task's loss is divided by the number of tasks, and then again
-        Setting("MAML.step, sequential, and its loss", "WRONG_UNKNOWN",
+        Setting("MAML.step, sequential, and its loss", "rate_rounded",
                 functools.partial(maml, backend="sequential", tell_loss=True)),
-        Setting("first_order=True", "fomaml", functools.partial(maml, first_order=True)),
+        Setting("first_order=True", "fomaml + rate_rounded", functools.partial(maml, first_order=True)),
         # weights of 1/K, by which the losses are divided
         Setting("multi_step_loss=True, and its loss", "WRONG_UNKNOWN",
                 functools.partial(maml, multi_step_loss=True, tell_loss=True)),

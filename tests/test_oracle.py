@@ -19,7 +19,7 @@ from tinymaml import oracle
 from tinymaml.oracle import cases, diagnosis, models, questions, references, tolerance
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, list_bugs, run_form
 from tinymaml.oracle.clues import match, pairs
-from tinymaml.oracle.clues.match import merged
+from tinymaml.oracle.clues.match import combined
 from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
 from tinymaml.oracle.judge import checking
@@ -355,7 +355,7 @@ def both(a: dict, b: dict):
 
     def mine(case):
         here = [form for name, form in (a | b).items() if name in forms(case)]
-        return formula(merged(*here) if len(here) > 1 else here[0] if here else {})(case)
+        return formula(combined(*here) if len(here) > 1 else here[0] if here else {})(case)
 
     return mine
 
@@ -509,14 +509,13 @@ def test_what_is_next_to_no_mistake_is_not_called_one(asked, few_forms):
 
 
 def test_forms_that_contradict_each_other_do_not_merge():
-    assert merged({"inner": "stale"}, {"inner": "ascent"}) is None
-    assert merged({"how": {"unit": 0.5}}, {"how": {"unbiased": True}}) == {"how": {"unit": 0.5, "unbiased": True}}
+    assert combined({"inner": "stale"}, {"inner": "ascent"}) is None
+    assert combined({"how": {"unit": 0.5}}, {"how": {"unbiased": True}}) == {"how": {"unit": 0.5, "unbiased": True}}
 
 
 def test_layers_that_are_held_constant_add_up():
     held = [{"how": {"frozen": names}} for names in (("loss",), ("tanh",), ("loss", "tanh"))]
-    assert merged(held[0], held[1]) == held[2] and merged(held[0], held[2]) is None
-    assert match.combined(held[0], held[2]) == held[2]
+    assert combined(held[0], held[1]) == held[2] == combined(held[0], held[2])
 
 
 # ── what the catalogue does not have ────────────────────────────────────────────────────────────────────────────────

@@ -30,7 +30,7 @@ import numpy as np
 from tinymaml import oracle
 from tinymaml.oracle import cases, questions, references
 from tinymaml.oracle.catalogue import CATALOGUE, forms
-from tinymaml.oracle.clues.match import merged
+from tinymaml.oracle.clues.match import combined
 from tinymaml.oracle.tolerance import UNIT
 
 from . import mistakes, page
@@ -207,7 +207,7 @@ def at_once(a: str, b: str) -> Callable:
 
     def mine(case):
         here = [form for name, form in forms(case).items() if name in (a, b)]
-        return by_formula(merged(*here) if len(here) > 1 else (here or [{}])[0])(case)
+        return by_formula(combined(*here) if len(here) > 1 else (here or [{}])[0])(case)
 
     return mine
 
@@ -220,8 +220,8 @@ def pairs(asked: list, dtype: str, count: int, seed: int = 0, tell=lambda pair: 
     while len(out) < count and len(seen) < len(names) ** 2:
         a, b = sorted(source.sample(range(len(names)), 2))
         a, b = names[a], names[b]
-        both = merged(possible[a], possible[b])
-        if (a, b) in seen or both is None or a.split("/")[0] == b.split("/")[0]:
+        both = combined(possible[a], possible[b])
+        if (a, b) in seen or both in (None, possible[a], possible[b]) or a.split("/")[0] == b.split("/")[0]:
             seen.add((a, b))
             continue
         seen.add((a, b))

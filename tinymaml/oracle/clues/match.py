@@ -414,12 +414,6 @@ def combined(a: dict, b: dict) -> dict | None:
     return None if clash else {**a, **b} | ({"how": how} if how else {})
 
 
-def merged(a: dict, b: dict) -> dict | None:
-    """Both forms' settings together; None where they contradict each other, or are the same."""
-    both = combined(a, b)
-    return None if both in (a, b) else both
-
-
 def _solved(j: Judged, name: str, free: Free, start: float, beside: dict | None = None) -> float | None:
     """c with value(c) = theirs, by Gauss and Newton's method on one case; None if it does not converge."""
     got, c = flat(j.answer.grad), start

@@ -179,9 +179,8 @@ def in_twos(loss):
 
 
 @wrong(
-    "The rates are matched with the wrong elements: θ is made one vector in the order of the parameters, α in "
-    "the sorted "
-    "order of the names, as a JAX tree would be, so a tensor moves with another tensor's rates.",
+    "The rates are matched with the wrong elements: θ is made one vector in the order of the parameters, α in the "
+    "sorted order of the names, as a JAX tree would be, so a tensor moves with another tensor's rates.",
     r"sort|order|permut|match|misalign|(another|other|wrong) (tensor|parameter|rate|element)|swap",
     algorithm="meta-sgd",
 )
@@ -198,8 +197,8 @@ def rates_in_sorted_order(case):
 
 
 @wrong(
-    "The gradient of the rates is the one-step formula with the sum of all inner gradients, −Σ g_s(θₖ) ∘ g_q(θ_K): the "
-    "factors I − HA of the later steps are missing in it, while the gradient of θ has them.",
+    "The gradient of the rates is the one-step formula with the sum of all inner gradients, −Σ g_s(θₖ) ∘ g_q(θ_K): "
+    "the factors I − HA of the later steps are missing in it, while the gradient of θ has them.",
     r"(rate|α|alpha).*(first.order|hessian|later|one.step|factor|not.*through|g_q\(θ_K\)|second)"
     r"|(first.order|hessian|later|factor).*(rate|α|alpha)",
     tells_loss=False,
@@ -222,8 +221,8 @@ def rates_by_the_formula_of_one_step(case):
 
 
 @wrong(
-    "The support set goes in batches of two, and the mean of the batches' means counts the single example of a smaller "
-    "last batch twice; and the gradient of the rates is summed over the tasks instead of averaged.",
+    "The support set goes in batches of two, and the mean of the batches' means counts the single example of a "
+    "smaller last batch twice; and the gradient of the rates is summed over the tasks instead of averaged.",
     r"batch|single example|last example|counts? (twice|double)|uneven|mean of means|weigh",
     r"(rate|α|alpha).*(sum|not averag|not divid|times T|number of tasks|T times)"
     r"|(sum|not averag|not divid|number of tasks).*(rate|α|alpha)",
@@ -246,8 +245,9 @@ def small_batch_and_summed_rates(case):
 
 
 @wrong(
-    "The support's features are computed once and detached after the first inner step (to get rid of the error about a "
-    "graph that is gone), so the body's gradient comes through the support of the first step only; right with K = 1.",
+    "The support's features are computed once and detached after the first inner step (to get rid of the error about "
+    "a graph that is gone), so the body's gradient comes through the support of the first step only; right with K = "
+    "1.",
     r"detach|feature|constant|stop.gradient|support.*(body|path|way)|body.*(support|first step|first.order)",
     algorithm="anil",
 )
@@ -265,9 +265,8 @@ def features_detached_after_one_step(case):
 
 
 @wrong(
-    "A closure bound too late: the inner loops of the tasks are made in a loop and called after it, so all of "
-    "them adapt "
-    "on the support set of the last task.",
+    "A closure bound too late: the inner loops of the tasks are made in a loop and called after it, so all of them "
+    "adapt on the support set of the last task.",
     r"(last|other|another|wrong|same|next|previous).*(task|support)|bound (too )?late|late.binding|closure"
     r"|clos(es|ed) over",
     tells_loss=False,
@@ -314,8 +313,8 @@ def head_joins_the_last_step(case):
 
 
 @wrong(
-    "The tensors are updated one after another, each with a gradient that is taken where those before it have already "
-    "moved (Gauss-Seidel), instead of all from the gradient at θₖ.",
+    "The tensors are updated one after another, each with a gradient that is taken where those before it have "
+    "already moved (Gauss-Seidel), instead of all from the gradient at θₖ.",
     r"one after (another|the other)|in turn|gauss|seidel|sequential|already|tensor by tensor|one by one"
     r"|coordinate|layer by layer"
     r"|not (at once|together|simultaneous)",
@@ -351,8 +350,8 @@ def cavia_in_numpy(case, layers=None, start=np.zeros, of_support=lambda a: a):
 
 
 @wrong(
-    "The context is put in front of the inputs, [φ x], not behind them, [x φ]: the rows of the first weights belong to "
-    "other inputs.",
+    "The context is put in front of the inputs, [φ x], not behind them, [x φ]: the rows of the first weights belong "
+    "to other inputs.",
     r"front|behind|order|position|prepend|append|swap|\[φ x\]|before (the )?(x|input)|rows",
     tells_loss=False,
     algorithm="cavia",
@@ -367,8 +366,7 @@ def context_in_front(case):
 
 @wrong(
     "The context is expanded to the batch before the inner loop, so each support example adapts one of its own; "
-    "their mean "
-    "serves the query, and moves N times too little.",
+    "their mean serves the query, and moves N times too little.",
     r"per.example|each (support )?example|every example|own context|number of (support )?examples|too small"
     r"|N times|1/N|expand",
     algorithm="cavia",
@@ -389,9 +387,8 @@ def context_of_each_example(case):
 
 
 @wrong(
-    "The loader has batches of two and drop_last, so the last of an odd number of support examples is never "
-    "seen; and the "
-    "context starts at small random numbers, as weights would, instead of at 0.",
+    "The loader has batches of two and drop_last, so the last of an odd number of support examples is never seen; "
+    "and the context starts at small random numbers, as weights would, instead of at 0.",
     r"drop|last example|example.*(miss|left out|ignor|never)|part of the support|subset|fewer|incomplete",
     r"(start|init|φ₀|phi).*(random|0|zero)|not (0|zero)|nonzero|random",
     algorithm="cavia",
@@ -408,9 +405,8 @@ def odd_example_dropped_and_random_context(case):
 
 
 @wrong(
-    "The query losses are taken before the steps and not after them: w_k weighs L_q(θ_{k−1}), so θ₀ counts and "
-    "θ_K does "
-    "not.",
+    "The query losses are taken before the steps and not after them: w_k weighs L_q(θ_{k−1}), so θ₀ counts and θ_K "
+    "does not.",
     r"before.*(step|update)|shift|off.by.one|θ₀|too early|previous|one step (earlier|less)|θ_\{k|without.*θ_K",
     algorithm="mamlpp",
 )
@@ -453,9 +449,8 @@ def first_task_lost_and_early_losses_first_order(case):
 
 
 @wrong(
-    "The system that is solved is that of the published code with its defaults, (1 + 1) v + H v / (λ + 10): it "
-    "is damped "
-    "twice, and is not I + H/λ.",
+    "The system that is solved is that of the published code with its defaults, (1 + 1) v + H v / (λ + 10): it is "
+    "damped twice, and is not I + H/λ.",
     r"damp|regulari[sz]|shift|λ \+|2 ?I|system|identity|scale",
     algorithm="imaml",
 )
@@ -474,9 +469,8 @@ def damping_of_published_code(case):
 
 
 @wrong(
-    "One system is solved for all tasks, with the mean of their Hessians and the mean of their query gradients; "
-    "the mean "
-    "has to be taken of the solutions.",
+    "One system is solved for all tasks, with the mean of their Hessians and the mean of their query gradients; the "
+    "mean has to be taken of the solutions.",
     r"(mean|averag|sum).*([Hh]essian|system|solv)|([Oo]ne|single|common|shared|joint) (system|solve|[Hh]essian)"
     r"|[Hh]essian.*(mean|averag|all tasks|over (the )?tasks)",
     tells_loss=False,
@@ -517,9 +511,8 @@ def log_of_probability_plus_eps(case):
 
 
 @wrong(
-    "One function is the loss with the pull everywhere: the Hessian products contain λ already, and λI is added "
-    "once more; "
-    "and the query gradient contains λ (φ_K − θ) too.",
+    "One function is the loss with the pull everywhere: the Hessian products contain λ already, and λI is added once "
+    "more; and the query gradient contains λ (φ_K − θ) too.",
     r"twice|2 ?λ|again|double|once more|already|second time|two times",
     r"(query|outer|g_q).*(pull|penalt|regulari|λ|prox|quadratic)|(pull|penalt|regulari|λ|prox"
     r"|quadratic).*(query|outer|g_q)",
@@ -551,8 +544,7 @@ def objective_with_pull_everywhere(case):
 
 @wrong(
     "The parameters are moved by a T-th after each task, and the next task starts from there, as in a serial "
-    "Reptile; the "
-    "tasks of a batch all start from θ.",
+    "Reptile; the tasks of a batch all start from θ.",
     r"serial|sequen|(next|later|second|following) task|from θ|reset|after each task|between (the )?tasks|moved|carr",
     tells_loss=False,
     algorithm="reptile",
@@ -568,8 +560,8 @@ def moved_after_each_task(case):
 
 
 @wrong(
-    "Each inner step takes a minibatch of one example, number k modulo N, as in the paper's SGD, instead of the whole "
-    "support set.",
+    "Each inner step takes a minibatch of one example, number k modulo N, as in the paper's SGD, instead of the "
+    "whole support set.",
     r"one example|single example|minibatch|mini-batch|batch|part of the support|whole support|subset|stochastic"
     r"|example",
     algorithm="reptile",
@@ -586,8 +578,8 @@ def one_example_per_step(case):
 
 
 @wrong(
-    "The inner steps are taken on the support and query examples together, since Reptile does not need the split; the "
-    "steps are to be on the support set alone.",
+    "The inner steps are taken on the support and query examples together, since Reptile does not need the split; "
+    "the steps are to be on the support set alone.",
     r"query|pool|union|together|both sets|concat",
     algorithm="reptile",
 )
@@ -628,8 +620,7 @@ def back_by_one_displacement(case):
 
 @wrong(
     "v is made a unit vector for the displacement, and the difference, divided by 2δ, is not multiplied by ‖v‖ "
-    "again: the "
-    "Hessian is applied to v/‖v‖.",
+    "again: the Hessian is applied to v/‖v‖.",
     r"(not|never|without).*(multipl|scal|‖v‖)|unit|v/‖v‖|rescal|normali[sz]|‖v‖ (is )?missing|by ‖v‖",
     tells_loss=False,
     algorithm="hessian-free",
@@ -680,9 +671,8 @@ def iterates_are_one_array(case):
 
 
 @wrong(
-    "The buffer has PyTorch's dampening equal to μ: m = g in the first step and m ← μ m + (1 − μ) g after it, "
-    "where each "
-    "gradient should come in whole.",
+    "The buffer has PyTorch's dampening equal to μ: m = g in the first step and m ← μ m + (1 − μ) g after it, where "
+    "each gradient should come in whole.",
     r"dampen|1 ?[−-] ?(μ|momentum)|average|ema|exponential|scaled",
     algorithm="inner-momentum",
 )
@@ -701,9 +691,8 @@ def dampened_after_first_step(case):
 
 
 @wrong(
-    "Written as the heavy ball, θ − αg + μ (θₖ − θₖ₋₁), but the previous iterate is never advanced: it stays "
-    "θ₀, and the "
-    "momentum is the whole way from the start, right up to K = 2.",
+    "Written as the heavy ball, θ − αg + μ (θₖ − θₖ₋₁), but the previous iterate is never advanced: it stays θ₀, and "
+    "the momentum is the whole way from the start, right up to K = 2.",
     r"θ₀|previous iterate|never|stays|stale|from the start|whole way|first iterate|displacement|anchor|initial",
     tells_loss=False,
     algorithm="inner-momentum",
@@ -720,8 +709,8 @@ def previous_iterate_stays(case):
 
 
 @wrong(
-    "The targets of a regression lose their last axis: (N, 1) outputs minus (N,) targets broadcast to (N, N), so every "
-    "output is compared with every target.",
+    "The targets of a regression lose their last axis: (N, 1) outputs minus (N,) targets broadcast to (N, N), so "
+    "every output is compared with every target.",
     r"broadcast|\(N, N\)|N.?[×x].?N|shape|every (target|pair)|all pairs|squeez",
     algorithm="inner-momentum",
 )
@@ -761,9 +750,8 @@ def adam_in_torch(case, update, gradients=lambda g: g):
 
 
 @wrong(
-    "The step counter of the bias correction is one for all tensors and is incremented for each of them, so "
-    "only the first "
-    "tensor's first step is corrected rightly.",
+    "The step counter of the bias correction is one for all tensors and is incremented for each of them, so only the "
+    "first tensor's first step is corrected rightly.",
     r"count|bias.?correct|step number|correction|β₁ᵗ|increment",
     algorithm="inner-adam",
 )
@@ -804,7 +792,8 @@ def beta1_in_second_moment(case):
 
 @wrong(
     "The short form of Adam with the corrections in the rate, α √(1 − β₂ᵗ)/(1 − β₁ᵗ), as in TensorFlow, leaves ε and "
-    "ε_root as they are, so they count before the bias correction; and the inner gradients are clipped to a norm of ½.",
+    "ε_root as they are, so they count before the bias correction; and the inner gradients are clipped to a norm of "
+    "½.",
     r"(ε|eps|hat).*(correct|before|scale|√|uncorrect|tensorflow)|(correct|before).*(ε|eps)|epsilon.hat|ε̂",
     r"clip|norm|limit|bound",
     algorithm="inner-adam",
@@ -825,8 +814,8 @@ def eps_hat_and_clipped_gradients(case):
 
 
 @wrong(
-    "The gradients are not zeroed between the step uphill and the step down, so the inner step takes g(θ) + g(θ "
-    "+ ρ g/‖g‖).",
+    "The gradients are not zeroed between the step uphill and the step down, so the inner step takes g(θ) + g(θ + ρ "
+    "g/‖g‖).",
     r"zero_?(grad|ed)|accumul|\bsum\b|both gradients|g_s?\(θₖ?\) ?\+|plain gradient.*(too|added|as well)|two gradients",
     algorithm="sharp",
 )
@@ -843,9 +832,8 @@ def uphill_gradient_not_zeroed(case):
 
 
 @wrong(
-    "‖g‖ is the sum of the norms of the tensors instead of the norm over all of them together, so the step "
-    "uphill is too "
-    "short; right with one tensor.",
+    "‖g‖ is the sum of the norms of the tensors instead of the norm over all of them together, so the step uphill is "
+    "too short; right with one tensor.",
     r"sum of.*norm|norms? of (the|each|every)|per.(tensor|parameter|layer)|each (tensor|parameter|layer)",
     tells_loss=False,
     algorithm="sharp",
@@ -862,9 +850,8 @@ def sum_of_norms(case):
 
 
 @wrong(
-    "The inner rate is reassigned in the loop, rate = rate / (k + 1), meant as a schedule: the steps take α, "
-    "α/2, α/6, …, "
-    "and not α each.",
+    "The inner rate is reassigned in the loop, rate = rate / (k + 1), meant as a schedule: the steps take α, α/2, "
+    "α/6, …, and not α each.",
     r"(rate|α|step size).*(decay|schedul|smaller|divid|shrink|change|each step|every step|later|/)|decay|schedul",
     algorithm="sharp",
 )
@@ -885,9 +872,8 @@ def rate_divided_in_the_loop(case):
 
 
 @wrong(
-    "G is the gradient of the support loss at φ_K, which equals λ (θ − φ_K) at the proximal point only, where "
-    "the inner "
-    "problem is solved; φ_K is not there after K steps.",
+    "G is the gradient of the support loss at φ_K, which equals λ (θ − φ_K) at the proximal point only, where the "
+    "inner problem is solved; φ_K is not there after K steps.",
     r"g_s|∇L_s|support (loss|gradient)|gradient.*(φ_K|at the end|of the loss|last iterate)|envelope|λ ?\(θ",
     tells_loss=False,
     algorithm="proximal",
@@ -901,9 +887,8 @@ def loss_gradient_at_the_end(case):
 
 
 @wrong(
-    "The pull is λ/2 times mse_loss(φ, θ) of each tensor, a mean over its elements instead of a sum, so it is "
-    "weaker by the "
-    "tensor's size.",
+    "The pull is λ/2 times mse_loss(φ, θ) of each tensor, a mean over its elements instead of a sum, so it is weaker "
+    "by the tensor's size.",
     r"mean.*(element|penalt|pull|square|size)|(pull|penalt|λ).*(mean|averag|weak|small|element|number of|size)"
     r"|number of elements"
     r"|(weak|small).*(pull|penalt|λ)",
@@ -929,9 +914,8 @@ def pull_is_a_mean(case):
 
 
 @wrong(
-    "DiCE's baseline term uses the box of the cumulative sum, (1 − ☐(Σ_{s≤t} log π_s)) b_t, where it should be "
-    "the box of "
-    "the step's own log π alone.",
+    "DiCE's baseline term uses the box of the cumulative sum, (1 − ☐(Σ_{s≤t} log π_s)) b_t, where it should be the "
+    "box of the step's own log π alone.",
     r"baseline.*(cumul|sum|☐|box|all|earlier|prefix)|(cumul|☐|box|sum).*(baseline|b_t)",
     algorithm="rl",
 )
@@ -944,9 +928,8 @@ def baseline_with_cumulative_box(case):
 
 
 @wrong(
-    "The observations are those of round k, but the actions and rewards always those of round 0: an index of ys "
-    "is left at "
-    "0; right with one inner step.",
+    "The observations are those of round k, but the actions and rewards always those of round 0: an index of ys is "
+    "left at 0; right with one inner step.",
     r"round|first (round|batch)|index|same (data|trajector)|action|mismatch|step k",
     tells_loss=False,
     algorithm="rl",
@@ -956,9 +939,8 @@ def actions_of_round_zero(case):
 
 
 @wrong(
-    "The baseline is subtracted from each reward before the discounted sum, so the advantage of step t loses "
-    "the baselines "
-    "of all later steps too, not only b_t.",
+    "The baseline is subtracted from each reward before the discounted sum, so the advantage of step t loses the "
+    "baselines of all later steps too, not only b_t.",
     r"(baseline|b_t|b_u).*(each|every|reward|sum|discount|later|return|cumul)|(reward|r_u|return"
     r"|advantage).*(baseline|b_u|− ?b)",
     algorithm="rl",
@@ -968,9 +950,8 @@ def baseline_inside_the_return(case):
 
 
 @wrong(
-    "The mask is shifted by one step, so that the last step of each episode, with its reward, counts for "
-    "nothing; and the "
-    "tasks are summed, not averaged.",
+    "The mask is shifted by one step, so that the last step of each episode, with its reward, counts for nothing; "
+    "and the tasks are summed, not averaged.",
     r"mask|last step|shift|end of|terminal|final (step|reward)|episode|alive|running",
     r"\bsum|not averag|not divid|mean over (the )?tasks|number of tasks|not.*mean",
     tells_loss=False,

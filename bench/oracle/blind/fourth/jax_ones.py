@@ -51,8 +51,8 @@ def by_hand(case, one, layers=None):
 
 
 @wrong(
-    "The jitted inner gradient closes over the loop variable t; it is traced once, with t = 0, so every task adapts to "
-    "the support set of the first task.",
+    "The jitted inner gradient closes over the loop variable t; it is traced once, with t = 0, so every task adapts "
+    "to the support set of the first task.",
     r"first task|one task|same support|other task|another task|stale|closure|traced? once|cache|support (set|data) of|"
     r"wrong (task|support)|task 0",
     tells_loss=False,
@@ -111,8 +111,8 @@ def scan_over_examples(case):
 
 
 @wrong(
-    "The inner rate follows an optax-like exponential schedule, 0.9 to the power of a step counter, and the counter is "
-    "in an optimizer state that is made once and carried from task to task.",
+    "The inner rate follows an optax-like exponential schedule, 0.9 to the power of a step counter, and the counter "
+    "is in an optimizer state that is made once and carried from task to task.",
     r"schedul|decay|count|carried|state|(inner )?(rate|step size|lr).*(differ|smaller|chang|shrink)|"
     r"later (steps|tasks)|0\.9",
 )
@@ -137,8 +137,8 @@ def schedule_goes_on(case):
 
 
 @wrong(
-    "The custom VJP of the inner step saves the new parameters as its residual, so its backward pass takes the Hessian "
-    "at θₖ₊₁ instead of at θₖ.",
+    "The custom VJP of the inner step saves the new parameters as its residual, so its backward pass takes the "
+    "Hessian at θₖ₊₁ instead of at θₖ.",
     r"θₖ₊₁|k ?\+ ?1|after the (step|update)|new param|updated param|behind|one step (later|too late|ahead)|residual|"
     r"(wrong|next|later|following) (point|iterate|param)",
     tells_loss=False,
@@ -223,8 +223,8 @@ class StoppedNormaliser(models.JAX):
 
 
 @wrong(
-    "In the softmax the gradient is stopped at the whole log-sum-exp instead of at the maximum that is subtracted, so "
-    "the derivative of the cross-entropy lacks the probabilities.",
+    "In the softmax the gradient is stopped at the whole log-sum-exp instead of at the maximum that is subtracted, "
+    "so the derivative of the cross-entropy lacks the probabilities.",
     r"log.?sum.?exp|normali[sz](er|ation|ing)|softmax|partition|cross.?entropy|probabilit",
 )
 def normaliser_is_stopped(case):
@@ -271,8 +271,8 @@ class Recorded(models.JAX):
 
 
 @wrong(
-    "The query set is normalised with the batch statistics of the support set, which the state of transform_with_state "
-    "hands on with is_training=False, instead of with its own.",
+    "The query set is normalised with the batch statistics of the support set, which the state of "
+    "transform_with_state hands on with is_training=False, instead of with its own.",
     r"batch.?norm|statistic|normali[sz].*support|support.*(mean|statistic|normali)|is_training|running|eval",
     tells_loss=False,
 )
@@ -320,8 +320,8 @@ def examples_alone_and_tangents(case):
 
 
 @wrong(
-    "A pmean over the axis of tasks, copied from data-parallel training, averages the inner gradients of all tasks, so "
-    "all adapt alike; and the outer loss is a psum, the sum over tasks instead of the mean.",
+    "A pmean over the axis of tasks, copied from data-parallel training, averages the inner gradients of all tasks, "
+    "so all adapt alike; and the outer loss is a psum, the sum over tasks instead of the mean.",
     r"pmean|averag\w* (the )?inner|inner (gradient|step|update)s?.*(averag|mean|shared|all tasks|pooled|other tasks)|"
     r"(all|other) tasks.*(inner|adapt|support)|adapt\w* .*(all tasks|together|jointly)|pooled",
     r"psum|\bsum\b|summed|added up|not (divided|averaged)|number of tasks|factor (of )?T|× ?T|1/T",

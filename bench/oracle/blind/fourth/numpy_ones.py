@@ -85,8 +85,8 @@ def one_dict_in_the_list(case):
 
 
 @wrong(
-    "The list of iterates is made once, outside of the loop over tasks, and never emptied: the backward pass of every "
-    "task takes its Hessians at the iterates of the first task.",
+    "The list of iterates is made once, outside of the loop over tasks, and never emptied: the backward pass of "
+    "every task takes its Hessians at the iterates of the first task.",
     r"first task|iterates? of (an)?other task|not (cleared|emptied|reset)|stale|leak|another task|previous task"
     r"|state.*between tasks|shared (between|across) tasks",
     tells_loss=False,
@@ -125,8 +125,8 @@ def mean_before_the_product(case):
 
 
 @wrong(
-    "The backward pass solves with I + αH, as implicit differentiation of a backward Euler step would, where the step "
-    "is explicit and its derivative is the product with I − αH.",
+    "The backward pass solves with I + αH, as implicit differentiation of a backward Euler step would, where the "
+    "step is explicit and its derivative is the product with I − αH.",
     r"invers|solv|implicit|imaml|I ?\+ ?(α|a|alpha) ?H|backward euler|resolvent",
     tells_loss=False,
 )
@@ -161,8 +161,8 @@ def first_order_in_the_rate(case):
 
 
 @wrong(
-    "The difference of gradients, ported from DARTS, displaces by +R v and then only back to θ instead of to −R v, but "
-    "still divides by 2R: the Hessian-vector product comes out halved.",
+    "The difference of gradients, ported from DARTS, displaces by +R v and then only back to θ instead of to −R v, "
+    "but still divides by 2R: the Hessian-vector product comes out halved.",
     r"half|halv|0\.5|½|1/2|twice|factor (of )?2|one.?sided|2 ?R\b|2 ?ε|finite.difference",
     tells_loss=False,
 )
@@ -197,8 +197,8 @@ def curvature_of_the_wrong_set(case):
 
 
 @wrong(
-    "The Hessian's product, a flat vector in row-major order, is put back into the shapes of the parameters in column-"
-    "major (Fortran) order, so the second-order term of every matrix is permuted.",
+    "The Hessian's product, a flat vector in row-major order, is put back into the shapes of the parameters in "
+    "column-major (Fortran) order, so the second-order term of every matrix is permuted.",
     r"fortran|column.?major|row.?major|order\s*=|permut|transpos|reshap|layout|scrambl|memory order|axes|flatten",
     tells_loss=False,
 )
@@ -237,8 +237,8 @@ def checkpoints_in_half(case):
 
 
 @wrong(
-    "The inner step updates one parameter after the other and takes each gradient anew, so later parameters see those "
-    "already updated in the same step (Gauss-Seidel instead of a simultaneous step).",
+    "The inner step updates one parameter after the other and takes each gradient anew, so later parameters see "
+    "those already updated in the same step (Gauss-Seidel instead of a simultaneous step).",
     r"gauss|seidel|simultaneous|sequential|one (parameter )?(after|by|at a)|already.*(updated|adapted|moved)|"
     r"coordinate|"
     r"in turn|partially",
@@ -255,8 +255,8 @@ def one_parameter_after_the_other(case):
 
 
 @wrong(
-    "The inner loop subtracts in place from arrays that a shallow copy of the dict shares with θ, so every task after "
-    "the first starts from the adapted parameters of the one before.",
+    "The inner loop subtracts in place from arrays that a shallow copy of the dict shares with θ, so every task "
+    "after the first starts from the adapted parameters of the one before.",
     r"in.?place|shallow|alias|not (reset|restored)|carr(y|ied)|leak|starts? (from|at)|previous task|task before|"
     r"(one|tasks?) before|sequential|warm|continu|anew|mutat|overwrit",
 )
@@ -278,8 +278,8 @@ def shallow_copy(case):
 
 
 @wrong(
-    "The inner gradient is divided by the number of examples once more, as in a C++ trainer that sums over the batch, "
-    "though the loss is a mean already: the inner rate is α/N.",
+    "The inner gradient is divided by the number of examples once more, as in a C++ trainer that sums over the "
+    "batch, though the loss is a mean already: the inner rate is α/N.",
     r"/ ?N|1/N|divid|number of (support )?(examples|samples)|batch size|twice|inner.*(rate|step).*(small|scal|short)|"
     r"scal\w* .*(inner|support)|mean.*(already|again)",
     tells_loss=False,
@@ -295,8 +295,8 @@ def divides_by_the_batch_again(case):
 
 
 @wrong(
-    "The gradient buffers are zeroed once per task instead of before each inner step, so step k follows the sum of all "
-    "gradients so far (as momentum with μ = 1 would).",
+    "The gradient buffers are zeroed once per task instead of before each inner step, so step k follows the sum of "
+    "all gradients so far (as momentum with μ = 1 would).",
     r"zeroed|zero_?grad|not zero|accumulat|momentum|sum of (all )?(the )?(earlier |previous )?gradients|buffer|"
     r"previous (inner )?(gradient|step)|"
     r"earlier gradient|velocity",
@@ -409,8 +409,8 @@ class Squeezed(models.NumPy):
 
 
 @wrong(
-    "Targets of shape (N, 1) are squeezed to (N), and (N, 1) − (N) broadcasts to (N, N): every output is compared with "
-    "every target.",
+    "Targets of shape (N, 1) are squeezed to (N), and (N, 1) − (N) broadcasts to (N, N): every output is compared "
+    "with every target.",
     r"broadcast|squeez|\(N, ?N\)|N ?[x×] ?N|every (target|output|pair)|all pairs|outer difference",
 )
 def squeezed_targets(case):
@@ -424,8 +424,8 @@ class MeanOfTheOneHot(models.NumPy):
 
 
 @wrong(
-    "The cross-entropy with one-hot labels takes the mean over examples and classes, so it is too small by the number "
-    "of classes.",
+    "The cross-entropy with one-hot labels takes the mean over examples and classes, so it is too small by the "
+    "number of classes.",
     r"class|1/C|/ ?C\b|N ?[·*x] ?C|one.?hot|cross.?entropy.*(scal|small|reduc|factor)",
     tells_loss=False,
 )
@@ -457,8 +457,8 @@ class SavedTanh(models.NumPy):
 
 
 @wrong(
-    "The backward pass of tanh multiplies with 1 − y² of the saved output, a constant, so it cannot be differentiated "
-    "again: the Hessian lacks tanh''.",
+    "The backward pass of tanh multiplies with 1 − y² of the saved output, a constant, so it cannot be "
+    "differentiated again: the Hessian lacks tanh''.",
     r"tanh|activation|second derivative|saved|cached|constant|gauss.?newton|curvature of the (non|act)|"
     r"nonlinearit|detach|differentiated (again|twice)",
     tells_loss=False,
@@ -519,8 +519,8 @@ def smooth_and_slower(case):
 
 
 @wrong(
-    "Only parameters of two or more axes are adapted, as by a weight-decay mask, so biases and scales stay at "
-    "θ in the inner loop; and the tasks' gradients are added up instead of averaged.",
+    "Only parameters of two or more axes are adapted, as by a weight-decay mask, so biases and scales stay at θ in "
+    "the inner loop; and the tasks' gradients are added up instead of averaged.",
     r"bias|one.?dimension|1.?d\b|ndim|scale|gamma|beta|not adapt|vectors?|only (the )?(weights|matri)|mask",
     r"sum|added|averag|mean over (the )?tasks|number of tasks|divid|× ?T|factor (of )?T|1/T",
 )
@@ -539,8 +539,8 @@ def matrices_only_and_added(case):
 
 
 @wrong(
-    "The closures over the query sets bind late, so each adapted task is judged by the query set of the last task; and "
-    "the inner step averages its gradient over its steps, i.e. it uses α/K instead of α.",
+    "The closures over the query sets bind late, so each adapted task is judged by the query set of the last task; "
+    "and the inner step averages its gradient over its steps, i.e. it uses α/K instead of α.",
     r"late.?bind|closure|last task|(an)?other task|query set of|same query|wrong (query|task)|one query",
     r"/ ?K|number of (inner )?steps|inner (rate|step|lr).*(small|scal|divid|short)|α ?/|learning rate.*(small|"
     r"scal|divid|short)|inner rate",
@@ -573,8 +573,8 @@ class EpsilonOutside(models.NumPy):
 
 
 @wrong(
-    "Batch normalisation divides by √var + ε instead of √(var + ε), and the backward pass handles only the last inner "
-    "step, so the factors of the earlier ones are missing.",
+    "Batch normalisation divides by √var + ε instead of √(var + ε), and the backward pass handles only the last "
+    "inner step, so the factors of the earlier ones are missing.",
     r"batch.?norm|normali[sz]|epsilon|ε|\beps\b|root",
     r"last (inner )?step|truncat|earlier|only (the )?(one|last|final)|first.*steps?.*(missing|constant|detach)|"
     r"missing factor",

@@ -80,8 +80,8 @@ def padded(x, w, stride, padding, more_after=True):
 
 
 @wrong(
-    "A gradient hook on the meta-parameters, meant to average the outer gradient over the T tasks, fires in the inner "
-    "autograd.grad too, so the first inner step is taken with α/T.",
+    "A gradient hook on the meta-parameters, meant to average the outer gradient over the T tasks, fires in the "
+    "inner autograd.grad too, so the first inner step is taken with α/T.",
     r"hook|first (inner )?(step|update|gradient)|(rate|gradient|loss|step).{0,60}(divided|/ ?T\b|number of tasks)|"
     r"1/T|α/T",
     tells_loss=False,
@@ -114,8 +114,8 @@ def stacked_with_inner_mean(case):
 
 
 @wrong(
-    "Within an inner step the parameters are updated one after the other, and the gradient of each is taken after the "
-    "earlier ones have already moved (Gauss-Seidel instead of one simultaneous step).",
+    "Within an inner step the parameters are updated one after the other, and the gradient of each is taken after "
+    "the earlier ones have already moved (Gauss-Seidel instead of one simultaneous step).",
     r"one (after|at a time|by one)|Gauss|sequential|simultaneous|already (been )?(updated|moved|adapted)|in turn|"
     r"coordinate|updated (values|parameters)",
 )
@@ -133,8 +133,8 @@ def one_optimizer_per_layer(case):
 
 
 @wrong(
-    "The query loss is taken at the average of the inner loop's iterates θ₁ … θ_K (as of stochastic weight averaging), "
-    "not at θ_K.",
+    "The query loss is taken at the average of the inner loop's iterates θ₁ … θ_K (as of stochastic weight "
+    "averaging), not at θ_K.",
     r"averag|\bmean of (the )?(θ|iterat|param|all|inner|traject)|SWA|Polyak|not (at|the) (θ_K|the last|last)|"
     r"earlier (θ|iterat|param)",
     tells_loss=False,
@@ -236,8 +236,8 @@ def hvp_of_a_moving_vector(case):
 
 
 @wrong(
-    "The Jacobian of the inner loop is applied forward (a jvp) instead of transposed (a vjp): the factors I − αHₖ are "
-    "multiplied in the wrong order.",
+    "The Jacobian of the inner loop is applied forward (a jvp) instead of transposed (a vjp): the factors I − αHₖ "
+    "are multiplied in the wrong order.",
     r"order|transpos|forward|jvp|revers",
     tells_loss=False,
 )
@@ -392,8 +392,8 @@ def rewraps_the_biases(case):
 
 
 @wrong(
-    "To save memory the inner loop's parameters are kept in bfloat16 for the backward sweep, so the Hessians are taken "
-    "at coarsely rounded points.",
+    "To save memory the inner loop's parameters are kept in bfloat16 for the backward sweep, so the Hessians are "
+    "taken at coarsely rounded points.",
     r"bfloat|half|precision|round|(float|fewer) ?(16|digits|bits)|coarse|imprecise|wrong (point|parameters)",
 )
 def trajectory_in_bfloat16(case):
@@ -625,8 +625,8 @@ def gradient_surgery(case):
 
 
 @wrong(
-    "The query losses are closures made in the loop over tasks and called after it: they all see the last task's query "
-    "set.",
+    "The query losses are closures made in the loop over tasks and called after it: they all see the last task's "
+    "query set.",
     r"last (task|query)|(same|one|another|other|wrong|shared).{0,30}query|query.{0,60}(last|another|other|same|wrong|"
     r"shared|different)|clos|late[- ]binding",
 )
@@ -718,8 +718,8 @@ def state_dict_is_a_view(case):
 
 
 @wrong(
-    "The filter's rows and columns are swapped in the conversion to PyTorch's layout, and the meta-gradient is the sum "
-    "over tasks instead of their mean.",
+    "The filter's rows and columns are swapped in the conversion to PyTorch's layout, and the meta-gradient is the "
+    "sum over tasks instead of their mean.",
     r"transpos|swap|rows? and columns?|height and width|(filter|kernel|conv).{0,60}(order|layout|permut|axes)",
     r"\bsum|mean over tasks|not (averaged|divided)|times T|number of tasks|factor.{0,10}T\b",
     tells_loss=False,
@@ -735,8 +735,8 @@ def swapped_filter_and_summed(case):
 
 
 @wrong(
-    "create_graph is True only in the last inner step, so the earlier ones are first-order; and a scheduler multiplies "
-    "the inner rate by 0.9 after each step.",
+    "create_graph is True only in the last inner step, so the earlier ones are first-order; and a scheduler "
+    "multiplies the inner rate by 0.9 after each step.",
     r"last (inner )?step|earlier steps|truncat|create_graph|first[- ]order|only.{0,30}(last|final)|detach|Hessian",
     r"schedul|decay|0\.9|(rate|α).{0,50}(step|smaller|shrink|multipl|change|differ|wrong|other)",
 )
@@ -769,8 +769,8 @@ def warm_up_and_both_losses(case):
 
 
 @wrong(
-    "Batch normalisation takes its statistics under no_grad, so they are not differentiated through, and its variance "
-    "is torch.var's unbiased one, divided by n − 1.",
+    "Batch normalisation takes its statistics under no_grad, so they are not differentiated through, and its "
+    "variance is torch.var's unbiased one, divided by n − 1.",
     r"no_grad|detach|(not|un)[- ]?differentiat|constant|through (the|its|mean)|stop",
     r"unbiased|biased|n ?[-−] ?1|Bessel|correction|\bvar",
 )
@@ -786,8 +786,8 @@ def statistics_like_buffers(case):
 
 
 @wrong(
-    "The pre-training's settings are kept: the cross-entropy has a label smoothing of 0.1, and the inner SGD a weight "
-    "decay of 5·10⁻⁴.",
+    "The pre-training's settings are kept: the cross-entropy has a label smoothing of 0.1, and the inner SGD a "
+    "weight decay of 5·10⁻⁴.",
     r"smooth|0\.1|soft(ened)? (label|target)",
     r"weight[- ]?decay|L2|regulari[sz]|5e-0?4|penalty|shrink",
 )

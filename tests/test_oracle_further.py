@@ -375,3 +375,21 @@ def test_all_else_is_right_only_if_the_meta_loss_is(share, verdict, said):
 
     report = oracle.check(mine, oracle.load("core"), cases=("tanh", "softplus", "logistic"))
     assert (report.verdict, report.bug) == (verdict, "rate_rounded") and said in report.explanation
+
+
+def test_the_meta_loss_is_compared_by_the_number_that_was_found():
+    def mine(case):
+        result = run_form(case, {"norm's epsilon": 10.0})  # which is far from the usual ones
+        return {"meta_grad": result.meta_grad, "meta_loss": result.meta_loss}
+
+    report = oracle.check(mine, "core", algorithm="sharp", seed=0)
+    assert (report.verdict, report.bug) == ("IMPRECISE", "sharp_norm_epsilon") and "(here ε = 10)" in report.explanation
+
+
+def test_all_else_is_not_right_where_all_is_multiplied():
+    def mine(case):
+        grads = run_form(case, {"rounded": "rate to float32"}).meta_grad
+        return {"meta_grad": {n: g * case.tasks for n, g in grads.items()}}
+
+    report = oracle.check(mine, oracle.load("core"), cases=("tanh", "softplus", "logistic"))
+    assert report.bug == "rate_rounded" and report.factor == "T" and "all else is right" not in report.explanation

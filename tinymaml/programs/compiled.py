@@ -182,10 +182,10 @@ class Call(NamedTuple):
 
     def one(self, t: int) -> tuple:
         """(support, query) of task t."""
-        return tuple(tree_map(lambda x: np.asarray(x)[t], self.tasks))
+        return tuple(tree_map(lambda x: _taken(x)[t], self.tasks))
 
     def task(self) -> Task:
-        return task_of(self.per_task, tree_map(np.asarray, self.meta), *self.one(0), self.shared_nests)
+        return task_of(self.per_task, tree_map(_taken, self.meta), *self.one(0), self.shared_nests)
 
 
 class Compiled:
@@ -362,8 +362,8 @@ class Compiled:
         ahead, v.ahead = v.ahead, None
         if ahead is None:
             # the caller may write to them
-            meta, one, shared = tree_map(np.array, call.meta), tree_map(np.array, call.one(0)), call.shared_nests
-            shared = tree_map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, shared)
+            meta, one = (tree_map(lambda x: np.array(_taken(x)), nest) for nest in (call.meta, call.one(0)))
+            shared = tree_map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, call.shared_nests)
             v.ahead = Ahead(lambda: self._alone(meta, one, shared), self._ours(v, 0, call, results, apart))
             return None
         if ahead.error:
@@ -412,7 +412,7 @@ class Compiled:
         total, values, aux, rows = None, [], [], []
         try:
             for task in tasks:
-                result = self._over_tasks(meta, tree_map(lambda x: np.asarray(x)[None], tuple(task)), *shared)
+                result = self._over_tasks(meta, tree_map(lambda x: _taken(x)[None], tuple(task)), *shared)
                 if not self.gradient:
                     rows.append(result)
                     continue

@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import sys
-import warnings
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import cache
@@ -96,16 +95,6 @@ def either_way(request):
     from test_schedule import plain_python
 
     with plain_python() if request.param == "plain Python" else nullcontext():
-        yield
-
-
-@pytest.fixture
-def strict():
-    """A function that is not compiled says so in a warning; here that is an error."""
-    from tinymaml.programs import CompileWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CompileWarning)
         yield
 
 

@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_task_and_step(name):
 IN_MACHINE_CODE = {"maml", "mamlpp", "imaml"}
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code")
 @pytest.mark.parametrize("name, way", [
     *((name, "plain Python") for name in NAMES if name not in IN_MACHINE_CODE),
     *(pytest.param(name, "machine code", marks=() if name in IN_MACHINE_CODE else pytest.mark.slow) for name in NAMES),
@@ -351,7 +351,7 @@ def test_every_inner_optimiser_with_clipping_and_decay_is_exact(optimizer, clip_
     assert_exact(Case("maml", seed=seed, **options))
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 @pytest.mark.parametrize("optimizer", OPTIMISERS)
 def test_every_inner_optimiser_compiles(optimizer):
     options = dict(inner_optimizer=optimizer, inner_clip_norm=0.5, inner_clip_value=0.4, inner_decay=0.01)
@@ -516,7 +516,7 @@ def test_a_carried_state_goes_on_where_the_last_task_ended():
     assert {x.dtype.kind for x in tree_leaves(case.hooks["carried"])} == {"f"}  # whose mean over tasks is taken
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code")
 def test_a_carried_state_and_batches_compile():
     case = Case("reptile", carry_state=True, inner_optimizer="adam", inner_batch=2, inner_steps=3, inner_eps=1e-3)
     start = case.hooks.pop("carried")
@@ -682,7 +682,7 @@ def stop_gradient_of(nest):
     return tree_map(stop_gradient, nest)
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code")
 def test_protomaml_moves_the_head_alone_if_that_is_asked_for():
     case = Case("protomaml", inner_steps=2, adapts="head")
     assert_exact(case)

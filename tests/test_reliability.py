@@ -887,7 +887,7 @@ def test_a_function_that_cannot_be_recorded_runs_once_per_call():
     np.testing.assert_array_equal(x, np.full(3, 3))
 
 
-def test_tasks_in_lists_of_lists_are_compiled(strict):
+def test_tasks_in_lists_of_lists_are_compiled():
     loss = lambda w, x, y: np.mean((x @ w - y) ** 2)  # noqa: E731
     xs, ys, xq, yq = (np.random.default_rng(0).normal(size=shape) for shape in ((4, 5, 2), (4, 5), (4, 5, 2), (4, 5)))
     f = tm.meta_value_and_grad(loss, inner_lr=0.1, inner_steps=2)
@@ -897,7 +897,7 @@ def test_tasks_in_lists_of_lists_are_compiled(strict):
         np.testing.assert_allclose(fast(w, tasks)[1], f(w, ((xs, ys), (xq, yq)))[1], rtol=1e-12)
 
 
-def test_integers_of_a_byte_wrap_as_numpys_do(strict):
+def test_integers_of_a_byte_wrap_as_numpys_do():
     fast = tm.compile(lambda x, n: x + n)
     found = fast(np.array([100], np.uint8), 200)
     assert found.dtype == np.uint8 and found.tolist() == [44]

@@ -184,7 +184,7 @@ def test_with_lvc_an_inner_step_on_older_trajectories_is_weighted_by_ratios():
 # ── compiled ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code", "either_way", "strict")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 @pytest.mark.parametrize("options", [
     dict(outer="promp", surrogate="e-maml"), dict(discrete=True, surrogate="dice", inner_steps=2),
 ])  # fmt: skip

@@ -789,7 +789,6 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.filterwarnings("error::tinymaml.programs.CompileWarning")
 def test_losses_and_gradients_are_compiled(name, own_cache, either_code):
     pytest.importorskip("numba")
     x = np.array([[0.5, -1.0, 2.0], [1.5, 0.3, -0.7]])

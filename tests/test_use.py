@@ -112,7 +112,7 @@ def wave(n: int, seed: int = 0):
 # ── members of one's own ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_whole_way_with_a_family_a_network_and_an_algorithm_of_ones_own(module, tmp_path, capsys, strict):
+def test_the_whole_way_with_a_family_a_network_and_an_algorithm_of_ones_own(module, tmp_path, capsys):
     family, network, algorithm = module(FAMILY), module(NETWORK), module(ALGORITHM)
     chosen = [family, "--network", f"{network}:make", "--algorithm", algorithm, *WORDS]
     assert main(["train", *chosen, "--out", "whole"]) == 0

@@ -19,7 +19,7 @@ catalogue; then it is opened, so that the oracle learns from it, and another one
 
 from __future__ import annotations
 
-from . import first, fourth, second, third  # noqa: F401  (they register their entries)
+from . import fifth, first, fourth, second, third  # noqa: F401  (they register their entries)
 from .entries import ENTRIES, Entry
 from .run import main
 

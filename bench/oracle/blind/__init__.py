@@ -14,7 +14,7 @@ The oracle judges each one; its words are compared with the diagnosis written be
     passed, false alarm      of a correct one
 
 `TABLE` has every entry (see `entries.Entry`). A set is closed until its figures have been taken for a version of the
-catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All four are open.
+catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All five are open.
 """
 
 from __future__ import annotations
@@ -69,4 +69,9 @@ JUDGED: dict[str, tuple[str, str]] = {
     "fourth/jax-residual-is-the-new-one": ("named", "it says: at the parameters after its update"),
     "fourth/jax-traced-for-the-first-task": ("named", "it says: one inner loop for all, on the first support set"),
     "fourth/torch-state-dict-is-a-view": ("named", "it says: θ was changed in place, has moved, and no graph is left"),
+    "fifth/family-imaml-penalised-hessian": ("named", "it says: the matrix is damped once more, by ξ = 1"),
+    "fifth/jax-pmean-in-the-inner-loop": ("named", "it says: all tasks adapt to the mean of the support losses"),
+    "fifth/numpy-one-sided-difference": ("named", "it says that a derivative is a difference; not with which step"),
+    "fifth/torch-difference-over-one-epsilon": ("named", "it says: divided by another number than their width"),
+    "fifth/torch-port-of-a-caffe-solver": ("named", "it says both: matrices decay, vectors have another rate"),
 }

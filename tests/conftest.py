@@ -206,11 +206,14 @@ def real_omniglot_folder(data_dir) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_omniglot(real_omniglot_folder):
-    """The characters of Omniglot's archives, which are read once."""
+def real_omniglot(real_omniglot_folder, tmp_path_factory):
+    """The characters of Omniglot's archives, which are read once: the processes of one run share what is kept."""
     from tinymaml.families import omniglot
 
-    return omniglot.load(real_omniglot_folder, cache=False)
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYMAML_CACHE", str(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base))
+        return omniglot.load(real_omniglot_folder)
 
 
 @pytest.fixture(scope="session")

@@ -388,7 +388,7 @@ def test_bad_input_is_one_clear_error(line, message, capsys):
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.parametrize("kind", [pytest.param("mlp", marks=pytest.mark.slow), "conv"])
 def test_kernels_are_all_steps_of_one_task(kind, capsys, monkeypatch):
     pytest.importorskip("numba")
     monkeypatch.setitem(WORKLOADS, "small", SMALL_ONES[kind])

@@ -18,6 +18,7 @@ for library in ("safetensors", "filelock", "tqdm", "threadpoolctl"):
 import tinymaml  # noqa: E402
 from tinymaml.cli import main  # noqa: E402
 from tinymaml.families import fetch  # noqa: E402
+from tinymaml.families import omniglot as images  # noqa: E402
 from tinymaml.runs import Run, loop  # noqa: E402
 from tinymaml.runs.evaluate import evaluate  # noqa: E402
 from tinymaml.runs.loop import restore  # noqa: E402
@@ -469,8 +470,9 @@ def test_a_broken_or_wrong_archive_is_named(tmp_path, capsys, omniglot):
     ("--ways 101", "ways=101; split 'val' has 100 classes"),
     ("--shots 16 --queries 5", "shots=16 + queries=5 is more than a class's 20 drawings"),
 ])  # fmt: skip
-def test_more_than_omniglot_has_is_named(tmp_path, capsys, data_dir, options, message):
-    command = ["train", "omniglot", "--data", data_dir / "omniglot", "--out", tmp_path / "run"]
+def test_more_than_omniglot_has_is_named(tmp_path, capsys, monkeypatch, real_omniglot, options, message):
+    monkeypatch.setattr(images, "load", lambda path: real_omniglot)
+    command = ["train", "omniglot", "--data", real_omniglot.source, "--out", tmp_path / "run"]
     assert message in fails(capsys, *command, *options.split())
     assert not (tmp_path / "run").exists()
 

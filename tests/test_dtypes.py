@@ -316,20 +316,19 @@ def vector_and_matrix(*arrays):
     return (parts[0] / parts[1] if len(parts) == 2 else parts[0]), m
 
 
-# Machine code of every case is made of booleans; of these kinds of numbers of some, and of all in the slow run.
-PARTS = {np.dtype("f8"): slice(0, None, 3), np.dtype("u1"): slice(4, None, 6)}
+# Machine code is made of every case for one of three dtypes in turn; in the slow run, for all of them.
+PARTS = {np.dtype(name): slice(i, None, 3) for i, name in enumerate(("?", "f8", "u1"))}
 
 
 @pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize(("dtype", "compiled"), [
-    (BOOL, EVERY), *PARTS.items(),
-    *(pytest.param(dtype, EVERY, marks=pytest.mark.slow) for dtype in DTYPES if dtype != BOOL),
+    *PARTS.items(), *(pytest.param(dtype, EVERY, marks=pytest.mark.slow) for dtype in DTYPES),
 ], ids=str)  # fmt: skip
 def test_functions_of_one_array_are_numpys(dtype, compiled):
     of_one_array(dtype, compiled)
 
 
-@pytest.mark.parametrize("dtype", [np.dtype("i8"), np.dtype("u1")], ids=str)
+@pytest.mark.parametrize("dtype", [np.dtype("i8"), pytest.param(np.dtype("u1"), marks=pytest.mark.slow)], ids=str)
 def test_the_source_of_functions_of_one_array_of_integers_says_what_numpy_says(dtype):
     with plain_python(), np.errstate(all="ignore"):
         of_one_array(dtype)
@@ -348,9 +347,10 @@ def of_one_array(dtype, compiled=EVERY):
 
 
 @pytest.mark.usefixtures("either_code")
-@pytest.mark.parametrize("dtypes", [SOME, pytest.param(DTYPES, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize(("dtypes", "compiled"), [
+    (SOME, slice(0, None, 3)), pytest.param(DTYPES, EVERY, marks=pytest.mark.slow)], ids=["some", "all"])  # fmt: skip
 @pytest.mark.parametrize("f", TWO, ids=name_of)
-def test_functions_of_two_arrays_are_numpys(f, dtypes):
+def test_functions_of_two_arrays_are_numpys(f, dtypes, compiled):
     pairs = [*itertools.product(dtypes, dtypes)]
     cases = [(name_of(f), case) for case in TWO[f] for _ in pairs]
     numpys = [(awkward(a)[:, None], awkward(b)) for a, b in pairs]
@@ -362,7 +362,7 @@ def test_functions_of_two_arrays_are_numpys(f, dtypes):
         of = dict(zip(dtypes, vectors, strict=True))
         return [(of[a][:, None], of[b]) for a, b in pairs]
 
-    examine(cases, numpys, unpack, [x for part in parts for x in part])
+    examine(cases, numpys, unpack, [x for part in parts for x in part], compiled)
 
 
 # ── what people run into ────────────────────────────────────────────────────────────────────────────────────────────

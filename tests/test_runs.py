@@ -576,7 +576,9 @@ def killed_at_every_line(work: str, folder: Path, base: str = "") -> list[Path]:
 
 
 @posix
-@pytest.mark.parametrize("work, wanted", [("save_and_prune", {3, 4}), ("save_again", {3}), ("rewind", {1, 2, 3})])
+@pytest.mark.parametrize("work, wanted", [
+    ("save_and_prune", {3, 4}), ("rewind", {1, 2, 3}), pytest.param("save_again", {3}, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_kill_at_any_line_leaves_a_whole_run(tmp_path, work, wanted):
     base = run_with(tmp_path / "base", [1, 2, 3]).path
     reached = set()

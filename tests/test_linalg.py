@@ -232,16 +232,15 @@ def second(np, gradient, directions):
 
 
 @functools.cache
-def compiled_by_jax(f, count: int) -> list:
-    """Value, gradient and second derivative of `count` arguments and their directions, each compiled as a whole: else
-    JAX would compile every operation by itself."""
+def compiled_by_jax(f, count: int):
+    """Value, gradient and second derivative of `count` arguments and their directions, compiled as a whole: else JAX
+    would compile every operation by itself."""
     import jax
 
     every = tuple(range(count))
     value = lambda *xs: loss(jax.numpy, f(jax.numpy, *xs))  # noqa: E731
     first = jax.grad(value, every)
-    return [jax.jit(lambda xs, us: value(*xs)), jax.jit(lambda xs, us: first(*xs)),
-            jax.jit(lambda xs, us: jax.grad(second(jax.numpy, first, us), every)(*xs))]  # fmt: skip
+    return jax.jit(lambda xs, us: [value(*xs), first(*xs), jax.grad(second(jax.numpy, first, us), every)(*xs)])
 
 
 def compare(f, args, directions, rtol=1e-8) -> None:
@@ -249,7 +248,7 @@ def compare(f, args, directions, rtol=1e-8) -> None:
     jax = pytest.importorskip("jax")
     every = tuple(range(len(args)))
     with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
-        theirs = tree_map(np.asarray, [way(args, directions) for way in compiled_by_jax(f, len(args))])
+        theirs = tree_map(np.asarray, compiled_by_jax(f, len(args))(args, directions))
     of_numpy = lambda *xs: loss(np, f(np, *xs))  # noqa: E731
     ours = [*tm.value_and_grad(of_numpy, every)(*args),
             tm.grad(second(np, tm.grad(of_numpy, every), directions), every)(*args)]  # fmt: skip

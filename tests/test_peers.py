@@ -202,7 +202,7 @@ def of_jax(name, steps, first_order):
     return compiled[name, first_order](*args)
 
 
-BY_JAX = [name if name in ("tanh MLP", "binary MLP", "batch norm MLP", "conv, stride 2") else
+BY_JAX = [name if name in ("binary MLP", "batch norm MLP", "conv, stride 2") else
           pytest.param(name, marks=pytest.mark.slow) for name in MODELS]  # fmt: skip
 
 

@@ -153,8 +153,13 @@ def shares(family, tasks=300, seed=5) -> list[float]:
     return [np.mean([right(predict, t) for t in range(tasks)]) for predict in family.baselines().values()]
 
 
-def test_a_prior_of_the_normals_helps_only_where_they_have_something_in_common():
-    alone, prior = shares(SeparatorTasks())
+@pytest.fixture(scope="module")
+def by_default() -> list[float]:
+    return shares(SeparatorTasks())
+
+
+def test_a_prior_of_the_normals_helps_only_where_they_have_something_in_common(by_default):
+    alone, prior = by_default
     assert 0.65 < alone < 0.78 and 0.85 < prior < 0.93
     alone, prior = shares(SeparatorTasks(directions=10))
     assert prior == pytest.approx(alone, abs=0.02)
@@ -167,15 +172,14 @@ def test_a_prior_of_the_normals_helps_only_where_they_have_something_in_common()
 def run(tmp_path_factory):
     loop = pytest.importorskip("tinymaml.runs.loop")
     out = tmp_path_factory.mktemp("separators") / "run"
-    loop.train(Config.default("separators", iterations=800, validate_every=800), out, progress=False)
+    loop.train(Config.default("separators", iterations=400, validate_every=400), out, progress=False)
     return out
 
 
-def test_maml_learns_where_normals_lie_and_beats_logistic_regression_of_the_support_set(run):
+def test_maml_learns_where_normals_lie_and_beats_logistic_regression_of_the_support_set(run, by_default):
     from tinymaml.runs.evaluate import evaluate
 
-    result, family = evaluate(run, tasks=200), SeparatorTasks()
-    alone, _ = shares(family, 200)
+    result, family, (alone, _) = evaluate(run, tasks=200), SeparatorTasks(), by_default
     assert result["mean"][10] - result["ci95"][10] > alone + 0.03
     weights = [tm.load(run, i).params["linear0"]["w"] for i in (0, None)]
     before, after = (np.linalg.norm(family.subspace.T @ w) / np.linalg.norm(w) for w in weights)

@@ -306,7 +306,7 @@ def test_baselines_are_nearest_centroids(data):
 def run(quick_code, small_data, tmp_path_factory):
     loop = pytest.importorskip("tinymaml.runs.loop")
     out = tmp_path_factory.mktemp("speech") / "run"
-    outer = dict(iterations=100, validate_every=100, validation_tasks=4)
+    outer = dict(iterations=50, validate_every=50, validation_tasks=4)
     loop.train(Config.default("speech", **small_data("speech"), **outer), out, progress=False)
     return out
 

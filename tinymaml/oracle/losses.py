@@ -21,7 +21,8 @@ from .arithmetic import hold, side, sign
 
 
 def _mse(o, y, held, how):
-    return np.sum((o - y) * (o - y)) / o.size * how.unit, (held(o) - y) * (2 * how.unit) / o.size
+    r = o - y
+    return (r * r).sum() / o.size * how.unit, (held(o) - y) * (2 * how.unit) / o.size
 
 
 def _half_mse(o, y, held, how):
@@ -134,14 +135,14 @@ def _all_pairs(o, y, held, how):
 
 def log_softmax(o, axis: int = 1) -> tuple:
     """(log p, p) over an axis; the largest output is subtracted, which cancels."""
-    o = np.moveaxis(o, axis, -1)
+    o = o.swapaxes(axis, -1)
     best = np.array(o[..., 0])
     for k in range(1, o.shape[-1]):
         best = np.where(sign(o[..., k] - best) > 0, o[..., k], best)
     z = o - hold(best)[..., None]
     exps = np.exp(z)
-    total = np.sum(exps, -1, keepdims=True)
-    return np.moveaxis(z - np.log(total), -1, axis), np.moveaxis(exps / total, -1, axis)
+    total = exps.sum(-1, keepdims=True)
+    return (z - np.log(total)).swapaxes(axis, -1), (exps / total).swapaxes(axis, -1)
 
 
 def _one_hot(o, y):

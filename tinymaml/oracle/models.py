@@ -26,7 +26,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -140,6 +140,8 @@ def _holding(layer: str, frozen: frozenset[str]) -> Callable:
     "w", by which the output's cotangent g is multiplied, "x", and g itself in the cotangents "g of x", "g of w", "g of
     b"; of an activation "g" and "slope"; of "batch_norm" "γ", "1/σ", "x̂", or "statistics", from which x̂ is computed.
     """
+    if not frozen:
+        return _flowing
     parts = {part.removeprefix(f"{layer} ") for part in frozen if part.startswith(f"{layer} ")}
 
     def held(value, what=""):
@@ -147,6 +149,10 @@ def _holding(layer: str, frozen: frozenset[str]) -> Callable:
         return hold(value) if saved or what in parts else np.asarray(value)
 
     return held
+
+
+def _flowing(value, what=""):
+    return np.asarray(value)
 
 
 def _linear(x, w, b=None, *, held, how, off=None):
@@ -159,7 +165,7 @@ def _linear(x, w, b=None, *, held, how, off=None):
         gx = held(g, "g of x") @ held(w, "w").T
         if off:
             gx = gx + (g - hold(g)) @ off[0].T
-        gw, gb = held(x, "x").T @ held(g, "g of w"), np.sum(held(g, "g of b"), 0)
+        gw, gb = held(x, "x").T @ held(g, "g of w"), held(g, "g of b").sum(0)
         return gx, [unmix(gw)] + ([] if b is None else [gb / len(x) if averaged else gb])
 
     averaged = how.biases == "averaged in the gradient"
@@ -197,7 +203,7 @@ def mixes(shape: tuple, how: str) -> bool:
 
 def _mixed(w, how: str):
     """The weight with its entries mixed up, where its shape allows it, and the way back for a gradient."""
-    order = _order(w.shape, how)
+    order = None if how == "right" else _order(w.shape, how)
     if order is None:
         return w, np.asarray
 
@@ -597,14 +603,9 @@ _BIASES: dict[str, tuple[slice, int]] = {
 def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = None) -> tuple:
     """The output, and each layer's parameters, how often each counts, and pullback. `seen` takes what reaches each
     batch norm."""
-    pullbacks = []
-    which, added = _BIASES.get(how.biases, (slice(0), 1))
-    times = dict.fromkeys(biases(model)[which], added)
-    layers = arranged(model["layers"], how.network)
-    left = collections.Counter(p for layer in layers for p in layer.get("params", []))
-    total = dict(left)
-    for layer in layers:
-        name, used = layer["layer"], layer.get("params", [])
+    pullbacks, layers = [], arranged(model["layers"], how.network)
+    for layer, (used, arrays, counts) in zip(layers, _uses(model, layers, params, how), strict=True):
+        name = layer["layer"]
         settings = _settings(layer)
         if name == "batch_norm":
             settings["statistics"] = (how.statistics or {}).get(used[0])
@@ -613,6 +614,22 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
         held = _holding(name, how.frozen)
         if how.weights is not None and name in ("linear", "conv", "batch_norm", "polynomial"):
             settings["off"] = [hold(how.weights[p]) - hold(params[p]) for p in used]
+        x, back = (_LAYERS.get(name) or _OF_ARRANGEMENTS[name])(x, *arrays, held=held, how=how, **settings)
+        pullbacks.append((used, counts, back))
+    return x, pullbacks
+
+
+def _uses(model: dict, layers: list[dict], params: dict, how: Options) -> Iterator[tuple[list[str], list, list[int]]]:
+    """Each layer's parameters: their names, the arrays as the layer has them, and how often each counts."""
+    names = [layer.get("params", []) for layer in layers]
+    if how.tied == "every use" and how.biases not in _BIASES:
+        yield from ((used, [params[p] for p in used], [1] * len(used)) for used in names)
+        return
+    which, added = _BIASES.get(how.biases, (slice(0), 1))
+    times = dict.fromkeys(biases(model)[which], added)
+    left = collections.Counter(p for used in names for p in used)
+    total = dict(left)
+    for used in names:
         arrays, counts = [], []
         for p in used:
             left[p] -= 1
@@ -620,9 +637,7 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
             array = hold(params[p]) if constant else params[p]
             arrays.append(array * times[p] if p in times else array)
             counts.append(0 if cut else times.get(p, 1))
-        x, back = (_LAYERS.get(name) or _OF_ARRANGEMENTS[name])(x, *arrays, held=held, how=how, **settings)
-        pullbacks.append((used, counts, back))
-    return x, pullbacks
+        yield used, arrays, counts
 
 
 ONE_USE = ("the last use", "the first use")  # of `Options.tied`: a gradient that is none of any loss
@@ -666,7 +681,7 @@ def _back(params: dict, pullbacks: list, g, how: Options) -> dict:
         for name, count, gp in zip(used, counts, of_params, strict=True):
             if count:
                 gp = gp if count == 1 else gp * count
-                grads[name] = np.reshape(np.asarray(grads[name] + gp), np.shape(params[name]))
+                grads[name] = np.asarray(grads[name] + gp).reshape(np.shape(params[name]))
     return grads
 
 

@@ -152,10 +152,13 @@ def _silent(s: dict, case, names: list[str]) -> list[str]:
 def group(case, which: str) -> list[str]:
     """The names of the parameters of one kind: "all", "biases", "no biases", "head", "body", "first layer", "vectors"
     (with scalars), "matrices" (with filters), "one-dimensional", "two-dimensional" or "batch norm"."""
-    names, head = list(case.params), case.head()
+    names = list(case.params)
+    if which == "all":
+        return names
+    head = case.head()
     vectors = [n for n in names if case.params[n].ndim < 2]
     first = next((m["params"] for m in case.model["layers"] if m.get("params")), [])
-    return {"all": names, "biases": case.biases(), "no biases": case.biases_left(), "head": head,
+    return {"biases": case.biases(), "no biases": case.biases_left(), "head": head,
             "body": [n for n in names if n not in head], "first layer": first,
             "vectors": vectors, "matrices": [n for n in names if n not in vectors],
             "one-dimensional": [n for n in names if case.params[n].ndim == 1],

@@ -160,18 +160,18 @@ def computed_once(monkeypatch, _computed):
 @pytest.fixture
 def few_forms(request, monkeypatch, computed_once):
     """The search for what gave an answer goes through few forms of mistakes: the classic and common ones, every sixth
-    of the others, and those of the mistakes that a test names, `few_forms("inner_momentum")`. In the slow run it goes
-    through all of them.
+    of the others, and those of the mistakes that a test names, `few_forms("inner_momentum")`; a search for two may
+    cost a sixth, too. In the slow run it goes through all of them.
 
     It is for how something is looked for, and what is said of it. What no other mistake may explain needs all of them.
     """
     from tinymaml.oracle.cases import Bugs
     from tinymaml.oracle.catalogue import CATALOGUE
-    from tinymaml.oracle.clues.pairs import COMMON
+    from tinymaml.oracle.clues import pairs
 
     names = [f"{m.id}/{k}" if k else m.id for m in CATALOGUE.values() for k in range(len(m.forms))]
     every_sixth = set(names[::6])
-    named = {*COMMON, *(m.id for m in CATALOGUE.values() if m.classic)}
+    named = {*pairs.COMMON, *(m.id for m in CATALOGUE.values() if m.classic)}
     honest, kept = Bugs.forms, {}
 
     def few(bugs: Bugs, dtype: str) -> dict[str, dict]:
@@ -182,6 +182,7 @@ def few_forms(request, monkeypatch, computed_once):
 
     if not request.node.get_closest_marker("slow"):
         monkeypatch.setattr(Bugs, "forms", few)
+        monkeypatch.setattr(pairs, "LIMIT", pairs.LIMIT // 6)
     return lambda *names: named.update(names)
 
 

@@ -64,12 +64,14 @@ def test_every_library_is_tested():
 
 
 def quick_ones(names) -> list:
-    """Only the quickest of them by default: a study of the others takes from five seconds to a minute."""
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    """Only the quickest of them by default, among few forms: a study of the others takes from five seconds to a
+    minute."""
+    quick = [pytest.param(name, id=f"{name}-few forms") for name in names if name in QUICK]
+    return quick + [pytest.param(name, marks=pytest.mark.slow, id=name) for name in names]
 
 
 @pytest.mark.parametrize("name", quick_ones(INSTALLED))
-def test_what_is_installed_gets_its_verdicts(name):
+def test_what_is_installed_gets_its_verdicts(name, few_forms):
     module, right, wrong = INSTALLED[name]
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"pip install {field.LIBRARIES[name].install}")
@@ -83,7 +85,7 @@ def test_what_is_installed_gets_its_verdicts(name):
 
 
 @pytest.mark.parametrize("name", quick_ones(REPRODUCED))
-def test_what_is_reproduced_gets_its_verdicts(name):
+def test_what_is_reproduced_gets_its_verdicts(name, few_forms):
     pytest.importorskip("torch")
     pytest.importorskip("jax")
     unexpected = [row["report"] for row in study(name).values() if not row["as_expected"]]

@@ -19,6 +19,7 @@ from tinymaml import oracle
 from tinymaml.cli import main
 from tinymaml.oracle import cases, commands, models
 from tinymaml.oracle.diagnosis import judge
+from tinymaml.oracle.judge import checking, protocol, worker
 from tinymaml.oracle.pages import report
 from tinymaml.oracle.questions import read_answer
 
@@ -47,6 +48,22 @@ def folder(tmp_path, monkeypatch, confirmed_once, computed_once):
         sys.modules.pop(name.removesuffix(".py"), None)
 
 
+@pytest.fixture(params=["in this process", pytest.param("in its own", marks=pytest.mark.slow)])
+def candidates(request, folder, monkeypatch):
+    """Where the candidates of the commands run: a process of their own takes seconds to import PyTorch."""
+    if request.param == "in its own":
+        return
+
+    def check_function(target, suite, *, folders, echo, watch=None, **options):
+        return oracle.check(worker.resolve(target, tuple(folders)), suite, **options)
+
+    def ask_one(target, case, timeout, echo):
+        return checking._ask(worker.resolve(target), case, timeout)
+
+    monkeypatch.setattr(protocol, "check_function", check_function)
+    monkeypatch.setattr(commands, "ask_one", ask_one)
+
+
 def few(*ids: str) -> list:
     return [case for case in oracle.load("core") if case.id in ids]
 
@@ -70,7 +87,7 @@ def test_its_candidates_are_right(folder, name):
 
 
 @pytest.mark.parametrize("session", SESSIONS, ids=[s.split("\n")[0] for s in SESSIONS])
-def test_its_commands_say_what_stands_there(folder, session):
+def test_its_commands_say_what_stands_there(folder, candidates, session):
     pytest.importorskip("torch")
     command, wanted = session.split("\n", 1)
     if "CORRECT\n" not in wanted:  # as it is most often forgotten
@@ -93,7 +110,7 @@ def test_the_front_page_shows_it_too():
     assert any("KNOWN_BUG" in session for session in SESSIONS[-1:]) and SESSIONS[-1].split("\n")[0] in FRONT
 
 
-def test_its_workflow_writes_the_badge(folder, capsys):
+def test_its_workflow_writes_the_badge(folder, candidates, capsys):
     pytest.importorskip("torch")
     (flow,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M)
     assert len(flow.splitlines()) == 5

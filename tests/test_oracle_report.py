@@ -266,7 +266,7 @@ def test_correct(asked):
     assert got.asked == len(asked) + int(re.search(r"and (\d+) repeats", text)[1])
 
 
-def test_what_is_skipped_is_said_with_its_flag(asked):
+def test_what_is_skipped_is_said_with_its_flag(asked, few_forms):
     first_order = references.solve_case(draw("tanh 1-2-1 mse", 0, id="first-order", first_order=True))
     text = written(oracle.check(in_numpy, [*asked, first_order]))
     in_order(text, "CORRECT\n", "skipped    1 case (--capability first_order)")
@@ -278,7 +278,7 @@ def test_what_is_skipped_is_said_with_its_flag(asked):
     in_order(text, "first_order_ignored", "computed", "right      1/T Σₜ g_q(θ_K)   (first-order MAML)")
 
 
-def test_another_convention(asked):
+def test_another_convention(asked, few_forms):
     got = oracle.check(formula({"how": {"unbiased": True}}), asked)
     text, wrong = written(got), [c.id for c in got.cases if not c.passed]
     assert 1 < len(wrong) < len(asked) / 2 and "batch_norm" in str(CORE[got.evidence.case.id].model)

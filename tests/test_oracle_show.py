@@ -269,7 +269,7 @@ def test_what_is_right_is_all_right(id):
     ({"data": "query is support"}, "L_q(θ₃)"), ({"factors": "detached"}, "meta_grad"), ({"steps": 1}, "L_q(θ₃)"),
     ({"how": {"unit": 0.5}}, "L_s(θ₀)"), ({"outer": "sum"}, "meta_loss"), ({"result": "doubled"}, "meta_grad"),
 ])  # fmt: skip
-def test_the_first_difference_is_marked(form, first):
+def test_the_first_difference_is_marked(form, first, few_forms):
     case = CORE["tanh"]
     answer = answered(case, form)
     text = diff.diff_page(case, answer)
@@ -301,7 +301,7 @@ def test_of_a_large_tensor_the_worst_number_is_shown():
     assert line.startswith("  meta_grad  w1[1, 3] (of 21)") and line.endswith("  2.0  ◀ the first")
 
 
-def test_what_came_otherwise_is_compared_too():
+def test_what_came_otherwise_is_compared_too(few_forms):
     """`adapted`, `losses`, a trace with lists, one that is too short, of other shapes, or not of numbers."""
     case = CORE["tanh"]
     ways = run_form(case, {}).trace

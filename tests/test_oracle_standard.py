@@ -93,7 +93,7 @@ def test_the_content_changes_only_with_its_version(name):
 
 
 def test_a_digest_notices_a_change(monkeypatch):
-    before = {name: digest(name) for name in versions.VERSIONS}
+    before = {name: SEALED[f"{name} {version}"] for name, version in versions.VERSIONS.items()}
     first, *others = load("full")
     changed = dataclasses.replace(first, answer=dataclasses.replace(first.answer, meta_loss=0.0))
     monkeypatch.setitem(globals(), "load", lambda suite, **of: [changed, *others])

@@ -19,7 +19,7 @@ import tinymaml as tm
 from tinymaml import oracle
 from tinymaml.oracle import cases, diagnosis, models, questions, references, tolerance
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, list_bugs, run_form
-from tinymaml.oracle.clues import match, pairs
+from tinymaml.oracle.clues import match, pairs, precision
 from tinymaml.oracle.clues.match import combined
 from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
@@ -413,6 +413,21 @@ def test_a_penalty_beside_another_mistake(asked, few_forms):
     assert (report.bug, report.numbers) == ("outer_weight_decay + implicit_steps", {"λ": 0.03})
 
 
+@pytest.mark.parametrize(("form", "names", "number"), [
+    ({"product": "implicit steps", "outer_decay": 0.03}, {"implicit_steps", "outer_weight_decay"}, 0.03),
+    ({"inner": "ascent", "outer_times": 0.3, "outer_times_of": "biases"},
+     {"inner_ascent", "gradient_of_group_scaled"}, 0.3),
+], ids=["a penalty", "a part is scaled"])  # fmt: skip
+def test_what_is_left_beside_a_mistake_is_a_penalty_or_a_part(few_forms, form, names, number):
+    few_forms(*names)
+    these = [c for c in oracle.load("core") if c.id in ("tanh", "logistic")]
+    with np.errstate(all="ignore"):
+        search = pairs.Search(judged(these, formula(form))[0])
+        found = [pair for fit in search.what_is_left() for pair in fit if search.explained(pair)]
+    assert names in [{half.mistake.id for half in pair} for pair in found]
+    assert found[0][1].number == pytest.approx(number)
+
+
 # Two forms, and their numbers: each pair for one of the ways in which `clues.pairs` looks for it.
 PLANTED = {
     "each in other models": ({"positive_weight": 10.0}, {"absolute_error": None}),
@@ -502,6 +517,22 @@ def test_a_mistake_that_is_computed_with_few_digits(asked, few_forms, digits, nu
     report = oracle.check(mine, asked)
     assert (report.bug, report.numbers) == ("inner_momentum", {"μ": number})
     assert f"{digits} digits agree with that" in report.explanation
+
+
+@pytest.mark.parametrize(("form", "off", "bug"), [
+    ({"result": "negative"}, 1e-6, "negated_gradient"), ({"result": "negative"}, 5e-3, None), ({}, 1e-4, None),
+], ids=["digits are missing", "too many are", "right is as near"])  # fmt: skip
+def test_a_mistake_is_met_roughly_or_not_at_all(few_forms, form, off, bug):
+    these = [c for c in oracle.load("core") if c.id in ("tied", "logistic")]
+
+    def mine(case):
+        grads = formula(form)(case)["meta_grad"]
+        size = max(np.max(np.abs(g)) for g in grads.values())
+        return {"meta_grad": {n: g + size * off * np.sin(1e3 * g) for n, g in grads.items()}}
+
+    with np.errstate(all="ignore"):
+        report = match.roughly(judged(these, mine)[0])
+    assert report.bug == bug if bug else report is None
 
 
 def test_what_is_next_to_no_mistake_is_not_called_one(asked, few_forms):
@@ -628,6 +659,25 @@ def test_digits_that_are_missing_are_counted(asked, few_forms, digits):
 
     report = oracle.check(changed(rounded), asked)
     assert report.verdict == "IMPRECISE" and digits - 2 < report.digits < digits + 2, str(report)
+    assert f"at most {digits} digits" in report.explanation
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda x: np.round(x, 3), "at most 3 decimals"), (lambda x: np.vectorize(lambda v: float(f"{v:.1e}"))(x),
+                                                       "at most 2 digits"),
+    (lambda x: np.asarray(x, np.float16), "one of float16"), (lambda x: np.asarray(x, np.float32), "one of float32"),
+    (lambda x: x, None), (lambda x: np.round(1.01 * x, 3), None), (lambda x: np.asarray(1.01 * x, np.float32), None),
+], ids=["decimals", "digits", "float16", "float32", "right", "wrong decimals", "wrong float32"])  # fmt: skip
+def test_numbers_that_were_cut_short_are_right_ones(change, said):
+    these = [c for c in oracle.load("core") if c.id in ("tied", "logistic", "tanh")]
+    found = precision.shortened(judged(these, changed(lambda case, g: {n: change(x) for n, x in g.items()}))[0])
+    assert said in found if said else found == ""
+
+
+def test_numbers_that_were_cut_short_are_imprecise(few_forms):
+    mine = changed(lambda case, g: {n: np.round(x, 1) for n, x in g.items()})
+    report = oracle.check(mine, oracle.load("core"), cases=("tied", "logistic"))
+    assert report.verdict == "IMPRECISE" and "at most 1 decimals" in report.explanation
 
 
 def test_float32_inside_float64_is_imprecise(asked, few_forms):

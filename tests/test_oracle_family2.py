@@ -164,7 +164,7 @@ def _every_wrong_one():
     for name in NAMES:
         assert len(made.MADE[name]) >= 10
         for i, (wrong, ids) in enumerate(made.MADE[name]):
-            if i % 16 == 1:
+            if i % 32 == 1:
                 rows.append(pytest.param(name, wrong, ids, id=f"{name}-{wrong.__name__}-few forms"))
             rows.append(pytest.param(name, wrong, ids, marks=pytest.mark.slow, id=f"{name}-{wrong.__name__}"))
     return rows

@@ -40,6 +40,7 @@ def fomaml(case) -> dict:
     return {"meta_grad": run(case, factors="detached").meta_grad}
 
 
+@functools.cache
 def few() -> list:
     return [c for c in load("core") if c.id in ("tanh", "logistic")]
 

@@ -184,7 +184,7 @@ def items_of(target: str, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "cavia"])
+@pytest.mark.parametrize("algorithm", ["maml", "reptile"])
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_tests_are_those_of_the_cases_that_are_asked(dtype, algorithm):
     asked, _ = questions("core", dtype, ("first_order",), 0, (), algorithm)

@@ -9,6 +9,8 @@ named(case, −1)                                    the parameter in a place
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..arithmetic import hold, side
@@ -152,19 +154,22 @@ def _silent(s: dict, case, names: list[str]) -> list[str]:
 def group(case, which: str) -> list[str]:
     """The names of the parameters of one kind: "all", "biases", "no biases", "head", "body", "first layer", "vectors"
     (with scalars), "matrices" (with filters), "one-dimensional", "two-dimensional" or "batch norm"."""
-    names = list(case.params)
-    if which == "all":
-        return names
-    head = case.head()
-    vectors = [n for n in names if case.params[n].ndim < 2]
-    first = next((m["params"] for m in case.model["layers"] if m.get("params")), [])
-    return {"biases": case.biases(), "no biases": case.biases_left(), "head": head,
-            "body": [n for n in names if n not in head], "first layer": first,
-            "vectors": vectors, "matrices": [n for n in names if n not in vectors],
-            "one-dimensional": [n for n in names if case.params[n].ndim == 1],
-            "two-dimensional": [n for n in names if case.params[n].ndim == 2],
-            "batch norm": [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]],
-            }[which]  # fmt: skip
+    return _GROUPS[which](case)
+
+
+_GROUPS: dict[str, Callable] = {
+    "all": lambda case: list(case.params),
+    "biases": lambda case: case.biases(),
+    "no biases": lambda case: case.biases_left(),
+    "head": lambda case: case.head(),
+    "body": lambda case: [n for n in case.params if n not in case.head()],
+    "first layer": lambda case: next((m["params"] for m in case.model["layers"] if m.get("params")), []),
+    "vectors": lambda case: [n for n, p in case.params.items() if p.ndim < 2],
+    "matrices": lambda case: [n for n, p in case.params.items() if p.ndim >= 2],
+    "one-dimensional": lambda case: [n for n, p in case.params.items() if p.ndim == 1],
+    "two-dimensional": lambda case: [n for n, p in case.params.items() if p.ndim == 2],
+    "batch norm": lambda case: [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]],
+}
 
 
 def some_of(case, which: str) -> list[str]:

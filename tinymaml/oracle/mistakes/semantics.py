@@ -73,18 +73,21 @@ def run(case, number=float, how: Options = Options(), known: dict | None = None,
             raise ValueError(f"{name}={value!r}; wanted one of {SWITCHES[name]}")
         if name in NUMBERS and value is not None and not np.isfinite(float(value)):
             raise ValueError(f"{name}={value!r}; wanted a finite number: {NUMBERS[name]}")
-    s = {name: values[0] for name, values in SWITCHES.items()} | dict.fromkeys(NUMBERS) | switches
+    s = _RIGHT | switches
     if case.first_order and s["factors"] == "right":
         s["factors"] = "detached"
     return _Run(case, number, how, s, known).result()
 
 
+_RIGHT: dict[str, Any] = {name: values[0] for name, values in SWITCHES.items()} | dict.fromkeys(NUMBERS)
+
+
 class _Run:
     def __init__(self, case, number, how, switches, known):
         exact = (lambda x: x) if number is float else (lambda x: number(float(x)))
-        numeric = {f.name: exact(getattr(how, f.name)) for f in dataclasses.fields(how)
-                   if f.name in NUMERIC_OPTIONS and getattr(how, f.name)}  # fmt: skip
-        how = dataclasses.replace(how, **numeric)
+        if number is not float:
+            numeric = {name: exact(x) for name in NUMERIC_OPTIONS if (x := getattr(how, name))}
+            how = dataclasses.replace(how, **numeric)
         self.s = {n: (int(x) if n in COUNTS else exact(x)) if n in NUMBERS and x else x for n, x in switches.items()}
         self.case, self.number = case, lambda x: as_numbers(x, number)
         right, changed = (Calculus(case.model, options, number, known) for options in (Options(), how))

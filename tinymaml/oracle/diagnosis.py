@@ -77,7 +77,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
         report = (
             _unstable(questions, answers, further)
             or _right(judged, questions, answers)
-            or (_one(judged, questions, answers) if before is None else _again(before, judged))
+            or (_one(judged, questions, answers) if before is None else _again(before))
             or _imprecise(judged, cause_of(judged, questions, answers))
             or (pairs.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
             or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
@@ -198,11 +198,9 @@ def _one(judged: list[Judged], questions, answers) -> Report | None:
     return found or tasks.weighted(judged) or examples.put_together(judged) or match.partly_known(judged) or partly
 
 
-def _again(before: Report, judged: list[Judged]) -> Report | None:
-    """What one known mistake explained in the round before, or numbers that were cut short: the cases are the same."""
-    if before.bug or before.factor:
-        return dataclasses.replace(before, notes=[], framework="")
-    return _imprecise(judged, shortened(judged))
+def _again(before: Report) -> Report | None:
+    """What one known mistake explained in the round before: the cases are the same."""
+    return dataclasses.replace(before, notes=[], framework="") if before.bug or before.factor else None
 
 
 # ── is it right with fewer digits ───────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """Right, but with fewer digits: is an error that of rounding, of a difference, or a small mistake?
 
     shortened(judged)                         whether right numbers were cut short, in words, or ""
-    cause_of(judged, questions, answers)      how digits were lost else, in words; "" if it is no loss of digits
+    cause_of(judged, questions, answers)      that, or how digits were lost else; "" if it is no loss of digits
 
 A small error is not imprecise because it is small. It is if the answers show a pattern of rounding: they are decimals
 or numbers of a shorter type; they are what differences with some step give; or they are off by a few roundings of a
@@ -37,6 +37,8 @@ def shortened(judged: list[Judged]) -> str:
 
 def cause_of(judged: list[Judged], questions: list[Question], answers: dict[str, Answered]) -> str:
     """What took the digits; "" where they are not what is missing."""
+    if short := shortened(judged):
+        return short
     smooth = [j for j in judged if not at_kink(j.case)]
     off = max((max(j.error, j.loss_error) * tolerance.UNIT[j.case.dtype] for j in smooth), default=np.inf)
     by_difference = _differences(judged)

@@ -176,7 +176,7 @@ def test_what_is_rounded_is_the_nearest_number():
 
 
 def test_a_form_that_concerns_nothing_gives_what_is_right():
-    for case in oracle.load("core")[:4]:
+    for case in oracle.load("core")[:4:2]:
         right = flat(run(case).meta_grad)
         for name in NAMES:
             if not concerns(FORMS[name], case):

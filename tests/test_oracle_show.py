@@ -170,10 +170,10 @@ def test_settings_in_words():
     said = text(first_order=True)
     assert "first-order gradient wanted" in said and "no factors, v = g_q(θ₂)" in said and "I − αH" not in said
     assert "K = 0 inner steps" in (said := text(inner_steps=0)) and "the mean over 2 tasks of g_q(θ₀)" in said
+    assert "needs     no_inner_steps: case.inner_steps is 0" in said
     assert "only w2, b2 adapt" in (said := text(adapt=("w2", "b2"))) and "θ₀ − A g_s(θ₀)" in said and "I − H₀A" in said
     assert re.search(r"\n  α +w1 1 × 2 +\S+  \S+\n", text(per_parameter=True))
     assert "T = 2 tasks of 3 + 4, 4 + 5 examples" in text(unequal=True)
-    assert "needs     no_inner_steps: case.inner_steps is 0" in text(inner_steps=0)
     diverging = text(inner_lr=2.0**40, inner_steps=5)
     assert max(map(len, diverging.splitlines())) <= show.WIDTH
 

@@ -1,7 +1,8 @@
 """The control matrix: does the oracle name every mistake, in every case that can see it?
 
-    python -m bench.oracle matrix                        # the core; some minutes on one core
-    python -m bench.oracle matrix --suite full --dtype float64 --json matrix.json --markdown matrix.md
+    python -m bench.oracle matrix                        # the core, about an hour
+    python -m bench.oracle matrix --json matrix.json     # keeps what is done, and goes on from there
+    python -m bench.oracle matrix --suite full --dtype float64 --markdown matrix.md
     python -m bench.oracle matrix --only fomaml --pairs 0
 
 Four parts. *Whole*: each mistake, made in code (`mistakes.py`), is checked as a user would check it, and must be named.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import functools
 import random
 import re
 import sys
@@ -34,10 +35,12 @@ from tinymaml.oracle.clues.match import combined
 from tinymaml.oracle.tolerance import UNIT
 
 from . import mistakes, page
+from .kept import Kept, digest
 from .mistakes import MADE, MAML, UNKNOWN, by_formula, called
 
 EVERYTHING = tuple(cases.CAPABILITIES)
 SPECIAL = ("first_order_ignored", "one_rate_for_all", "all_adapted")  # seen by cases of their own
+SOURCES = ("matrix.py", "mistakes.py", "further.py", "kinds.py", "loops.py")  # what is made, and how it is asked
 
 
 def suite_of(name: str, dtype: str, seed: int = 0) -> list:
@@ -135,37 +138,29 @@ def cell(id: str, name: str, mine: Callable, case, dtype: str) -> str:
     return "●" if len(said) == 1 else "○"
 
 
-def control(asked: list, special: list, dtype: str, only=(), cells: bool = True, tell=lambda row: None) -> list[Row]:
-    rows = []
-    for id, ways in MADE.items():
-        if only and id not in only:
-            continue
-        these = asked + special if id in SPECIAL else asked
-        for made in ways:
-            row, mine = whole(id, made, these, dtype)
-            name = f"{id}/{made.form}" if made.form else id
-            if cells and made.form is not None:
-                begun = time.perf_counter()
-                row.cells = {c.id: cell(id, name, mine, c, dtype) for c in these}
-                row.seconds += time.perf_counter() - begun
-            rows.append(row)
-            tell(row)
-    return rows + stateful(asked, dtype, only, tell) + sums(asked, dtype, only, tell)
+def ids() -> list[str]:
+    """Every mistake that is made: in a way of `MADE`, or from call to call."""
+    return list(dict.fromkeys([*MADE, "gradients_not_zeroed", "sum_over_tasks"]))
 
 
-def stateful(asked, dtype, only, tell) -> list[Row]:
-    """The mistake that shows from call to call."""
-    if only and "gradients_not_zeroed" not in only:
-        return []
-    row = _told("gradients_not_zeroed", mistakes.NotZeroed(), "backward() without zero_grad()", asked, dtype)
-    tell(row)
-    return [row]
+def control(id: str, asked: list, special: list, dtype: str, cells: bool = True) -> list[Row]:
+    """A mistake in each way that it is made."""
+    these, rows = asked + special if id in SPECIAL else asked, []
+    for made in MADE.get(id, []):
+        row, mine = whole(id, made, these, dtype)
+        name = f"{id}/{made.form}" if made.form else id
+        if cells and made.form is not None:
+            begun = time.perf_counter()
+            row.cells = {c.id: cell(id, name, mine, c, dtype) for c in these}
+            row.seconds += time.perf_counter() - begun
+        rows.append(row)
+    if id == "gradients_not_zeroed":  # it shows from call to call
+        rows.append(_told(id, mistakes.NotZeroed(), "backward() without zero_grad()", asked, dtype))
+    return rows + (sums(asked, dtype) if id == "sum_over_tasks" else [])
 
 
-def sums(asked, dtype, only, tell) -> list[Row]:
+def sums(asked: list, dtype: str) -> list[Row]:
     """A sum over tasks is another convention if the meta-loss is that sum too, a mistake if it is not, or not told."""
-    if only and "sum_over_tasks" not in only:
-        return []
 
     class SumOfBoth(MAML):
         def together(self, losses):
@@ -175,8 +170,6 @@ def sums(asked, dtype, only, tell) -> list[Row]:
     alone = _told("sum_over_tasks", lambda case: {"meta_grad": both(case)["meta_grad"]}, "no meta_loss", asked, dtype)
     row = _told("sum_over_tasks", both, "the meta_loss is the sum as well", asked, dtype)
     row.right = (row.verdict, row.bug) == ("CORRECT_OTHER_CONVENTION", "sum_over_tasks")
-    tell(alone)
-    tell(row)
     return [alone, row]
 
 
@@ -212,7 +205,7 @@ def at_once(a: str, b: str) -> Callable:
     return mine
 
 
-def pairs(asked: list, dtype: str, count: int, seed: int = 0, tell=lambda pair: None) -> list[Pair]:
+def pairs(asked: list, count: int, seed: int = 0) -> list[tuple[str, str]]:
     """`count` random pairs of forms that can be made together."""
     source, out, seen = random.Random(seed), [], set()
     possible = {n: f for case in asked for n, f in forms(case).items()}
@@ -221,19 +214,21 @@ def pairs(asked: list, dtype: str, count: int, seed: int = 0, tell=lambda pair: 
         a, b = sorted(source.sample(range(len(names)), 2))
         a, b = names[a], names[b]
         both = combined(possible[a], possible[b])
-        if (a, b) in seen or both in (None, possible[a], possible[b]) or a.split("/")[0] == b.split("/")[0]:
-            seen.add((a, b))
-            continue
+        if (a, b) not in seen and both not in (None, possible[a], possible[b]) and a.split("/")[0] != b.split("/")[0]:
+            out.append((a, b))
         seen.add((a, b))
-        begun = time.perf_counter()
-        with np.errstate(all="ignore"):
-            report = oracle.check(at_once(a, b), asked, dtype=dtype)
-        ids = {a.split("/")[0], b.split("/")[0]}
-        said = set((report.bug or "").split(" + "))
-        named = "exactly" if said == ids else "in part" if said & ids else "no"
-        out.append(Pair(f"{a} + {b}", report.verdict, report.bug, named, time.perf_counter() - begun))
-        tell(out[-1])
     return out
+
+
+def pair(a: str, b: str, asked: list) -> Pair:
+    """What is said of two mistakes at once."""
+    begun = time.perf_counter()
+    with np.errstate(all="ignore"):
+        report = oracle.check(at_once(a, b), asked)
+    ids = {a.split("/")[0], b.split("/")[0]}
+    said = set((report.bug or "").split(" + "))
+    named = "exactly" if said == ids else "in part" if said & ids else "no"
+    return Pair(f"{a} + {b}", report.verdict, report.bug, named, time.perf_counter() - begun)
 
 
 # ── not in the catalogue ────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,21 +248,15 @@ class Stranger:
     seconds: float
 
 
-def strangers(asked: list, only=(), tell=lambda stranger: None) -> list[Stranger]:
-    out = []
-    for u in UNKNOWN:
-        if only and u.name not in only:
-            continue
-        begun = time.perf_counter()
-        report, traced = (oracle.check(mine, asked) for mine in (u.blind, u.mine))
-        wanted = "IMPRECISE" if u.kind is None else "WRONG_UNKNOWN"
-        text = " ".join([report.explanation, report.location, *report.notes])
-        right = (report.verdict, report.kind) == (wanted, u.kind) and (traced.verdict, traced.kind) == (wanted, u.kind)
-        right = right and bool(re.search(u.says, text)) and bool(re.search(u.first, traced.location))
-        out.append(Stranger(u.name, report.verdict, report.kind, report.explanation, report.location, traced.location,
-                            right, time.perf_counter() - begun))  # fmt: skip
-        tell(out[-1])
-    return out
+def stranger(u: mistakes.Unknown, asked: list) -> Stranger:
+    begun = time.perf_counter()
+    report, traced = (oracle.check(mine, asked) for mine in (u.blind, u.mine))
+    wanted = "IMPRECISE" if u.kind is None else "WRONG_UNKNOWN"
+    text = " ".join([report.explanation, report.location, *report.notes])
+    right = (report.verdict, report.kind) == (wanted, u.kind) and (traced.verdict, traced.kind) == (wanted, u.kind)
+    right = right and bool(re.search(u.says, text)) and bool(re.search(u.first, traced.location))
+    return Stranger(u.name, report.verdict, report.kind, report.explanation, report.location, traced.location,
+                    right, time.perf_counter() - begun)  # fmt: skip
 
 
 # ── the report ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,6 +335,32 @@ def markdown(result: dict, rows, two, unknown, dtypes) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_all(args: argparse.Namespace, dtypes: list[str]) -> tuple[list[Row], list[Pair], list[Stranger]]:
+    """Everything that is asked for; what `args.json` has of this state of the code is not asked again."""
+    from tqdm import tqdm
+
+    asked = {dtype: suite_of(args.suite, dtype) for dtype in dtypes}
+    core, special = suite_of("core", "float64"), special_cases()
+    names = [id for id in ids() if not args.only or id in args.only]
+    two = [] if args.only else pairs(core, args.pairs)
+    unknown = [] if args.only or args.no_unknown else UNKNOWN
+    waiting: list[tuple[str, type, Callable[[], list]]] = [
+        *((f"{dtype} {id}", Row, functools.partial(control, id, asked[dtype], special, dtype, not args.no_cells))
+          for dtype in dtypes for id in names),
+        *((f"pair {a} + {b}", Pair, lambda a=a, b=b: [pair(a, b, core)]) for a, b in two),
+        *((f"unknown: {u.name}", Stranger, lambda u=u: [stranger(u, core)]) for u in unknown),
+    ]  # fmt: skip
+    kept, state = Kept(args.json), digest(map(Path(__file__).with_name, SOURCES), args.suite, args.no_cells)
+    found: dict[type, list] = {Row: [], Pair: [], Stranger: []}
+    with tqdm(waiting, unit="mistake", mininterval=0.1 if sys.stderr.isatty() else 30) as bar:
+        for name, kind, run in bar:
+            bar.set_postfix_str(name, refresh=False)
+            if kept.of(name, state) is None:
+                kept.add(name, state, {"found": [dataclasses.asdict(x) for x in run()]})
+            found[kind] += [kind(**x) for x in kept.records[name]["found"]]
+    return found[Row], found[Pair], found[Stranger]
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; 0 if every verdict is the right one."""
     parser = argparse.ArgumentParser(prog="python -m bench.oracle matrix", description=(__doc__ or "").split("\n")[0])
@@ -355,41 +370,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-cells", action="store_true", help="do not ask each case alone")
     parser.add_argument("--pairs", type=int, default=200, help="random pairs of mistakes (200)")
     parser.add_argument("--no-unknown", action="store_true", help="leave out what the catalogue does not have")
-    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results, and go on where they end")
     parser.add_argument("--markdown", type=Path, help="write the tables here")
     parser.add_argument("--store", action="store_true", help="keep the counts in bench/results/stated, for the pages")
     args = parser.parse_args(argv)
     if args.store and (args.only or args.no_cells or args.suite != "core" or args.dtype != "both"):
         parser.error("--store is given with --only, --no-cells, --suite or --dtype, wanted the whole core")
     dtypes = list(UNIT) if args.dtype == "both" else [args.dtype]
-    begun, rows = time.perf_counter(), []
-    progress = sys.stderr.isatty()
-
-    def tell(x):
-        if progress:
-            name = getattr(x, "id", None) or getattr(x, "pair", None) or x.name
-            print(f"\r\033[K{name}"[:100], end="", file=sys.stderr, flush=True)
-
-    special = special_cases()
-    for dtype in dtypes:
-        rows += control(suite_of(args.suite, dtype), special, dtype, args.only, not args.no_cells, tell)
-    two = [] if args.only else pairs(suite_of("core", "float64"), "float64", args.pairs, tell=tell)
-    unknown = [] if args.only or args.no_unknown else strangers(suite_of("core", "float64"), tell=tell)
-    if progress:
-        print("\r\033[K", end="", file=sys.stderr)
+    rows, two, unknown = run_all(args, dtypes)
     result = {
         "suite": args.suite, "ways": len(rows), "right": sum(r.right for r in rows),
         "cells": sum(r.seen for r in rows), "cells_right": sum(r.named for r in rows),
         "pairs": len(two), "pairs_correct": sum(p.verdict.startswith("CORRECT") for p in two),
         "pairs_named": sum(p.named == "exactly" for p in two), "pairs_part": sum(p.named == "in part" for p in two),
         "unknown": len(unknown), "unknown_right": sum(u.right for u in unknown),
-        "by_formula": mistakes.BY_FORMULA, "seconds": time.perf_counter() - begun,
+        "by_formula": mistakes.BY_FORMULA, "seconds": sum(x.seconds for x in (*rows, *two, *unknown)),
     }  # fmt: skip
     print(text(result, rows, two, unknown, dtypes))
-    if args.json:
-        everything = result | {k: [dataclasses.asdict(x) for x in v] for k, v in
-                               (("rows", rows), ("pairs_tried", two), ("strangers", unknown))}  # fmt: skip
-        args.json.write_text(json.dumps(everything, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(markdown(result, rows, two, unknown, dtypes), encoding="utf-8")
     if args.store:

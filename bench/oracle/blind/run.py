@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import hashlib
 import inspect
 import json
 import multiprocessing
@@ -16,11 +15,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tinymaml import files, oracle
+from tinymaml import oracle
 from tinymaml.oracle.judge import checking
 from tinymaml.oracle.versions import VERSIONS
 
 from .. import page
+from ..kept import Kept, digest
 from .entries import Entry
 
 WRONG = ("accepted", "named", "pointed at", "misled", "unexplained")
@@ -68,9 +68,9 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
     """name → the oracle's report; what `path` has of this state of the code is not asked again."""
     from tqdm import tqdm
 
-    states = {e.name: digest(suite, inspect.getsourcefile(inspect.unwrap(e.function))) for e in entries}
-    reports = json.loads(files.read_file(path)) if path and path.exists() else {}
-    waiting = [name for name, state in states.items() if reports.get(name, {}).get("state") != state]
+    states = {e.name: state(suite, inspect.getsourcefile(inspect.unwrap(e.function))) for e in entries}
+    kept = Kept(path)
+    waiting = [name for name, state in states.items() if kept.of(name, state) is None]
     lock = threading.Lock()
     errors: list[BaseException] = []
 
@@ -84,11 +84,9 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
                         if not waiting:
                             return
                         name = waiting.pop(0)
-                    report = {"state": states[name]} | worker.ask(name, timeout)
+                    report = worker.ask(name, timeout)
                     with lock:
-                        reports[name] = report
-                        if path:
-                            files.write_atomically(path, json.dumps(reports, ensure_ascii=False, indent=1).encode())
+                        kept.add(name, states[name], report)
                     bar.update()
             except BaseException as error:  # noqa: BLE001
                 errors.append(error)
@@ -102,15 +100,13 @@ def ask_all(entries: list[Entry], suite: str, path: Path | None, jobs: int, time
             thread.join()
     if errors:
         raise errors[0]
-    return reports
+    return kept.records
 
 
 @functools.cache
-def digest(suite: str, source: str) -> str:
-    """Of the oracle and of a file of implementations: with another, results are old."""
-    shared = sorted(Path(__file__).parent.glob("in_*.py"))
-    sources = [*sorted(Path(oracle.__file__).parent.rglob("*.py")), *shared, Path(source)]
-    return hashlib.sha256(b"".join([suite.encode(), *(p.read_bytes() for p in sources)])).hexdigest()[:16]
+def state(suite: str, source: str) -> str:
+    """The state of the code that judges the implementations of a file."""
+    return digest([*Path(__file__).parent.glob("in_*.py"), source], suite)
 
 
 class Worker:

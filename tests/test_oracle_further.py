@@ -175,11 +175,17 @@ def test_what_is_rounded_is_the_nearest_number():
     np.testing.assert_array_equal(rounded(np.arange(3), "float16"), np.arange(3))
 
 
-def test_a_form_that_concerns_nothing_gives_what_is_right():
-    for case in oracle.load("core")[:4:2]:
+# What such code cannot compute: an image of another size than the weights behind a flatten; a norm over pixels of none.
+FAILS = {"strided-conv": ("other_padding", "other_padding/2", "stride_ignored"), "batch-norm": ("instance_norm",)}
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_form_that_concerns_nothing_gives_what_is_right(every):
+    """By default where there are several of everything, and where there is one task, and one step."""
+    for case in (c for c in oracle.load("core") if every or c.id in ("softmax", "quartic", "integers-1")):
         right = flat(run(case).meta_grad)
         for name in NAMES:
-            if not concerns(FORMS[name], case):
+            if not concerns(FORMS[name], case) and name not in FAILS.get(case.id, ()):
                 got = flat(run_form(case, FORMS[name]).meta_grad)
                 assert np.max(np.abs(got - right)) <= 1e-12 * np.max(np.abs(right)), (case.id, name)
 

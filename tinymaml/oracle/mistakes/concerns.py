@@ -190,7 +190,7 @@ _ABOUT = {
     "query_batches": _examples("query", 2),
     "support_chunks": _chunks("support"),
     "query_chunks": _chunks("query"),
-    "minibatch": _examples("support", 1),
+    "minibatch": lambda case, value: case.inner_steps > 1 or _examples("support", 1)(case, value),
     # the inner loop
     "adapts": lambda case, value: value != "no batch norm" or "batch_norm" in layers(case),
     "rate": lambda case, value: {
@@ -204,7 +204,7 @@ _ABOUT = {
     "derivative_weights": lambda case, value: case.inner_steps > (value == "θ"),
     "targets_times": lambda case, value: "mse" in case.model["loss"],
     "rate_last": lambda case, value: case.inner_steps > 0,
-    "some_steps_of": _several_steps,
+    "some_steps_of": lambda case, value: case.inner_steps > 0,
     "leaves_of": lambda case, value: case.inner_steps > 0 and bool(some_of(case, value)),
     "step_parts": lambda case, value: case.inner_steps > 1 and _examples("support", 1)(case, value),
     "moving_vector": lambda case, value: case.inner_steps > 0,
@@ -217,7 +217,7 @@ _ABOUT = {
     "inner_start_tensor": _several_steps,
     "query_start_of": _held,
     "rate_falls": lambda case, value: case.inner_steps > 1 or case.tasks > 1 and case.inner_steps > 0,
-    "steps_in": _several_tasks,
+    "steps_in": lambda case, value: case.tasks > 1 or value == "all but the first",
     "step_limit": lambda case, value: case.inner_steps > value,
     "inner": _inner,
     "iterates": lambda case, value: case.inner_steps > (value == "all but the first"),
@@ -249,7 +249,7 @@ _ABOUT = {
         "over steps": case.inner_steps > 1, "over tasks": case.tasks > 1}.get(value, _mixes(case, value)),
     # what becomes of it
     "outer": lambda case, value: _unequal(case.query) if value == "weighted by examples" else case.tasks > 1
-    or value == "moved",
+    or value in ("moved", "each normalised", "log of each", "root mean square"),
     # the layers and losses
     "relu_at_zero": _has("relu"), "ties": _has("max_pool"), "pool": _pool, "leak": _has("relu"),
     "unbiased": _has("batch_norm"), "running_statistics": _has("batch_norm"), "eps": _has("batch_norm"),

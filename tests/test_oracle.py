@@ -846,6 +846,7 @@ def test_gradients_by_hand_are_the_engines(kind, seed):
     case = cases.draw(kind, seed, shots=5 if kind == "omniglot" else 3)
     library = models.loss_in(models.NumPy(), case.model)
     for x, y in case.support:
+        x = x + np.arange(x.size).reshape(x.shape) / 8  # the A of a quadratic is not symmetric then
         value, grads = models.loss_and_grad(case.model, case.params, x, y)
         value_, grads_ = tm.value_and_grad(library)(case.params, x, y)
         assert np.isclose(value, value_, rtol=1e-12)

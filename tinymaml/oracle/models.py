@@ -531,7 +531,7 @@ def _by_horner(x, theta, off):
 
 def _quadratic(x, theta, *, held, how):
     a, b = x[:, :, :-1], x[:, :, -1]
-    product = a @ theta
+    product = (a + np.swapaxes(a, 1, 2)) / 2 @ theta  # a mistake in the data may leave A unsymmetric
     return np.sum(theta * (product / 2 - b), 1), lambda g: (None, [np.sum(g[:, None] * (held(product) - b), 0)])
 
 

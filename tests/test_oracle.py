@@ -316,6 +316,40 @@ def test_gradients_that_are_never_zeroed(mistakes, key):
     expect(oracle.check(mistakes.NotZeroed(key), oracle.load("core")), "gradients_not_zeroed")
 
 
+def of_core(*ids: str) -> list:
+    return [case for case in oracle.load("core") if case.id in ids]
+
+
+def test_a_mistake_that_is_badly_conditioned_is_named_by_what_roundings_make_of_it(few_forms):
+    few_forms("rmsprop_inside")
+    form, asked = CATALOGUE["rmsprop_inside"].forms[0], of_core("long", "strided-conv", "tanh")
+    roundings = lambda case: formula(form)(case.nearby(2.0**-51, data=True))["meta_grad"]  # noqa: E731
+    report = oracle.check(lambda case: {"meta_grad": roundings(case)}, asked)
+    expect(report, "rmsprop_inside")
+    assert "digits" not in report.explanation
+    apart = changed(lambda case, _: {n: g * (1 + 1e-9) for n, g in roundings(case).items()})
+    assert match.known(judged(of_core("tanh"), apart)[0]) is None  # as far, where it is well conditioned
+
+
+def test_a_mistake_that_diverges_in_a_case_is_named_by_the_others(few_forms):
+    few_forms("proximal_term")
+    report = oracle.check(formula({"proximal": 1.0}), of_core("tanh", "long", "tied"))
+    expect(report, "proximal_term")
+    assert any("case long: meta_grad['theta'][] is nan, as this mistake makes it" in note for note in report.notes)
+    assert report.evidence.case.id == "tied" and not next(row for row in report.cases if row.id == "long").passed
+    less = oracle.check(formula({"proximal": 0.7}), of_core("tanh", "long", "tied"))
+    assert (less.bug, less.numbers) == ("proximal_term", {"λ": 0.7}), str(less)
+
+
+def test_what_is_not_finite_where_the_mistake_is_has_no_name(few_forms):
+    def mine(case):
+        grads = formula({"factors": "detached"})(case)["meta_grad"]
+        return {"meta_grad": {n: g * np.nan if case.id == "long" else g for n, g in grads.items()}}
+
+    report = oracle.check(mine, of_core("tanh", "long", "tied"))
+    assert (report.verdict, report.bug) == ("PROTOCOL_ERROR", None) and "is nan" in report.explanation
+
+
 # ── factors, pairs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -202,6 +202,15 @@ class Case:
         """The same case at another θ."""
         return dataclasses.replace(self, params=params, answer=None, handed_out=[])
 
+    def nearby(self, unit: float, data: bool = False) -> Case:
+        """The same case with each number of θ moved by about a rounding, up and down in turn; with `data`, that of each
+        input too."""
+        case = self.at({n: _moved(p, unit) for n, p in self.params.items()})
+        if not data:
+            return case
+        support, query = ([(_moved(x, unit), y) for x, y in batches] for batches in (self.support, self.query))
+        return dataclasses.replace(case, support=support, query=query)
+
     # ── in a library ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def numpy(self) -> tuple:
@@ -300,6 +309,10 @@ class Case:
             needs=tuple(data["needs"]), dtypes=tuple(dtypes), answer=answer,
             algorithm=data["algorithm"], settings=data["settings"],
         )  # fmt: skip
+
+
+def _moved(x: np.ndarray, unit: float) -> np.ndarray:
+    return x * (1 + 2 * unit * (1 - 2 * (np.arange(x.size) % 2).reshape(x.shape)))
 
 
 @functools.cache

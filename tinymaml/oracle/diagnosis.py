@@ -1,10 +1,10 @@
 """From answers to a verdict: what is wrong, and where.
 
-In this order: could it be judged at all; is it the same twice; is it right; does one known mistake explain *every*
-case, right ones included, alone or with a number of its own (`match`); times a factor; are digits lost (`precision`);
-is it two mistakes at once. If none fits, the mistake is unknown, and is described: by what yours − right is
-(`difference`), by the inner loop where it came (`adaptation`), and by `locate`: the trace, the terms of ∏(I − HₖA), its
-own meta-loss, the tensor.
+In this order: could it be judged at all, or does it diverge as a known mistake does; is it the same twice; is it right;
+does one known mistake explain *every* case, right ones included, alone or with a number of its own (`match`); times a
+factor; are digits lost (`precision`); is it two mistakes at once. If none fits, the mistake is unknown, and is
+described: by what yours − right is (`difference`), by the inner loop where it came (`adaptation`), and by `locate`: the
+trace, the terms of ∏(I − HₖA), its own meta-loss, the tensor.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from .questions import Answered, Question, hint
 def judge(case: Case, answer: Answered) -> Judged:
     """Compare an answer with the case's."""
     right, unit = case.answer, tolerance.UNIT[case.dtype]
-    assert right is not None and answer.grad is not None
+    assert right is not None and (answer.grad is not None or answer.diverged)
+    if answer.grad is None:
+        return Judged(case, answer, np.inf, 0.0)
     error = tolerance.error(answer.grad, right.meta_grad, right.scale, unit)
     loss_error = 0.0
     if answer.meta_loss is not None:
@@ -69,20 +71,27 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
     if not cases:
         return Report("SKIPPED", explanation="no case is left to ask")
     broken = [(q, answers[q.id]) for q in questions if answers[q.id].problem]
-    if broken:
+    if not all(answer.diverged for _, answer in broken):
         return _broken(broken, len(questions))
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
     with np.errstate(all="ignore"):  # what a mistake gives may overflow
         report = (
-            _unstable(questions, answers, further)
-            or _right(judged, questions, answers)
-            or (_one(judged, questions, answers) if before is None else _again(before))
-            or _imprecise(judged, cause_of(judged, questions, answers))
-            or (pairs.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
-            or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
-            or _unknown(judged, questions, answers)
+            _diverging(judged, broken)
+            if broken
+            else (
+                _unstable(questions, answers, further)
+                or _right(judged, questions, answers)
+                or (_one(judged, questions, answers) if before is None else _again(before))
+                or _imprecise(judged, cause_of(judged, questions, answers))
+                or (pairs.two(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
+                or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
+                or _unknown(judged, questions, answers)
+            )
         )
+    if report is None:
+        return _broken(broken, len(questions))
+    judged = [j for j in judged if not j.diverged]
     report.cases = report.cases or match.rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
@@ -108,6 +117,17 @@ def _broken(broken, asked: int) -> Report:
         location=f"case {question.id}",
         cases=[CaseResult(q.id, False, np.inf, a.problem) for q, a in reversed(different.values())],
     )
+
+
+def _diverging(judged: list[Judged], broken) -> Report | None:
+    """One mistake that explains all gradients that are finite, and diverges where they are not."""
+    if all(j.passed or j.diverged for j in judged):
+        return None
+    report = match.known(judged) or match.with_a_number(judged)[0]
+    if report:
+        question, answer = broken[0]
+        report.notes.append(f"case {question.id}: {answer.problem}, as this mistake makes it")
+    return report
 
 
 def _unstable(questions, answers, further) -> Report | None:

@@ -39,7 +39,7 @@ class Question(NamedTuple):
 
 @dataclasses.dataclass
 class Answered:
-    """An answer that was read, or the reason why it could not be."""
+    """An answer that was read, or the reason why it could not be; `diverged`: it could be, but is not finite."""
 
     grad: dict[str, np.ndarray] | None = None
     meta_loss: float | None = None
@@ -49,6 +49,7 @@ class Answered:
     changed_inputs: bool = False
     framework: str = ""
     problem: str = ""
+    diverged: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -278,9 +279,10 @@ def read_answer(case: Case, raw: Any) -> Answered:
     for name, g in grads.items():
         if not np.isfinite(g).all():
             at = np.argwhere(~np.isfinite(g))[0].tolist()
-            return Answered(problem=f"meta_grad[{name!r}]{at} is {g[tuple(at)]}" + _not_finite(case))
+            problem = f"meta_grad[{name!r}]{at} is {g[tuple(at)]}" + _not_finite(case)
+            return Answered(problem=problem, diverged=True)
     if loss is not None and not np.isfinite(loss):
-        return Answered(problem=f"meta_loss is {loss}" + _not_finite(case))
+        return Answered(grads, problem=f"meta_loss is {loss}" + _not_finite(case), diverged=True)
     return Answered(grads, loss, trace, adapted, losses, notes=tuple(notes))
 
 

@@ -88,8 +88,7 @@ def _distances(case: Case, before: Collection[str] | None = None) -> Iterator[tu
     it is not finite, or depends on rounding, at a kink or because it is badly conditioned. A case must tell these from
     right clearly; there are many others, and some are next to right."""
     answer, unit = case.answer, tolerance.UNIT["float64"]
-    signs = (1 - 2 * (np.arange(p.size) % 2).reshape(p.shape) for p in case.params.values())
-    nearby = case.at({n: p * (1 + 2 * unit * sign) for (n, p), sign in zip(case.params.items(), signs, strict=True)})
+    nearby = case.nearby(unit)
     known: dict = {}  # much is the same in many of them, at either point
     for name, form in forms(case).items():
         if not CATALOGUE[name.split("/")[0]].classic:

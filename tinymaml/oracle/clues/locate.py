@@ -66,6 +66,10 @@ class Judged:
             self.given[key] = run_form(self.case, form).meta_grad
         return self.given[key]
 
+    def gives_nearby(self, form: dict) -> dict[str, np.ndarray]:
+        """The same with each number of θ and of the inputs moved by a rounding."""
+        return run_form(self.case.nearby(tolerance.UNIT[self.case.dtype], data=True), form).meta_grad
+
     @functools.cached_property
     def slopes(self) -> dict[str, float | None]:
         """A form, as text → its `slope`, as far as that has been asked for."""
@@ -82,6 +86,11 @@ class Judged:
             margin, _ = margin_of(lambda: found.append(slope_of_form(self.case, form, direction(self.case))))
             self.slopes[key] = found[0] if margin >= 10 * KINK else None
         return self.slopes[key]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the gradient that came is not finite."""
+        return self.answer.grad is None
 
     @property
     def passed(self) -> bool:

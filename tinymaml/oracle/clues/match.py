@@ -19,7 +19,7 @@ from ..family import ALGORITHMS
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
 from ..questions import direction
-from .locate import MATCH, Judged, at_kink, features
+from .locate import MATCH, NOISE, Judged, at_kink, features
 
 
 def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> bool:
@@ -35,6 +35,22 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
         return False
     scale = right.usual_scale * larger
     return float(np.max(tolerance.errors(flat(grad), wanted, scale, tolerance.UNIT[case.dtype]))) <= MATCH
+
+
+def fits_form(j: Judged, form: dict, value: dict | None) -> bool:
+    """Whether the answer is `value`, which the form gives, to rounding; where the form is badly conditioned, as an
+    update divided by a small root is, to what roundings of θ and the inputs make of it. An answer that is not finite
+    is that of a form whose numbers are not finite either, or so large that their squares are not."""
+    if j.diverged:
+        largest = np.inf if value is None else float(np.max(np.abs(flat(value))))
+        return not largest < float(np.finfo(j.case.dtype).max) ** 0.5
+    if fits(j.case, j.answer.grad, value) or not form:
+        return fits(j.case, j.answer.grad, value)
+    assert value is not None
+    off = np.max(np.abs(flat(j.answer.grad) - flat(value)))
+    if not off <= NOISE[j.case.dtype] * np.max(np.abs(flat(j.answer.grad))):
+        return False
+    return bool(off <= MATCH * np.max(np.abs(flat(j.gives_nearby(form)) - flat(value))))
 
 
 def value_of(case: Case, name: str) -> dict | None:
@@ -56,7 +72,7 @@ def excluded(j: Judged, form: dict, factors: Iterable[float] = (1.0,), within: f
     Args:
         within: how near each element may have to be, of the largest.
     """
-    along = j.slope(form)
+    along = None if j.diverged else j.slope(form)
     if along is None or not np.isfinite(along):
         return False
     got, d, right = flat(j.answer.grad), flat(direction(j.case)), j.case.answer
@@ -72,7 +88,7 @@ def gives_answer(j: Judged, name: str) -> bool:
     form = j.case.answer.bugs.waiting(name)
     if form is not None and excluded(j, form):
         return False
-    return fits(j.case, j.answer.grad, value_of(j.case, name))
+    return fits_form(j, j.forms.get(name, {}), value_of(j.case, name))
 
 
 def cheapest_first(judged: list[Judged]) -> list[Judged]:
@@ -334,7 +350,7 @@ def with_a_number(judged: list[Judged]) -> tuple[Report | None, Report | None]:
 
 def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | None, bool]:
     """The number with which the form `name` explains all wrong answers, if there is one; and whether all right ones."""
-    about = [j for j in ordered if not j.passed and name in j.forms]
+    about = [j for j in ordered if not j.passed and not j.diverged and name in j.forms]
     if not about or any(not j.passed and name not in j.forms for j in ordered):
         return None, False
     wrong = [j for j in ordered if not j.passed]
@@ -461,7 +477,8 @@ def explains(j: Judged, form: dict) -> bool:
             grads = j.gives(form)
         except Exception:  # noqa: BLE001  (two mistakes may make no sense together; the search goes on)
             return False
-    return bool(np.isfinite(flat(grads)).all()) and fits(j.case, j.answer.grad, grads)
+    finite = bool(np.isfinite(flat(grads)).all())
+    return (finite or j.diverged) and fits_form(j, form, grads)
 
 
 # ── with few digits ─────────────────────────────────────────────────────────────────────────────────────────────────

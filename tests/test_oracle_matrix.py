@@ -1,13 +1,52 @@
-"""The control matrix: what has been kept is not asked again."""
+"""The control matrix: a cell is right by its numbers, and only by them; and what has been kept is not asked again."""
 
 import argparse
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from bench.oracle import kept, matrix  # noqa: E402
+from bench.oracle import kept, matrix, mistakes  # noqa: E402
+from tinymaml import oracle  # noqa: E402
+from tinymaml.oracle.catalogue import CATALOGUE  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("confirmed_once", "computed_once")
+PARTS = "part_of_set_per_step"  # with one step, the one part of the examples is all of them
+
+
+def by_formula(name: str):
+    """A form's own numbers."""
+    id, _, place = name.partition("/")
+    return mistakes.by_formula(CATALOGUE[id].forms[int(place or 0)])
+
+
+def cell(name: str, case: str, made: str | None = None) -> str:
+    """The cell of the form `name`, where the form `made` was made."""
+    (asked,) = (c for c in oracle.load("core") if c.id == case)
+    return matrix.cell(name.split("/")[0], name, by_formula(made or name), asked, "float64")
+
+
+@pytest.mark.parametrize(("name", "case", "mark"), [
+    ("fomaml", "batch-norm", "●"), (PARTS, "tied", "○"), (f"{PARTS}/3", "integers-1", "◐"), (PARTS, "integers-1", "·"),
+    ("first_order_ignored", "tied", "·"),
+])  # fmt: skip
+def test_the_mark_of_a_cell(name, case, mark):
+    assert cell(name, case) == mark
+
+
+@pytest.mark.parametrize(("name", "case", "made"), [
+    ("fomaml", "tied", "inner_ascent"), (f"{PARTS}/3", "integers-1", "inner_ascent"), (f"{PARTS}/3", "tied", "fomaml"),
+])  # fmt: skip
+def test_another_name_is_wrong_where_its_numbers_are_others(name, case, made):
+    assert cell(name, case, made) == "X"
+
+
+def test_no_name_is_wrong():
+    (case,) = (c for c in oracle.load("core") if c.id == "tied")
+    wrong = lambda case: {"meta_grad": {n: np.arange(p.size).reshape(p.shape) + 0.3 for n, p in case.params.items()}}  # noqa: E731
+    assert matrix.cell("fomaml", "fomaml", wrong, case, "float64") == "X"
 
 
 def test_what_has_been_kept_is_not_asked_again(tmp_path, monkeypatch):

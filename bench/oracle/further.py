@@ -888,11 +888,22 @@ class AdamUncorrected(Adam):
 class AdamOfTorch(CoupledLearner):
     """a deep copy and torch.optim.Adam"""
 
+    kind = torch.optim.Adam
+
     def before_step(self, n, p):
-        pass
+        self.before[n] = p.detach().clone()
 
     def optimiser(self, learner):
-        return torch.optim.Adam([{"params": [p], "lr": float(self.rate[n].max())} for n, p in learner.items()])
+        self.before: dict = {}
+        optimiser = self.kind(list(learner.values()), lr=1.0)
+        optimiser.register_step_post_hook(lambda *_: self.scale(learner))
+        return optimiser
+
+    @torch.no_grad()
+    def scale(self, learner):
+        """Each element has a rate of its own, which PyTorch's optimisers have not."""
+        for n, p in learner.items():
+            p.copy_(self.before[n] + self.rate[n] * (p - self.before[n]))
 
 
 @makes("rmsprop_inside")
@@ -917,8 +928,7 @@ class AdaGrad(Changing):
 class RMSpropOfTorch(AdamOfTorch):
     """a deep copy and torch.optim.RMSprop"""
 
-    def optimiser(self, learner):
-        return torch.optim.RMSprop([{"params": [p], "lr": float(self.rate[n].max())} for n, p in learner.items()])
+    kind = torch.optim.RMSprop
 
 
 # ── the inner loop: its rate and its length ─────────────────────────────────────────────────────────────────────────

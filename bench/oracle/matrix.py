@@ -6,12 +6,14 @@
     python -m bench.oracle matrix --only fomaml --pairs 0
 
 Four parts. *Whole*: each mistake, made in code (`mistakes.py`), is checked as a user would check it, and must be named.
-*Cells*: each case that can see a mistake is asked alone, and its verdict must have the mistake among those it names.
-*Pairs*: two mistakes at once must never pass. *Unknown*: mistakes that the catalogue does not have must be refused,
-with the right kind and the right place. The exit code is 0 if all of it is so.
+*Cells*: each case that can see a mistake is asked alone, and its verdict must name the mistake, or one that gives the
+same numbers in that case. *Pairs*: two mistakes at once must never pass. *Unknown*: mistakes that the catalogue does
+not have must be refused, with the right kind and the right place. The exit code is 0 if all of it is so.
 
-A cell is ● named alone, ○ among others that give the same numbers in that case, X anything else; · the case is blind to
-it, ~ what it gives is unknown (it diverges), blank: the case is not for this dtype.
+A cell is ● named alone, ○ named among others, ◐ named as another whose own formula gives the same numbers in that case,
+X anything else; · the case is blind to it, ~ what it gives is unknown (it diverges), blank: the case is not for this
+dtype. The ◐ are counted apart: of several mistakes that one case cannot tell apart, the oracle names the simplest. With
+K = 1, for example, one step fewer is no step, whatever else is done in a step.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from pathlib import Path
 import numpy as np
 
 from tinymaml import oracle
-from tinymaml.oracle import cases, questions, references
+from tinymaml.oracle import cases, questions, references, tolerance
 from tinymaml.oracle.catalogue import CATALOGUE, forms
-from tinymaml.oracle.clues.match import combined
+from tinymaml.oracle.clues.match import combined, fits
 from tinymaml.oracle.tolerance import UNIT
 
 from . import mistakes, page
@@ -39,8 +41,10 @@ from .kept import Kept, digest
 from .mistakes import MADE, MAML, UNKNOWN, by_formula, called
 
 EVERYTHING = tuple(cases.CAPABILITIES)
-SPECIAL = ("first_order_ignored", "one_rate_for_all", "all_adapted")  # seen by cases of their own
 SOURCES = ("matrix.py", "mistakes.py", "further.py", "kinds.py", "loops.py")  # what is made, and how it is asked
+
+
+RISING = ("best_iterate", "rises_refused")  # told apart where the loss rises and falls again, as in a special case
 
 
 def suite_of(name: str, dtype: str, seed: int = 0) -> list:
@@ -49,18 +53,24 @@ def suite_of(name: str, dtype: str, seed: int = 0) -> list:
 
 
 def special_cases() -> list:
-    """Cases with what the core leaves out: FOMAML wanted, a rate for each parameter, only the head adapts."""
-    wanted = {"first-order": {"first_order": True}, "rate-per-parameter": {"per_parameter": True},
-              "head": {"adapt": ("w2", "b2")}}  # fmt: skip
-    return [_drawn(id, settings) for id, settings in wanted.items()]
+    """Cases with what the core leaves out: FOMAML wanted, a rate for each parameter, only the head adapts, tasks of
+    different sizes, steps of which some raise the loss, images that are flattened, a stride before a mean over pixels.
+    """
+    plain = "tanh 1-2-1 mse"
+    return [
+        _drawn("first-order", plain, first_order=True), _drawn("rate-per-parameter", plain, per_parameter=True),
+        _drawn("head", plain, adapt=("w2", "b2")), _drawn("uneven", plain, unequal=True, tasks=3),
+        _drawn("rising", plain, first=7, inner_steps=4, inner_lr=0.5),
+        _drawn("flattened", "image 3x4x2 c2x2x2 tanh flatten 2"), _drawn("strided", "image 4x4x1 c2x2x2s2 tanh 2"),
+    ]  # fmt: skip
 
 
-def _drawn(id: str, settings: dict):
-    """The first case that tells right from wrong in both dtypes."""
-    for seed in range(100):
-        case = cases.draw("tanh 1-2-1 mse", seed, id=id, inner_steps=2, tasks=2, inner_lr=0.25, **settings)
-        case = references.solve_case(case)
-        if len(case.dtypes) == 2:
+def _drawn(id: str, kind: str, first: int = 0, **settings):
+    """The first case that tells right from wrong in both dtypes, from the seed `first` on."""
+    for seed in range(first, first + 200):
+        size = {"inner_steps": 2, "tasks": 2, "inner_lr": 0.25, **settings}
+        case = references.solve_if_good(cases.draw(kind, seed, id=id, **size), "float32")
+        if case is not None:
             return case
     raise RuntimeError(f"no seed makes a case {id}")
 
@@ -99,11 +109,15 @@ class Row:
 
     @property
     def seen(self) -> int:
-        return sum(c in "●○X" for c in self.cells.values())
+        return sum(c in "●○◐X" for c in self.cells.values())
 
     @property
     def named(self) -> int:
-        return sum(c in "●○" for c in self.cells.values())
+        return sum(c in "●○◐" for c in self.cells.values())
+
+    @property
+    def as_another(self) -> int:
+        return sum(c == "◐" for c in self.cells.values())
 
 
 def expected(id: str) -> str:
@@ -123,19 +137,42 @@ def whole(id: str, made, asked: list, dtype: str) -> tuple[Row, Callable]:
 
 
 def cell(id: str, name: str, mine: Callable, case, dtype: str) -> str:
-    """One case's own verdict, as a character."""
+    """One case's own verdict on the form `name` of a mistake, as a character."""
     if dtype not in case.dtypes:
         return " "
-    known = case.answer.bugs
-    if name not in known or name not in forms(case):
+    case, known = case.with_dtype(dtype), case.answer.bugs
+    if name not in known or name not in known.forms(dtype):
         return "·"
     if known[name] is None:
         return "~"
+    if tolerance.error(known[name], case.answer.meta_grad, case.answer.scale, UNIT[dtype]) <= tolerance.TAU:
+        return "·"
     report = oracle.check(mine, [case], dtype=dtype, capabilities=EVERYTHING)
-    said = [report.bug, *report.ties]
-    if id not in said or report.verdict not in ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION"):
+    if report.bug is None:
         return "X"
-    return "●" if len(said) == 1 else "○"
+    said = [report.bug, *report.ties]
+    if id in said:
+        return "●" if len(said) == 1 else "○"
+    return "◐" if any(gives_the_same(case, name, other) for other in said) else "X"
+
+
+def gives_the_same(case, name: str, other: str) -> bool:
+    """Whether the mistake `other` has a form that gives the numbers of the form `name` on the case, to rounding."""
+    known = case.answer.bugs
+    values = [known[n] for n in known.forms(case.dtype) if n.split("/")[0] == other and n in known]
+    return any(value is not None and fits(case, known[name], value) for value in values)
+
+
+def gives_numbers(mine: Callable, name: str, case) -> bool:
+    """Whether the code gives an answer. Where the catalogue says that such code fails, since the weights behind a
+    flatten are of another size, what it raises says enough; it would be the verdict."""
+    if name in case.answer.bugs.forms(case.dtype):
+        return True
+    try:
+        mine(case)
+    except RuntimeError:
+        return False
+    return True
 
 
 def ids() -> list[str]:
@@ -145,10 +182,11 @@ def ids() -> list[str]:
 
 def control(id: str, asked: list, special: list, dtype: str, cells: bool = True) -> list[Row]:
     """A mistake in each way that it is made."""
-    these, rows = asked + special if id in SPECIAL else asked, []
+    every, rows = asked + special if CATALOGUE[id].special or id in RISING else asked, []
     for made in MADE.get(id, []):
-        row, mine = whole(id, made, these, dtype)
         name = f"{id}/{made.form}" if made.form else id
+        these = [case for case in every if gives_numbers(made.mine, name, case.with_dtype(dtype))]
+        row, mine = whole(id, made, these, dtype)
         if cells and made.form is not None:
             begun = time.perf_counter()
             row.cells = {c.id: cell(id, name, mine, c, dtype) for c in these}
@@ -309,7 +347,8 @@ def text(result: dict, rows, two, unknown, dtypes) -> str:
         said = u.explanation or u.location
         lines.append(f"{' ok  ' if u.right else 'WRONG'}  {u.name}: {u.verdict}, {u.kind or '-'}; {said}{first}")
     lines += ["", f"{result['right']} of {result['ways']} ways named, {result['cells_right']} of {result['cells']} "
-              f"cells, in {result['seconds']:.0f} s"]  # fmt: skip
+              f"cells (of these {result['cells_as_another']} as another that gives the same numbers), in "
+              f"{result['seconds']:.0f} s"]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -381,6 +420,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {
         "suite": args.suite, "ways": len(rows), "right": sum(r.right for r in rows),
         "cells": sum(r.seen for r in rows), "cells_right": sum(r.named for r in rows),
+        "cells_as_another": sum(r.as_another for r in rows),
         "pairs": len(two), "pairs_correct": sum(p.verdict.startswith("CORRECT") for p in two),
         "pairs_named": sum(p.named == "exactly" for p in two), "pairs_part": sum(p.named == "in part" for p in two),
         "unknown": len(unknown), "unknown_right": sum(u.right for u in unknown),

@@ -176,7 +176,8 @@ MADE: dict[str, list[Made]] = {}
 
 def makes(id: str, form: int | dict | None = 0) -> Callable:
     """Registers a class, called as cls(case)(), or a function of a case, for a form: its place or its switches. Where
-    the catalogue has the same form with factors detached, the class without create_graph is registered for that."""
+    the catalogue has the same form with factors detached, the class without create_graph is registered for that, unless
+    its own gradient is what is wrong."""
     forms = list(CATALOGUE[id].forms)
     place = form if form is None or isinstance(form, int) else forms.index(form) if form in forms else None
 
@@ -185,7 +186,8 @@ def makes(id: str, form: int | dict | None = 0) -> Callable:
         way = (made.__doc__ or made.__name__).strip()
         MADE.setdefault(id, []).append(Made(place, way, called(made) if is_class else made))
         detached = {} if place is None or "factors" in forms[place] else forms[place] | {"factors": "detached"}
-        if is_class and issubclass(made, MAML) and detached in forms and forms.index(detached) != place:
+        inherits = is_class and issubclass(made, MAML) and made.gradient is MAML.gradient
+        if inherits and detached in forms and forms.index(detached) != place:
             both = type(f"{made.__name__}FirstOrder", (FirstOrder, made), {})
             MADE[id].append(Made(forms.index(detached), f"{way}; no create_graph", called(both)))
         return made

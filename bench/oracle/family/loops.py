@@ -1335,6 +1335,30 @@ class _(MAMLpp):
         return super().rate(n, min(k + 1, self.K - 1))
 
 
+@wrong("mamlpp_rates_shifted_round")
+class _(MAMLpp):
+    """alpha[n][k - 1]"""
+
+    def rate(self, n, k):
+        return super().rate(n, k - 1)
+
+
+@wrong("mamlpp_norm_rows_shifted_round")
+class _(MAMLpp):
+    """num_step=k - 1 in the support's forward pass, which is -1"""
+
+    def at_support(self, k):
+        return k - 1
+
+
+@wrong("mamlpp_weights_shifted_round")
+class _(MAMLpp):
+    """weights[k - 1]"""
+
+    def weighed(self, losses):
+        return sum(self.weights[k - 1] * loss for k, loss in enumerate(losses))
+
+
 @wrong("mamlpp_rates_reversed")
 class _(MAMLpp):
     """alpha[n].flip(0)"""

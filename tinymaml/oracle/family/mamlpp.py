@@ -25,15 +25,19 @@ SETTINGS = {"loss_weights": "w₁ … w_K, of the query losses after each step"}
 PREFIX = "alpha."
 SWITCHES = {
     "weights": ("right", "uniform", "last only", "ones", "reversed", "a step early", "first only", "over K",
-                "rising", "of the next step", "of the step before", "over their largest", "squared", "falling"),
+                "rising", "of the next step", "of the step before", "over their largest", "squared", "falling",
+                "of the next step, round", "of the step before, round"),
     "losses": ("go back together", "join a step early", "go back at once", "go back at once, to θ alone",
                "first order but the last", "detached but the last"),
     "rows of": ("both", "the first norm", "the second norm"),
     "rates": ("right", "not learned", "next step's", "previous step's", "first step's", "last step's",
               "mean over steps", "first tensor's", "times inner_lr", "inner_lr", "reversed", "last tensor's",
-              "next tensor's", "first step's learned", "last step's learned"),
-    "row in support": ("right", "first", "next", "last", "previous", "reversed", "mean"),
-    "row in query": ("right", "next", "first", "last", "previous", "reversed", "mean"),
+              "next tensor's", "first step's learned", "last step's learned", "next step's, round",
+              "previous step's, round"),
+    "row in support": ("right", "first", "next", "last", "previous", "reversed", "mean", "next, round",
+                       "previous, round"),
+    "row in query": ("right", "next", "first", "last", "previous", "reversed", "mean", "next, round",
+                     "previous, round"),
     "norm": ("right", "adapted"),
     "not learned": ("nothing", "norm", "rates"),
     "rows' gradient": ("right", "sum of rows", "mean of rows", "in row 0"),
@@ -50,7 +54,7 @@ def query_loss(at, meta, support, query):
     weights, last = [at.number(w) for w in case.settings["loss_weights"]], case.inner_steps - 1
     theta = {n: p for n, p in meta.items() if not n.startswith(PREFIX)}
     norms = tuple(n for n in theta if n not in names)
-    clipped = lambda k: min(max(k, 0), last)  # noqa: E731
+    steps, clipped = last + 1, lambda k: min(max(k, 0), last)
 
     def row(theta, k, own=None):
         """Row k of γ and β; of one of them its own, where the code at hand takes another of the other one alone."""
@@ -61,11 +65,13 @@ def query_loss(at, meta, support, query):
                 for n, p in theta.items()}  # fmt: skip
 
     def of_support(theta, k):
-        rows = {"first": 0, "next": k + 1, "last": last, "previous": k - 1, "reversed": last - k, "mean": None}
+        rows = {"first": 0, "next": k + 1, "last": last, "previous": k - 1, "reversed": last - k, "mean": None,
+                "next, round": (k + 1) % steps, "previous, round": (k - 1) % steps}  # fmt: skip
         return row(theta, rows.get(at.s["row in support"], k), k)
 
     def of_query(theta, k):
-        rows = {"next": k, "first": 0, "last": last, "previous": k - 2, "reversed": last - k + 1, "mean": None}
+        rows = {"next": k, "first": 0, "last": last, "previous": k - 2, "reversed": last - k + 1, "mean": None,
+                "next, round": k % steps, "previous, round": (k - 2) % steps}  # fmt: skip
         return row(theta, rows.get(at.s["row in query"], k - 1), k - 1)
 
     def rate_of(n, k):
@@ -77,7 +83,8 @@ def query_loss(at, meta, support, query):
         if at.s["rates"] == "mean over steps":
             return np.sum(alpha) / alpha.size
         other = {"next step's": k + 1, "previous step's": k - 1, "first step's": 0, "last step's": last,
-                 "reversed": last - k}  # fmt: skip
+                 "reversed": last - k, "next step's, round": (k + 1) % steps,
+                 "previous step's, round": (k - 1) % steps}  # fmt: skip
         a = alpha[clipped(other.get(at.s["rates"], k))]
         return {"times inner_lr": a * rate, "inner_lr": a * 0 + rate}.get(at.s["rates"], a)
 
@@ -115,7 +122,9 @@ def query_loss(at, meta, support, query):
     changed = {"uniform": [1 / (last + 1)] * (last + 1), "last only": [0] * last + [1], "ones": [1] * (last + 1),
                "reversed": weights[::-1], "first only": [1] + [0] * last,
                "over K": [w / (last + 1) for w in weights], "of the next step": [*weights[1:], weights[-1]],
-               "of the step before": [weights[0], *weights[:-1]], "squared": [w * w for w in weights],
+               "of the step before": [weights[0], *weights[:-1]],
+               "of the next step, round": [*weights[1:], weights[0]],
+               "of the step before, round": [weights[-1], *weights[:-1]], "squared": [w * w for w in weights],
                "over their largest": [w / max(map(float, weights)) for w in weights],
                "falling": [2 * k / ((last + 1) * (last + 2)) for k in range(last + 1, 0, -1)],
                "rising": [2 * k / ((last + 1) * (last + 2)) for k in range(1, last + 2)]}  # fmt: skip
@@ -336,6 +345,29 @@ MISTAKES = [
         "pass num_step=k to the support's forward pass", "index γ and β by the step in the support loss",
         ({"row in support": "previous"}, {"row in support": "previous", "row in query": "previous"},
          {"row in support": "reversed"}), classic=False,
+    ),
+    Mistake(
+        "mamlpp_rates_shifted_round", "α_{k−1} in step k, α_{K−1} in the first; or α_{k+1}, α₀ in the last",
+        "the rates are shifted by one step, round the end: index k − 1 is −1 in the first step, which is the last row; "
+        "or it is (k + 1) % K",
+        "alpha[n][k] in step k = 0 … K − 1; no [k - 1], no torch.roll", "scan over the K rates from the first",
+        ({"rates": "previous step's, round"}, {"rates": "next step's, round"}), shows="rates", classic=False,
+    ),
+    Mistake(
+        "mamlpp_norm_rows_shifted_round", "γ_{k−1}, β_{k−1} in step k, the last row in the first; or γ_{k+1}, β_{k+1}",
+        "the rows of batch norm's γ and β are shifted by one step, round the end, in the support's forward pass, in "
+        "the query's or in both: index −1 is the last row",
+        "pass num_step=k to both forward passes", "index γ and β by the step in both losses",
+        tuple(dict.fromkeys(rows, f"{which}, round") for which in ("previous", "next")
+              for rows in (("row in support",), ("row in query",), ("row in support", "row in query"))), classic=False,
+    ),
+    Mistake(
+        "mamlpp_weights_shifted_round", "w_{k−1} for wₖ, and w_K for w₁; or w_{k+1}, and w₁ for w_K",
+        "the weights of the query losses are shifted by one step, round the end: w[k − 1] for the loss after step k, "
+        "where k counts from 0",
+        "w[k] is the weight of the loss after step k + 1", "w[k] is the weight of the loss after step k + 1",
+        ({"weights": "of the step before, round"}, {"weights": "of the next step, round"}),
+        shows="weights", classic=False,
     ),
     Mistake(
         "mamlpp_losses_join_a_step_early", "wₖ (I − Hₖ αₖ) g_q(θₖ) in the place of wₖ g_q(θₖ) for k < K",

@@ -953,6 +953,18 @@ class MovingVector(MAML):
     def last_of(self, fast, g):
         return {n: p - self.rate[n] * g[n] for n, p in fast.items()}
 
+def halves(a):
+    return [a[: len(a) // 2], a[len(a) // 2 :]] if len(a) > 1 else [a]
+
+
+for _like, _doc, _parts in (
+    ("in n chunks", "xs.chunk(2)[k % 2]", lambda self, a: a.chunk(2)),
+    ("in n even parts", "xs.tensor_split(2)[k % 2]", lambda self, a: a.tensor_split(2)),
+    ("in n parts of N // n", "xs[: N // 2] and xs[N // 2 :] in turn", lambda self, a: halves(a)),
+):
+    makes("minibatches_inside", {"minibatch": 2, "minibatch_like": _like})(named(Parted, _doc, parts=_parts))
+
+
     def __call__(self):
         total, value = {n: torch.zeros_like(p) for n, p in self.theta.items()}, 0.0
         for support, query in self.tasks:
@@ -1015,6 +1027,22 @@ class Surgery(OfEach):
     def __call__(self):
         losses = self.losses()
         each = [torch.cat([g.reshape(-1) for g in grad(loss, self.theta).values()]) for loss in losses]
+class InTwos(MAML):
+    """chunks of two tasks, each divided by two, and their mean"""
+
+    own = False
+
+    def together(self, losses):
+        pairs = [losses[t : t + 2] for t in range(0, len(losses), 2)]
+        return sum(sum(pair) / (len(pair) if self.own else 2) for pair in pairs) / len(pairs)
+
+
+makes("tasks_in_chunks", {"task_chunks": 2, "task_chunks_like": "over n each"})(InTwos)
+makes("tasks_in_chunks", {"task_chunks": 2, "task_chunks_like": "over their own number"})(
+    named(InTwos, "the mean of the means of chunks of two tasks", own=True)
+)
+
+
         flat = self.of_all([self.projected(g, each[:t] + each[t + 1 :]) for t, g in enumerate(each)])
         parts = flat.split([p.numel() for p in self.theta.values()])
         grads = {n: part.reshape(p.shape) for (n, p), part in zip(self.theta.items(), parts, strict=True)}

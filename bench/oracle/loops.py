@@ -1167,13 +1167,27 @@ class HessianOfBoth(ByHand):
         return {n: (x + other[n]) / 2 for n, x in h.items()}
 
 
-@makes("second_order_in_one_task", {"second_order": "every other task"})
-class EveryOtherTask(MAML):
-    """create_graph = t % 2 == 0"""
+class InSomeTasks(MAML):
+    """create_graph = t > 0"""
+
+    def create(self, t):
+        return t > 0
 
     def gradient(self, fast, batch, k):
         number = next(t for t, (support, _) in enumerate(self.tasks) if support is batch)
-        return grad(self.support_loss(fast, batch), fast, create_graph=number % 2 == 0 and not self.case.first_order)
+        create = self.create(number) and not self.case.first_order
+        return grad(self.support_loss(fast, batch), fast, create_graph=create)
+
+
+for _which, _doc, _create in (
+    ("every other task", "t % 2 == 0", lambda self, t: t % 2 == 0),
+    ("every other task from the second on", "t % 2", lambda self, t: t % 2 == 1),
+    ("all but the first task", "t > 0", lambda self, t: t > 0),
+    ("all but the last task", "t < T - 1", lambda self, t: t < len(self.tasks) - 1),
+):
+    makes("second_order_in_one_task", {"second_order": _which})(
+        named(InSomeTasks, f"create_graph = {_doc}", create=_create)
+    )
 
 
 class Hooked(ByHand):

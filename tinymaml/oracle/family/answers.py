@@ -19,7 +19,7 @@ import numpy as np
 from ... import engine, extras
 from ..arithmetic import Dual, as_numbers, bits_of, remembered
 from ..mistakes.data import rounded as rounded_to
-from ..mistakes.outcome import finished, together
+from ..mistakes.outcome import finished, in_tasks, together
 from ..mistakes.semantics import Result
 from ..mistakes.switches import AFTER_THE_TASKS
 from ..models import Options
@@ -31,7 +31,7 @@ _AS_IN_MAML = ("weighted by examples", "median", "lower median", "worst", "each 
                "root mean square", "over T in turn", "over its number",
               "all but the first", "all but the last", "all but the first, over T", "all but the last, over T",
               "projected", "projected, summed", "where signs agree")  # fmt: skip
-_COUNTS = ("task_count", "zero_tensor", "only_result_tensor")
+_COUNTS = ("task_count", "task_chunks", "zero_tensor", "only_result_tensor")
 
 
 def switches_of(case, given: dict) -> dict:
@@ -110,7 +110,8 @@ def _set_up(case, how: dict | None, rounded: str, switches: dict) -> tuple:
 
 # Switches of what becomes of the tasks' gradients, under which ⟨G, d⟩ is made of theirs as G is of the gradients; and
 # the ways to put tasks together under which it is not.
-_LINEAR = {"second_order", "task_count", "tilt", "outer", "outer_momentum", "outer_momentum_like"}
+_LINEAR = {"second_order", "task_count", "task_chunks", "task_chunks_like", "tilt", "outer", "outer_momentum",
+           "outer_momentum_like"}  # fmt: skip
 _NOT_LINEAR = ("median", "lower median", "each normalised", "sequential", "projected", "projected, summed",
                "where signs agree")  # fmt: skip
 
@@ -180,9 +181,7 @@ def _losses(case, algorithm, number, s, how, known, meta) -> list[tuple]:
         at.memory["ahead"] = _ahead(ByHand(case, number, s | {"factors": "detached"}, how, known), algorithm, meta)
     done = []
     for t, task in enumerate(_each_task(at)):
-        last = len(at.tasks) - 1
-        through = {"first task": t == 0, "last task": t == last, "every other task": t % 2 == 0}
-        at.s = s if through.get(s["second_order"], True) else s | {"factors": "detached"}
+        at.s = s if in_tasks(s["second_order"], t, len(at.tasks)) else s | {"factors": "detached"}
         done.append(algorithm.query_loss(at, meta, *task))
         at.s = s
     return done
@@ -245,7 +244,7 @@ def _slope(value, number):
     return value.slope if type(value) is Dual else 0 * value
 
 
-_OF_TASKS = ("task_count", "tilt", "clip_task", "outer_momentum")
+_OF_TASKS = ("task_count", "task_chunks", "tilt", "clip_task", "outer_momentum")
 
 
 def _together(values, grads, s, case) -> tuple:

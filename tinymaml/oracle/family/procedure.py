@@ -23,17 +23,18 @@ from ..arithmetic import as_numbers, hold, side
 from ..mistakes.calculus import Calculus
 from ..mistakes.data import (
     DATA,
+    PARTS_OF_N,
     PARTS_OF_STEPS,
     chunks,
     count,
     first_rows,
     pieces,
     rows_after,
-    strided,
     whole_batches,
     wrapped_rows,
 )
 from ..mistakes.outcome import group, named, some_of
+from ..mistakes.switches import SWITCHES as OF_MAML
 from ..mistakes.updates import MIXED_UP, Update, clamped, in_order, in_some_steps, share_of_rate
 from ..models import NumPy, Options, loss_in
 
@@ -47,7 +48,7 @@ SWITCHES: dict[str, tuple] = {
     "data_eps": (0.0,),
     "support_rows": (0.0,), "query_rows": (0.0,), "support_skipped": (0.0,), "query_skipped": (0.0,),
     "support_batches": (0.0,), "query_batches": (0.0,), "support_chunks": (0.0,), "query_chunks": (0.0,),
-    "minibatch": (0.0,), "minibatch_like": ("in turn", "every n-th", "wrapped"), "step_parts": tuple(PARTS_OF_STEPS),
+    "minibatch": (0.0,), "minibatch_like": ("in turn", "wrapped", *PARTS_OF_N), "step_parts": tuple(PARTS_OF_STEPS),
     "on": ("both", "support", "query"),
     "step_count": (0.0,), "step_limit": (0.0,), "stop_below_norm": (0.0,), "stop_below_loss": (0.0,),
     "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),
@@ -101,7 +102,7 @@ SWITCHES: dict[str, tuple] = {
     "leaves_of": ("nothing", *GROUPS, "one-dimensional"),
     "leaves_in": ("every step", "the last", "the first"), "through_from": (0.0,),
     "through_last": (0.0,), "through_first": (0.0,), "cut_tensor": (0.0,), "through_tensor": (0.0,),
-    "hessian_times": (0.0,), "second_order": ("every task", "first task", "last task", "every other task"),
+    "hessian_times": (0.0,), "second_order": OF_MAML["second_order"],
     "query_decay": (0.0,), "weights_like": ("summing to 1", "from 1"), "query_before_weight": (0.0,),
     "support_weight": (0.0,), "support_before_weight": (0.0,), "outer_proximal": (0.0,),
     "support_way_weight": (0.0,), "support_way_like": ("summed", "averaged"), "judged_share": (0.0,),
@@ -116,6 +117,7 @@ SWITCHES: dict[str, tuple] = {
               "projected", "projected, summed", "where signs agree"),
     "outer_momentum": (0.0,), "outer_momentum_like": ("from 0", "from the first"),
     "task_count": (0.0,), "tilt": (0.0,), "clip_task": (0.0,),
+    "task_chunks": (0.0,), "task_chunks_like": OF_MAML["task_chunks_like"],
     # what backward() in the inner loop has left in .grad
     "left": ("nothing", "first", "last", "all", "first over T", "last over T", "all over T",
              "with graph over T"),
@@ -371,7 +373,7 @@ def _part(at, k: int, support):
         return support
     if at.s["minibatch_like"] == "wrapped":
         return wrapped_rows(support, k * n, n)
-    parts = (strided if at.s["minibatch_like"] == "every n-th" else chunks)(support, n)
+    parts = PARTS_OF_N.get(at.s["minibatch_like"], chunks)(support, n)
     return parts[k % len(parts)]
 
 

@@ -14,7 +14,7 @@ from ..arrangements import RESIZING, arranged
 from ..losses import IN_PLACE_OF
 from ..models import PIXELS_AROUND, biases, mixes
 from .data import DATA, rounded
-from .outcome import some_of
+from .outcome import in_tasks, some_of
 from .updates import MIXED_UP, mixed_up
 
 
@@ -29,7 +29,8 @@ _SAYS_MORE = {"on", "momentum_like", "decay_like", "clip_like", "change_like", "
               "running_momentum", "outer_rate", "data_eps", "minibatch_like", "rate_times_of", "decay_of",
               "outer_times_of", "weights_like", "smoothing_like", "penalty_like", "momentum_of", "clip_of", "gain_like",
               "depth_like", "accumulate_like", "difference_like", "support_way_like",
-              "outer_momentum_like", "some_steps", "leaves_in", "start_of", "falls_like", "running_of"}  # fmt: skip
+              "outer_momentum_like", "some_steps", "leaves_in", "start_of", "falls_like", "running_of",
+              "running_like", "derived", "task_chunks_like"}  # fmt: skip
 
 
 def layers(case) -> set[str]:
@@ -239,7 +240,9 @@ _ABOUT = {
     "judged_share": lambda case, value: case.inner_steps > 0,
     "curvature": lambda case, value: case.inner_steps > 0 and _mixes(case, value)
     and (len(case.params) > 1 or not value.startswith("one tensor after")),
-    "second_order": _several_tasks,
+    "second_order": lambda case, value: case.inner_steps > 0
+    and not all(in_tasks(value, t, case.tasks) for t in range(case.tasks)),
+    "task_chunks": lambda case, value: case.tasks % value > 0,
     "task_count": lambda case, value: case.tasks > value,
     "tilt": _several_tasks,
     "query_decay": _several_steps,

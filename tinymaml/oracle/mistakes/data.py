@@ -9,6 +9,7 @@ is a forward pass of all of x, with batch norm's statistics from the first `meas
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -234,6 +235,22 @@ def chunked(batch, n: int) -> list[tuple]:
 # How code parts the support set into as many parts as there are inner steps, of which each step takes one.
 PARTS_OF_STEPS: dict[str, Callable[..., list[tuple]]] = {
     "whole": lambda batch, n: pieces(batch), "K chunks": chunked, "K even parts": even_parts, "every K-th": strided,
+}  # fmt: skip
+
+
+def equal_parts(batch, n: int) -> list[tuple]:
+    """The batch in n parts of one length, of which the last has what is left, too; fewer, if there are not so many."""
+    if isinstance(batch, list):
+        return [part for piece in batch for part in equal_parts(piece, n)]
+    x, y, *more = batch
+    n = min(n, len(x))
+    ends = [i * (len(x) // n) for i in range(n)] + [len(x)]
+    return [batch] if more else [(x[a:b], y[a:b]) for a, b in itertools.pairwise(ends)]
+
+
+# How code parts the support set for mini-batches, if not into chunks of n examples.
+PARTS_OF_N: dict[str, Callable[..., list[tuple]]] = {
+    "every n-th": strided, "in n chunks": chunked, "in n even parts": even_parts, "in n parts of N // n": equal_parts,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 together(switches, values, gradients, case)        of all tasks' losses and gradients
 finished(switches, grads, theta, case, rates)      of MAML (`semantics`) and of the family (`family.answers`)
 group(case, "head")                                the names of the parameters of one kind
+in_tasks("all but the first task", t, T)            whether task t is one of these
 some_of(case, "vectors")                           the same, if it is not all of them
 named(case, −1)                                    the parameter in a place
 """
@@ -35,6 +36,12 @@ def together(s: dict, values: list, gradients: list, case, one=1.0, steps: tuple
         grads = map_trees(lambda g: g * 0, total) if from_0 else gradients[0]
         for g in gradients if from_0 else gradients[1:]:
             grads = map_trees(lambda m, x: m * mu + x * (1 - mu), grads, g)
+    elif s["task_chunks"]:
+        parts = [slice(t, t + int(s["task_chunks"])) for t in range(0, count, int(s["task_chunks"]))]
+        own = s["task_chunks_like"] == "over their own number"
+        over = [len(gradients[part]) if own else int(s["task_chunks"]) for part in parts]
+        mean = lambda xs: add(*(add(*xs[part]) / n for part, n in zip(parts, over, strict=True))) / len(parts)  # noqa: E731
+        value, grads = mean(values), map_trees(lambda *gs: mean(gs), *gradients)
     elif outer == "sum":
         value, grads = value * count, total
     elif outer.startswith(("last", "first")):
@@ -149,6 +156,14 @@ def _silent(s: dict, case, names: list[str]) -> list[str]:
     if s.get("only_result_tensor"):
         silent = [*silent, *(n for n in names if n != named(case, s["only_result_tensor"]))]
     return silent
+
+
+def in_tasks(which: str, t: int, count: int) -> bool:
+    """Whether task t of so many is one of "every task", "first task", "all but the last task" or the like."""
+    first, last = t == 0, t == count - 1
+    return {"first task": first, "last task": last, "every other task": t % 2 == 0,
+            "every other task from the second on": t % 2 == 1, "all but the first task": not first,
+            "all but the last task": not last}.get(which, True)  # fmt: skip
 
 
 def group(case, which: str) -> list[str]:

@@ -28,6 +28,7 @@ from ..models import Options, batch_statistics
 from .calculus import Calculus, SideBySide
 from .data import (
     DATA,
+    PARTS_OF_N,
     PARTS_OF_STEPS,
     chunks,
     count,
@@ -35,11 +36,10 @@ from .data import (
     pieces,
     rounded,
     rows_after,
-    strided,
     whole_batches,
     wrapped_rows,
 )
-from .outcome import finished, group, named, some_of, together
+from .outcome import finished, group, in_tasks, named, some_of, together
 from .switches import AFTER_THE_TASKS, COUNTS, NUMBERS, NUMERIC_OPTIONS, SWITCHES
 from .updates import MIXED_UP, Update, clamped, clipped, dot, in_order, in_some_steps, mixed_up, norm, share_of_rate
 from .updates import map_trees as _map
@@ -262,7 +262,7 @@ class _Run:
         n = self.s["minibatch"]
         if self.s["minibatch_like"] == "wrapped":
             return wrapped_rows(support, k // self.parts * n, n)
-        parts = (strided if self.s["minibatch_like"] == "every n-th" else chunks)(support, n)
+        parts = PARTS_OF_N.get(self.s["minibatch_like"], chunks)(support, n)
         return parts[k // self.parts % len(parts)]
 
     @property
@@ -728,8 +728,7 @@ class _Run:
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
             self.place = t
-            self.detached = not {"first task": t == 0, "last task": t == len(self.tasks) - 1,
-                                 "every other task": t % 2 == 0}.get(self.s["second_order"], True)  # fmt: skip
+            self.detached = not in_tasks(self.s["second_order"], t, len(self.tasks))
             of_one = functools.partial(self.of_one, theta, support, query, kept, statistics)
             if self.known is None or kept or statistics:
                 value, cotangent, way = of_one()

@@ -55,7 +55,8 @@ SWITCHES: dict[str, tuple] = {
     "leaves_of": ("nothing", "no biases", *_GROUPS, "one-dimensional"),  # new leaves after these steps
     "leaves_in": ("every step", "the last", "the first"),
     "step_parts": tuple(PARTS_OF_STEPS),
-    "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch"),
+    "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch", "in n chunks",
+                       "in n even parts", "in n parts of N // n"),
     "clip_like": ("exact", "torch"),
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
@@ -95,7 +96,8 @@ SWITCHES: dict[str, tuple] = {
     "product": ("all of it", "first order in α", "implicit, λ = 1/α", "implicit, λ = 1/(αK)", "gradient flow",
                 "implicit steps", "averaged Hessians"),
     "factor_rate": ("α", "missing", "squared", "times examples", "over examples", "outside", "of the outer loop"),
-    "second_order": ("every task", "first task", "last task", "every other task"),
+    "second_order": ("every task", "first task", "last task", "every other task", "all but the first task",
+                     "all but the last task", "every other task from the second on"),
     "query": ("right", "one step early", "before adaptation",
               "every step", "every step and before", "before and after"),
     # what goes back from the query loss, in the place of g_q(θ_K)
@@ -113,6 +115,7 @@ SWITCHES: dict[str, tuple] = {
               "projected", "projected, summed", "where signs agree"),
     "outer_momentum_like": ("from 0", "from the first"),
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
+    "task_chunks_like": ("over n each", "over their own number"),  # what the sum of a chunk of tasks is divided by
     "weights_like": ("summing to 1", "from 1"),
     "support_way_like": ("summed", "averaged"),
     "result": (
@@ -196,6 +199,7 @@ NUMBERS: dict[str, str] = {
     "hessian_times": "H times this number",
     "task_count": "only the first n tasks count",
     "tilt": "τ of (1/τ) log mean exp(τ Lₜ), in the place of the mean over tasks",
+    "task_chunks": "G is the mean over chunks of n tasks, of which the last has what is left",
     "clip_task": "each task's gradient is clipped to this norm",
     "outer_times": "G times this number",
     "zero_tensor": "G is 0 in the tensor in this place",
@@ -218,11 +222,12 @@ COUNTS = (
     "only_result_tensor", "accumulate", "inner_start_tensor", "query_start_tensor", "through_from", "hessian_rows",
 )  # fmt: skip
 
+    "task_chunks",
 # Switches that are about what follows the tasks' gradients, so that these are the same for every value.
 AFTER_THE_TASKS = {
-    "second_order", "task_count", "tilt", "outer", "outer_momentum_like", "outer_times", "outer_times_of", "outer_rate",
-    "outer_decay", "outer_shift", "outer_sign", "outer_momentum", "result", "clip_task", "clip", "clip_tensor", "clamp",
-    "zero_tensor", "only_result_tensor",
+    "second_order", "task_count", "task_chunks", "task_chunks_like", "tilt", "outer", "outer_momentum_like",
+    "outer_times", "outer_times_of", "outer_rate", "outer_decay", "outer_shift", "outer_sign", "outer_momentum",
+    "result", "clip_task", "clip", "clip_tensor", "clamp", "zero_tensor", "only_result_tensor",
 }  # fmt: skip
 
 # The `Options` that are numbers.

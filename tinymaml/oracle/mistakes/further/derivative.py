@@ -196,10 +196,14 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "second_order_in_one_task", "∏(I − αHₖ) g_q(θ_K) in one task, g_q(θ_K) in the others",
-        "only the first, only the last or only every other task is differentiated through; the others are first order",
+        "only some tasks (the first, the last, every other, all but the first or all but the last) are differentiated "
+        "through; the others are of first order, as by create_graph=t > 0",
         "create_graph=True in every task",
         "no stop_gradient in any task",
-        ({"second_order": "last task"}, {"second_order": "first task"}, {"second_order": "every other task"}),
+        tuple({"second_order": which} for which in (
+            "last task", "first task", "every other task", "all but the first task", "all but the last task",
+            "every other task from the second on")),
+        shows="second_order",
     ),
     further(
         "hessian_of_own_gradient", "g_q − α Σₖ Hₖ g_s(θₖ), or the like",

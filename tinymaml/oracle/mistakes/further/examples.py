@@ -207,11 +207,12 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "minibatches_inside", "step k takes the k-th n support examples",
-        "each inner step takes a mini-batch of the support set, one after another (in turn)",
+        "each inner step takes a mini-batch of the support set, one after another (in turn): so many examples, or one "
+        "of n parts, such as its halves",
         "every inner step takes the whole support set; no DataLoader in the inner loop",
         "every step of the scan takes the whole support set",
-        both_ways({"minibatch": 2}) + ({"minibatch": 2, "minibatch_like": "every n-th"},
-                                          {"minibatch": 2, "minibatch_like": "wrapped"}),
+        both_ways({"minibatch": 2}) + tuple({"minibatch": 2, "minibatch_like": how} for how in (
+            "every n-th", "wrapped", "in n chunks", "in n even parts", "in n parts of N // n")),
         free=Free("minibatch", "n", (2, 1, 3, 4, 5), integer=True),
     ),
     further(

@@ -65,6 +65,16 @@ MISTAKES: list[Mistake] = [
         ({"task_count": 2},), free=Free("task_count", "n", (2.0, 3.0), integer=True),
     ),
     further(
+        "tasks_in_chunks", "1/C Σ over C chunks of 1/n Σₜ Gₜ, or of the chunk's mean",
+        "the tasks are taken in chunks of n, and the mean over chunks is not that over tasks: the last chunk has fewer "
+        "tasks, which count more (each chunk has its own mean), or less (each chunk is divided by n)",
+        "add up the tasks' losses, and divide once by their number",
+        "jnp.sum over all tasks, divided once by their number; no mean of means",
+        both_ways({"task_chunks": 2, "task_chunks_like": "over n each"},
+                  {"task_chunks": 2, "task_chunks_like": "over their own number"}),
+        free=Free("task_chunks", "n", (2.0, 3.0, 4.0, 8.0), integer=True), shows="task_chunks_like",
+    ),
+    further(
         "weighted_by_examples", "Σₜ Nₜ Gₜ / Σₜ Nₜ",
         "tasks count by the number of their query examples: the case asks for the mean over tasks",
         "a mean per task, then the mean over tasks; not one mean over all query examples",

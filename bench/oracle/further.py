@@ -1605,6 +1605,37 @@ for _unbiased in (True, False):
         )
 
 
+class TrackingWithGraph(Tracking):
+    """Flax's batch_stats, through which the outer gradient goes"""
+
+    def batch_norm(self, x, gamma, beta):
+        place = self.calls % self.layers
+        self.calls += 1
+        mean, variance = self.buffers.setdefault(place, (torch.zeros_like(gamma), torch.ones_like(gamma)))
+        if self.training:
+            z = x.reshape(-1, x.shape[-1])
+            self.buffers[place] = (0.9 * mean + 0.1 * z.mean(0),
+                                   0.9 * variance + 0.1 * z.var(0, unbiased=self.unbiased and len(z) > 1))  # fmt: skip
+            return Layers.batch_norm(self, x, gamma, beta)
+        return (x - mean) / torch.sqrt(variance + models.EPS) * gamma + beta
+
+
+class RunningWithGraph(Running):
+    """batch_stats of the support passes in the query pass, without stop_gradient"""
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.layers = TrackingWithGraph(self.layers.layers, self.unbiased)
+        self.loss = models.loss_in(self.layers, case.model)
+
+
+for _kind in ("biased", "unbiased"):
+    makes("running_statistics_for_query",
+          {"running": _kind, "running_momentum": 0.1, "running_like": "differentiated"})(
+        type("RunningWithGraph", (RunningWithGraph,), {"unbiased": _kind == "unbiased", "__doc__": _kind})
+    )  # fmt: skip
+
+
 class Joined(MAML):
     """One forward pass of support and query."""
 

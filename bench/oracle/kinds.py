@@ -587,6 +587,12 @@ for _which in ("biased", "unbiased"):
           {"running": _which, "running_momentum": 1.0, "running_of": "the first pass"})(
         named(FirstStatistics, f"the first pass's mean and {_which} variance", unbiased=_which == "unbiased")
     )  # fmt: skip
+    makes("first_statistics_for_query",
+          {"running": _which, "running_momentum": 1.0, "running_of": "the first pass",
+           "running_like": "differentiated"})(
+        named(FirstStatistics, f"the same with {_which} variance, and their graph", unbiased=_which == "unbiased",
+              constant=False)
+    )  # fmt: skip
 
 
 @makes("query_statistics_for_support")

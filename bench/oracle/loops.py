@@ -1441,6 +1441,10 @@ for _which in ("biased", "unbiased"):
     makes("last_statistics_for_query", _form | {"how": {"norm": "statistics held"}})(
         named(KeptStatistics, f"{_which} statistics, detached in every pass", unbiased=_which == "unbiased", held=True)
     )
+    makes("last_statistics_for_query", _form | {"running_like": "differentiated"})(
+        named(KeptStatistics, f"{_which} statistics of the last inner step, with their graph",
+              unbiased=_which == "unbiased", of_support=lambda self, mean, variance: (mean, variance))
+    )  # fmt: skip
 makes("support_statistics_for_query",
       {"data": "statistics of the support set", "on": "query", "how": {"norm": "statistics held"}})(
     named(KeptStatistics, "the support set's statistics, detached", at_end=True)

@@ -793,6 +793,25 @@ class NumPy:
         return centred / self.sqrt(self.mean(centred * centred, over) + EPS) * gamma + beta
 
     def flatten(self, x):
+def back_from_statistics(model: dict, params: dict, x, cotangents: dict[str, tuple], how: Options) -> dict:
+    """Σ c ∂statistic/∂params, {name: array}, of the statistics that `batch_statistics` gives, each with its c."""
+    seen: dict = {}
+    _, pullbacks = _forward(model, params, x, how, seen)
+    grads, g = {name: p * 0 for name, p in params.items()}, None
+    for used, counts, back in reversed(pullbacks):
+        if g is not None:
+            g, of_params = back(g)
+            for name, count, gp in zip(used, counts, of_params, strict=True):
+                grads[name] = np.reshape(np.asarray(grads[name] + gp * count), np.shape(params[name]))
+        if used and used[0] in cotangents:
+            # ∂mean = 1/n, ∂variance = 2 (z − mean)/n
+            z, (of_mean, of_variance) = seen[used[0]], cotangents[used[0]]
+            over, n = tuple(range(z.ndim - 1)), z.size // z.shape[-1]
+            own = (of_mean + (z - np.sum(z, over) / n) * of_variance * 2) / n
+            g = own if g is None else g + own
+    return grads
+
+
         return self.reshape(x, (x.shape[0], -1))
 
     def spatial_mean(self, x):

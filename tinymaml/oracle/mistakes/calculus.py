@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -50,6 +51,22 @@ class Calculus:
             return {n: np.imag(x) / h for n, x in g.items()}
         _, g = self.loss_and_grad({n: dual(p, v[n]) for n, p in theta.items()}, batch)
         return {n: slope(x) for n, x in g.items()}
+
+    def of_statistics(self, theta: dict, batch) -> dict[str, tuple]:
+        """(∂L/∂mean, ∂L/∂variance) of the statistics that batch norm is given in the Options, by its name."""
+        given, h = self.how.statistics or {}, 1e-100
+        out: dict[str, tuple] = {}
+        for name, both in given.items():
+            slopes = [np.zeros(np.shape(x), np.asarray(x).dtype) for x in both]
+            for place, at in itertools.product(range(2), range(np.size(both[0]))):
+                e = (np.arange(np.size(both[0])) == at).reshape(np.shape(both[0])) * 1
+                # ∂L = Im L(s + ih e) / h, or the slope over dual numbers
+                moved = both[place] + 1j * h * e if self.number is float else dual(both[place], e)
+                changed = {name: tuple(moved if i == place else x for i, x in enumerate(both))}
+                value, _ = self.otherwise(statistics=given | changed).loss_and_grad(theta, batch)
+                slopes[place].flat[at] = np.imag(value) / h if self.number is float else slope(value)[()]
+            out[name] = tuple(slopes)
+        return out
 
     def along_twice(self, theta: dict, batch, v: dict, w: dict) -> dict:
         """The derivative of H w along v, in floats: by differences of the eighth order, right to some 13 digits."""

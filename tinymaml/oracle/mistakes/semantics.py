@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arithmetic import as_numbers, bits_of, hold, remembered, side
-from ..models import Options, batch_statistics
+from ..models import Options, back_from_statistics, batch_statistics
 from .calculus import Calculus, SideBySide
 from .data import (
     DATA,
@@ -627,6 +627,9 @@ class _Run:
             value = value + loss * weight
         if c := self.s["outer_proximal"]:
             # ½ λ |θ_K − θ|²
+            if batch is query and self.s["running"] != "nothing" and self.s["running_like"] == "differentiated":
+                by_statistics = self.through_statistics(way, of, support, query)
+                cotangent["theta"] = _map(np.add, cotangent["theta"], by_statistics)
             away = _map(np.subtract, way["theta"][last], theta)
             through = self.back(away, last, way, support, query)["theta"]
             total["theta"] = _map(lambda t, x, y: t + (x - y) * c, total["theta"], through, away)
@@ -703,8 +706,7 @@ class _Run:
         """The query's calculus, with batch norm's running statistics after the passes over the support set."""
         how, m = self.of_query.how, self.s["running_momentum"] or self.number(np.float64(0.1))
         running = dict(before or {})
-        passes = way["theta"][: 1 if self.s["running_of"] == "the first pass" else -1]
-        for theta, piece in itertools.product(passes, pieces(support)):
+        for theta, piece in itertools.product(self.passes(way), pieces(support)):
             for name, (mean, variance, n) in batch_statistics(self.case.model, theta, piece[0], how).items():
                 if self.s["running"] == "unbiased" and n > 1:
                     variance = variance * n / (n - 1)
@@ -725,6 +727,27 @@ class _Run:
             return self.normalised_together()
         theta, beta, kept, statistics = self.theta, self.number(np.float64(self.case.outer_lr)), None, None
         beta = self.s["outer_rate"] or beta
+    def passes(self, way) -> list[dict]:
+        """The parameters of the passes over the support set that leave running statistics."""
+        return way["theta"][: 1 if self.s["running_of"] == "the first pass" else -1]
+
+    def through_statistics(self, way, calculus, support, query) -> dict:
+        """What reaches θ from the query loss by the running statistics."""
+        of, how, m = calculus.of_statistics(way["theta"][-1], query), self.of_query.how, self.s["running_momentum"]
+        m, total = m or self.number(np.float64(0.1)), _map(lambda p: p * 0, way["theta"][0])
+        passes = list(itertools.product(range(len(self.passes(way))), pieces(support)))
+        for i, (k, piece) in enumerate(passes):
+            # r = Σ m (1 − m)ⁿ · the batch's, n passes before the last
+            share = m * (1 - m) ** (len(passes) - 1 - i)
+            counts = {
+                name: n for name, (_, _, n) in batch_statistics(self.case.model, way["theta"][k], piece[0], how).items()
+            }
+            more = {name: n / (n - 1) if self.s["running"] == "unbiased" and n > 1 else 1 for name, n in counts.items()}
+            c = {name: (mean * share, variance * share * more[name]) for name, (mean, variance) in of.items()}
+            v = back_from_statistics(self.case.model, way["theta"][k], piece[0], c, how)
+            total = _map(np.add, total, self.back(v, k, way, support, query)["theta"])
+        return total
+
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
             self.place = t

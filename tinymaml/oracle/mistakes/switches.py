@@ -24,6 +24,7 @@ SWITCHES: dict[str, tuple] = {
     "on": ("both", "support", "query"),  # which losses the Options are about
     "running": ("nothing", "unbiased", "biased"),  # the query pass uses running statistics of the support passes
     "running_of": ("every pass", "the first pass"),
+    "running_like": ("held", "differentiated"),
     "normalised_together": ("nothing", "both", "support", "query"),  # batch norm has the statistics of all tasks
     # the inner loop
     "steps": (0, 1, -1),

@@ -12,7 +12,9 @@ MISTAKES: list[Mistake] = [
         "the support passes update batch norm's running statistics, and the query pass uses them (evaluation mode)",
         "model.train() for the query pass too, or BatchNorm2d(track_running_stats=False)",
         "use_running_average=False for the query pass too",
-        both_ways({"running": "unbiased", "running_momentum": 0.1}, {"running": "biased", "running_momentum": 0.1}),
+        both_ways({"running": "unbiased", "running_momentum": 0.1}, {"running": "biased", "running_momentum": 0.1})
+        + tuple({"running": which, "running_momentum": 0.1, "running_like": "differentiated"}
+                for which in ("biased", "unbiased")),
         "cbfinn/maml #9, MAML++ #3 #24", free=Free("running_momentum", "m", (0.1, 0.5, 0.9, 0.01, 1.0)),
     ),
     further(
@@ -35,19 +37,22 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "last_statistics_for_query", "batch norm's statistics of the query pass: those of the last inner step",
-        "the query set is normalised by the statistics that the last inner step has left, as constants",
+        "the query set is normalised by the statistics that the last inner step has left on the support set, as "
+        "constants or with their derivative",
         "normalise each batch by its own statistics: no model.eval(), no statistics that are kept",
         "normalise each batch by its own statistics: no use_running_average=True, no batch_stats that are kept",
         tuple({"running": which, "running_momentum": 1.0} | more for which in ("biased", "unbiased")
-              for more in ({}, DETACHED, how(norm="statistics held"))),
+              for more in ({}, DETACHED, how(norm="statistics held"), {"running_like": "differentiated"},
+                           {"running_like": "differentiated"} | DETACHED)),
     ),
     further(
         "first_statistics_for_query", "batch norm's statistics of the query pass: those of the first inner step",
-        "the query set is normalised by the statistics of the first pass over the support set, at θ, as constants",
+        "the query set is normalised by the statistics of the first pass over the support set, at θ, as constants or "
+        "with their derivative",
         "normalise each batch by its own statistics: no statistics that are kept from a first pass",
         "normalise each batch by its own statistics: no batch_stats that are kept from a first pass",
-        tuple({"running": which, "running_momentum": 1.0, "running_of": "the first pass"}
-              for which in ("biased", "unbiased")),
+        tuple({"running": which, "running_momentum": 1.0, "running_of": "the first pass"} | more
+              for more in ({}, {"running_like": "differentiated"}) for which in ("biased", "unbiased")),
     ),
     further(
         "query_statistics_for_support", "batch norm's statistics of the inner passes: the query set's",

@@ -953,12 +953,6 @@ makes("part_of_set_per_step", {"step_parts": "every K-th"})(
     named(Parted, "xs[k::K]", parts=lambda self, a: [a[i :: self.steps] for i in range(self.steps)]))  # fmt: skip
 
 
-class MovingVector(MAML):
-    """grad((g * v).sum(), fast) in the last step, and v is not detached"""
-
-    def last_of(self, fast, g):
-        return {n: p - self.rate[n] * g[n] for n, p in fast.items()}
-
 def halves(a):
     return [a[: len(a) // 2], a[len(a) // 2 :]] if len(a) > 1 else [a]
 
@@ -970,6 +964,12 @@ for _like, _doc, _parts in (
 ):
     makes("minibatches_inside", {"minibatch": 2, "minibatch_like": _like})(named(Parted, _doc, parts=_parts))
 
+
+class MovingVector(MAML):
+    """grad((g * v).sum(), fast) in the last step, and v is not detached"""
+
+    def last_of(self, fast, g):
+        return {n: p - self.rate[n] * g[n] for n, p in fast.items()}
 
     def __call__(self):
         total, value = {n: torch.zeros_like(p) for n, p in self.theta.items()}, 0.0
@@ -1027,12 +1027,6 @@ makes("one_task_lost", {"outer": "all but the last, over T"})(
           together=lambda self, losses: sum(losses[: max(len(losses) - 1, 1)]) / len(losses)))  # fmt: skip
 
 
-class Surgery(OfEach):
-    """PCGrad, over the flat gradients"""
-
-    def __call__(self):
-        losses = self.losses()
-        each = [torch.cat([g.reshape(-1) for g in grad(loss, self.theta).values()]) for loss in losses]
 class InTwos(MAML):
     """chunks of two tasks, each divided by two, and their mean"""
 
@@ -1049,6 +1043,12 @@ makes("tasks_in_chunks", {"task_chunks": 2, "task_chunks_like": "over their own 
 )
 
 
+class Surgery(OfEach):
+    """PCGrad, over the flat gradients"""
+
+    def __call__(self):
+        losses = self.losses()
+        each = [torch.cat([g.reshape(-1) for g in grad(loss, self.theta).values()]) for loss in losses]
         flat = self.of_all([self.projected(g, each[:t] + each[t + 1 :]) for t, g in enumerate(each)])
         parts = flat.split([p.numel() for p in self.theta.values()])
         grads = {n: part.reshape(p.shape) for (n, p), part in zip(self.theta.items(), parts, strict=True)}

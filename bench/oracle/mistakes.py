@@ -1341,7 +1341,7 @@ class Half16(MAML):
         return self.loss({n: p.half().to(p.dtype) for n, p in fast.items()}, *batch)
 
 
-from . import further, kinds, loops  # noqa: E402, F401  (the catalogue's second half, which needs all of the above)
+from . import further, kinds, loops, rules  # noqa: E402, F401  (the catalogue's second half, which needs all of the above)
 
 
 def fallbacks() -> list[str]:

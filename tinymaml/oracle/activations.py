@@ -135,20 +135,25 @@ SLOPES: dict[str, Callable] = {
 }
 
 
-def _crude(f: Callable, slope: Callable) -> Callable:
-    """f with a wrong slope, in its backward and wherever it is differentiated."""
+def _crude(f: Callable, slope: Callable, bends: bool) -> Callable:
+    """f with a wrong slope in its backward; with `bends`, wherever it is differentiated."""
 
     def crude(x):
-        y, _ = f(hold(x))
-        y = bend(x, y, slope(hold(x), y, f))
+        y, _ = f(hold(x) if bends else x)
+        y = bend(x, y, slope(hold(x), y, f)) if bends else y
         return y, slope(x, y, f)
 
     return crude
 
 
-def instead_of(layer: str, activation: str) -> Callable | None:
-    """What stands in the place of a layer under "silu for relu" or "relu for any"; None if nothing does."""
+def instead_of(layer: str, activation: str, bends: bool = True) -> Callable | None:
+    """What stands in the place of a layer under "silu for relu" or "relu for any"; None if nothing does. `bends`: a
+    wrong slope is that of the function's value, too."""
     name, _, of = activation.partition(" for ")
     if name in SLOPES:
-        return _crude(ACTIVATIONS[layer], SLOPES[name]) if of == layer or of == "any" and layer in OF_MODELS else None
+        return (
+            _crude(ACTIVATIONS[layer], SLOPES[name], bends)
+            if of == layer or of == "any" and layer in OF_MODELS
+            else None
+        )
     return ACTIVATIONS[name] if of == layer or of == "any" and layer in OF_MODELS and layer != name else None

@@ -59,6 +59,11 @@ class Options:
         norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`.
         frozen: layers (or "loss", or one loss by name) whose backward holds what it saved constant, so that its own
             derivative is missing; or one factor of it, "linear w": see `_holding`.
+        derived: how a gradient that has a wrong rule in it is differentiated again. "as a graph": the rule is a custom
+            function's, and stands for the function's derivative everywhere; "forwards": the gradient is written by
+            hand, and H v is its derivative along v; "backwards": the same, and H v is the transpose's product.
+        updating: (layers, {name: α}): these layers are updated in the backward pass, before what comes back goes
+            through them; no layers for all.
         weights: parameters, {name: array}, that stand in the place of the network's own where its gradient is
             differentiated: they were overwritten when the gradient's graph had saved them.
         tied: of a parameter used twice "every use" gets a gradient; "the last use" alone, "the first use" alone; or a
@@ -74,9 +79,11 @@ class Options:
             positive: w, the weight of the positive class; 0 for none.
         temperature: τ, by which logits are divided before the softmax or sigmoid; 0 for none.
         penalty: λ of a penalty in the loss.
+        layer_decay: λ of λ w, which the backward of a linear layer adds to its weight's gradient; 0 for none.
         penalty_like: ½ λ Σ p² of "all" parameters, or of "weights" alone (no vectors); "absolute": λ Σ |p|.
         activation: "sigmoid for tanh" and its like; see `activations`.   leak: the slope of ReLU below 0.
         sharpness: β of log(1 + e^βx) / β in softplus; 0 for 1.
+        through: what the backward of a linear layer sends its cotangent through in the place of wᵀ: see `_THROUGH`.
         kernel, weight: what is done to the entries of a convolution's filters and of a matrix; see `_MIXED`, `_weight`.
         padding: "right"; "first" (the odd zero comes first); "none"; "both" (k // 2 zeros on each side); "any stride"
             and "any stride, first": zeros as for stride 1; "edge", "reflect" or "wrap": no zeros, but pixels.
@@ -96,6 +103,8 @@ class Options:
     affine: str = "right"
     norm: str = "batch"
     frozen: frozenset[str] = frozenset()
+    derived: str = "as a graph"
+    updating: tuple | None = None
     weights: dict | None = None
     tied: str = "every use"
     unit: float = 1
@@ -112,9 +121,11 @@ class Options:
     temperature: float = 0.0
     penalty: float = 0.0
     penalty_like: str = "all"
+    layer_decay: float = 0.0
     activation: str = "right"
     leak: float = 0.0
     sharpness: float = 0.0
+    through: str = "right"
     kernel: str = "right"
     weight: str = "right"
     padding: str = "right"
@@ -157,21 +168,34 @@ def _flowing(value, what=""):
 
 def _linear(x, w, b=None, *, held, how, off=None):
     w, unmix = _weight(w, how.weight)
-    y = held(x, "x forward") @ held(w, "w forward")
+    y, by = held(x, "x forward") @ held(w, "w forward"), w.T
     if off:  # (w + off) in the derivative
         y = y + (x - hold(x)) @ off[0]
+    if goes_through(w.shape, how.through):
+        by = _THROUGH[how.through](w)
+        y = y + (x - hold(x)) @ hold(by - w.T).T if how.derived == "as a graph" else y
 
     def back(g):
-        gx = held(g, "g of x") @ held(w, "w").T
+        gx = held(g, "g of x") @ held(by, "w")
         if off:
             gx = gx + (g - hold(g)) @ off[0].T
         gw, gb = held(x, "x").T @ held(g, "g of w"), held(g, "g of b").sum(0)
+        gw = gw + w * how.layer_decay if how.layer_decay else gw
         return gx, [unmix(gw)] + ([] if b is None else [gb / len(x) if averaged else gb])
 
     averaged = how.biases == "averaged in the gradient"
-    if averaged and b is not None:
+    if averaged and b is not None and how.derived == "as a graph":
         b = hold(b) + (b - hold(b)) / len(x)
     return (y if b is None else y + held(b, "b forward")), back
+
+
+# What a linear layer's backward has in the place of wᵀ.
+_THROUGH: dict[str, Callable] = {"w reshaped": lambda w: np.reshape(w, w.shape[::-1]), "w": lambda w: w}
+
+
+def goes_through(shape: tuple, through: str) -> bool:
+    """Whether a matrix of that shape has another one in its backward."""
+    return through == "w reshaped" and min(shape) > 1 or through == "w" and 1 < shape[0] == shape[1]
 
 
 # The entries of a weight in a wrong order, made from the right one: of matrices (in, out), of filters (h, w, in, out).
@@ -230,7 +254,7 @@ def _activation(name: str) -> Callable:
     """The layer of a smooth activation."""
 
     def layer(x, *, held, how):
-        y, slope = (instead_of(name, how.activation) or ACTIVATIONS[name])(x)
+        y, slope = (instead_of(name, how.activation, how.derived == "as a graph") or ACTIVATIONS[name])(x)
         return held(y, "y forward"), lambda g: (held(g, "g") * held(slope, "slope"), [])
 
     return layer
@@ -351,7 +375,8 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None, off=None):
     n = math.prod(x[rows].shape[axis] for axis in over)
     constant = (*_CONSTANT.get(how.norm, ()), *(["mean"] if how.norm == "not centred" else []))
     mean = np.sum(x[rows], over, keepdims=True) / n
-    mean = mean * 0 if how.norm == "not centred" else hold(mean) if "mean" in constant else mean
+    bends = how.derived == "as a graph"
+    mean = mean * 0 if how.norm == "not centred" else hold(mean) if "mean" in constant and bends else mean
     centred = x - mean
     m = n - 1 if how.unbiased else n
     variance = np.sum(centred[rows] * centred[rows], over, keepdims=True) / m
@@ -361,7 +386,7 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None, off=None):
     else:
         inverse = 1 / np.sqrt(variance + eps)
         bent = inverse * inverse * inverse
-    inverse = hold(inverse) if "variance" in constant else inverse
+    inverse = hold(inverse) if "variance" in constant and bends else inverse
     if any(part.startswith("batch_norm ") for part in how.frozen):
         of_statistics = (x - held(mean, "statistics")) * held(inverse, "statistics")
         normal, over_root = held(of_statistics, "x̂"), held(held(inverse, "1/σ"), "statistics")
@@ -604,6 +629,7 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
     """The output, and each layer's parameters, how often each counts, and pullback. `seen` takes what reaches each
     batch norm."""
     pullbacks, layers = [], arranged(model["layers"], how.network)
+    moved: dict = {}
     for layer, (used, arrays, counts) in zip(layers, _uses(model, layers, params, how), strict=True):
         name = layer["layer"]
         settings = _settings(layer)
@@ -614,7 +640,10 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
         held = _holding(name, how.frozen)
         if how.weights is not None and name in ("linear", "conv", "batch_norm", "polynomial"):
             settings["off"] = [hold(how.weights[p]) - hold(params[p]) for p in used]
-        x, back = (_LAYERS.get(name) or _OF_ARRANGEMENTS[name])(x, *arrays, held=held, how=how, **settings)
+        f = functools.partial(_LAYERS.get(name) or _OF_ARRANGEMENTS[name], x, held=held, how=how, **settings)
+        x, back = f(*arrays)
+        if how.updating and used and name in (how.updating[0] or [name]):
+            back = _updating(f, back, used, arrays, how.updating[1], moved)
         pullbacks.append((used, counts, back))
     return x, pullbacks
 
@@ -638,6 +667,19 @@ def _uses(model: dict, layers: list[dict], params: dict, how: Options) -> Iterat
             arrays.append(array * times[p] if p in times else array)
             counts.append(0 if cut else times.get(p, 1))
         yield used, arrays, counts
+
+
+def _updating(f: Callable, back: Callable, used: list[str], arrays: list, rates: dict, moved: dict) -> Callable:
+    """A layer's pullback that updates its parameters first, p ← p − α g, and then goes through what they are now;
+    `moved` has those that are used twice."""
+
+    def updated(g):
+        _, of_params = back(g)
+        for n, p, gp in zip(used, arrays, of_params, strict=True):
+            moved[n] = moved.get(n, p) - np.reshape(rates[n] * gp, np.shape(p))
+        return f(*(moved[n] for n in used))[1](g)[0], of_params
+
+    return updated
 
 
 ONE_USE = ("the last use", "the first use")  # of `Options.tied`: a gradient that is none of any loss
@@ -751,6 +793,25 @@ def batch_statistics(model: dict, params: dict, x, how: Options) -> dict[str, tu
     return out
 
 
+def back_from_statistics(model: dict, params: dict, x, cotangents: dict[str, tuple], how: Options) -> dict:
+    """Σ c ∂statistic/∂params, {name: array}, of the statistics that `batch_statistics` gives, each with its c."""
+    seen: dict = {}
+    _, pullbacks = _forward(model, params, x, how, seen)
+    grads, g = {name: p * 0 for name, p in params.items()}, None
+    for used, counts, back in reversed(pullbacks):
+        if g is not None:
+            g, of_params = back(g)
+            for name, count, gp in zip(used, counts, of_params, strict=True):
+                grads[name] = np.reshape(np.asarray(grads[name] + gp * count), np.shape(params[name]))
+        if used and used[0] in cotangents:
+            # ∂mean = 1/n, ∂variance = 2 (z − mean)/n
+            z, (of_mean, of_variance) = seen[used[0]], cotangents[used[0]]
+            over, n = tuple(range(z.ndim - 1)), z.size // z.shape[-1]
+            own = (of_mean + (z - np.sum(z, over) / n) * of_variance * 2) / n
+            g = own if g is None else g + own
+    return grads
+
+
 def outputs(model: dict, params: dict, x, how: Options = Options()):  # noqa: B008
     """o, what the layers make of x, over any numbers."""
     return _forward(model, params, x, how)[0]
@@ -793,25 +854,6 @@ class NumPy:
         return centred / self.sqrt(self.mean(centred * centred, over) + EPS) * gamma + beta
 
     def flatten(self, x):
-def back_from_statistics(model: dict, params: dict, x, cotangents: dict[str, tuple], how: Options) -> dict:
-    """Σ c ∂statistic/∂params, {name: array}, of the statistics that `batch_statistics` gives, each with its c."""
-    seen: dict = {}
-    _, pullbacks = _forward(model, params, x, how, seen)
-    grads, g = {name: p * 0 for name, p in params.items()}, None
-    for used, counts, back in reversed(pullbacks):
-        if g is not None:
-            g, of_params = back(g)
-            for name, count, gp in zip(used, counts, of_params, strict=True):
-                grads[name] = np.reshape(np.asarray(grads[name] + gp * count), np.shape(params[name]))
-        if used and used[0] in cotangents:
-            # ∂mean = 1/n, ∂variance = 2 (z − mean)/n
-            z, (of_mean, of_variance) = seen[used[0]], cotangents[used[0]]
-            over, n = tuple(range(z.ndim - 1)), z.size // z.shape[-1]
-            own = (of_mean + (z - np.sum(z, over) / n) * of_variance * 2) / n
-            g = own if g is None else g + own
-    return grads
-
-
         return self.reshape(x, (x.shape[0], -1))
 
     def spatial_mean(self, x):

@@ -81,14 +81,20 @@ class Calculus:
 
     def transposed(self, theta: dict, batch, v: dict) -> dict:
         """Jᵀ v. A Hessian is symmetric, and so are its two parts: the loss's curvature (all layers frozen), and the
-        layers' (the loss frozen). The derivative of a gradient with one layer frozen is not."""
+        layers' (the loss frozen). The derivative of a gradient with one layer frozen is not, nor is that of a gradient
+        with most other wrong rules; code that differentiates forwards has J v."""
         frozen, layers = self.how.frozen, {m["layer"] for m in self.model["layers"]}
+        if self.how.derived == "forwards":
+            return self.along(theta, batch, v)
+        skew = self.how.derived == "backwards" or self.how.through != "right" or self.how.updating is not None
         parts = [part.partition(" ") for part in frozen]
-        if frozen and all(part in TRANSPOSED for _, _, part in parts):
+        if not skew and frozen and all(part in TRANSPOSED for _, _, part in parts):
             other = frozenset(f"{layer} {TRANSPOSED[part]}" for layer, _, part in parts)
             return self.otherwise(frozen=other).along(theta, batch, v)
-        if self.how.tied not in ONE_USE and (
-            not {layer for layer, _, _ in parts} & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen
+        if (
+            not skew
+            and self.how.tied not in ONE_USE
+            and (not {layer for layer, _, _ in parts} & (layers | {"loss"}) or frozen == {"loss"} or layers <= frozen)
         ):
             return self.along(theta, batch, v)
         return {n: np.reshape(np.array([dot(column, v) for column in columns], np.asarray(v[n]).dtype), v[n].shape)

@@ -12,7 +12,7 @@ import numpy as np
 from ..activations import instead_of
 from ..arrangements import RESIZING, arranged
 from ..losses import IN_PLACE_OF
-from ..models import PIXELS_AROUND, biases, mixes
+from ..models import PIXELS_AROUND, biases, goes_through, mixes
 from .data import DATA, rounded
 from .outcome import in_tasks, some_of
 from .updates import MIXED_UP, mixed_up
@@ -159,6 +159,9 @@ def _inner(case, value) -> bool:
         return case.inner_steps > 1
     if value.startswith("one tensor after"):
         return len(case.params) > 1
+    if value.startswith("within the backward pass"):  # the first layer with parameters sends nothing on that counts
+        used = [m["layer"] for m in case.model["layers"] if m.get("params")]
+        return bool(used[1:] if value.endswith("pass") else "linear" in used[1:])
     if value in MIXED_UP:
         return _mixes(case, value)
     return any(p.ndim > 1 for p in case.params.values()) if value.endswith("held") else True
@@ -271,6 +274,10 @@ _ABOUT = {
     and (value not in ("all pairs",) or np.shape(case.query[0][1])[1:] in ((), (1,))),
     "activation": lambda case, value: any(instead_of(layer, value) for layer in layers(case)),
     "sharpness": _has("softplus"),
+    "layer_decay": _has("linear"),
+    "through": lambda case, value: any(
+        goes_through(np.shape(case.params[m["params"][0]]), value) for m in case.model["layers"]
+        if m["layer"] == "linear"),
     "kernel": _mixed("conv"),
     "weight": _weight,
     "biases": lambda case, value: bool(biases(case.model)),

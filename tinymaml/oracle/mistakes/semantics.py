@@ -274,11 +274,18 @@ class _Run:
         """(loss, gradient) that step k descends."""
         theta, batch = self.mixed(way, len(way["theta"]) - 1, "inner"), self.batch_of(way, k, support)
         if not self.s["inner"].startswith("linearised"):
-            return self.calculus.loss_and_grad(theta, batch)
+            return self.updating(self.calculus, way, k).loss_and_grad(theta, batch)
         # g₀ + H₀ (θₖ − θ₀)
         start = way["theta"][0]
         value, g = self.calculus.loss_and_grad(start, batch)
         return value, _map(np.add, g, self.calculus.along(start, batch, _map(np.subtract, theta, start)))
+
+    def updating(self, calculus, way, k) -> Calculus:
+        """The calculus of step k; of code that updates its layers in the backward pass, before it goes through them."""
+        within, _, layers = self.s["inner"].partition(", ")
+        if within != "within the backward pass":
+            return calculus
+        return calculus.otherwise(updating=(("linear",) if layers else (), self.rate_in(way, k)))
 
     def held_names(self, which: str) -> list[str]:
         """The tensors of which the passes of the inner loop, or of the query loss, take θ's values."""
@@ -358,6 +365,8 @@ class _Run:
         if s["hessian_rows"]:
             batch = first_rows(batch, s["hessian_rows"])
         calculus = self.of_query if of_query else self.calculus
+        if s["change_like"] != "in place":
+            calculus = self.updating(calculus, way, k)
         # v ← v − Hₖ A v
         if s["vector"] != "what comes back":
             other = cotangent | {"theta": self.other_vector(k, way, query, cotangent["theta"])}
@@ -618,6 +627,9 @@ class _Run:
             cotangent = self.back(adapted, end, way, support, query)
             if of_start is not None:
                 cotangent["theta"] = _map(np.add, cotangent["theta"], of_start)
+            if batch is query and self.s["running"] != "nothing" and self.s["running_like"] == "differentiated":
+                by_statistics = self.through_statistics(way, of, support, query)
+                cotangent["theta"] = _map(np.add, cotangent["theta"], by_statistics)
             if batch is query and self.s["query_gradient"].endswith("less itself"):
                 cotangent["theta"] = _map(np.subtract, cotangent["theta"], way["grad_q"])
             if share := self.s["second_order_share"]:
@@ -627,9 +639,6 @@ class _Run:
             value = value + loss * weight
         if c := self.s["outer_proximal"]:
             # ½ λ |θ_K − θ|²
-            if batch is query and self.s["running"] != "nothing" and self.s["running_like"] == "differentiated":
-                by_statistics = self.through_statistics(way, of, support, query)
-                cotangent["theta"] = _map(np.add, cotangent["theta"], by_statistics)
             away = _map(np.subtract, way["theta"][last], theta)
             through = self.back(away, last, way, support, query)["theta"]
             total["theta"] = _map(lambda t, x, y: t + (x - y) * c, total["theta"], through, away)
@@ -718,15 +727,6 @@ class _Run:
             how = dataclasses.replace(how, running_statistics=True)
         return Calculus(self.case.model, dataclasses.replace(how, statistics=running), self.of_query.number)
 
-    # ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def result(self) -> Result:
-        if self.s["ends"] == "averaged":
-            return self.averaged()
-        if self.s["normalised_together"] != "nothing":
-            return self.normalised_together()
-        theta, beta, kept, statistics = self.theta, self.number(np.float64(self.case.outer_lr)), None, None
-        beta = self.s["outer_rate"] or beta
     def passes(self, way) -> list[dict]:
         """The parameters of the passes over the support set that leave running statistics."""
         return way["theta"][: 1 if self.s["running_of"] == "the first pass" else -1]
@@ -748,6 +748,15 @@ class _Run:
             total = _map(np.add, total, self.back(v, k, way, support, query)["theta"])
         return total
 
+    # ── all tasks ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def result(self) -> Result:
+        if self.s["ends"] == "averaged":
+            return self.averaged()
+        if self.s["normalised_together"] != "nothing":
+            return self.normalised_together()
+        theta, beta, kept, statistics = self.theta, self.number(np.float64(self.case.outer_lr)), None, None
+        beta = self.s["outer_rate"] or beta
         values, gradients, ways, moments = [], [], [], None
         for t, (support, query) in enumerate(self.tasks):
             self.place = t

@@ -35,6 +35,7 @@ SWITCHES: dict[str, tuple] = {
               "one step behind", "averaged with the one before", "0 where θ < 0", "first row held", "first column held",
               "one tensor after the other", "one tensor after the other, last first",
               "one tensor after the other, by name",
+              "within the backward pass", "within the backward pass, linear layers",
               "linearised", "linearised, with one Hessian"),
     "momentum_like": ("heavy ball", "averaged", "nesterov", "dampened after the first"),
     "decay_like": ("in the gradient", "decoupled", "without α"),
@@ -114,9 +115,9 @@ SWITCHES: dict[str, tuple] = {
               "log of each", "root mean square", "over T in turn", "over its number",
               "all but the first", "all but the last", "all but the first, over T", "all but the last, over T",
               "projected", "projected, summed", "where signs agree"),
+    "task_chunks_like": ("over n each", "over their own number"),  # what the sum of a chunk of tasks is divided by
     "outer_momentum_like": ("from 0", "from the first"),
     "outer_times_of": ("all", "biases", "no biases", "head", "body", "first layer", "vectors", "matrices"),
-    "task_chunks_like": ("over n each", "over their own number"),  # what the sum of a chunk of tasks is divided by
     "weights_like": ("summing to 1", "from 1"),
     "support_way_like": ("summed", "averaged"),
     "result": (
@@ -198,9 +199,9 @@ NUMBERS: dict[str, str] = {
     "implicit": "λ of (I + H/λ)⁻¹ in place of the product",
     "damping": "λ added to H",
     "hessian_times": "H times this number",
+    "task_chunks": "G is the mean over chunks of n tasks, of which the last has what is left",
     "task_count": "only the first n tasks count",
     "tilt": "τ of (1/τ) log mean exp(τ Lₜ), in the place of the mean over tasks",
-    "task_chunks": "G is the mean over chunks of n tasks, of which the last has what is left",
     "clip_task": "each task's gradient is clipped to this norm",
     "outer_times": "G times this number",
     "zero_tensor": "G is 0 in the tensor in this place",
@@ -221,9 +222,9 @@ COUNTS = (
     "support_skipped", "query_skipped", "rate_decimals", "minibatch", "step_count", "step_limit", "frozen_tensor",
     "only_tensor", "through_last", "through_first", "cut_tensor", "through_tensor", "rank", "zero_tensor",
     "only_result_tensor", "accumulate", "inner_start_tensor", "query_start_tensor", "through_from", "hessian_rows",
+    "task_chunks",
 )  # fmt: skip
 
-    "task_chunks",
 # Switches that are about what follows the tasks' gradients, so that these are the same for every value.
 AFTER_THE_TASKS = {
     "second_order", "task_count", "task_chunks", "task_chunks_like", "tilt", "outer", "outer_momentum_like",
@@ -234,5 +235,5 @@ AFTER_THE_TASKS = {
 # The `Options` that are numbers.
 NUMERIC_OPTIONS = (
     "unit", "loss_times", "smoothing", "temperature", "log_epsilon", "delta", "clamped", "focus", "entropy", "positive",
-    "penalty", "leak", "sharpness", "eps", "relu_at_zero",
+    "penalty", "layer_decay", "leak", "sharpness", "eps", "relu_at_zero",
 )  # fmt: skip

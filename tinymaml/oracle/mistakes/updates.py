@@ -63,7 +63,7 @@ class Update:
         self.s, self.exact, self.group = switches, number is not float, functools.cache(group)
         own = ("decay", "proximal", "momentum", "clip_inner", "clip_inner_tensor", "clip_inner_value",
                "inner_threshold", "fast_clamp")  # fmt: skip
-        plain = ("right", "restarted", "ascent", "one tensor after the other")
+        plain = ("right", "restarted", "ascent", "one tensor after the other", "within the backward pass")
         self.plain = switches["inner"].partition(", ")[0] in plain and not any(switches[n] for n in own)
         if switches.get("inner_start_of", "nothing") != "nothing" or switches.get("inner_start_tensor"):
             self.plain = False  # θ₀ is remembered

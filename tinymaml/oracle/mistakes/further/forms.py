@@ -18,6 +18,11 @@ def how(**options) -> dict:
     return {"how": options}
 
 
+def by_hand(**options) -> dict:
+    """`Options` with a wrong backward rule, in a gradient that is written by hand and differentiated forwards."""
+    return how(**options, derived="forwards")
+
+
 def rounded(*what: str) -> tuple[dict, ...]:
     """Something that is rounded to a shorter type, each in its turn."""
     return tuple({"rounded": f"{w} to {dtype}"} for w in what for dtype in ("float32", "bfloat16", "float16"))

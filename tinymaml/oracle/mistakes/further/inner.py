@@ -162,6 +162,15 @@ MISTAKES: list[Mistake] = [
         both_ways(*({"inner": f"one tensor after the other{order}"} for order in ("", ", by name", ", last first"))),
     ),
     further(
+        "updated_within_backward", "g of a layer with the cotangent through w − α dw of the layers above it",
+        "each layer (or each linear layer) is updated within the backward pass: the error goes down to the lower "
+        "layers through weights that have been updated already, so that their gradient is not the one at θₖ",
+        "the whole backward pass first, and then the update: no optimiser step in a hook, no p -= lr * g in backward",
+        "the whole backward pass first, and then the update of all layers",
+        tuple({"inner": f"within the backward pass{layers}"} | way
+              for way in ({"change_like": "in place"}, DETACHED, {}) for layers in ("", ", linear layers")),
+    ),
+    further(
         "fast_weights_clamped", "θₖ₊₁ = clamp(θₖ − αg, −c, c)",
         "the fast weights are clamped after each inner step",
         "p - lr * g, without .clamp() of the parameters",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import DETACHED, both_ways, further, how, on_each
+from .forms import DETACHED, both_ways, by_hand, further, how, on_each
 
 MISTAKES: list[Mistake] = [
     # ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,10 +110,13 @@ MISTAKES: list[Mistake] = [
     ),
     further(
         "batch_norm_statistics_held", "μ or σ², or both, are constants of the derivative",
-        "batch norm's statistics are detached: no gradient flows through the batch's mean or variance, or both",
+        "batch norm's statistics are detached, or a backward pass by hand leaves them out: no gradient flows through "
+        "the batch's mean or variance, or both",
         "no .detach() of x.mean(0) and x.var(0), and no torch.no_grad() around them",
-        "no stop_gradient of the batch's mean and variance",
-        tuple(how(norm=which) for which in ("statistics held", "mean held", "variance held")),
+        "no stop_gradient of the batch's mean and variance; dx = (g − mean g − x̂ mean g x̂) γ/σ",
+        tuple(how(norm=which) for which in ("statistics held", "mean held", "variance held"))
+        + tuple(by_hand(norm=which) for which in ("statistics held", "mean held", "variance held")),
+        shows="norm",
     ),
     further(
         "layer_norm", "statistics of each example",
@@ -335,6 +338,14 @@ MISTAKES: list[Mistake] = [
         (how(tied="the first use"),),
     ),
     further(
+        "tied_weight_overwritten", "dw of one use only, of a weight that is used twice",
+        "in a backward pass by hand the gradient of a shared weight is overwritten by that of another use: grads[name] "
+        "= dw, where it must be added",
+        "grads[name] = grads[name] + dw, of all uses",
+        "grads[name] = grads[name] + dw, of all uses",
+        (by_hand(tied="the first use"), by_hand(tied="the last use")), shows="tied",
+    ),
+    further(
         "tied_use_detached", "∂L/∂W through one use of W, the other one a constant",
         "one use of a shared weight is detached: no derivative of any order flows through it",
         "x @ w in both uses, not w.detach() or w.data in one of them",
@@ -477,22 +488,25 @@ MISTAKES: list[Mistake] = [
         "a custom tanh has a wrong slope in its backward: tanh′ = 1 − y², with y = tanh x",
         "save the output y, and return g * (1 - y * y)",
         "in the custom_vjp keep y = tanh(x), and return g * (1 - y * y)",
-        tuple(how(activation=which) for which in (
-            "slope 1 − x² for tanh", "slope 1 − y for tanh", "slope y (1 − y) for tanh")),
+        tuple(make(activation=f"slope {which} for tanh") for make in (how, by_hand)
+              for which in ("1 − x²", "1 − y", "y (1 − y)")),
+        shows="activation",
     ),
     further(
         "slope_of_activation_missing", "f′ = 1",
         "the activation's slope is missing in the backward pass: its gradient goes straight through",
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
-        tuple(how(activation=f"slope 1 for {which}") for which in ("any", "tanh", "relu", "softplus")),
+        tuple(make(activation=f"slope 1 for {which}") for make in (how, by_hand)
+              for which in ("any", "tanh", "relu", "softplus")),
     ),
     further(
         "slope_of_activation_at_output", "f′(y) for f′(x), y = f(x)",
         "the activation's slope is taken at its output, and not at its input",
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - torch.exp(-y) for softplus",
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - jnp.exp(-y) for softplus",
-        tuple(how(activation=f"slope at y for {which}") for which in ("any", "tanh", "softplus", "square")),
+        tuple(make(activation=f"slope at y for {which}") for make in (how, by_hand)
+              for which in ("any", "tanh", "softplus", "square")),
     ),
     further(
         "features_detached", "∂L/∂θ = 0 for all layers but the last",
@@ -516,7 +530,25 @@ MISTAKES: list[Mistake] = [
         "already, and the bias's gradient is N times too small",
         "grad_output.sum(0) for the bias, not .mean(0)",
         "g.sum(0) for the bias, not g.mean(0)",
-        (how(biases="averaged in the gradient"),),
+        (how(biases="averaged in the gradient"), by_hand(biases="averaged in the gradient")),
+    ),
+    further(
+        "error_through_other_matrix", "dx = g w′ with w reshaped, or w itself, for wᵀ",
+        "the backward of a linear layer sends the error down through w reshaped to (out, in), or through a square w as "
+        "it is: it must be transposed",
+        "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
+        "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
+        tuple(make(through=which) for make in (by_hand, how) for which in ("w reshaped", "w")),
+        shows="through",
+    ),
+    further(
+        "decay_in_backward_of_layer", "dw = xᵀ g + λ w",
+        "the backward of a linear layer adds a weight decay λ w to its weights' gradient (in both losses, or in one), "
+        "which the loss does not have",
+        "dw = x.T @ g alone, without reg * w",
+        "dw = x.T @ g alone, without reg * w",
+        (*on_each(how(layer_decay=1e-2)), how(layer_decay=1e-2) | DETACHED),
+        free=Free("layer_decay", "λ", (1e-2, 1e-4, 5e-4, 1e-3, 0.1, 1.0)),
     ),
     further(
         "biases_twice", "x W + 2b",

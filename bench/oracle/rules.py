@@ -1,0 +1,237 @@
+"""Mistakes in backward passes that are written by hand: the gradient itself is wrong, and so is its derivative.
+
+`mistakes` imports this last, and has the register.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from tinymaml import extras
+from tinymaml.oracle import models
+
+from .loops import named
+from .mistakes import MAML, FirstOrder, makes, other
+
+torch = extras.require("torch", "peers")
+
+
+class Written(MAML):
+    """A backward pass layer by layer; what goes back through the steps is v − α H v, H v = J v, J = ∂g/∂θ."""
+
+    rules: dict[str, Callable] = {}  # by the layer: its output, and its backward g → (dx, *dparams)
+    shared = staticmethod(lambda before, g: before + g)  # of a parameter's uses, from the last to the first
+    of_query: dict[str, Callable] | None = None  # where other ones are in the query's backward pass
+    moved: dict | None = None  # the parameters that are updated as the error goes down
+
+    def honest(self, layer, *inputs, **settings):
+        return torch.func.vjp(functools.partial(getattr(models.Torch(), layer), **settings), *inputs)
+
+    def value_and_grad(self, params, x, y, rules=None):
+        rules = self.rules if rules is None else rules
+        tape, library, kind = [], models.Torch(), self.case.model["loss"]
+        for layer in self.case.model["layers"]:
+            settings = {k: v for k, v in layer.items() if k not in ("layer", "params")}
+            f = rules.get(layer["layer"]) or functools.partial(self.honest, layer["layer"])
+            names = layer.get("params", [])
+            tape.append((layer["layer"], names, functools.partial(f, x, **settings)))
+            x, _ = tape[-1][2](*(params[n] for n in names))
+        of_output = torch.mean if kind == "mean" else lambda o: getattr(library, kind)(o, y)
+        value, back = torch.func.vjp(of_output, x)
+        (g,), grads = back(torch.ones_like(value)), {}
+        for name, names, f in reversed(tape):
+            through, own = self.sent(name, names, f, params, g)
+            for n, dp in zip(names, own, strict=True):
+                grads[n] = self.shared(grads[n], dp) if n in grads else dp
+            g = through
+        return value, grads
+
+    def sent(self, layer, names, f, params, g):
+        """(What a layer sends down, its parameters' gradients.)"""
+        through, *own = f(*(params[n] for n in names))[1](g)
+        return through, own
+
+    def product(self, theta, batch, v):
+        return torch.func.jvp(lambda p: self.value_and_grad(p, *batch)[1], (theta,), (v,))[1]
+
+    def stepped(self, theta, batch):
+        return self.step(theta, self.value_and_grad(theta, *batch)[1], 0)
+
+    def __call__(self):
+        theta = {n: p.detach() for n, p in self.theta.items()}
+        total, value = {n: torch.zeros_like(p) for n, p in theta.items()}, 0.0
+        for support, query in self.tasks:
+            way = [theta]
+            for _ in range(self.steps):
+                way.append(self.stepped(way[-1], support))
+            loss, v = self.value_and_grad(way.pop(), *query, self.of_query)
+            for fast in [] if isinstance(self, FirstOrder) else reversed(way):
+                h = self.product(fast, support, {n: self.rate[n] * v[n] for n in fast})
+                v = {n: x - h[n] for n, x in v.items()}
+            total, value = {n: t + v[n] / len(self.tasks) for n, t in total.items()}, value + loss / len(self.tasks)
+        return {"meta_grad": total, "meta_loss": value}
+
+
+def rule(f: Callable, back: Callable) -> Callable:
+    """A layer f(x, …) with the backward back(g, x, y, …) → (dx, …)."""
+
+    def layer(x, *params, **settings):
+        y = f(x, *params, **settings)
+        return y, lambda g: back(g, x, y, *params)
+
+    return layer
+
+
+# ── activations ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LIBRARY = models.Torch()
+SLOPES: dict[str, Callable] = {
+    "tanh": lambda x: 1 - torch.tanh(x) ** 2, "relu": lambda x: (x > 0).to(x.dtype), "softplus": torch.sigmoid,
+    "square": lambda x: 2 * x,
+}  # fmt: skip
+
+
+def activations(slope: Callable, *names: str) -> dict[str, Callable]:
+    """Activations with the backward g * slope(x, y, its right slope)."""
+    return {n: rule(getattr(LIBRARY, n), lambda g, x, y, n=n: (g * slope(x, y, SLOPES[n]),)) for n in names}
+
+
+for _which, _slope in (
+    ("1 − x²", lambda x, y, f: 1 - x * x), ("1 − y", lambda x, y, f: 1 - y), ("y (1 − y)", lambda x, y, f: y * (1 - y))
+):  # fmt: skip
+    makes("wrong_slope_of_tanh", {"how": {"activation": f"slope {_which} for tanh", "derived": "forwards"}})(
+        named(Written, f"tanh by hand, with the slope {_which}", rules=activations(_slope, "tanh"))
+    )
+for _of in ("any", "tanh", "relu", "softplus", "square"):
+    _these = tuple(SLOPES) if _of == "any" else (_of,)
+    for _id, _name, _slope in (
+        ("slope_of_activation_missing", f"slope 1 for {_of}", lambda x, y, f: torch.ones_like(x)),
+        ("slope_of_activation_at_output", f"slope at y for {_of}", lambda x, y, f: f(y)),
+    ):
+        if _name not in ("slope 1 for square", "slope at y for relu"):  # which has its right slope there
+            _form = {"how": {"activation": _name, "derived": "forwards"}}
+            makes(_id, _form)(named(Written, f"by hand: {_name}", rules=activations(_slope, *_these)))
+
+# ── linear layers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def linear(through=lambda w: w.T, of_bias=lambda g: g.sum(0), of_weight=lambda dw, w: dw) -> dict[str, Callable]:
+    def back(g, x, y, w, b=None):
+        return g @ through(w), of_weight(x.T @ g, w), *([] if b is None else [of_bias(g)])
+
+    return {"linear": rule(LIBRARY.linear, back)}
+
+
+THROUGH = {
+    "w reshaped": lambda w: w.reshape(w.shape[::-1]),
+    "w": lambda w: w if w.shape[0] == w.shape[1] else w.T,
+}
+makes("bias_gradients_averaged", {"how": {"biases": "averaged in the gradient", "derived": "forwards"}})(
+    named(Written, "db = g.mean(0), by hand", rules=linear(of_bias=lambda g: g.mean(0)))
+)
+for _which, _through in THROUGH.items():
+    makes("error_through_other_matrix", {"how": {"through": _which, "derived": "forwards"}})(
+        named(Written, f"dx = g @ {_which}, by hand", rules=linear(_through))
+    )
+
+
+class _Through(torch.autograd.Function):
+    """x @ w, whose backward has another matrix for wᵀ."""
+
+    @staticmethod
+    def forward(ctx, x, w, which):
+        ctx.save_for_backward(x, w)
+        ctx.which = which
+        return x @ w
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g @ THROUGH[ctx.which](w), x.T @ g, None
+
+
+for _which in THROUGH:
+    makes("error_through_other_matrix", {"how": {"through": _which}})(named(
+        MAML, f"a custom Function, with g @ {_which}", framework=other(
+            linear=lambda library, x, w, b=None, which=_which:
+            _Through.apply(x, w, which) + (0 if b is None else b))))  # fmt: skip
+
+DECAYED = linear(of_weight=lambda dw, w: dw + 0.01 * w)
+for _on, _inner, _outer in (({}, DECAYED, DECAYED), ({"on": "support"}, DECAYED, {}), ({"on": "query"}, {}, DECAYED)):
+    makes("decay_in_backward_of_layer", {"how": {"layer_decay": 1e-2}} | _on)(
+        named(Written, f"dw = x.T @ g + 0.01 * w, in {_on.get('on', 'both')}", rules=_inner, of_query=_outer)
+    )
+
+# ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def batch_norm(mean: bool, variance: bool) -> dict[str, Callable]:
+    """Batch norm whose backward differentiates the mean, the variance, or neither."""
+
+    def layer(x, gamma, beta):
+        over = tuple(range(x.ndim - 1))
+        centred = x - x.mean(over)
+        inverse = 1 / torch.sqrt((centred * centred).mean(over) + models.EPS)
+        unit = centred * inverse
+
+        def back(g):
+            e = g * gamma * inverse
+            dx = e - unit * (e * unit).mean(over) if variance else e
+            dx = dx - dx.mean(over) if mean else dx
+            return dx, (g * unit).sum(over), g.sum(over)
+
+        return unit * gamma + beta, back
+
+    return {"batch_norm": layer}
+
+
+for _which, _mean, _variance in (("mean held", False, True), ("variance held", True, False),
+                                 ("statistics held", False, False)):  # fmt: skip
+    makes("batch_norm_statistics_held", {"how": {"norm": _which, "derived": "forwards"}})(
+        named(Written, f"batch norm by hand, {_which}", rules=batch_norm(_mean, _variance))
+    )
+
+# ── shared weights, and updates on the way down ─────────────────────────────────────────────────────────────────────
+
+for _which, _shared in (("the first use", lambda before, g: g), ("the last use", lambda before, g: before)):
+    makes("tied_weight_overwritten", {"how": {"tied": _which, "derived": "forwards"}})(
+        named(Written, f"grads[name] = dw, which leaves that of {_which}", shared=staticmethod(_shared))
+    )
+
+
+class Fused(Written):
+    """each layer is updated before the error goes through it"""
+
+    only: tuple[str, ...] = ()
+    graph = "in place"
+
+    def sent(self, layer, names, f, params, g):
+        through, own = super().sent(layer, names, f, params, g)
+        if self.moved is None or not names or self.only and layer not in self.only:
+            return through, own
+        for n, dp in zip(names, own, strict=True):
+            self.moved[n] = self.moved[n] - self.rate[n] * dp
+        return f(*(self.moved[n] for n in names))[1](g)[0], own
+
+    def updated(self, theta, batch):
+        self.moved = dict(theta)
+        _, g = self.value_and_grad(theta, *batch)
+        self.moved = None
+        return {n: g[n] for n in theta}
+
+    def stepped(self, theta, batch):
+        return self.step(theta, self.updated(theta, batch), 0)
+
+    def product(self, theta, batch, v):
+        if self.graph == "in place":
+            return super().product(theta, batch, v)
+        return torch.func.vjp(lambda p: self.updated(p, batch), theta)[1](v)[0]
+
+
+for _layers, _only in (("", ()), (", linear layers", ("linear",))):
+    for _graph, _way in (("in place", {"change_like": "in place"}), ("whole", {})):
+        _doc = f"p -= lr * dp in each layer's backward{_layers}; graph: {_graph}"
+        makes("updated_within_backward", {"inner": f"within the backward pass{_layers}"} | _way)(
+            named(Fused, _doc, only=_only, graph=_graph)
+        )

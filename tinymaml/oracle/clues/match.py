@@ -231,14 +231,20 @@ _SIZES = {
 
 
 def one_times_a_size(judged: list[Judged]) -> Report | None:
-    """g = c · what a mistake gives, with one meaning of c for all cases, such as the number of tasks."""
+    """g = c · what a mistake gives, with one meaning of c for all cases, such as the number of tasks; of a mistake that
+    leaves a count open, with one of its usual counts."""
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
     for name in names:
-        if c := _size(judged, name):
-            meaning = _SIZES.get(c.removeprefix("1/"), "")
-            report = named(judged, [name], f"; and all of it is multiplied by {c}{meaning}", f" × {c}")
-            report.factor = c
-            return report
+        free = CATALOGUE[name.split("/")[0]].free
+        for n in free.typical if free and free.integer else (None,):
+            if c := _size(judged, name, n):
+                meaning = _SIZES.get(c.removeprefix("1/"), "")
+                said = f" (here {free.symbol} = {n:.6g})" if free and n is not None else ""
+                numbers = {free.symbol: n} if free and n is not None else None
+                words = f"{said}; and all of it is multiplied by {c}{meaning}"
+                report = named(judged, [name], words, f" × {c}", numbers)
+                report.factor = c
+                return report
     return None
 
 
@@ -256,20 +262,31 @@ def scaled(judged: list[Judged]) -> Report | None:
     return None
 
 
-def _size(judged: list[Judged], name: str) -> str:
-    """The name of a factor, by which the form's gradients (the right ones, of "") are theirs in every case; or ""."""
+def _size(judged: list[Judged], name: str, n: float | None = None) -> str:
+    """The name of a factor, by which the form's gradients, with n for its count, are theirs in every case; or "". Those
+    of "" are the right ones."""
     first, *others = cheapest_first(judged)
-    fit = lambda j, c: fits(j.case, j.answer.grad, value_of(j.case, name), factors(j.case)[c])  # noqa: E731
-    near = (c for c in _near(first, name, factors(first.case)) if fit(first, c))
+    fit = lambda j, c: fits(j.case, j.answer.grad, _value_with(j, name, n), factors(j.case)[c])  # noqa: E731
+    near = (c for c in _near(first, name, n, factors(first.case)) if fit(first, c))
     return next((c for c in near if all(fit(j, c) for j in others)), "")
 
 
-def _near(j: Judged, name: str, possible: dict[str, float]) -> list[str]:
+def _value_with(j: Judged, name: str, n: float | None) -> dict | None:
+    """What the form gives on the case, with n for its count; n = None: as it stands."""
+    free = CATALOGUE[name.split("/")[0]].free if name and n is not None else None
+    if free is None or n == free.typical[0]:
+        return value_of(j.case, name)
+    with np.errstate(all="ignore"):
+        return j.gives(form_with(j, name, free, n))
+
+
+def _near(j: Judged, name: str, n: float | None, possible: dict[str, float]) -> list[str]:
     """The factors that may fit one case, by its numbers along the mistake's."""
-    form = j.case.answer.bugs.waiting(name)
-    if form is not None and excluded(j, form, possible.values()):
+    free = CATALOGUE[name.split("/")[0]].free if name and n is not None else None
+    form = j.case.answer.bugs.waiting(name) if free is None else form_with(j, name, free, n)
+    if form and excluded(j, form, possible.values()):
         return []
-    got, value = flat(j.answer.grad), value_of(j.case, name)
+    got, value = flat(j.answer.grad), _value_with(j, name, n)
     length = 0.0 if value is None else float(flat(value) @ flat(value))
     if not length or not np.isfinite(length):
         return []

@@ -200,7 +200,7 @@ def test_some_case_sees_each_form_and_tells_it_from_every_other():
         "first_order_ignored", "one_rate_for_all", "all_adapted")]  # which need cases that are asked for  # fmt: skip
     ids = np.array([n.split("/")[0] for n in names])
     unseen, alike = np.full(len(names), True), np.tril(ids[:, None] != ids)  # rows: a form; columns: one before it
-    for case in [*(core[id] for id in (*TELLING, "pooled-conv")), *special()]:
+    for case in [*(core[id] for id in (*TELLING, "pooled-conv", "unsorted")), *special()]:
         left = np.nonzero(unseen | alike.any(0) | alike.any(1))[0]
         right, matrix = values(case, [names[i] for i in left])
         apart = lambda v, m=matrix: np.nan_to_num(np.abs(m - v) / np.maximum(np.abs(m), 1)).max(1)  # noqa: E731

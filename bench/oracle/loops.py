@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 import tinymaml as tm
@@ -392,6 +394,10 @@ for _of in ("biases", "head", "body", "first layer", "no biases", "vectors", "ma
 for _of in ("matrices", "vectors", "one-dimensional", "two-dimensional"):
     _names = lambda self, of=_of: group(self.case, of)  # noqa: E731
     makes("one_shape_only", {"adapts": _of})(named(Adapting, f"the inner update is of {_of} alone", names=_names))
+
+makes("adapted_by_name", {"adapts": "named w…"})(
+    named(Adapting, "n.startswith('w')", names=lambda self: [n for n in self.theta if n[0] == "w"])
+)
 
 
 @makes("alpha_is_beta")
@@ -1210,6 +1216,26 @@ makes("clipped_on_the_way_back")(
 
 
 # ── the last of the loops ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+TRANSFORMED = {
+    "root": torch.sqrt, "exponential": torch.exp, "softplus": torch.nn.functional.softplus, "sigmoid": torch.sigmoid,
+}  # fmt: skip
+
+
+class Transformed(MAML):
+    """p - f(lr) * g"""
+
+    f: Callable
+
+    def __init__(self, case):
+        super().__init__(case)
+        self.rate = {n: self.f(a) for n, a in self.rate.items()}
+
+
+for _which, _f in TRANSFORMED.items():
+    makes("alpha_transformed", {"rate": _which})(
+        named(Transformed, f"{_which} of lr", f=lambda self, a, f=_f: f(a)))  # fmt: skip
 
 
 @makes("alpha_squared")

@@ -35,7 +35,7 @@ from ..mistakes.data import (
 )
 from ..mistakes.outcome import group, named, some_of
 from ..mistakes.switches import SWITCHES as OF_MAML
-from ..mistakes.updates import MIXED_UP, Update, clamped, in_order, in_some_steps, share_of_rate
+from ..mistakes.updates import MIXED_UP, TRANSFORMED, Update, clamped, in_order, in_some_steps, share_of_rate
 from ..models import NumPy, Options, loss_in
 
 GROUPS = ("biases", "no biases", "head", "body", "first layer", "vectors", "matrices")  # of `outcome.group`
@@ -81,7 +81,7 @@ SWITCHES: dict[str, tuple] = {
     "rate": ("right", "times examples", "times elements", "over examples", "over steps", "over tasks",
              "over each step", "over the root of each step", "over the steps so far", "linear fall", "linear rise",
              "cosine",
-             "of the outer loop", "over one less", "over query count", "squared"),
+             "of the outer loop", "over one less", "over query count", *TRANSFORMED),
     "rate_last": (0.0,),
     "rate_is": (0.0,), "rate_times": (0.0,), "rate_times_of": ("all", *GROUPS), "rate_decimals": (0.0,),
     "rate_falls": (0.0,), "rate_first": (0.0,),
@@ -555,8 +555,12 @@ def _changed(at, g: dict, support: tuple) -> dict:
         "over tasks": 1 / at.case.tasks,
         "over one less": rows / max(rows - 1, 1),
         "over query count": rows / count(query_of(at)) if s["rate"] == "over query count" else None,
-        "squared": at.number(np.float64(at.case.inner_lr)) if s["rate"] == "squared" else None,
     }.get(s["rate"], times)
+    if s["rate"] in TRANSFORMED:
+        # f(α) g = α (f(α)/α) g
+        times = at.number(np.float64(TRANSFORMED[s["rate"]](at.case.inner_lr))) / at.number(
+            np.float64(at.case.inner_lr)
+        )
     g = g if times is None else at.map(lambda g: g * times, g)
     if s["adapts"] in GROUPS:
         g = {n: x if n in group(at.case, s["adapts"]) else x * 0 for n, x in g.items()}

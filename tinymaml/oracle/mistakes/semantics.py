@@ -41,7 +41,19 @@ from .data import (
 )
 from .outcome import finished, group, in_tasks, named, some_of, together
 from .switches import AFTER_THE_TASKS, COUNTS, NUMBERS, NUMERIC_OPTIONS, SWITCHES
-from .updates import MIXED_UP, Update, clamped, clipped, dot, in_order, in_some_steps, mixed_up, norm, share_of_rate
+from .updates import (
+    MIXED_UP,
+    TRANSFORMED,
+    Update,
+    clamped,
+    clipped,
+    dot,
+    in_order,
+    in_some_steps,
+    mixed_up,
+    norm,
+    share_of_rate,
+)
 from .updates import map_trees as _map
 
 MOST_HALVINGS = 10  # of α in one step, by a line search
@@ -159,15 +171,16 @@ class _Run:
             given = dict.fromkeys(names, float(np.ravel(given[names[0]])[0]))
         if self.s["rate"] == "of the outer loop":
             given = dict.fromkeys(names, case.outer_lr)
-        if self.s["rate"] == "squared":
-            given = {n: np.square(a) for n, a in given.items()}
+        if self.s["rate"] in TRANSFORMED:
+            given = {n: TRANSFORMED[self.s["rate"]](a) for n, a in given.items()}
         if self.s["rate_decimals"]:
             given = {n: np.round(a, self.s["rate_decimals"]) for n, a in given.items()}
         if self.s["rate_is"]:
             given = dict.fromkeys(names, float(self.s["rate_is"]))
         normal = [n for m in case.model["layers"] if m["layer"] == "batch_norm" for n in m["params"]]
         own = {"right": case.adapt or names, "no batch norm": [n for n in names if n not in normal],
-               "all but the first layer": [n for n in names if n not in group(case, "first layer")]}  # fmt: skip
+               "all but the first layer": [n for n in names if n not in group(case, "first layer")],
+               "named w…": [n for n in names if n.startswith("w")]}  # fmt: skip
         adapted = own[self.s["adapts"]] if self.s["adapts"] in own else group(self.case, self.s["adapts"])
         frozen, only = named(case, self.s["frozen_tensor"]), named(case, self.s["only_tensor"])
         adapted = [n for n in adapted if n != frozen and (not self.s["only_tensor"] or n == only)]

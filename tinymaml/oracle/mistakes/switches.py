@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .data import DATA, PARTS_OF_STEPS
-from .updates import MIXED_UP
+from .updates import MIXED_UP, TRANSFORMED
 
 _GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
 _BY_NDIM = ("one-dimensional", "two-dimensional")
@@ -18,7 +18,7 @@ SWITCHES: dict[str, tuple] = {
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "over the steps so far", "linear fall", "linear rise",
              "cosine", "over tasks",
-             "of the first task's size", "of the outer loop", "over one less", "over query count", "squared"),
+             "of the first task's size", "of the outer loop", "over one less", "over query count", *TRANSFORMED),
     "rate_times_of": ("all", "no biases", *_GROUPS, *_BY_NDIM),
     "loss": ("right", "query over examples", "query over one less", "query over support count"),
     "on": ("both", "support", "query"),  # which losses the Options are about
@@ -63,7 +63,7 @@ SWITCHES: dict[str, tuple] = {
     "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
     "threshold_like": ("hard", "soft"),
     "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices",
-               *_BY_NDIM, "body", "all but the first layer"),
+               *_BY_NDIM, "body", "all but the first layer", "named w…"),
     "start": ("right", "leaked", "leaked, detached"),
     "start_of": ("all", "no biases", *_GROUPS, "batch norm"),  # what leaks
     "steps_in": ("every task", "the first task", "all but the first", "the last task", "a step more per task"),

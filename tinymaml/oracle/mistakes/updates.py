@@ -239,6 +239,13 @@ class Update:
 def share_of_rate(how: str, k: int, steps: int, one=1.0):
     """What α is multiplied by in step k, on a schedule of so many steps; None where α is always the same.
 
+# What code makes of α that takes it for the logarithm of the rate, or the like.
+TRANSFORMED: dict[str, Callable] = {
+    "squared": np.square, "root": np.sqrt, "exponential": np.exp, "softplus": lambda a: np.log1p(np.exp(a)),
+    "sigmoid": lambda a: 1 / (1 + np.exp(-np.asarray(a))),
+}  # fmt: skip
+
+
     Args:
         one: 1, in the numbers at hand.
     """

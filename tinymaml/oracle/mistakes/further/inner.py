@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import BY_COLUMNS, DETACHED, GROUPS, PLACES, UPDATES_DETACHED, any_graph, both_ways, further
+from ..updates import TRANSFORMED
+from .forms import (
+    BY_COLUMNS,
+    DETACHED,
+    GROUPS,
+    PLACES,
+    PLAIN_RECURSION,
+    UPDATES_DETACHED,
+    any_graph,
+    both_ways,
+    further,
+)
 
 MISTAKES: list[Mistake] = [
     # ── the inner loop: who adapts ──────────────────────────────────────────────────────────────────────────────────
@@ -52,6 +63,14 @@ MISTAKES: list[Mistake] = [
         "map the inner update over the whole tree of parameters; no mask by p.ndim",
         both_ways(*({"adapts": of} for of in ("matrices", "vectors", "one-dimensional", "two-dimensional"))),
         shows="adapts",
+    ),
+    further(
+        "adapted_by_name", "only the parameters named w… change in the inner loop",
+        "the parameters that adapt are chosen by the first letter of their names: only those with a w change in the "
+        "inner loop",
+        "update every parameter, whatever its name; no n.startswith('w')",
+        "map the inner update over the whole tree of parameters; no partition by their names",
+        both_ways({"adapts": "named w…"}),
     ),
     further(
         "batch_norm_not_adapted", "γ and β keep their values in the inner loop",
@@ -563,6 +582,14 @@ MISTAKES: list[Mistake] = [
         "alpha_over_one_less", "α → α N/(N − 1)",
         "the support loss is divided by N − 1, not by N",
         "the mean over examples: / len(xs), not / (len(xs) - 1)",
+    further(
+        "alpha_transformed", "exp α, log(1 + e^α), σ(α) or √α for α",
+        "the rate goes through an exponential, a softplus, a sigmoid or a root, as if the case gave its logarithm or "
+        "the like: α is the rate itself",
+        "p - lr * g, with lr as it is given: no .exp(), no F.softplus, no .sigmoid()",
+        "p - lr * g, with lr as it is given: no jnp.exp, no jax.nn.softplus, no jax.nn.sigmoid",
+        both_ways(*({"rate": how} for how in TRANSFORMED if how != "squared")), shows="rate",
+    ),
         "jnp.mean over examples, not jnp.sum(…) / (n - 1)",
         both_ways({"rate": "over one less"}, {"rate": "over one less", "loss": "query over one less"}),
     ),

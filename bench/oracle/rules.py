@@ -1,4 +1,5 @@
-"""Mistakes in backward passes that are written by hand: the gradient itself is wrong, and so is its derivative.
+"""Mistakes in what is written by hand: in a backward pass, so that the gradient and its derivative are wrong, and in
+the recursion that goes back through the steps.
 
 `mistakes` imports this last, and has the register.
 """
@@ -8,11 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
+import tinymaml as tm
 from tinymaml import extras
 from tinymaml.oracle import models
 
+from .further import in_place
 from .loops import named
-from .mistakes import MAML, FirstOrder, makes, other
+from .mistakes import MAML, ByHand, FirstOrder, makes, other
 
 torch = extras.require("torch", "peers")
 
@@ -235,3 +240,84 @@ for _layers, _only in (("", ()), (", linear layers", ("linear",))):
         makes("updated_within_backward", {"inner": f"within the backward pass{_layers}"} | _way)(
             named(Fused, _doc, only=_only, graph=_graph)
         )
+
+
+# ── other inner loops, with the recursion of plain steps ────────────────────────────────────────────────────────────
+
+
+class OtherWay(ByHand):
+    """Another update in the inner loop, and v ← v − αHₖv at its points."""
+
+    def way(self, support):
+        thetas, state = [self.theta], {}
+        for k in range(self.k):
+            g = tm.grad(self.loss)(thetas[-1], *support)
+            step, state = self.direction(g, state, k)
+            thetas.append({n: p - self.rate[n] * step[n] for n, p in thetas[-1].items()})
+        return thetas
+
+    def direction(self, g, state, k) -> tuple[dict, dict]:
+        """What α is multiplied by, and what is remembered."""
+        raise NotImplementedError
+
+
+def _adam(self, g, state, k):
+    m = {n: 0.9 * state[n][0] + 0.1 * x if state else 0.1 * x for n, x in g.items()}
+    v = {n: 0.999 * state[n][1] + 0.001 * x * x if state else 0.001 * x * x for n, x in g.items()}
+    over = {n: np.sqrt(v[n] / (1 - 0.999 ** (k + 1))) + 1e-8 for n in g}
+    return {n: m[n] / (1 - 0.9 ** (k + 1)) / over[n] for n in g}, {n: (m[n], v[n]) for n in g}
+
+
+def _rmsprop(self, g, state, k):
+    v = {n: (0.99 * state[n] if state else 0) + 0.01 * x * x for n, x in g.items()}
+    return {n: x / (np.sqrt(v[n]) + 1e-8) for n, x in g.items()}, v
+
+
+def _velocity(mu: float) -> Callable:
+    def direction(self, g, state, k):
+        v = {n: mu * state[n] + x if state else x for n, x in g.items()}
+        return v, v
+
+    return direction
+
+
+def _halfway(self, g, state, k):
+    return {n: (x + state[n]) / 2 if state else x for n, x in g.items()}, g
+
+
+for _form, _direction in (
+    ({"inner": "stale"}, lambda self, g, state, k: (state or g, state or g)),
+    ({"momentum": 0.9}, _velocity(0.9)), ({"inner": "running sum"}, _velocity(1.0)),
+    ({"inner": "adam"}, _adam), ({"inner": "rmsprop"}, _rmsprop),
+    ({"inner": "one step behind"}, lambda self, g, state, k: (state or g, g)),
+    ({"inner": "averaged with the one before"}, _halfway),
+):  # fmt: skip
+    makes("recursion_of_plain_steps", _form | {"change_like": "not in the recursion"})(
+        named(OtherWay, f"{next(iter(_form.values()))}, and the recursion of plain steps", direction=_direction)
+    )
+
+
+@makes("inner_weight_decay", {"decay": 5e-4, "change_like": "not in the recursion"})
+class DecayedWay(ByHand):
+    """p - lr * (g + 5e-4 * p), and the recursion of plain steps"""
+
+    def way(self, support):
+        thetas = [self.theta]
+        for _ in range(self.k):
+            g = tm.grad(self.loss)(thetas[-1], *support)
+            thetas.append({n: p - self.rate[n] * (g[n] + 5e-4 * p) for n, p in thetas[-1].items()})
+        return thetas
+
+
+# ── one kind of loss that is a sum ──────────────────────────────────────────────────────────────────────────────────
+
+SUMS = {
+    "mse": lambda library, o, y: ((o - y) ** 2).sum(), "half_mse": lambda library, o, y: ((o - y) ** 2).sum() / 2,
+    "cross_entropy": lambda library, o, y: models.Torch().cross_entropy(o, y) * len(o),
+    "binary_cross_entropy": lambda library, o, y: models.Torch().binary_cross_entropy(o, y) * o.numel(),
+}  # fmt: skip
+for _kind, _losses in (
+    ("cross entropy", ("cross_entropy",)), ("entropies", ("cross_entropy", "binary_cross_entropy")),
+    ("squared error", ("mse", "half_mse")), ("logistic loss", ("binary_cross_entropy",)),
+):  # fmt: skip
+    in_place("one_loss_summed", {"loss": f"{_kind} summed"}, f"{_kind}: a sum", **{n: SUMS[n] for n in _losses})

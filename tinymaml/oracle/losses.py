@@ -458,7 +458,10 @@ IN_PLACE_OF: dict[str, dict[str, Callable]] = {
 }  # fmt: skip
 for _name, _loss in LOSSES.items():
     IN_PLACE_OF[_name]["summed"] = _summed(_loss)
+    _kind = {"cross_entropy": "cross entropy", "binary_cross_entropy": "logistic loss", "mean": "mean"}
+    IN_PLACE_OF[_name][f"{_kind.get(_name, 'squared error')} summed"] = _summed(_loss)
     if "entropy" in _name:
+        IN_PLACE_OF[_name]["entropies summed"] = _summed(_loss)
         IN_PLACE_OF[_name] |= {f"logarithm to base {base}": _times(_loss, 1 / math.log(base)) for base in (2, 10)}
 
 

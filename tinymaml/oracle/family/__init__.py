@@ -100,6 +100,8 @@ EVERYWHERE: dict[str, tuple[dict, ...]] = {
 # the place of MAML's.
 LATER = {"adapts", "hessian_times"}
 LATER_FACTORS = {"middle detached", *BENT}
+# Options of a backward pass by hand, which is not the derivative of the loss that is differentiated here.
+OF_RULES = {"derived", "layer_decay"}
 # Switches of the derivative through the inner loop, and of the loss that is differentiated.
 OF_QUERY_LOSS = {"through_last", "through_first", "through_from", "cut_tensor", "through_tensor", "hessian_times",
                  "second_order", "query_decay", "query_before_weight", "support_weight", "support_before_weight",
@@ -128,7 +130,8 @@ def forms(case) -> dict[str, dict]:
 def can_be_made(form: dict, module: ModuleType) -> bool:
     """Whether a mistake of MAML's is one here: it is about the model or the data, or about a switch that all share."""
     return all(
-        name in ("how", "rounded") or name in SWITCHES and name not in module.SWITCHES
+        name == "rounded" or name == "how" and not OF_RULES & value.keys()
+        or name in SWITCHES and name not in module.SWITCHES
         and (name not in OF_QUERY_LOSS and value not in OF_QUERY_LOSS or hasattr(module, "query_loss"))
         and (value in SWITCHES[name] or isinstance(SWITCHES[name][0], float))
         for name, value in form.items()

@@ -558,9 +558,8 @@ def _changed(at, g: dict, support: tuple) -> dict:
     }.get(s["rate"], times)
     if s["rate"] in TRANSFORMED:
         # f(α) g = α (f(α)/α) g
-        times = at.number(np.float64(TRANSFORMED[s["rate"]](at.case.inner_lr))) / at.number(
-            np.float64(at.case.inner_lr)
-        )
+        rate, other = (at.number(np.float64(f(at.case.inner_lr))) for f in (float, TRANSFORMED[s["rate"]]))
+        times = other / rate
     g = g if times is None else at.map(lambda g: g * times, g)
     if s["adapts"] in GROUPS:
         g = {n: x if n in group(at.case, s["adapts"]) else x * 0 for n, x in g.items()}

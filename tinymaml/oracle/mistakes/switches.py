@@ -60,7 +60,8 @@ SWITCHES: dict[str, tuple] = {
     "minibatch_like": ("in turn", "every n-th", "wrapped", "an epoch per step", "one epoch", "in n chunks",
                        "in n even parts", "in n parts of N // n"),
     "clip_like": ("exact", "torch"),
-    "change_like": ("differentiated", "scale held", "in place"),  # what the graph knows of a clip and its like
+    # what the graph knows of a clip and its like; what goes back by hand may be what it is for plain steps
+    "change_like": ("differentiated", "scale held", "in place", "not in the recursion"),
     "threshold_like": ("hard", "soft"),
     "adapts": ("right", "head", "no biases", "all", "biases", "first layer", "no batch norm", "vectors", "matrices",
                *_BY_NDIM, "body", "all but the first layer", "named w…"),

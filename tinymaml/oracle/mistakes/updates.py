@@ -91,6 +91,9 @@ class Update:
         if self.plain:
             sign = -1 if self.s["inner"] == "ascent" else 1
             return cotangent, map_trees(lambda a, v: a * v * -sign, alpha, cotangent["theta"])
+        if self.s["change_like"] == "not in the recursion":
+            zeros = {name: map_trees(lambda x: x * 0, at) for name, at in state.items()}
+            return zeros | {"theta": cotangent["theta"]}, map_trees(lambda a, v: a * v * -1, alpha, cotangent["theta"])
         changed = self.changed(g) if self.whole else g
         inputs = {**state, "g": changed}
         out: dict[str, Tree] = {}
@@ -236,15 +239,15 @@ class Update:
         return step, m, v
 
 
-def share_of_rate(how: str, k: int, steps: int, one=1.0):
-    """What α is multiplied by in step k, on a schedule of so many steps; None where α is always the same.
-
 # What code makes of α that takes it for the logarithm of the rate, or the like.
 TRANSFORMED: dict[str, Callable] = {
     "squared": np.square, "root": np.sqrt, "exponential": np.exp, "softplus": lambda a: np.log1p(np.exp(a)),
     "sigmoid": lambda a: 1 / (1 + np.exp(-np.asarray(a))),
 }  # fmt: skip
 
+
+def share_of_rate(how: str, k: int, steps: int, one=1.0):
+    """What α is multiplied by in step k, on a schedule of so many steps; None where α is always the same.
 
     Args:
         one: 1, in the numbers at hand.

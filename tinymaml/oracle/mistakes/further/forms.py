@@ -11,6 +11,7 @@ further = functools.partial(Mistake, classic=False)
 
 DETACHED = {"factors": "detached"}
 UPDATES_DETACHED = {"factors": "updates detached"}
+PLAIN_RECURSION = {"change_like": "not in the recursion"}  # v ← v − αHₖv, whatever the inner step is
 
 
 def how(**options) -> dict:

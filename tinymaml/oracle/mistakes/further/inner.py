@@ -105,6 +105,17 @@ MISTAKES: list[Mistake] = [
         free=Free("momentum", "μ", (0.9, 0.5, 0.99, 0.1)),
     ),
     further(
+        "recursion_of_plain_steps", "∏(I − αHₖ) g_q(θ_K) at the points of an inner loop with another update",
+        "the inner loop does not descend the gradient at θₖ (it repeats the one at θ, has momentum, adds gradients up, "
+        "or is Adam or the like), and the backward pass by hand is that of plain steps: v ← v − αHₖv at its θₖ",
+        "fast = p - lr * g with the gradient at fast in every step, and then the recursion is the right one",
+        "p - lr * g of the carry's own gradient in every step, and then the recursion is the right one",
+        tuple(form | PLAIN_RECURSION for form in (
+            {"inner": "stale"}, {"momentum": 0.9}, {"inner": "running sum"}, {"inner": "adam"}, {"inner": "rmsprop"},
+            {"inner": "one step behind"}, {"inner": "averaged with the one before"})),
+        shows="inner",
+    ),
+    further(
         "momentum_leaks", "v ← μv + g, and v goes on into the next task",
         "the inner loop has momentum, and a task starts with the velocity that the task before has left",
         "plain gradient descent inside; where momentum is wanted, a new optimiser (or v = 0) for every task",
@@ -120,7 +131,8 @@ MISTAKES: list[Mistake] = [
         "no optax.add_decayed_weights inside; no penalty in the support loss",
         (*({"decay": 5e-4} | like | cut for like in ({}, {"decay_like": "decoupled"})
            for cut in ({}, DETACHED, UPDATES_DETACHED)),
-         {"decay": 5e-4, "decay_like": "without α"}, {"decay": 5e-4, "decay_of": "no biases"}),
+         {"decay": 5e-4, "decay_like": "without α"}, {"decay": 5e-4, "decay_of": "no biases"},
+         {"decay": 5e-4} | PLAIN_RECURSION),
         free=Free("decay", "λ", (5e-4, 1e-4, 1e-3, 1e-2, 0.1)),
     ),
     further(
@@ -571,6 +583,14 @@ MISTAKES: list[Mistake] = [
         both_ways({"rate": "squared"}),
     ),
     further(
+        "alpha_transformed", "exp α, log(1 + e^α), σ(α) or √α for α",
+        "the rate goes through an exponential, a softplus, a sigmoid or a root, as if the case gave its logarithm or "
+        "the like: α is the rate itself",
+        "p - lr * g, with lr as it is given: no .exp(), no F.softplus, no .sigmoid()",
+        "p - lr * g, with lr as it is given: no jnp.exp, no jax.nn.softplus, no jax.nn.sigmoid",
+        both_ways(*({"rate": how} for how in TRANSFORMED if how != "squared")), shows="rate",
+    ),
+    further(
         "alpha_by_depth", "α → α cⁿ, n layers from the head, or from the first layer",
         "α falls (or grows) from layer to layer",
         "the same lr for every layer",
@@ -582,14 +602,6 @@ MISTAKES: list[Mistake] = [
         "alpha_over_one_less", "α → α N/(N − 1)",
         "the support loss is divided by N − 1, not by N",
         "the mean over examples: / len(xs), not / (len(xs) - 1)",
-    further(
-        "alpha_transformed", "exp α, log(1 + e^α), σ(α) or √α for α",
-        "the rate goes through an exponential, a softplus, a sigmoid or a root, as if the case gave its logarithm or "
-        "the like: α is the rate itself",
-        "p - lr * g, with lr as it is given: no .exp(), no F.softplus, no .sigmoid()",
-        "p - lr * g, with lr as it is given: no jnp.exp, no jax.nn.softplus, no jax.nn.sigmoid",
-        both_ways(*({"rate": how} for how in TRANSFORMED if how != "squared")), shows="rate",
-    ),
         "jnp.mean over examples, not jnp.sum(…) / (n - 1)",
         both_ways({"rate": "over one less"}, {"rate": "over one less", "loss": "query over one less"}),
     ),

@@ -224,6 +224,16 @@ MISTAKES: list[Mistake] = [
         (how(loss="summed"), how(loss="summed") | {"on": "query"}),
     ),
     further(
+        "one_loss_summed", "Σ over examples in one kind of loss, or in its gradient alone",
+        "one kind of loss is a sum, as a softmax minus one-hot that is not divided by the number of examples: in both "
+        "loops, in the inner loop or in the query loss; other losses are means",
+        "every loss a mean: (p - one_hot) / len(y) in the backward of the cross entropy, no reduction='sum'",
+        "every loss a mean: (p - one_hot) / len(y) in the backward of the cross entropy, no jnp.sum",
+        tuple(form for kind in ("cross entropy", "entropies", "squared error", "logistic loss")
+              for form in on_each(how(loss=f"{kind} summed"))),
+        shows="loss",
+    ),
+    further(
         "loss_times_c", "c L in both loops",
         "the loss is multiplied by a number in both loops, so that α and G both are",
         "the loss as the case has it: no weight or scale before it, no loss scaling that is not undone",

@@ -136,7 +136,7 @@ def test_forms_are_exact_over_rationals():
             continue
         try:
             exact = flat(run_form(case, form, Fraction).meta_grad)
-        except TypeError:  # a square root
+        except (TypeError, OverflowError):  # a square root; what float16 cannot hold, and is no rational
             continue
         tried += 1
         np.testing.assert_allclose(flat(run_form(case, form).meta_grad), exact.astype(float), rtol=1e-9, atol=1e-12,

@@ -321,3 +321,43 @@ for _kind, _losses in (
     ("squared error", ("mse", "half_mse")), ("logistic loss", ("binary_cross_entropy",)),
 ):  # fmt: skip
     in_place("one_loss_summed", {"loss": f"{_kind} summed"}, f"{_kind}: a sum", **{n: SUMS[n] for n in _losses})
+
+
+# ── numbers that are short on the way ───────────────────────────────────────────────────────────────────────────────
+
+
+class Short(ByHand):
+    """Buffers of a shorter type."""
+
+    what, dtype = "", ""
+
+    def short(self, tree, what):
+        dtype = getattr(torch, self.dtype)
+        if what != self.what:
+            return tree
+        return {n: torch.as_tensor(np.asarray(x)).to(dtype).to(torch.float64).numpy() for n, x in tree.items()}
+
+    def way(self, support):
+        thetas = [self.theta]
+        for _ in range(self.k):
+            g = self.short(tm.grad(self.loss)(thetas[-1], *support), "inner gradients")
+            thetas.append(self.short({n: p - self.rate[n] * g[n] for n, p in thetas[-1].items()}, "fast weights"))
+        return thetas
+
+    def task(self, support, query):
+        *thetas, last = self.way(support)
+        value, v = tm.value_and_grad(self.loss)(last, *query)
+        v = self.short(v, "query gradients")
+        for theta in reversed(thetas):
+            at = self.short(theta, "points of Hessians")
+            h = self.short(self.product(at, support, self.weighted(v)), "products")
+            v = self.short({n: v[n] - h[n] for n in v}, "what comes back")
+        return value, self.short(v, "task gradients")
+
+
+for _what in ("task gradients", "inner gradients", "fast weights", "query gradients", "products", "points of Hessians",
+              "what comes back"):  # fmt: skip
+    for _dtype in ("float32", "bfloat16", "float16"):
+        makes("task_gradients_rounded" if _what == "task gradients" else "inner_numbers_rounded",
+              {"shortened": f"{_what} to {_dtype}"})(
+            named(Short, f"{_what} in {_dtype}", what=_what, dtype=_dtype))  # fmt: skip

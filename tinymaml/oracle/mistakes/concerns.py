@@ -185,6 +185,8 @@ _ABOUT = {
     # what is learned from
     "data": _about_data,
     "rounded": _about_digits,
+    "shortened": lambda case, value: not (case.dtype == "float32" and value.endswith("float32"))
+    and (case.inner_steps > 0 or value.startswith(("task", "query"))),
     "running": _has("batch_norm"),
     "support_rows": _examples("support", 1),
     "query_rows": _examples("query", 1),

@@ -121,6 +121,13 @@ class _Run:
         rounds, _, dtype = self.s["rounded"].partition(" to ")
         return rounded(x, dtype) if rounds in ("everything", *what) else x
 
+    def shortened(self, tree: dict, what: str) -> dict:
+        """The tree with the digits of another dtype, if the code at hand keeps `what` in it."""
+        these, _, dtype = self.s["shortened"].partition(" to ")
+        if these != what:
+            return tree
+        return _map(lambda x: self.number(rounded(np.asarray(x, np.float64), dtype)), tree)
+
     def data(self, tasks) -> list:
         def numbers(x, y):
             x, y = self.number(self.rounded(x, "inputs", "data")), self.number(self.rounded(y, "data"))
@@ -220,6 +227,7 @@ class _Run:
             if state is None:
                 way["loss_s"].pop(), way["grad_s"].pop()
                 break
+            state = state | {"theta": self.shortened(state["theta"], "fast weights")}
             way["theta"].append(state["theta"])
             way["state"].append(state)
         return way
@@ -287,7 +295,8 @@ class _Run:
         """(loss, gradient) that step k descends."""
         theta, batch = self.mixed(way, len(way["theta"]) - 1, "inner"), self.batch_of(way, k, support)
         if not self.s["inner"].startswith("linearised"):
-            return self.updating(self.calculus, way, k).loss_and_grad(theta, batch)
+            value, g = self.updating(self.calculus, way, k).loss_and_grad(theta, batch)
+            return value, self.shortened(g, "inner gradients")
         # g₀ + H₀ (θₖ − θ₀)
         start = way["theta"][0]
         value, g = self.calculus.loss_and_grad(start, batch)
@@ -395,8 +404,10 @@ class _Run:
             theta = _map(lambda p, q: (p + q) / 2, way["theta"][k], way["theta"][k + 1])
         if s["factor_rate"] == "outside":  # A Hₖ v
             u = _map(lambda x: x * -1, cotangent["theta"])
+        theta = self.shortened(theta, "points of Hessians")
         hs = [self.curved(calculus, *taken, u, alpha) for taken in self.taken_at(theta, batch, way, k, at)]
         h = hs[0] if len(hs) == 1 else _map(lambda *xs: sum(xs[1:], xs[0]) / len(xs), *hs)
+        h = self.shortened(h, "products")
         if s["factor_rate"] == "outside":
             h = _map(np.multiply, h, alpha)
         if s["skip_below"] and side(dot(h, h) - dot(cotangent["theta"], cotangent["theta"]) * s["skip_below"] ** 2) < 0:
@@ -411,7 +422,7 @@ class _Run:
         h, of_start = self.parted(h, "inner")
         if of_start is not None:
             out["start"] = _map(np.add, out["start"], of_start)
-        return out | {"theta": _map(lambda x, y: x + y, out["theta"], h)}
+        return out | {"theta": self.shortened(_map(lambda x, y: x + y, out["theta"], h), "what comes back")}
 
     def taken_at(self, theta, batch, way, k, at) -> list[tuple]:
         """The point and the examples of step k's Hessian; with those of other tasks, where code has mixed them up."""
@@ -632,6 +643,7 @@ class _Run:
         for of, batch, end, weight in terms:
             at = max(end - 1, 0) if self.s["query"] == "one step early" else end
             loss, v = of.loss_and_grad(self.judged(way, at), batch)
+            v = self.shortened(v, "query gradients") if batch is query else v
             if end == last and batch is query:
                 way |= {"loss_q": loss, "grad_q": v}
             if batch is query and self.s["query_gradient"] != "own":
@@ -780,7 +792,7 @@ class _Run:
             else:
                 value, cotangent, way = remembered(self.known, (t, self.detached, *bits_of(*theta.values())), of_one)
             self.before = cotangent["theta"]
-            g = self.of_task(cotangent["theta"], way, support, query)
+            g = self.shortened(self.of_task(cotangent["theta"], way, support, query), "task gradients")
             g = self.through_tasks_before(g, cotangent, ways)
             values.append(value)
             gradients.append(g)

@@ -9,12 +9,18 @@ _GROUPS = ("biases", "head", "body", "first layer", "vectors", "matrices")
 _BY_NDIM = ("one-dimensional", "two-dimensional")
 OF_TASKS = ("the first task", "the last task", "the next task", "the task before", "all tasks")  # of these, the mean
 
+SHORTENED = ("task gradients", "inner gradients", "fast weights", "query gradients", "products", "points of Hessians",
+             "what comes back")  # fmt: skip
+DTYPES = ("float32", "bfloat16", "float16")
+
 # The values each switch can take, the right one first.
 SWITCHES: dict[str, tuple] = {
     # what is learned from
     "data": tuple(DATA),
     "rounded": ("nothing", *(f"{what} to {dtype}" for what in ("rate", "inputs", "data", "parameters", "everything")
-                             for dtype in ("float32", "bfloat16", "float16"))),
+                             for dtype in DTYPES)),
+    # what is rounded on the way, and goes on with its derivative, as by .to(dtype)
+    "shortened": ("nothing", *(f"{what} to {dtype}" for what in SHORTENED for dtype in DTYPES)),
     "rate": ("right", "times examples", "times elements", "over examples", "first parameter's", "over steps",
              "over each step", "over the root of each step", "over the steps so far", "linear fall", "linear rise",
              "cosine", "over tasks",

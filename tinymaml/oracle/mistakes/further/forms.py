@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from ..mistake import Mistake
+from ..switches import DTYPES
 from ..updates import MIXED_UP
 
 further = functools.partial(Mistake, classic=False)
@@ -26,7 +27,12 @@ def by_hand(**options) -> dict:
 
 def rounded(*what: str) -> tuple[dict, ...]:
     """Something that is rounded to a shorter type, each in its turn."""
-    return tuple({"rounded": f"{w} to {dtype}"} for w in what for dtype in ("float32", "bfloat16", "float16"))
+    return tuple({"rounded": f"{w} to {dtype}"} for w in what for dtype in DTYPES)
+
+
+def shortened(*what: str) -> tuple[dict, ...]:
+    """Something that is rounded on the way, each in its turn."""
+    return tuple({"shortened": f"{w} to {dtype}"} for w in what for dtype in DTYPES)
 
 
 def both_ways(*forms: dict) -> tuple[dict, ...]:

@@ -2095,6 +2095,17 @@ for _of in ("any", "tanh", "relu", "softplus", "square"):
     if _of != "relu":
         _layer("slope_of_activation_at_output", {"activation": f"slope at y for {_of}"}, "g * slope(y)",
                **{n: _backward_of(_CALLED[n], lambda x, y, s=_SLOPE[n]: s(y)) for n in _which})  # fmt: skip
+for _id, _slope, _f in (
+    ("wrong_slope_of_activation", "slope squared", lambda x, y, f: f(x) ** 2),
+    ("wrong_slope_of_activation", "slope halved", lambda x, y, f: f(x) / 2),
+    ("wrong_slope_of_activation", "slope 1 − f′", lambda x, y, f: 1 - f(x)),
+    ("wrong_slope_of_activation", "slope y", lambda x, y, f: y),
+):
+    for _of in ("any", *_SLOPE):
+        if {"how": {"activation": f"{_slope} for {_of}"}} in CATALOGUE[_id].forms:
+            _layer(_id, {"activation": f"{_slope} for {_of}"}, f"g * ({_slope})", **{
+                n: _backward_of(_CALLED[n], lambda x, y, f=_SLOPE[n], slope=_f: slope(x, y, f))
+                for n in (_SLOPE if _of == "any" else (_of,))})  # fmt: skip
 _layer("wrong_slope_of_tanh", {"activation": "slope 1 − x² for tanh"}, "x is saved in the place of y",
        tanh=lambda _, x: _OfInput.apply(x))  # fmt: skip
 _layer(

@@ -14,6 +14,7 @@ import numpy as np
 import tinymaml as tm
 from tinymaml import extras
 from tinymaml.oracle import models
+from tinymaml.oracle.catalogue import CATALOGUE
 
 from .further import in_place
 from .loops import named
@@ -28,6 +29,7 @@ class Written(MAML):
     rules: dict[str, Callable] = {}  # by the layer: its output, and its backward g → (dx, *dparams)
     shared = staticmethod(lambda before, g: before + g)  # of a parameter's uses, from the last to the first
     of_query: dict[str, Callable] | None = None  # where other ones are in the query's backward pass
+    honest_query = False
     moved: dict | None = None  # the parameters that are updated as the error goes down
 
     def honest(self, layer, *inputs, **settings):
@@ -39,26 +41,29 @@ class Written(MAML):
         for layer in self.case.model["layers"]:
             settings = {k: v for k, v in layer.items() if k not in ("layer", "params")}
             f = rules.get(layer["layer"]) or functools.partial(self.honest, layer["layer"])
-            names = layer.get("params", [])
-            tape.append((layer["layer"], names, functools.partial(f, x, **settings)))
-            x, _ = tape[-1][2](*(params[n] for n in names))
+            names, f = layer.get("params", []), functools.partial(f, x, **settings)
+            x, back = f(*(params[n] for n in names))
+            tape.append((layer["layer"], names, f, back))
         of_output = torch.mean if kind == "mean" else lambda o: getattr(library, kind)(o, y)
         value, back = torch.func.vjp(of_output, x)
         (g,), grads = back(torch.ones_like(value)), {}
-        for name, names, f in reversed(tape):
-            through, own = self.sent(name, names, f, params, g)
+        for name, names, f, back in reversed(tape):
+            through, own = self.sent(name, names, f, back, g)
             for n, dp in zip(names, own, strict=True):
                 grads[n] = self.shared(grads[n], dp) if n in grads else dp
             g = through
         return value, grads
 
-    def sent(self, layer, names, f, params, g):
+    def sent(self, layer, names, f, back, g):
         """(What a layer sends down, its parameters' gradients.)"""
-        through, *own = f(*(params[n] for n in names))[1](g)
+        through, *own = back(g)
         return through, own
 
     def product(self, theta, batch, v):
         return torch.func.jvp(lambda p: self.value_and_grad(p, *batch)[1], (theta,), (v,))[1]
+
+    def in_order(self, grads):
+        return {n: grads[n] for n in self.theta}
 
     def stepped(self, theta, batch):
         return self.step(theta, self.value_and_grad(theta, *batch)[1], 0)
@@ -70,12 +75,34 @@ class Written(MAML):
             way = [theta]
             for _ in range(self.steps):
                 way.append(self.stepped(way[-1], support))
-            loss, v = self.value_and_grad(way.pop(), *query, self.of_query)
+            if self.honest_query:
+                v, loss = torch.func.grad_and_value(self.loss)(way.pop(), *query)
+            else:
+                loss, v = self.value_and_grad(way.pop(), *query, self.of_query)
             for fast in [] if isinstance(self, FirstOrder) else reversed(way):
                 h = self.product(fast, support, {n: self.rate[n] * v[n] for n in fast})
                 v = {n: x - h[n] for n, x in v.items()}
             total, value = {n: t + v[n] / len(self.tasks) for n, t in total.items()}, value + loss / len(self.tasks)
         return {"meta_grad": total, "meta_loss": value}
+
+
+class Coded(Written):
+    """The inner gradient is written by hand, and autograd goes through that code and the query loss"""
+
+    honest_query = True
+
+    def product(self, theta, batch, v):
+        return torch.func.vjp(lambda p: self.in_order(self.value_and_grad(p, *batch)[1]), theta)[1](v)[0]
+
+
+def written(id: str, options: dict, **attributes) -> None:
+    """Registers a backward pass by hand, differentiated forwards, and in the support loss backwards, as far as the
+    catalogue has the forms."""
+    doc = ", ".join(f"{name}: {value}" for name, value in options.items())
+    for cls, derived, on in ((Written, "forwards", {}), (Coded, "backwards", {"on": "support"})):
+        form = {"how": options | {"derived": derived}} | on
+        if form in CATALOGUE[id].forms:
+            makes(id, form)(named(cls, f"by hand, {derived}: {doc}", **attributes))
 
 
 def rule(f: Callable, back: Callable) -> Callable:
@@ -105,18 +132,18 @@ def activations(slope: Callable, *names: str) -> dict[str, Callable]:
 for _which, _slope in (
     ("1 − x²", lambda x, y, f: 1 - x * x), ("1 − y", lambda x, y, f: 1 - y), ("y (1 − y)", lambda x, y, f: y * (1 - y))
 ):  # fmt: skip
-    makes("wrong_slope_of_tanh", {"how": {"activation": f"slope {_which} for tanh", "derived": "forwards"}})(
-        named(Written, f"tanh by hand, with the slope {_which}", rules=activations(_slope, "tanh"))
-    )
-for _of in ("any", "tanh", "relu", "softplus", "square"):
-    _these = tuple(SLOPES) if _of == "any" else (_of,)
-    for _id, _name, _slope in (
-        ("slope_of_activation_missing", f"slope 1 for {_of}", lambda x, y, f: torch.ones_like(x)),
-        ("slope_of_activation_at_output", f"slope at y for {_of}", lambda x, y, f: f(y)),
-    ):
-        if _name not in ("slope 1 for square", "slope at y for relu"):  # which has its right slope there
-            _form = {"how": {"activation": _name, "derived": "forwards"}}
-            makes(_id, _form)(named(Written, f"by hand: {_name}", rules=activations(_slope, *_these)))
+    written("wrong_slope_of_tanh", {"activation": f"slope {_which} for tanh"}, rules=activations(_slope, "tanh"))
+for _id, _slope, _slopes_of in (
+    ("slope_of_activation_missing", "slope 1", lambda x, y, f: torch.ones_like(x)),
+    ("slope_of_activation_at_output", "slope at y", lambda x, y, f: f(y)),
+    ("wrong_slope_of_activation", "slope squared", lambda x, y, f: f(x) ** 2),
+    ("wrong_slope_of_activation", "slope halved", lambda x, y, f: f(x) / 2),
+    ("wrong_slope_of_activation", "slope 1 − f′", lambda x, y, f: 1 - f(x)),
+    ("wrong_slope_of_activation", "slope y", lambda x, y, f: y),
+):  # fmt: skip
+    for _of in ("any", *SLOPES):
+        _these = tuple(SLOPES) if _of == "any" else (_of,)
+        written(_id, {"activation": f"{_slope} for {_of}"}, rules=activations(_slopes_of, *_these))
 
 # ── linear layers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,13 +159,49 @@ THROUGH = {
     "w reshaped": lambda w: w.reshape(w.shape[::-1]),
     "w": lambda w: w if w.shape[0] == w.shape[1] else w.T,
 }
-makes("bias_gradients_averaged", {"how": {"biases": "averaged in the gradient", "derived": "forwards"}})(
-    named(Written, "db = g.mean(0), by hand", rules=linear(of_bias=lambda g: g.mean(0)))
-)
+written("bias_gradients_averaged", {"biases": "averaged in the gradient"}, rules=linear(of_bias=lambda g: g.mean(0)))
 for _which, _through in THROUGH.items():
-    makes("error_through_other_matrix", {"how": {"through": _which, "derived": "forwards"}})(
-        named(Written, f"dx = g @ {_which}, by hand", rules=linear(_through))
-    )
+    written("error_through_other_matrix", {"through": _which}, rules=linear(_through))
+
+
+def averaged(library):
+    def back(g, x, y, w, b=None):
+        return g @ w.T, x.T @ g / len(x), *([] if b is None else [g.mean(0)])
+
+    return {"linear": rule(library.linear, back)}
+
+
+written("linear_gradients_averaged", {"biases": "averaged, and weights, in the gradient"}, rules=averaged(LIBRARY))
+
+
+def cached() -> dict[str, Callable]:
+    """Layers that keep the input of the last activation, which the next one takes for its own."""
+    kept: list = []
+
+    def activation(name):
+        def layer(x):
+            kept[:] = [x]
+            return torch.func.vjp(getattr(LIBRARY, name), x)
+
+        return layer
+
+    def other(name):
+        def layer(x, *params, **settings):
+            kept.clear()
+            return torch.func.vjp(functools.partial(getattr(LIBRARY, name), **settings), x, *params)
+
+        return layer
+
+    def of_linear(x, w, b=None):
+        (z,) = kept or [x]
+        kept.clear()
+        return LIBRARY.linear(x, w, b), lambda g: (g @ w.T, z.T @ g, *([] if b is None else [g.sum(0)]))
+
+    names = ("conv", "batch_norm", "max_pool", "flatten", "spatial_mean", "polynomial", "quadratic")
+    return {"linear": of_linear} | {n: activation(n) for n in SLOPES} | {n: other(n) for n in names}
+
+
+written("input_of_activation_cached", {"inputs": "before the activation"}, rules=cached())
 
 
 class _Through(torch.autograd.Function):
@@ -193,16 +256,38 @@ def batch_norm(mean: bool, variance: bool) -> dict[str, Callable]:
 
 for _which, _mean, _variance in (("mean held", False, True), ("variance held", True, False),
                                  ("statistics held", False, False)):  # fmt: skip
-    makes("batch_norm_statistics_held", {"how": {"norm": _which, "derived": "forwards"}})(
-        named(Written, f"batch norm by hand, {_which}", rules=batch_norm(_mean, _variance))
-    )
+    written("batch_norm_statistics_held", {"norm": _which}, rules=batch_norm(_mean, _variance))
+
+
+def slipped(which: str) -> dict[str, Callable]:
+    """Batch norm with a slip in its backward."""
+
+    def layer(x, gamma, beta):
+        over = tuple(range(x.ndim - 1))
+        mean, n = x.mean(over), x.numel() // x.shape[-1]
+        inverse = 1 / torch.sqrt(((x - mean) ** 2).mean(over) + models.EPS)
+        unit = (x - mean) * inverse
+
+        def back(g):
+            e = g if which == "backward without γ" else g * gamma
+            dx = e - e.mean(over) - unit * (e * unit).mean(over)
+            dx = dx if which == "backward without 1/σ" else dx * inverse
+            of_gamma, of_beta = (g * (x if which == "dγ of x" else unit)).sum(over), g.sum(over)
+            share = n if which == "dγ and dβ averaged" else 1
+            return dx, of_gamma / share, of_beta / share
+
+        return unit * gamma + beta, back
+
+    return {"batch_norm": layer}
+
+
+for _which in ("backward without γ", "backward without 1/σ", "dγ of x", "dγ and dβ averaged"):
+    written("batch_norm_backward_wrong", {"norm": _which}, rules=slipped(_which))
 
 # ── shared weights, and updates on the way down ─────────────────────────────────────────────────────────────────────
 
 for _which, _shared in (("the first use", lambda before, g: g), ("the last use", lambda before, g: before)):
-    makes("tied_weight_overwritten", {"how": {"tied": _which, "derived": "forwards"}})(
-        named(Written, f"grads[name] = dw, which leaves that of {_which}", shared=staticmethod(_shared))
-    )
+    written("tied_weight_overwritten", {"tied": _which}, shared=staticmethod(_shared))
 
 
 class Fused(Written):
@@ -211,8 +296,8 @@ class Fused(Written):
     only: tuple[str, ...] = ()
     graph = "in place"
 
-    def sent(self, layer, names, f, params, g):
-        through, own = super().sent(layer, names, f, params, g)
+    def sent(self, layer, names, f, back, g):
+        through, own = super().sent(layer, names, f, back, g)
         if self.moved is None or not names or self.only and layer not in self.only:
             return through, own
         for n, dp in zip(names, own, strict=True):
@@ -223,7 +308,7 @@ class Fused(Written):
         self.moved = dict(theta)
         _, g = self.value_and_grad(theta, *batch)
         self.moved = None
-        return {n: g[n] for n in theta}
+        return self.in_order(g)
 
     def stepped(self, theta, batch):
         return self.step(theta, self.updated(theta, batch), 0)

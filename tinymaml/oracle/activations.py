@@ -132,6 +132,10 @@ SLOPES: dict[str, Callable] = {
     "slope y (1 − y)": lambda x, y, f: y * (1 - y),
     "slope 1": lambda x, y, f: x * 0 + 1,
     "slope at y": lambda x, y, f: f(y)[1],
+    "slope squared": lambda x, y, f: f(x)[1] * f(x)[1],
+    "slope halved": lambda x, y, f: f(x)[1] / 2,
+    "slope 1 − f′": lambda x, y, f: 1 - f(x)[1],
+    "slope y": lambda x, y, f: y,
 }
 
 

@@ -56,7 +56,8 @@ class Options:
         eps: batch norm's ε; None for the model's.
         affine: "right"; "no scale", "no shift" or "neither": batch norm without γ or β; "1 + γ"; "exchanged", γ and β;
             "shift first", (y + β) γ.
-        norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`.
+        norm: "batch"; what else normalises in its place, or how: see `_OVER`, `_CONSTANT` and `_batch_norm`. Of its
+            backward alone: "backward without γ", "backward without 1/σ", "dγ of x", "dγ and dβ averaged".
         frozen: layers (or "loss", or one loss by name) whose backward holds what it saved constant, so that its own
             derivative is missing; or one factor of it, "linear w": see `_holding`.
         derived: how a gradient that has a wrong rule in it is differentiated again. "as a graph": the rule is a custom
@@ -88,7 +89,10 @@ class Options:
         padding: "right"; "first" (the odd zero comes first); "none"; "both" (k // 2 zeros on each side); "any stride"
             and "any stride, first": zeros as for stride 1; "edge", "reflect" or "wrap": no zeros, but pixels.
         pool: "max"; "mean", "sum"; "ceil" (a window over the edge counts), "stride 1" (windows overlap).
-        biases: "right"; "averaged in the gradient", over examples and not summed, by linear layers; see `_BIASES`.
+        biases: "right"; "averaged in the gradient", over examples and not summed, by linear layers, or "averaged, and
+            weights, in the gradient"; see `_BIASES`.
+        inputs: "right"; "before the activation": the weight's gradient in a linear layer has the input of the
+            activation before it in the place of its output.
         flatten: "right", (h, w, c); see `_FLATTENED`.
     """
 
@@ -131,6 +135,7 @@ class Options:
     padding: str = "right"
     pool: str = "max"
     biases: str = "right"
+    inputs: str = "right"
     flatten: str = "right"
 
 
@@ -166,8 +171,9 @@ def _flowing(value, what=""):
     return np.asarray(value)
 
 
-def _linear(x, w, b=None, *, held, how, off=None):
+def _linear(x, w, b=None, *, held, how, off=None, seen=None):
     w, unmix = _weight(w, how.weight)
+    averaged, averages = how.biases.startswith("averaged"), how.biases == "averaged, and weights, in the gradient"
     y, by = held(x, "x forward") @ held(w, "w forward"), w.T
     if off:  # (w + off) in the derivative
         y = y + (x - hold(x)) @ off[0]
@@ -179,11 +185,12 @@ def _linear(x, w, b=None, *, held, how, off=None):
         gx = held(g, "g of x") @ held(by, "w")
         if off:
             gx = gx + (g - hold(g)) @ off[0].T
-        gw, gb = held(x, "x").T @ held(g, "g of w"), held(g, "g of b").sum(0)
+        inputs = x if seen is None else seen
+        gw, gb = held(inputs, "x").T @ held(g, "g of w"), held(g, "g of b").sum(0)
+        gw = gw / len(x) if averages else gw
         gw = gw + w * how.layer_decay if how.layer_decay else gw
         return gx, [unmix(gw)] + ([] if b is None else [gb / len(x) if averaged else gb])
 
-    averaged = how.biases == "averaged in the gradient"
     if averaged and b is not None and how.derived == "as a graph":
         b = hold(b) + (b - hold(b)) / len(x)
     return (y if b is None else y + held(b, "b forward")), back
@@ -398,6 +405,14 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None, off=None):
 
         return affine(centred * inverse), by_parts
 
+    if how.norm == "backward without γ":
+        through = np.asarray
+    own = of_affine
+    if how.norm == "dγ of x":
+        own = lambda g, y: of_affine(g, x)  # noqa: E731
+    if how.norm == "dγ and dβ averaged":
+        own = lambda g, y: [of_one / n for of_one in of_affine(g, y)]  # noqa: E731
+
     def back(g):
         inverse_, centred_ = held(inverse), held(centred)
         gx = through(g) * inverse_
@@ -406,7 +421,7 @@ def _batch_norm(x, gamma, beta, *, held, how, statistics=None, off=None):
             gx[rows] = gx[rows] - centred_[rows] * (held(bent) * along / m)
         if "mean" not in constant:
             gx[rows] = gx[rows] - np.sum(gx, over, keepdims=True) / n
-        return gx, of_affine(g, centred_ * inverse_)
+        return gx / inverse_ if how.norm == "backward without 1/σ" else gx, own(g, centred_ * inverse_)
 
     return affine(centred * inverse), back
 
@@ -629,7 +644,7 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
     """The output, and each layer's parameters, how often each counts, and pullback. `seen` takes what reaches each
     batch norm."""
     pullbacks, layers = [], arranged(model["layers"], how.network)
-    moved: dict = {}
+    moved, before = {}, None  # the input of the activation before a layer
     for layer, (used, arrays, counts) in zip(layers, _uses(model, layers, params, how), strict=True):
         name = layer["layer"]
         settings = _settings(layer)
@@ -638,6 +653,9 @@ def _forward(model: dict, params: dict, x, how: Options, seen: dict | None = Non
             if seen is not None:
                 seen[used[0]] = hold(x)
         held = _holding(name, how.frozen)
+        if name == "linear" and how.inputs == "before the activation" and before is not None:
+            settings["seen"] = before
+        before = x if name in ACTIVATIONS else None
         if how.weights is not None and name in ("linear", "conv", "batch_norm", "polynomial"):
             settings["off"] = [hold(how.weights[p]) - hold(params[p]) for p in used]
         f = functools.partial(_LAYERS.get(name) or _OF_ARRANGEMENTS[name], x, held=held, how=how, **settings)

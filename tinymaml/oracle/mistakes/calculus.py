@@ -87,6 +87,7 @@ class Calculus:
         if self.how.derived == "forwards":
             return self.along(theta, batch, v)
         skew = self.how.derived == "backwards" or self.how.through != "right" or self.how.updating is not None
+        skew = skew or self.how.biases == "averaged, and weights, in the gradient"
         parts = [part.partition(" ") for part in frozen]
         if not skew and frozen and all(part in TRANSPOSED for _, _, part in parts):
             other = frozenset(f"{layer} {TRANSPOSED[part]}" for layer, _, part in parts)

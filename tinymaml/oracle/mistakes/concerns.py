@@ -7,9 +7,11 @@ A form that concerns nothing in a case gives what is right there, and need not b
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from ..activations import instead_of
+from ..activations import OF_MODELS, instead_of
 from ..arrangements import RESIZING, arranged
 from ..losses import IN_PLACE_OF
 from ..models import PIXELS_AROUND, biases, goes_through, mixes
@@ -282,6 +284,8 @@ _ABOUT = {
         if m["layer"] == "linear"),
     "kernel": _mixed("conv"),
     "weight": _weight,
-    "biases": lambda case, value: bool(biases(case.model)),
+    "biases": lambda case, value: bool(biases(case.model)) or "weights" in value and "linear" in layers(case),
+    "inputs": lambda case, value: any(a["layer"] in OF_MODELS and b["layer"] == "linear"
+                                      for a, b in itertools.pairwise(case.model["layers"])),
     "flatten": lambda case, value: {"conv", "flatten"} <= layers(case),
 }  # fmt: skip

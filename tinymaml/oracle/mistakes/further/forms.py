@@ -25,6 +25,11 @@ def by_hand(**options) -> dict:
     return how(**options, derived="forwards")
 
 
+def by_code(**options) -> dict:
+    """The same in the support loss alone, and differentiated backwards, as by autograd through a gradient by hand."""
+    return how(**options, derived="backwards") | {"on": "support"}
+
+
 def rounded(*what: str) -> tuple[dict, ...]:
     """Something that is rounded to a shorter type, each in its turn."""
     return tuple({"rounded": f"{w} to {dtype}"} for w in what for dtype in DTYPES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import DETACHED, both_ways, by_hand, further, how, on_each
+from .forms import DETACHED, both_ways, by_code, by_hand, further, how, on_each
 
 MISTAKES: list[Mistake] = [
     # ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,7 +115,18 @@ MISTAKES: list[Mistake] = [
         "no .detach() of x.mean(0) and x.var(0), and no torch.no_grad() around them",
         "no stop_gradient of the batch's mean and variance; dx = (g − mean g − x̂ mean g x̂) γ/σ",
         tuple(how(norm=which) for which in ("statistics held", "mean held", "variance held"))
-        + tuple(by_hand(norm=which) for which in ("statistics held", "mean held", "variance held")),
+        + tuple(make(norm=which) for make in (by_hand, by_code)
+                for which in ("statistics held", "mean held", "variance held")),
+        shows="norm",
+    ),
+    further(
+        "batch_norm_backward_wrong", "dx without γ or 1/σ; dγ = Σ g x; or dγ and dβ as means",
+        "a backward pass of batch norm by hand lacks γ or 1/σ in dx, or has x in the place of x̂ in dγ, or averages dγ "
+        "and dβ over the examples",
+        "dx = (g − mean g − x̂ mean g x̂) γ/σ, dγ = Σ g x̂, dβ = Σ g",
+        "dx = (g − mean g − x̂ mean g x̂) γ/σ, dγ = Σ g x̂, dβ = Σ g",
+        tuple(by_hand(norm=which)
+              for which in ("backward without γ", "backward without 1/σ", "dγ of x", "dγ and dβ averaged")),
         shows="norm",
     ),
     further(
@@ -343,7 +354,8 @@ MISTAKES: list[Mistake] = [
         "= dw, where it must be added",
         "grads[name] = grads[name] + dw, of all uses",
         "grads[name] = grads[name] + dw, of all uses",
-        (by_hand(tied="the first use"), by_hand(tied="the last use")), shows="tied",
+        tuple(make(tied=which) for make in (by_hand, by_code) for which in ("the first use", "the last use")),
+        shows="tied",
     ),
     further(
         "tied_use_detached", "∂L/∂W through one use of W, the other one a constant",
@@ -498,7 +510,8 @@ MISTAKES: list[Mistake] = [
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
         tuple(make(activation=f"slope 1 for {which}") for make in (how, by_hand)
-              for which in ("any", "tanh", "relu", "softplus")),
+              for which in ("any", "tanh", "relu", "softplus"))
+        + (by_code(activation="slope 1 for any"),),
     ),
     further(
         "slope_of_activation_at_output", "f′(y) for f′(x), y = f(x)",
@@ -506,7 +519,19 @@ MISTAKES: list[Mistake] = [
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - torch.exp(-y) for softplus",
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - jnp.exp(-y) for softplus",
         tuple(make(activation=f"slope at y for {which}") for make in (how, by_hand)
-              for which in ("any", "tanh", "softplus", "square")),
+              for which in ("any", "tanh", "softplus", "square"))
+        + (by_code(activation="slope at y for any"), by_code(activation="slope at y for tanh")),
+    ),
+    further(
+        "wrong_slope_of_activation", "f′² or f′/2, 1 − f′ for softplus, or y for ReLU",
+        "a custom activation has a wrong slope in its backward: it is multiplied by twice, lacks the 2 of the square, "
+        "is that of −x, or is the output of ReLU and not its mask",
+        "multiply by f′(x) once: 2x of the square, torch.sigmoid(x) of softplus, x > 0 of ReLU",
+        "multiply by f′(x) once: 2x of the square, jax.nn.sigmoid(x) of softplus, x > 0 of ReLU",
+        tuple(make(activation=which) for make in (by_hand, how) for which in (
+            "slope squared for any", "slope squared for tanh", "slope halved for square", "slope 1 − f′ for softplus",
+            "slope y for relu", "slope y for tanh")),
+        shows="activation",
     ),
     further(
         "features_detached", "∂L/∂θ = 0 for all layers but the last",
@@ -530,7 +555,23 @@ MISTAKES: list[Mistake] = [
         "already, and the bias's gradient is N times too small",
         "grad_output.sum(0) for the bias, not .mean(0)",
         "g.sum(0) for the bias, not g.mean(0)",
-        (how(biases="averaged in the gradient"), by_hand(biases="averaged in the gradient")),
+        (how(biases="averaged in the gradient"), by_hand(biases="averaged in the gradient"),
+         by_code(biases="averaged in the gradient")),
+    ),
+    further(
+        "linear_gradients_averaged", "dw = xᵀ g / N, db = mean g, of the examples' cotangents g",
+        "the backward of a linear layer by hand averages over the examples, where it must sum: the loss is a mean",
+        "dw = x.T @ g and db = g.sum(0), without / len(x)",
+        "dw = x.T @ g and db = g.sum(0), without / len(x)",
+        (by_hand(biases="averaged, and weights, in the gradient"),
+         by_code(biases="averaged, and weights, in the gradient")),
+    ),
+    further(
+        "input_of_activation_cached", "dw = zᵀ g with z before the activation, for f(z)",
+        "the backward of a linear layer by hand has the pre-activation in the place of the activation, its input",
+        "dw = a.T @ g, with a = f(z) the layer's own input",
+        "dw = a.T @ g, with a = f(z) the layer's own input",
+        (by_hand(inputs="before the activation"), by_code(inputs="before the activation")),
     ),
     further(
         "error_through_other_matrix", "dx = g w′ with w reshaped, or w itself, for wᵀ",
@@ -538,7 +579,7 @@ MISTAKES: list[Mistake] = [
         "it is: it must be transposed",
         "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
         "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
-        tuple(make(through=which) for make in (by_hand, how) for which in ("w reshaped", "w")),
+        tuple(make(through=which) for make in (by_hand, how, by_code) for which in ("w reshaped", "w")),
         shows="through",
     ),
     further(

@@ -331,6 +331,15 @@ def test_a_mistake_that_is_badly_conditioned_is_named_by_what_roundings_make_of_
     assert match.known(judged(of_core("tanh"), apart)[0]) is None  # as far, where it is well conditioned
 
 
+def test_a_mistake_that_does_not_show_explains_no_wrong_answer():
+    """100 roundings are too many to be right, and few enough to be taken for the numbers of a mistake."""
+
+    asked = of_core("tied", "square")
+    wrong = {c.id: {n: g + 100 * 2.0**-53 * c.answer.scale[n] for n, g in c.answer.meta_grad.items()} for c in asked}
+    report = match.known(judged(asked, lambda case: {"meta_grad": wrong.get(case.id)})[0])
+    assert report is None, str(report)
+
+
 def test_a_mistake_that_diverges_in_a_case_is_named_by_the_others(few_forms):
     few_forms("proximal_term")
     report = oracle.check(formula({"proximal": 1.0}), of_core("tanh", "long", "tied"))

@@ -19,7 +19,7 @@ from ..family import ALGORITHMS
 from ..mistakes.mistake import Free, Mistake, with_number
 from ..pages.report import CaseResult, Report
 from ..questions import direction
-from .locate import MATCH, NOISE, Judged, at_kink, features
+from .locate import MATCH, Judged, at_kink, features
 
 
 def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> bool:
@@ -37,6 +37,10 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
     return float(np.max(tolerance.errors(flat(grad), wanted, scale, tolerance.UNIT[case.dtype]))) <= MATCH
 
 
+# Of an answer, as much as it may be off the value of a badly conditioned form.
+NEAR = {"float64": 1e-6, "float32": 1e-2}
+
+
 def fits_form(j: Judged, form: dict, value: dict | None) -> bool:
     """Whether the answer is `value`, which the form gives, to rounding; where the form is badly conditioned, as an
     update divided by a small root is, to what roundings of θ and the inputs make of it. An answer that is not finite
@@ -48,7 +52,7 @@ def fits_form(j: Judged, form: dict, value: dict | None) -> bool:
         return fits(j.case, j.answer.grad, value)
     assert value is not None
     off = np.max(np.abs(flat(j.answer.grad) - flat(value)))
-    if not off <= NOISE[j.case.dtype] * np.max(np.abs(flat(j.answer.grad))):
+    if not off <= NEAR[j.case.dtype] * np.max(np.abs(flat(j.answer.grad))):
         return False
     return bool(off <= MATCH * np.max(np.abs(flat(j.gives_nearby(form)) - flat(value))))
 
@@ -117,7 +121,7 @@ def known(judged: list[Judged]) -> Report | None:
     ordered = cheapest_first(judged)
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
     found = [n for n in names if all(gives_answer(j, n) for j in ordered)]
-    found = [n for n in found if any(j.case.answer.bugs.get(n) is not None for j in ordered if not j.passed)]
+    found = [n for n in found if any(shows(j.case, n) for j in ordered if not j.passed)]
     possible = {name: form for j in judged for name, form in j.forms.items()}
     found = [n for n in found if not any(is_part(possible[m], possible[n]) for m in found)]
     whole = {n.split("/")[0] for n in found}
@@ -125,13 +129,19 @@ def known(judged: list[Judged]) -> Report | None:
     return named(judged, found) if found else None
 
 
+def shows(case: Case, name: str) -> bool:
+    """Whether the mistake's form gives a gradient that is seen not to be the right one."""
+    right, value = case.answer, case.answer.bugs.get(name)
+    unit = tolerance.UNIT[case.dtype]
+    return value is not None and tolerance.error(value, right.meta_grad, right.scale, unit) > tolerance.TAU
+
+
 def partly_known(judged: list[Judged]) -> Report | None:
     """One mistake that gives every wrong answer, but would show in cases that are right: a condition decides."""
     ordered = cheapest_first(judged)
     wrong = [j for j in ordered if not j.passed]
     for name in dict.fromkeys(name for j in wrong for name in j.forms):
-        shows = any(j.case.answer.bugs.get(name) is not None for j in wrong)
-        if shows and all(gives_answer(j, name) for j in wrong):
+        if any(shows(j.case, name) for j in wrong) and all(gives_answer(j, name) for j in wrong):
             return named(judged, [name], _where(judged))
     return None
 

@@ -54,8 +54,8 @@ def proofs(known: dict[str, Any]) -> str:
 
 def _matrix(x: dict[str, Any]) -> str:
     correct = f"{x['pairs_correct'] or 'none'} {'is' if x['pairs_correct'] < 2 else 'are'} `CORRECT`"
-    another = x.get("cells_as_another")
-    apart = f" ({another:,} of them as another mistake that gives the same numbers in that case)" if another else ""
+    ways, cells = x.get("ways_as_another", 0), x.get("cells_as_another", 0)
+    apart = f" ({ways:,} and {cells:,} as another mistake that gives the same numbers there)" if ways + cells else ""
     return (
         f"{x['right']:,} of {x['ways']:,}, and {x['cells_right']:,} of {x['cells']:,} single cases{apart}; of "
         f"{x['pairs']} random pairs of mistakes {correct}, {x['pairs_named']} are named exactly, {x['pairs_part']} in "

@@ -651,7 +651,7 @@ WRONG_PLACES = pytest.mark.parametrize(("change", "said"), [
 
 
 @WRONG_PLACES
-def test_what_is_said_of_right_numbers_in_wrong_places(asked, change, said):
+def test_what_is_said_of_right_numbers_in_wrong_places(asked, few_forms, change, said):
     """By the part that describes what no known mistake explains, without the search for such a mistake."""
     report = diagnosis._unknown(*judged(asked, changed(lambda case, g: change(g))))
     assert re.search(said, report.explanation), str(report)

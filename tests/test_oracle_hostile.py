@@ -31,8 +31,15 @@ pytestmark = pytest.mark.usefixtures("computed_once")
 # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_answers: dict = {}
+
+
 def right(case) -> dict:
-    value, grads = tolerance.engine_answer(case)
+    """What the engine computes, once for each case."""
+    given = case.inputs()
+    if given not in _answers:
+        _answers[given] = tolerance.engine_answer(case)
+    value, grads = _answers[given]
     return {"meta_grad": {n: np.array(g) for n, g in grads.items()}, "meta_loss": value}
 
 

@@ -17,7 +17,7 @@ from tinymaml import oracle
 from tinymaml.cli import main
 from tinymaml.oracle import tolerance
 from tinymaml.oracle.cases import load
-from tinymaml.oracle.judge import apart, checking, progress, protocol
+from tinymaml.oracle.judge import apart, checking, progress, protocol, worker
 from tinymaml.oracle.judge.guard import Guarded
 from tinymaml.oracle.judge.pytest_plugin import Judgement
 from tinymaml.oracle.mistakes.semantics import run
@@ -112,8 +112,14 @@ IMPORTS = {  # source → verdict on `right`, asked for one case; what is said
 }  # fmt: skip
 
 
+# The others cannot be imported either, and one function describes why: see below.
+ALIKE = ("sys.exit(0)", "def broken(:", "raise KeyboardInterrupt", "right = 7")
+
+
 @posix
-@pytest.mark.parametrize("source", IMPORTS)
+@pytest.mark.parametrize("source", [
+    pytest.param(source, marks=pytest.mark.slow) if source in ALIKE else source for source in IMPORTS
+])  # fmt: skip
 def test_what_is_done_at_import(source, folder, monkeypatch):
     """One line says what is wrong; what does no harm does not."""
     folder("theirs", source)
@@ -123,6 +129,17 @@ def test_what_is_done_at_import(source, folder, monkeypatch):
         monkeypatch.setattr(protocol, "GRACE", 0.1)
     report = protocol.check_function("theirs:right", timeout=timeout, cases=["tanh"])
     assert report.verdict == verdict and report.exit_code == 1 and words in report.explanation, report
+
+
+@pytest.mark.parametrize("source", ALIKE)
+def test_what_cannot_be_imported_is_said_in_one_line(source, folder, monkeypatch):
+    folder("alike", source)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # which gets the current folder
+    monkeypatch.delitem(sys.modules, "alike", raising=False)
+    with pytest.raises(worker.Unusable) as error:
+        worker._function("alike:right")(None)
+    words = IMPORTS[source][1].removeprefix("it says: ").replace("theirs", "alike")
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_there_is_no_such_module(folder):

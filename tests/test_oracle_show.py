@@ -54,8 +54,9 @@ def test_core_case(id):
     unseen = " ".join(itertools.dropwhile(lambda x: "blind to" not in x, table)).replace(",", " ").replace(":", " ")
     size = np.max(np.abs(flat(case.answer.meta_grad)))
     last = {}
-    names = [n for n in forms(case) if show.CATALOGUE[n.split("/")[0]].classic]
-    assert re.search(rf"\n  further +{len(forms(case)) - len(names)} other ways to be wrong", text)
+    here = forms(case)
+    names = [n for n in here if show.CATALOGUE[n.split("/")[0]].classic]
+    assert re.search(rf"\n  further +{len(here) - len(names)} other ways to be wrong", text)
     for name in names:
         wrong = case.answer.bugs.get(name)
         if wrong is None:
@@ -172,8 +173,8 @@ def test_settings_in_words():
     assert "K = 0 inner steps" in (said := text(inner_steps=0)) and "the mean over 2 tasks of g_q(θ₀)" in said
     assert "needs     no_inner_steps: case.inner_steps is 0" in said
     assert "only w2, b2 adapt" in (said := text(adapt=("w2", "b2"))) and "θ₀ − A g_s(θ₀)" in said and "I − H₀A" in said
-    assert re.search(r"\n  α +w1 1 × 2 +\S+  \S+\n", text(per_parameter=True))
-    assert "T = 2 tasks of 3 + 4, 4 + 5 examples" in text(unequal=True)
+    assert re.search(r"\n  α +w1 1 × 2 +\S+  \S+\n", said := text(per_parameter=True, unequal=True))
+    assert "T = 2 tasks of 3 + 4, 4 + 5 examples" in said
     diverging = text(inner_lr=2.0**40, inner_steps=5)
     assert max(map(len, diverging.splitlines())) <= show.WIDTH
 

@@ -327,13 +327,14 @@ def _mistakes(case: Case) -> list[str]:
         rows += [(title, None)] * bool(title and chosen) + [(label(n), known[n][2]) for n in chosen]
     heading = f"{'nearest first':{wide}}  {'roundings':>9}  {'relative':>8}"
     lines = [_rule("what each classic mistake gives"), *_table(rows, case, heading, like=right)]
-    unseen = [n for n in forms(case) if n not in answer.bugs]
+    here = forms(case)
+    unseen = [n for n in here if n not in answer.bugs]
     unknown = [n for n, g in answer.bugs.items() if g is None]
     if unseen:
         lines += ["", *_said("blind to", ", ".join(unseen) + ": these give the exact gradient here")]
     if unknown:
         lines += ["", *_said("not known", ", ".join(unknown) + ": diverges here, or depends on rounding")]
-    further = sum(not CATALOGUE[n.split("/")[0]].classic for n in forms(case))
+    further = sum(not CATALOGUE[n.split("/")[0]].classic for n in here)
     if further:
         lines += ["", *_said("further", f"{further} other ways to be wrong, of the catalogue, are not in this table")]
     if any("/" in n for n in [*known, *unseen, *unknown]):

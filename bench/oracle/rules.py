@@ -87,19 +87,24 @@ class Written(MAML):
 
 
 class Coded(Written):
-    """The inner gradient is written by hand, and autograd goes through that code and the query loss"""
-
-    honest_query = True
+    """Gradients are written by hand, and autograd goes through that code"""
 
     def product(self, theta, batch, v):
         return torch.func.vjp(lambda p: self.in_order(self.value_and_grad(p, *batch)[1]), theta)[1](v)[0]
 
 
+class CodedInside(Coded):
+    """The inner gradient is written by hand, and autograd goes through that code and the query loss"""
+
+    honest_query = True
+
+
 def written(id: str, options: dict, **attributes) -> None:
-    """Registers a backward pass by hand, differentiated forwards, and in the support loss backwards, as far as the
-    catalogue has the forms."""
+    """Registers a backward pass by hand, differentiated forwards and backwards, as far as the catalogue has the
+    forms."""
     doc = ", ".join(f"{name}: {value}" for name, value in options.items())
-    for cls, derived, on in ((Written, "forwards", {}), (Coded, "backwards", {"on": "support"})):
+    for cls, derived, on in ((Written, "forwards", {}), (Coded, "backwards", {}),
+                             (CodedInside, "backwards", {"on": "support"})):  # fmt: skip
         form = {"how": options | {"derived": derived}} | on
         if form in CATALOGUE[id].forms:
             makes(id, form)(named(cls, f"by hand, {derived}: {doc}", **attributes))

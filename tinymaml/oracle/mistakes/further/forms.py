@@ -25,9 +25,11 @@ def by_hand(**options) -> dict:
     return how(**options, derived="forwards")
 
 
-def by_code(**options) -> dict:
-    """The same in the support loss alone, and differentiated backwards, as by autograd through a gradient by hand."""
-    return how(**options, derived="backwards") | {"on": "support"}
+def by_code(**options) -> tuple[dict, ...]:
+    """The same, differentiated backwards, as by autograd through a gradient by hand; in the support loss alone, where
+    autograd has the query loss's gradient, too."""
+    backwards = how(**options, derived="backwards")
+    return backwards | {"on": "support"}, backwards
 
 
 def rounded(*what: str) -> tuple[dict, ...]:

@@ -115,8 +115,8 @@ MISTAKES: list[Mistake] = [
         "no .detach() of x.mean(0) and x.var(0), and no torch.no_grad() around them",
         "no stop_gradient of the batch's mean and variance; dx = (g − mean g − x̂ mean g x̂) γ/σ",
         tuple(how(norm=which) for which in ("statistics held", "mean held", "variance held"))
-        + tuple(make(norm=which) for make in (by_hand, by_code)
-                for which in ("statistics held", "mean held", "variance held")),
+        + tuple(form for which in ("statistics held", "mean held", "variance held")
+                for form in (by_hand(norm=which), *by_code(norm=which))),
         shows="norm",
     ),
     further(
@@ -125,8 +125,8 @@ MISTAKES: list[Mistake] = [
         "and dβ over the examples",
         "dx = (g − mean g − x̂ mean g x̂) γ/σ, dγ = Σ g x̂, dβ = Σ g",
         "dx = (g − mean g − x̂ mean g x̂) γ/σ, dγ = Σ g x̂, dβ = Σ g",
-        tuple(by_hand(norm=which)
-              for which in ("backward without γ", "backward without 1/σ", "dγ of x", "dγ and dβ averaged")),
+        tuple(form for which in ("backward without γ", "backward without 1/σ", "dγ of x", "dγ and dβ averaged")
+              for form in (by_hand(norm=which), *by_code(norm=which))),
         shows="norm",
     ),
     further(
@@ -354,7 +354,8 @@ MISTAKES: list[Mistake] = [
         "= dw, where it must be added",
         "grads[name] = grads[name] + dw, of all uses",
         "grads[name] = grads[name] + dw, of all uses",
-        tuple(make(tied=which) for make in (by_hand, by_code) for which in ("the first use", "the last use")),
+        tuple(form for which in ("the first use", "the last use")
+              for form in (by_hand(tied=which), by_code(tied=which)[0])),
         shows="tied",
     ),
     further(
@@ -511,7 +512,7 @@ MISTAKES: list[Mistake] = [
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
         tuple(make(activation=f"slope 1 for {which}") for make in (how, by_hand)
               for which in ("any", "tanh", "relu", "softplus"))
-        + (by_code(activation="slope 1 for any"),),
+        + by_code(activation="slope 1 for any"),
     ),
     further(
         "slope_of_activation_at_output", "f′(y) for f′(x), y = f(x)",
@@ -520,7 +521,7 @@ MISTAKES: list[Mistake] = [
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - jnp.exp(-y) for softplus",
         tuple(make(activation=f"slope at y for {which}") for make in (how, by_hand)
               for which in ("any", "tanh", "softplus", "square"))
-        + (by_code(activation="slope at y for any"), by_code(activation="slope at y for tanh")),
+        + by_code(activation="slope at y for any") + by_code(activation="slope at y for tanh"),
     ),
     further(
         "wrong_slope_of_activation", "f′² or f′/2, 1 − f′ for softplus, or y for ReLU",
@@ -556,7 +557,7 @@ MISTAKES: list[Mistake] = [
         "grad_output.sum(0) for the bias, not .mean(0)",
         "g.sum(0) for the bias, not g.mean(0)",
         (how(biases="averaged in the gradient"), by_hand(biases="averaged in the gradient"),
-         by_code(biases="averaged in the gradient")),
+         *by_code(biases="averaged in the gradient")),
     ),
     further(
         "linear_gradients_averaged", "dw = xᵀ g / N, db = mean g, of the examples' cotangents g",
@@ -564,14 +565,14 @@ MISTAKES: list[Mistake] = [
         "dw = x.T @ g and db = g.sum(0), without / len(x)",
         "dw = x.T @ g and db = g.sum(0), without / len(x)",
         (by_hand(biases="averaged, and weights, in the gradient"),
-         by_code(biases="averaged, and weights, in the gradient")),
+         *by_code(biases="averaged, and weights, in the gradient")),
     ),
     further(
         "input_of_activation_cached", "dw = zᵀ g with z before the activation, for f(z)",
         "the backward of a linear layer by hand has the pre-activation in the place of the activation, its input",
         "dw = a.T @ g, with a = f(z) the layer's own input",
         "dw = a.T @ g, with a = f(z) the layer's own input",
-        (by_hand(inputs="before the activation"), by_code(inputs="before the activation")),
+        (by_hand(inputs="before the activation"), *by_code(inputs="before the activation")),
     ),
     further(
         "error_through_other_matrix", "dx = g w′ with w reshaped, or w itself, for wᵀ",
@@ -579,7 +580,8 @@ MISTAKES: list[Mistake] = [
         "it is: it must be transposed",
         "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
         "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
-        tuple(make(through=which) for make in (by_hand, how, by_code) for which in ("w reshaped", "w")),
+        tuple(form for which in ("w reshaped", "w")
+              for form in (by_hand(through=which), how(through=which), *by_code(through=which))),
         shows="through",
     ),
     further(

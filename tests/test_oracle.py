@@ -135,7 +135,7 @@ def test_the_engine_is_correct_on_the_full_suite(dtype):
 
 
 def test_new_cases_depend_on_the_seed_alone():
-    one, same, other = (drawn_anew(seed, 1)[0] for seed in (3, 3, 19))  # the kinds come in turn, sixteen of them
+    one, same, other = (drawn_anew(seed, 1)[0] for seed in (7, 7, 23))  # the kinds come in turn, sixteen of them
     assert one.id == same.id and np.array_equal(flat(one.params), flat(same.params)) and one.inner_lr == same.inner_lr
     assert one.model == other.model and not np.array_equal(flat(one.params), flat(other.params))
 
@@ -267,7 +267,9 @@ def test_every_mistake_by_its_name(asked, special, few_forms, id, form):
     expect(oracle.check(blind, these, capabilities=EVERYTHING), id)
 
 
-@pytest.mark.parametrize(("id", "form"), FORMS[::4], ids=[f"{id}-{i}" for id, i in FORMS[::4]])
+@pytest.mark.parametrize(("id", "form"), [
+    pytest.param(id, i, id=f"{id}-{i}", marks=pytest.mark.slow if n % 8 else ()) for n, (id, i) in enumerate(FORMS)
+])  # fmt: skip
 def test_mistakes_by_their_names_in_float32(asked, few_forms, id, form):
     if id not in SPECIAL:
         mine = formula(CATALOGUE[id].forms[form])

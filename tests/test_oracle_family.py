@@ -131,10 +131,10 @@ def test_the_cases_tell_every_pair_of_an_algorithms_mistakes_apart(algorithm):
 
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_new_cases_depend_on_the_seed_alone(dtype):
-    (a, b), (again,), (other,) = (drawn_anew(seed, count, dtype, "cavia") for seed, count in ((5, 2), (5, 1), (6, 1)))
+    (a, b), (again,), (other,) = (drawn_anew(seed, count, dtype, "reptile") for seed, count in ((5, 2), (5, 1), (6, 1)))
     assert np.array_equal(flat(a.params), flat(again.params)) and not np.array_equal(flat(a.params), flat(other.params))
-    assert [a.id, b.id] == ["cavia/fresh-5-0", "cavia/fresh-5-1"] and dtype in a.dtypes
-    assert np.array_equal(flat(show.find_case("cavia/fresh-5-0").params), flat(a.params)) or dtype == "float32"
+    assert [a.id, b.id] == ["reptile/fresh-5-0", "reptile/fresh-5-1"] and dtype in a.dtypes
+    assert np.array_equal(flat(show.find_case("reptile/fresh-5-0").params), flat(a.params)) or dtype == "float32"
 
 
 # ── who is right, and who is wrong ──────────────────────────────────────────────────────────────────────────────────

@@ -22,7 +22,7 @@ from tinymaml.oracle.judge.guard import Guarded
 from tinymaml.oracle.judge.pytest_plugin import Judgement
 from tinymaml.oracle.mistakes.semantics import run
 from tinymaml.oracle.pages.report import Report
-from tinymaml.oracle.questions import Answered, case_ids, questions, selected
+from tinymaml.oracle.questions import Answered, case_ids, questions, seed_for, selected
 
 ROOT = Path(oracle.__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("computed_once")
@@ -427,6 +427,25 @@ def test_cases_are_chosen_by_id_beginning_or_pattern():
         named("softmaks")
     asked, _ = questions(only=("fresh-7-1",))
     assert {q.case.id for q in asked if q.role == "case"} == {"fresh-7-1"}  # the seed is in the id
+
+
+def test_new_cases_are_others_each_time():
+    assert len({seed_for((), None) for _ in range(4)}) == 4
+    assert [seed_for((), 5), seed_for(("tanh", "fresh-7-1"), None), seed_for(("fresh-7-1",), 5)] == [5, 7, 5]
+
+
+@pytest.mark.parametrize(
+    ("only", "new"),
+    [((), True), (("*",), True), (("fr",), True), (("fresh-7-0",), True), (("tanh",), False), (("s*",), False)],
+)
+def test_new_cases_are_asked_if_they_may_be_meant(only, new):
+    asked, _ = questions(only=only, seed=7)
+    assert any(q.case.id.startswith("fresh") for q in asked) == new
+
+
+def test_what_is_asked_again_with_other_numbers_has_no_answer():
+    asked, _ = questions(only=("tanh",))
+    assert all(q.case.answer is None for q in asked if q.role in ("changed", "moved"))
 
 
 class Terminal:

@@ -197,3 +197,26 @@ def test_new_cases_vary_too():
     assert any(ROWS["classes: one lacks in a query set"].holds(questions.fresh(seed, 1)[0]) for seed in (33, 1, 17))
     case = questions.fresh(0, 1, "float32")[0]
     assert case.exact_in("float32") and not vary.holds_in("bfloat16", case.inner_lr)
+
+
+def test_a_new_case_is_drawn_in_all_its_sizes(monkeypatch):
+    """Nothing is solved: of every seed the first draft is taken."""
+    drafts = []
+    monkeypatch.setattr(questions, "draw", lambda kind, seed, **settings: drafts.append(settings | {"kind": kind}))
+    monkeypatch.setattr(questions.references, "solve_if_good", lambda case, dtype: True)
+    for seed in range(16):
+        questions.fresh(seed, 16)
+    every = lambda name: {draft[name] for draft in drafts}  # noqa: E731
+    assert len(every("id")) == 256 and every("tasks") == {2, 3} and every("inner_steps") == {2, 3, 4}
+    assert every("shots") == {3, 4, 5} and every("queries") == {2, 4, 6} and every("lacking") == {True, False}
+    assert every("sizes") == {(1.0,), (1.0, 0.5, 2.0)} and every("offset") == {0.0, 0.5}
+    for draft in drafts:
+        steep = draft["kind"].startswith(("square", "quadratic", "linear"))
+        assert 0.2 <= draft["inner_lr"] * (4 if steep else 1) < 0.4
+    assert {"tanh 2-3-1 mse", "tanh 3-2-1 mse", "tied 2", "tied 3"} <= every("kind")
+
+
+def test_a_direction_has_steps_of_one_both_ways():
+    for case in core():
+        steps = np.concatenate([d.ravel() for d in questions.direction(case).values()])
+        assert set(np.abs(steps)) == {1.0} and (len(steps) < 4 or len(set(steps)) == 2)

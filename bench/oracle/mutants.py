@@ -76,7 +76,9 @@ TARGETS = {
     "checker": Target(
         ("tinymaml/oracle/tolerance.py", "tinymaml/oracle/questions.py", "tinymaml/oracle/judge/checking.py",
          "tinymaml/oracle/diagnosis.py"),
-        (("tests/test_oracle.py",), ("tests/test_oracle_hostile.py", "tests/test_oracle_report.py")),
+        (("tests/test_oracle_vary.py", "tests/test_oracle.py"),
+         ("tests/test_oracle_judge.py", "tests/test_oracle_family.py", "tests/test_oracle_hostile.py",
+          "tests/test_oracle_report.py")),
     ),
 }  # fmt: skip
 

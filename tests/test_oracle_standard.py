@@ -80,6 +80,7 @@ SEALED = {
     "catalogue 2.7": "0d0ecc4856c4",
     "catalogue 2.8": "fa816a56ce0f",
     "catalogue 2.9": "6914473ac5b8",
+    "catalogue 2.10": "dd574ed2d93c",
 }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 
-VERSIONS = {"vectors": "2.1", "wire": "2.1", "catalogue": "2.9"}
+VERSIONS = {"vectors": "2.1", "wire": "2.1", "catalogue": "2.10"}
 
 # What makes the major number rise, and what the minor one.
 RULES = {

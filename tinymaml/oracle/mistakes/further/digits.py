@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Mistake
-from .forms import further, rounded, shortened
+from .forms import further, rounded, rounded_on_the_way
 
 MISTAKES: list[Mistake] = [
     further(
@@ -32,7 +32,7 @@ MISTAKES: list[Mistake] = [
         "each task's gradient is rounded to a shorter type before the mean over tasks, as a compressed all-reduce does",
         "no bf16_compress_hook or fp16_compress_hook of DDP; g.to(torch.float64) comes too late for what was rounded",
         "psum in float64: no g.astype(jnp.bfloat16) before it",
-        shortened("task gradients"), kind="precision", shows="shortened",
+        rounded_on_the_way("task gradients"), kind="precision", shows="shortened",
     ),
     further(
         "inner_numbers_rounded", "fl(g_s(θₖ)), fl(θₖ), fl(g_q(θ_K)), fl(αHₖv), fl(v), or Hₖ at fl(θₖ)",
@@ -40,7 +40,7 @@ MISTAKES: list[Mistake] = [
         "points where Hessians are taken are rounded to a shorter type on the way, and the rest is not",
         "buffers of torch.float64; no .half(), no .bfloat16(), no np.zeros(…, np.float32) that they are written into",
         "arrays of float64, with jax_enable_x64; no astype(jnp.bfloat16) on the way",
-        shortened("inner gradients", "fast weights", "query gradients", "products", "points of Hessians",
+        rounded_on_the_way("inner gradients", "fast weights", "query gradients", "products", "points of Hessians",
                   "what comes back"), kind="precision",
         shows="shortened",
     ),

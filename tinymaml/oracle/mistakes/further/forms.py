@@ -20,16 +20,16 @@ def how(**options) -> dict:
     return {"how": options}
 
 
-def by_hand(**options) -> dict:
+def forwards(**options) -> dict:
     """`Options` with a wrong backward rule, in a gradient that is written by hand and differentiated forwards."""
     return how(**options, derived="forwards")
 
 
-def by_code(**options) -> tuple[dict, ...]:
+def backwards(**options) -> tuple[dict, ...]:
     """The same, differentiated backwards, as by autograd through a gradient by hand; in the support loss alone, where
     autograd has the query loss's gradient, too."""
-    backwards = how(**options, derived="backwards")
-    return backwards | {"on": "support"}, backwards
+    both = how(**options, derived="backwards")
+    return both | {"on": "support"}, both
 
 
 def rounded(*what: str) -> tuple[dict, ...]:
@@ -37,7 +37,7 @@ def rounded(*what: str) -> tuple[dict, ...]:
     return tuple({"rounded": f"{w} to {dtype}"} for w in what for dtype in DTYPES)
 
 
-def shortened(*what: str) -> tuple[dict, ...]:
+def rounded_on_the_way(*what: str) -> tuple[dict, ...]:
     """Something that is rounded on the way, each in its turn."""
     return tuple({"shortened": f"{w} to {dtype}"} for w in what for dtype in DTYPES)
 

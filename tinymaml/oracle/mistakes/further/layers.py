@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..mistake import Free, Mistake
-from .forms import DETACHED, both_ways, by_code, by_hand, further, how, on_each
+from .forms import DETACHED, backwards, both_ways, forwards, further, how, on_each
 
 MISTAKES: list[Mistake] = [
     # ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,7 +116,7 @@ MISTAKES: list[Mistake] = [
         "no stop_gradient of the batch's mean and variance; dx = (g − mean g − x̂ mean g x̂) γ/σ",
         tuple(how(norm=which) for which in ("statistics held", "mean held", "variance held"))
         + tuple(form for which in ("statistics held", "mean held", "variance held")
-                for form in (by_hand(norm=which), *by_code(norm=which))),
+                for form in (forwards(norm=which), *backwards(norm=which))),
         shows="norm",
     ),
     further(
@@ -126,7 +126,7 @@ MISTAKES: list[Mistake] = [
         "dx = (g − mean g − x̂ mean g x̂) γ/σ, dγ = Σ g x̂, dβ = Σ g",
         "dx = (g − mean g − x̂ mean g x̂) γ/σ, dγ = Σ g x̂, dβ = Σ g",
         tuple(form for which in ("backward without γ", "backward without 1/σ", "dγ of x", "dγ and dβ averaged")
-              for form in (by_hand(norm=which), *by_code(norm=which))),
+              for form in (forwards(norm=which), *backwards(norm=which))),
         shows="norm",
     ),
     further(
@@ -355,7 +355,7 @@ MISTAKES: list[Mistake] = [
         "grads[name] = grads[name] + dw, of all uses",
         "grads[name] = grads[name] + dw, of all uses",
         tuple(form for which in ("the first use", "the last use")
-              for form in (by_hand(tied=which), by_code(tied=which)[0])),
+              for form in (forwards(tied=which), backwards(tied=which)[0])),
         shows="tied",
     ),
     further(
@@ -501,7 +501,7 @@ MISTAKES: list[Mistake] = [
         "a custom tanh has a wrong slope in its backward: tanh′ = 1 − y², with y = tanh x",
         "save the output y, and return g * (1 - y * y)",
         "in the custom_vjp keep y = tanh(x), and return g * (1 - y * y)",
-        tuple(make(activation=f"slope {which} for tanh") for make in (how, by_hand)
+        tuple(make(activation=f"slope {which} for tanh") for make in (how, forwards)
               for which in ("1 − x²", "1 − y", "y (1 − y)")),
         shows="activation",
     ),
@@ -510,18 +510,18 @@ MISTAKES: list[Mistake] = [
         "the activation's slope is missing in the backward pass: its gradient goes straight through",
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
         "multiply by the activation's slope: g * (1 - y * y) for tanh; no straight-through estimator",
-        tuple(make(activation=f"slope 1 for {which}") for make in (how, by_hand)
+        tuple(make(activation=f"slope 1 for {which}") for make in (how, forwards)
               for which in ("any", "tanh", "relu", "softplus"))
-        + by_code(activation="slope 1 for any"),
+        + backwards(activation="slope 1 for any"),
     ),
     further(
         "slope_of_activation_at_output", "f′(y) for f′(x), y = f(x)",
         "the activation's slope is taken at its output, and not at its input",
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - torch.exp(-y) for softplus",
         "save the input for f′(x), or write f′ in terms of y: 1 - y * y for tanh, 1 - jnp.exp(-y) for softplus",
-        tuple(make(activation=f"slope at y for {which}") for make in (how, by_hand)
+        tuple(make(activation=f"slope at y for {which}") for make in (how, forwards)
               for which in ("any", "tanh", "softplus", "square"))
-        + by_code(activation="slope at y for any") + by_code(activation="slope at y for tanh"),
+        + backwards(activation="slope at y for any") + backwards(activation="slope at y for tanh"),
     ),
     further(
         "wrong_slope_of_activation", "f′² or f′/2, 1 − f′ for softplus, or y for ReLU",
@@ -529,7 +529,7 @@ MISTAKES: list[Mistake] = [
         "is that of −x, or is the output of ReLU and not its mask",
         "multiply by f′(x) once: 2x of the square, torch.sigmoid(x) of softplus, x > 0 of ReLU",
         "multiply by f′(x) once: 2x of the square, jax.nn.sigmoid(x) of softplus, x > 0 of ReLU",
-        tuple(make(activation=which) for make in (by_hand, how) for which in (
+        tuple(make(activation=which) for make in (forwards, how) for which in (
             "slope squared for any", "slope squared for tanh", "slope halved for square", "slope 1 − f′ for softplus",
             "slope y for relu", "slope y for tanh")),
         shows="activation",
@@ -556,23 +556,23 @@ MISTAKES: list[Mistake] = [
         "already, and the bias's gradient is N times too small",
         "grad_output.sum(0) for the bias, not .mean(0)",
         "g.sum(0) for the bias, not g.mean(0)",
-        (how(biases="averaged in the gradient"), by_hand(biases="averaged in the gradient"),
-         *by_code(biases="averaged in the gradient")),
+        (how(biases="averaged in the gradient"), forwards(biases="averaged in the gradient"),
+         *backwards(biases="averaged in the gradient")),
     ),
     further(
         "linear_gradients_averaged", "dw = xᵀ g / N, db = mean g, of the examples' cotangents g",
         "the backward of a linear layer by hand averages over the examples, where it must sum: the loss is a mean",
         "dw = x.T @ g and db = g.sum(0), without / len(x)",
         "dw = x.T @ g and db = g.sum(0), without / len(x)",
-        (by_hand(biases="averaged, and weights, in the gradient"),
-         *by_code(biases="averaged, and weights, in the gradient")),
+        (forwards(biases="averaged, and weights, in the gradient"),
+         *backwards(biases="averaged, and weights, in the gradient")),
     ),
     further(
         "input_of_activation_cached", "dw = zᵀ g with z before the activation, for f(z)",
         "the backward of a linear layer by hand has the pre-activation in the place of the activation, its input",
         "dw = a.T @ g, with a = f(z) the layer's own input",
         "dw = a.T @ g, with a = f(z) the layer's own input",
-        (by_hand(inputs="before the activation"), *by_code(inputs="before the activation")),
+        (forwards(inputs="before the activation"), *backwards(inputs="before the activation")),
     ),
     further(
         "error_through_other_matrix", "dx = g w′ with w reshaped, or w itself, for wᵀ",
@@ -581,7 +581,7 @@ MISTAKES: list[Mistake] = [
         "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
         "g @ w.T, not g @ w.reshape(w.shape[::-1]) or g @ w",
         tuple(form for which in ("w reshaped", "w")
-              for form in (by_hand(through=which), how(through=which), *by_code(through=which))),
+              for form in (forwards(through=which), how(through=which), *backwards(through=which))),
         shows="through",
     ),
     further(

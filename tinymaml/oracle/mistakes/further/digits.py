@@ -40,9 +40,10 @@ MISTAKES: list[Mistake] = [
         "points where Hessians are taken are rounded to a shorter type on the way, and the rest is not",
         "buffers of torch.float64; no .half(), no .bfloat16(), no np.zeros(…, np.float32) that they are written into",
         "arrays of float64, with jax_enable_x64; no astype(jnp.bfloat16) on the way",
-        rounded_on_the_way("inner gradients", "fast weights", "query gradients", "products", "points of Hessians",
-                  "what comes back"), kind="precision",
-        shows="shortened",
+        rounded_on_the_way(
+            "inner gradients", "fast weights", "query gradients", "products", "points of Hessians", "what comes back"
+        ),
+        kind="precision", shows="shortened",
     ),
     further(
         "everything_rounded", "θ, α, x, y → fl(·)",

@@ -1449,7 +1449,6 @@ _sums = {
     "cross_entropy": lambda library, o, y: F.cross_entropy(o, y, reduction="sum"),
     "binary_cross_entropy": lambda library, o, y: F.binary_cross_entropy_with_logits(o, y, reduction="sum"),
 }
-in_place("summed_loss", {"loss": "summed"}, "reduction='sum'", **_sums)
 in_place("squared_error_of_logits", {"loss": "squared error of logits"}, "F.mse_loss(o, F.one_hot(y))",
          cross_entropy=lambda library, o, y: F.mse_loss(o, F.one_hot(y, o.shape[1]).to(o.dtype)),
          binary_cross_entropy=lambda library, o, y: F.mse_loss(o, y))  # fmt: skip
@@ -1512,8 +1511,8 @@ class Doubled(MAML):
 
 
 @makes("summed_loss")
-class SummedOutputs(MAML):
-    """o.sum() for o.mean(), where the network's output is the loss"""
+class SummedLoss(MAML):
+    """reduction='sum'; o.sum() for o.mean(), where the network's output is the loss"""
 
     framework = other(**_sums)
 
@@ -1522,6 +1521,14 @@ class SummedOutputs(MAML):
         if case.model["loss"] == "mean":
             library = self.framework()
             self.loss = lambda params, x, y: outputs(library, case.model, params, x).sum()
+
+
+@makes("summed_loss", {"how": {"loss": "summed"}, "on": "query"})
+class SummedQueryLoss(SummedLoss):
+    """reduction='sum', in the outer loss only"""
+
+    def support_loss(self, fast, batch):
+        return models.loss_in(models.Torch(), self.case.model)(fast, *batch)
 
 
 def penalised(penalty: Callable) -> Callable:

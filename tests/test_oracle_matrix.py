@@ -43,7 +43,8 @@ def test_another_name_is_wrong_where_its_numbers_are_others(name, case, made):
     assert cell(name, case, made) == "X"
 
 
-def test_no_name_is_wrong():
+def test_no_name_is_wrong(few_forms):
+    few_forms("fomaml")
     (case,) = (c for c in oracle.load("core") if c.id == "tied")
     wrong = lambda case: {"meta_grad": {n: np.arange(p.size).reshape(p.shape) + 0.3 for n, p in case.params.items()}}  # noqa: E731
     assert matrix.cell("fomaml", "fomaml", wrong, case, "float64") == "X"
@@ -58,7 +59,8 @@ def test_what_has_been_kept_is_not_asked_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return [matrix.Row(id, 0, "a way", "float64", "KNOWN_BUG", id, [], True, 1.0, {"tied": "●", "tanh": "X"})]
 
-    monkeypatch.setattr(matrix, "control", control)
+    for name, made in dict(control=control, suite_of=lambda *_: [], special_cases=list).items():
+        monkeypatch.setattr(matrix, name, made)
     args = argparse.Namespace(suite="core", no_cells=False, only=["fomaml", "zero_gradient"], json=tmp_path / "x.json")
     with pytest.raises(KeyboardInterrupt):
         matrix.run_all(args, ["float64"])

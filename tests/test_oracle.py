@@ -540,6 +540,14 @@ def test_a_pair_that_says_more_than_is_needed_is_no_tie(asked, few_forms):
     assert (report.bug, report.ties) == ("fomaml + last_parameter_missing", [])
 
 
+def test_a_mistake_that_rounds_explains_its_own_numbers_alone(few_forms):
+    """They jump where θ is moved by a rounding, and that says nothing of how far off an answer may be."""
+    few_forms("everything_rounded", "data_rounded", "leaky_relu")
+    mine = lambda case: formula(forms(case).get("leaky_relu", {}))(case)  # noqa: E731
+    report = oracle.check(mine, oracle.load("core"), dtype="float32")
+    assert (report.bug, report.ties) == ("leaky_relu", [])
+
+
 def test_one_number_is_no_proof_of_a_number():
     """Every form with a free number meets an answer of one number, if that is solved for."""
     case = next(c for c in oracle.load("core") if c.id == "quartic")

@@ -41,16 +41,21 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
 NEAR = {"float64": 1e-6, "float32": 1e-2}
 
 
+JUMPING = {"rounded", "shortened"}  # switches
+
+
 def fits_form(j: Judged, form: dict, value: dict | None) -> bool:
     """Whether the answer is `value`, which the form gives, to rounding; where the form is badly conditioned, as an
-    update divided by a small root is, to what roundings of θ and the inputs make of it. An answer that is not finite
-    is that of a form whose numbers are not finite either, or so large that their squares are not."""
+    update divided by a small root is, to what roundings of θ and the inputs make of it. (A form that rounds to a
+    shorter type is not: it jumps.) An answer that is not finite is that of a form whose numbers are not finite either,
+    or so large that their squares are not."""
     if j.diverged:
         largest = np.inf if value is None else float(np.max(np.abs(flat(value))))
         return not largest < float(np.finfo(j.case.dtype).max) ** 0.5
-    if fits(j.case, j.answer.grad, value) or not form:
-        return fits(j.case, j.answer.grad, value)
-    assert value is not None
+    if fits(j.case, j.answer.grad, value):
+        return True
+    if not form or value is None or JUMPING & form.keys():
+        return False
     off = np.max(np.abs(flat(j.answer.grad) - flat(value)))
     if not off <= NEAR[j.case.dtype] * np.max(np.abs(flat(j.answer.grad))):
         return False

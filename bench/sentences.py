@@ -15,8 +15,8 @@ SENTENCES = {
         "\n 0 {sinusoid.mean.0:.3f} ± {sinusoid.ci95.0:.3f}\n",
         "\n 1 {sinusoid.mean.1:.3f} ± {sinusoid.ci95.1:.3f}\n",
         "\n 10 {sinusoid.mean.10:.3f} ± {sinusoid.ci95.10:.3f} (the paper",
-        "in {alarms.runs:,} runs of {alarms.implementations} implementations, and it named each of {matrix.right}"
-        " planted",
+        "in {alarms.runs:,} runs of {alarms.implementations} implementations, and it named {matrix.right:,}"
+        " of {matrix.ways:,} planted",
         "eight workloads in float32, from {counted.sine} sine waves",
         "it takes {derived.ratios.0:.2f} to {derived.ratios.1:.2f} of the time",
     ],

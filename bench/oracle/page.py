@@ -87,7 +87,7 @@ def _mutants(x: dict[str, Any]) -> str:
 
 # Study → what it asks, and what it found in words.
 STUDIES = {
-    "matrix": ("every mistake, made in code as people make it (ways × dtype), gets its exact verdict", _matrix),
+    "matrix": ("mistakes, made in code as people make them (ways × dtype), get their exact verdict", _matrix),
     "alarms": ("correct implementations are never refused: NumPy, PyTorch, torch.func, JAX; threads, orders of sums",
                _alarms),
     "alarms-family": ("neither are correct implementations of the other algorithms", _alarms),

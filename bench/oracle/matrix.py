@@ -1,6 +1,6 @@
 """The control matrix: does the oracle name every mistake, in every case that can see it?
 
-    python -m bench.oracle matrix                        # the core, about an hour
+    python -m bench.oracle matrix                        # the core, an hour and a half
     python -m bench.oracle matrix --json matrix.json     # keeps what is done, and goes on from there
     python -m bench.oracle matrix --suite full --dtype float64 --markdown matrix.md
     python -m bench.oracle matrix --only fomaml --pairs 0
@@ -43,9 +43,7 @@ from .kept import Kept, digest
 from .mistakes import MADE, MAML, UNKNOWN, by_formula, called
 
 EVERYTHING = tuple(cases.CAPABILITIES)
-SOURCES = ("matrix.py", "mistakes.py", "further.py", "kinds.py", "loops.py")  # what is made, and how it is asked
-
-
+SOURCES = ("matrix.py", "mistakes.py", "further.py", "kinds.py", "loops.py", "rules.py")  # what is made and asked
 RISING = ("best_iterate", "rises_refused")  # told apart where the loss rises and falls again, as in a special case
 
 

@@ -154,10 +154,6 @@ def instead_of(layer: str, activation: str, bends: bool = True) -> Callable | No
     """What stands in the place of a layer under "silu for relu" or "relu for any"; None if nothing does. `bends`: a
     wrong slope is that of the function's value, too."""
     name, _, of = activation.partition(" for ")
-    if name in SLOPES:
-        return (
-            _crude(ACTIVATIONS[layer], SLOPES[name], bends)
-            if of == layer or of == "any" and layer in OF_MODELS
-            else None
-        )
-    return ACTIVATIONS[name] if of == layer or of == "any" and layer in OF_MODELS and layer != name else None
+    if of != layer and not (of == "any" and layer in OF_MODELS and layer != name):
+        return None
+    return _crude(ACTIVATIONS[layer], SLOPES[name], bends) if name in SLOPES else ACTIVATIONS[name]

@@ -76,10 +76,12 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
     judged = [judge(q.case, answers[q.id]) for q in cases.values()]
     further = {q.role: q for q in questions if q.role != "case"}
     with np.errstate(all="ignore"):  # what a mistake gives may overflow
-        report = (
-            _diverging(judged, broken)
-            if broken
-            else (
+        if broken:
+            report = _diverging(judged, broken)
+            if report is None:
+                return _broken(broken, len(questions))
+        else:
+            report = (
                 _unstable(questions, answers, further)
                 or _right(judged, questions, answers)
                 or (_one(judged, questions, answers) if before is None else _again(before))
@@ -88,9 +90,6 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
                 or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
                 or _unknown(judged, questions, answers)
             )
-        )
-    if report is None:
-        return _broken(broken, len(questions))
     judged = [j for j in judged if not j.diverged]
     report.cases = report.cases or match.rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})

@@ -1,6 +1,6 @@
 """The blind set: implementations whose mistakes were thought of, and diagnosed, by someone who never saw the catalogue.
 
-    python -m bench.oracle blind                                # all of them, some minutes
+    python -m bench.oracle blind                                # all of them, for hours
     python -m bench.oracle blind --only torch-leaky --only jax-rms
     python -m bench.oracle blind --json blind.json              # keeps what is done, and goes on from there
 

@@ -39,9 +39,8 @@ def fits(case: Case, grad: dict, value: dict | None, factor: float = 1.0) -> boo
 
 # Of an answer, as much as it may be off the value of a badly conditioned form.
 NEAR = {"float64": 1e-6, "float32": 1e-2}
-
-
-JUMPING = {"rounded", "shortened"}  # switches
+# The switches of forms that round to a shorter type: their numbers jump.
+JUMPING = {"rounded", "shortened"}
 
 
 def fits_form(j: Judged, form: dict, value: dict | None) -> bool:

@@ -1,4 +1,4 @@
-"""Plain MAML in PyTorch: 42 wrong implementations and 8 right ones."""
+"""MAML in PyTorch."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def _matrix(x: dict[str, Any]) -> str:
     ways, cells = x.get("ways_as_another", 0), x.get("cells_as_another", 0)
     apart = f" ({ways:,} and {cells:,} as another mistake that gives the same numbers there)" if ways + cells else ""
     return (
-        f"{x['right']:,} of {x['ways']:,}, and {x['cells_right']:,} of {x['cells']:,} single cases{apart}; of "
-        f"{x['pairs']} random pairs of mistakes {correct}, {x['pairs_named']} are named exactly, {x['pairs_part']} in "
-        "part"
+        f"{x['right']:,} of {x['ways']:,}, and {x['cells_right']:,} of {x['cells']:,} single cases{apart}; of its "
+        f"first {x['pairs']} random pairs of mistakes {correct}, {x['pairs_named']} are named exactly, "
+        f"{x['pairs_part']} in part"
     )
 
 

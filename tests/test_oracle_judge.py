@@ -22,7 +22,7 @@ from tinymaml.oracle.judge.guard import Guarded
 from tinymaml.oracle.judge.pytest_plugin import Judgement
 from tinymaml.oracle.mistakes.semantics import run
 from tinymaml.oracle.pages.report import Report
-from tinymaml.oracle.questions import Answered, case_ids, questions, seed_for, selected
+from tinymaml.oracle.questions import Answered, case_ids, fresh, questions, seed_for, selected
 
 ROOT = Path(oracle.__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("computed_once")
@@ -418,11 +418,10 @@ def test_in_this_process(few_forms, capsys):
 
 
 def test_cases_are_chosen_by_id_beginning_or_pattern():
-    cases = load("core")
-    ids = [c.id for c in cases]
-    named = lambda *only: [c.id for c in selected(cases, only)]  # noqa: E731
-    assert named() == ids and named("tanh") == ["tanh"] and named("softm", "tanh") == ["tanh", "softmax"]
-    assert named("*-1") == [i for i in ids if i.endswith("-1")]
+    ids = [c.id for c in load("core")]
+    named = lambda *only: selected(ids, only)  # noqa: E731
+    assert named() == {*ids} and named("tanh") == {"tanh"} and named("softm", "tanh") == {"tanh", "softmax"}
+    assert named("*-1") == {i for i in ids if i.endswith("-1")}
     with pytest.raises(ValueError, match="no case 'softmaks' in this suite; is it softmax"):
         named("softmaks")
     asked, _ = questions(only=("fresh-7-1",))
@@ -435,12 +434,23 @@ def test_new_cases_are_others_each_time():
 
 
 @pytest.mark.parametrize(
-    ("only", "new"),
-    [((), True), (("*",), True), (("fr",), True), (("fresh-7-0",), True), (("tanh",), False), (("s*",), False)],
+    ("algorithm", "only", "new"),
+    [
+        ("maml", (), True),
+        ("maml", ("*",), True),
+        ("maml", ("fr",), True),
+        ("maml", ("tanh", "fresh-7-0"), True),
+        ("maml", ("tanh",), False),
+        ("maml", ("s*",), False),
+        ("reptile", ("reptile/fre",), True),
+        ("reptile", ("reptile/soft",), False),
+    ],
 )
-def test_new_cases_are_asked_if_they_may_be_meant(only, new):
-    asked, _ = questions(only=only, seed=7)
-    assert any(q.case.id.startswith("fresh") for q in asked) == new
+def test_new_cases_are_drawn_only_if_they_are_meant(algorithm, only, new, monkeypatch):
+    honest, draws = fresh, []
+    monkeypatch.setattr("tinymaml.oracle.questions.fresh", lambda *args: draws.append(args) or honest(*args))
+    asked, _ = questions(only=only, seed=7, algorithm=algorithm)
+    assert any("fresh-7-" in q.case.id for q in asked) == bool(draws) == new
 
 
 def test_what_is_asked_again_with_other_numbers_has_no_answer():

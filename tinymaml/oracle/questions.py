@@ -67,15 +67,17 @@ def questions(
         ValueError: an unknown suite, algorithm, dtype or capability, or no case at all.
     """
     _check(dtype, capabilities)
-    seed = seed_for(only, seed)
+    seed, new = seed_for(only, seed), []
     if isinstance(suite, str):
-        cases = _shipped(suite, algorithm)
-        cases += fresh(seed, _new(suite), dtype, algorithm) if _wants_new(only) else []
+        cases, new = _shipped(suite, algorithm), fresh_ids(seed, _new(suite), algorithm)
     else:
         cases = [c if c.answer else references.solve_case(c) for c in suite]
+    chosen = selected([*(c.id for c in cases), *new], only)
+    if chosen & set(new):  # drawing takes seconds
+        cases += fresh(seed, len(new), dtype, algorithm)
     left_out: dict[str, int] = {}
     asked = []
-    for case in selected(cases, only):
+    for case in (c for c in cases if c.id in chosen):
         missing = _missing(case, dtype, capabilities)
         for need in missing[:1]:
             left_out[need] = left_out.get(need, 0) + 1
@@ -120,24 +122,21 @@ def seed_for(only: tuple[str, ...], seed: int | None) -> int:
     return secrets.randbelow(2**32) if seed is None and not seeds else seeds[0] if seed is None else seed
 
 
-def _wants_new(only: tuple[str, ...]) -> bool:
-    return not only or any("fresh".startswith(p[:5]) or "/fresh" in p or set(p) & set("*?[") for p in only)
-
-
-def selected(cases: list[Case], only: tuple[str, ...]) -> list[Case]:
-    """The cases that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell.
+def selected(ids: list[str], only: tuple[str, ...]) -> set[str]:
+    """The ids that one of the patterns names: an id, the beginning of ids, or with * and ? as in a shell. Without a
+    pattern, all.
 
     Raises:
         ValueError: a pattern names no case.
     """
-    ids, names = [case.id for case in cases], set()
+    names = set()
     for pattern in only:
         found = {pattern} & set(ids) or {i for i in ids if i.startswith(pattern) or fnmatch.fnmatchcase(i, pattern)}
         if not found:
             near = difflib.get_close_matches(pattern, ids, 3)
             raise ValueError(f"no case {pattern!r} in this suite" + (f"; is it {' or '.join(near)}?" if near else ""))
         names |= found
-    return [case for case in cases if case.id in names] if only else cases
+    return names if only else set(ids)
 
 
 def _with_further(asked: list[Question]) -> list[Question]:

@@ -78,7 +78,7 @@ TARGETS = {
          "tinymaml/oracle/diagnosis.py"),
         (("tests/test_oracle_vary.py", "tests/test_oracle.py"),
          ("tests/test_oracle_judge.py", "tests/test_oracle_family.py", "tests/test_oracle_hostile.py",
-          "tests/test_oracle_report.py")),
+          "tests/test_oracle_report.py", "tests/test_oracle_relations.py")),
     ),
 }  # fmt: skip
 
@@ -972,6 +972,8 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
          "a list does all that is asked of a tuple of arguments: it is unpacked, indexed and sliced"),
     ],
     "tinymaml/oracle/tolerance.py": [
+        ("seed.flat[i] = 1.0", ("1.0 → (-1.0)",),
+         "cotangents are linear in the seed, and only their squares are summed"),
         ("return max(float(np.max(errors(got[n], wanted[n], scale[n], unit), initial=0)) for n in wanted)",
          ("got[n], wanted[n] → wanted[n], got[n]",), "a distance is symmetric"),
         ("return max(float(np.max(errors(got[n], wanted[n], scale[n], unit), initial=0)) for n in wanted)",

@@ -78,7 +78,7 @@ def scales(case) -> tuple[float, dict]:
     made from. The terms inside a sum or a product of matrices are intermediate values too. Rounded up to 3 digits:
     three digits suffice, and make them identical on every machine.
     """
-    params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
+    params = {n: Tensor(p) for n, p in case.params.items()}
     value, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
     steps: dict[int, _Step] = {}
     return float(_sensitivities(value, steps)), {n: _sensitivities(g, steps) for n, g in grads.items()}
@@ -86,7 +86,7 @@ def scales(case) -> tuple[float, dict]:
 
 def scale_of_sum(case) -> float:
     """s of Σ ±Gᵢ, whose square is about Σ sᵢ²: one number for all of G, in one reverse pass."""
-    params = {n: Tensor(np.array(p)) for n, p in case.params.items()}
+    params = {n: Tensor(p) for n, p in case.params.items()}
     _, grads = _fomaml(case, params) if case.first_order else _meta(case)(params)
     signs = {n: np.reshape([1.0 if (i * i + i // 3) % 3 else -1.0 for i in range(g.size)], g.shape)
              for n, g in grads.items()}  # fmt: skip

@@ -90,7 +90,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
                 or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)
                 or _unknown(judged, questions, answers)
             )
-    judged = [j for j in judged if not j.diverged]
+    judged = [j for j in judged if not j.gradient_diverged]
     report.cases = report.cases or match.rows(judged, "")
     report.notes += sorted({note for a in answers.values() for note in a.notes})
     if report.verdict != "PROTOCOL_ERROR" and any(a.changed_inputs for a in answers.values()):
@@ -120,7 +120,7 @@ def _broken(broken, asked: int) -> Report:
 
 def _diverging(judged: list[Judged], broken) -> Report | None:
     """One mistake that explains all gradients that are finite, and diverges where they are not."""
-    if all(j.passed or j.diverged for j in judged):
+    if all(j.passed or j.gradient_diverged for j in judged):
         return None
     report = match.known(judged) or match.with_a_number(judged)[0]
     if report:

@@ -88,7 +88,7 @@ class Judged:
         return self.slopes[key]
 
     @property
-    def diverged(self) -> bool:
+    def gradient_diverged(self) -> bool:
         """Whether the gradient that came is not finite."""
         return self.answer.grad is None
 

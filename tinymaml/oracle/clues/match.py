@@ -48,7 +48,7 @@ def fits_form(j: Judged, form: dict, value: dict | None) -> bool:
     update divided by a small root is, to what roundings of θ and the inputs make of it. (A form that rounds to a
     shorter type is not: it jumps.) An answer that is not finite is that of a form whose numbers are not finite either,
     or so large that their squares are not."""
-    if j.diverged:
+    if j.gradient_diverged:
         largest = np.inf if value is None else float(np.max(np.abs(flat(value))))
         return not largest < float(np.finfo(j.case.dtype).max) ** 0.5
     if fits(j.case, j.answer.grad, value):
@@ -80,7 +80,7 @@ def excluded(j: Judged, form: dict, factors: Iterable[float] = (1.0,), within: f
     Args:
         within: how near each element may have to be, of the largest.
     """
-    along = None if j.diverged else j.slope(form)
+    along = None if j.gradient_diverged else j.slope(form)
     if along is None or not np.isfinite(along):
         return False
     got, d, right = flat(j.answer.grad), flat(direction(j.case)), j.case.answer
@@ -381,7 +381,7 @@ def with_a_number(judged: list[Judged]) -> tuple[Report | None, Report | None]:
 
 def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | None, bool]:
     """The number with which the form `name` explains all wrong answers, if there is one; and whether all right ones."""
-    about = [j for j in ordered if not j.passed and not j.diverged and name in j.forms]
+    about = [j for j in ordered if not j.passed and not j.gradient_diverged and name in j.forms]
     if not about or any(not j.passed and name not in j.forms for j in ordered):
         return None, False
     wrong = [j for j in ordered if not j.passed]
@@ -509,7 +509,7 @@ def explains(j: Judged, form: dict) -> bool:
         except Exception:  # noqa: BLE001  (two mistakes may make no sense together; the search goes on)
             return False
     finite = bool(np.isfinite(flat(grads)).all())
-    return (finite or j.diverged) and fits_form(j, form, grads)
+    return (finite or j.gradient_diverged) and fits_form(j, form, grads)
 
 
 # ── with few digits ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -82,7 +82,7 @@ def diagnose(questions: list[Question], answers: dict[str, Answered], before: Re
                 return _broken(broken, len(questions))
         else:
             report = (
-                _unstable(questions, answers, further)
+                _unstable(answers, further)
                 or _right(judged, questions, answers)
                 or (_one(judged, questions, answers) if before is None else _again(before))
                 or _imprecise(judged, cause_of(judged, questions, answers))
@@ -129,7 +129,7 @@ def _diverging(judged: list[Judged], broken) -> Report | None:
     return report
 
 
-def _unstable(questions, answers, further) -> Report | None:
+def _unstable(answers, further) -> Report | None:
     again = further.get("again")
     if again is None:
         return None

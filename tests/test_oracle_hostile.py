@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -224,6 +225,14 @@ def test_traces_that_cannot_be_read(entry):
 def test_a_wrong_trace_beside_right_numbers_is_no_pass():
     report = oracle.check(lambda case: right(case) | {"trace": [{"theta": [{}] * 9}] * case.tasks}, seed=0)
     assert report.verdict == "WRONG_UNKNOWN" and "the trace is not" in report.explanation
+
+
+@pytest.mark.parametrize("large", [(), ("support",), ("query",)])
+def test_large_numbers_in_either_set_may_be_why_it_is_not_finite(large):
+    case = few()[0]
+    case = dataclasses.replace(case, **{name: [(1e3 + x, y) for x, y in getattr(case, name)] for name in large})
+    answer = questions.read_answer(case, {"meta_grad": {n: np.full_like(p, np.nan) for n, p in case.params.items()}})
+    assert "is nan" in answer.problem and ("not stable for large logits" in answer.problem) == bool(large)
 
 
 # ── functions: time ─────────────────────────────────────────────────────────────────────────────────────────────────

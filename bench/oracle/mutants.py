@@ -78,7 +78,7 @@ TARGETS = {
          "tinymaml/oracle/diagnosis.py"),
         (("tests/test_oracle_vary.py", "tests/test_oracle.py"),
          ("tests/test_oracle_judge.py", "tests/test_oracle_family.py", "tests/test_oracle_hostile.py",
-          "tests/test_oracle_report.py", "tests/test_oracle_relations.py")),
+          "tests/test_oracle_report.py", "tests/test_oracle_relations.py", "tests/test_oracle_show.py")),
     ),
 }  # fmt: skip
 
@@ -970,6 +970,12 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
         ("return args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)",
          ("tuple(args) → args",),
          "a list does all that is asked of a tuple of arguments: it is unpacked, indexed and sliced"),
+    ],
+    "tinymaml/oracle/judge/checking.py": [
+        ("name = max(right.scale, key=lambda n: np.max(right.scale[n], initial=0))", ("np.max → np.min",),
+         "the error is planted in another parameter: its largest scale is above 0, too"),
+        ("planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]",
+         ("4 → (-4)",), "an error is planted whichever way it points"),
     ],
     "tinymaml/oracle/tolerance.py": [
         ("seed.flat[i] = 1.0", ("1.0 → (-1.0)",),

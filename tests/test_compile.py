@@ -2,7 +2,8 @@
 
 A unit is ε of the dtype times the larger of max |reference| and the scale of what is summed on the way to the result
 (`test_schedule.scales`): a gradient that is a small difference of large terms is as exact as those, in either program.
-What is compiled is kept for the run in a folder of its own. Many cases go into one program, so that Numba runs seldom.
+What is compiled is kept for the run in a folder of its own. Many cases go into one program, and many tests are of one
+meta-gradient (the net "mlp", α = 0.05, K = 2), so that Numba runs seldom.
 """
 
 import functools
@@ -62,14 +63,14 @@ def gradient(case):
 
 @functools.cache
 def functions() -> list:
-    """(name, function, arguments, why it is not compiled or "") of every case."""
+    """(name, function, arguments) of every case."""
     found = []
     for case in SMOOTH + STEPS:
         if case.key != "input":  # which marks arguments, and is no operation
             found.append((case.name, case.f, case.args))
             if case in SMOOTH:
                 found.append((f"gradient of {case.name}", gradient(case), case.args))
-    return [(name, f, args, reason_against(f, args)) for name, f, args in found]
+    return found
 
 
 def others(args):
@@ -78,7 +79,10 @@ def others(args):
     return tree_map(lambda x: (x * factor(x)).astype(x.dtype) if x.dtype.kind == "f" else x, args)
 
 
-def reason_against(f, args) -> str:
+@functools.cache
+def reason_against(i: int) -> str:
+    """Why the i-th of `functions` is not compiled; "" if it is."""
+    _, f, args = functions()[i]
     try:
         lay_out(whole(f, args))
     except Unsupported as reason:
@@ -86,19 +90,27 @@ def reason_against(f, args) -> str:
     return ""
 
 
+def chosen(which: str) -> list[int]:
+    """Some of `functions`: "primitives", every "third", or "all"."""
+    every = range(len(functions()))
+    if which == "primitives":
+        return [i for i in every if functions()[i][0] in Primitive.registry]
+    return [*every[:: 3 if which == "third" else 1]]
+
+
 def supported(which: str) -> list:
-    """(name, function, arguments) of what is compiled: "all", or "primitives", or all in "float32".
+    """(name, function, arguments) of those that are compiled.
 
     Of NumPy's functions and of gradients Numba sees the same loops as of the primitives that they are made of, and in
-    float32 the same as in float64; the source of all of them is run as Python, in float32.
+    float32 the same as in float64; the source of them is run as Python, in float32.
     """
-    cases = [(name, f, args) for name, f, args, reason in functions() if not reason]
-    assert len(cases) > 400
-    if which == "all":
-        return cases
-    if which == "float32":
-        return [(name, f, in_float32(args)) for name, f, args in cases]
-    return [case for case in cases if case[0] in Primitive.registry]
+    cases = [functions()[i] for i in chosen(which) if not reason_against(i)]
+    assert len(cases) > 0.4 * len(chosen(which))
+    return cases
+
+
+def supported_in_float32(which: str) -> list:
+    return [(name, f, in_float32(args)) for name, f, args in supported(which)]
 
 
 def examine(cases) -> None:
@@ -114,6 +126,7 @@ def examine(cases) -> None:
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize("which", ["primitives", pytest.param("all", marks=pytest.mark.slow)])
 def test_every_case_that_is_supported_is_the_reference(which):
     examine(supported(which))
@@ -121,31 +134,31 @@ def test_every_case_that_is_supported_is_the_reference(which):
 
 @pytest.mark.slow
 def test_every_primitive_in_float32_is_the_reference():
-    examine([case for case in supported("float32") if case[0] in Primitive.registry])
+    examine(supported_in_float32("primitives"))
 
 
-def test_the_source_of_every_case_says_what_the_reference_says():
-    cases = supported("float32")
+@pytest.mark.parametrize("which", ["third", pytest.param("all", marks=pytest.mark.slow)])
+def test_the_source_of_every_case_says_what_the_reference_says(which):
+    cases = supported_in_float32(which)
     with plain_python(), spoiled_memory(), np.errstate(all="ignore"):
         for start in range(0, len(cases), 50):
             examine(cases[start : start + 50])
 
 
-def test_every_case_that_is_not_supported_is_replayed_and_says_why():
-    seen = set()
-    for name, f, args, reason in functions():
-        if reason:
-            fast = tm.compile(f)
-            with pytest.warns(CompileWarning, match="replayed, not compiled") as said:
-                ours = fast(*args)
-            assert reason in str(said[0].message)
-            program = record(f, *args)
-            assert units(ours, program(*args), scales(program, args)) <= UNITS, name
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # once is enough
-                fast(*args)
-            seen.add(reason)
-    assert seen <= NOT_COMPILED, seen - NOT_COMPILED
+@pytest.mark.parametrize("which", ["primitives", "third", pytest.param("all", marks=pytest.mark.slow)])
+def test_what_is_not_supported_is_replayed_and_says_why(which):
+    by_reason = {reason_against(i): functions()[i] for i in chosen(which) if reason_against(i)}
+    assert by_reason.keys() <= NOT_COMPILED, by_reason.keys() - NOT_COMPILED
+    for reason, (name, f, args) in by_reason.items():
+        fast = tm.compile(f)
+        with pytest.warns(CompileWarning, match="replayed, not compiled") as said:
+            ours = fast(*args)
+        assert reason in str(said[0].message)
+        program = record(f, *args)
+        assert units(ours, program(*args), scales(program, args)) <= UNITS, name
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # once is enough
+            fast(*args)
 
 
 REPLAYED = [p.name for p in Primitive.registry.values() if p.description.lowering == "replayed"]
@@ -393,17 +406,17 @@ def agree(fast, f, params, tasks) -> None:
     assert np.linalg.norm(flat(ours) - flat(wanted)) <= 100 * eps * np.linalg.norm(flat(wanted))
 
 
-REPLAYED_AS = [  # by default every K with the first net, and K = 0 and 3 with each
+REPLAYED_AS = [  # by default every K with the first net, and K = 0 and 2 with each
     pytest.param(net, steps, *how, marks=() if net == "mlp" or (steps, *how) in (
-        (0, "unrolled", np.float64), (3, "unrolled", np.float64), (3, "flat", np.float32)) else pytest.mark.slow)
-    for net in NETS for steps in (0, 1, 3) for how in (("unrolled", np.float64), ("flat", np.float32))
+        (0, "unrolled", np.float64), (2, "unrolled", np.float64), (2, "flat", np.float32)) else pytest.mark.slow)
+    for net in NETS for steps in (0, 1, 2) for how in (("unrolled", np.float64), ("flat", np.float32))
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("net", "steps", "memory", "dtype"), REPLAYED_AS)
 def test_a_replayed_meta_gradient_is_the_reference(net, steps, memory, dtype):
     problem = Problem(net, dtype)
-    for how in (dict(inner_lr=0.05), dict(inner_lr=problem.rates()), dict(inner_lr=0.05, first_order=True)):
+    for how in (dict(inner_lr=problem.rates()), dict(inner_lr=0.05, first_order=True)):
         f = tm.meta_value_and_grad(problem.loss, inner_steps=steps, memory=memory, **how)
         fast = tm.compile(f, backend="replay")
         for _ in range(2):  # the second time on other inputs than the recorded
@@ -417,7 +430,7 @@ COMBINED = [  # each net with every K, memory, dtype, order and kind of α somew
     ("mlp", 0, "flat", np.float64, {}),
     ("mlp with norm", 3, "flat", np.float64, {}),
     pytest.param("mlp with norm", 1, "unrolled", np.float32, {}, marks=pytest.mark.slow),
-    ("convolution", 3, "unrolled", np.float64, {"rates": True}),
+    pytest.param("convolution", 3, "unrolled", np.float64, {"rates": True}, marks=pytest.mark.slow),
     pytest.param("convolution", 3, "flat", np.float32, {}, marks=pytest.mark.slow),
     ("convolution and pooling", 3, "flat", np.float64, {"first_order": True}),
     pytest.param("convolution and pooling", 1, "unrolled", np.float32, {}, marks=pytest.mark.slow),
@@ -432,7 +445,7 @@ def test_a_compiled_meta_gradient_is_the_reference(net, steps, memory, dtype, ho
     settings = dict(inner_lr=problem.rates() if "rates" in how else 0.05, first_order="first_order" in how)
     f = tm.meta_value_and_grad(problem.loss, inner_steps=steps, memory=memory, **settings)
     fast = tm.compile(f)
-    for _ in range(3):
+    for _ in range(2):
         agree(fast, f, problem.params(), problem.tasks())
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]
 
@@ -442,10 +455,10 @@ def test_tasks_of_unequal_sizes_come_in_a_list(backend):
     problem = Problem("mlp")
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     fast = tm.compile(f, backend=backend)
-    sizes = [(4, 3), (2, 5), (4, 3), (1, 1)]
+    sizes = [(4, 3), (1, 2), (4, 3)]
     for _ in range(2):
         agree(fast, f, problem.params(), [unstacked(problem.tasks(1, *size))[0] for size in sizes])
-    assert len(fast.runners) == 3
+    assert len(fast.runners) == 2
     tasks = problem.tasks()
     params = problem.params()
     scale = meta_scales(f, params, tasks)
@@ -475,9 +488,8 @@ def test_aux_of_every_task_is_returned(backend, memory, listed):
 
 
 @pytest.mark.parametrize(("net", "dtype"), [
-    ("convolution", np.float32), ("convolution and pooling", np.float64),
-    *(pytest.param(*other, marks=pytest.mark.slow) for other in (
-        ("convolution", np.float64), ("convolution and pooling", np.float32))),
+    ("convolution", np.float32), *(pytest.param(*other, marks=pytest.mark.slow) for other in (
+        ("convolution", np.float64), ("convolution and pooling", np.float32), ("convolution and pooling", np.float64))),
 ])  # fmt: skip
 def test_convolutions_in_pieces_are_the_reference(net, dtype, monkeypatch):
     monkeypatch.setattr(lowering, "LARGE", 0)
@@ -494,7 +506,7 @@ def test_convolutions_in_pieces_are_the_reference(net, dtype, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_threads_and_runs_give_the_same_bits(count):
-    problem = Problem("mlp with norm", np.float32)
+    problem = Problem("mlp")
     f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     one, two, three = (tm.compile(f, threads=n) for n in (1, 2, 3))
     params, tasks = problem.params(), problem.tasks(count)
@@ -507,7 +519,7 @@ def test_threads_and_runs_give_the_same_bits(count):
 def test_a_long_gradient_is_added_up_in_fewer_parts(monkeypatch):
     monkeypatch.setattr(runners, "SUMS", 1)
     problem = Problem("mlp")
-    f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05)
+    f = tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)
     one, three = (tm.compile(f, threads=n) for n in (1, 3))
     params = problem.params()
     for count in (20, 5, 20):  # the parts that are kept are of another number then
@@ -520,7 +532,7 @@ def test_a_long_gradient_is_added_up_in_fewer_parts(monkeypatch):
 
 def test_results_and_arguments_are_the_callers_own():
     problem = Problem("mlp")
-    fast = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05))
+    fast = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2))
     params, tasks = problem.params(), problem.tasks()
     given = [x.copy() for x in tree_leaves((params, tasks))]
     first = fast(params, tasks)
@@ -622,11 +634,11 @@ def line(w, x, y):
 @pytest.mark.parametrize("backend", ["replay", "numba"])
 def test_what_diverges_is_named_as_by_the_reference(backend, memory):
     rng = np.random.default_rng(0)
-    tame, wild = (rng.standard_normal((3, 2)) * 0.1, np.ones(3)), (rng.standard_normal((3, 2)) * 1e4, np.ones(3))
+    tame, wild = (rng.standard_normal((3, 2)) * 0.1, np.ones(3)), (rng.standard_normal((3, 2)) * 1e20, np.ones(3))
     huge = np.full((3, 2), 1e200), np.ones(3)
     stacked = lambda *tasks: tree_map(lambda *x: np.stack(x), *tasks)  # noqa: E731
     w = np.ones(2)
-    f = tm.meta_value_and_grad(line, inner_lr=1.0, inner_steps=30, memory=memory)
+    f = tm.meta_value_and_grad(line, inner_lr=1.0, inner_steps=8, memory=memory)
     fast = tm.compile(f, backend=backend)
     for tasks, message in (
         (((tame, tame), (wild, wild)), r"task 1, inner step \d+: the support loss is (inf|nan)"),
@@ -671,14 +683,14 @@ def test_a_finite_loss_whose_slope_is_not_is_named():
 def test_the_memory_of_machine_code_is_flat_but_for_a_few_times_the_parameters():
     problem = Problem("mlp")
     nbytes = {}
-    for steps in (1, 50):
+    for steps in (1, 16):
         f = tm.meta_value_and_grad(problem.loss, inner_lr=0.01, inner_steps=steps, memory="flat")
         fast = tm.compile(f)
         agree(fast, f, problem.params(), problem.tasks())
         (runner,) = fast.runners.values()
         nbytes[steps] = runner.layout.nbytes
     theta = sum(-(-x.nbytes // 64) * 64 for x in tree_leaves(problem.params()))
-    assert nbytes[50] - nbytes[1] == 5 * theta
+    assert nbytes[16] - nbytes[1] == 4 * theta
 
 
 @pytest.mark.slow
@@ -693,7 +705,7 @@ def test_two_hundred_steps_are_the_same_flat_and_unrolled():
     assert units(tm.compile(flat)(params, tasks), wanted, scale) <= UNITS
 
 
-# ── in processes of their own: what is not installed, forks ─────────────────────────────────────────────────────────
+# ── in processes of their own: what is not installed ────────────────────────────────────────────────────────────────
 
 PROGRAM = """
 import os, sys
@@ -755,32 +767,10 @@ print(type(*fast.runners.values()).__name__, np.isfinite(value), said[0].message
     assert out.startswith("Replay True") and "pip install" in out and "tinymaml[fast]" in out
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_computes_the_same(tmp_path):
-    """Numba's OpenMP layer ends a child that uses it after its parent has; the child has to do without."""
-    program = (
-        RUN
-        + """
-sys.stdout.flush()
-import warnings
-warnings.simplefilter("ignore")  # Python's own, about forks and threads
-child = os.fork()
-if not child:
-    value, grads = fast(*args)
-    print(type(*fast.runners.values()).__name__, value.tobytes().hex(), grads.tobytes().hex(), flush=True)
-    os._exit(0)
-status = os.waitpid(child, 0)[1]
-assert status == 0, f"the child ended with {status}"
-"""
-    )
-    first, second = result(start(tmp_path, program)).split("\n")
-    assert first == second and first.startswith("Machine")
-
-
 def test_a_compiled_call_is_machine_code():
     """bench/ measures how much faster that is."""
     problem = Problem("mlp")
-    fast, params = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=3)), problem.params()
+    fast, params = tm.compile(tm.meta_value_and_grad(problem.loss, inner_lr=0.05, inner_steps=2)), problem.params()
     for _ in range(2):  # the second call is the program alone
         fast(params, problem.tasks(20))
     assert [type(runner) for runner in fast.runners.values()] == [compiled.Machine]

@@ -63,14 +63,14 @@ def ready():
 
 
 @pytest.mark.parametrize(
-    "count", [1, 3, 40, 100, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 7, 64))]
+    "count", [1, 3, 100, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 7, 40, 64))]
 )
 def test_results_are_the_same_bits_for_any_number_of_threads(count):
     meta, params, tasks = problem(count)
     wanted = bits(tm.compile(meta, threads=1)(params, tasks))
     for n in (2, 3, 8, 40):
         fast = tm.compile(meta, threads=n)
-        assert all(bits(fast(params, tasks)) == wanted for _ in range(20))
+        assert all(bits(fast(params, tasks)) == wanted for _ in range(10))
 
 
 class Asleep(Exception):
@@ -153,26 +153,26 @@ def test_short_calls_use_one_thread():
 def test_one_function_in_many_threads_at_once(ready):
     fast, params, tasks, wanted = ready
     with ThreadPoolExecutor(12) as pool:
-        assert all(out == wanted for out in pool.map(lambda _: bits(fast(params, tasks)), range(400)))
+        assert all(out == wanted for out in pool.map(lambda _: bits(fast(params, tasks)), range(120)))
 
 
 def test_functions_first_called_in_threads_of_their_own():
-    problems = [problem(width=5 + i, seed=i) for i in range(8)]
+    problems = [problem(width=5 + i, seed=i) for i in range(4)]
     wanted = [bits(tm.compile(meta, threads=1)(*args)) for meta, *args in problems]
-    barrier, out = threading.Barrier(8), [None] * 8
+    barrier, out = threading.Barrier(4), [None] * 4
 
     def first(i):
         meta, *args = problems[i]
         fast = tm.compile(meta)
         barrier.wait()
-        out[i] = [bits(fast(*args)) for _ in range(20)]
+        out[i] = [bits(fast(*args)) for _ in range(10)]
 
-    callers = [threading.Thread(target=first, args=(i,)) for i in range(8)]
+    callers = [threading.Thread(target=first, args=(i,)) for i in range(4)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join(120)
-    assert out == [[w] * 20 for w in wanted]
+    assert out == [[w] * 10 for w in wanted]
 
 
 def test_more_callers_than_there_are_slots(ready):
@@ -267,8 +267,8 @@ def test_control_c_ends_a_long_call_before_its_last_chunk():
     out = run("""
         from tinymaml.programs import threads
         copies, whole = 20, 0
-        while whole < 0.5:  # long enough for a signal that comes soon after its beginning
-            copies = int(copies * min(max(0.6 / whole, 1.2), 5)) if whole else copies
+        while whole < 0.2:  # long enough for a signal that comes soon after its beginning
+            copies = int(copies * min(max(0.24 / whole, 1.2), 5)) if whole else copies
             long = tm.tree_map(lambda x: np.concatenate([x] * copies), tasks)
             started = time.perf_counter()
             fast(w, long)
@@ -276,7 +276,7 @@ def test_control_c_ends_a_long_call_before_its_last_chunk():
         slot = threads.crew().slots[-1]
         chunks = int(slot.words[threads.OFFER]) >> 8 & 255
         print("whole", chunks - slot.words[threads.DONE])
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             fast(w, long)
             print("not interrupted")
@@ -288,7 +288,7 @@ def test_control_c_ends_a_long_call_before_its_last_chunk():
 
 
 def test_the_interpreter_ends_with_helpers_asleep_or_at_work():
-    for _ in range(3):
+    for _ in range(2):
         run("""
             threading.Thread(target=lambda: [fast(w, tasks) for _ in range(100)], daemon=True).start()
             fast(w, tasks)
@@ -299,7 +299,7 @@ def test_the_interpreter_ends_with_helpers_asleep_or_at_work():
 
 
 @FORKS
-@pytest.mark.parametrize("forks", [3, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forks", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_fork_while_other_threads_are_inside_calls(forks):
     out = run(
         """
@@ -314,6 +314,7 @@ def test_a_fork_while_other_threads_are_inside_calls(forks):
             child = os.fork()
             if not child:
                 ok = all(bits(fast(w, tasks)) == wanted for _ in range(3))
+                ok = ok and [type(runner).__name__ for runner in fast.runners.values()] == ["Machine"]
                 other = tm.compile(lambda x: np.sum(np.sin(x)))  # compiled in the child
                 os._exit(0 if ok and np.isclose(other(np.ones(3)), 3 * np.sin(1)) else 1)
             deadline = time.time() + 60
@@ -361,8 +362,8 @@ def test_spawned_processes(tmp_path):
             return np.tanh(x) ** 2
         fast = tm.compile(f)
         if __name__ == "__main__":
-            with multiprocessing.get_context("spawn").Pool(2) as pool:
-                assert len({x.tobytes() for x in [fast(np.ones(4)), *pool.map(fast, [np.ones(4)] * 4)]}) == 1
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                assert len({x.tobytes() for x in [fast(np.ones(4)), *pool.map(fast, [np.ones(4)] * 2)]}) == 1
             print("done")
     """), encoding="utf-8")  # fmt: skip
     out = subprocess.run([sys.executable, str(script)], capture_output=True, encoding="utf-8", timeout=120,

@@ -541,7 +541,7 @@ UNSUPPORTED = ("broadcasts over several axes",)
 UNITS = 100  # a dozen steps, each of which doubles what it is given at most a few times
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(recipes(), st.booleans())
 def test_random_programs_in_python(recipe, gradient):
     f = with_gradient(recipe) if gradient else recipe
@@ -597,7 +597,7 @@ def test_products_of_patches_in_pieces(name, tile, monkeypatch):
         examine(everything, arrays)
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(recipes(), st.booleans())
 def test_random_programs_are_the_same_when_simplified(recipe, gradient):
     f = with_gradient(recipe) if gradient else recipe
@@ -610,7 +610,7 @@ def test_random_programs_are_the_same_when_simplified(recipe, gradient):
                 assert units(small(*inputs), wanted, scales(program, inputs)) < UNITS
 
 
-@settings(max_examples=3, phases=[Phase.generate])
+@settings(max_examples=2, phases=[Phase.generate])
 @given(st.lists(recipes(), min_size=10, max_size=10))
 def test_random_programs_in_machine_code(several):
     """Ten programs are compiled as one."""

@@ -33,7 +33,7 @@ V = tm.value_and_grad
 BACKENDS = ["numba", "replay"]
 
 
-pytestmark = pytest.mark.usefixtures("own_cache", "quick_code")
+pytestmark = pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 
 
 def same(ours, wanted) -> None:

@@ -316,7 +316,7 @@ def test_in_a_recording_they_are_refused_as_other_branches_are(ask):
     lambda x: np.isclose(x, [1, 2]), lambda x: x % 2, lambda x: np.round(x, 1), lambda x: np.fmax(x, 0.5),
     lambda x: np.nan_to_num(x), lambda x: np.divmod(x, 2), np.modf, lambda x: np.arctan2(x, 2), lambda x: x // 0.3,
 ])  # fmt: skip
-@pytest.mark.usefixtures("either_code")
+@pytest.mark.usefixtures("either_way")
 def test_they_are_compiled(f):
     pytest.importorskip("numba")
     fast = tm.compile(lambda x: f(x))

@@ -257,7 +257,7 @@ def compare(f, args, directions, rtol=1e-8) -> None:
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b)))
 
 
-BY_DEFAULT = ("solve", "slogdet", "cholesky", "eigh", "svd tall", "pinv", "qr", "lstsq", "vecdot", "trace")
+BY_DEFAULT = ("solve", "cholesky", "eigh", "svd tall", "qr", "lstsq")
 
 
 @pytest.mark.parametrize("kind", ["real", "ill-conditioned", pytest.param("complex", marks=pytest.mark.slow)])
@@ -298,8 +298,9 @@ def test_a_wrong_rule_is_found_beside_jax(monkeypatch):
     lambda x: LA.matrix_power(x, -2), lambda x: np.vander(x[0]), lambda x: np.cross(x, x[0]),
     lambda x: np.kron(x, x[0]),
 ])  # fmt: skip
-def test_functions_of_complex_matrices_have_numerical_derivatives(f):
-    check_grads(f, (COMPLEX,), order=3)
+@pytest.mark.parametrize("order", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_functions_of_complex_matrices_have_numerical_derivatives(f, order):
+    check_grads(f, (COMPLEX,), order=order)
 
 
 @pytest.mark.parametrize("f", [
@@ -489,6 +490,7 @@ def test_gradients_of_det_agree_with_those_of_its_logarithm(n):
 # ── norms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("f, value", [
     (lambda x: LA.norm(x), 0), (lambda x: LA.norm(x) ** 2, 0), (lambda x: np.exp(-(LA.norm(x) ** 2)), 1),

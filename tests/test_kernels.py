@@ -352,17 +352,15 @@ def loss(p, x, ids, y):
     h = tm.nn.max_pool2d(tm.nn.relu(tm.nn.conv2d(x, p["w"])), 2)
     h = np.reshape(h, (len(x), -1)) + tm.nn.embedding(p["table"], ids)
     return tm.nn.cross_entropy(tm.nn.batch_norm(h), y)
+p = {"w": rng.standard_normal((3, 3, 2, 4)), "table": rng.standard_normal((7, 36))}
+x, ids, y = rng.standard_normal((5, 6, 6, 2)), rng.integers(0, 7, 5), rng.integers(0, 36, 5)
+def adapted(p):
+    g = tm.grad(loss)(p, x, ids, y)
+    return loss(tm.tree_map(lambda a, b: a - 0.1 * b, p, g), x, ids, y)
+value, g = tm.value_and_grad(adapted)(p)
 digest = hashlib.sha256()
-for dtype in (np.float64, np.float32):
-    p = {"w": rng.standard_normal((3, 3, 2, 4)).astype(dtype), "table": rng.standard_normal((7, 36)).astype(dtype)}
-    x, ids, y = rng.standard_normal((5, 6, 6, 2)).astype(dtype), rng.integers(0, 7, 5), rng.integers(0, 36, 5)
-    def adapted(p):
-        g = tm.grad(loss)(p, x, ids, y)
-        return loss(tm.tree_map(lambda a, b: a - 0.1 * b, p, g), x, ids, y)
-    value, g = tm.value_and_grad(adapted)(p)
-    for a in (value, g["w"], g["table"]):
-        assert a.dtype == dtype
-        digest.update(np.ascontiguousarray(a).tobytes())
+for a in (value, g["w"], g["table"]):
+    digest.update(np.ascontiguousarray(a).tobytes())
 print(digest.hexdigest(), "numba" in sys.modules, any(tm.kernels.patches.functions.values()))
 """
 

@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from cases import sampled
 
 import tinymaml as tm
 from bench import __main__ as command
@@ -52,14 +53,14 @@ def jax():
 # ── samples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", sampled(range(3), 3))
 def test_values_are_numpys(seed):
-    chosen = awkward.recipes()[seed::2]
-    assert len(chosen) > 400
+    chosen = awkward.recipes()[seed::3]
+    assert len(chosen) > 250
     assert not strange(chosen, seed, with_jax=False)
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(30, marks=pytest.mark.slow)])
 def test_derivatives_of_a_sample_are_jaxs(jax, count):
     report = compared(random.Random(0).sample([one for one in awkward.recipes() if one.written], count))
     assert not report.strange
@@ -193,6 +194,7 @@ def test_the_command_tells_what_has_a_reason_from_what_has_none(monkeypatch, cap
     monkeypatch.setenv("XLA_FLAGS", "")  # which the command would set for all that comes after it
     monkeypatch.setitem(NUMPY, np.flip, lambda m, axis=None: m)
     monkeypatch.setattr(awkward, "recipes", lambda: [recipe(np.flip, name="flip"), recipe(np.ravel, name="ravel")])
+    monkeypatch.setattr(awkward, "inputs", lambda one, seed: [*inputs(one, seed)][:2])
     monkeypatch.setattr(awkward, "REASONS", [])
     assert command.main(["awkward", "--function", "flip"]) == 1
     said = capsys.readouterr().out

@@ -291,7 +291,7 @@ def test_writing_to_an_argument_does_not_change_a_pullback_already_made():
 # ── memory ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def inner_loop(x, steps=50):
+def inner_loop(x, steps=20):
     for _ in range(steps):
         x = x - 0.01 * grad(lambda y: np.sum(np.tanh(y) ** 2))(x)
     return np.sum(x**2)
@@ -317,7 +317,7 @@ USES = {
     "grad of grad": lambda: grad(lambda x: np.sum(grad(lambda y: np.sum(x * y**3))(x)))(LARGE),
     "jvp": lambda: jvp(lambda x: np.sin(x) ** 2, (LARGE,), (LARGE,)),
     "hvp": lambda: hvp(lambda x: np.sum(np.tanh(x)), (LARGE,), LARGE),
-    "50 inner steps": lambda: grad(inner_loop)(LARGE),
+    "20 inner steps": lambda: grad(inner_loop)(LARGE),
     "a pullback never called": lambda: vjp(lambda x: np.sin(x) ** 2, LARGE)[1] and None,
     "an exception": lambda: swallow(lambda: grad(fails)(LARGE)),
     "an exception in the inner derivative": lambda: swallow(lambda: grad(lambda x: np.sum(grad(fails)(x)))(LARGE)),

@@ -117,7 +117,7 @@ EDGES = [[(SUPPORT, QUERY)] * TASKS, [(1, 1)] * TASKS, [(0, 1), (SUPPORT, 1), (0
 
 @pytest.mark.parametrize("algorithm", REGRESSION)
 def test_padded_tasks_have_the_gradient_of_the_tasks_as_they_are(algorithm, trained):
-    @settings(max_examples=5)
+    @settings(max_examples=2)
     @given(SIZES, st.integers(0, 99))
     def holds(sizes, seed):
         trained(algorithm).check(sizes, seed)
@@ -132,7 +132,7 @@ def test_padded_tasks_have_the_gradient_of_the_tasks_as_they_are(algorithm, trai
     pytest.param(name, marks=pytest.mark.slow) for name in ("anil", "meta-sgd", "imaml", "joint")
 )])  # fmt: skip
 def test_so_it_is_with_words(algorithm, trained):
-    @settings(max_examples=10)
+    @settings(max_examples=4)
     @given(SIZES, st.integers(0, 99))
     def holds(sizes, seed):
         trained(algorithm, True).check(sizes, seed)

@@ -293,12 +293,8 @@ def whole_again(folder, whole: dict[str, bytes]) -> list[str]:
         again[name], Path(name).stem)]  # fmt: skip
 
 
-DAMAGES = ["cut", *(pytest.param(how, marks=pytest.mark.slow) for how in (
-    "code", "zeros", "digest", "scrambled", "empty", "magic", "length", "header"
-))]  # fmt: skip
-
-
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.slow  # by default, pickles are in their place
+@pytest.mark.parametrize("how", ["cut", "code", "zeros", "digest", "scrambled", "empty", "magic", "length", "header"])
 def test_damaged_files_are_written_anew_and_what_is_computed_is_right(small, tmp_path, how):
     whole = copied(small, tmp_path)
     for name, data in whole.items():
@@ -307,7 +303,8 @@ def test_damaged_files_are_written_anew_and_what_is_computed_is_right(small, tmp
     assert whole_again(tmp_path, whole) == [*whole]
 
 
-@pytest.mark.parametrize("how", ["code", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "zeros"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["code", "cut", "zeros"])
 def test_damaged_files_are_written_anew_and_the_program_is_right(kept, tmp_path, how):
     whole = copied(kept[0], tmp_path)
     for name, data in whole.items():
@@ -478,8 +475,9 @@ def test_a_file_of_another_user_is_not_used(fresh, tmp_path, monkeypatch):
     assert len(texts) == 1 and path.stat().st_uid == os.geteuid()
 
 
-def test_as_an_error_the_warning_is_all_that_is_raised_and_only_once(tmp_path):
+def test_as_an_error_the_warning_is_all_that_is_raised_only_once_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    (tmp_path / "temporary").mkdir()
     program = f"""
 try:
     fast()
@@ -488,8 +486,9 @@ except CacheWarning as said:
 else:
     raise AssertionError("no warning")
 {PRINTING}"""
-    assert result(loading(tmp_path / "file", program)) == "15"
+    assert result(loading(tmp_path / "file", program, TMPDIR=str(tmp_path / "temporary"))) == "15"
     assert (tmp_path / "file").read_text(encoding="utf-8") == "not a folder"
+    assert not [*(tmp_path / "temporary").iterdir()]
 
 
 PLACES = {
@@ -532,8 +531,7 @@ def test_a_full_disk_is_done_without_and_one_warning_says_so(fresh, tmp_path, mo
 
 
 @POSIX
-@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow), 2000,
-                                  pytest.param(6000, marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize("size", [2000, *(pytest.param(size, marks=pytest.mark.slow) for size in (0, 1, 6000))])
 def test_a_limit_of_file_sizes_is_done_without(tmp_path, size):
     program = f"""
 import resource, warnings
@@ -564,14 +562,6 @@ with warnings.catch_warnings(record=True) as said:
 assert one.category is CacheWarning and "there is no home folder" in str(one.message), one
 {PRINTING}"""
     assert result(loading(folder, program)) == "15"
-
-
-def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path):
-    file, temporary = tmp_path / "file", tmp_path / "temporary"
-    file.write_text("", encoding="utf-8")
-    temporary.mkdir()
-    assert result(loading(file, warn="ignore", TMPDIR=str(temporary))) == "15"
-    assert not [*temporary.iterdir()]
 
 
 # ── how much there is ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -738,19 +728,16 @@ def test_every_text_file_says_its_encoding(tmp_path):
         ["cache"],
     )
     using = f"from tinymaml.cli import main\nfor command in {commands}:\n    assert main(command) == 0"
-    for code in (compiling, compiling + using):  # first compiled, then loaded
-        command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning", "-c", code]
-        done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
-        assert done.returncode == 0, done.stderr
-        ours = Path(tm.__file__).parent.name + os.sep  # other libraries' are theirs to mend
-        assert not [x for x in done.stderr.splitlines() if "EncodingWarning" in x and f"{os.sep}{ours}" in x]
-
-
-def test_the_locales_encoding_does_not_matter(kept, tmp_path):
-    ascii_only = dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    assert result(start(tmp_path, **ascii_only)) == result(start(tmp_path)) == kept[1]
-    env = os.environ | ascii_only | {"TINYMAML_CACHE": str(tmp_path)}
-    train = ["train", "sinusoid", "--iterations", "2", "--no-compile", "--out", str(tmp_path / "run")]
-    code = f"from tinymaml.cli import main; assert main({train}) == main(['cache']) == 0"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
+    code = f"{compiling}from tinymaml.programs import cache\ncache._loaded.clear()\n{compiling}{using}"  # then loaded
+    command = [sys.executable, "-X", "warn_default_encoding", "-W", "always::EncodingWarning", "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
+    ours = Path(tm.__file__).parent.name + os.sep  # other libraries' are theirs to mend
+    assert not [x for x in done.stderr.splitlines() if "EncodingWarning" in x and f"{os.sep}{ours}" in x]
+
+
+def test_the_locales_encoding_does_not_matter(tmp_path):
+    train = ["train", "sinusoid", "--iterations", "2", "--no-compile", "--out", str(tmp_path / "run")]
+    using = f"\nfrom tinymaml.cli import main\nassert main({train}) == main(['cache']) == 0"
+    out = result(loading(tmp_path, PRINTING + using, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"))
+    assert out.splitlines()[0] == result(loading(tmp_path)) == "15"

@@ -37,10 +37,12 @@ def gradients(name: str, w: Workload) -> dict:
     return {"value": np.asarray(value)} | {path: np.asarray(g) for path, g in tm.tree_items(grads)}
 
 
+# JAX and Numba compile for seconds: by default each way to convolve has one case, and each way to go over tasks.
+COMPILED = [("mlp", "compiled"), ("mlp", "jax"), ("conv", "jax-lax"), ("conv", "jax-map")]
+
+
 def by_default(kind: str, name: str) -> bool:
-    """JAX and Numba compile for seconds, so what is compiled has the first kind that it has by default."""
-    kinds = [k for k, n in CASES if n == name]
-    return kind in (kinds[:1] if name.partition("-")[0] in ("jax", "compiled") else kinds)
+    return (kind, name) in COMPILED or name.partition("-")[0] not in ("jax", "compiled")
 
 
 @pytest.mark.parametrize("kind, name", [
@@ -388,18 +390,19 @@ def test_bad_input_is_one_clear_error(line, message, capsys):
 # ── kernels ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize("kind", [pytest.param("mlp", marks=pytest.mark.slow), "conv"])
 def test_kernels_are_all_steps_of_one_task(kind, capsys, monkeypatch):
     pytest.importorskip("numba")
-    monkeypatch.setitem(WORKLOADS, "small", SMALL_ONES[kind])
-    record = kernels.measure("small", SMALL_ONES[kind], "float64", turns=2)
+    monkeypatch.setitem(WORKLOADS, "W1", SMALL_ONES[kind])
+    record = kernels.measure("W1", SMALL_ONES[kind], "float64", turns=2)
     found = record["kernels"]
     assert {"matrix products", "fused loops", "zero"} <= set(found) and ("patches" in found) == (kind == "conv")
     assert 0 < found["matrix products"]["flops"] <= flops(SMALL_ONES[kind]) / SMALL_ONES[kind].tasks
     assert sum(one["flops"] for one in found.values()) == found["matrix products"]["flops"]
     assert np.isclose(sum(one["seconds"] for one in found.values()), record["seconds"])
     assert "matrix products" in kernels.table(record)
-    assert command.main(["kernels", "W1", "--turns", "1", "--json"]) == 0
+    assert command.main(["kernels", "W1", "--turns", "1", "--dtype", "float64", "--json"]) == 0
     assert '"fused loops"' in capsys.readouterr().out
 
 

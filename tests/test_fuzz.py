@@ -56,7 +56,7 @@ def drawn_by_hypothesis(count: int, judge) -> None:
     examples()
 
 
-@of_examples(50, 500)
+@of_examples(25, 500)
 def test_random_losses_replayed_are_what_numpy_computes(count):
     drawn_by_hypothesis(count, lambda decisions: agrees(fuzz.draw(decisions), "tensors", "record", "replay"))
 
@@ -73,7 +73,7 @@ def test_random_losses_of_seeds_are_what_numpy_computes(count):
 HAS_NO_CODE = re.compile("an array of length|dtype float16|depends on a value")
 
 
-@of_examples(18, 120)
+@of_examples(12, 120)
 def test_random_losses_compiled_are_what_numpy_computes(count):
     """And most are compiled: on those that are not, the message is about."""
     pytest.importorskip("numba")
@@ -85,7 +85,7 @@ def test_random_losses_compiled_are_what_numpy_computes(count):
     assert compiled > 0.85 * (len(outcomes) - bound) and bound < 0.35 * len(outcomes), Counter(left)
 
 
-@of_examples(4, 40)
+@of_examples(2, 40)
 def test_random_losses_and_gradients_are_those_of_jax(count):
     pytest.importorskip("jax")
     drawn_by_hypothesis(count, lambda decisions: agrees(fuzz.draw(decisions, jax=True), "jax"))

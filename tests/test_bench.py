@@ -23,7 +23,7 @@ SMALL = Workload("mlp", (1,), (5, 4), 1, tasks=3, support=4, query=6, inner_step
 SMALL_ONES = {
     "mlp": SMALL,
     "norm": SMALL._replace(kind="norm", inner_steps=1, input_shape=(2, 2, 1), outputs=3),
-    "conv": SMALL._replace(kind="conv", inner_steps=1, input_shape=(7, 6, 2), widths=(3, 3), outputs=3),
+    "conv": SMALL._replace(kind="conv", inner_steps=1, input_shape=(7, 6, 2), widths=(3,), outputs=3),
     "pool": SMALL._replace(kind="pool", inner_steps=1, input_shape=(7, 6, 2), widths=(3, 3), outputs=3),
 }
 CASES = [(kind, name) for kind in SMALL_ONES for name, c in peers.CONTENDERS.items() if kind in c.kinds]

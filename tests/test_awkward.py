@@ -60,7 +60,7 @@ def test_values_are_numpys(seed):
     assert not strange(chosen, seed, with_jax=False)
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_derivatives_of_a_sample_are_jaxs(jax, count):
     report = compared(random.Random(0).sample([one for one in awkward.recipes() if one.written], count))
     assert not report.strange

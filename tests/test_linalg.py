@@ -257,7 +257,7 @@ def compare(f, args, directions, rtol=1e-8) -> None:
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b)))
 
 
-BY_DEFAULT = ("solve", "cholesky", "eigh", "svd tall", "qr", "lstsq")
+BY_DEFAULT = ("solve", "cholesky", "eigh", "svd tall", "qr")
 
 
 @pytest.mark.parametrize("kind", ["real", "ill-conditioned", pytest.param("complex", marks=pytest.mark.slow)])

@@ -202,8 +202,7 @@ def of_jax(name, steps, first_order):
     return compiled[name, first_order](*args)
 
 
-BY_JAX = [name if name in ("binary MLP", "batch norm MLP") else pytest.param(name, marks=pytest.mark.slow)
-          for name in MODELS]  # fmt: skip
+BY_JAX = [name if name == "binary MLP" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 
 
 @functools.partial(for_every_case, fomaml=pytest.mark.slow, models=BY_JAX)

@@ -135,13 +135,12 @@ print("numba" in sys.modules)
     assert result(start(folder, program)) == "False"
 
 
-def test_what_has_changed_is_compiled_to_files_of_its_own(kept):
-    folder, out = kept
-    before = files(folder)
-    other = result(start(folder, tanh="sin"))
-    after = files(folder)
-    assert other != out and before.items() <= after.items() and len(after) > len(before)
-    assert result(start(folder)) == out
+def test_what_has_changed_is_compiled_to_files_of_its_own(small, tmp_path):
+    before = copied(small, tmp_path)
+    assert result(python(tmp_path, (LOADING + PRINTING).replace("* 3", "* 4"))) == "20"
+    after = files(tmp_path)
+    assert before.items() <= after.items() and len(after) == len(before) + 2
+    assert result(loading(tmp_path)) == "15"
 
 
 def test_two_kinds_of_processor_have_files_of_their_own(small, tmp_path):

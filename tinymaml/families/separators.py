@@ -157,7 +157,8 @@ def centred(x: np.ndarray, support: np.ndarray) -> np.ndarray:
 def logistic(x: np.ndarray, y: np.ndarray, ridge: float, steps: int = 30) -> np.ndarray:
     """The w (…, features, 1) with the least Σ −y log p − (1 − y) log(1 − p) + ridge/2 ‖w‖², p = sigmoid(x w).
 
-    By Newton's method (iteratively reweighted least squares), from w = 0.
+    By Newton's method (iteratively reweighted least squares), from w = 0, until no element moves by more than 1e-8;
+    the next step would be of the order of rounding. There are at most `steps`.
 
     >>> from tinymaml.families.separators import logistic
     >>> x, y = np.ones((4, 1)), np.array([[1.0], [1.0], [1.0], [0.0]])  # three of four are 1
@@ -171,7 +172,10 @@ def logistic(x: np.ndarray, y: np.ndarray, ridge: float, steps: int = 30) -> np.
         p = 1 / (1 + np.exp(-x @ w))
         gradient = transposed @ (p - y) + ridge * w
         hessian = transposed @ (p * (1 - p) * x) + ridge * np.eye(x.shape[-1])
-        w = w - np.linalg.solve(hessian, gradient)
+        step = np.linalg.solve(hessian, gradient)
+        w = w - step
+        if np.abs(step).max() < 1e-8:
+            break
     return w
 
 

@@ -1,10 +1,10 @@
 """A program: some work on a run folder, killed before each line of `tinymaml.runs.folder` that it would run.
 
-    python kills.py WORK FOLDER [BASE]      prints how many lines there were
+    python kills.py WORK FOLDER EVERY [BASE]      prints the number of the last line
 
 The work is done in FOLDER/1, FOLDER/2, …, copies of BASE if there is one: each time in a fork, which sends itself
-SIGKILL before the line that it would run as number 1, 2, …; the last one ends by itself. The process that forks is
-small and has no threads, unlike the one of the tests.
+SIGKILL before the line that it would run as number 1, 2, …; the last one ends by itself. With EVERY = 2 they are the
+lines 1, 3, …. The process that forks is small and has no threads, unlike the one of the tests.
 """
 
 import os
@@ -76,10 +76,10 @@ def killed_at(step: int, work: Callable[[Path], None], path: Path) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def main(work: str, folder: str, base: str = "") -> None:
-    step, killed = 0, True
+def main(work: str, folder: str, every: str, base: str = "") -> None:
+    step, killed = 1 - int(every), True
     while killed:
-        step += 1
+        step += int(every)
         path = Path(folder, str(step))
         if base:
             shutil.copytree(base, path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from kills import arrays_of
@@ -71,6 +71,7 @@ names = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
 @given(st.dictionaries(names, st.tuples(stored, views), max_size=4))
+@settings(max_examples=20)
 def test_arrays_come_back_bit_for_bit_and_writable(tmp_path_factory, drawn):
     run = Run.create(tmp_path_factory.mktemp("run"), {})
     arrays = {name: view(array) for name, (array, view) in drawn.items()}
@@ -93,6 +94,7 @@ records = st.dictionaries(st.text(), json_values, max_size=4)
 
 
 @given(records, records, st.lists(records, max_size=3))
+@settings(max_examples=20)
 def test_config_meta_and_log_come_back_equal(tmp_path_factory, config, meta, lines):
     run = Run.create(tmp_path_factory.mktemp("run"), config)
     lines = [{**line, "iteration": i} for i, line in enumerate(lines)]
@@ -557,7 +559,7 @@ def test_a_kill_at_a_random_moment_leaves_a_whole_run(tmp_path):
     with run.lock():
         run.log({"iteration": 1})
         run.save(1, arrays_of(1, size), {"at": 1})
-    for _ in range(8):
+    for _ in range(4):
         with child(SAVER, run.path, size):
             time.sleep(moments.uniform(0, 0.1))
         assert_whole(run.path, size)
@@ -565,40 +567,43 @@ def test_a_kill_at_a_random_moment_leaves_a_whole_run(tmp_path):
     assert reached == sorted(reached) and reached[-1] > 1
 
 
-def killed_at_every_line(work: str, folder: Path, base: str = "") -> list[Path]:
-    """The folders in which `kills.py` has done the work, each time killed one line later."""
+def killed_at_lines(work: str, folder: Path, every: int, base: str = "") -> list[Path]:
+    """The folders in which `kills.py` has done the work, each time killed so many lines later."""
     folder.mkdir()
     program = Path(__file__).with_name("kills.py")
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, program, work, folder, base]
+    command = [sys.executable, program, work, folder, str(every), base]
     out = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, stdout=subprocess.PIPE).stdout
-    return [folder / str(step) for step in range(1, int(out) + 1)]
+    return [folder / str(step) for step in range(1, int(out) + 1, every)]
 
 
 @posix
-@pytest.mark.parametrize("work, wanted", [
-    ("save_and_prune", {3, 4}), ("rewind", {1, 2, 3}), pytest.param("save_again", {3}, marks=pytest.mark.slow),
+@pytest.mark.parametrize("work, wanted, every", [
+    ("save_and_prune", {3, 4}, 1), ("rewind", {1, 2, 3}, 3),
+    pytest.param("rewind", {1, 2, 3}, 1, marks=pytest.mark.slow),
+    pytest.param("save_again", {3}, 1, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_a_kill_at_any_line_leaves_a_whole_run(tmp_path, work, wanted):
+def test_a_kill_at_any_line_leaves_a_whole_run(tmp_path, work, wanted, every):
     base = run_with(tmp_path / "base", [1, 2, 3]).path
     reached = set()
-    paths = killed_at_every_line(work, tmp_path / "killed", str(base))
+    paths = killed_at_lines(work, tmp_path / "killed", every, str(base))
     for path in paths:
         reached.add(Run.open(path).load().iteration)
         assert_whole(path)
-    assert len(paths) > 50
+    assert len(paths) > 50 / every
     assert reached == wanted
 
 
 @posix
-def test_a_kill_while_creating_leaves_a_run_or_a_folder_for_one(tmp_path):
-    paths = killed_at_every_line("create", tmp_path / "killed")
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_while_creating_leaves_a_run_or_a_folder_for_one(tmp_path, every):
+    paths = killed_at_lines("create", tmp_path / "killed", every)
     for path in paths:
         if not (path / "config.json").exists():
             Run.create(path, {"a": 1})
         assert Run.open(path).config == {"a": 1}
         assert not list(path.glob(".*"))
-    assert len(paths) > 20
+    assert len(paths) > 20 / every
 
 
 # Disks

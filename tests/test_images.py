@@ -490,6 +490,7 @@ def real(data_dir):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*classes share a file with another")
 def test_emoji32_has_1142_classes_and_its_pixels_tell_61_per_cent(real):
     tasks = ImageTasks(real("emoji32"))
@@ -499,6 +500,7 @@ def test_emoji32_has_1142_classes_and_its_pixels_tell_61_per_cent(real):
     assert abs(baseline_of(tasks) - 0.61) < 0.05  # ± 2.5 % of 200 tasks
 
 
+@pytest.mark.slow
 def test_caltech101_has_101_classes_and_its_pixels_tell_37_per_cent(real):
     tasks = ImageTasks(real("caltech101"), drop="Faces_easy", size=21)
     assert len(tasks.content.names) == 100 and len(tasks.content.images) == 8677 - 435

@@ -121,7 +121,7 @@ def test_the_gradient_is_that_of_maml(features, steps):
 @pytest.mark.parametrize("features, steps", [(1, 1), (3, 4)])
 def test_a_numerical_minimiser_finds_the_same(features, steps):
     optimize = pytest.importorskip("scipy.optimize")
-    tasks = LineTasks(features, 4, 6).sample(rng(), 9, "val")
+    tasks = LineTasks(features, 4, 6).sample(rng(), 4, "val")
     maml = tm.meta_value_and_grad(linear_loss, inner_lr=0.1, inner_steps=steps)
 
     def value_and_gradient(theta):
@@ -162,7 +162,7 @@ def test_too_few_queries_do_not_determine_it():
 
 
 def test_gradient_descent_on_some_tasks_reaches_their_minimiser():
-    tasks = LineTasks(3, 4, 6).sample(rng(), 12, "val")
+    tasks = LineTasks(3, 4, 6).sample(rng(), 4, "val")
     maml = tm.compile(tm.meta_value_and_grad(linear_loss, inner_lr=0.1, inner_steps=3), backend="replay")
     theta = nest(np.zeros(4))
     for _ in range(800):
@@ -184,7 +184,7 @@ def trained(out, **options) -> np.ndarray:
     "options",
     [
         dict(iterations=400),
-        dict(iterations=400, features=4, inner_lr=0.1),
+        pytest.param(dict(iterations=400, features=4, inner_lr=0.1), marks=pytest.mark.slow),
         pytest.param(dict(iterations=400, seed=7, noise=2.0, spread=3.0), marks=pytest.mark.slow),
         dict(iterations=400, first_order=True),
         dict(iterations=400, algorithm="reptile", meta_lr=0.5),

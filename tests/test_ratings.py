@@ -367,15 +367,19 @@ def test_predictions_are_shown_as_stars_or_as_probabilities(family):
 # ── trained ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(scope="module", params=["rating", "like"])
+@pytest.fixture(scope="module", params=[
+    pytest.param(("rating", False), id="rating"), pytest.param(("like", False), id="like"),
+    pytest.param(("rating", True), id="rating, compiled", marks=pytest.mark.slow),
+    pytest.param(("like", True), id="like, compiled", marks=pytest.mark.slow)])  # fmt: skip
 def run(request, data, tmp_path_factory):
     for library in ("safetensors", "filelock", "tqdm", "threadpoolctl", "numba"):
         pytest.importorskip(library)
     from tinymaml.runs import loop
     from tinymaml.runs.settings import Config
 
-    small = dict(shots=4, queries=3, target=request.param, vocabulary=64, embed=3, hidden=(4,), inner_lr=0.5)
-    outer = dict(tasks=4, iterations=30, save_every=30, validate_every=30, validation_tasks=4)
+    target, compiled = request.param
+    small = dict(shots=4, queries=3, target=target, vocabulary=64, embed=3, hidden=(4,), inner_lr=0.5)
+    outer = dict(tasks=4, iterations=10, save_every=10, validate_every=10, validation_tasks=4, compile=compiled)
     out = tmp_path_factory.mktemp("run") / "run"
     return loop.train(Config.default("ratings", data=data, **small, **outer), out, progress=False).path
 

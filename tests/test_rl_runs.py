@@ -91,14 +91,15 @@ def test_it_is_compared_with_an_untrained_policy(run):
     assert result["lines"][0]["mean"][1] > result["lines"][1]["mean"][1]
 
 
-def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys):
+def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "run")
     options = ["--hidden", "4", "--trajectories", "3", "--horizon", "5", "--tasks", "2", "--iterations", "2",
-               "--validate-every", "2", "--validation-tasks", "2"]  # fmt: skip
+               "--validate-every", "2", "--validation-tasks", "2", "--no-compile"]  # fmt: skip
     assert main(["train", "navigation", "--surrogate", "dice", "--outer", "promp", "--out", out, *options]) == 0
     assert main(["eval", out, "--tasks", "3", "--steps", "2", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["mean"]) == 3
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("tinymaml.pictures.steps.available", lambda run, split, tasks: 3)
     assert main(["plot", out]) == 0
     names = ["learning.png", "paths.png", "adaptation_return.png"]
     assert [line.rpartition("/")[2] for line in capsys.readouterr().out.split()] == names

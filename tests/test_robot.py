@@ -378,8 +378,12 @@ def trained(folder, **options):
     return restore(folder / "run")
 
 
-def test_maml_learns_to_steer(tmp_path, quick_code):
-    learned = trained(tmp_path, iterations=200)
+@pytest.fixture(scope="module")
+def learned(quick_code, tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("robot"), iterations=200)
+
+
+def test_maml_learns_to_steer(learned):
     from tinymaml.runs.adaptation import on_split
 
     found, _ = on_split(learned, "test", 50, 10)
@@ -387,11 +391,10 @@ def test_maml_learns_to_steer(tmp_path, quick_code):
     assert after < 0.8 * before
 
 
-def test_paths_are_drawn_and_shares_are_those_of_the_drives(tmp_path):
+def test_paths_are_drawn_and_shares_are_those_of_the_drives(learned):
     pytest.importorskip("matplotlib")
     from tinymaml.pictures import paths
 
-    learned = trained(tmp_path)
     where = paths.field(learned, 6)
     rides = paths.rides(learned, where, 40)
     assert list(rides) == [paths.EXPERT, paths.BEFORE, paths.AFTER, paths.SCRATCH]
@@ -412,12 +415,11 @@ def test_a_robot_that_turns_on_the_spot_does_not_drive_well():
     assert not rides["spin"].touched[0] and well(rides)["expert"].all() and not well(rides)["spin"].any()
 
 
-def test_the_policy_of_a_drive_is_the_adapted_network(tmp_path):
+def test_the_policy_of_a_drive_is_the_adapted_network(learned):
     pytest.importorskip("matplotlib")
     from tinymaml.pictures import paths
     from tinymaml.runs.adaptation import path, task
 
-    learned = trained(tmp_path)
     where = paths.field(learned, 3)
     ranges = where.rooms.ranges(where.start[:, None])
     found = paths.steering(learned, where.robots, 10)(ranges)
@@ -431,7 +433,8 @@ def test_speeds_of_the_real_robot_are_drawn_against_the_truth(tmp_path):
     pytest.importorskip("matplotlib")
     from tinymaml.pictures import paths
 
-    learned = trained(tmp_path, data=str(table(tmp_path)), shots=3, queries=3)
+    short = dict(iterations=3, compile=False)
+    learned = trained(tmp_path, data=str(table(tmp_path)), shots=3, queries=3, **short)
     figure = paths.speeds(learned, GAP, count=2, rows=50)
     for row in range(2):
         for wheel in range(2):
@@ -443,7 +446,7 @@ def test_speeds_of_the_real_robot_are_drawn_against_the_truth(tmp_path):
 
 def test_a_model_can_be_used_without_its_data(tmp_path):
     folder = table(tmp_path)
-    trained(tmp_path, data=str(folder), shots=3, queries=3)
+    trained(tmp_path, data=str(folder), shots=3, queries=3, iterations=1, compile=False)
     (folder / "sensor_readings_24.data.gz").unlink()
     model = tm.load(tmp_path / "run")
     x = rng().random((3, 24), np.float32)

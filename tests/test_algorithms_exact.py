@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinymaml as tm
@@ -135,7 +135,7 @@ def test_weights_sum_to_one_and_the_floor_is_reached_only_by_many_epochs(steps, 
         assert epochs > 33 or np.allclose(w[0], 1 / K - epoch / (K * epochs))
 
 
-@pytest.mark.parametrize("iteration", [0, 2500, 5000])
+@pytest.mark.parametrize("iteration", [0, pytest.param(2500, marks=pytest.mark.slow), 5000])
 @pytest.mark.parametrize("options", SWITCHES)
 def test_mamlpp_is_exact_in_theta_rates_gamma_and_beta(options, iteration):
     of_task, meta, settings = plusplus(iteration, **options)
@@ -239,6 +239,7 @@ SOLVED = dict(inner_steps=150, strength=2.0)
 
 
 @given(seed=st.integers(0, 20), n=st.integers(1, 6))
+@settings(max_examples=12)
 def test_the_implicit_gradient_of_quadratics_is_the_closed_form(seed, n):
     q = Quadratic(seed, n)
     np.testing.assert_allclose(q.gradient(imaml, solver_steps=n + 3, **SOLVED), q.implicit, rtol=1e-9, atol=1e-11)
@@ -360,6 +361,7 @@ def test_differences_are_exact_on_quadratics_and_for_a_gradient_of_zero():
 
 
 @given(seed=st.integers(0, 20))
+@settings(max_examples=12)
 def test_the_proximal_gradient_is_that_of_the_moreau_envelope(seed):
     q = Quadratic(seed)
 

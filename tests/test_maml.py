@@ -265,11 +265,11 @@ def conv_bn_problem():
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_numerical_differentiation_confirms_the_meta_loss_of_an_mlp(order):
-    f = lambda p, a: meta_loss(mlp, p, mlp_tasks(2, support=2, query=2), inner_lr=a, inner_steps=2)  # noqa: E731
+    f = lambda p, a: meta_loss(mlp, p, mlp_tasks(1, support=2, query=2), inner_lr=a, inner_steps=2)  # noqa: E731
     check_grads(f, (mlp_params(width=2), np.array(ALPHA)), order=order, rtol=1e-5)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_numerical_differentiation_confirms_the_meta_loss_of_a_convolution_with_batch_norm(order):
     params, tasks = conv_bn_problem()
     check_grads(lambda p, a: meta_loss(conv_bn, p, tasks, inner_lr=a), (params, np.array(0.1)), order=order, rtol=1e-5)

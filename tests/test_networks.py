@@ -39,6 +39,11 @@ NORMED = ["mlp, batch", "conv", "conv, pool"]  # which have batch norms
 every = pytest.mark.parametrize("case", CASES)
 
 
+def without_pool(cases):
+    """By default without pooling, whose compiled gradient takes long."""
+    return [pytest.param(case, marks=pytest.mark.slow) if case == "conv, pool" else case for case in cases]
+
+
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
@@ -203,7 +208,7 @@ def tasks_of(case: str, seed: int, support: int = 4, query: int = 3, count: int 
 
 @pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 class TestCompiled:
-    @every
+    @pytest.mark.parametrize("case", without_pool(CASES))
     def test_a_meta_gradient_is_the_reference(self, case):
         pytest.importorskip("numba")
         network = made(case)
@@ -212,9 +217,7 @@ class TestCompiled:
         )
         compiled_is_the_reference(f, begun(case), [tasks_of(case, seed) for seed in (1, 2)])
 
-    @pytest.mark.parametrize(
-        "case", [c if c != "conv, pool" else pytest.param(c, marks=pytest.mark.slow) for c in NORMED]
-    )
+    @pytest.mark.parametrize("case", without_pool(NORMED))
     def test_statistics_of_the_support_set(self, case):
         """The query holds the support's inputs, too; its loss is that of its own rows."""
         pytest.importorskip("numba")

@@ -123,6 +123,7 @@ def test_shared_inputs_may_be_nests_and_change_without_a_new_program(backend):
     assert None not in fast.runners.values()
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_boolean_among_the_shared_inputs_selects_a_program():
     def of_task(theta, support, query, first_order):
         def query_loss(theta):
@@ -139,6 +140,7 @@ def test_a_boolean_among_the_shared_inputs_selects_a_program():
     assert len(fast.runners) == 2
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_float_that_python_has_to_read_is_fixed():
     def of_task(theta, support, query, steps):
         return tm.value_and_grad(loss)(tree_map(lambda p: p * int(steps), theta), *query)
@@ -269,6 +271,7 @@ def test_shared_inputs_that_are_not_finite_are_refused():
             f(theta(), tasks(), np.nan)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_data_may_be_nests():
     def of_task(theta, support, query):
         (x, context), y = query

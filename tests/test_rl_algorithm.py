@@ -142,8 +142,12 @@ EXACT = {
     "discrete": dict(discrete=True, surrogate="dice", inner_steps=2),
 }  # fmt: skip
 
+EVERY_OTHER = [f"{name}, {1 + i % 2} steps" for i, name in enumerate(SURROGATES)]
 
-@pytest.mark.parametrize("options", EXACT.values(), ids=EXACT)
+
+@pytest.mark.parametrize("options", [  # by default one or two inner steps, in turn
+    pytest.param(options, id=name, marks=pytest.mark.slow if name in EVERY_OTHER else ())
+    for name, options in EXACT.items()])  # fmt: skip
 def test_the_whole_meta_gradient_is_numerical_differentiation_s(options):
     assert_exact(Case(**options))
 

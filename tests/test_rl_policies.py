@@ -96,7 +96,7 @@ def test_a_sample_is_distributed_as_its_density_says(policy):
         np.testing.assert_allclose(actions.std(0), np.exp(outputs["log_std"]), rtol=0.02)
 
 
-@pytest.mark.usefixtures("own_cache", "quick_code")
+@pytest.mark.usefixtures("own_cache", "quick_code", "either_way")
 @every
 def test_it_compiles_to_the_same_numbers(policy):
     pytest.importorskip("numba")

@@ -150,7 +150,8 @@ def test_leading_axes_are_tasks(name):
     np.testing.assert_allclose(together, apart, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.usefixtures("quick_code")
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 def test_a_meta_gradient_through_an_inner_step_compiles(dtype, recwarn):
     pytest.importorskip("numba")
 

@@ -217,6 +217,19 @@ def real_omniglot(real_omniglot_folder, tmp_path_factory):
         return omniglot.load(real_omniglot_folder)
 
 
+@pytest.fixture
+def blank_omniglot(monkeypatch):
+    """As many characters as Omniglot has, wherever it is read from; their drawings are blank."""
+    import numpy as np
+
+    from tinymaml.families import omniglot
+
+    names = tuple(f"Alphabet/character{c:04d}" for c in range(1623))
+    images = np.zeros((len(names), omniglot.DRAWINGS, omniglot.SIDE, omniglot.SIDE), np.uint8)
+    characters = omniglot.Characters(images, names, np.arange(len(names)) < 964, "somewhere")
+    monkeypatch.setattr(omniglot, "load", lambda path: characters)
+
+
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
     """A function: the options of a family that make it tiny, on a data set of its own that is written once.

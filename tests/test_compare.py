@@ -135,7 +135,7 @@ def test_a_run_that_diverges_is_said_to_and_does_not_hide_the_others(runs):
 
 def test_every_algorithm_can_be_compared(runs, tmp_path):
     every = [name for name, algorithm in ALGORITHMS.items() if takes_any(algorithm)]
-    result = compare([runs(algorithm=algorithm) for algorithm in every], tasks=3, steps=2)
+    result = compare([runs(algorithm=algorithm, iterations=1) for algorithm in every], tasks=3, steps=2)
     assert [line["label"] for line in result["lines"]] == every
     assert all(np.isfinite(line["mean"][0]) for line in result["lines"])
     assert draw_comparison(result, tmp_path / "a" / "all.png").read_bytes().startswith(b"\x89PNG")

@@ -158,8 +158,9 @@ def test_the_settings_reach_the_meta_gradient(tmp_path):
     dict(queries=4), dict(first_order=True), dict(decay=3), dict(hidden=(7,)), dict(dtype="float64"),
 ])  # fmt: skip
 def test_another_setting_gives_another_result(tmp_path, whole, changes):
-    other = trained(small(iterations=2, **changes), tmp_path / "run")
-    assert arrays_of(other) != arrays_of(whole(small(iterations=2)))
+    short = dict(iterations=2, compile=False)
+    other = trained(small(**short, **changes), tmp_path / "run")
+    assert arrays_of(other) != arrays_of(whole(small(**short)))
 
 
 # ── the same bits ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,13 +195,13 @@ if sys.argv[2] == "unlimited":
     loop.one_thread = evaluate.one_thread = lambda _: nullcontext()
 with threadpoolctl.threadpool_limits(int(sys.argv[3])):  # which from now on listens to this thread alone
     pass
-settings = dict(tasks=1, hidden=(64, 64), iterations=3, shots=5000, queries=5000, validation_tasks=1, inner_lr=0.1,
+settings = dict(tasks=1, hidden=(64, 64), iterations=2, shots=5000, queries=5000, validation_tasks=1, inner_lr=0.1,
                 compile=False)
 work = threading.Thread(target=lambda: loop.train(Config.default("sinusoid", **settings), sys.argv[1], progress=False))
 work.start(); work.join()
 run = Run.open(sys.argv[1])
 arrays = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in run.load().arrays.items()}
-evaluated = evaluate.evaluate(run.path, tasks=4, steps=5)
+evaluated = evaluate.evaluate(run.path, tasks=2, steps=2)
 print(json.dumps([arrays, run.read_log(), evaluated["mean"], evaluated["ci95"]]))
 """
 
@@ -230,7 +231,7 @@ def test_without_the_limit_they_may_so_the_test_above_can_fail(tmp_path):
 # ── going on ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", [1, 4, 6, 11, 12])
 def test_a_stopped_run_goes_on_as_if_it_never_had_been(tmp_path, whole, dtype, at):
     config = small(dtype=dtype)
@@ -448,27 +449,30 @@ def arguments(config: Config, out: Path, *more: str) -> list[str]:
     """The command that trains `config`."""
     options = []
     for name, value in config.options().items():
-        if value == Config.default(config.family.name)[name]:
-            continue
-        given = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
-        options += [f"--{name.replace('_', '-')}", *given]
+        word = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{word}" if value else f"--no-{word}")
+        elif value != Config.default(config.family.name)[name]:
+            options += [f"--{word}", *map(str, value if isinstance(value, tuple) else [value])]
     return ["train", config.family.name, "--out", str(out), *options, *more]
 
 
 @posix
 @pytest.mark.parametrize(
     "where, at, left",
-    [("before log", 2, None), ("after log", 7, 4), ("arrays", 8, 4), ("json", 8, 4), ("after save", 8, 8)],
-)
+    [("before log", 2, None), pytest.param("after log", 7, 4, marks=pytest.mark.slow), ("arrays", 8, 4),
+     pytest.param("json", 8, 4, marks=pytest.mark.slow), ("after save", 8, 8)],
+)  # fmt: skip
 def test_a_killed_run_goes_on_as_if_it_never_had_been(tmp_path, whole, where, at, left):
-    command = [sys.executable, "-c", KILLED, where, str(at), *arguments(small(), tmp_path / "run")]
+    config = small(compile=False)
+    command = [sys.executable, "-c", KILLED, where, str(at), *arguments(config, tmp_path / "run")]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     run = Run.open(tmp_path / "run")
     assert max(run.checkpoints(), default=None) == left
     if left:
         assert run.load().iteration == left
     assert main(["train", "sinusoid", "--out", str(run.path), "--resume"]) == 0
-    assert_same(run, whole(small()))
+    assert_same(run, whole(config))
 
 
 def begun(command: list[str], out: Path) -> subprocess.Popen:
@@ -485,9 +489,9 @@ def begun(command: list[str], out: Path) -> subprocess.Popen:
 
 @posix
 def test_kills_at_random_moments_change_nothing(tmp_path):
-    config, out = small(iterations=120, save_every=5, validate_every=40), tmp_path / "run"
+    config, out = small(iterations=60, save_every=5, validate_every=20, compile=False), tmp_path / "run"
     moments, command = np.random.default_rng(0), arguments(config, out)
-    for _ in range(3):
+    for _ in range(2):
         process = begun(command, out)
         time.sleep(moments.uniform(0, 0.06))
         process.kill()
@@ -499,10 +503,11 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])  # fmt: skip
 def test_a_process_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, number, code, capsys):
     out = tmp_path / "run"
-    process = begun(arguments(small(iterations=100_000), out), out)
+    process = begun(arguments(small(iterations=100_000, compile=False), out), out)
     assert process.poll() is None
     # Meanwhile nobody else can write here, and the attempt does the first no harm.
     assert main(["train", "sinusoid", "--out", str(out), "--resume"]) == 1
@@ -517,7 +522,7 @@ def test_a_process_asked_to_stop_saves_and_says_how_to_go_on(tmp_path, number, c
     done = Run.open(out).load().iteration
     assert len(Run.open(out).read_log()) == done
     assert main(["train", "sinusoid", "--out", str(out), "--resume", "--iterations", str(done + 3)]) == 0
-    assert_same(out, trained(small(iterations=done + 3), tmp_path / "whole"))
+    assert_same(out, trained(small(iterations=done + 3, compile=False), tmp_path / "whole"))
 
 
 @posix
@@ -806,7 +811,7 @@ def test_the_rate_can_be_tuned_on_validation_tasks(tmp_path, whole):
 
 
 def test_what_has_no_rate_to_tune_says_so(tmp_path):
-    run = trained(small(iterations=1, algorithm="meta-sgd"), tmp_path / "run")
+    run = trained(small(iterations=1, algorithm="meta-sgd", compile=False), tmp_path / "run")
     with pytest.raises(ValueError, match="no rate to tune: meta-sgd adapts alike whatever inner_lr is"):
         evaluate(run.path, tasks=2, steps=2, tune=True)
 
@@ -844,7 +849,7 @@ def test_where_data_lies_is_no_option_of_a_run_without_data(whole):
 # ── Omniglot ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tiny(data: Path, **changes) -> Config:
+def tiny(data: Path | str, **changes) -> Config:
     settings = dict(iterations=3, tasks=2, queries=2, save_every=1, validate_every=2, validation_tasks=2)
     settings |= dict(scheme="official") | ({} if "network" in changes else dict(filters=4, blocks=1))
     return Config.default("omniglot", data=str(data), **{**settings, **changes})
@@ -859,8 +864,15 @@ def omniglot_once(monkeypatch):
     monkeypatch.setattr(omniglot, "load", read_once)
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param(dict(dtype="float64"), marks=pytest.mark.slow),
-                                     dict(network="mlp", hidden=(8,))])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(compile=False),
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param(dict(dtype="float64"), marks=pytest.mark.slow),
+        pytest.param(dict(network="mlp", hidden=(8,)), marks=pytest.mark.slow),
+    ],
+)
 def test_omniglot_goes_on_as_if_never_stopped_and_tests_on_characters_never_trained_on(
     tmp_path, omniglot_data, omniglot_once, changes
 ):
@@ -878,6 +890,7 @@ def test_omniglot_goes_on_as_if_never_stopped_and_tests_on_characters_never_trai
 
 
 @posix
+@pytest.mark.slow
 def test_a_killed_omniglot_run_goes_on_as_if_it_never_had_been(tmp_path, omniglot_data, omniglot_once):
     config = tiny(omniglot_data)
     command = [sys.executable, "-c", KILLED, "json", "2", *arguments(config, tmp_path / "run")]
@@ -886,11 +899,8 @@ def test_a_killed_omniglot_run_goes_on_as_if_it_never_had_been(tmp_path, omniglo
     assert_same(trained(config, tmp_path / "run", resume=True), trained(config, tmp_path / "whole"))
 
 
-def test_test_tasks_show_characters_that_training_and_validation_never_do(
-    real_omniglot, real_omniglot_folder, monkeypatch
-):
-    monkeypatch.setattr(omniglot, "load", lambda path: real_omniglot)
-    config = tiny(real_omniglot_folder, scheme="1100/100/423")
+def test_test_tasks_show_characters_that_training_and_validation_never_do(blank_omniglot):
+    config = tiny("somewhere", scheme="1100/100/423")
     family = Learner(config).family
     shown = {}
     for split, stream in (("train", TRAIN), ("val", VALIDATE), ("test", TEST)):
@@ -901,7 +911,7 @@ def test_test_tasks_show_characters_that_training_and_validation_never_do(
 
 
 def test_an_omniglot_run_goes_on_where_its_data_lies_now(tmp_path, omniglot_data, omniglot_once):
-    config = tiny(omniglot_data)
+    config = tiny(omniglot_data, compile=False)
     stopped(config, tmp_path / "run", 1)
     (tmp_path / "moved").symlink_to(omniglot_data)
     moved = resumed(tmp_path / "run", {"data": str(tmp_path / "moved")})

@@ -142,7 +142,8 @@ def test_help_shows_the_options_of_ones_own_parts(module, capsys):
 
 def test_an_algorithm_of_ones_own_is_that_of_the_table(module, tmp_path):
     """Reptile, written as a user would, against the one that is here."""
-    same = dict(inner_steps=3, inner_lr=0.05, meta_lr=0.1, optimizer="sgd", schedule="constant", dtype="float64")
+    same = dict(inner_steps=3, inner_lr=0.05, meta_lr=0.1, optimizer="sgd", schedule="constant", dtype="float64",
+                compile=False)  # fmt: skip
     mine = restore(trained(tmp_path / "mine", algorithm=module(ALGORITHM), **same)).meta
     ours = restore(trained(tmp_path / "ours", algorithm="reptile", inner_clip_norm=0.0, **same)).meta
     for (path, x), y in zip(tree_items(mine), tree_leaves(ours), strict=True):
@@ -312,7 +313,7 @@ def test_a_thing_in_a_module_is_a_part_too(module):
 
 @pytest.fixture(scope="module")
 def sine(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs") / "sine", inner_steps=2, inner_lr=0.01)
+    return trained(tmp_path_factory.mktemp("runs") / "sine", inner_steps=2, inner_lr=0.01, compile=False)
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "mamlpp", "cavia", "anil", "meta-sgd", "reptile", "imaml", "joint"])
@@ -470,7 +471,7 @@ def network(family, settings):
 
 def test_examples_may_be_nests_with_integers(module, tmp_path):
     name = module(NESTED)
-    options = {**SMALL}
+    options = {**SMALL, "compile": False}
     del options["queries"]
     train(Config.default(name, network=f"{name}:network", **options), "run", progress=False)
     model = tm.load("run")
@@ -583,7 +584,8 @@ def letters(tmp_path_factory, omniglot_data):
     folder = tmp_path_factory.mktemp("letters")
     link = folder / "data"
     link.symlink_to(omniglot_data, target_is_directory=True)
-    trained(folder / "run", "omniglot", data=str(link), scheme="official", network="conv", filters=4, blocks=1)
+    trained(folder / "run", "omniglot", data=str(link), scheme="official", network="conv", filters=4, blocks=1,
+            compile=False)  # fmt: skip
     link.unlink()
     for c, name in enumerate(("alpha", "beta", "gamma")):
         (folder / "support" / name).mkdir(parents=True)

@@ -174,7 +174,7 @@ def logistic(x: np.ndarray, y: np.ndarray, ridge: float, steps: int = 30) -> np.
         hessian = transposed @ (p * (1 - p) * x) + ridge * np.eye(x.shape[-1])
         step = np.linalg.solve(hessian, gradient)
         w = w - step
-        if np.abs(step).max() < 1e-8:
+        if np.max(np.abs(step), initial=0) < 1e-8:
             break
     return w
 

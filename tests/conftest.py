@@ -159,9 +159,9 @@ def computed_once(monkeypatch, _computed):
 
 @pytest.fixture
 def few_forms(request, monkeypatch, computed_once):
-    """The search for what gave an answer goes through few forms of mistakes: the classic and common ones, every sixth
-    of the others, and those of the mistakes that a test names, `few_forms("inner_momentum")`; a search for two may
-    cost a sixth, too. In the slow run it goes through all of them.
+    """The search for what gave an answer goes through few forms of mistakes: the classic and common ones, every
+    twentieth of the others, and those of the mistakes that a test names, `few_forms("inner_momentum")`; a search for
+    two may cost a tenth. In the slow run it goes through all of them.
 
     It is for how something is looked for, and what is said of it. What no other mistake may explain needs all of them.
     """
@@ -170,19 +170,19 @@ def few_forms(request, monkeypatch, computed_once):
     from tinymaml.oracle.clues import pairs
 
     names = [f"{m.id}/{k}" if k else m.id for m in CATALOGUE.values() for k in range(len(m.forms))]
-    every_sixth = set(names[::6])
+    others = set(names[::20])
     named = {*pairs.COMMON, *(m.id for m in CATALOGUE.values() if m.classic)}
     honest, kept = Bugs.forms, {}
 
     def few(bugs: Bugs, dtype: str) -> dict[str, dict]:
         forms = honest(bugs, dtype)
         if id(forms) not in kept:  # `computed_once` holds it, so that no id is used again
-            kept[id(forms)] = {n: form for n, form in forms.items() if n in every_sixth or n.split("/")[0] in named}
+            kept[id(forms)] = {n: form for n, form in forms.items() if n in others or n.split("/")[0] in named}
         return kept[id(forms)]
 
     if not request.node.get_closest_marker("slow"):
         monkeypatch.setattr(Bugs, "forms", few)
-        monkeypatch.setattr(pairs, "LIMIT", pairs.LIMIT // 6)
+        monkeypatch.setattr(pairs, "LIMIT", pairs.LIMIT // 10)
     return lambda *names: named.update(names)
 
 

@@ -130,6 +130,8 @@ def test_an_id_does_not_depend_on_the_line_number():
 # ── what becomes of them ────────────────────────────────────────────────────────────────────────────────────────────
 
 CORE = """\
+from time import sleep
+
 TABLE = [1, 2]
 
 def total(xs, start):
@@ -140,6 +142,7 @@ def total(xs, start):
 
 def countdown(n):
     while n > 0:
+        sleep(0.001)  # without end, too, it takes next to no computing
         n -= 1
     return n
 
@@ -201,9 +204,9 @@ def ends(sample):
               ("return x * 3", "* → /")]  # fmt: skip
     found = {(m.old_line, m.change): m for m in mutants.mutations(CORE, "sample/core.py")}
     made = [
-        planted("s = start", "import os; os._exit(0)", 3),
-        planted("s = start", "import ctypes; ctypes.string_at(0)", 3),
-        planted("s = start", "raise SystemExit(0)", 3),
+        planted("s = start", "import os; os._exit(0)", 5),
+        planted("s = start", "import ctypes; ctypes.string_at(0)", 5),
+        planted("s = start", "raise SystemExit(0)", 5),
         planted("TABLE = [1, 2]", "TABLE = [1, 2", None),
         planted("TABLE = [1, 2]", "import nowhere", None),
     ]
@@ -294,7 +297,7 @@ def test_the_command_fails_until_every_survivor_is_justified(sample, monkeypatch
     command = ["sample", "--jobs", "1", "--only", shift.id, "--only", killed.id, "--json", str(tmp_path / "out.json")]
     assert mutants.main(command) == 1
     out = capsys.readouterr().out
-    assert f"survived  sample/core.py:15  {shift.id}" in out and "- return x + 0\n+ return x\n" in out
+    assert f"survived  sample/core.py:18  {shift.id}" in out and "- return x + 0\n+ return x\n" in out
     assert killed.id not in out
     records = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert [(r["id"], r["outcome"]) for r in records] == [(killed.id, "killed"), (shift.id, "survived")]

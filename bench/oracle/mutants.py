@@ -469,6 +469,7 @@ def nursery() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for line in sys.stdin:
         job = json.loads(line)
+        sys.pycache_prefix = os.path.join(job["scratch"], "pycache")  # not beside the source
         if job["by"] == "oracle":
             _prepare_oracle(job["root"])
         began = time.perf_counter()
@@ -714,7 +715,6 @@ class Nursery:
         self.scratch = tempfile.TemporaryDirectory(prefix="mutants-")
         quiet = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment = os.environ | quiet | {"TINYMAML_NUMBA": "0", "PYTHONDONTWRITEBYTECODE": ""}
-        environment["PYTHONPYCACHEPREFIX"] = os.path.join(self.scratch.name, "pycache")  # not beside the source
         self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--nursery"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, encoding="utf-8", env=environment)  # fmt: skip
 

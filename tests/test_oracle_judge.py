@@ -32,6 +32,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc"
 RIGHT = """
 import os, signal, subprocess, sys, time
 from tinymaml.oracle import tolerance
+from tinymaml.oracle.catalogue import run_form
 from tinymaml.oracle.judge import protocol
 from tinymaml.oracle.pages import report
 from tinymaml.oracle.pages.report import Report
@@ -113,7 +114,7 @@ IMPORTS = {  # source → verdict on `right`, asked for one case; what is said
 
 
 # The others cannot be imported either, and one function describes why: see below.
-ALIKE = ("sys.exit(0)", "def broken(:", "raise KeyboardInterrupt", "right = 7")
+ALIKE = ("sys.exit(0)", "def broken(:", "import not_there", "raise KeyboardInterrupt", "right = 7")
 
 
 @posix
@@ -236,9 +237,9 @@ def forge(text):
     with open(f"/proc/{judge}/fd/1", "w") as pipe: pipe.write(text)
     return judge
 passed = '{"report": {"verdict": "CORRECT", "bug": null, "explanation": "", "cases": []}, "text": ""}'
-def twice(case): return forge(passed + "\\n") and fomaml(case)
+def twice(case): return forge(passed + "\\n") and right(case)
 def instead(case): os.kill(forge(passed), 9)
-def before(case): return forge(passed + "\\n#") and fomaml(case)
+def before(case): return forge(passed + "\\n#") and right(case)
 """
 
 
@@ -253,13 +254,16 @@ def test_forged_reports(name, folder):
 
 
 def test_only_the_oracles_tests_are_collected(folder):
-    """A test module that imports the candidate is not looked at, nor a name in the current folder; -k selects."""
-    here = folder("theirs", "print('one moment')")
+    """A test module that imports the candidate is not looked at, nor a name in the current folder; -k selects of the
+    cases of the algorithm."""
+    here = folder("theirs", "print('one moment')\ndef other(case): return {'meta_grad': run_form(case, {}).meta_grad}")
     (here / "test_theirs.py").write_text("import os; os._exit(0)", encoding="utf-8")
-    done = items_of("theirs:right", "-k", "tanh", "-s", "--maml-oracle-json=report.json")
-    assert done.returncode == 0 and "1 passed" in done.stdout and "one moment" in done.stderr, done
+    done = items_of("theirs:other", "--maml-oracle-algorithm=reptile", "-k", "quadratic or one", "-s",
+                    "--maml-oracle-json=report.json")  # fmt: skip
+    assert done.returncode == 0 and "2 passed" in done.stdout and "one moment" in done.stderr, done
     saved = json.loads((here / "report.json").read_text(encoding="utf-8"))
-    assert saved["verdict"] == "INCONCLUSIVE" and [c["id"] for c in saved["cases"]] == ["tanh"]
+    assert (saved["verdict"], saved["algorithm"]) == ("INCONCLUSIVE", "reptile")
+    assert [c["id"] for c in saved["cases"]] == ["reptile/quadratic", "reptile/one-step"]
 
 
 def test_the_candidates_words_under_pytest(folder):
@@ -297,16 +301,20 @@ def right(case):
     while True: time.sleep(600)
 """
 
-ENDS = {"SIGTERM": (143,), "SIGHUP": (129,), "SIGINT": (130,), "SIGKILL": (-9,), "pytest SIGKILL": (-9,),
-        "pytest SIGTERM": (-15, 143), "program SIGTERM": (143,), "program SIGKILL": (-9,)}  # fmt: skip
+ENDS = {"SIGTERM": (143,), "SIGINT": (130,), "pytest SIGKILL": (-9,), "program SIGKILL": (-9,), "SIGHUP": (129,),
+        "SIGKILL": (-9,), "pytest SIGTERM": (-15, 143), "program SIGTERM": (143,)}  # fmt: skip
 
 
 @linux
-def test_what_ends_with_the_check(folder, tmp_path):
+@pytest.mark.parametrize("names", [
+    pytest.param(list(ENDS)[:4], id="a signal of each kind"),
+    pytest.param(list(ENDS)[4:], id="the others", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_what_ends_with_the_check(names, folder, tmp_path):
     """The worker, its child, one in a session of its own, one whose parent has ended: none survives the judge."""
     folder("theirs", LASTING)
     running = {}
-    for name in ENDS:
+    for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "theirs.py").write_text((tmp_path / "theirs.py").read_text(encoding="utf-8"))
         (tmp_path / name / "program.py").write_text(

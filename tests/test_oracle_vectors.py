@@ -111,7 +111,7 @@ def test_a_mistake_that_depends_on_rounding_is_unknown():
         x[0] = 0
     assert "query_before_adaptation" in references.solve_case(case).answer.bugs.unknown
     with np.errstate(all="ignore"):  # steps that climb leap far, not always to infinity
-        drawn = [draw("softplus 1-2-1 mse", i, inner_steps=5, inner_lr=0.5) for i in range(3, 7)]
+        drawn = [draw("softplus 1-2-1 mse", i, inner_steps=5, inner_lr=0.5) for i in (3, 5)]
         climbing = [references.solve_case(case) for case in drawn]
         ends = [flat(run_form(c, CATALOGUE["inner_ascent"].forms[0]).meta_grad) for c in climbing]
     assert all("inner_ascent" in c.answer.bugs.unknown for c in climbing) and any(np.isfinite(g).all() for g in ends)
@@ -133,9 +133,10 @@ def without_each(form: dict):
 
 
 @pytest.mark.parametrize(("id", "least"), [
-    ("integers-2", 200), ("imaml/one-step", 200),
+    ("integers-2", 200), ("imaml/quadratic", 190),
     *(pytest.param(id, n, marks=pytest.mark.slow)
-      for id, n in (("softmax", 400), ("inner-momentum/quadratic", 200), ("boil/quadratic", 250))),
+      for id, n in (("softmax", 400), ("imaml/one-step", 200), ("inner-momentum/quadratic", 200),
+                    ("boil/quadratic", 250))),
 ])  # fmt: skip
 def test_what_forms_share_depends_on_each_of_their_settings(id, least):
     """What was computed without one of them is not taken for what a form with it gives; it shows in at least so many.
@@ -206,7 +207,8 @@ def test_rounding_inside_an_inner_step_counts_for_fomaml_too():
     assert tolerance.error(near, right, scale, 2.0**-40) < 10
 
 
-def test_a_case_is_for_float32_only_if_float32_holds_its_numbers(core):
+def test_a_case_is_for_float32_only_if_float32_holds_its_numbers(core, monkeypatch):
+    monkeypatch.setattr(references, "forms", lambda case: {"fomaml": {"factors": "detached"}})
     case = next(c for c in core if c.id == "tanh")
     assert "float32" in case.dtypes and case.exact_in("float32") and not case.exact_in("float16")
     for change in ({"inner_lr": 0.1}, {"params": case.params | {"w1": case.params["w1"] + 1e-9}},
@@ -286,8 +288,8 @@ def test_a_ball_around_a_kink_is_not_decided():
 def test_rungs_agree_on_new_cases_of_every_kind():
     pytest.importorskip("flint")
     for kind in ("tanh 1-2-1 mse", "softplus 1-2-1 mse", "batch norm 1", "linear 2-1 binary_cross_entropy", "tied 2"):
-        case = references.solve_case(generate.case_of(kind, dict(kind=kind, inner_steps=2, inner_lr=0.125), 99))
-        scale = case.answer.scale
+        case = generate.case_of(kind, dict(kind=kind, inner_steps=2, inner_lr=0.125), 99)
+        _, scale = tolerance.scales(case)
         certified = references.certified(case)
         assert references.differences(case)[0] == certified[0]
         for rung in (references.differences, references.complex_step, references.by_engine):

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_its_python_runs(run, monkeypatch, capsys):
+def test_its_python_runs(run, quick_code, monkeypatch, capsys):
     monkeypatch.chdir(run)
     rng = np.random.default_rng(0)
     x = rng.uniform(-5, 5, (5, 1))

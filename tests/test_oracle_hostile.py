@@ -917,7 +917,7 @@ def test_commands(args, stdin, words, module, capsys, tmp_path, monkeypatch):
 
 
 def test_a_pipe(module, capsys):
-    """`gen | program | check`, as a shell runs it: the last one's exit code is what counts."""
+    """`gen | program | check`, as a shell runs it: the exit code of the last one is what counts."""
     assert main(["oracle", "gen", "--seed", "7"]) == 0  # whose new cases are soon drawn
     asked = capsys.readouterr().out
     assert not {"answer", "bugs", "meta_grad", "comment"} & {k for line in asked.splitlines() for k in json.loads(line)}

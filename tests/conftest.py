@@ -160,7 +160,7 @@ def computed_once(monkeypatch, _computed):
 @pytest.fixture
 def few_forms(request, monkeypatch, computed_once):
     """The search for what gave an answer goes through few forms of mistakes: the classic and common ones, every
-    twentieth of the others, and those of the mistakes that a test names, `few_forms("inner_momentum")`; a search for
+    sixtieth of the others, and those of the mistakes that a test names, `few_forms("inner_momentum")`; a search for
     two may cost a tenth. In the slow run it goes through all of them.
 
     It is for how something is looked for, and what is said of it. What no other mistake may explain needs all of them.
@@ -170,7 +170,7 @@ def few_forms(request, monkeypatch, computed_once):
     from tinymaml.oracle.clues import pairs
 
     names = [f"{m.id}/{k}" if k else m.id for m in CATALOGUE.values() for k in range(len(m.forms))]
-    others = set(names[::20])
+    others = set(names[::60])
     named = {*pairs.COMMON, *(m.id for m in CATALOGUE.values() if m.classic)}
     honest, kept = Bugs.forms, {}
 

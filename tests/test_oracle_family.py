@@ -63,6 +63,11 @@ def test_every_mistake_that_must_be_seen_is_seen(dtype):
         assert len(must_see(name)) >= 10 and not set(must_see(name)) - seen, name
 
 
+def test_conventions_need_not_be_seen():
+    for name in ("maml", *ALGORITHMS):
+        assert {CATALOGUE[id].kind for id in must_see(name)} == {"bug"}, name
+
+
 def test_ids_of_mistakes_are_the_own_of_one_algorithm():
     ids = [m.id for module in ALGORITHMS.values() for m in module.MISTAKES]
     assert len(ids) == len(set(ids)) and not set(ids) & {m for m, _ in _of_maml()}

@@ -977,6 +977,11 @@ EQUIVALENT: dict[str, list[tuple[str, tuple[str, ...], str]]] = {
         ("planted[name][at] += 4 * tolerance.TAU * tolerance.UNIT[question.case.dtype] * right.scale[name][at]",
          ("4 → (-4)",), "an error is planted whichever way it points"),
     ],
+    "tinymaml/oracle/diagnosis.py": [
+        ('or (match.roughly(judged) if before is None or before.verdict != "WRONG_UNKNOWN" else None)',
+         ('before is None or before.verdict != "WRONG_UNKNOWN" → True',),
+         "a shortcut: in the second round the same cases are judged, in which the first has found nothing"),
+    ],
     "tinymaml/oracle/tolerance.py": [
         ("seed.flat[i] = 1.0", ("1.0 → (-1.0)",),
          "cotangents are linear in the seed, and only their squares are summed"),

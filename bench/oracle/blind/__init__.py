@@ -14,12 +14,12 @@ The oracle judges each one; its words are compared with the diagnosis written be
     passed, false alarm      of a correct one
 
 `TABLE` has every entry (see `entries.Entry`). A set is closed until its figures have been taken for a version of the
-catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All five are open.
+catalogue; then it is opened, so that the oracle learns from it, and another one is needed. All six are open.
 """
 
 from __future__ import annotations
 
-from . import fifth, first, fourth, second, third  # noqa: F401  (they register their entries)
+from . import fifth, first, fourth, second, sixth, third  # noqa: F401  (they register their entries)
 from .entries import ENTRIES, Entry
 from .run import main
 
@@ -74,4 +74,6 @@ JUDGED: dict[str, tuple[str, str]] = {
     "fifth/numpy-one-sided-difference": ("named", "it says that a derivative is a difference; not with which step"),
     "fifth/torch-difference-over-one-epsilon": ("named", "it says: divided by another number than their width"),
     "fifth/torch-port-of-a-caffe-solver": ("named", "it says both: matrices decay, vectors have another rate"),
+    "sixth/numpy-power-of-the-first": ("named", "it says: every step's Hessian is taken at θ, not at θₖ"),
+    "sixth/torch-vmapped-query": ("named", "it says: adapted parameters are judged on all tasks' query sets"),
 }

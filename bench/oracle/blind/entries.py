@@ -18,7 +18,7 @@ class Entry:
         truth: of a wrong one, the diagnosis that was written before any run; of a correct one, its unusual form.
         keywords: for each mistake a regular expression; a right explanation has a match for every one.
         algorithm: whose gradient it is meant to be.
-        set: "first", "second", "third", "fourth" or "fifth".
+        set: "first", "second", "third", "fourth", "fifth" or "sixth".
     """
 
     name: str

@@ -28,7 +28,7 @@ RIGHT = ("passed", "false alarm")
 FIGURES = ("accepted", "named", "pointed at", "misled", "false alarm")
 NAMING = ("KNOWN_BUG", "CORRECT_OTHER_CONVENTION", "IMPRECISE", "NONDETERMINISTIC")
 ACCEPTING = ("CORRECT", "INCONCLUSIVE")
-SETS = ("first", "second", "third", "fourth", "fifth")
+SETS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 def main(argv: list[str]) -> int:

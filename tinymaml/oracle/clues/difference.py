@@ -214,31 +214,29 @@ def _in_another_order(j: Judged) -> str:
 
 
 def another_answer(judged: list[Judged], questions: list[Question]) -> str:
-    """A wrong answer that is the right one of another case, asked before."""
+    """Every wrong answer is the right one of another case, or right with its settings; that some are may be chance."""
     cases = [q.case for q in questions if q.role == "case"]
-    said: list[tuple[str, str]] = []
-    stale: list[tuple[str, str]] = []
-    for j in judged:
-        if j.passed:
-            continue
+    wrong = [j for j in judged if not j.passed]
+    said: dict[str, str] = {}
+    stale: dict[str, str] = {}
+    for j in wrong:
         got = flat(j.answer.grad)
         for other in cases:
             if other.id == j.case.id or other.answer is None:
                 continue
             right = flat(other.answer.meta_grad)
             if right.shape == got.shape and np.any(right) and _same(got, right, other):
-                said.append((j.case.id, other.id))
+                said.setdefault(j.case.id, other.id)
             elif str(other.model) == str(j.case.model) and _with_settings_of(j, other):
-                stale.append((j.case.id, other.id))
-    if stale and not said:
-        shown = ", ".join(f"{case} with those of {other}" for case, other in stale[:3])
-        are = "s are" if len(stale) > 1 else " is"
+                stale.setdefault(j.case.id, other.id)
+    if not wrong or {j.case.id for j in wrong} - said.keys() - stale.keys():
+        return ""
+    are = "s are" if len(said or stale) > 1 else " is"
+    if not said:
+        shown = ", ".join(f"{case} with those of {other}" for case, other in [*stale.items()][:3])
         return (f"{len(stale)} wrong answer{are} right with the K or α of another case of that model ({shown}): a "
                 "jitted function or a cache keeps them from an earlier call")  # fmt: skip
-    if not said:
-        return ""
-    shown = ", ".join(f"{other} for {case}" for case, other in said[:3])
-    are = "s are" if len(said) > 1 else " is"
+    shown = ", ".join(f"{other} for {case}" for case, other in [*said.items()][:3])
     return (f"{len(said)} wrong answer{are} right for another case ({shown}): something is kept from call to call (a "
             "cache, a jitted function with old constants)")  # fmt: skip
 

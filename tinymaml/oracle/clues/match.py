@@ -43,17 +43,22 @@ NEAR = {"float64": 1e-6, "float32": 1e-2}
 JUMPING = {"rounded", "shortened"}
 
 
-def fits_form(j: Judged, form: dict, value: dict | None) -> bool:
+def fits_form(j: Judged, form: dict, value: dict | None, exactly: bool = False) -> bool:
     """Whether the answer is `value`, which the form gives, to rounding; where the form is badly conditioned, as an
     update divided by a small root is, to what roundings of θ and the inputs make of it. (A form that rounds to a
-    shorter type is not: it jumps.) An answer that is not finite is that of a form whose numbers are not finite either,
-    or so large that their squares are not."""
+    shorter type is not: it jumps; nor is an answer that is right: such a form would hardly hit it.) An answer that is
+    not finite is that of a form whose numbers are not finite either, or so large that their squares are not.
+
+    Args:
+        exactly: a badly conditioned form, too, has to give the answer to rounding. So it must where other answers
+            contradict it: near what is right, its roundings would explain any.
+    """
     if j.gradient_diverged:
         largest = np.inf if value is None else float(np.max(np.abs(flat(value))))
         return not largest < float(np.finfo(j.case.dtype).max) ** 0.5
     if fits(j.case, j.answer.grad, value):
         return True
-    if not form or value is None or JUMPING & form.keys():
+    if exactly or j.error <= tolerance.TAU or not form or value is None or JUMPING & form.keys():
         return False
     off = np.max(np.abs(flat(j.answer.grad) - flat(value)))
     if not off <= NEAR[j.case.dtype] * np.max(np.abs(flat(j.answer.grad))):
@@ -91,12 +96,12 @@ def excluded(j: Judged, form: dict, factors: Iterable[float] = (1.0,), within: f
     return all(abs(got @ d - c * along) > np.abs(d) @ near for c in factors)
 
 
-def gives_answer(j: Judged, name: str) -> bool:
-    """Whether the mistake's form gives the answer to the case, or is not known there."""
+def gives_answer(j: Judged, name: str, exactly: bool = False) -> bool:
+    """Whether the mistake's form gives the answer to the case (`exactly`: see `fits_form`), or is not known there."""
     form = j.case.answer.bugs.waiting(name)
     if form is not None and excluded(j, form):
         return False
-    return fits_form(j, j.forms.get(name, {}), value_of(j.case, name))
+    return fits_form(j, j.forms.get(name, {}), value_of(j.case, name), exactly)
 
 
 def cheapest_first(judged: list[Judged]) -> list[Judged]:
@@ -145,7 +150,7 @@ def partly_known(judged: list[Judged]) -> Report | None:
     ordered = cheapest_first(judged)
     wrong = [j for j in ordered if not j.passed]
     for name in dict.fromkeys(name for j in wrong for name in j.forms):
-        if any(shows(j.case, name) for j in wrong) and all(gives_answer(j, name) for j in wrong):
+        if any(shows(j.case, name) for j in wrong) and all(gives_answer(j, name, exactly=True) for j in wrong):
             return named(judged, [name], _where(judged))
     return None
 
@@ -388,8 +393,10 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
     tried = next((j for j in about[:8] if not blind(j, name, free)), None)
     for c in () if tried is None else candidates(tried, name, free):
         if all(explains(i, form_with(i, name, free, c)) for i in wrong):
-            right = (explains(i, form_with(i, name, free, c)) for i in ordered if i.passed)
-            return c, all(right)
+            if all(explains(i, form_with(i, name, free, c)) for i in ordered if i.passed):
+                return c, True
+            if all(explains(i, form_with(i, name, free, c), exactly=True) for i in wrong):
+                return c, False
     return None, False
 
 
@@ -499,8 +506,8 @@ def _solved(j: Judged, name: str, free: Free, start: float, beside: dict | None 
         return None  # a number for which the mistake makes no sense, or not beside the other one
 
 
-def explains(j: Judged, form: dict) -> bool:
-    """Whether the form gives the answer to this case."""
+def explains(j: Judged, form: dict, exactly: bool = False) -> bool:
+    """Whether the form gives the answer to this case (`exactly`: see `fits_form`)."""
     with np.errstate(all="ignore"):
         try:
             if excluded(j, form):
@@ -509,7 +516,7 @@ def explains(j: Judged, form: dict) -> bool:
         except Exception:  # noqa: BLE001  (two mistakes may make no sense together; the search goes on)
             return False
     finite = bool(np.isfinite(flat(grads)).all())
-    return (finite or j.gradient_diverged) and fits_form(j, form, grads)
+    return (finite or j.gradient_diverged) and fits_form(j, form, grads, exactly)
 
 
 # ── with few digits ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -585,7 +592,7 @@ def nearest(judged: list[Judged]) -> str:
     for name in names:
         missed = 0
         for place, j in enumerate(wrong, start=1):
-            missed += not gives_answer(j, name)
+            missed += not gives_answer(j, name, exactly=True)
             if missed > most or missed >= left or missed == place == 3:  # the first three, which cost least
                 break
         else:

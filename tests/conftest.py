@@ -284,8 +284,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 # What takes longest begins first, so that no process has to wait for another in the end.
 LONG = [
-    "bench_blind", "bench", "oracle_hostile", "oracle_judge", "reliability", "compile", "cache", "combinations",
-    "pictures", "dtypes", "train", "ops", "fuzz", "networks", "threads", "programs",
+    "compile", "oracle", "cache", "dtypes", "oracle_hostile", "combinations", "oracle_judge", "ops", "reliability",
+    "oracle_further", "bench", "threads", "train", "oracle_family", "oracle_standard", "pictures",
 ]  # fmt: skip
 
 

@@ -235,6 +235,32 @@ def test_large_numbers_in_either_set_may_be_why_it_is_not_finite(large):
     assert "is nan" in answer.problem and ("not stable for large logits" in answer.problem) == bool(large)
 
 
+def test_what_is_given_for_each_task_may_be_lists_or_an_array():
+    case = few()[0]
+    ways = run(case).trace
+    losses = [[float(x) for x in way["loss_s"]] for way in ways]
+    thetas = [way["theta"][-1] for way in ways]
+    stacked = {n: np.array([theta[n] for theta in thetas]) for n in case.params}
+    for rows in (losses, np.array(losses), tuple(map(np.array, losses))):
+        for adapted in (thetas, stacked):
+            answer = questions.read_answer(case, right(case) | {"losses": rows, "adapted": adapted})
+            assert answer.losses == losses and not answer.problem
+            assert all(np.array_equal(a[n], b[n]) for a, b in zip(answer.adapted, thetas, strict=True) for n in a)
+    assert questions.read_answer(case, right(case)).losses is None
+
+
+@pytest.mark.parametrize("odd, said", [
+    (lambda rows: 5, "losses is int, wanted a list with one entry per task"),
+    (lambda rows: rows[1:], "losses has 2 entries, wanted one for each of 3 tasks"),
+    (lambda rows: [*rows[1:], ["half"]], "losses[2]"),
+    (lambda rows: [*rows[1:], "half"], "losses[2]"),
+])  # fmt: skip
+def test_losses_that_are_no_numbers_for_each_task_are_named(odd, said):
+    case = few()[0]
+    rows = [way["loss_s"] for way in run(case).trace]
+    assert said in questions.read_answer(case, right(case) | {"losses": odd(rows)}).problem
+
+
 # ── functions: time ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tinymaml.cli import main
 from tinymaml.oracle import family, relations, tolerance
-from tinymaml.oracle.cases import draw
+from tinymaml.oracle.cases import draw, load
 from tinymaml.oracle.metamorphic import RELATIONS, bases
 
 PLAIN = draw("tanh 1-2-2 cross_entropy", 0, tasks=2, inner_steps=2, inner_lr=0.5)
@@ -158,3 +158,11 @@ def test_the_command_asks_a_process_of_its_own(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("relations of reptile, float64") and "tasks twice" in said
     assert "support twice" in said and said.count("BROKEN") == 2
+
+
+@pytest.mark.parametrize("id", ["unsorted", "tied", "logistic", "tanh"])
+def test_the_scale_of_a_sum_with_both_signs_is_about_the_root_of_the_sum_of_squares(id):
+    """Without signs the terms of a softmax would cancel."""
+    case = next(case for case in load("core") if case.id == id)
+    root = np.sqrt(sum(np.sum(np.square(scale)) for scale in case.answer.scale.values()))
+    assert 0.8 < tolerance.scale_of_sum(case) / root < 1.6

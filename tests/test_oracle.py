@@ -341,6 +341,26 @@ def test_what_roundings_make_of_a_mistake_is_no_evidence_where_other_answers_con
     assert (report.verdict, report.bug) == ("IMPRECISE", None), str(report)
 
 
+@pytest.mark.parametrize("size", [1e-11, 1e-9])
+def test_a_small_error_in_every_case_is_no_difference_with_a_small_step(few_forms, size):
+    """It is within what roundings make of one, and as near to what is right."""
+    few_forms("hessian_by_differences")
+    other = lambda case, g: {n: x * (1 + size * np.cos(9 * x)) for n, x in g.items()}  # noqa: E731
+    report = oracle.check(changed(other), of_core("tanh", "tied", "square", "softmax", "quadratic"))
+    assert report.bug is None and "smoothly" in report.explanation, str(report)
+    assert ("float32" in report.explanation) == (size == 1e-9)  # which a constant of float32 makes
+
+
+@pytest.mark.parametrize(("form", "said"), [("one-sided", "(here one-sided, h = "), ("central", "with a tiny step")])
+def test_differences_with_a_small_step_are_said_where_they_can_be_told(few_forms, form, said):
+    """The error of a central one is roundings alone."""
+    few_forms("hessian_by_differences")
+    form = {"difference": 1e-6, "difference_like": form}
+    mine = lambda case: formula(form)(case.nearby(2.0**-51, data=True))  # noqa: E731  (as other code rounds)
+    report = oracle.check(mine, of_core("tanh", "tied", "square", "softmax", "quadratic"))
+    assert said in report.explanation and "float32" not in report.explanation, str(report)
+
+
 def test_a_mistake_that_does_not_show_explains_no_wrong_answer(few_forms):
     """100 roundings are too many to be right, and few enough to be taken for the numbers of a mistake."""
 

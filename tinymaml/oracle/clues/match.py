@@ -8,7 +8,7 @@ that is quickest to compute first, so that most mistakes are ruled out by a few 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -64,6 +64,21 @@ def fits_form(j: Judged, form: dict, value: dict | None, exactly: bool = False) 
     if not off <= NEAR[j.case.dtype] * np.max(np.abs(flat(j.answer.grad))):
         return False
     return bool(off <= MATCH * np.max(np.abs(flat(j.gives_nearby(form)) - flat(value))))
+
+
+def nearer(wrong: list[Judged], value: Callable[[Judged], dict | None]) -> bool:
+    """Whether most wrong answers are clearly nearer to what a mistake gives than to the right gradient: what roundings
+    make of a badly conditioned form, such as a difference with a small step, may be as near to both, and then explains
+    nothing."""
+    finite = [j for j in wrong if not j.gradient_diverged]
+    return 2 * sum(_nearer(j, value(j)) for j in finite) >= len(finite)
+
+
+def _nearer(j: Judged, value: dict | None) -> bool:
+    if value is None or fits(j.case, j.answer.grad, value):
+        return True
+    got, right = flat(j.answer.grad), flat(j.case.answer.meta_grad)
+    return bool(10 * np.max(np.abs(got - flat(value))) <= np.max(np.abs(got - right)))
 
 
 def value_of(case: Case, name: str) -> dict | None:
@@ -130,7 +145,9 @@ def known(judged: list[Judged]) -> Report | None:
     ordered = cheapest_first(judged)
     names = list(dict.fromkeys(name for j in judged for name in j.forms))
     found = [n for n in names if all(gives_answer(j, n) for j in ordered)]
-    found = [n for n in found if any(shows(j.case, n) for j in ordered if not j.passed)]
+    wrong = [j for j in ordered if not j.passed]
+    found = [n for n in found if any(shows(j.case, n) for j in wrong)]
+    found = [n for n in found if nearer(wrong, lambda j: value_of(j.case, n))]  # noqa: B023
     possible = {name: form for j in judged for name, form in j.forms.items()}
     found = [n for n in found if not any(is_part(possible[m], possible[n]) for m in found)]
     whole = {n.split("/")[0] for n in found}
@@ -393,7 +410,8 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
     tried = next((j for j in about[:8] if not blind(j, name, free)), None)
     for c in () if tried is None else candidates(tried, name, free):
         if all(explains(i, form_with(i, name, free, c)) for i in wrong):
-            if all(explains(i, form_with(i, name, free, c)) for i in ordered if i.passed):
+            told = nearer(wrong, lambda i: i.gives(form_with(i, name, free, c)))  # noqa: B023
+            if told and all(explains(i, form_with(i, name, free, c)) for i in ordered if i.passed):
                 return c, True
             if all(explains(i, form_with(i, name, free, c), exactly=True) for i in wrong):
                 return c, False

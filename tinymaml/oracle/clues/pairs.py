@@ -39,6 +39,7 @@ from .match import (
     form_of,
     form_with,
     is_part,
+    nearer,
     rows,
     value_of,
 )
@@ -140,7 +141,8 @@ class Search:
         self.several = [j for j in self.wrong if len(flat(j.answer.grad)) > 1]
 
     def explained(self, pair: Pair) -> bool:
-        return all(self.explains(j, *pair) for j in self.ordered)
+        value = lambda j: j.gives(combined(*(h.form(j) for h in pair)) or {})  # noqa: E731
+        return all(self.explains(j, *pair) for j in self.ordered) and nearer(self.wrong, value)
 
     def explains(self, j: Judged, a: Half, b: Half) -> bool:
         both = combined(a.form(j), b.form(j))

@@ -28,6 +28,7 @@ from .locate import MATCH, Judged, at_kink
 # Types by their unit roundoff, the shortest first.
 TYPES = {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float32": 2.0**-24}
 FEW = 1e-3  # relative to the conditioning: errors beyond are no matter of digits, unless all numbers are short
+TINY = 1e-2  # of a type's unit: errors below are not those of its roundings
 
 
 def shortened(judged: list[Judged]) -> str:
@@ -266,10 +267,13 @@ def _in_half_precision(judged, questions, answers) -> str:
 
 
 def _of_a_constant(judged) -> str:
-    """A smooth error that is not larger than a constant's rounding to float32 makes it."""
+    """A smooth error of the size that a constant's rounding to float32 makes it."""
     sizes = [(np.max(np.abs(flat(j.answer.grad) - flat(j.case.answer.meta_grad))), np.max(np.abs(flat(j.answer.grad))))
              for j in judged]  # fmt: skip
-    if judged[0].case.dtype == "float32" or any(off > 8 * TYPES["float32"] * size for off, size in sizes):
+    unit = TYPES["float32"]
+    if judged[0].case.dtype == "float32" or any(off > 8 * unit * size for off, size in sizes):
+        return ""
+    if all(off < TINY * unit * size for off, size in sizes):
         return ""
     return ("the errors are as small as a rounding to float32, and follow θ smoothly: a constant (α, 1/T, a weight of "
             "a loss) is a number of float32, and the rest is not")  # fmt: skip
@@ -277,7 +281,9 @@ def _of_a_constant(judged) -> str:
 
 def _by_size(judged, off: float) -> str:
     for name, unit in reversed(TYPES.items()):
-        if off <= tolerance.TAU * unit and unit > tolerance.UNIT[judged[0].case.dtype]:
-            also = " (or TF32)" if name == "float16" else ""
-            return f"the errors are of the size of roundings of {name}{also}: a part of the computation was made in it"
+        if TINY * unit <= off <= tolerance.TAU * unit and unit > tolerance.UNIT[judged[0].case.dtype]:
+            like = " (or TF32)" if name == "float16" else ""
+            else_ = ", or a derivative is a difference with a tiny step" if name == "float32" else ""
+            return (f"the errors are of the size of roundings of {name}{like}: a part of the computation was made in "
+                    f"it{else_}")  # fmt: skip
     return "the errors are as irregular as those of rounding: a difference with a tiny step, or an unstable formula?"

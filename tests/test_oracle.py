@@ -19,7 +19,7 @@ import tinymaml as tm
 from tinymaml import oracle
 from tinymaml.oracle import cases, diagnosis, models, questions, references, tolerance
 from tinymaml.oracle.catalogue import CATALOGUE, OF_MAML, flat, forms, list_bugs, run_form
-from tinymaml.oracle.clues import match, pairs, precision
+from tinymaml.oracle.clues import difference, match, pairs, precision
 from tinymaml.oracle.clues.match import combined
 from tinymaml.oracle.diagnosis import diagnose
 from tinymaml.oracle.generate import by_hand
@@ -738,6 +738,19 @@ def test_the_first_wrong_quantity_of_a_trace(asked, spoil, first):
 
     report = oracle.check(mine, asked)
     assert report.verdict == ("WRONG_UNKNOWN" if first else "CORRECT") and first in report.location
+
+
+def test_an_answer_that_was_kept_is_said_if_it_explains_all_that_is_wrong():
+    core = {case.id: case.answer.meta_grad for case in oracle.load("core")}
+
+    def said(changed: dict) -> str:
+        these, asked, _ = judged(oracle.load("core"), lambda case: {"meta_grad": (core | changed).get(case.id)})
+        return difference.another_answer(these, asked)
+
+    kept, doubled = {"integers-2": core["integers-1"]}, {"tanh": {n: 2 * g for n, g in core["tanh"].items()}}
+    assert said({}) == ""
+    assert said(kept).startswith("1 wrong answer is right for another case (integers-1 for integers-2): ")
+    assert said(kept | doubled) == ""
 
 
 # ── precision, randomness, scale ────────────────────────────────────────────────────────────────────────────────────

@@ -409,11 +409,12 @@ def number_of(ordered: list[Judged], name: str, free: Free) -> tuple[float | Non
     wrong = [j for j in ordered if not j.passed]
     tried = next((j for j in about[:8] if not blind(j, name, free)), None)
     for c in () if tried is None else candidates(tried, name, free):
-        if all(explains(i, form_with(i, name, free, c)) for i in wrong):
-            told = nearer(wrong, lambda i: i.gives(form_with(i, name, free, c)))  # noqa: B023
-            if told and all(explains(i, form_with(i, name, free, c)) for i in ordered if i.passed):
+        form = lambda j: form_with(j, name, free, c)  # noqa: B023, E731
+        if all(explains(j, form(j)) for j in wrong):
+            told = nearer(wrong, lambda j: j.gives(form(j)))  # noqa: B023
+            if told and all(explains(j, form(j)) for j in ordered if j.passed):
                 return c, True
-            if all(explains(i, form_with(i, name, free, c), exactly=True) for i in wrong):
+            if all(explains(j, form(j), exactly=True) for j in wrong):
                 return c, False
     return None, False
 
